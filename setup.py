@@ -9,7 +9,12 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-PTH_FILE = "aim_plugins_lm_eval.pth"
+# Read by every interpreter start; see startup/_aim_plugins_startup.py.
+STARTUP_FILES = [
+    "startup/_aim_plugins_startup.py",
+    "startup/aim_plugins_lm_eval.pth",
+    "startup/aim_plugins_lm_eval.start",
+]
 
 CORE = [
     "torch>=2.5",
@@ -44,22 +49,23 @@ DEV = [
 ]
 
 
-class BuildPyWithPth(build_py):
-    """Puts the .pth file at the root of site-packages, in wheels and in editable installs alike.
+class BuildPyWithStartupFiles(build_py):
+    """Puts the startup files at the root of site-packages, the only place Python reads them.
 
-    An editable wheel asks `build_py` for its outputs and copies those that lie outside every
-    package, so declaring the file here serves both kinds.
+    An editable install ignores `build_lib`, so there the files go straight into the wheel, whose
+    root setuptools hands out as the install command's `install_lib`.
     """
 
     def run(self) -> None:
         super().run()
-        self._copy_pth()
+        editable = getattr(self, "editable_mode", False)
+        root = self.get_finalized_command("install").install_lib if editable else self.build_lib
+        self.mkpath(root)
+        for file in STARTUP_FILES:
+            self.copy_file(str(ROOT / file), root)
 
-    def _copy_pth(self) -> None:
-        self.copy_file(str(ROOT / PTH_FILE), str(Path(self.build_lib) / PTH_FILE))
-
-    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        return [*super().get_outputs(include_bytecode), str(Path(self.build_lib) / PTH_FILE)]
+    def get_source_files(self) -> list[str]:
+        return [*super().get_source_files(), *STARTUP_FILES]
 
 
 def version() -> str:
@@ -92,7 +98,7 @@ setup(
         "aim_plugins": ["py.typed", "sweep/templates/*"],
         "vision_bench": ["py.typed"],
     },
-    cmdclass={"build_py": BuildPyWithPth},
+    cmdclass={"build_py": BuildPyWithStartupFiles},
     install_requires=CORE,
     extras_require={
         "lm-eval": LM_EVAL,

@@ -1,0 +1,52 @@
+"""Makes our model backends known to lm-evaluation-harness by name.
+
+lm-eval 0.4.13 finds models by name in `lm_eval.api.registry.model_registry`, which
+`lm_eval.models` fills when it is imported, and has no plugin API. Three ways lead to `register`:
+
+- the stock commands (`lm_eval`, `python -m lm_eval`, `accelerate launch -m lm_eval`): a `.pth`
+  file beside the installed package loads `startup/_aim_plugins_startup.py` at interpreter start,
+  which calls `register` as soon as something imports `lm_eval.models`;
+- later versions of lm-eval read the entry-point group `lm_eval.models` themselves; a name that is
+  known already is left alone, so both ways live together;
+- `aim-plugins lm-eval` and programs of one's own call `register` directly.
+
+The registry must not hold our names before `lm_eval.models` is imported: it would no longer be
+empty, lm-eval would skip filling it, and `--model hf` would be unknown.
+"""
+
+from __future__ import annotations
+
+import sys
+
+MODELS = {"aim_hf": "aim_plugins.harnesses.lm_eval:AimHFLM"}
+"""Name in `--model NAME` -> "module:Class", imported only when a run asks for the name."""
+
+
+def register() -> None:
+    """Registers our backends with lm-eval; a second call changes nothing.
+
+    Raises:
+        ImportError: If lm-eval is not installed, with the command that installs it.
+    """
+    try:
+        # Importing it fills the registry with lm-eval's own models, which must come first.
+        import lm_eval.models  # noqa: F401
+        from lm_eval.api.registry import model_registry
+    except ImportError as error:
+        raise ImportError(
+            "lm-eval 0.4.13 or later could not be imported; "
+            f"install it with: pip install 'aim-plugins[lm-eval]' ({error})"
+        ) from error
+    for name, target in MODELS.items():
+        if name not in model_registry:
+            model_registry.register(name, target=target)
+
+
+def _lm_eval_models_loaded() -> bool:
+    spec = getattr(sys.modules.get("lm_eval.models"), "__spec__", None)
+    # A module that is still running its own code has not filled the registry yet.
+    return spec is not None and not getattr(spec, "_initializing", False)
+
+
+if _lm_eval_models_loaded():
+    register()
