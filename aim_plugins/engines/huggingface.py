@@ -1,0 +1,380 @@
+"""Runs a causal language model of transformers under many modulations at once.
+
+Scoring makes one forward pass for each distinct context, the very pass an unmodulated harness
+would make, and derives every column from its logits. Generation lives in `generation.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from aim_plugins.engines.engine import (
+    GaussianNoise,
+    Journal,
+    ScoreRequest,
+    ScoreRow,
+    fingerprint,
+)
+from aim_plugins.engines.generation import Prompts, generate_columns
+from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
+from aim_plugins.modulation.noise import prefix_keys
+
+BatchSize = int | Callable[[int, Sequence[tuple[None, Sequence[int], Sequence[int]]]], int]
+
+
+def model_fingerprint(model: torch.nn.Module) -> str:
+    """Identifies a model's weights: names, shapes, dtypes and a sample of every parameter.
+
+    Sixteen values of each parameter are read, so that a model of any size takes a moment. A change
+    that misses them all goes unseen; it takes a deliberate edit of single weights to do that.
+    """
+    sample = []
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // 16)
+        values = flat[::step][:16].double().cpu().tolist() if flat.device.type != "meta" else []
+        bits = [value.hex() for value in values]
+        sample.append([name, list(parameter.shape), str(parameter.dtype), bits])
+    return fingerprint(sample)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """Requests that share one forward pass: equal token ids but for the last."""
+
+    members: list[int]
+    context: Sequence[int]
+    continuation: Sequence[int]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return (*self.context, *self.continuation)
+
+
+class HuggingFaceEngine:
+    """Scores and generates with a transformers causal language model.
+
+    Args:
+        model: A `PreTrainedModel` (or a PEFT wrapper of one) in evaluation mode.
+        tokenizer: Its tokenizer, for stop strings.
+        max_length: Longest sequence the model takes, in tokens; longer contexts lose their start.
+        softmax_dtype: Dtype of the unmodulated column's softmax; None keeps the model's.
+        autocast_dtype: Dtype of mixed precision in the forward pass, or None.
+        share_contexts: Whether requests with equal input tokens share a forward pass.
+        journal: Keeps finished batches, so that an interrupted run goes on where it was.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        softmax_dtype: torch.dtype | None = None,
+        autocast_dtype: torch.dtype | None = None,
+        share_contexts: bool = True,
+        journal: Journal | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.softmax_dtype = softmax_dtype
+        self.autocast_dtype = autocast_dtype
+        self.share_contexts = share_contexts
+        self.journal = journal
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the model and of the numeric options that shape its answers."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(
+                [
+                    model_fingerprint(self.model),
+                    self.max_length,
+                    str(self.softmax_dtype),
+                    str(self.autocast_dtype),
+                ]
+            )
+        return self._fingerprint
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's inputs."""
+        return self.model.device
+
+    # Scoring ------------------------------------------------------------------------------------
+
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        columns: Sequence[GaussianNoise],
+        *,
+        batch_size: BatchSize,
+        progress: bool = True,
+        on_row: Callable[[int, ScoreRow], None] | None = None,
+    ) -> list[ScoreRow]:
+        """Scores continuations under every column from one forward per distinct context.
+
+        Args:
+            requests: What to score.
+            columns: The modulations, S of them.
+            batch_size: Contexts in a forward pass, or a function of the index of the next context
+                and the ordered contexts, as lm-evaluation-harness's scheduler.
+            progress: Whether to show a progress bar, in requests.
+            on_row: Called with the index and the row of each request as soon as it is known.
+
+        Returns:
+            One row for each request, in their order.
+
+        Raises:
+            ValueError: If a context or a continuation is empty, or a continuation is longer than
+                the model's window.
+            NotFiniteLogitsError: If the model returns NaN, naming the request.
+        """
+        self._check(requests)
+        rows: dict[int, ScoreRow] = {}
+        with tqdm(
+            total=len(requests), disable=not progress, desc=f"Scoring under {len(columns)} columns"
+        ) as bar:
+            for batch in self._batches(requests, batch_size):
+                answers = self._recall(requests, batch, columns)
+                for index, row in answers.items():
+                    rows[index] = row
+                    if on_row:
+                        on_row(index, row)
+                bar.update(len(answers))
+        return [rows[index] for index in range(len(requests))]
+
+    def _check(self, requests: Sequence[ScoreRequest]) -> None:
+        for request in requests:
+            if not request.continuation:
+                raise ValueError(
+                    f"{request.label} has an empty continuation, which has no log-likelihood: "
+                    "drop the choice, or give it at least one token"
+                )
+            if not request.context:
+                raise ValueError(f"{request.label} has an empty context: give a start token")
+            if len(request.continuation) > self.max_length:
+                raise ValueError(
+                    f"{request.label} has a continuation of {len(request.continuation)} tokens, "
+                    f"more than max_length={self.max_length}"
+                )
+
+    def _batches(
+        self, requests: Sequence[ScoreRequest], batch_size: BatchSize
+    ) -> list[list[_Context]]:
+        groups: dict[Any, list[int]] = {}
+        for index, request in enumerate(requests):
+            seen = (*request.context, *request.continuation[:-1])
+            groups.setdefault(seen if self.share_contexts else index, []).append(index)
+        contexts = []
+        for members in groups.values():
+            longest = max(members, key=lambda index: len(requests[index].continuation))
+            request = requests[longest]
+            contexts.append(_Context(members, request.context, request.continuation))
+        contexts.sort(key=lambda context: (-len(context.tokens), context.tokens))
+        if not callable(batch_size):
+            size = batch_size or len(contexts) or 1
+            return [contexts[start : start + size] for start in range(0, len(contexts), size)]
+        ordered = [(None, context.context, context.continuation) for context in contexts]
+        batches, start = [], 0
+        while start < len(contexts):
+            size = max(1, batch_size(start, ordered))
+            batches.append(contexts[start : start + size])
+            start += size
+        return batches
+
+    def _recall(
+        self,
+        requests: Sequence[ScoreRequest],
+        batch: list[_Context],
+        columns: Sequence[GaussianNoise],
+    ) -> dict[int, ScoreRow]:
+        """The batch's rows, from the journal where an earlier run finished it."""
+        members = [index for context in batch for index in context.members]
+        if self.journal is None:
+            return self._score_batch(requests, batch, columns)
+        key = fingerprint(
+            {
+                "kind": "score",
+                "model": self.fingerprint,
+                "columns": [column.fingerprint for column in columns],
+                "inputs": [
+                    [list(requests[index].context), list(requests[index].continuation)]
+                    for index in members
+                ],
+            }
+        )
+        record = self.journal.read_batch(key)
+        if record is not None:
+            return {
+                index: ScoreRow(*row) for index, row in zip(members, record["rows"], strict=True)
+            }
+        answers = self._score_batch(requests, batch, columns)
+        self.journal.write_batch(key, {"rows": [astuple(answers[index]) for index in members]})
+        return answers
+
+    def _score_batch(
+        self,
+        requests: Sequence[ScoreRequest],
+        batch: list[_Context],
+        columns: Sequence[GaussianNoise],
+    ) -> dict[int, ScoreRow]:
+        inputs = [
+            torch.tensor(context.tokens[-(self.max_length + 1) :][:-1], dtype=torch.long)
+            for context in batch
+        ]
+        token_ids = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True).to(self.device)
+        logits = self._forward(token_ids)
+        # Prompt tuning prepends virtual tokens, which have logits but no token ids.
+        virtual = logits.shape[1] - token_ids.shape[1]
+        keys = prefix_keys(token_ids)
+
+        row, column_index = [], []
+        first_position = []
+        for index, (context, tokens) in enumerate(zip(batch, inputs, strict=True)):
+            first_position.append(len(row))
+            scored = range(len(tokens) - len(context.continuation), len(tokens))
+            row += [index] * len(scored)
+            column_index += scored
+        rows_, positions = torch.tensor(row), torch.tensor(column_index)
+        spans, position, token = _targets(requests, batch, first_position)
+        device = logits.device
+        try:
+            log_probabilities, is_argmax, clean = token_log_probabilities(
+                logits[rows_.to(device), (positions + virtual).to(device)],
+                keys[rows_.to(keys.device), positions.to(keys.device)].to(device),
+                torch.tensor(position, device=device),
+                torch.tensor(token, device=device),
+                columns,
+                self.softmax_dtype,
+            )
+        except NotFiniteLogitsError as error:
+            labels = ", ".join(requests[context.members[0]].label for context in batch[:3])
+            raise NotFiniteLogitsError(
+                f"{error} in the batch of {labels}{', …' if len(batch) > 3 else ''}: try "
+                "dtype=float32 or another attention implementation"
+            ) from error
+        key_list = keys[rows_.to(keys.device), positions.to(keys.device)].tolist()
+        return {
+            index: ScoreRow(
+                log_likelihoods=[float(scores[span].sum()) for scores in log_probabilities],
+                is_greedy=[bool(hits[span].all()) for hits in is_argmax],
+                clean=float(clean[span].double().sum()),
+                context_key=key_list[position[span.start]],
+                tokens=list(requests[index].continuation),
+            )
+            for index, span in spans.items()
+        }
+
+    def _forward(self, token_ids: Tensor) -> Tensor:
+        # Right padding needs no mask under causal attention, and the call stays the harness's own.
+        with torch.no_grad(), self._autocast():
+            return self.model(token_ids).logits
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(
+            device_type=self.device.type,
+            dtype=self.autocast_dtype,
+            enabled=self.autocast_dtype is not None,
+        )
+
+    # Generation ---------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Prompts,
+        columns: Sequence[GaussianNoise],
+        *,
+        max_length: int,
+        stop: Sequence[str] = (),
+        **generation_kwargs: Any,
+    ) -> list[list[list[int]]]:
+        """Continues prompts under every column in one batch.
+
+        Args:
+            prompts: Left-padded token ids and their mask.
+            columns: The modulations, S of them.
+            max_length: Tokens of the padded prompt and the continuation together.
+            stop: Strings after which a continuation is complete.
+            **generation_kwargs: Further arguments of `model.generate`.
+
+        Returns:
+            New token ids for each prompt and column; stop strings and end tokens stay in.
+        """
+        key = ""
+        if self.journal is not None:
+            key = fingerprint(
+                {
+                    "kind": "generate",
+                    "model": self.fingerprint,
+                    "columns": [column.fingerprint for column in columns],
+                    "prompts": [prompt.tolist() for prompt in prompts.unpadded()],
+                    "options": [max_length - prompts.token_ids.shape[1], list(stop)],
+                    "kwargs": {name: repr(value) for name, value in generation_kwargs.items()},
+                }
+            )
+            if (record := self.journal.read_batch(key)) is not None:
+                return record["tokens"]
+        with torch.no_grad(), self._autocast():
+            answers = generate_columns(
+                self.model,
+                self.tokenizer,
+                prompts,
+                columns,
+                max_length=max_length,
+                stop=stop,
+                **generation_kwargs,
+            )
+        if self.journal is not None:
+            self.journal.write_batch(key, {"tokens": answers})
+        return answers
+
+    def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:
+        """Takes the memory of one batch, so that an automatic batch size can be found.
+
+        Args:
+            batch_size: Contexts or prompts.
+            length: Tokens of each.
+            columns: Rows a prompt becomes in generation. Scoring needs no memory for columns.
+            generation: Whether to probe generation, which keeps a cache for each row.
+        """
+        token_ids = torch.ones((batch_size, length), dtype=torch.long, device=self.device)
+        if not generation:
+            self._forward(token_ids).float()
+            return
+        prompts = Prompts(token_ids, torch.ones_like(token_ids))
+        noise = [GaussianNoise(1.0, seed=seed) for seed in range(columns)]
+        with torch.no_grad(), self._autocast():
+            generate_columns(
+                self.model, self.tokenizer, prompts, noise, max_length=length + 2, do_sample=False
+            )
+
+
+def _targets(
+    requests: Sequence[ScoreRequest], batch: list[_Context], first_position: list[int]
+) -> tuple[dict[int, slice], list[int], list[int]]:
+    """Lays the targets of a batch in one line: each request's span, and their positions and tokens.
+
+    Requests that share a context may split it elsewhere: the last tokens are theirs, whatever the
+    longest continuation of the group.
+    """
+    spans: dict[int, slice] = {}
+    position: list[int] = []
+    token: list[int] = []
+    for context, first in zip(batch, first_position, strict=True):
+        end = first + len(context.continuation)
+        for index in context.members:
+            tokens = requests[index].continuation
+            spans[index] = slice(len(token), len(token) + len(tokens))
+            position += range(end - len(tokens), end)
+            token += tokens
+    return spans, position, token

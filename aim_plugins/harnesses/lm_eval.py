@@ -1,0 +1,355 @@
+"""`aim_hf`: lm-evaluation-harness's Hugging Face backend with noise on the logits.
+
+    lm_eval --model aim_hf --model_args pretrained=MODEL,noise_std=0.5 --tasks gsm8k
+
+The class takes everything that `hf` takes. It only translates: requests become token rows, the
+engine answers them under every column, and one column goes back to the harness. A list of
+strengths, or several draws, makes a table of columns, which `lm_eval_replay` hands to the harness
+one column at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from accelerate import find_executable_batch_size
+from lm_eval import utils
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import (
+    Collator,
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
+from lm_eval.models.utils_hf import clear_torch_cache
+from tqdm import tqdm
+
+from aim_plugins.engines.engine import ScoreRequest, ScoreRow, fingerprint, noise_columns
+from aim_plugins.engines.generation import Prompts
+from aim_plugins.engines.huggingface import HuggingFaceEngine
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+logger = logging.getLogger(__name__)
+
+OPTIONS = ("noise_std", "noise_mean", "noise_seed", "noise_draws")
+
+
+@register_model("aim_hf")
+class AimHFLM(HFLM):
+    """A causal language model whose logits carry keyed Gaussian noise.
+
+    Args:
+        pretrained: As for `hf`.
+        noise_std: Standard deviation of the noise in logit units: a number, a list, or a grid such
+            as "0:3:0.25". 0 gives the results of `hf`, to the bit.
+        noise_mean: Mean of the noise in logit units.
+        noise_seed: Seed of the first draw; draw d has seed `noise_seed + d`.
+        noise_draws: Draws of the noise for every strength.
+        **kwargs: Every other argument of `hf`.
+
+    Raises:
+        ValueError: If a strength is negative, not finite or given twice.
+        NotImplementedError: If the model is an encoder-decoder.
+
+    Source: arXiv 2603.12755, utility modulation on the scores of a language model.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any,
+        noise_std: Any = 0.0,
+        noise_mean: float = 0.0,
+        noise_seed: int = 0,
+        noise_draws: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        self.columns = noise_columns(noise_std, noise_mean, noise_seed, noise_draws)
+        super().__init__(pretrained, **kwargs)
+        self._join_processes()
+        self.engine = HuggingFaceEngine(
+            self.model,
+            self.tokenizer,
+            max_length=self.max_length,
+            softmax_dtype=self.softmax_dtype,
+            autocast_dtype=self.mixed_precision_dtype,
+            share_contexts=self.logits_cache,
+        )
+        if len(self.columns) > 1:
+            from aim_plugins.harnesses import lm_eval_replay
+
+            lm_eval_replay.install()
+
+    def _get_backend(self, config: Any, backend: Any = "default", **kwargs: Any) -> None:
+        super()._get_backend(config, backend=backend, **kwargs)
+        if self.backend != "causal":
+            raise NotImplementedError(
+                "aim_hf modulates causal language models. The noise of an encoder-decoder would "
+                "have to be keyed by its source text as well as by the decoded prefix, or "
+                "documents would share their noise; use --model hf for this model."
+            )
+
+    def _join_processes(self) -> None:
+        # hf splits documents over GPUs only; on CPU every process would do all the work.
+        accelerator = getattr(self, "accelerator", None)
+        if accelerator is not None and self._world_size == 1 and accelerator.num_processes > 1:
+            self._rank = accelerator.process_index
+            self._world_size = accelerator.num_processes
+
+    # What the harness calls ---------------------------------------------------------------------
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        self._require_one_column()
+        return [self.answer("loglikelihood", row, 0) for row in self.score(requests, disable_tqdm)]
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        self._require_one_column()
+        return [row[0] for row in self.score_rolling(requests, disable_tqdm)]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        self._require_one_column()
+        return [row[0] for row in self.generate(requests, disable_tqdm)]
+
+    def table(self, request_type: str, requests: list[Instance]) -> list[Any]:
+        """Answers requests under every column: one row for each request, see `answer`."""
+        methods = {
+            "loglikelihood": self.score,
+            "loglikelihood_rolling": self.score_rolling,
+            "generate_until": self.generate,
+        }
+        return methods[request_type](requests)
+
+    @staticmethod
+    def answer(request_type: str, row: Any, column: int) -> Any:
+        """One entry of a table in the form that the harness expects."""
+        if request_type == "loglikelihood":
+            return row.log_likelihoods[column], row.is_greedy[column]
+        return row[column]
+
+    def _require_one_column(self) -> None:
+        if len(self.columns) > 1:
+            raise RuntimeError(
+                f"this model answers under {len(self.columns)} columns at once: evaluate it with "
+                "lm_eval.simple_evaluate, the lm_eval command, or `aim-plugins sweep lm-eval`"
+            )
+
+    # Tables -------------------------------------------------------------------------------------
+
+    def score(self, requests: list[Instance], disable_tqdm: bool = False) -> list[ScoreRow]:
+        """Log-likelihoods of the requests' continuations, [N] rows of [S]."""
+        for request in requests:
+            if request.args[1] == "":
+                raise ValueError(
+                    f"{_label(request)} has an empty continuation, which has no log-likelihood: "
+                    "drop the choice, or give it at least one token"
+                )
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[return-value]
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[ScoreRow]:
+        auto = self.batch_size == "auto" and not override_bs
+        if auto:
+            self.batch_sizes = {}
+
+        def keep(index: int, row: ScoreRow) -> None:
+            if (cache_key := requests[index][0]) is not None:
+                self.cache_hook.add_partial(
+                    "loglikelihood", cache_key, self.answer("loglikelihood", row, 0)
+                )
+
+        return self.engine.score(
+            [
+                ScoreRequest(context, continuation, _describe(key))
+                for key, context, continuation in requests
+            ],
+            self.columns,
+            batch_size=self._batch_scheduler if auto else override_bs or self.batch_size,
+            progress=not disable_tqdm and self.rank == 0,
+            on_row=keep,
+        )
+
+    def score_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[list[float]]:
+        """Log-likelihoods of whole texts, [N] rows of [S], in nats."""
+        windows: list[tuple[None, list[int], list[int]]] = []
+        owners: list[int] = []
+        for index, request in enumerate(requests):
+            pairs = utils.get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            for context, continuation in map(utils.make_disjoint_window, pairs):
+                windows.append((None, context, continuation))
+                owners.append(index)
+        size = self._detect_batch_size() if self.batch_size == "auto" else self.batch_size
+        totals = [[0.0] * len(self.columns) for _ in requests]
+        starts = range(0, len(windows), size)
+        for start in tqdm(starts, disable=disable_tqdm or self.rank != 0, desc="Rolling windows"):
+            batch = windows[start : start + size]
+            rows = self._loglikelihood_tokens(batch, disable_tqdm=True, override_bs=len(batch))
+            for owner, row in zip(owners[start : start + size], rows, strict=True):
+                for column, value in enumerate(row.log_likelihoods):
+                    totals[owner][column] += value
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total[0])
+        return totals
+
+    def generate(self, requests: list[Instance], disable_tqdm: bool = False) -> list[list[str]]:
+        """Texts that continue the requests' contexts, [N] rows of [S]."""
+        order = Collator(
+            [request.args for request in requests],
+            sort_fn=lambda args: (-len(self.tok_encode(args[0])), args[0]),
+            group_by="gen_kwargs",
+            group_fn=lambda args: args[1],
+        )
+        size = (
+            self._detect_batch_size(generation=True)
+            if self.batch_size == "auto"
+            else self.batch_size
+        )
+        rows: list[list[str]] = []
+        with tqdm(
+            total=len(requests),
+            disable=disable_tqdm or self.rank != 0,
+            desc=f"Generating under {len(self.columns)} columns",
+        ) as bar:
+            for batch in order.get_batched(n=size):
+                rows += self._generate_batch(batch)
+                bar.update(len(batch))
+        return order.get_original(rows)
+
+    def _generate_batch(self, batch: Sequence[tuple[str, dict[str, Any]]]) -> list[list[str]]:
+        contexts = [context for context, _ in batch]
+        generation_kwargs = batch[0][1]
+        kwargs: dict[str, Any] = normalize_gen_kwargs(generation_kwargs, self.max_gen_toks)  # type: ignore[assignment]
+        if wrong := sorted(set(kwargs) & set(OPTIONS)):
+            raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
+        end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        stop = handle_stop_sequences(kwargs.pop("until", None), eos=end)
+        max_gen_toks = kwargs.pop("max_gen_toks")
+        room = self.max_length - max_gen_toks
+        if room <= 0:
+            raise ValueError(
+                f"max_gen_toks={max_gen_toks} leaves no room for a prompt in a window of "
+                f"{self.max_length} tokens: lower it with --gen_kwargs max_gen_toks=…"
+            )
+        token_ids, mask = self.tok_batch_encode(
+            contexts, left_truncate_len=room, truncation=self.truncation
+        )
+        table = self.engine.generate(
+            Prompts(token_ids.to(self.device), mask.to(self.device)),
+            self.columns,
+            max_length=kwargs.pop("max_length", token_ids.shape[1] + max_gen_toks),
+            stop=stop,
+            **_decoding_options(kwargs, self.tokenizer.pad_token_id),
+        )
+        rows = [[self._finish_text(tokens, stop) for tokens in answers] for answers in table]
+        for context, row in zip(contexts, rows, strict=True):
+            self.cache_hook.add_partial("generate_until", (context, generation_kwargs), row[0])
+        return rows
+
+    def _finish_text(self, tokens: list[int], stop: list[str]) -> str:
+        """What `hf` makes of generated tokens: no thinking, nothing from a stop string on."""
+        think_end = self.think_end_token
+        if isinstance(think_end, int) and think_end in tokens:
+            tokens = tokens[len(tokens) - tokens[::-1].index(think_end) :]
+        text = self.tok_decode(tokens)  # type: ignore[arg-type]
+        if isinstance(think_end, int):
+            text = text.lstrip()
+        return postprocess_generated_text(
+            generation=text,
+            stop=stop,
+            think_end_token=think_end if isinstance(think_end, str) else None,
+        )
+
+    # Batch sizes and caches ---------------------------------------------------------------------
+
+    def _detect_batch_size(
+        self, requests: Sequence[Any] | None = None, pos: int = 0, generation: bool = False
+    ) -> int:
+        """Halves the batch until it fits, counting the rows that columns add to generation."""
+        length = self.max_length
+        if requests:
+            _, context, continuation = requests[pos]
+            length = len([*context, *continuation][-(self.max_length + 1) :][:-1])
+        columns = len(dict.fromkeys(column.effective for column in self.columns))
+
+        @find_executable_batch_size(starting_batch_size=self.max_batch_size)
+        def largest(batch_size: int) -> int:
+            self.engine.probe(batch_size, length, columns, generation=generation)
+            return batch_size
+
+        size = int(largest())
+        if self.world_size > 1:
+            import torch
+
+            sizes = self.all_gather(torch.tensor([size], device=self.device))
+            size = int(sizes.min())
+        clear_torch_cache()
+        logger.info("batch_size=auto: %d for sequences of %d tokens", size, length)
+        return size
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Puts the model and its modulation into the keys of `--use_cache`.
+
+        The harness keys a cached answer by the request alone, so one file would hand answers of
+        one modulation to another.
+
+        Raises:
+            ValueError: If the model has several columns: a sweep keeps its own records.
+        """
+        if cache_hook.dbdict is not None:
+            if len(self.columns) > 1:
+                raise ValueError(
+                    "--use_cache holds one answer for a request and this model gives "
+                    f"{len(self.columns)}: `aim-plugins sweep lm-eval` keeps and resumes them all"
+                )
+            prefix = fingerprint(
+                [self.engine.fingerprint, [column.fingerprint for column in self.columns]]
+            )
+            cache_hook.dbdict.encode_key = lambda key: f"{prefix}:{key}"
+            cache_hook.dbdict.decode_key = lambda key: key.split(":", 1)[-1]
+        super().set_cache_hook(cache_hook)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """The harness's record of the model, with the modulation."""
+        return super().get_model_info() | {
+            "model_fingerprint": self.engine.fingerprint,
+            "modulation_fingerprints": [column.fingerprint for column in self.columns],
+        }
+
+
+def _label(request: Instance) -> str:
+    return f"document {request.doc_id} of task {request.task_name!r}"
+
+
+def _describe(pair: tuple[str, str] | None) -> str:
+    if pair is None:
+        return "a rolling window"
+    context, continuation = pair
+    return f"the request {context[-60:]!r} + {continuation!r}"
+
+
+def _decoding_options(kwargs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
+    """Arguments of `model.generate` as `hf` passes them: greedy unless sampling is asked for."""
+    options = {"temperature": 0.0, **kwargs}
+    if options["temperature"] == 0.0 and options.get("do_sample") is None:
+        options["do_sample"] = False
+    if options["temperature"] == 0.0 and options["do_sample"] is False:
+        del options["temperature"]
+    return {**options, "pad_token_id": pad_token_id, "use_cache": True}

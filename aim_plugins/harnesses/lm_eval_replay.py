@@ -1,0 +1,201 @@
+"""Hands a table of columns to lm-evaluation-harness, one column at a time.
+
+The harness has no notion of several answers to one request. Its own `evaluate` therefore runs once
+for each column: in the first run the model answers every request under all columns, in the others
+the finished table is replayed, which takes milliseconds. Metrics, filters, groups and standard
+errors stay the harness's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from lm_eval import evaluator
+
+from aim_plugins.sweep.strengths import format_strength
+from aim_plugins.sweep.table import Row, pool_draws
+
+Evaluate = Callable[[Any], dict[str, Any] | None]
+"""The harness's `evaluate` with everything given but the model."""
+
+Consumer = Callable[[Any, dict[str, Any], Evaluate], dict[str, Any] | None]
+"""Takes the model, the loaded tasks and `evaluate`; returns what the harness should report."""
+
+_consumer: ContextVar[Consumer | None] = ContextVar("consumer", default=None)
+_REQUEST_TYPES = ("loglikelihood", "loglikelihood_rolling", "generate_until")
+_NOT_METRICS = frozenset({"alias", "name", "sample_len", "sample_count"})
+
+
+class ColumnReplay:
+    """Stands for a model under one of its columns.
+
+    Args:
+        lm: A model with `columns`, `table` and `answer`, such as `AimHFLM`.
+
+    Attributes:
+        column: Index of the column that requests are answered with.
+        tables: Answers under all columns, by request type.
+        requests: The requests of each table.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        self._lm = lm
+        self.column = 0
+        self.tables: dict[str, list[Any]] = {}
+        self.requests: dict[str, list[Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _REQUEST_TYPES:
+            return functools.partial(self._replay, name)
+        return getattr(self._lm, name)
+
+    def _replay(self, request_type: str, requests: list[Any]) -> list[Any]:
+        if request_type not in self.tables:
+            self.tables[request_type] = self._lm.table(request_type, requests)
+            self.requests[request_type] = requests
+        table = self.tables[request_type]
+        return [self._lm.answer(request_type, row, self.column) for row in table]
+
+
+def replay_columns(
+    lm: ColumnReplay, tasks: dict[str, Any], evaluate: Evaluate, columns: Iterable[int]
+) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Evaluates each column with the harness's own `evaluate`.
+
+    Args:
+        lm: The model.
+        tasks: Task objects by name.
+        evaluate: The harness's evaluation of the tasks with a given model.
+        columns: Indices of the columns wanted.
+
+    Yields:
+        The column's index and the harness's results (None in all but the first process).
+    """
+    built = False
+    try:
+        for column in columns:
+            lm.column = column
+            yield column, evaluate(lm)
+            for task in tasks.values():
+                # New objects: the samples of the column just evaluated refer to the old ones.
+                for instance in task.instances:
+                    instance.resps, instance.filtered_resps = [], {}
+                if not built:
+                    task.build_all_requests = lambda **_: None
+            built = True
+    finally:
+        for task in tasks.values():
+            vars(task).pop("build_all_requests", None)
+
+
+def install() -> None:
+    """Lets `lm_eval.simple_evaluate`, and so the `lm_eval` command, evaluate tables of columns.
+
+    Models with one column, ours and everybody else's, pass through untouched.
+    """
+    original = evaluator.evaluate
+    if getattr(original, "replays_columns", False):
+        return
+
+    @functools.wraps(original)
+    def evaluate(lm: Any, task_dict: dict[str, Any], **options: Any) -> Any:
+        consumer = _consumer.get()
+        if consumer is None and len(getattr(lm, "columns", ())) > 1:
+            consumer = merge_columns
+        if consumer is None:
+            return original(lm, task_dict, **options)
+        return consumer(lm, task_dict, lambda model: original(model, task_dict, **options))
+
+    evaluate.replays_columns = True  # type: ignore[attr-defined]
+    evaluator.evaluate = evaluate
+
+
+@contextmanager
+def consume_columns(consumer: Consumer) -> Iterator[None]:
+    """Sends every evaluation within the context to `consumer`."""
+    install()
+    token = _consumer.set(consumer)
+    try:
+        yield
+    finally:
+        _consumer.reset(token)
+
+
+def table_rows(results: dict[str, Any], strength: float, draw: int | None) -> list[Row]:
+    """The metrics in the harness's results as rows of the tidy table, tasks and groups."""
+    rows = []
+    for task, metrics in results["results"].items():
+        count = _sample_count(results, task, metrics)
+        for key, value in metrics.items():
+            metric, _, filter_name = key.partition(",")
+            if key in _NOT_METRICS or metric.endswith("_stderr") or not _is_number(value):
+                continue
+            stderr = metrics.get(f"{metric}_stderr,{filter_name}")
+            label = metric if filter_name in ("", "none") else key
+            rows.append(
+                Row(
+                    task,
+                    label,
+                    strength,
+                    draw,
+                    float(value),
+                    float(stderr) if _is_number(stderr) else None,
+                    count,
+                )
+            )
+    return rows
+
+
+def merge_columns(lm: Any, task_dict: dict[str, Any], evaluate: Evaluate) -> dict[str, Any] | None:
+    """One report for all columns: the metric `acc` at strength 0.5 is called `acc@0.5`.
+
+    Draws are pooled into their mean.
+    """
+    tasks = task_dict["tasks"]
+    columns = lm.columns
+    per_column = dict(replay_columns(ColumnReplay(lm), tasks, evaluate, range(len(columns))))
+    merged = per_column[0]
+    if merged is None:
+        return None
+    stds = [column.std for column in columns]
+    draws = len(columns) // len(dict.fromkeys(stds))
+    rows = [
+        row
+        for index, results in per_column.items()
+        if results is not None
+        for row in table_rows(results, stds[index], index % draws)
+    ]
+    for section in ("results", "groups"):
+        for task, metrics in merged.get(section, {}).items():
+            for key in [key for key in metrics if "," in key]:
+                del metrics[key]
+            for point in pool_draws(row for row in rows if row.task == task):
+                metric, _, filter_name = point.metric.partition(",")
+                label = f"{metric}@{format_strength(point.strength)}"
+                metrics[f"{label},{filter_name or 'none'}"] = point.value
+                stderr = "N/A" if point.stderr is None else point.stderr
+                metrics[f"{label}_stderr,{filter_name or 'none'}"] = stderr
+    for task, samples in merged.get("samples", {}).items():
+        samples[:] = [
+            sample | {"filter": f"{sample['filter']}@{format_strength(stds[index])}"}
+            for index, results in per_column.items()
+            if results is not None
+            for sample in results["samples"][task]
+        ]
+    return merged
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _sample_count(results: dict[str, Any], task: str, metrics: dict[str, Any]) -> int:
+    if "sample_len" in metrics:
+        return int(metrics["sample_len"])
+    if task in results.get("n-samples", {}):
+        return int(results["n-samples"][task]["effective"])
+    return int(metrics.get("sample_count", {}).get("none", 0))

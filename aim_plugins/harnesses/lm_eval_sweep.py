@@ -1,0 +1,439 @@
+"""`aim-plugins sweep lm-eval`: a modulation curve from one model load and one pass.
+
+Takes the arguments of `lm_eval` and the strengths, and writes a folder: the harness's own results
+and samples files for every strength and draw, `sweep.csv`, pictures, `report.html`, and records
+from which a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lm_eval import simple_evaluate
+from lm_eval.api.registry import get_model
+from lm_eval.config.evaluate_config import EvaluatorConfig
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_commit_hash
+
+from aim_plugins.engines.engine import GaussianNoise, noise_columns
+from aim_plugins.harnesses import lm_eval_register
+from aim_plugins.harnesses.lm_eval_expected import (
+    METRIC,
+    chance_level,
+    choice_documents,
+    expected_accuracy_rows,
+)
+from aim_plugins.harnesses.lm_eval_replay import (
+    ColumnReplay,
+    Evaluate,
+    consume_columns,
+    replay_columns,
+    table_rows,
+)
+from aim_plugins.sweep.plots import plot_curves
+from aim_plugins.sweep.report import TextSample, write_report
+from aim_plugins.sweep.store import CellRecord, SweepStore
+from aim_plugins.sweep.strengths import format_strength
+from aim_plugins.sweep.table import Row, pool_draws, write_table
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("aim-plugins", "lm-eval", "transformers", "torch")
+_REFUSED = {
+    "output_path": "the sweep writes the harness's files itself: use --output",
+    "use_cache": "the sweep keeps and resumes its own records",
+    "predict_only": "a curve needs metrics",
+    "wandb_args": "log the finished table instead",
+    "trackio_args": "log the finished table instead",
+    "hf_hub_log_args": "push the finished folder instead",
+}
+_INDIFFERENT = frozenset(
+    {"config", "device", "batch_size", "max_batch_size", "verbosity", "show_config", "write_out"}
+    | {"log_samples", "check_integrity", "cache_requests", "include_path", "metadata"}
+    | _REFUSED.keys()
+    | {"wandb_config_args"}
+)
+"""Arguments that do not change the results, so that a run may be resumed with others."""
+_TEXTS_IN_REPORT = 24
+
+
+def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
+    """Reads `lm_eval`'s own arguments, with dashes or underscores.
+
+    Raises:
+        ValueError: If an argument makes no sense in a sweep.
+        SystemExit: If an argument is malformed, as from `lm_eval`.
+    """
+    from lm_eval._cli.harness import HarnessCLI
+
+    words = ["run"]
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        words.append(
+            name.replace("-", "_").replace("__", "--", 1) + equals + value
+            if argument.startswith("--")
+            else argument
+        )
+    namespace = HarnessCLI()._parser.parse_args(words)
+    for name, reason in _REFUSED.items():
+        if getattr(namespace, name, None):
+            raise ValueError(f"--{name} cannot be used in a sweep: {reason}")
+    if not namespace.tasks:
+        raise ValueError("--tasks is missing: name at least one, `lm-eval ls tasks` lists them")
+    return EvaluatorConfig.from_cli(namespace)
+
+
+class LmEvalSweep:
+    """One sweep with lm-evaluation-harness.
+
+    Args:
+        config: The harness's configuration.
+        columns: The table's columns, strengths outside, draws inside.
+        output: The folder to write.
+
+    Raises:
+        ValueError: If the model cannot be modulated, a task does not exist, or the folder holds
+            something else.
+    """
+
+    def __init__(
+        self, config: EvaluatorConfig, columns: Sequence[GaussianNoise], output: Path
+    ) -> None:
+        self.config = config
+        self.columns = tuple(columns)
+        self.output = output
+        lm_eval_register.register()
+        if not hasattr(get_model(config.model), "table"):
+            raise ValueError(
+                f"--model {config.model} answers under one strength only: use --model aim_hf"
+            )
+        self.task_manager = config.process_tasks(config.metadata)
+        self.strengths = list(dict.fromkeys(column.std for column in self.columns))
+        self.draws = len(self.columns) // len(self.strengths)
+        SweepStore.check(output, self.arguments)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What determines the results, for the manifest."""
+        first = self.columns[0]
+        settings = {
+            name: value for name, value in vars(self.config).items() if name not in _INDIFFERENT
+        }
+        return {
+            "harness": "lm_eval",
+            **json.loads(json.dumps(settings, default=str)),
+            "noise_std": self.strengths,
+            "noise_mean": first.mean,
+            "noise_seed": first.seed,
+            "noise_draws": self.draws,
+        }
+
+    def run(self) -> Path:
+        """Computes what is missing and writes the tables, pictures and the report.
+
+        Returns:
+            The report's path.
+        """
+        if self._pending_before_load():
+            with consume_columns(self._consume):
+                self._evaluate()
+        if self._is_main_process():
+            with self._open() as store:
+                return self._finish(store)
+        return self.output / "report.html"
+
+    # Running ------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        config, first = self.config, self.columns[0]
+        self._tracker = EvaluationTracker()
+        simple_evaluate(
+            model=config.model,
+            model_args={
+                **config.model_args,
+                "noise_std": self.strengths,
+                "noise_mean": first.mean,
+                "noise_seed": first.seed,
+                "noise_draws": self.draws,
+            },
+            tasks=config.tasks,
+            num_fewshot=config.num_fewshot,
+            batch_size=config.batch_size,
+            max_batch_size=config.max_batch_size,
+            device=config.device,
+            cache_requests=config.cache_requests.get("cache_requests", False),
+            rewrite_requests_cache=config.cache_requests.get("rewrite_requests_cache", False),
+            delete_requests_cache=config.cache_requests.get("delete_requests_cache", False),
+            limit=config.limit,
+            samples=config.samples,
+            check_integrity=config.check_integrity,
+            write_out=config.write_out,
+            log_samples=True,
+            evaluation_tracker=self._tracker,
+            system_instruction=config.system_instruction,
+            apply_chat_template=config.apply_chat_template,
+            fewshot_as_multiturn=bool(config.fewshot_as_multiturn),
+            gen_kwargs=config.gen_kwargs,
+            task_manager=self.task_manager,
+            random_seed=config.seed[0] if config.seed else None,
+            numpy_random_seed=config.seed[1] if config.seed else None,
+            torch_random_seed=config.seed[2] if config.seed else None,
+            fewshot_random_seed=config.seed[3] if config.seed else None,
+            confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+            metadata=config.metadata,
+        )
+
+    def _consume(
+        self, lm: Any, task_dict: dict[str, Any], evaluate: Evaluate
+    ) -> dict[str, Any] | None:
+        """Receives the loaded model and tasks from the harness and writes the missing cells."""
+        main = lm.rank == 0
+        store = self._open() if main else None
+        lm.barrier()
+        try:
+            lm.engine.journal = store or SweepStore.join(self.output)
+            if store is not None:
+                store.pin_manifest(model_fingerprint=lm.engine.fingerprint)
+            replay = ColumnReplay(lm)
+            pending = self._pending(store) if store is not None else None
+            pending = _broadcast(lm, pending)
+            environment = self._environment(lm) if main else {}
+            for index, results in replay_columns(replay, task_dict["tasks"], evaluate, pending):
+                extra, chance = self._expected(replay, task_dict["tasks"], index)
+                if store is not None and results is not None:
+                    self._write_cell(store, index, {**results, **environment}, extra, chance)
+        finally:
+            if store is not None:
+                store.close()
+        return {} if main else None
+
+    def _open(self) -> SweepStore:
+        return SweepStore.open(
+            self.output, self.arguments, versions={name: version(name) for name in _PACKAGES}
+        )
+
+    def _pending_before_load(self) -> bool:
+        if not (self.output / "manifest.json").exists():
+            return True
+        if not self._is_main_process():
+            return bool(self._pending(SweepStore.join(self.output)))
+        with self._open() as store:
+            pending = self._pending(store)
+        done = len(self.columns) - len(pending)
+        print(f"{self.output}: {done} of {len(self.columns)} cells are finished", file=sys.stderr)
+        return bool(pending)
+
+    def _pending(self, store: SweepStore) -> list[int]:
+        return [
+            index
+            for index in range(len(self.columns))
+            if store.read_cell(*self._cell(index)) is None
+        ]
+
+    def _cell(self, index: int) -> tuple[float, int]:
+        return self.columns[index].std, index % self.draws
+
+    @staticmethod
+    def _is_main_process() -> bool:
+        from accelerate import PartialState
+
+        return PartialState().is_main_process
+
+    # Cells --------------------------------------------------------------------------------------
+
+    def _environment(self, lm: Any) -> dict[str, Any]:
+        """What `simple_evaluate` adds to a result after its evaluation."""
+        config = self.config
+        results: dict[str, Any] = {
+            "config": {
+                "model": config.model,
+                **lm.get_model_info(),
+                "batch_size": config.batch_size,
+                "batch_sizes": list(lm.batch_sizes.values()),
+                "device": config.device,
+                "use_cache": None,
+                "limit": config.limit,
+                "gen_kwargs": config.gen_kwargs,
+                "random_seed": config.seed[0] if config.seed else None,
+                "numpy_seed": config.seed[1] if config.seed else None,
+                "torch_seed": config.seed[2] if config.seed else None,
+                "fewshot_seed": config.seed[3] if config.seed else None,
+            },
+            "git_hash": get_git_commit_hash(),
+            "date": time.time(),
+        }
+        add_env_info(results)
+        add_tokenizer_info(results, lm)
+        return results
+
+    def _expected(
+        self, replay: ColumnReplay, tasks: dict[str, Any], index: int
+    ) -> tuple[list[Row], dict[str, float]]:
+        """The exact law's rows of a strength, and each task's chance level."""
+        std, draw = self._cell(index)
+        if draw != 0 or "loglikelihood" not in replay.tables:
+            return [], {}
+        requests, table = replay.requests["loglikelihood"], replay.tables["loglikelihood"]
+        rows_by_id = {id(request): row for request, row in zip(requests, table, strict=True)}
+        rows, chance = [], {}
+        for name, task in tasks.items():
+            documents = choice_documents(task, task.instances, rows_by_id)
+            gathered = replay.gather_object(documents)
+            if gathered is None or any(part is None for part in gathered):
+                continue
+            documents = [document for part in gathered for document in part]
+            rows += expected_accuracy_rows(name, documents, [std])
+            chance[name] = chance_level(documents)
+        return rows, chance
+
+    def _write_cell(
+        self,
+        store: SweepStore,
+        index: int,
+        results: dict[str, Any],
+        extra: list[Row],
+        chance: dict[str, float],
+    ) -> None:
+        std, draw = self._cell(index)
+        column = self.columns[index]
+        results["config"] = results["config"] | {
+            "model_args": {
+                **self.config.model_args,
+                "noise_std": std,
+                "noise_mean": column.mean,
+                "noise_seed": column.seed,
+            }
+        }
+        samples = results.pop("samples")
+        rows = [*table_rows(results, std, draw), *extra]
+        with store.cell(std, draw) as cell:
+            tracker = copy.deepcopy(self._tracker)
+            tracker.output_path = str(cell.folder)
+            tracker.save_results_aggregated(results=results, samples=samples)
+            for task in results["configs"]:
+                tracker.save_results_samples(task_name=task, samples=samples[task])
+            _settle_names(cell.folder, len(results["configs"]), tracker, store.manifest["created"])
+            cell.record(rows, seed=column.seed, metadata={"chance": chance})
+        logger.info("strength %s, draw %d: written", format_strength(std), draw)
+
+    # The folder's front --------------------------------------------------------------------------
+
+    def _finish(self, store: SweepStore) -> Path:
+        cells = [store.read_cell(*self._cell(index)) for index in range(len(self.columns))]
+        records = [cell for cell in cells if cell is not None]
+        rows = [row for record in records for row in record.rows]
+        rows.sort(key=lambda row: (row.task, row.metric, row.strength, row.draw or 0))
+        chance = {
+            (task, METRIC): level
+            for record in records
+            for task, level in record.metadata["chance"].items()
+        }
+        write_table(self.output / "sweep.csv", rows)
+        points = pool_draws(rows)
+        plot_curves(points, self.output / "curves", chance=chance)
+        return write_report(self.output, points, store.manifest, _texts(records), chance=chance)
+
+
+def run_sweep(
+    harness_arguments: Sequence[str],
+    *,
+    output: Path,
+    noise_std: Any,
+    noise_mean: float = 0.0,
+    noise_seed: int = 0,
+    noise_draws: int = 1,
+) -> Path:
+    """Runs `aim-plugins sweep lm-eval`.
+
+    Args:
+        harness_arguments: Arguments of `lm_eval`.
+        output: The folder to write.
+        noise_std: Strengths, as a grid, a list or a number, in logit units.
+        noise_mean: Mean of the noise in logit units.
+        noise_seed: Seed of the first draw.
+        noise_draws: Draws for every strength.
+
+    Returns:
+        The report's path.
+    """
+    columns = noise_columns(noise_std, noise_mean, noise_seed, noise_draws)
+    config = parse_harness_arguments(harness_arguments)
+    given = sorted(name for name in config.model_args if name.startswith("noise_"))
+    if given:
+        raise ValueError(
+            f"{given[0]} stands in --model_args: give the strengths of a sweep with --noise-std"
+        )
+    return LmEvalSweep(config, columns, output).run()
+
+
+def _broadcast(lm: Any, value: Any) -> Any:
+    if lm.world_size == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+def _settle_names(folder: Path, tasks: int, tracker: Any, created: str) -> None:
+    """Names the harness's files by the sweep's start, so that a resumed run has the same ones.
+
+    Raises:
+        OSError: If the harness could not write them, which it only logs.
+    """
+    date = getattr(tracker, "date_id", "")
+    written = [path for path in folder.rglob("*") if path.is_file() and date and date in path.name]
+    if len(written) != tasks + 1:
+        raise OSError(
+            f"lm-eval wrote {len(written)} of {tasks + 1} files into {folder}: is the disk full? "
+            "Finished cells are kept; run the same command again to go on"
+        )
+    stamp = created.replace(":", "-")
+    for path in written:
+        path.rename(path.with_name(path.name.replace(date, stamp)))
+
+
+def _texts(records: Sequence[CellRecord]) -> dict[str, list[TextSample]]:
+    """Generated texts of the first draw, from the harness's samples files."""
+    texts: dict[str, dict[Any, TextSample]] = {}
+    for record in records:
+        if record.draw != 0:
+            continue
+        label = format_strength(record.strength)
+        for path in sorted(record.folder.rglob("samples_*.jsonl")):
+            task = path.name[len("samples_") :].rsplit("_", 1)[0]
+            with open(path, encoding="utf-8") as lines:
+                for line in lines:
+                    sample = json.loads(line)
+                    if not _is_generation(sample):
+                        break
+                    known = texts.setdefault(task, {})
+                    doc_id = sample["doc_id"]
+                    if doc_id not in known and len(known) >= _TEXTS_IN_REPORT:
+                        continue
+                    entry = known.setdefault(
+                        doc_id,
+                        TextSample(
+                            doc_id=doc_id,
+                            prompt=sample["arguments"]["gen_args_0"]["arg_0"],
+                            target=sample["target"],
+                            texts={},
+                            scores={},
+                        ),
+                    )
+                    entry.texts[label] = sample["resps"][0][0]
+                    score = sample[sample["metrics"][0]]
+                    if isinstance(score, int | float):
+                        entry.scores[label] = float(score)
+    return {task: list(samples.values()) for task, samples in texts.items()}
+
+
+def _is_generation(sample: dict[str, Any]) -> bool:
+    return isinstance(sample["arguments"]["gen_args_0"].get("arg_1"), dict)
