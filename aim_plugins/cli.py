@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from aim_plugins.sweep.store import SweepLockedError
 
 _INTERRUPTED = 130
 _BAD_INPUT = 2
@@ -113,7 +115,7 @@ def _require(module: str, extra: str) -> None:
         raise ValueError(f"{module} is not installed: pip install 'aim-plugins[{extra}]'")
 
 
-def _guarded(run) -> int:  # type: ignore[no-untyped-def]
+def _guarded(run: Callable[[], int]) -> int:
     """Turns expected failures into one line; anything else keeps its traceback."""
     try:
         return run()
@@ -123,7 +125,7 @@ def _guarded(run) -> int:  # type: ignore[no-untyped-def]
     except (ValueError, NotImplementedError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         return _BAD_INPUT
-    except (OSError, RuntimeError) as error:
+    except (OSError, SweepLockedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

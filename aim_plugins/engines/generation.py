@@ -48,12 +48,17 @@ class Prompts:
 
 
 class _StopStrings(StoppingCriteria):
-    """Finishes each row as soon as its new text holds one of the stop strings."""
+    """Finishes each row as soon as its new text holds one of the stop strings.
+
+    Attributes:
+        ended_at: Length of each row that has finished, in tokens; what follows is padding.
+    """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], start: int) -> None:
         self.tokenizer = tokenizer
         self.stop = [term for term in stop if term]
         self.start = start
+        self.ended_at: dict[int, int] = {}
         # Tokenizers spell a string in more than one way: look back a little further than it takes.
         self.lookback = 2 + max(
             (len(tokenizer.encode(term, add_special_tokens=False)) for term in self.stop), default=0
@@ -64,6 +69,8 @@ class _StopStrings(StoppingCriteria):
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         tails = self.tokenizer.batch_decode(input_ids[:, self.start :][:, -self.lookback :])
         done = [any(term in tail for term in self.stop) for tail in tails]
+        for row in (row for row, stopped in enumerate(done) if stopped):
+            self.ended_at.setdefault(row, input_ids.shape[1])
         return torch.tensor(done, device=input_ids.device)
 
 
@@ -134,23 +141,24 @@ def generate_columns(
         rows.cache = _shared_prefill(model, prompts, len(distinct), generation_kwargs)
     ends = _end_tokens(model)
     while rows.origin:
-        room = max_length - rows.token_ids.shape[1]
-        new = _decode(
+        length = rows.token_ids.shape[1]
+        room = max_length - length
+        stopping = _StopStrings(tokenizer, stop, start)
+        _decode(
             model,
-            tokenizer,
             rows,
             new_tokens=min(room, _SEGMENT_TOKENS) if segmented else room,
-            start=start,
-            stop=stop,
+            stopping=stopping,
             keep_cache=segmented,
             generation_kwargs=generation_kwargs,
         )
-        stops = _StopStrings(tokenizer, stop, start)(rows.token_ids, None).tolist()
         alive = []
-        for row, tokens in enumerate(new.tolist()):
-            end = next((i for i, token in enumerate(tokens) if token in ends), None)
-            rows.answers[rows.origin[row]] += tokens if end is None else tokens[: end + 1]
-            if end is None and not stops[row]:
+        for row, tokens in enumerate(rows.token_ids[:, length:].tolist()):
+            end = next((i + 1 for i, token in enumerate(tokens) if token in ends), None)
+            if segmented and end is None and row in stopping.ended_at:
+                end = stopping.ended_at[row] - length
+            rows.answers[rows.origin[row]] += tokens[:end]
+            if end is None:
                 alive.append(row)
         if not segmented or rows.token_ids.shape[1] >= max_length:
             break
@@ -211,38 +219,34 @@ def _shared_prefill(
 
 def _decode(
     model: Any,
-    tokenizer: Any,
     rows: _Rows,
     *,
     new_tokens: int,
-    start: int,
-    stop: Sequence[str],
+    stopping: _StopStrings,
     keep_cache: bool,
     generation_kwargs: dict[str, Any],
-) -> Tensor:
-    """Decodes one segment of every row, in place; returns the new token ids."""
+) -> None:
+    """Decodes up to `new_tokens` more tokens of every row, in place."""
     processors = LogitsProcessorList()
     if bool((rows.std > 0).any()):
         processors.append(
             GaussianNoiseLogitsProcessor(rows.std, rows.mean, rows.seed, attention_mask=rows.mask)
         )
-    length = rows.token_ids.shape[1]
     cache = {} if rows.cache is None else {"past_key_values": rows.cache}
     output = model.generate(
         input_ids=rows.token_ids,
         attention_mask=rows.mask,
         max_new_tokens=new_tokens,
         logits_processor=processors,
-        stopping_criteria=StoppingCriteriaList([_StopStrings(tokenizer, stop, start)]),
+        stopping_criteria=StoppingCriteriaList([stopping]),
         return_dict_in_generate=True,
         **cache,
         **generation_kwargs,
     )
-    new = output.sequences[:, length:]
+    grown = output.sequences.shape[1] - rows.token_ids.shape[1]
+    rows.mask = torch.cat([rows.mask, rows.mask.new_ones((len(rows.mask), grown))], dim=1)
     rows.token_ids = output.sequences
-    rows.mask = torch.cat([rows.mask, rows.mask.new_ones(new.shape)], dim=1)
     rows.cache = output.past_key_values if keep_cache else None
-    return new
 
 
 def _end_tokens(model: Any) -> set[int]:

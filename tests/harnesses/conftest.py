@@ -1,0 +1,52 @@
+"""Small tasks in the harness's own format, and requests without a task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+TASKS = {
+    "tiny_choice": """
+output_type: multiple_choice
+doc_to_text: "Question : {{question}} Answer :"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{label}}"
+metric_list: [{metric: acc}, {metric: acc_norm}]
+""",
+    "tiny_generation": """
+output_type: generate_until
+doc_to_text: "Question : {{question}} Answer :"
+doc_to_target: "{{choices[label]}}"
+generation_kwargs: {until: ["."], max_gen_toks: 12}
+metric_list: [{metric: exact_match}]
+""",
+    "tiny_perplexity": """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{question}} {{choices[0]}}"
+metric_list: [{metric: word_perplexity}]
+""",
+}
+
+
+@pytest.fixture(scope="session")
+def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for --include_path: multiple choice, generation and perplexity over 14 documents."""
+    folder = tmp_path_factory.mktemp("tasks")
+    places = ["France", "Germany", "Paris", "Berlin", "the capital", "Answer", "Question"]
+    with open(folder / "documents.jsonl", "w") as lines:
+        for index in range(14):
+            document = {
+                "question": f"{places[index % 7]} is {'the ' * (index // 2)}capital of",
+                "choices": ["A", "B", "C", "D"],
+                "label": index % 4,
+            }
+            lines.write(json.dumps(document) + "\n")
+    for name, body in TASKS.items():
+        (folder / f"{name}.yaml").write_text(
+            f"task: {name}\ndataset_path: json\ntest_split: test\n"
+            f"dataset_kwargs: {{data_files: {{test: {folder}/documents.jsonl}}}}\n{body}"
+        )
+    return folder

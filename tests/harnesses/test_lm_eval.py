@@ -1,0 +1,263 @@
+"""`aim_hf` inside lm-evaluation-harness: equal to `hf` without noise, and to itself everywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from aim_plugins.harnesses.lm_eval import AimHFLM
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+ALL = ["tiny_choice", "tiny_generation", "tiny_perplexity"]
+
+
+def build(model_class, checkpoint, **arguments):
+    arguments = {"dtype": "float32", "device": "cpu", "batch_size": 4, **arguments}
+    return model_class(str(checkpoint), **arguments)
+
+
+def evaluate(model, tasks_folder, tasks=ALL, **options):
+    options = {"bootstrap_iters": 10, "verbosity": "ERROR", **options}
+    return simple_evaluate(
+        model,
+        tasks=tasks,
+        task_manager=TaskManager(include_path=str(tasks_folder), include_defaults=False),
+        **options,
+    )
+
+
+def responses(results):
+    """Every response of every sample, in order."""
+    return {
+        task: [sample["resps"] for sample in samples]
+        for task, samples in results["samples"].items()
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_DATASETS_OFFLINE", "1")
+        yield
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("logits_cache", [True, False])
+def test_without_noise_every_response_is_that_of_hf_to_the_bit(
+    tiny_checkpoint, tasks_folder, dtype, logits_cache
+):
+    options = {"dtype": dtype, "logits_cache": logits_cache}
+    ours = evaluate(build(AimHFLM, tiny_checkpoint, noise_std=0, **options), tasks_folder)
+    theirs = evaluate(build(HFLM, tiny_checkpoint, **options), tasks_folder)
+    assert responses(ours) == responses(theirs)
+    assert ours["results"] == theirs["results"]
+
+
+def test_noise_changes_the_responses(tiny_checkpoint, tasks_folder):
+    noisy = evaluate(build(AimHFLM, tiny_checkpoint, noise_std=2), tasks_folder)
+    plain = evaluate(build(HFLM, tiny_checkpoint), tasks_folder)
+    for task in ALL:
+        assert responses(noisy)[task] != responses(plain)[task]
+
+
+def flat(value):
+    return [x for part in value for x in flat(part)] if isinstance(value, list | tuple) else [value]
+
+
+def assert_equal_to_rounding(first, second):
+    for task in first:
+        for left, right in zip(flat(first[task]), flat(second[task]), strict=True):
+            assert left == (pytest.approx(right, abs=2e-4) if isinstance(right, float) else right)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, "auto"])
+def test_answers_do_not_depend_on_batch_size(tiny_checkpoint, tasks_folder, batch_size):
+    reference = evaluate(build(AimHFLM, tiny_checkpoint, noise_std=1.5), tasks_folder)
+    model = build(AimHFLM, tiny_checkpoint, noise_std=1.5, batch_size=batch_size, max_batch_size=8)
+    assert_equal_to_rounding(responses(evaluate(model, tasks_folder)), responses(reference))
+
+
+def test_answers_do_not_depend_on_limit(tiny_checkpoint, tasks_folder):
+    model = build(AimHFLM, tiny_checkpoint, noise_std=1.5)
+    whole = responses(evaluate(model, tasks_folder))
+    part = responses(evaluate(model, tasks_folder, limit=5))
+    assert_equal_to_rounding(part, {task: whole[task][:5] for task in ALL})
+
+
+def test_a_list_of_strengths_is_reported_by_the_stock_evaluation(tiny_checkpoint, tasks_folder):
+    model = build(AimHFLM, tiny_checkpoint, noise_std=[0, 1.5])
+    merged = evaluate(model, tasks_folder)
+    for std in (0, 1.5):
+        alone = evaluate(build(AimHFLM, tiny_checkpoint, noise_std=std), tasks_folder)
+        for task, metric in [
+            ("tiny_choice", "acc"),
+            ("tiny_choice", "acc_stderr"),
+            ("tiny_perplexity", "word_perplexity"),
+        ]:
+            name, _, stderr = metric.partition("_stderr")
+            label = f"{name}@{std:g}{'_stderr' if metric.endswith('_stderr') else ''},none"
+            assert merged["results"][task][label] == pytest.approx(
+                alone["results"][task][f"{metric},none"], rel=1e-4
+            )
+    assert len(merged["samples"]["tiny_choice"]) == 28
+
+
+def test_a_table_cannot_be_mistaken_for_one_answer(tiny_checkpoint):
+    model = build(AimHFLM, tiny_checkpoint, noise_std=[0, 1])
+    with pytest.raises(RuntimeError, match="2 columns.*sweep lm-eval"):
+        model.loglikelihood([])
+
+
+def test_use_cache_never_returns_another_modulations_answers(
+    tiny_checkpoint, tasks_folder, tmp_path
+):
+    def cached(std, seed=0):
+        model = build(AimHFLM, tiny_checkpoint, noise_std=std, noise_seed=seed)
+        return responses(
+            evaluate(model, tasks_folder, ["tiny_choice"], use_cache=str(tmp_path / "cache"))
+        )
+
+    def fresh(std, seed=0):
+        model = build(AimHFLM, tiny_checkpoint, noise_std=std, noise_seed=seed)
+        return responses(evaluate(model, tasks_folder, ["tiny_choice"]))
+
+    for _ in range(2):
+        for std, seed in [(0, 0), (5, 0), (5, 1)]:
+            assert cached(std, seed) == fresh(std, seed)
+    plain = evaluate(
+        build(HFLM, tiny_checkpoint),
+        tasks_folder,
+        ["tiny_choice"],
+        use_cache=str(tmp_path / "cache"),
+    )
+    assert responses(plain) == fresh(0)
+
+
+def test_use_cache_does_spare_the_second_run(tiny_checkpoint, tasks_folder, tmp_path, monkeypatch):
+    first = evaluate(
+        build(AimHFLM, tiny_checkpoint, noise_std=1),
+        tasks_folder,
+        ["tiny_choice", "tiny_generation"],
+        use_cache=str(tmp_path / "cache"),
+    )
+    again = build(AimHFLM, tiny_checkpoint, noise_std=1)
+    monkeypatch.setattr(again.engine, "_forward", lambda tokens: pytest.fail("computed again"))
+    second = evaluate(
+        again,
+        tasks_folder,
+        ["tiny_choice", "tiny_generation"],
+        use_cache=str(tmp_path / "cache"),
+    )
+    assert_equal_to_rounding(responses(second), responses(first))
+
+
+def test_use_cache_is_refused_for_a_list_of_strengths(tiny_checkpoint, tasks_folder, tmp_path):
+    model = build(AimHFLM, tiny_checkpoint, noise_std=[0, 1])
+    with pytest.raises(ValueError, match="--use_cache holds one answer"):
+        evaluate(model, tasks_folder, use_cache=str(tmp_path / "cache"))
+
+
+def test_cached_requests_do_not_carry_answers(tiny_checkpoint, tasks_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("lm_eval.caching.cache.PATH", str(tmp_path))
+    for std in (0, 3):
+        model = build(AimHFLM, tiny_checkpoint, noise_std=std)
+        cached = evaluate(model, tasks_folder, ["tiny_choice"], cache_requests=True)
+        assert responses(cached) == responses(evaluate(model, tasks_folder, ["tiny_choice"]))
+
+
+def test_a_peft_adapter_is_modulated_like_the_model_it_adapts(
+    tiny_checkpoint, tasks_folder, tmp_path
+):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        adapted = get_peft_model(base, LoraConfig(r=2, init_lora_weights=False))
+    adapted.save_pretrained(tmp_path)
+    ours = build(AimHFLM, tiny_checkpoint, peft=str(tmp_path), noise_std=0)
+    theirs = build(HFLM, tiny_checkpoint, peft=str(tmp_path))
+    assert responses(evaluate(ours, tasks_folder)) == responses(evaluate(theirs, tasks_folder))
+    table = build(AimHFLM, tiny_checkpoint, peft=str(tmp_path), noise_std=[0, 1])
+    assert evaluate(table, tasks_folder)["results"]["tiny_choice"]["sample_len"] == 14
+
+
+def test_an_encoder_decoder_is_refused_before_its_weights_are_read(tmp_path, tiny_checkpoint):
+    from transformers import AutoTokenizer, T5Config
+
+    T5Config(vocab_size=400, d_model=16, num_layers=1, num_heads=2).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
+    with pytest.raises(NotImplementedError, match="causal language models"):
+        build(AimHFLM, tmp_path, noise_std=1)
+
+
+def test_an_empty_continuation_names_its_document(tiny_checkpoint):
+    model = build(AimHFLM, tiny_checkpoint)
+    request = Instance("loglikelihood", {}, ("a", ""), 0, ("some_task", 3, 1))
+    with pytest.raises(ValueError, match="document 3 of task 'some_task' has an empty"):
+        model.loglikelihood([request])
+
+
+def test_noise_given_for_generation_only_is_refused(tiny_checkpoint, tasks_folder):
+    model = build(AimHFLM, tiny_checkpoint)
+    with pytest.raises(ValueError, match="noise_std is an argument of the model"):
+        evaluate(model, tasks_folder, ["tiny_generation"], gen_kwargs={"noise_std": 1.0})
+
+
+def test_bad_noise_is_refused_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="noise_std=-1"):
+        AimHFLM(str(tmp_path / "no such model"), noise_std=-1)
+
+
+def test_a_chat_template_reaches_the_model(demo_model, tasks_folder):
+    ours = build(AimHFLM, demo_model, noise_std=0)
+    theirs = build(HFLM, demo_model)
+    options = {"apply_chat_template": True, "limit": 2}
+    left = evaluate(ours, tasks_folder, ["tiny_choice"], **options)
+    right = evaluate(theirs, tasks_folder, ["tiny_choice"], **options)
+    assert responses(left) == responses(right)
+    prompt = left["samples"]["tiny_choice"][0]["arguments"][0][0]
+    assert "<|im_start|>user" in prompt
+
+
+def test_two_processes_give_the_results_of_one(tiny_checkpoint, tasks_folder, tmp_path):
+    import json
+
+    arguments = [
+        *("--model", "aim_hf", "--device", "cpu", "--batch_size", "4", "--log_samples"),
+        *("--model_args", f"pretrained={tiny_checkpoint},dtype=float32,noise_std=1.5"),
+        *("--tasks", ",".join(ALL), "--include_path", str(tasks_folder)),
+    ]
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    two = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    commands = {
+        "one": [sys.executable, "-m", "lm_eval"],
+        "two": [*launch, *two, "--mixed_precision", "no", "-m", "lm_eval"],
+    }
+    results = {}
+    for name, command in commands.items():
+        done = subprocess.run(
+            [*command, *arguments, "--output_path", str(tmp_path / name)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        [path] = (tmp_path / name).rglob("results_*.json")
+        results[name] = json.loads(path.read_text())["results"]
+    for task in ALL:
+        for metric, value in results["one"][task].items():
+            if isinstance(value, float) and "stderr" not in metric:
+                assert results["two"][task][metric] == pytest.approx(value, rel=1e-4)
+            if metric == "sample_len":
+                assert results["two"][task][metric] == 14
