@@ -1,0 +1,284 @@
+"""Modulations of logits, as logits processors for `model.generate` of transformers.
+
+*Utility modulation* adds N(mean, std²) to every logit and so trades quality against std; *focus
+modulation* adds a half-normal amount to chosen tokens only. The noise is keyed by the prefix (see
+`aim_plugins.modulation.noise`), so the processors hold no state: they hash `input_ids` anew at
+each step, which keeps them right when beam search reorders its rows.
+
+    processor = GaussianNoiseLogitsProcessor(std=0.5, attention_mask=batch["attention_mask"])
+    model.generate(**batch, logits_processor=LogitsProcessorList([processor]))
+
+Source: AIM, arXiv 2603.12755, "utility modulation" and "focus modulation".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from aim_plugins.modulation.noise import sequence_keys, standard_normal, standard_normal_at
+from aim_plugins.sweep.strengths import validate_strength
+
+Std = float | Sequence[float] | Float[Tensor, "..."]
+Seed = int | Sequence[int] | Int[Tensor, "..."]
+PromptMask = Bool[Tensor, "prompts positions"] | Int[Tensor, "prompts positions"]
+
+
+def add_noise(
+    logits: Float[Tensor, "rows vocab"],
+    keys: Int64[Tensor, " rows"],
+    std: Float[Tensor, " rows"],
+    mean: float = 0.0,
+    seed: int | Int[Tensor, " rows"] = 0,
+) -> Float[Tensor, "rows vocab"]:
+    """Adds keyed Gaussian noise: logits + mean + std·z(seed, key, token id).
+
+    Args:
+        logits: Clean logits.
+        keys: Key of the prefix each row continues.
+        std: Noise standard deviation of each row, in logit units; a row of std 0 is returned
+            bit for bit, also where `mean` is not 0.
+        mean: Noise mean, in logit units. It shifts a row's logits alike: it changes no
+            probability unless another processor looks at the logits' absolute values.
+        seed: Seed of the draw; one for all rows or one per row.
+
+    Returns:
+        New logits in the dtype of `logits`, computed in float32 or wider.
+
+    Raises:
+        ValueError: `seed` has another number of rows than `keys`.
+    """
+    noise = standard_normal(keys, logits.shape[1], seed=seed, device=logits.device)
+    stds = std.to(noise)[:, None]
+    # A float64 row keeps its precision; half precision is widened by the addition.
+    modulated = noise.mul_(stds).add_(mean).add(logits)
+    return torch.where(stds > 0, modulated.to(logits.dtype), logits)
+
+
+class _KeyedLogitsProcessor(LogitsProcessor):
+    """Picks the rows that are modulated, and hands over their keys.
+
+    `generate` repeats every prompt for its beams or return sequences, so a step may bring a
+    multiple of the rows that std, seed and attention mask were given for.
+    """
+
+    def __init__(self, std: Std, seed: Seed, attention_mask: PromptMask | None) -> None:
+        self.std = [validate_strength(value, name="std") for value in _as_list(std, "std")]
+        self.seed = [_validate_seed(value) for value in _as_list(seed, "seed")]
+        if attention_mask is not None and attention_mask.dim() != 2:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}; pass the mask given to "
+                "generate, [prompts, positions]"
+            )
+        self.attention_mask = attention_mask
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows positions"], scores: Float[Tensor, "rows vocab"]
+    ) -> Float[Tensor, "rows vocab"]:
+        """Modulates the scores of one step.
+
+        Args:
+            input_ids: Prompt and tokens generated so far.
+            scores: Scores of the next token.
+
+        Returns:
+            The same tensor where every std is 0, else a new one of the same dtype.
+
+        Raises:
+            ValueError: The rows are no multiple of those of std, seed or attention mask, the
+                mask is longer than `input_ids`, or a score is NaN.
+        """
+        rows = len(scores)
+        stds = _expand(self.std, rows, "std")
+        active = [row for row, std in enumerate(stds) if std > 0]
+        if not active:
+            return scores
+        _refuse_nan(scores)
+        mask = self._expanded_mask(input_ids)
+        seeds = _expand(self.seed, rows, "seed")
+        if len(active) < rows:
+            return self._modulate_some(active, input_ids, mask, scores, stds, seeds)
+        return self._modulate(
+            sequence_keys(input_ids, mask),
+            scores,
+            torch.tensor(stds, device=scores.device),
+            torch.tensor(seeds, device=scores.device),
+        )
+
+    def _modulate_some(
+        self,
+        active: list[int],
+        input_ids: Tensor,
+        mask: Tensor | None,
+        scores: Tensor,
+        stds: list[float],
+        seeds: list[int],
+    ) -> Tensor:
+        index = torch.tensor(active, device=scores.device)
+        result = scores.clone()
+        result[index] = self._modulate(
+            sequence_keys(input_ids[index], None if mask is None else mask[index]),
+            scores[index],
+            torch.tensor([stds[row] for row in active], device=scores.device),
+            torch.tensor([seeds[row] for row in active], device=scores.device),
+        )
+        return result
+
+    def _expanded_mask(self, input_ids: Tensor) -> Tensor | None:
+        if self.attention_mask is None:
+            return None
+        mask = self.attention_mask.to(input_ids.device)
+        generated = input_ids.shape[1] - mask.shape[1]
+        if generated < 0:
+            raise ValueError(
+                f"attention_mask has {mask.shape[1]} positions but input_ids only "
+                f"{input_ids.shape[1]}; pass the mask of the prompts of this call of generate"
+            )
+        mask = mask.repeat_interleave(_copies(len(mask), len(input_ids), "attention_mask"), dim=0)
+        # Whatever follows the prompt was generated, and is a token.
+        return torch.nn.functional.pad(mask, (0, generated), value=1)
+
+    def _modulate(self, keys: Tensor, scores: Tensor, std: Tensor, seed: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class GaussianNoiseLogitsProcessor(_KeyedLogitsProcessor):
+    """Utility modulation: adds N(mean, std²) to every logit.
+
+    In beam search transformers passes log-probabilities through the processors, so the noise is
+    added to those; sampling and greedy search pass logits.
+
+    Args:
+        std: Noise standard deviation in logit units: one, or one per prompt. 0 leaves a row
+            bit-identical, and where all are 0 the very same tensor is returned.
+        mean: Noise mean in logit units.
+        seed: Seed of the draw: one, or one per prompt.
+        attention_mask: Mask of the padded prompts, as given to `generate`. Without it padding is
+            hashed like text, and a prompt's noise depends on how much padding it got.
+
+    Raises:
+        ValueError: A std is negative, NaN or infinite; `mean` is not finite; a seed is no
+            integer; nothing is given for std or seed.
+
+    Source:
+        AIM, arXiv 2603.12755: l̃_j = l_j + n_j, n_j ~ N(mean, std²).
+    """
+
+    def __init__(
+        self,
+        std: Std,
+        mean: float = 0.0,
+        seed: Seed = 0,
+        *,
+        attention_mask: PromptMask | None = None,
+    ) -> None:
+        super().__init__(std, seed, attention_mask)
+        if not math.isfinite(mean):
+            raise ValueError(f"mean={mean!r} is not finite; pass a number of logit units")
+        self.mean = float(mean)
+
+    def _modulate(self, keys: Tensor, scores: Tensor, std: Tensor, seed: Tensor) -> Tensor:
+        return add_noise(scores, keys, std, self.mean, seed)
+
+
+class HalfNormalFocusProcessor(_KeyedLogitsProcessor):
+    """Focus modulation: adds ±|n|, n ~ N(0, std²), to the logits of chosen tokens.
+
+    Targets draw independently and share one std. With the seed of a `GaussianNoiseLogitsProcessor`
+    the two would use the same draws; give them different seeds when combining them.
+
+    Args:
+        targets: Token id -> +1 (made more likely) or -1 (made less likely).
+        std: Standard deviation of n in logit units: one, or one per prompt; 0 leaves a row
+            bit-identical.
+        seed: Seed of the draw: one, or one per prompt.
+        attention_mask: As in `GaussianNoiseLogitsProcessor`.
+
+    Raises:
+        ValueError: `targets` is empty, a token id is no integer from 0 upwards, a sign is neither
+            +1 nor -1, or as in `GaussianNoiseLogitsProcessor`. At the first step: a token id
+            lies outside the vocabulary.
+
+    Source:
+        AIM, arXiv 2603.12755: l̃_k = l_k ± |n| on target classes k.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[int, int],
+        std: Std,
+        seed: Seed = 0,
+        *,
+        attention_mask: PromptMask | None = None,
+    ) -> None:
+        super().__init__(std, seed, attention_mask)
+        if not targets:
+            raise ValueError("targets={} names no token; pass {token_id: +1 or -1}")
+        for token_id, sign in targets.items():
+            if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
+                raise ValueError(f"targets: token id {token_id!r} is no integer from 0 upwards")
+            if sign not in (1, -1):
+                raise ValueError(f"targets[{token_id}]={sign!r} is no sign; pass +1 or -1")
+        self.targets = dict(targets)
+
+    def _modulate(self, keys: Tensor, scores: Tensor, std: Tensor, seed: Tensor) -> Tensor:
+        beyond = [token_id for token_id in self.targets if token_id >= scores.shape[1]]
+        if beyond:
+            raise ValueError(
+                f"targets: token ids {beyond} lie outside the vocabulary of {scores.shape[1]} "
+                "tokens; take ids from this model's tokenizer"
+            )
+        token_ids = torch.tensor(list(self.targets), device=scores.device)
+        signs = torch.tensor(list(self.targets.values()), device=scores.device)
+        noise = standard_normal_at(keys.to(scores.device), token_ids, seed=seed)
+        shift = signs * (noise * std[:, None]).abs()
+        result = scores.clone()
+        result[:, token_ids] = (scores[:, token_ids] + shift).to(scores.dtype)
+        return result
+
+
+def _as_list(value: object, name: str) -> list:
+    """One entry per prompt; a single value stands for every prompt."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value]
+    if not value:
+        raise ValueError(f"{name}={value!r} is empty; pass one value, or one per prompt")
+    return list(value)
+
+
+def _validate_seed(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise ValueError(f"seed={value!r} is no 64-bit integer; pass a whole number such as 0")
+    return value
+
+
+def _copies(prompts: int, rows: int, name: str) -> int:
+    if rows % prompts:
+        raise ValueError(
+            f"{name} is given for {prompts} prompts, but generate works on {rows} rows, no "
+            f"multiple of it; pass one value for all prompts or one per prompt"
+        )
+    return rows // prompts
+
+
+def _expand(values: list, rows: int, name: str) -> list:
+    copies = _copies(len(values), rows, name)
+    return [value for value in values for _ in range(copies)]
+
+
+def _refuse_nan(scores: Tensor) -> None:
+    # A maximum propagates NaN: one read of the scores, and a flag per row.
+    faulty = scores.amax(dim=1).isnan()
+    if bool(faulty.any()):
+        rows = faulty.nonzero().flatten().tolist()
+        raise ValueError(
+            f"scores of rows {rows} are NaN before any noise is added; the model's forward pass "
+            "overflows there: load it in bfloat16 or float32"
+        )

@@ -1,0 +1,375 @@
+"""Keyed Gaussian noise: a pure function of (seed, token prefix, token id).
+
+Logit noise drawn from a stateful generator depends on batch order, on caching and on where a
+harness cuts a text in two. Here every draw is looked up instead: a prefix of tokens has a 64-bit
+key, and `standard_normal` maps (seed, key, token id) to one N(0, 1) value. The modulated model is
+therefore a proper autoregressive model, log p(ab|c) = log p(a|c) + log p(b|ca), and the same text
+gets the same noise in every batch, process and engine (to float rounding).
+
+Three steps, all in wrapping 64-bit integers until the last:
+
+1. *Prefix key*: a Zobrist hash, the sum of mix64(token id, index) over the tokens of the prefix.
+   A sum is vectorised by `cumsum`, extended by one token, and blind to padding.
+2. *Words*: SplitMix64 started at mix64(key, seed). The vocabulary is cut into blocks of 128 token
+   ids; word w of block b serves token ids 128·b + w and 128·b + w + 64. Blocks fix which word
+   belongs to a token id, so neither the vocabulary size nor a slice of it changes a draw.
+3. *Normals*: each word yields 31 bits of radius and 32 bits of angle for one Box–Muller pair.
+   Radii reach √(64 ln 2) ≈ 6.66 standard deviations.
+
+Any change of the values must raise `NOISE_VERSION`, which enters the fingerprints of results.
+
+Source: AIM, arXiv 2603.12755 (noise on logits); Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", OOPSLA 2014 (SplitMix64); Zobrist, "A new hashing method with
+application for game playing", 1970; Box and Muller, 1958.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+
+NOISE_VERSION = 1
+"""Version of the map (seed, prefix, token id) -> value; equal versions give equal draws."""
+
+BLOCK = 128
+"""Token ids per block; a block is served by BLOCK / 2 words, one per Box–Muller pair."""
+
+COMPILE_VARIABLE = "AIM_PLUGINS_COMPILE"
+
+_PAIRS = BLOCK // 2
+
+# SplitMix64's constants, written as the signed integers that torch.int64 holds.
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX2 = 0x94D049BB133111EB - 2**64
+
+_RADIUS_SCALE = 2.0**-31
+_ANGLE_SCALE = 2.0 * math.pi * 2.0**-32
+
+# Words per pass of the eager path: its two int64 work buffers (2 MiB) then stay in the cache of a
+# core. Accelerators get larger passes, since there a launch costs more than a cache miss.
+_CPU_WORDS = 1 << 17
+_DEVICE_WORDS = 1 << 25
+
+
+def prefix_keys(
+    token_ids: Int[Tensor, "rows positions"],
+    mask: Bool[Tensor, "rows positions"] | Int[Tensor, "rows positions"] | None = None,
+) -> Int64[Tensor, "rows positions"]:
+    """Hashes every prefix of every row.
+
+    Args:
+        token_ids: Token ids, padded anywhere.
+        mask: Nonzero where `token_ids` holds a token, zero where it holds padding; padding
+            changes no key. `None` means no padding.
+
+    Returns:
+        Keys; `keys[r, t]` is the hash of the unmasked tokens of row r up to and including
+        position t, and so belongs to `logits[r, t]`. A prefix of no tokens has key 0.
+
+    Raises:
+        ValueError: `token_ids` is not a matrix of integers, or `mask` has another shape.
+    """
+    return _token_hashes(token_ids, mask).cumsum(dim=1)
+
+
+def sequence_keys(
+    token_ids: Int[Tensor, "rows positions"],
+    mask: Bool[Tensor, "rows positions"] | Int[Tensor, "rows positions"] | None = None,
+) -> Int64[Tensor, " rows"]:
+    """Hashes every whole row: the last column of `prefix_keys`, or 0 for rows of no tokens.
+
+    Args:
+        token_ids: Token ids, padded anywhere.
+        mask: As in `prefix_keys`.
+
+    Returns:
+        One key per row, belonging to the logits of the token that comes next.
+
+    Raises:
+        ValueError: As in `prefix_keys`.
+    """
+    return _token_hashes(token_ids, mask).sum(dim=1)
+
+
+def extend_keys(
+    keys: Int64[Tensor, " rows"],
+    lengths: Int[Tensor, " rows"],
+    token_ids: Int[Tensor, " rows"],
+) -> Int64[Tensor, " rows"]:
+    """Extends prefixes by one token, without looking at the prefix again.
+
+    Args:
+        keys: Keys of the prefixes.
+        lengths: Number of (unmasked) tokens in each prefix.
+        token_ids: The tokens to append.
+
+    Returns:
+        The keys of the longer prefixes, as `prefix_keys` gives them.
+    """
+    return keys + _hash_tokens(token_ids.to(torch.int64), lengths.to(torch.int64))
+
+
+def standard_normal(
+    keys: Int64[Tensor, " rows"],
+    vocab_size: int,
+    *,
+    seed: int | Int[Tensor, " rows"] = 0,
+    offset: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    compiled: bool | None = None,
+) -> Float[Tensor, "rows vocab"]:
+    """Draws z(seed, key, token id) ~ N(0, 1) for a range of token ids.
+
+    Every value is a pure function of its seed, key and token id; it depends neither on the other
+    rows nor on `vocab_size` and `offset`. Paths and devices agree to float32 rounding (1e-6).
+
+    Args:
+        keys: One key per row, from `prefix_keys`; any other 64-bit numbers do as well.
+        vocab_size: Number of token ids to draw for.
+        seed: Seed of the draw; one for all rows or one per row.
+        offset: First token id, for a slice of the vocabulary.
+        device: Where to compute; by default where `keys` are.
+        dtype: Floating-point type of the result. Values are computed in float32 and cast.
+        compiled: Whether to use `torch.compile`. `None` asks the environment variable
+            `AIM_PLUGINS_COMPILE` (1 or 0) and without it compiles on CUDA where Triton is
+            installed; on CPU the compilation (some 10 s) would outlast many runs. Where
+            compilation fails, a warning is given once and the eager path is used.
+
+    Returns:
+        Draws for token ids `offset` to `offset + vocab_size - 1`.
+
+    Raises:
+        ValueError: `vocab_size` or `offset` is negative, or `seed` has another number of rows.
+
+    Source:
+        Utility modulation of AIM, arXiv 2603.12755: l̃ = l + σ·z.
+    """
+    if vocab_size < 0:
+        raise ValueError(f"vocab_size={vocab_size} is negative; pass the number of token ids")
+    if offset < 0:
+        raise ValueError(f"offset={offset} is negative; pass the first token id, 0 or more")
+    streams = _streams(keys.to(device) if device is not None else keys, seed)
+    if vocab_size <= _PAIRS:
+        # A few classes: one word each beats whole blocks.
+        token_ids = torch.arange(offset, offset + vocab_size, device=streams.device)
+        return _normal_at(streams, token_ids).to(dtype)
+    first = offset // BLOCK
+    stop = -(-(offset + vocab_size) // BLOCK)
+    bases = torch.arange(first, stop, device=streams.device).mul_(_PAIRS).add_(1).mul_(_GOLDEN)
+    draws = _fill(streams, bases, compiled).view(len(streams), -1)
+    start = offset - first * BLOCK
+    return draws[:, start : start + vocab_size].to(dtype)
+
+
+def standard_normal_at(
+    keys: Int64[Tensor, " rows"],
+    token_ids: Int[Tensor, " tokens"],
+    *,
+    seed: int | Int[Tensor, " rows"] = 0,
+) -> Float[Tensor, "rows tokens"]:
+    """Draws z(seed, key, token id) for a few token ids, at the cost of those alone.
+
+    Args:
+        keys: One key per row.
+        token_ids: The token ids, the same for every row.
+        seed: Seed of the draw; one for all rows or one per row.
+
+    Returns:
+        float32 draws, equal to those columns of `standard_normal` to rounding.
+
+    Raises:
+        ValueError: `seed` has another number of rows than `keys`.
+    """
+    return _normal_at(_streams(keys, seed), token_ids.to(keys.device, torch.int64))
+
+
+def _token_hashes(token_ids: Tensor, mask: Tensor | None) -> Int64[Tensor, "rows positions"]:
+    if token_ids.dim() != 2 or token_ids.is_floating_point():
+        raise ValueError(
+            f"token_ids of shape {tuple(token_ids.shape)} and {token_ids.dtype} is not a matrix "
+            "of integers; pass token ids as [rows, positions]"
+        )
+    ids = token_ids.to(torch.int64)
+    if mask is None:
+        return _hash_tokens(ids, torch.arange(ids.shape[1], device=ids.device))
+    if mask.shape != ids.shape:
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)} does not fit token_ids of shape "
+            f"{tuple(ids.shape)}; pass one mask value per token id"
+        )
+    kept = (mask != 0).to(ids.device, torch.int64)
+    return _hash_tokens(ids, kept.cumsum(dim=1) - 1) * kept
+
+
+def _hash_tokens(token_ids: Tensor, indices: Tensor) -> Tensor:
+    """Hashes (token id, index among the tokens); one-to-one for ids and indices below 2^32."""
+    packed = (indices << 32) + token_ids
+    # Two rounds with the constant between them: one round maps 0 to 0 and, being weakest on
+    # small inputs, would leave sums of hashes of short prefixes related.
+    return _mix64(_mix64(packed + _GOLDEN) + _GOLDEN)
+
+
+def _streams(keys: Tensor, seed: int | Tensor) -> Int64[Tensor, " rows"]:
+    """Start of each row's SplitMix64 stream; (seed, key) pairs give unrelated streams."""
+    if isinstance(seed, Tensor):
+        if seed.shape != keys.shape:
+            raise ValueError(
+                f"seed of shape {tuple(seed.shape)} does not fit {len(keys)} rows; pass one "
+                "integer or one seed per row"
+            )
+        seeds = seed.to(keys.device, torch.int64)
+    else:
+        wrapped = (seed + 2**63) % 2**64 - 2**63
+        seeds = torch.full((), wrapped, dtype=torch.int64, device=keys.device)
+    return _mix64(keys + _mix64(seeds + _GOLDEN))
+
+
+def _mix64(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser, a bijection of the 64-bit integers."""
+    x = (x ^ _logical_shift(x, 30)) * _MIX1
+    x = (x ^ _logical_shift(x, 27)) * _MIX2
+    return x ^ _logical_shift(x, 31)
+
+
+def _logical_shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _word(states: Tensor) -> Tensor:
+    """Mixes counters to words whose high half is never negative.
+
+    The last shift of `_mix64` is left arithmetic: x and ~x then give the same word, its sign bit
+    is 0 and its other 63 bits are uniform, which is one operation cheaper and all that 31 bits
+    of radius and 32 bits of angle need.
+    """
+    x = (states ^ _logical_shift(states, 30)) * _MIX1
+    x = (x ^ _logical_shift(x, 27)) * _MIX2
+    return x ^ (x >> 31)
+
+
+def _polar(words: Tensor) -> tuple[Tensor, Tensor]:
+    """Radius and angle of Box–Muller.
+
+    Counting the radius up from 0 keeps small integers, the far tail, exact in float32. Its
+    largest ones round to a uniform of 1.0, where the logarithm is 0, still finite.
+    """
+    uniform = (words >> 32).to(torch.float32) * _RADIUS_SCALE + 0.5 * _RADIUS_SCALE
+    # The signed low half, as the same four bytes read as int32.
+    low = (words << 32) >> 32
+    return (-2.0 * uniform.log()).sqrt(), low.to(torch.float32) * _ANGLE_SCALE
+
+
+def _normal_at(streams: Tensor, token_ids: Tensor) -> Float[Tensor, "rows tokens"]:
+    within = token_ids % BLOCK
+    index = torch.div(token_ids, BLOCK, rounding_mode="floor") * _PAIRS + within % _PAIRS
+    radius, angle = _polar(_word(streams[:, None] + (index + 1) * _GOLDEN))
+    return radius * torch.where(within < _PAIRS, angle.cos(), angle.sin())
+
+
+def _blockwise_normal(streams: Tensor, bases: Tensor) -> Tensor:
+    """Plain form of `_fill_eager`, for the compiler to fuse."""
+    # The steps inside a block are spelt out here so that the innermost loop has a known length.
+    counters = bases[:, None] + torch.arange(_PAIRS, device=bases.device) * _GOLDEN
+    radius, angle = _polar(_word(streams[:, None, None] + counters))
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2)
+
+
+def _fill(streams: Tensor, bases: Tensor, compiled: bool | None) -> Tensor:
+    if compiled is None:
+        compiled = _compiles_by_default(streams.device.type)
+    function = _compiled_blockwise_normal() if compiled and len(streams) else None
+    if function is None:
+        return _fill_eager(streams, bases)
+    try:
+        return function(streams, bases)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers fail in ways of their own: none may cost a run
+        warnings.warn(
+            f"torch.compile failed for keyed noise, the eager path is used instead; set "
+            f"{COMPILE_VARIABLE}=0 to silence this. Cause: {error}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        _compiler_state["usable"] = False
+        return _fill_eager(streams, bases)
+
+
+_compiler_state = {"usable": True}
+
+
+@lru_cache(maxsize=1)
+def _compile() -> Callable[[Tensor, Tensor], Tensor]:
+    # Dynamic shapes: generation changes the number of rows at every step.
+    return torch.compile(_blockwise_normal, dynamic=True)
+
+
+def _compiled_blockwise_normal() -> Callable[[Tensor, Tensor], Tensor] | None:
+    return _compile() if _compiler_state["usable"] else None
+
+
+def _compiles_by_default(device_type: str) -> bool:
+    asked = os.environ.get(COMPILE_VARIABLE, "")
+    if asked in ("0", "1"):
+        return asked == "1"
+    if asked:
+        raise ValueError(f"{COMPILE_VARIABLE}={asked!r} is neither 0 nor 1; set one, or unset it")
+    return device_type == "cuda" and importlib.util.find_spec("triton") is not None
+
+
+def _fill_eager(
+    streams: Int64[Tensor, " rows"], bases: Int64[Tensor, " blocks"]
+) -> Float[Tensor, "rows blocks 2 pairs"]:
+    """`_blockwise_normal` in place, some rows at a time.
+
+    On CPU this halves the time: memory is written once, and both halves of a word are read where
+    they lie instead of being shifted out.
+    """
+    rows, blocks, device = len(streams), len(bases), streams.device
+    counters = bases[:, None] + torch.arange(_PAIRS, device=device) * _GOLDEN
+    budget = _CPU_WORDS if device.type == "cpu" else _DEVICE_WORDS
+    step = max(1, min(rows, budget // counters.numel()))
+    out = torch.empty(rows, blocks, 2, _PAIRS, dtype=torch.float32, device=device)
+    state_buffer = torch.empty(step, blocks, _PAIRS, dtype=torch.int64, device=device)
+    spare_buffer = torch.empty_like(state_buffer)
+    for start in range(0, rows, step):
+        chunk = streams[start : start + step, None, None]
+        state, spare = state_buffer[: len(chunk)], spare_buffer[: len(chunk)]
+        torch.add(chunk, counters, out=state)
+        _xor_shifted(state, 30, spare).mul_(_MIX1)
+        _xor_shifted(state, 27, spare).mul_(_MIX2)
+        state.bitwise_xor_(torch.bitwise_right_shift(state, 31, out=spare))
+        _box_muller(state, spare, out[start : start + step])
+    return out
+
+
+def _xor_shifted(state: Tensor, bits: int, spare: Tensor) -> Tensor:
+    torch.bitwise_right_shift(state, bits, out=spare)
+    return state.bitwise_xor_(spare.bitwise_and_((1 << (64 - bits)) - 1))
+
+
+def _box_muller(words: Tensor, spare: Tensor, out: Tensor) -> None:
+    """Turns words [rows, blocks, pairs] into out [rows, blocks, 2, pairs], reusing both inputs."""
+    halves = words.view(torch.int32).view(*words.shape, 2)
+    high = 1 if sys.byteorder == "little" else 0
+    radius, angle = spare.view(-1).view(torch.float32).view(2, *words.shape)
+    half_step = torch.full((), 0.5 * _RADIUS_SCALE, dtype=torch.float32, device=words.device)
+    radius.copy_(halves[..., high])
+    torch.add(half_step, radius, alpha=_RADIUS_SCALE, out=radius)
+    radius.log_().mul_(-2.0).sqrt_()
+    angle.copy_(halves[..., 1 - high]).mul_(_ANGLE_SCALE)
+    # The words are spent: their memory holds the cosines and sines.
+    wave = words.view(-1).view(torch.float32)[: words.numel()].view(words.shape)
+    torch.mul(radius, torch.cos(angle, out=wave), out=out[:, :, 0])
+    torch.mul(radius, torch.sin(angle, out=wave), out=out[:, :, 1])
