@@ -1,0 +1,83 @@
+# Needs python3, pip, git and make; everything else is installed into .venv.
+#   make demo     a modulation curve of a real model, from one command
+#   make test     every test
+# Variables: PYTHON=python3.12 make setup; STRENGTHS=0:4:0.25 make demo
+
+PYTHON ?= python3
+THREADS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+DEMO_TASKS ?= aim_demo_capitals,aim_demo_continents,aim_demo_generation
+STRENGTHS ?= 0:6:0.375
+DRAWS ?= 3
+OUTPUT ?= runs/demo
+
+# pip's own indexes and folders of wheels, handed to uv, which does not read pip's settings.
+PIP_CONFIG = $(BIN)/python -m pip config get
+PIP_SETTINGS = \
+	export UV_INDEX_STRATEGY=unsafe-best-match; \
+	index="$${PIP_INDEX_URL:-$$($(PIP_CONFIG) global.index-url 2>/dev/null)}"; \
+	extra="$${PIP_EXTRA_INDEX_URL:-$$($(PIP_CONFIG) global.extra-index-url 2>/dev/null)}"; \
+	links="$${PIP_FIND_LINKS:-$$($(PIP_CONFIG) global.find-links 2>/dev/null)}"; \
+	cert="$${PIP_CERT:-$$($(PIP_CONFIG) global.cert 2>/dev/null)}"; \
+	if [ -n "$$index" ] && [ -z "$$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
+	if [ -n "$$extra" ] && [ -z "$$UV_INDEX" ]; then export UV_INDEX="$$extra"; fi; \
+	if [ -n "$$links" ] && [ -z "$$UV_FIND_LINKS" ]; then export UV_FIND_LINKS="$$(echo "$$links" | tr -s ' \n' ',')"; fi; \
+	if [ -n "$$cert" ] && [ -z "$$SSL_CERT_FILE" ]; then export SSL_CERT_FILE="$$cert"; fi;
+
+.PHONY: help setup demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make setup   install everything into $(VENV)"
+	@echo "make demo    fetch the demo model and draw its modulation curves in $(OUTPUT)"
+	@echo "make test    run every test"
+	@echo "make lint    check style and types (make format mends the style)"
+	@echo "make bench   run the benchmarks; each prints a ratio and writes JSON"
+	@echo "make clean   remove builds, caches and runs; keeps $(VENV)"
+
+setup: $(STAMP)
+
+# Written last, so an interrupted installation starts again.
+$(STAMP): setup.py pyproject.toml constraints.txt $(wildcard startup/*)
+	@echo "== creating $(VENV)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip uv
+	@echo "== installing (some gigabytes the first time: torch, lm-eval, OpenCompass)"
+	@$(PIP_SETTINGS) $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+demo: setup
+	@echo "== fetching the demo model"
+	@$(BIN)/aim-plugins demo-model
+	@echo "== sweeping"
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/aim-plugins sweep lm-eval --model aim_hf \
+		--model-args "pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32" \
+		--tasks $(DEMO_TASKS) --include-path eval_configs/lm_eval \
+		--noise-std $(STRENGTHS) --draws $(DRAWS) --batch-size 16 --output $(OUTPUT)
+
+# One thread for each process: small tensors gain nothing from more.
+test: setup
+	@echo "== fetching the demo model"
+	@$(BIN)/aim-plugins demo-model
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist loadfile
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	@set -e; for file in benchmarks/[!_]*.py; do \
+		echo "== $$file"; OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m benchmarks.$$(basename $$file .py); \
+	done
+
+clean:
+	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
