@@ -1,0 +1,128 @@
+"""Files that are whole or absent: atomic writing, sealed JSON, safe names."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+_MAX_NAME_LENGTH = 100
+
+
+class CorruptRecordError(ValueError):
+    """A record does not hold what was written into it."""
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> Path:
+    """Writes a file such that a reader finds the old content or the new, never a part.
+
+    The content goes to a temporary file in the same folder (a rename is atomic only within one file
+    system), is flushed to the disk, and then takes the name over.
+
+    Args:
+        path: The file to write; its folder exists.
+        data: The content; text is written as UTF-8.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: If the file cannot be written, for instance because the disk is full. Nothing is
+            left behind, and the file keeps its former content.
+    """
+    path = Path(path)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    temporary = temporary_path(path)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(
+                error.errno,
+                f"cannot write ({error.strerror}); what was finished before is kept: "
+                "mend this and start the same command again to continue",
+                str(path),
+            ) from error
+        raise
+    sync_folder(path.parent)
+    return path
+
+
+def temporary_path(path: Path) -> Path:
+    """Names an unused hidden neighbour of a path, which `is_temporary` recognises."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def is_temporary(path: Path) -> bool:
+    """Tells whether a path is the leftover of a killed write."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's entries to the disk, where the system can."""
+    # Some file systems and Windows cannot open or flush a folder; the data itself is flushed.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def safe_name(text: str) -> str:
+    """Turns any text into a file name: one path component, the same on every system.
+
+    A text that had to be changed gets a short hash, so that different texts keep different names.
+
+    >>> safe_name("mmlu_pro.v2")
+    'mmlu_pro.v2'
+    >>> safe_name("../etc/passwd")
+    '_etc_passwd-7fef78f5'
+    """
+    name = re.sub(r"[^A-Za-z0-9._=,+-]", "_", text).lstrip(".")[:_MAX_NAME_LENGTH]
+    if name == text and name:
+        return name
+    return f"{name}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def seal(payload: Any) -> str:
+    """Writes a payload as JSON together with its checksum.
+
+    Floats read back exactly; NaN and infinities are allowed, as in Python's own JSON. As in any
+    JSON, tuples read back as lists and keys as text.
+    """
+    body = _encode(payload)
+    checksum = hashlib.sha256(body.encode()).hexdigest()
+    return f'{{"sha256": "{checksum}", "payload": {body}}}\n'
+
+
+def unseal(text: str) -> Any:
+    """Reads what `seal` wrote.
+
+    Raises:
+        CorruptRecordError: If the text is truncated or altered.
+    """
+    try:
+        envelope = json.loads(text)
+        payload, checksum = envelope["payload"], envelope["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptRecordError("it is not a whole record") from error
+    if hashlib.sha256(_encode(payload).encode()).hexdigest() != checksum:
+        raise CorruptRecordError("its checksum does not fit its content")
+    return payload
+
+
+def _encode(payload: Any) -> str:
+    # ASCII, because model text may hold lone surrogates, which UTF-8 refuses.
+    return json.dumps(payload, ensure_ascii=True)

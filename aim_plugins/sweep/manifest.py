@@ -1,0 +1,91 @@
+"""The manifest of a sweep: what was asked for, and what it was computed with.
+
+The arguments in it identify the sweep; a folder is resumed only by the same ones.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.sweep.files import is_temporary
+
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+OWN_FIELDS = frozenset({"format", "created", "arguments", "versions"})
+_FORMAT = 1
+
+
+class SweepMismatchError(ValueError):
+    """The folder holds another sweep."""
+
+
+def refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"output={str(folder)!r} is a file: choose a folder")
+    if not folder.exists() or (folder / MANIFEST).exists():
+        return
+    # A run killed before its first manifest leaves only these.
+    foreign = sorted(
+        path.name for path in folder.iterdir() if path.name != LOCK and not is_temporary(path)
+    )
+    if foreign:
+        raise SweepMismatchError(
+            f"output={str(folder)!r} holds files but no sweep (first: {foreign[0]!r}): "
+            "choose a new or empty folder"
+        )
+
+
+def refuse_mismatch(folder: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    absent = "(absent)"
+    differing = [
+        f"{name}: {_show(held.get(name, absent))} there, {_show(asked.get(name, absent))} now"
+        for name in sorted(held.keys() | asked.keys())
+        # As text, where NaN equals itself.
+        if json.dumps(held.get(name, absent), sort_keys=True)
+        != json.dumps(asked.get(name, absent), sort_keys=True)
+    ]
+    if differing:
+        raise SweepMismatchError(
+            f"output={str(folder)!r} holds another sweep ({'; '.join(differing)}): "
+            "choose another folder, or repeat that sweep's arguments to resume it"
+        )
+
+
+def _show(value: Any) -> str:
+    text = value if value == "(absent)" else json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def new_manifest(arguments: dict[str, Any], versions: Mapping[str, str] | None) -> dict[str, Any]:
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {
+        "format": _FORMAT,
+        "created": created,
+        "arguments": arguments,
+        "versions": dict(versions or {}),
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or not manifest.keys() >= OWN_FIELDS:
+            raise ValueError(f"it lacks one of {', '.join(sorted(OWN_FIELDS))}")
+    except ValueError as error:  # covers malformed JSON and malformed text
+        raise SweepMismatchError(
+            f"{path} is not a sweep's manifest ({error}): choose another folder"
+        ) from error
+    if manifest["format"] != _FORMAT:
+        raise SweepMismatchError(
+            f"{path} has the format {manifest['format']!r}, this version reads {_FORMAT}: "
+            "choose another folder, or use the version that wrote it"
+        )
+    return manifest
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, ensure_ascii=True) + "\n"

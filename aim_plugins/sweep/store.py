@@ -1,0 +1,403 @@
+"""A sweep's folder: safe against kills, resumable, one writer at a time.
+
+    DIR/
+      manifest.json            what was asked for, and what it was computed with
+      records/KEY.json         one sealed record per engine batch
+      cells/std=0.5,draw=0/    one finished cell: the harness's own files, and cell.json
+      .staging/                cells not finished yet
+
+A file or cell folder takes its name only once it is whole, by a rename, so that whatever a killed
+run leaves behind is either finished or recognised and removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from aim_plugins.sweep.files import (
+    CorruptRecordError,
+    is_temporary,
+    seal,
+    sync_folder,
+    unseal,
+    write_atomic,
+)
+from aim_plugins.sweep.manifest import (
+    LOCK,
+    MANIFEST,
+    OWN_FIELDS,
+    SweepMismatchError,
+    manifest_text,
+    new_manifest,
+    read_manifest,
+    refuse_foreign,
+    refuse_mismatch,
+)
+from aim_plugins.sweep.strengths import format_strength, validate_strength
+from aim_plugins.sweep.table import Row
+
+__all__ = [
+    "CellRecord",
+    "CorruptRecordWarning",
+    "StagedCell",
+    "SweepLockedError",
+    "SweepMismatchError",
+    "SweepStore",
+    "write_atomic",
+]
+
+_CELL = "cell.json"
+_STAGING = ".staging"
+_KEY_PATTERN = re.compile(r"[A-Za-z0-9_=,+-][A-Za-z0-9._=,+-]{0,149}")
+
+
+class SweepLockedError(RuntimeError):
+    """Another process is writing to the folder."""
+
+
+class CorruptRecordWarning(UserWarning):
+    """A record was damaged from outside and is computed again."""
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """What one finished cell holds.
+
+    Attributes:
+        strength: Strength of the modulation.
+        draw: Index of the noise draw.
+        seed: Seed of that draw.
+        rows: The cell's part of the tidy table.
+        metadata: Whatever else belongs to it; JSON.
+        folder: The cell's folder, with the harness's own files.
+    """
+
+    strength: float
+    draw: int
+    seed: int
+    rows: tuple[Row, ...]
+    metadata: dict[str, Any]
+    folder: Path
+
+
+class StagedCell:
+    """A cell being written; see `SweepStore.cell`.
+
+    Attributes:
+        folder: Where the harness writes its own files.
+    """
+
+    def __init__(self, folder: Path, strength: float, draw: int) -> None:
+        self.folder = folder
+        self._content: dict[str, Any] = {"strength": strength, "draw": draw}
+
+    def record(
+        self, rows: Iterable[Row], *, seed: int, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """States the cell's results; they are written last, when the block ends.
+
+        Raises:
+            ValueError: If a row belongs to another strength.
+        """
+        rows = list(rows)
+        strength = self._content["strength"]
+        for row in rows:
+            if float(row.strength) != strength:
+                raise ValueError(
+                    f"rows: {row.task}/{row.metric} has strength={row.strength}, but the cell has "
+                    f"{strength}: record each row in its own cell"
+                )
+        self._content |= {
+            "seed": seed,
+            "rows": [asdict(row) for row in rows],
+            "metadata": dict(metadata or {}),
+        }
+
+    def _finish(self) -> None:
+        if "rows" not in self._content:
+            raise RuntimeError(
+                f"the cell of strength={self._content['strength']}, draw={self._content['draw']} "
+                "ended without results: call its record() inside the with block"
+            )
+        files = {}
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file():
+                _flush(path)
+                files[path.relative_to(self.folder).as_posix()] = _file_checksum(path)
+        write_atomic(self.folder / _CELL, seal(self._content | {"files": files}))
+
+
+class SweepStore:
+    """The folder of one sweep, locked for this process until closed.
+
+    Use it as a context, or call `close`. The lock ends with the process, however it ends.
+
+    Attributes:
+        folder: The sweep's folder.
+        resumed: Whether the folder held this sweep already.
+    """
+
+    def __init__(self, folder: Path, lock: FileLock, manifest: dict[str, Any], resumed: bool):
+        self.folder = folder
+        self.resumed = resumed
+        self._lock = lock
+        self._manifest = manifest
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        arguments: Mapping[str, Any],
+        *,
+        versions: Mapping[str, str] | None = None,
+    ) -> SweepStore:
+        """Creates a sweep's folder, or resumes the sweep it holds.
+
+        Args:
+            folder: The folder; new, empty, or of the same sweep.
+            arguments: What determines the results, as JSON; a sweep is resumed only if all agree.
+            versions: Versions of the packages that compute them. Resuming with others only warns.
+
+        Raises:
+            SweepMismatchError: If the folder holds a sweep with other arguments, or other files.
+            SweepLockedError: If another process has it open.
+            OSError: If the folder cannot be written.
+        """
+        folder = Path(folder)
+        asked = json.loads(json.dumps(dict(arguments)))
+        refuse_foreign(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+        try:
+            _remove_leftovers(folder)
+            path = folder / MANIFEST
+            resumed = path.exists()
+            if resumed:
+                manifest = read_manifest(path)
+                refuse_mismatch(folder, manifest["arguments"], asked)
+            else:
+                manifest = new_manifest(asked, versions)
+                write_atomic(path, manifest_text(manifest))
+            store = cls(folder, lock, manifest, resumed)
+            if resumed and versions is not None:
+                store._note_versions(dict(versions))
+        except BaseException:
+            lock.release()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Lets other processes write to the folder."""
+        self._lock.release()
+
+    def __enter__(self) -> SweepStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """A copy of the manifest."""
+        return json.loads(json.dumps(self._manifest))
+
+    def update_manifest(self, **fields: Any) -> None:
+        """Adds or replaces fields of the manifest, such as fingerprints.
+
+        Raises:
+            ValueError: If a field is one that the store keeps itself.
+        """
+        if reserved := OWN_FIELDS & fields.keys():
+            raise ValueError(
+                f"the manifest's {', '.join(sorted(reserved))} cannot be changed: "
+                "open another folder for another sweep"
+            )
+        manifest = self._manifest | json.loads(json.dumps(fields))
+        if manifest != self._manifest:
+            write_atomic(self.folder / MANIFEST, manifest_text(manifest))
+            self._manifest = manifest
+
+    def pin_manifest(self, **fields: Any) -> None:
+        """Records what must not change between resumptions but is known only later.
+
+        A model's fingerprint is: its path may agree while the weights behind it were replaced.
+
+        Raises:
+            SweepMismatchError: If the manifest holds another value already.
+        """
+        fields = json.loads(json.dumps(fields))
+        held = {name: self._manifest[name] for name in fields if name in self._manifest}
+        refuse_mismatch(self.folder, held, {name: fields[name] for name in held})
+        self.update_manifest(**fields)
+
+    def read_batch(self, key: str) -> Any | None:
+        """Reads the record of an engine batch; None if there is none, or a damaged one."""
+        path = self._batch_path(key)
+        try:
+            record = unseal(path.read_text(encoding="utf-8"))
+            if record["key"] != key:
+                raise CorruptRecordError(f"it belongs to the batch {record['key']!r}")
+        except FileNotFoundError:
+            return None
+        except (CorruptRecordError, UnicodeDecodeError) as error:
+            _warn_corrupt(path, error)
+            return None
+        return record["payload"]
+
+    def write_batch(self, key: str, payload: Any) -> None:
+        """Writes the record of an engine batch.
+
+        Args:
+            key: Names the batch and all that its results depend on; letters, digits and `._=,+-`.
+            payload: JSON; floats read back exactly, NaN and infinities included.
+
+        Raises:
+            ValueError: If the key is no safe file name.
+            OSError: If it cannot be written; what is there already is kept.
+        """
+        path = self._batch_path(key)
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, seal({"key": key, "payload": payload}))
+
+    def cell_folder(self, strength: float, draw: int) -> Path:
+        """Names the folder of a finished cell, which need not exist."""
+        strength, draw = _check_cell(strength, draw)
+        return self.folder / "cells" / f"std={format_strength(strength)},draw={draw}"
+
+    def read_cell(self, strength: float, draw: int) -> CellRecord | None:
+        """Reads a finished cell; None if it is missing, or damaged and to be computed again."""
+        folder = self.cell_folder(strength, draw)
+        if not folder.exists():
+            return None
+        try:
+            content = unseal((folder / _CELL).read_text(encoding="utf-8"))
+            if (content["strength"], content["draw"]) != (float(strength), draw):
+                raise CorruptRecordError("it belongs to another cell")
+            for name, checksum in content["files"].items():
+                if _file_checksum(folder / name) != checksum:
+                    raise CorruptRecordError(f"its file {name} was changed")
+        except (CorruptRecordError, UnicodeDecodeError, OSError) as error:
+            _warn_corrupt(folder, error)
+            return None
+        return CellRecord(
+            strength=content["strength"],
+            draw=content["draw"],
+            seed=content["seed"],
+            rows=tuple(Row(**row) for row in content["rows"]),
+            metadata=content["metadata"],
+            folder=folder,
+        )
+
+    @contextlib.contextmanager
+    def cell(self, strength: float, draw: int) -> Iterator[StagedCell]:
+        """Writes one cell: whole, or not at all.
+
+        Let the harness write its files into the `folder` of what the context returns, and call its
+        `record` with the results. When the block ends, the folder is renamed to `cell_folder`,
+        replacing a damaged or older cell; when it raises, nothing remains. The files of a finished
+        cell must not be changed: `read_cell` takes that for damage.
+
+        Raises:
+            RuntimeError: If the block ends without a call of `record`.
+            OSError: If the cell cannot be written.
+        """
+        target = self.cell_folder(strength, draw)
+        staging = self.folder / _STAGING
+        staged = staging / f"{target.name}.{secrets.token_hex(4)}"
+        replaced = staging / f"{target.name}.{secrets.token_hex(4)}"
+        staged.mkdir(parents=True)
+        try:
+            cell = StagedCell(staged, *_check_cell(strength, draw))
+            yield cell
+            cell._finish()
+            target.parent.mkdir(exist_ok=True)
+            if target.exists():  # a folder cannot be renamed onto a filled one
+                os.replace(target, replaced)
+            os.replace(staged, target)
+            sync_folder(target.parent)
+        finally:
+            for leftover in (staged, replaced):
+                shutil.rmtree(leftover, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another cell is being written
+                staging.rmdir()
+
+    def _batch_path(self, key: str) -> Path:
+        if not _KEY_PATTERN.fullmatch(key):
+            raise ValueError(
+                f"key={key!r} is no safe file name: use up to 150 letters, digits and ._=,+- "
+                "that do not start with a dot, such as a hash"
+            )
+        return self.folder / "records" / f"{key}.json"
+
+    def _note_versions(self, versions: dict[str, str]) -> None:
+        changed = [
+            f"{name} {self._manifest['versions'].get(name)} -> {version}"
+            for name, version in versions.items()
+            if self._manifest["versions"].get(name) != version
+        ]
+        if changed:
+            warnings.warn(
+                f"{self.folder} was begun with other versions ({', '.join(changed)}); the finished "
+                "cells are kept. Choose a new folder to compute all with one version.",
+                stacklevel=3,
+            )
+            self.update_manifest(resumed_versions=versions)
+
+
+def _lock(folder: Path) -> FileLock:
+    # The system drops this kind of lock with the process, so a kill cannot leave it stuck.
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SweepLockedError(
+            f"output={str(folder)!r} is being written by another process: "
+            "wait for it, stop it, or choose another folder"
+        ) from error
+    return lock
+
+
+def _remove_leftovers(folder: Path) -> None:
+    shutil.rmtree(folder / _STAGING, ignore_errors=True)
+    for parent in (folder, folder / "records"):
+        if parent.is_dir():
+            for path in filter(is_temporary, list(parent.iterdir())):
+                path.unlink(missing_ok=True)
+
+
+def _check_cell(strength: float, draw: int) -> tuple[float, int]:
+    if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
+        raise ValueError(f"draw={draw!r} is no draw: give an integer from 0 upwards")
+    return validate_strength(strength, name="strength"), draw
+
+
+def _warn_corrupt(path: Path, error: Exception) -> None:
+    warnings.warn(
+        f"{path} is damaged ({error}): it is computed again", CorruptRecordWarning, stacklevel=3
+    )
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _file_checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,487 @@
+"""Claims about a sweep's folder: whole or absent, resumable, one writer at a time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from aim_plugins.sweep import files
+from aim_plugins.sweep.files import safe_name, seal, unseal
+from aim_plugins.sweep.store import (
+    CorruptRecordWarning,
+    SweepLockedError,
+    SweepMismatchError,
+    SweepStore,
+    write_atomic,
+)
+from aim_plugins.sweep.table import Row
+
+ARGUMENTS = {"model": "tiny", "noise_std": [0.0, 0.5], "limit": None, "noise_seed": 0}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "sweep"
+
+
+@pytest.fixture
+def store(folder):
+    with SweepStore.open(folder, ARGUMENTS, versions={"torch": "2.14"}) as opened:
+        yield opened
+
+
+def row(value=0.5, strength=0.5) -> Row:
+    return Row("task", "acc", strength, 0, value, 0.1, 10)
+
+
+def finish_cell(store: SweepStore, value=0.5, strength=0.5) -> None:
+    with store.cell(strength, 0) as cell:
+        (cell.folder / "results.json").write_text(f"{value}")
+        cell.record([row(value, strength)], seed=3, metadata={"n": 10})
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a sweep except the lock."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# Files
+
+
+def test_an_atomic_write_leaves_the_file_and_nothing_else(tmp_path):
+    path = write_atomic(tmp_path / "file", "alt")
+    write_atomic(path, "neu ✓")
+    assert path.read_text(encoding="utf-8") == "neu ✓"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_former_content_and_says_so(tmp_path, monkeypatch, failing):
+    path = write_atomic(tmp_path / "file", "former")
+    monkeypatch.setattr(files.os, failing, no_space)
+    with pytest.raises(OSError, match="finished before is kept") as error:
+        write_atomic(path, "new")
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(path)
+    assert path.read_text() == "former"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../up", "/root", "a/b", "a\\b", ".hidden", "", "..", "x" * 300, "tâche", "a\0b"]
+)
+def test_any_task_name_becomes_one_harmless_path_component(name):
+    safe = safe_name(name)
+    assert Path(safe).name == safe
+    assert safe[0] != "." and len(safe) <= 120
+    assert safe.isascii() and not set(safe) & set("/\\\0:")
+
+
+def test_different_task_names_keep_different_file_names():
+    names = ["a/b", "a_b", "a\\b", "a b", ".a_b", "x" * 101, "x" * 102]
+    assert len({safe_name(name) for name in names}) == len(names)
+
+
+def test_sealed_floats_and_text_read_back_exactly():
+    payload = {"x": [0.1 + 0.2, 5e-324, -0.0, math.inf], "t": "\ud800 </script> ✓", "n": None}
+    assert unseal(seal(payload)) == payload
+    assert math.copysign(1, unseal(seal(-0.0))) == -1
+    assert math.isnan(unseal(seal([math.nan]))[0])
+
+
+# Manifest
+
+
+def test_a_new_folder_holds_a_manifest_of_what_was_asked(store, folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["arguments"] == ARGUMENTS
+    assert manifest["versions"] == {"torch": "2.14"}
+    assert not store.resumed
+
+
+def test_resuming_does_not_touch_the_manifest(store, folder):
+    store.close()
+    before = (folder / "manifest.json").read_bytes()
+    manifest = json.loads(before)
+    manifest["created"] = "2001-01-01T00:00:00+00:00"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with SweepStore.open(folder, ARGUMENTS, versions={"torch": "2.14"}) as again:
+        assert again.resumed
+        assert again.manifest["created"] == "2001-01-01T00:00:00+00:00"
+    assert json.loads((folder / "manifest.json").read_text()) == manifest
+
+
+def test_tuples_and_lists_are_the_same_argument(store, folder):
+    store.close()
+    SweepStore.open(folder, ARGUMENTS | {"noise_std": (0.0, 0.5)}).close()
+
+
+def test_another_sweep_is_refused_naming_every_difference(store, folder):
+    store.close()
+    before = tree(folder)
+    asked = {"model": "tiny", "noise_std": [0.0, 1.0], "limit": 5, "noise_seed": 0, "new": True}
+    with pytest.raises(SweepMismatchError) as error:
+        SweepStore.open(folder, asked)
+    message = str(error.value)
+    assert "noise_std: [0.0, 0.5] there, [0.0, 1.0] now" in message
+    assert "limit: null there, 5 now" in message
+    assert "new: (absent) there, true now" in message
+    assert "noise_seed" not in message
+    assert tree(folder) == before
+
+
+def test_a_refused_folder_is_not_left_locked(store, folder):
+    store.close()
+    with pytest.raises(SweepMismatchError):
+        SweepStore.open(folder, {})
+    SweepStore.open(folder, ARGUMENTS).close()
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(folder):
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(SweepMismatchError, match="first: 'thesis.tex'"):
+        SweepStore.open(folder, ARGUMENTS)
+    assert os.listdir(folder) == ["thesis.tex"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(folder):
+    folder.write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        SweepStore.open(folder, ARGUMENTS)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"created": ""}'])
+def test_a_damaged_manifest_is_refused(store, folder, text):
+    store.close()
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(SweepMismatchError, match="not a sweep's manifest"):
+        SweepStore.open(folder, ARGUMENTS)
+
+
+def test_a_manifest_of_another_format_is_refused(store, folder):
+    store.close()
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(SweepMismatchError, match="format 99"):
+        SweepStore.open(folder, ARGUMENTS)
+
+
+def test_fields_are_added_to_the_manifest_but_its_identity_stays(store, folder):
+    store.update_manifest(finished=True, seeds=[0, 1])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["finished"], manifest["seeds"]) == (True, [0, 1])
+    with pytest.raises(ValueError, match="arguments"):
+        store.update_manifest(arguments={})
+    assert store.manifest == manifest
+
+
+def test_a_pinned_field_survives_resuming_and_refuses_another_value(store, folder):
+    store.pin_manifest(model_fingerprint="aaa")
+    store.close()
+    with SweepStore.open(folder, ARGUMENTS) as again:
+        again.pin_manifest(model_fingerprint="aaa")
+        with pytest.raises(SweepMismatchError, match='model_fingerprint: "aaa" there, "bbb" now'):
+            again.pin_manifest(model_fingerprint="bbb")
+        assert again.manifest["model_fingerprint"] == "aaa"
+
+
+def test_resuming_with_other_versions_warns_and_is_noted(store, folder):
+    store.close()
+    with pytest.warns(UserWarning, match="torch 2.14 -> 2.15"):
+        again = SweepStore.open(folder, ARGUMENTS, versions={"torch": "2.15"})
+    with again:
+        assert again.manifest["versions"] == {"torch": "2.14"}
+        assert again.manifest["resumed_versions"] == {"torch": "2.15"}
+
+
+# Batches
+
+
+def test_batches_read_back_exactly_after_reopening(store, folder):
+    payload = {"scores": [[0.1 + 0.2, -1e-320], [math.inf, 1 / 3]], "text": "</s> ✓"}
+    store.write_batch("abc-1", payload)
+    store.close()
+    with SweepStore.open(folder, ARGUMENTS) as again:
+        assert again.read_batch("abc-1") == payload
+        assert again.read_batch("abc-2") is None
+
+
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "emptied":
+        path.write_bytes(b"")
+    elif how == "one digit changed":
+        changed = content.replace(b"0.5", b"0.6")
+        assert changed != content
+        path.write_bytes(changed)
+    elif how == "not text":
+        path.write_bytes(b"\xff\xfe\x00")
+    elif how == "other JSON":
+        path.write_text("[1, 2]")
+
+
+DAMAGES = ["truncated", "emptied", "one digit changed", "not text", "other JSON"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_batch_is_named_and_computed_again(store, folder, how):
+    store.write_batch("key", {"score": 0.5})
+    damage(folder / "records" / "key.json", how)
+    with pytest.warns(CorruptRecordWarning, match=r"records/key\.json is damaged"):
+        assert store.read_batch("key") is None
+    store.write_batch("key", {"score": 0.5})
+    assert store.read_batch("key") == {"score": 0.5}
+
+
+def test_a_batch_under_another_name_is_not_believed(store, folder):
+    store.write_batch("one", {"score": 0.5})
+    shutil.copy(folder / "records" / "one.json", folder / "records" / "two.json")
+    with pytest.warns(CorruptRecordWarning, match="belongs to the batch 'one'"):
+        assert store.read_batch("two") is None
+
+
+@pytest.mark.parametrize("key", ["", "../x", ".x", "a/b", "a\\b", "a b", "x" * 151, "a\n", "C:x"])
+def test_keys_that_are_no_file_names_are_refused(store, key):
+    with pytest.raises(ValueError, match="no safe file name"):
+        store.write_batch(key, {})
+    with pytest.raises(ValueError, match="no safe file name"):
+        store.read_batch(key)
+
+
+# Cells
+
+
+def test_a_finished_cell_reads_back(store, folder):
+    finish_cell(store)
+    cell = store.read_cell(0.5, 0)
+    assert cell.rows == (row(),)
+    assert (cell.strength, cell.draw, cell.seed, cell.metadata) == (0.5, 0, 3, {"n": 10})
+    assert cell.folder == folder / "cells" / "std=0.5,draw=0"
+    assert (cell.folder / "results.json").read_text() == "0.5"
+    assert store.read_cell(0.5, 1) is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_interrupted_cell_leaves_nothing(store, folder, error):
+    before = tree(folder)
+    with pytest.raises(error), store.cell(0.5, 0) as cell:
+        (cell.folder / "results.json").write_text("half")
+        cell.record([row()], seed=0)
+        raise error
+    assert tree(folder) == before
+    assert store.read_cell(0.5, 0) is None
+
+
+def test_a_cell_without_results_is_refused(store):
+    with pytest.raises(RuntimeError, match="record"), store.cell(0.5, 0):
+        pass
+    assert store.read_cell(0.5, 0) is None
+
+
+def test_a_row_of_another_strength_is_refused(store):
+    complaint = "strength=1.0, but the cell has 0.5"
+    with pytest.raises(ValueError, match=complaint), store.cell(0.5, 0) as cell:
+        cell.record([row(strength=1.0)], seed=0)
+
+
+def test_a_full_disk_loses_only_the_cell_being_written(store, folder, monkeypatch):
+    finish_cell(store, strength=0.0)
+    before = tree(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", no_space)
+        with pytest.raises(OSError) as error:
+            finish_cell(store)
+    assert error.value.errno == errno.ENOSPC
+    assert tree(folder) == before
+    finish_cell(store)
+    assert store.read_cell(0.5, 0) is not None
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_cell_is_named_computed_again_and_replaced(store, folder, how):
+    finish_cell(store)
+    damage(folder / "cells" / "std=0.5,draw=0" / "cell.json", how)
+    with pytest.warns(CorruptRecordWarning, match=r"std=0\.5,draw=0 is damaged"):
+        assert store.read_cell(0.5, 0) is None
+    finish_cell(store, value=0.75)
+    assert store.read_cell(0.5, 0).rows == (row(0.75),)
+
+
+@pytest.mark.parametrize("loss", ["changed", "removed"])
+def test_a_cell_whose_harness_files_were_changed_is_damaged(store, folder, loss):
+    finish_cell(store)
+    path = folder / "cells" / "std=0.5,draw=0" / "results.json"
+    path.write_text("0.9") if loss == "changed" else path.unlink()
+    with pytest.warns(CorruptRecordWarning, match="results.json"):
+        assert store.read_cell(0.5, 0) is None
+
+
+def test_a_cell_moved_to_another_place_is_not_believed(store, folder):
+    finish_cell(store)
+    (folder / "cells" / "std=0.5,draw=0").rename(folder / "cells" / "std=0.5,draw=1")
+    with pytest.warns(CorruptRecordWarning, match="another cell"):
+        assert store.read_cell(0.5, 1) is None
+
+
+def test_equal_strengths_share_a_cell_however_they_are_written(store):
+    assert store.cell_folder(1, 0) == store.cell_folder(1.0, 0)
+    assert store.cell_folder(-0.0, 0) == store.cell_folder(0, 0)
+    assert store.cell_folder(0.1, 0) != store.cell_folder(0.1 + 1e-16, 0)
+
+
+@pytest.mark.parametrize(("strength", "draw"), [(-1.0, 0), (math.nan, 0), (0.5, -1), (0.5, "../x")])
+def test_impossible_cells_are_refused(store, strength, draw):
+    with pytest.raises(ValueError, match="="):
+        store.cell_folder(strength, draw)
+
+
+# Several processes, and their end
+
+
+def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+OPEN = f"""
+import os, signal, sys
+from aim_plugins.sweep.store import SweepStore
+from aim_plugins.sweep.table import Row
+from aim_plugins.sweep import files
+store = SweepStore.open(sys.argv[1], {ARGUMENTS!r})
+row = Row("task", "acc", 0.5, 0, 0.5, 0.1, 10)
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_two_processes_cannot_write_one_folder(folder):
+    process = run_python(OPEN + "print('open', flush=True); sys.stdin.read()", str(folder))
+    try:
+        assert process.stdout.readline() == "open\n"
+        with pytest.raises(SweepLockedError, match="being written by another process"):
+            SweepStore.open(folder, ARGUMENTS)
+    finally:
+        process.kill()
+        process.communicate()
+    SweepStore.open(folder, ARGUMENTS).close()  # the killed process left no lock
+
+
+def test_one_process_cannot_open_a_folder_twice(store, folder):
+    with pytest.raises(SweepLockedError):
+        SweepStore.open(folder, ARGUMENTS)
+
+
+KILLED_IN = {
+    "a batch, before its rename": """
+store.write_batch("one", {"score": 0.5})
+files.os.replace = lambda *_: die()
+store.write_batch("two", {"score": 0.5})
+""",
+    "a batch being replaced": """
+store.write_batch("one", {"score": 0.5})
+files.os.fsync = lambda *_: die()
+store.write_batch("one", {"score": 0.9})
+""",
+    "a cell, by the harness": """
+store.write_batch("one", {"score": 0.5})
+with store.cell(0.5, 0) as cell:
+    (cell.folder / "results.json").write_text("half")
+    die()
+""",
+    "a cell, before its rename": """
+store.write_batch("one", {"score": 0.5})
+with store.cell(0.5, 0) as cell:
+    (cell.folder / "results.json").write_text("0.5")
+    cell.record([row], seed=3, metadata={"n": 10})
+    real = os.replace
+    os.replace = lambda a, b: die() if "cells" in str(b) else real(a, b)
+""",
+    "the manifest": """
+store.write_batch("one", {"score": 0.5})
+files.os.replace = lambda *_: die()
+store.update_manifest(finished=True)
+""",
+}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
+@pytest.mark.parametrize("moment", KILLED_IN)
+def test_a_killed_sweep_resumes_to_the_files_of_an_unbroken_one(folder, tmp_path, moment):
+    process = run_python(OPEN + KILLED_IN[moment], str(folder))
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with SweepStore.open(folder, ARGUMENTS) as resumed:
+            assert resumed.resumed
+            assert resumed.read_batch("one") == {"score": 0.5}
+            assert resumed.read_batch("two") is None
+            assert resumed.read_cell(0.5, 0) is None
+            finish_cell(resumed)
+    with SweepStore.open(tmp_path / "unbroken", ARGUMENTS) as unbroken:
+        unbroken.write_batch("one", {"score": 0.5})
+        finish_cell(unbroken)
+
+    killed, whole = tree(folder), tree(tmp_path / "unbroken")
+    manifests = [json.loads(files.pop("manifest.json")) for files in (killed, whole)]
+    assert killed == whole
+    for manifest in manifests:
+        del manifest["created"]
+    assert manifests[0] == manifests[1]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL on this system")
+def test_a_kill_before_the_first_manifest_leaves_a_usable_folder(folder):
+    code = (
+        "import os, signal, sys\n"
+        "from aim_plugins.sweep import files\n"
+        "from aim_plugins.sweep.store import SweepStore\n"
+        "files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "SweepStore.open(sys.argv[1], {})\n"
+    )
+    process = run_python(code, str(folder))
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert os.listdir(folder) != []
+    with SweepStore.open(folder, ARGUMENTS) as store:
+        assert not store.resumed
+    assert sorted(tree(folder)) == ["manifest.json"]
+
+
+def test_the_sweep_package_needs_no_torch():
+    code = (
+        "import sys, aim_plugins.sweep, aim_plugins.sweep.store, aim_plugins.sweep.plots\n"
+        "import aim_plugins.sweep.report\n"
+        "print('torch' in sys.modules)"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert output == "False\n"
