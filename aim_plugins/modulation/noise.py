@@ -31,7 +31,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -55,9 +55,9 @@ _MIX2 = 0x94D049BB133111EB - 2**64
 _RADIUS_SCALE = 2.0**-31
 _ANGLE_SCALE = 2.0 * math.pi * 2.0**-32
 
-# Words per pass of the eager path: its two int64 work buffers (2 MiB) then stay in the cache of a
-# core. Accelerators get larger passes, since there a launch costs more than a cache miss.
-_CPU_WORDS = 1 << 17
+# Words per pass of the eager path. On CPU each thread's share of the two int64 work buffers
+# (1.5 MiB) stays in its core's cache; elsewhere a launch costs more than a cache miss.
+_WORDS_PER_THREAD = 3 << 15
 _DEVICE_WORDS = 1 << 25
 
 
@@ -167,7 +167,10 @@ def standard_normal(
     first = offset // BLOCK
     stop = -(-(offset + vocab_size) // BLOCK)
     bases = torch.arange(first, stop, device=streams.device).mul_(_PAIRS).add_(1).mul_(_GOLDEN)
-    draws = _fill(streams, bases, compiled).view(len(streams), -1)
+    if compiled is None:
+        compiled = _compiles_by_default(streams.device.type)
+    fill = _fill_compiled if compiled else _fill_eager
+    draws = fill(streams, bases).flatten(1)
     start = offset - first * BLOCK
     return draws[:, start : start + vocab_size].to(dtype)
 
@@ -285,38 +288,35 @@ def _blockwise_normal(streams: Tensor, bases: Tensor) -> Tensor:
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2)
 
 
-def _fill(streams: Tensor, bases: Tensor, compiled: bool | None) -> Tensor:
-    if compiled is None:
-        compiled = _compiles_by_default(streams.device.type)
-    function = _compiled_blockwise_normal() if compiled and len(streams) else None
-    if function is None:
-        return _fill_eager(streams, bases)
-    try:
-        return function(streams, bases)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # compilers fail in ways of their own: none may cost a run
-        warnings.warn(
-            f"torch.compile failed for keyed noise, the eager path is used instead; set "
-            f"{COMPILE_VARIABLE}=0 to silence this. Cause: {error}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        _compiler_state["usable"] = False
-        return _fill_eager(streams, bases)
+@dataclass
+class _CompiledFill:
+    """`_blockwise_normal` compiled when first called, or the eager path once that has failed."""
+
+    function: Callable[[Tensor, Tensor], Tensor] | None = None
+    failed: bool = False
+
+    def __call__(self, streams: Tensor, bases: Tensor) -> Tensor:
+        if self.failed or len(streams) == 0:
+            return _fill_eager(streams, bases)
+        if self.function is None:
+            # Dynamic shapes: generation changes the number of rows at every step.
+            self.function = torch.compile(_blockwise_normal, dynamic=True)
+        try:
+            return self.function(streams, bases)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers fail in ways of their own: none may cost a run
+            warnings.warn(
+                "torch.compile failed for keyed noise and the eager path is used instead; set "
+                f"{COMPILE_VARIABLE}=0 to silence this. Cause: {error}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            self.failed = True
+            return _fill_eager(streams, bases)
 
 
-_compiler_state = {"usable": True}
-
-
-@lru_cache(maxsize=1)
-def _compile() -> Callable[[Tensor, Tensor], Tensor]:
-    # Dynamic shapes: generation changes the number of rows at every step.
-    return torch.compile(_blockwise_normal, dynamic=True)
-
-
-def _compiled_blockwise_normal() -> Callable[[Tensor, Tensor], Tensor] | None:
-    return _compile() if _compiler_state["usable"] else None
+_fill_compiled = _CompiledFill()
 
 
 def _compiles_by_default(device_type: str) -> bool:
@@ -338,7 +338,8 @@ def _fill_eager(
     """
     rows, blocks, device = len(streams), len(bases), streams.device
     counters = bases[:, None] + torch.arange(_PAIRS, device=device) * _GOLDEN
-    budget = _CPU_WORDS if device.type == "cpu" else _DEVICE_WORDS
+    on_cpu = device.type == "cpu"
+    budget = _WORDS_PER_THREAD * torch.get_num_threads() if on_cpu else _DEVICE_WORDS
     step = max(1, min(rows, budget // counters.numel()))
     out = torch.empty(rows, blocks, 2, _PAIRS, dtype=torch.float32, device=device)
     state_buffer = torch.empty(step, blocks, _PAIRS, dtype=torch.int64, device=device)
