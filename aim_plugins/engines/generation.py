@@ -1,8 +1,8 @@
 """Decoding a batch of prompts under many modulations at once, with transformers' own `generate`.
 
 Every prompt becomes one row for each column. The prompts are read once and their key-value cache
-is repeated over the columns; decoding proceeds in segments, and between segments the rows that
-have finished leave the batch. Where a strategy cannot be cut into segments (beam search, say), all
+is repeated over the columns. Decoding pauses whenever a good part of the rows has finished, and
+those rows leave the batch. Where a strategy cannot be cut into segments (beam search, say), all
 rows run in one call.
 """
 
@@ -20,8 +20,9 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from aim_plugins.engines.engine import GaussianNoise
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 
-_SEGMENT_TOKENS = 16
-"""Tokens decoded between two looks at which rows have finished."""
+_LEAVING_SHARE = 0.2
+"""Decoding pauses when this share of the rows has finished: copying the cache of the others costs
+about as much as a step, and a finished row costs its share of every further step."""
 
 _SEGMENTABLE = frozenset(
     {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff"}
@@ -47,17 +48,28 @@ class Prompts:
         return [row[mask.bool()].cpu() for row, mask in zip(self.token_ids, self.mask, strict=True)]
 
 
-class _StopStrings(StoppingCriteria):
-    """Finishes each row as soon as its new text holds one of the stop strings.
+class _RowEnds(StoppingCriteria):
+    """Finishes each row at an end token or once its new text holds a stop string.
+
+    Args:
+        tokenizer: Spells tokens out.
+        stop: The stop strings.
+        ends: The end tokens.
+        start: Position of the first new token.
+        pause: Whether to end the call of `generate` once enough rows have finished.
 
     Attributes:
-        ended_at: Length of each row that has finished, in tokens; what follows is padding.
+        ended_at: Length in tokens of each row that has finished; what follows is padding.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], start: int) -> None:
+    def __init__(
+        self, tokenizer: Any, stop: Sequence[str], ends: set[int], start: int, pause: bool
+    ) -> None:
         self.tokenizer = tokenizer
         self.stop = [term for term in stop if term]
+        self.ends = torch.tensor(sorted(ends), dtype=torch.long)
         self.start = start
+        self.pause = pause
         self.ended_at: dict[int, int] = {}
         # Tokenizers spell a string in more than one way: look back a little further than it takes.
         self.lookback = 2 + max(
@@ -65,13 +77,16 @@ class _StopStrings(StoppingCriteria):
         )
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        if not self.stop:
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        tails = self.tokenizer.batch_decode(input_ids[:, self.start :][:, -self.lookback :])
-        done = [any(term in tail for term in self.stop) for tail in tails]
-        for row in (row for row, stopped in enumerate(done) if stopped):
+        done = torch.isin(input_ids[:, -1], self.ends.to(input_ids.device))
+        if self.stop:
+            tails = self.tokenizer.batch_decode(input_ids[:, self.start :][:, -self.lookback :])
+            found = [any(term in tail for term in self.stop) for tail in tails]
+            done |= torch.tensor(found, device=done.device)
+        for row in done.nonzero()[:, 0].tolist():
             self.ended_at.setdefault(row, input_ids.shape[1])
-        return torch.tensor(done, device=input_ids.device)
+        if self.pause and len(self.ended_at) >= _LEAVING_SHARE * len(input_ids):
+            return torch.ones_like(done)
+        return done
 
 
 @dataclass
@@ -142,24 +157,21 @@ def generate_columns(
     ends = _end_tokens(model)
     while rows.origin:
         length = rows.token_ids.shape[1]
-        room = max_length - length
-        stopping = _StopStrings(tokenizer, stop, start)
+        stopping = _RowEnds(tokenizer, stop, ends, start, pause=segmented)
         _decode(
             model,
             rows,
-            new_tokens=min(room, _SEGMENT_TOKENS) if segmented else room,
+            new_tokens=max_length - length,
             stopping=stopping,
             keep_cache=segmented,
             generation_kwargs=generation_kwargs,
         )
-        alive = []
         for row, tokens in enumerate(rows.token_ids[:, length:].tolist()):
             end = next((i + 1 for i, token in enumerate(tokens) if token in ends), None)
-            if segmented and end is None and row in stopping.ended_at:
+            if segmented and row in stopping.ended_at:
                 end = stopping.ended_at[row] - length
             rows.answers[rows.origin[row]] += tokens[:end]
-            if end is None:
-                alive.append(row)
+        alive = [row for row in range(len(rows.origin)) if row not in stopping.ended_at]
         if not segmented or rows.token_ids.shape[1] >= max_length:
             break
         if len(alive) < len(rows.origin):
@@ -222,7 +234,7 @@ def _decode(
     rows: _Rows,
     *,
     new_tokens: int,
-    stopping: _StopStrings,
+    stopping: _RowEnds,
     keep_cache: bool,
     generation_kwargs: dict[str, Any],
 ) -> None:

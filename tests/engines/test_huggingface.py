@@ -7,12 +7,13 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from aim_plugins.engines.engine import GaussianNoise, ScoreRequest, noise_columns
 from aim_plugins.engines.generation import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.scoring import NotFiniteLogitsError
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 COLUMNS = noise_columns("0:3:1", noise_seed=5, noise_draws=2)
 

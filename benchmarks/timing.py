@@ -1,0 +1,68 @@
+"""Paired timing: contestants take turns in one process, and medians are compared."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """CPU seconds of all threads of this process, which other processes disturb little."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def wall_seconds(work: Callable[[], Any]) -> float:
+    """Seconds on the clock."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def paired_medians(
+    contestants: dict[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    clock: Callable[[Callable[[], Any]], float] = cpu_seconds,
+    warm_up: bool = True,
+) -> dict[str, float]:
+    """Median time of each contestant; they run in turn, so that drifts hit all alike."""
+    if warm_up:
+        for work in contestants.values():
+            work()
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, work in contestants.items():
+            times[name].append(clock(work))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def environment() -> dict[str, Any]:
+    """What a figure depends on."""
+    return {
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """Writes benchmarks/results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**result, "environment": environment()}, indent=2) + "\n")
+    return path
