@@ -23,8 +23,8 @@ PIP_SETTINGS = \
 	links="$${PIP_FIND_LINKS:-$$($(PIP_CONFIG) global.find-links 2>/dev/null)}"; \
 	cert="$${PIP_CERT:-$$($(PIP_CONFIG) global.cert 2>/dev/null)}"; \
 	if [ -n "$$index" ] && [ -z "$$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
-	if [ -n "$$extra" ] && [ -z "$$UV_INDEX" ]; then export UV_INDEX="$$extra"; fi; \
-	if [ -n "$$links" ] && [ -z "$$UV_FIND_LINKS" ]; then export UV_FIND_LINKS="$$(echo "$$links" | tr -s ' \n' ',')"; fi; \
+	if [ -n "$$extra" ] && [ -z "$$UV_INDEX" ]; then export UV_INDEX="$$(echo $$extra)"; fi; \
+	if [ -n "$$links" ] && [ -z "$$UV_FIND_LINKS" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
 	if [ -n "$$cert" ] && [ -z "$$SSL_CERT_FILE" ]; then export SSL_CERT_FILE="$$cert"; fi;
 
 .PHONY: help setup demo test lint format bench clean
@@ -42,6 +42,8 @@ setup: $(STAMP)
 
 # Written last, so an interrupted installation starts again.
 $(STAMP): setup.py pyproject.toml constraints.txt $(wildcard startup/*)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "constraints.txt is for Python 3.11 and 3.12; set PYTHON=python3.11"; exit 1; }
 	@echo "== creating $(VENV)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip uv

@@ -1,0 +1,112 @@
+"""Registration with lm-eval; installed startup files are tested in `tests/test_packaging.py`."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lm_eval")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a fresh interpreter of this environment, without the startup file's help."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "AIM_PLUGINS_AUTOREGISTER": "0", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_registering_before_lm_eval_is_imported_keeps_its_own_models():
+    finished = run(
+        "from aim_plugins.harnesses.lm_eval_register import register; register(); register()\n"
+        "from lm_eval.api.registry import model_registry\n"
+        "print('hf' in model_registry, 'aim_hf' in model_registry)"
+    )
+    assert finished.stdout == "True True\n", finished.stderr
+
+
+def test_importing_the_module_after_lm_eval_registers_at_once():
+    finished = run(
+        "import lm_eval.models\n"
+        "from lm_eval.api.registry import model_registry\n"
+        "print('aim_hf' in model_registry)\n"
+        "import aim_plugins.harnesses.lm_eval_register\n"
+        "print('aim_hf' in model_registry)"
+    )
+    assert finished.stdout == "False\nTrue\n", finished.stderr
+
+
+def test_importing_the_module_first_imports_no_harness():
+    finished = run(
+        "import sys, aim_plugins.harnesses.lm_eval_register\n"
+        "print(sorted({'torch', 'lm_eval', 'transformers'} & set(sys.modules)))"
+    )
+    assert finished.stdout == "[]\n", finished.stderr
+
+
+def test_a_name_registered_through_the_entry_point_group_is_left_alone_and_loads():
+    # What a later lm-eval does: it reads the group and registers the entry points it finds.
+    finished = run(
+        "import importlib.metadata, lm_eval.models\n"
+        "from lm_eval.api.registry import get_model, model_registry\n"
+        "for point in importlib.metadata.entry_points(group='lm_eval.models'):\n"
+        "    model_registry.register(point.name, target=point)\n"
+        "from aim_plugins.harnesses.lm_eval_register import register; register()\n"
+        "print(get_model('aim_hf').__name__, get_model('hf').__name__)"
+    )
+    assert finished.stdout == "AimHFLM HFLM\n", finished.stderr
+
+
+def test_every_registered_target_exists():
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import get_model
+
+    from aim_plugins.harnesses.lm_eval_register import MODELS, register
+
+    register()
+    for name in MODELS:
+        assert issubclass(get_model(name), LM)
+
+
+def test_a_missing_lm_eval_names_the_extra_to_install(monkeypatch):
+    from aim_plugins.harnesses.lm_eval_register import register
+
+    real = builtins.__import__
+
+    def without_lm_eval(name, *arguments, **options):
+        if name.partition(".")[0] == "lm_eval":
+            raise ModuleNotFoundError("No module named 'lm_eval'")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_lm_eval)
+    with pytest.raises(ImportError, match=re.escape("aim-plugins[lm-eval]")):
+        register()
+
+
+@pytest.mark.model
+def test_the_stock_command_runs_our_backend_offline(demo_model, tmp_path):
+    finished = subprocess.run(
+        [sys.executable, "-m", "lm_eval", "--model", "aim_hf", "--device", "cpu"]
+        + ["--model_args", f"pretrained={demo_model},dtype=float32,noise_std=0.5"]
+        + ["--tasks", "aim_demo_capitals", "--limit", "2", "--batch_size", "2"]
+        + ["--include_path", str(ROOT / "eval_configs" / "lm_eval")],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert re.search(r"\|aim_demo_capitals\s*\|.*\|acc ", finished.stdout), finished.stdout
