@@ -199,6 +199,29 @@ class SweepStore:
             raise
         return store
 
+    @staticmethod
+    def check(folder: str | Path, arguments: Mapping[str, Any]) -> None:
+        """Tells early whether `open` would accept the folder, and writes nothing.
+
+        Raises:
+            SweepMismatchError: If the folder holds a sweep with other arguments, or other files.
+        """
+        folder = Path(folder)
+        refuse_foreign(folder)
+        if (folder / MANIFEST).exists():
+            asked = json.loads(json.dumps(dict(arguments)))
+            refuse_mismatch(folder, read_manifest(folder / MANIFEST)["arguments"], asked)
+
+    @classmethod
+    def join(cls, folder: str | Path) -> SweepStore:
+        """Opens a sweep beside the process that holds its lock, to share batch records with it.
+
+        The processes of one distributed run write records of different batches, under different
+        names; everything else is left to the process that opened the sweep.
+        """
+        folder = Path(folder)
+        return cls(folder, FileLock(folder / _LOCK), read_manifest(folder / MANIFEST), resumed=True)
+
     def close(self) -> None:
         """Lets other processes write to the folder."""
         self._lock.release()
