@@ -14,6 +14,7 @@ Source: AIM, arXiv 2603.12755, "utility modulation" and "focus modulation".
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -70,12 +71,7 @@ class _KeyedLogitsProcessor(LogitsProcessor):
     def __init__(self, std: Std, seed: Seed, attention_mask: PromptMask | None) -> None:
         self.std = [validate_strength(value, name="std") for value in _as_list(std, "std")]
         self.seed = [_validate_seed(value) for value in _as_list(seed, "seed")]
-        if attention_mask is not None and attention_mask.dim() != 2:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}; pass the mask given to "
-                "generate, [prompts, positions]"
-            )
-        self.attention_mask = attention_mask
+        self.attention_mask = None if attention_mask is None else _validate_mask(attention_mask)
 
     def __call__(
         self, input_ids: Int[Tensor, "rows positions"], scores: Float[Tensor, "rows vocab"]
@@ -119,11 +115,10 @@ class _KeyedLogitsProcessor(LogitsProcessor):
         stds: list[float],
         seeds: list[int],
     ) -> Tensor:
-        index = torch.tensor(active, device=scores.device)
         result = scores.clone()
-        result[index] = self._modulate(
-            sequence_keys(input_ids[index], None if mask is None else mask[index]),
-            scores[index],
+        result[active] = self._modulate(
+            sequence_keys(input_ids[active], None if mask is None else mask[active]),
+            scores[active],
             torch.tensor([stds[row] for row in active], device=scores.device),
             torch.tensor([seeds[row] for row in active], device=scores.device),
         )
@@ -244,7 +239,7 @@ class HalfNormalFocusProcessor(_KeyedLogitsProcessor):
 
 def _as_list(value: object, name: str) -> list:
     """One entry per prompt; a single value stands for every prompt."""
-    if isinstance(value, Tensor):
+    if hasattr(value, "tolist"):  # tensors, and NumPy's arrays and numbers
         value = value.tolist()
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value]
@@ -254,9 +249,22 @@ def _as_list(value: object, name: str) -> list:
 
 
 def _validate_seed(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+    try:
+        seed = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        seed = None
+    if seed is None or isinstance(value, bool) or not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed={value!r} is no 64-bit integer; pass a whole number such as 0")
-    return value
+    return seed
+
+
+def _validate_mask(mask: Tensor) -> Tensor:
+    if mask.dim() != 2 or mask.is_floating_point():
+        raise ValueError(
+            f"attention_mask of shape {tuple(mask.shape)} and {mask.dtype} is no matrix of "
+            "integers; pass the mask given to generate, [prompts, positions]"
+        )
+    return mask
 
 
 def _copies(prompts: int, rows: int, name: str) -> int:
