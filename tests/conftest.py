@@ -63,7 +63,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    words = "the capital of France is Paris and the capital of Germany is Berlin . Question : Answer"
+    words = (
+        "the capital of France is Paris and the capital of Germany is Berlin . Question : Answer"
+    )
     raw.train_from_iterator(
         [words] * 4,
         trainers.BpeTrainer(
