@@ -22,12 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import SupportsFloat
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aim_plugins.modulation.quadrature import (
     HALF_NORMAL_SUPPORT,
     LEGENDRE_NODES,
+    TAIL,
     gauss_legendre,
     half_normal_cdf,
     normal_cdf,
@@ -77,11 +78,13 @@ def argmax_probabilities(
             continue
         scaled = gaps / std
         nodes, step = trapezoid(classes)
-        for node in nodes:
+        for node in reversed(nodes):
             x = scaled + node
             cdf = normal_cdf(x)
-            winner_density = step * cdf.prod(1, keepdim=True)
-            probabilities[chunk] += normal_pdf(x).div_(cdf).mul_(winner_density)
+            winner_cdf = _drop_tail(cdf.prod(1, keepdim=True))
+            if not winner_cdf.any():
+                break
+            probabilities[chunk] += normal_pdf(x).div_(cdf).mul_(step * winner_cdf)
     return probabilities.reshape(logits.shape)
 
 
@@ -122,10 +125,13 @@ def label_probability(
         label = labels[chunk].long()
         label_gap = gaps.gather(1, label[:, None]).squeeze(1)
         is_argmax = gaps.argmin(1) == label
-        sorted_gaps = gaps.sort(dim=1).values
+        # Classes first: products over a few classes of many rows are then fast.
+        sorted_gaps = gaps.sort(dim=1).values.T.contiguous()
         for index, std in enumerate(strengths):
             probabilities[index, chunk] = (
-                _label_law(sorted_gaps, label_gap, std) if std > 0 else is_argmax.double()
+                _label_law(sorted_gaps, label_gap, is_argmax, std)
+                if std > 0
+                else is_argmax.double()
             )
     return probabilities
 
@@ -251,20 +257,41 @@ def greedy_survival(
 
 
 def _label_law(
-    sorted_gaps: Float[Tensor, "rows classes"], label_gap: Float[Tensor, " rows"], std: float
+    sorted_gaps: Float[Tensor, "classes rows"],
+    label_gap: Float[Tensor, " rows"],
+    is_argmax: Bool[Tensor, " rows"],
+    std: float,
 ) -> Float[Tensor, " rows"]:
     """Probability of a label at a given gap below the best, all gaps sorted upwards."""
-    classes = sorted_gaps.shape[1]
-    in_reach = int((sorted_gaps < reach(classes) * std).sum(1).max())
-    competitors = sorted_gaps[:, :in_reach] / std
-    label = label_gap / std
-    probability = torch.zeros_like(label)
-    nodes, step = trapezoid(classes)
-    for node in nodes:
+    limit = reach(len(sorted_gaps)) * std
+    probability = is_argmax.double()
+    # Confident rows are settled; of the others, classes out of reach of the best do not matter.
+    unsettled = (sorted_gaps[1:2] < limit).any(0).nonzero().squeeze(1)
+    if len(unsettled) == 0:
+        return probability
+    gaps = sorted_gaps[:, unsettled]
+    in_reach = int((gaps < limit).sum(0).max())
+    # Row by row, lest a result depend on the rows beside it.
+    gaps = gaps[:in_reach].masked_fill_(gaps[:in_reach] >= limit, torch.inf)
+    # In the argument of erfc, as Φ(x) = ½erfc(−x/√2), and with one buffer for all nodes.
+    competitors = gaps.mul_(-math.sqrt(0.5) / std)
+    cdf = torch.empty_like(competitors)
+    label = label_gap[unsettled] / std
+    mass = torch.zeros_like(label)
+    nodes, step = trapezoid(len(sorted_gaps))
+    for node in reversed(nodes):
+        torch.add(competitors, -math.sqrt(0.5) * node, out=cdf)
+        winner_cdf = _drop_tail(cdf.erfc_().mul_(0.5).prod(0))
+        if not winner_cdf.any():
+            break
         x = label + node
-        winner_density = step * normal_cdf(competitors + node).prod(1)
-        probability += normal_pdf(x).div_(normal_cdf(x)).mul_(winner_density)
-    return probability
+        mass += normal_pdf(x).div_(normal_cdf(x)).mul_(winner_cdf)
+    return probability.index_copy_(0, unsettled, step * mass)
+
+
+def _drop_tail(winner_cdf: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Zeroes what is under `TAIL`: all nodes below hold no more than that between them."""
+    return winner_cdf.masked_fill_(winner_cdf < TAIL, 0.0)
 
 
 def _survival_law(gaps: Float[Tensor, "rows vocab"], vocab: int) -> Float[Tensor, " rows"]:

@@ -18,7 +18,7 @@ from torch import Tensor
 HALF_NORMAL_SUPPORT = 8.0
 """Half-normal noise is cut at 8σ, beyond which it has mass 1e-15."""
 
-_TAIL = 1e-9
+TAIL = 1e-9
 """Probability that each cut of an integral, or of a list of classes, may lose."""
 
 _LOWEST_NODE = -6.0
@@ -68,7 +68,7 @@ def trapezoid(classes: int) -> tuple[tuple[float, ...], float]:
     Returns:
         Nodes in units of σ, and the weight that all of them share.
     """
-    step = 1 / (2 + 0.45 * math.log(max(classes, 2)))
+    step = 1 / max(0.85 + 0.6 * math.log(max(classes, 2)), 1.7)
     count = math.ceil((_highest_node(classes) - _LOWEST_NODE) / step)
     return tuple(_LOWEST_NODE + step * index for index in range(count + 1)), step
 
@@ -86,4 +86,4 @@ def gauss_legendre(
 
 def _highest_node(classes: int) -> float:
     """A node that the best of all noises exceeds almost never, as Q(x) ≤ ½exp(−x²/2)."""
-    return math.sqrt(2 * math.log(max(classes, 2) / _TAIL))
+    return math.sqrt(2 * math.log(max(classes, 2) / TAIL))
