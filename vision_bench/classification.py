@@ -55,15 +55,14 @@ class AccuracyCurve:
             task: Name of the data set and model in the table.
 
         Returns:
-            Per strength one row for each draw, then the exact one.
+            By metric, strength and draw.
         """
         rows = []
-        for s, std in enumerate(self.stds):
-            for draw in range(self.sampled.shape[1]):
-                value, stderr = float(self.sampled[s, draw]), float(self.sampled_stderr[s, draw])
-                rows.append(Row(task, "acc", std, draw, value, stderr, self.n))
-            value, stderr = float(self.expected[s]), float(self.expected_stderr[s])
-            rows.append(Row(task, "acc_expected", std, None, value, stderr, self.n))
+        for std, values, stderrs in zip(self.stds, self.sampled, self.sampled_stderr, strict=True):
+            for draw, (value, stderr) in enumerate(zip(values, stderrs, strict=True)):
+                rows.append(Row(task, "acc", std, draw, float(value), float(stderr), self.n))
+        for std, value, stderr in zip(self.stds, self.expected, self.expected_stderr, strict=True):
+            rows.append(Row(task, "acc_expected", std, None, float(value), float(stderr), self.n))
         return rows
 
 
