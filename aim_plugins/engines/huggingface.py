@@ -135,9 +135,8 @@ class HuggingFaceEngine:
             One row for each request, in their order.
 
         Raises:
-            ValueError: If a context or a continuation is empty, or a continuation is longer than
-                the model's window.
-            NotFiniteLogitsError: If the model returns NaN, naming the request.
+            ValueError: If a context or a continuation is empty, a continuation is longer than the
+                model's window, or the model returns NaN; each names the request.
         """
         self._check(requests)
         rows: dict[int, ScoreRow] = {}
@@ -233,43 +232,47 @@ class HuggingFaceEngine:
             for context in batch
         ]
         token_ids = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True).to(self.device)
-        logits = self._forward(token_ids)
+        width = token_ids.shape[1]
         # Prompt tuning prepends virtual tokens, which have logits but no token ids.
-        virtual = logits.shape[1] - token_ids.shape[1]
-        keys = prefix_keys(token_ids)
-
-        row, column_index = [], []
-        first_position = []
-        for index, (context, tokens) in enumerate(zip(batch, inputs, strict=True)):
-            first_position.append(len(row))
-            scored = range(len(tokens) - len(context.continuation), len(tokens))
-            row += [index] * len(scored)
-            column_index += scored
-        rows_, positions = torch.tensor(row), torch.tensor(column_index)
-        spans, position, token = _targets(requests, batch, first_position)
-        device = logits.device
+        logits = self._forward(token_ids)[:, -width:]
+        scored: list[int] = []
+        spans, position, token = {}, [], []
+        for row, (context, tokens) in enumerate(zip(batch, inputs, strict=True)):
+            first, end = len(tokens) - len(context.continuation), len(tokens)
+            scored += range(row * width + first, row * width + end)
+            for index in context.members:
+                # Members may split the text elsewhere: the last tokens are theirs.
+                own = requests[index].continuation
+                spans[index] = slice(len(token), len(token) + len(own))
+                position += range(len(scored) - len(own), len(scored))
+                token += own
+        chosen = torch.tensor(scored, device=logits.device)
+        keys = prefix_keys(token_ids).reshape(-1).to(logits.device)[chosen]
         try:
             log_probabilities, is_argmax, clean = token_log_probabilities(
-                logits[rows_.to(device), (positions + virtual).to(device)],
-                keys[rows_.to(keys.device), positions.to(keys.device)].to(device),
-                torch.tensor(position, device=device),
-                torch.tensor(token, device=device),
+                logits.reshape(-1, logits.shape[-1])[chosen],
+                keys,
+                torch.tensor(position, device=logits.device),
+                torch.tensor(token, device=logits.device),
                 columns,
                 self.softmax_dtype,
             )
         except NotFiniteLogitsError as error:
-            labels = ", ".join(requests[context.members[0]].label for context in batch[:3])
-            raise NotFiniteLogitsError(
-                f"{error} in the batch of {labels}{', …' if len(batch) > 3 else ''}: try "
-                "dtype=float32 or another attention implementation"
+            label = next(
+                requests[index].label
+                for index, s in spans.items()
+                if s.start <= error.target < s.stop
+            )
+            raise ValueError(
+                f"{error} for {label}: try dtype=float32 or another attention implementation"
             ) from error
-        key_list = keys[rows_.to(keys.device), positions.to(keys.device)].tolist()
+        first_keys = keys[torch.tensor(position, device=keys.device)].tolist()
         return {
             index: ScoreRow(
                 log_likelihoods=[float(scores[span].sum()) for scores in log_probabilities],
                 is_greedy=[bool(hits[span].all()) for hits in is_argmax],
                 clean=float(clean[span].double().sum()),
-                context_key=key_list[position[span.start]],
+                context_key=first_keys[span.start],
                 tokens=list(requests[index].continuation),
             )
             for index, span in spans.items()
@@ -357,24 +360,3 @@ class HuggingFaceEngine:
             generate_columns(
                 self.model, self.tokenizer, prompts, noise, max_length=length + 2, do_sample=False
             )
-
-
-def _targets(
-    requests: Sequence[ScoreRequest], batch: list[_Context], first_position: list[int]
-) -> tuple[dict[int, slice], list[int], list[int]]:
-    """Lays the targets of a batch in one line: each request's span, and their positions and tokens.
-
-    Requests that share a context may split it elsewhere: the last tokens are theirs, whatever the
-    longest continuation of the group.
-    """
-    spans: dict[int, slice] = {}
-    position: list[int] = []
-    token: list[int] = []
-    for context, first in zip(batch, first_position, strict=True):
-        end = first + len(context.continuation)
-        for index in context.members:
-            tokens = requests[index].continuation
-            spans[index] = slice(len(token), len(token) + len(tokens))
-            position += range(end - len(tokens), end)
-            token += tokens
-    return spans, position, token

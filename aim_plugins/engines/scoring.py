@@ -18,7 +18,15 @@ _DEFAULT_BLOCK_ELEMENTS = 2**25
 
 
 class NotFiniteLogitsError(ArithmeticError):
-    """The model returned logits that have no softmax: NaN or positive infinity."""
+    """The model returned logits that have no softmax: NaN or positive infinity.
+
+    Attributes:
+        target: Index of the first target whose position has such logits.
+    """
+
+    def __init__(self, target: int) -> None:
+        super().__init__("the model returned NaN or infinite logits")
+        self.target = target
 
 
 def token_log_probabilities(
@@ -66,7 +74,7 @@ def token_log_probabilities(
             (
                 chosen,
                 _score_block(
-                    logits[rows], keys[rows], local, token[chosen], columns, softmax_dtype
+                    logits[rows], keys[rows], local, token[chosen], columns, softmax_dtype, chosen
                 ),
             )
         )
@@ -88,11 +96,12 @@ def _score_block(
     token: Tensor,
     columns: Sequence[GaussianNoise],
     softmax_dtype: torch.dtype | None,
+    targets: Tensor,
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     clean_logits = logits.float()
     clean = F.log_softmax(clean_logits, dim=-1)[position, token]
-    if bool(clean.isnan().any()):
-        raise NotFiniteLogitsError("the model returned NaN or infinite logits")
+    if bool((broken := clean.isnan()).any()):
+        raise NotFiniteLogitsError(int(targets[broken][0]))
     answers: dict[GaussianNoise, tuple[Tensor, Tensor]] = {}
     noise: dict[int, Tensor] = {}
     buffer = torch.empty_like(clean_logits)

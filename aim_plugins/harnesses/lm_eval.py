@@ -11,12 +11,11 @@ one column at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelerate import find_executable_batch_size
 from lm_eval import utils
-from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import (
     Collator,
@@ -39,7 +38,6 @@ logger = logging.getLogger(__name__)
 OPTIONS = ("noise_std", "noise_mean", "noise_seed", "noise_draws")
 
 
-@register_model("aim_hf")
 class AimHFLM(HFLM):
     """A causal language model whose logits carry keyed Gaussian noise.
 
@@ -96,7 +94,7 @@ class AimHFLM(HFLM):
     def _join_processes(self) -> None:
         # hf splits documents over GPUs only; on CPU every process would do all the work.
         accelerator = getattr(self, "accelerator", None)
-        if accelerator is not None and self._world_size == 1 and accelerator.num_processes > 1:
+        if accelerator is not None and self.world_size == 1 and accelerator.num_processes > 1:
             self._rank = accelerator.process_index
             self._world_size = accelerator.num_processes
 
@@ -120,7 +118,7 @@ class AimHFLM(HFLM):
 
     def table(self, request_type: str, requests: list[Instance]) -> list[Any]:
         """Answers requests under every column: one row for each request, see `answer`."""
-        methods = {
+        methods: dict[str, Callable[[list[Instance]], list[Any]]] = {
             "loglikelihood": self.score,
             "loglikelihood_rolling": self.score_rolling,
             "generate_until": self.generate,
@@ -151,7 +149,7 @@ class AimHFLM(HFLM):
                     f"{_label(request)} has an empty continuation, which has no log-likelihood: "
                     "drop the choice, or give it at least one token"
                 )
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[return-value]
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(
         self,
@@ -161,7 +159,7 @@ class AimHFLM(HFLM):
     ) -> list[ScoreRow]:
         auto = self.batch_size == "auto" and not override_bs
         if auto:
-            self.batch_sizes = {}
+            self.batch_sizes: dict[int, int] = {}
 
         def keep(index: int, row: ScoreRow) -> None:
             if (cache_key := requests[index][0]) is not None:
@@ -236,7 +234,7 @@ class AimHFLM(HFLM):
     def _generate_batch(self, batch: Sequence[tuple[str, dict[str, Any]]]) -> list[list[str]]:
         contexts = [context for context, _ in batch]
         generation_kwargs = batch[0][1]
-        kwargs: dict[str, Any] = normalize_gen_kwargs(generation_kwargs, self.max_gen_toks)  # type: ignore[assignment]
+        kwargs: dict[str, Any] = normalize_gen_kwargs(generation_kwargs, self.max_gen_toks)
         if wrong := sorted(set(kwargs) & set(OPTIONS)):
             raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
@@ -268,7 +266,7 @@ class AimHFLM(HFLM):
         think_end = self.think_end_token
         if isinstance(think_end, int) and think_end in tokens:
             tokens = tokens[len(tokens) - tokens[::-1].index(think_end) :]
-        text = self.tok_decode(tokens)  # type: ignore[arg-type]
+        text = self.tok_decode(tokens)
         if isinstance(think_end, int):
             text = text.lstrip()
         return postprocess_generated_text(

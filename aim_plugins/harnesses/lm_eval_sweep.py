@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ class LmEvalSweep:
         """What determines the results, for the manifest."""
         first = self.columns[0]
         settings = {
-            name: value for name, value in vars(self.config).items() if name not in _INDIFFERENT
+            name: value for name, value in asdict(self.config).items() if name not in _INDIFFERENT
         }
         return {
             "harness": "lm_eval",

@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from aim_plugins.harnesses.lm_eval import AimHFLM
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+
+from aim_plugins.harnesses.lm_eval import AimHFLM
 
 ALL = ["tiny_choice", "tiny_generation", "tiny_perplexity"]
 
