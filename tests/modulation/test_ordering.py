@@ -77,6 +77,19 @@ def test_probabilities_sum_to_one(classes: int):
         torch.testing.assert_close(sums, torch.ones_like(sums), atol=1e-6, rtol=0)
 
 
+def test_probabilities_of_confident_rows_do_not_exceed_one():
+    logits = torch.zeros(200, 10)
+    logits[:, 4] = torch.linspace(5, 30, 200)
+    labels = torch.full((200,), 4)
+    for std in (0.3, 1.0, 2.0):
+        for law in (
+            argmax_probabilities(logits, std),
+            label_probability(logits, labels, std),
+            greedy_survival(logits, std),
+        ):
+            assert ((law >= 0) & (law <= 1)).all()
+
+
 @pytest.mark.parametrize("std", [0.3, 1.0, 4.0])
 def test_probabilities_agree_with_sampling(std: float):
     draws = 400_000
