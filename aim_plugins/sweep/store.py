@@ -220,7 +220,7 @@ class SweepStore:
         names; everything else is left to the process that opened the sweep.
         """
         folder = Path(folder)
-        return cls(folder, FileLock(folder / _LOCK), read_manifest(folder / MANIFEST), resumed=True)
+        return cls(folder, FileLock(folder / LOCK), read_manifest(folder / MANIFEST), resumed=True)
 
     def close(self) -> None:
         """Lets other processes write to the folder."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from aim_plugins.sweep.files import write_atomic
-from aim_plugins.sweep.strengths import validate_strength
+from aim_plugins.sweep.strengths import format_strength, validate_strength
 
 _EXPECTED_SUFFIX = "_expected"
 
@@ -185,6 +185,36 @@ def pool_draws(rows: Iterable[Row]) -> list[Point]:
         for strengths in curves.values()
         for strength in sorted(strengths)
     ]
+
+
+def format_points(points: Iterable[Point]) -> str:
+    """Lays curves out for a terminal: a block for each task, a line for each strength.
+
+    >>> print(format_points([Point("quiz", "acc", 0.5, 0.75, 0.01, 100, 1)]))
+    quiz (n=100)
+    strength                 acc
+         0.5     0.7500 ± 0.0100
+    """
+    tasks: dict[str, list[Point]] = {}
+    for point in points:
+        tasks.setdefault(point.task, []).append(point)
+    blocks = []
+    for task, members in tasks.items():
+        metrics = list(dict.fromkeys(point.metric for point in members))
+        cells = {(point.metric, point.strength): _format_cell(point) for point in members}
+        width = max(19, *(len(metric) for metric in metrics))
+        lines = [f"{task} (n={members[0].n})"]
+        lines.append(f"{'strength':>8} " + " ".join(f"{metric:>{width}}" for metric in metrics))
+        for strength in sorted({point.strength for point in members}):
+            row = (f"{cells.get((metric, strength), ''):>{width}}" for metric in metrics)
+            lines.append(f"{format_strength(strength):>8} " + " ".join(row))
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _format_cell(point: Point) -> str:
+    number = f"{point.value:.4f}" if abs(point.value) < 1000 else f"{point.value:.4g}"
+    return number if point.stderr is None else f"{number} ± {point.stderr:.4f}"
 
 
 def _pool(draws: Sequence[Row]) -> Point:

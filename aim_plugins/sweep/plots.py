@@ -1,0 +1,272 @@
+"""Pictures of curves: one PNG and one SVG per task and metric family."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from aim_plugins.sweep.files import safe_name, write_atomic
+from aim_plugins.sweep.table import Point, is_expected, metric_family
+
+STRENGTH_LABEL = "noise std σ (logits)"
+CONFIDENCE_FACTOR = 1.96
+"""Standard errors in a two-sided 95 % interval of a normal law."""
+
+# Okabe and Ito's palette, which people with any colour vision tell apart.
+BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
+
+_STYLE: Any = {
+    # Text stays text: searchable, and editable in a drawing program.
+    "svg.fonttype": "none",
+    # Element names are otherwise random, and no two files equal.
+    "svg.hashsalt": "aim-plugins",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.labelcolor": "#222222",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+_SIZE = (6.0, 3.8)  # inches
+_DPI = 200
+
+
+@dataclass
+class Curve:
+    """What one picture shows: a sampled metric and, where there is one, its exact law.
+
+    Attributes:
+        task: Name of the task.
+        metric: Name of the metric family.
+        sampled: Points of the metric itself, by rising strength.
+        exact: Points of its exact law, by rising strength.
+    """
+
+    task: str
+    metric: str
+    sampled: list[Point] = field(default_factory=list)
+    exact: list[Point] = field(default_factory=list)
+
+    @property
+    def points(self) -> list[Point]:
+        """All points."""
+        return self.sampled + self.exact
+
+
+def group_curves(points: Iterable[Point]) -> list[Curve]:
+    """Groups points by task and metric family, in order of first appearance."""
+    curves: dict[tuple[str, str], Curve] = {}
+    for point in points:
+        key = (point.task, metric_family(point.metric))
+        curve = curves.setdefault(key, Curve(*key))
+        (curve.exact if is_expected(point.metric) else curve.sampled).append(point)
+    for curve in curves.values():
+        curve.sampled.sort(key=lambda point: point.strength)
+        curve.exact.sort(key=lambda point: point.strength)
+    return list(curves.values())
+
+
+def half_width(point: Point) -> float:
+    """Half the width of a point's 95 % interval; NaN where its error is unknown."""
+    return math.nan if point.stderr is None else CONFIDENCE_FACTOR * point.stderr
+
+
+def is_share(curve: Curve) -> bool:
+    """Tells whether a curve stays within 0 and 1, as accuracies do."""
+    values = [point.value for point in curve.points if math.isfinite(point.value)]
+    return all(0 <= value <= 1 for value in values)
+
+
+def describe_sample(curve: Curve) -> str:
+    """Says on how many documents and draws a curve rests, such as `n = 240, 3 draws`."""
+    counts = sorted({point.n for point in curve.points})
+    text = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    draws = max((point.draws for point in curve.sampled), default=0)
+    return text if draws <= 1 else f"{text}, {draws} draws"
+
+
+def plot_curves(
+    points: Iterable[Point],
+    folder: str | Path,
+    *,
+    chance: Mapping[tuple[str, str], float] | None = None,
+    strength_label: str = STRENGTH_LABEL,
+) -> list[Path]:
+    """Draws quality against strength.
+
+    Without an exact law the sampled metric is a line in its 95 % band; with one the law is a dashed
+    line, and the samples lie over it as points with 95 % error bars.
+
+    Args:
+        points: Points of any number of tasks and metrics, as `pool_draws` returns them.
+        folder: Where the pictures go; made if missing.
+        chance: Value of a metric that guessing reaches, by task and metric.
+        strength_label: Label of the horizontal axis, with its unit.
+
+    Returns:
+        The files, a PNG and an SVG for each task and metric family. The same points give the same
+        bytes.
+
+    Raises:
+        ValueError: If there are no points.
+        OSError: If a file cannot be written.
+    """
+    curves = group_curves(points)
+    if not curves:
+        raise ValueError("points is empty: there is no curve to draw; evaluate at least one task")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    stems: set[str] = set()
+    for curve in curves:
+        level = (chance or {}).get((curve.task, curve.metric))
+        stem = f"{safe_name(curve.task)}-{safe_name(curve.metric)}"
+        if stem in stems:  # "a-b" with "c", and "a" with "b-c"
+            stem = safe_name(f"{stem}/{curve.metric}")
+        stems.add(stem)
+        for suffix, content in draw_curve(curve, level, strength_label).items():
+            written.append(write_atomic(folder / f"{stem}.{suffix}", content))
+    return written
+
+
+def draw_curve(
+    curve: Curve, chance: float | None = None, strength_label: str = STRENGTH_LABEL
+) -> dict[str, bytes]:
+    """Draws one curve.
+
+    Returns:
+        The content of the picture file by its suffix, `png` and `svg`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+        axes = figure.add_subplot()
+        if curve.exact:
+            _draw_exact(axes, curve)
+        _draw_sampled(axes, curve)
+        if chance is not None:
+            axes.axhline(
+                chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="chance"
+            )
+        _label(axes, curve, strength_label)
+        _set_limits(axes, curve)
+        return {"png": _png(figure), "svg": _svg(figure)}
+
+
+def _draw_exact(axes: Axes, curve: Curve) -> None:
+    axes.plot(
+        [point.strength for point in curve.exact],
+        [_finite(point.value) for point in curve.exact],
+        color=VERMILLION,
+        linestyle=(0, (5, 2)),
+        linewidth=1.8,
+        zorder=3,
+        label="exact expectation",
+    )
+
+
+def _draw_sampled(axes: Axes, curve: Curve) -> None:
+    if not curve.sampled:
+        return
+    strengths = np.array([point.strength for point in curve.sampled])
+    values = np.array([_finite(point.value) for point in curve.sampled])
+    widths = np.array([half_width(point) for point in curve.sampled])
+    known = bool(np.isfinite(widths).any())
+    if curve.exact:
+        axes.errorbar(
+            strengths,
+            values,
+            yerr=np.nan_to_num(widths, nan=0.0) if known else None,
+            fmt="o",
+            markersize=4,
+            color=BLUE,
+            elinewidth=1,
+            zorder=4,
+            label="sampled" + (", 95 % interval" if known else ""),
+        )
+        return
+    low, high = values - widths, values + widths
+    if is_share(curve):
+        low, high = np.maximum(low, 0), np.minimum(high, 1)
+    axes.plot(
+        strengths, values, color=BLUE, linewidth=1.8, marker="o", markersize=3.5, label=curve.metric
+    )
+    if known:
+        axes.fill_between(
+            strengths, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % interval"
+        )
+
+
+def _label(axes: Axes, curve: Curve, strength_label: str) -> None:
+    # Dollar signs would start a formula.
+    axes.set_title(curve.task.replace("$", r"\$"), pad=18)
+    axes.annotate(
+        describe_sample(curve),
+        (0, 1),
+        xytext=(0, 5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color=GREY,
+        fontsize=9,
+    )
+    axes.set_xlabel(strength_label)
+    axes.set_ylabel(curve.metric.replace("$", r"\$"))
+    axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3)
+    axes.legend(loc="best", handlelength=2.2)
+
+
+def _set_limits(axes: Axes, curve: Curve) -> None:
+    strengths = [point.strength for point in curve.points]
+    margin = 0.02 * (max(strengths) - min(strengths)) or 0.5
+    axes.set_xlim(min(strengths) - margin, max(strengths) + margin)
+    values = [point.value for point in curve.points if math.isfinite(point.value)]
+    if not values:
+        return
+    if is_share(curve):
+        # A share is read against zero; a cut axis would make a small change look large.
+        axes.set_ylim(0, min(1.02, 1.15 * max(_tops(curve)) or 1.02))
+    elif min(values) > 0 and max(values) > 50 * min(values):
+        axes.set_yscale("log")  # such as a perplexity, which noise multiplies
+
+
+def _tops(curve: Curve) -> list[float]:
+    return [
+        point.value + np.nan_to_num(half_width(point), nan=0.0)
+        for point in curve.points
+        if math.isfinite(point.value)
+    ]
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else math.nan  # a gap in the line
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
+    return content.getvalue()
+
+
+def _svg(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})
+    return content.getvalue()

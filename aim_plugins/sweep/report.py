@@ -1,0 +1,315 @@
+"""The report of a sweep: one HTML page that needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import shlex
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from aim_plugins.sweep.files import write_atomic
+from aim_plugins.sweep.plots import (
+    STRENGTH_LABEL,
+    Curve,
+    describe_sample,
+    group_curves,
+    half_width,
+    is_share,
+)
+from aim_plugins.sweep.strengths import format_strength
+from aim_plugins.sweep.table import Point
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_OPEN_TASKS = 6
+"""Pages of more tasks start with their tables folded."""
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """What the model wrote for one document, at every strength.
+
+    Attributes:
+        doc_id: The document's index in its task.
+        prompt: What the model was given.
+        target: What it should have written.
+        texts: What it wrote, by strength.
+        scores: The metric of each text, by strength; 1 is shown as right, 0 as wrong.
+    """
+
+    doc_id: int | str
+    prompt: str
+    target: str
+    texts: Mapping[float, str]
+    scores: Mapping[float, float] = field(default_factory=dict)
+
+
+def write_report(
+    folder: str | Path,
+    points: Iterable[Point],
+    manifest: Mapping[str, Any],
+    texts: Mapping[str, Sequence[TextSample]] | None = None,
+    *,
+    chance: Mapping[tuple[str, str], float] | None = None,
+    strength_label: str = STRENGTH_LABEL,
+) -> Path:
+    """Writes `report.html`: curves to hover over, tables, sample texts, provenance.
+
+    The page holds all it needs and allows itself no request. Whatever a model wrote reaches it as
+    data, never as markup.
+
+    Args:
+        folder: The sweep's folder.
+        points: Points of all curves, as `pool_draws` returns them.
+        manifest: The sweep's manifest. Shown whole; `model` (or the arguments' `pretrained` or
+            `model`) names the model in the title, and `command`, a text or a list of words, is
+            shown as what reproduces the page.
+        texts: Sample texts of generation tasks, by task.
+        chance: Value of a metric that guessing reaches, by task and metric.
+        strength_label: Label of the strength, with its unit.
+
+    Returns:
+        The path of the page. The same input gives the same bytes.
+
+    Raises:
+        ValueError: If there are no points.
+        OSError: If it cannot be written.
+    """
+    curves = group_curves(points)
+    if not curves:
+        raise ValueError("points is empty: there is nothing to report; evaluate at least one task")
+    scripts = [_plotly_script(), _read_template("report.js.j2")]
+    data = {
+        "curves": [_curve_data(curve, chance or {}) for curve in curves],
+        "texts": {task: _texts_data(samples) for task, samples in (texts or {}).items() if samples},
+        "strengthLabel": strength_label,
+    }
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            model=_model_name(manifest),
+            summary=_summarise(curves, manifest),
+            curves=curves,
+            strength_label=strength_label,
+            tables=[_table(task, curves) for task in _tasks(curves)],
+            open_tables=len(_tasks(curves)) <= _OPEN_TASKS,
+            text_tasks=list(data["texts"]),
+            command=_command(manifest),
+            provenance=_flatten({k: v for k, v in manifest.items() if k != "command"}),
+            csv="data:text/csv;charset=utf-8," + urllib.parse.quote(_points_csv(curves)),
+            data=embed_json(data),
+            style=Markup(_read_template("report.css.j2")),
+            scripts=[Markup(script) for script in scripts],
+            script_sources=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+        )
+    )
+    return write_atomic(Path(folder) / "report.html", page)
+
+
+def embed_json(data: Any) -> Markup:
+    """Writes JSON that is inert inside a script element of a page.
+
+    Escaping the characters that HTML reads leaves the JSON's meaning and its ASCII as they are.
+
+    Args:
+        data: JSON; NaN and infinities become null.
+    """
+    text = json.dumps(_without_nan(data), ensure_ascii=True, allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _without_nan(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_nan(value) for value in data]
+    return data
+
+
+def _curve_data(curve: Curve, chance: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+    return {
+        "task": curve.task,
+        "metric": curve.metric,
+        "sample": describe_sample(curve),
+        "share": is_share(curve),
+        "chance": chance.get((curve.task, curve.metric)),
+        "sampled": [_point_data(point) for point in curve.sampled],
+        "exact": [_point_data(point) for point in curve.exact],
+    }
+
+
+def _point_data(point: Point) -> dict[str, Any]:
+    return {
+        "strength": point.strength,
+        "value": float(point.value),
+        "half": float(half_width(point)),
+    }
+
+
+def _texts_data(samples: Sequence[TextSample]) -> dict[str, Any]:
+    strengths = sorted({float(strength) for sample in samples for strength in sample.texts})
+    return {
+        "strengths": [format_strength(strength) for strength in strengths],
+        "documents": [
+            {
+                "id": str(sample.doc_id),
+                "prompt": sample.prompt,
+                "target": sample.target,
+                "texts": _column(sample.texts, strengths),
+                "scores": _column(sample.scores, strengths),
+            }
+            for sample in samples
+        ],
+    }
+
+
+def _column(values: Mapping[float, Any], strengths: Sequence[float]) -> list[Any]:
+    by_strength = {float(strength): value for strength, value in values.items()}
+    return [by_strength.get(strength) for strength in strengths]
+
+
+def _table(task: str, curves: Sequence[Curve]) -> dict[str, Any]:
+    """One row per strength, one column per metric."""
+    cells: dict[float, dict[str, Point]] = {}
+    metrics: list[str] = []
+    own = [curve for curve in curves if curve.task == task]
+    for point in (point for curve in own for point in curve.points):
+        cells.setdefault(point.strength, {})[point.metric] = point
+        if point.metric not in metrics:
+            metrics.append(point.metric)
+    return {
+        "task": task,
+        "metrics": metrics,
+        "sample": describe_sample(Curve(task, "", [p for curve in own for p in curve.points])),
+        "rows": [
+            (strength, format_strength(strength), [_cell(cells[strength].get(m)) for m in metrics])
+            for strength in sorted(cells)
+        ],
+    }
+
+
+def _cell(point: Point | None) -> tuple[str, str, str]:
+    """The sort key, the value and the error of a table cell, as text."""
+    if point is None:
+        return "", "–", ""
+    error = "" if point.stderr is None or math.isnan(point.stderr) else f"± {point.stderr:.3g}"
+    if error and 0.001 <= point.stderr < 10:  # type: ignore[operator]
+        error = f"± {point.stderr:.3f}"
+    return repr(float(point.value)), _number(point.value), error
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.5g}"
+
+
+def _points_csv(curves: Sequence[Curve]) -> str:
+    lines = ["task,metric,strength,value,stderr,n,draws"]
+    for point in (point for curve in curves for point in curve.points):
+        names = ",".join('"' + name.replace('"', '""') + '"' for name in (point.task, point.metric))
+        stderr = "" if point.stderr is None else repr(float(point.stderr))
+        numbers = (repr(point.strength), repr(float(point.value)), stderr, point.n, point.draws)
+        lines.append(f"{names},{','.join(map(str, numbers))}")
+    return "\n".join(lines) + "\n"
+
+
+def _summarise(curves: Sequence[Curve], manifest: Mapping[str, Any]) -> str:
+    strengths = sorted({point.strength for curve in curves for point in curve.points})
+    tasks = _tasks(curves)
+    low, high = format_strength(strengths[0]), format_strength(strengths[-1])
+    span = f"strength {low}" if len(strengths) == 1 else f"{len(strengths)} strengths"
+    span += "" if len(strengths) == 1 else f" from {low} to {high}"
+    sentence = f"{_model_name(manifest)} on {_count(len(tasks), 'task')} at {span}"
+    changes = [_change(next(curve for curve in curves if curve.task == task)) for task in tasks]
+    changes = [change for change in changes if change]
+    if not changes or len(strengths) == 1:
+        return sentence + "."
+    more = len(changes) - 3
+    rest = f", and {_count(more, 'more task')} below" if more > 0 else ""
+    return f"{sentence}: {'; '.join(changes[:3])}{rest}."
+
+
+def _change(curve: Curve) -> str:
+    series = curve.sampled or curve.exact
+    first, last = series[0].value, series[-1].value
+    if not (math.isfinite(first) and math.isfinite(last)):
+        return ""
+    verb = "falls" if last < first else "rises" if last > first else "stays"
+    change = (
+        f"at {_number(first)}" if first == last else f"from {_number(first)} to {_number(last)}"
+    )
+    return f"{curve.metric} of {curve.task} {verb} {change}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _tasks(curves: Sequence[Curve]) -> list[str]:
+    return list(dict.fromkeys(curve.task for curve in curves))
+
+
+def _model_name(manifest: Mapping[str, Any]) -> str:
+    arguments = manifest.get("arguments") or {}
+    name = manifest.get("model") or arguments.get("pretrained") or arguments.get("model")
+    # Of a local folder only the last component names the model.
+    return str(name).rstrip("/").rsplit("/", 1)[-1] if name else "A model"
+
+
+def _command(manifest: Mapping[str, Any]) -> str:
+    command = manifest.get("command") or ""
+    return command if isinstance(command, str) else shlex.join(map(str, command))
+
+
+def _flatten(fields: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            lines += _flatten(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            lines.append((f"{prefix}{name}", text))
+    return lines
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _read_template(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _plotly_script() -> str:
+    from plotly.offline import get_plotlyjs
+
+    # A browser reads any line end as a line feed, and the digest must be of what it reads.
+    script = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
+    if "</script" in script.lower() or "<!--" in script:
+        raise RuntimeError(
+            "plotly.js of the installed plotly package cannot stand inside a page: "
+            "install the version that constraints.txt names"
+        )
+    return script
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
