@@ -45,14 +45,14 @@ def reference_key(tokens: list[int]) -> int:
 def reference_normal(seed: int, key: int, token: int) -> float:
     stream = splitmix64(key + splitmix64(seed + GOLDEN))
     counter = 64 * (token // 128) + token % 64 + 1
-    state = (stream + counter * GOLDEN) & MASK64
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & MASK64
-    # A state and its complement share a word.
-    state = min(state, MASK64 - state)
-    word = state ^ (state >> 31)
-    uniform = ((word >> 32) + 0.5) / 2**31
-    angle = 2 * math.pi * (word & 0xFFFFFFFF) / 2**32
+    state = stream + counter * GOLDEN
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+        state &= MASK64
+        # A state and its complement share a word.
+        state = min(state, MASK64 - state)
+        state = (state ^ (state >> shift)) * factor
+    uniform = (state % 2**31 + 0.5) / 2**31
+    angle = 2 * math.pi * state / 2**63
     wave = math.cos(angle) if token % 128 < 64 else math.sin(angle)
     return math.sqrt(-2 * math.log(uniform)) * wave
 
@@ -200,9 +200,10 @@ def test_empty_shapes_are_allowed(rows, vocab_size):
 
 
 def test_extreme_words_stay_finite():
-    words = torch.tensor([0, 2**63 - 1, 2**32 - 1, 2**63 - 2**32, 2**31])
+    words = torch.tensor([0, 2**63 - 1, 2**31 - 1, 2**31, 2**62])
     radius, angle = noise._polar(words)
-    assert radius.isfinite().all() and angle.abs().max() <= math.pi + 1e-6
+    assert radius.isfinite().all()
+    torch.testing.assert_close(angle, torch.tensor([0, 2, 0, 0, 1]) * math.pi)
     assert radius[0].item() == pytest.approx(math.sqrt(64 * math.log(2)))
     assert radius[1].item() == 0.0
 
