@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guarded(lambda: _lm_eval(arguments[1:]))
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    options.command = ["aim-plugins", *arguments]
     if rest and options.run is not _sweep_lm_eval:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return _guarded(lambda: options.run(options, rest))
@@ -100,6 +101,7 @@ def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
     run_sweep(
         rest,
         output=options.output,
+        command=options.command,
         noise_std=options.noise_std,
         noise_mean=options.noise_mean,
         noise_seed=options.noise_seed,

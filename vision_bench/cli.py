@@ -10,10 +10,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vision_bench.classification import AccuracyCurve
 
 _BAD_INPUT = 2
 _FAILURE = 1
@@ -47,7 +43,7 @@ def classify_logits(options: argparse.Namespace) -> None:
     from aim_plugins.sweep.plots import plot_curves
     from aim_plugins.sweep.store import SweepStore
     from aim_plugins.sweep.strengths import parse_strengths
-    from aim_plugins.sweep.table import pool_draws, write_table
+    from aim_plugins.sweep.table import format_points, pool_draws, write_table
     from vision_bench.classification import accuracy_curve
     from vision_bench.logits import load_logits
 
@@ -77,19 +73,9 @@ def classify_logits(options: argparse.Namespace) -> None:
             pool_draws(rows), store.folder / "curves", chance={(task, "acc"): chance}
         )
         store.update_manifest(documents=curve.n, classes=cached.logits.shape[1])
-    print(format_table(curve))
+    print(format_points(pool_draws(rows)))
     for path in (store.folder / "sweep.csv", *pictures):
         print(path)
-
-
-def format_table(curve: AccuracyCurve) -> str:
-    """The curve as text: accuracy in percent, exact with its standard error, and sampled."""
-    lines = [f"{'std':>8}  {'expected':>14}  sampled, {curve.sampled.shape[1]} draws"]
-    for s, std in enumerate(curve.stds):
-        expected, stderr = 100 * float(curve.expected[s]), 100 * float(curve.expected_stderr[s])
-        sampled = 100 * float(curve.sampled[s].mean())
-        lines.append(f"{std:>8g}  {expected:>6.2f} ± {stderr:>5.2f}  {sampled:>6.2f}")
-    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -236,7 +236,9 @@ class HuggingFaceEngine:
         # Prompt tuning prepends virtual tokens, which have logits but no token ids.
         logits = self._forward(token_ids)[:, -width:]
         scored: list[int] = []
-        spans, position, token = {}, [], []
+        spans: dict[int, slice] = {}
+        position: list[int] = []
+        token: list[int] = []
         for row, (context, tokens) in enumerate(zip(batch, inputs, strict=True)):
             first, end = len(tokens) - len(context.continuation), len(tokens)
             scored += range(row * width + first, row * width + end)

@@ -39,11 +39,12 @@ from aim_plugins.harnesses.lm_eval_replay import (
     replay_columns,
     table_rows,
 )
+from aim_plugins.harnesses.lm_eval_texts import sample_texts
 from aim_plugins.sweep.plots import plot_curves
-from aim_plugins.sweep.report import TextSample, write_report
-from aim_plugins.sweep.store import CellRecord, SweepStore
+from aim_plugins.sweep.report import write_report
+from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.strengths import format_strength
-from aim_plugins.sweep.table import Row, pool_draws, write_table
+from aim_plugins.sweep.table import Row, format_points, pool_draws, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,6 @@ _INDIFFERENT = frozenset(
     | {"wandb_config_args"}
 )
 """Arguments that do not change the results, so that a run may be resumed with others."""
-_TEXTS_IN_REPORT = 24
 
 
 def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
@@ -99,6 +99,7 @@ class LmEvalSweep:
         config: The harness's configuration.
         columns: The table's columns, strengths outside, draws inside.
         output: The folder to write.
+        command: The words that repeat the sweep, for the report.
 
     Raises:
         ValueError: If the model cannot be modulated, a task does not exist, or the folder holds
@@ -106,8 +107,13 @@ class LmEvalSweep:
     """
 
     def __init__(
-        self, config: EvaluatorConfig, columns: Sequence[GaussianNoise], output: Path
+        self,
+        config: EvaluatorConfig,
+        columns: Sequence[GaussianNoise],
+        output: Path,
+        command: Sequence[str] = (),
     ) -> None:
+        self.command = list(command)
         self.config = config
         self.columns = tuple(columns)
         self.output = output
@@ -148,6 +154,7 @@ class LmEvalSweep:
                 self._evaluate()
         if self._is_main_process():
             with self._open() as store:
+                store.update_manifest(command=self.command)
                 return self._finish(store)
         return self.output / "report.html"
 
@@ -337,16 +344,23 @@ class LmEvalSweep:
             for record in records
             for task, level in record.metadata["chance"].items()
         }
-        write_table(self.output / "sweep.csv", rows)
+        table = write_table(self.output / "sweep.csv", rows)
         points = pool_draws(rows)
-        plot_curves(points, self.output / "curves", chance=chance)
-        return write_report(self.output, points, store.manifest, _texts(records), chance=chance)
+        pictures = plot_curves(points, self.output / "curves", chance=chance)
+        report = write_report(
+            self.output, points, store.manifest, sample_texts(records), chance=chance
+        )
+        print(format_points(points))
+        print("", f"table:    {table}", f"pictures: {pictures[0].parent}", sep="\n")
+        print(f"report:   {report}")
+        return report
 
 
 def run_sweep(
     harness_arguments: Sequence[str],
     *,
     output: Path,
+    command: Sequence[str] = (),
     noise_std: Any,
     noise_mean: float = 0.0,
     noise_seed: int = 0,
@@ -357,6 +371,7 @@ def run_sweep(
     Args:
         harness_arguments: Arguments of `lm_eval`.
         output: The folder to write.
+        command: The words that repeat the sweep, for the report.
         noise_std: Strengths, as a grid, a list or a number, in logit units.
         noise_mean: Mean of the noise in logit units.
         noise_seed: Seed of the first draw.
@@ -372,7 +387,7 @@ def run_sweep(
         raise ValueError(
             f"{given[0]} stands in --model_args: give the strengths of a sweep with --noise-std"
         )
-    return LmEvalSweep(config, columns, output).run()
+    return LmEvalSweep(config, columns, output, command).run()
 
 
 def _broadcast(lm: Any, value: Any) -> Any:
@@ -399,42 +414,3 @@ def _settle_names(folder: Path, tasks: int, tracker: Any, created: str) -> None:
     stamp = created.replace(":", "-")
     for path in written:
         path.rename(path.with_name(path.name.replace(date, stamp)))
-
-
-def _texts(records: Sequence[CellRecord]) -> dict[str, list[TextSample]]:
-    """Generated texts of the first draw, from the harness's samples files."""
-    texts: dict[str, dict[Any, TextSample]] = {}
-    for record in records:
-        if record.draw != 0:
-            continue
-        label = format_strength(record.strength)
-        for path in sorted(record.folder.rglob("samples_*.jsonl")):
-            task = path.name[len("samples_") :].rsplit("_", 1)[0]
-            with open(path, encoding="utf-8") as lines:
-                for line in lines:
-                    sample = json.loads(line)
-                    if not _is_generation(sample):
-                        break
-                    known = texts.setdefault(task, {})
-                    doc_id = sample["doc_id"]
-                    if doc_id not in known and len(known) >= _TEXTS_IN_REPORT:
-                        continue
-                    entry = known.setdefault(
-                        doc_id,
-                        TextSample(
-                            doc_id=doc_id,
-                            prompt=sample["arguments"]["gen_args_0"]["arg_0"],
-                            target=sample["target"],
-                            texts={},
-                            scores={},
-                        ),
-                    )
-                    entry.texts[label] = sample["resps"][0][0]
-                    score = sample[sample["metrics"][0]]
-                    if isinstance(score, int | float):
-                        entry.scores[label] = float(score)
-    return {task: list(samples.values()) for task, samples in texts.items()}
-
-
-def _is_generation(sample: dict[str, Any]) -> bool:
-    return isinstance(sample["arguments"]["gen_args_0"].get("arg_1"), dict)

@@ -40,7 +40,7 @@ def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index in range(14):
             document = {
                 "question": f"{places[index % 7]} is {'the ' * (index // 2)}capital of",
-                "choices": ["A", "B", "C", "D"],
+                "choices": ["Paris", "Berlin", "France", "Germany"],
                 "label": index % 4,
             }
             lines.write(json.dumps(document) + "\n")

@@ -1,0 +1,352 @@
+"""`aim-plugins sweep lm-eval`: equal to single runs, and unbreakable."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from aim_plugins.cli import main
+from aim_plugins.harnesses.lm_eval import AimHFLM
+from aim_plugins.modulation.noise import standard_normal
+
+STDS, DRAWS, SEED = (0.0, 1.0, 2.5), 2, 7
+PLACES = ("Paris", "Berlin", "France", "Germany")
+TASKS = "tiny_choice,tiny_generation,tiny_perplexity"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_DATASETS_OFFLINE", "1")
+        yield
+
+
+def arguments(checkpoint, tasks_folder, output, *more, tasks=TASKS):
+    return [
+        *("sweep", "lm-eval", "--model", "aim_hf", "--device", "cpu", "--batch-size", "4"),
+        *("--model-args", f"pretrained={checkpoint},dtype=float32"),
+        *("--tasks", tasks, "--include-path", str(tasks_folder)),
+        *("--noise-std", ",".join(map(str, STDS)), "--draws", str(DRAWS)),
+        *("--noise-seed", str(SEED), "--output", str(output), *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def swept(tiny_checkpoint, tasks_folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("sweep") / "run"
+    assert main(arguments(tiny_checkpoint, tasks_folder, output)) == 0
+    return output
+
+
+def table(output):
+    with open(output / "sweep.csv", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def values(output, task, metric):
+    return {
+        (float(row["strength"]), row["draw"]): float(row["value"])
+        for row in table(output)
+        if (row["task"], row["metric"]) == (task, metric)
+    }
+
+
+def test_every_cell_equals_a_single_run(swept, tiny_checkpoint, tasks_folder):
+    manager = TaskManager(include_path=str(tasks_folder), include_defaults=False)
+    for std in STDS:
+        for draw in range(DRAWS):
+            model = AimHFLM(
+                str(tiny_checkpoint),
+                noise_std=std,
+                noise_seed=SEED + draw,
+                device="cpu",
+                dtype="float32",
+                batch_size=4,
+            )
+            alone = simple_evaluate(model, tasks=TASKS.split(","), task_manager=manager)
+            [path] = (swept / "cells").glob(f"std={std:g},draw={draw}/**/results_*.json")
+            cell = json.loads(path.read_text())
+            for task in TASKS.split(","):
+                for metric, value in alone["results"][task].items():
+                    if isinstance(value, float):
+                        assert cell["results"][task][metric] == pytest.approx(value, rel=1e-5)
+            assert cell["config"]["model_args"]["noise_std"] == std
+            assert cell["config"]["model_args"]["noise_seed"] == SEED + draw
+
+
+def test_the_folder_holds_all_that_was_promised(swept):
+    for strength in ("0", "1", "2.5"):
+        for draw in range(DRAWS):
+            cell = swept / "cells" / f"std={strength},draw={draw}"
+            assert len(list(cell.rglob("samples_*.jsonl"))) == 3
+            assert len(list(cell.rglob("results_*.json"))) == 1
+    assert {row["task"] for row in table(swept)} == set(TASKS.split(","))
+    assert list(table(swept)[0]) == ["task", "metric", "strength", "draw", "value", "stderr", "n"]
+    assert {row["n"] for row in table(swept)} == {"14"}
+    pictures = {path.suffix for path in (swept / "curves").iterdir()}
+    assert pictures == {".png", ".svg"}
+    assert "<html" in (swept / "report.html").read_text()
+    manifest = json.loads((swept / "manifest.json").read_text())
+    assert manifest["arguments"]["noise_std"] == list(STDS)
+    assert len(manifest["model_fingerprint"]) == 64
+
+
+def test_samples_hold_each_strengths_own_texts(swept):
+    texts = {}
+    for strength in ("0", "2.5"):
+        [path] = (swept / "cells" / f"std={strength},draw=0").rglob("samples_tiny_generation*")
+        texts[strength] = [json.loads(line)["resps"] for line in path.read_text().splitlines()]
+    assert texts["0"] != texts["2.5"]
+
+
+def test_expected_accuracy_is_the_limit_of_many_draws(tiny_checkpoint, tasks_folder, swept):
+    model = AimHFLM(str(tiny_checkpoint), device="cpu", dtype="float32", batch_size=4)
+    tokens = torch.tensor([model.tok_encode(f" {place}")[-1] for place in PLACES])
+    expected = values(swept, "tiny_choice", "acc_expected")
+    assert expected[0.0, ""] == values(swept, "tiny_choice", "acc")[0.0, "0"]
+    for std in (1.0, 2.5):
+        hits = []
+        for index, line in enumerate((tasks_folder / "documents.jsonl").read_text().splitlines()):
+            document = json.loads(line)
+            prompt = model.tok_encode(f"Question : {document['question']} Answer :")
+            with torch.no_grad():
+                logits = model.model(torch.tensor([prompt])).logits[0, -1, tokens]
+            keys = torch.arange(4000) * 1000 + index
+            noise = standard_normal(keys, 4, seed=99)
+            hits.append(((logits + std * noise).argmax(1) == document["label"]).float().mean())
+        # Fourteen documents of 4000 draws each: a standard error of at most 0.0022.
+        assert expected[std, ""] == pytest.approx(float(torch.stack(hits).mean()), abs=0.01)
+
+
+def test_expected_accuracy_is_left_out_where_choices_have_several_tokens(
+    tiny_checkpoint, tasks_folder, tmp_path
+):
+    task = (tasks_folder / "tiny_choice.yaml").read_text()
+    changed = task.replace("tiny_choice", "tiny_phrases").replace(
+        '"{{choices}}"', "['the capital', 'Paris is', 'Berlin .', 'Answer is']"
+    )
+    (tmp_path / "tiny_phrases.yaml").write_text(changed)
+    output = tmp_path / "run"
+    assert main(arguments(tiny_checkpoint, tmp_path, output, tasks="tiny_phrases")) == 0
+    assert {row["metric"] for row in table(output)} == {"acc", "acc_norm"}
+
+
+def contents(output):
+    """Everything that must not depend on how often a run was broken: tables, samples, pictures."""
+    files = {"sweep.csv": (output / "sweep.csv").read_bytes()}
+    for path in sorted((output / "curves").iterdir()):
+        files[path.name] = path.read_bytes()
+    for path in sorted((output / "cells").rglob("samples_*.jsonl")):
+        task = path.name.rsplit("_", 1)[0]
+        files[f"{path.parts[-3]}/{task}"] = path.read_bytes()
+    for path in sorted((output / "cells").rglob("results_*.json")):
+        files[f"{path.parts[-3]}/results"] = json.loads(path.read_text())["results"]
+    return files
+
+
+def start(command, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "aim_plugins.cli", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def wait_for_files(folder, count):
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*"))) < count and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert len(list(folder.glob("*"))) >= count
+
+
+@pytest.mark.parametrize(("where", "count"), [("records", 2), ("cells", 1)])
+def test_a_killed_run_ends_as_an_unbroken_one(
+    swept, tiny_checkpoint, tasks_folder, tmp_path, where, count
+):
+    command = arguments(tiny_checkpoint, tasks_folder, tmp_path / "run")
+    process = start(command)
+    wait_for_files(tmp_path / "run" / where, count)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = list((tmp_path / "run" / "cells").glob("*"))
+    assert len(finished) < len(STDS) * DRAWS
+    before = {path: path.stat().st_mtime_ns for path in finished}
+    assert main(command) == 0
+    assert contents(tmp_path / "run") == contents(swept)
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+def test_ctrl_c_says_that_work_is_kept(swept, tiny_checkpoint, tasks_folder, tmp_path):
+    command = arguments(tiny_checkpoint, tasks_folder, tmp_path / "run")
+    process = start(command)
+    wait_for_files(tmp_path / "run" / "records", 1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.strip().endswith("finished work is kept: run the same command again")
+    assert main(command) == 0
+    assert contents(tmp_path / "run") == contents(swept)
+
+
+def test_a_finished_sweep_needs_no_model(swept, tiny_checkpoint, tasks_folder, tmp_path):
+    checkpoint = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    command = arguments(checkpoint, tasks_folder, tmp_path / "run", tasks="tiny_choice")
+    assert main(command) == 0
+    before = contents(tmp_path / "run")
+    shutil.rmtree(checkpoint)
+    assert main(command) == 0
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_corrupt_cell_is_computed_again_with_a_warning(
+    swept, tiny_checkpoint, tasks_folder, tmp_path
+):
+    output = tmp_path / "run"
+    shutil.copytree(swept, output)
+    (output / "cells" / "std=1,draw=1" / "cell.json").write_text('{"half')
+    with pytest.warns(UserWarning, match="std=1,draw=1 is damaged"):
+        assert main(arguments(tiny_checkpoint, tasks_folder, output)) == 0
+    assert contents(output) == contents(swept)
+
+
+def test_a_full_disk_is_named_and_nothing_is_lost(
+    swept, tiny_checkpoint, tasks_folder, tmp_path, monkeypatch, capsys
+):
+    output = tmp_path / "run"
+    command = arguments(tiny_checkpoint, tasks_folder, output)
+    replace, calls = os.replace, []
+
+    def full(source, target, **options):
+        calls.append(target)
+        if len(calls) > 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(source, target, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert main(command) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert main(command) == 0
+    assert contents(output) == contents(swept)
+
+
+def test_another_sweeps_folder_is_refused(swept, tiny_checkpoint, tasks_folder, capsys):
+    before = contents(swept)
+    command = arguments(tiny_checkpoint, tasks_folder, swept, "--limit", "3")
+    assert main(command) == 2
+    assert "holds another sweep (limit:" in capsys.readouterr().err
+    assert contents(swept) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"--noise-std": "-1"}, "noise_std"),
+        ({"--noise-std": "nan"}, "noise_std"),
+        ({"--noise-std": "inf"}, "noise_std"),
+        ({"--noise-std": ""}, "noise_std"),
+        ({"--noise-std": "1,1"}, "twice"),
+        ({"--noise-std": "0:3"}, "noise_std"),
+        ({"--draws": "0"}, "noise_draws=0"),
+        ({"--tasks": "no_such_task"}, "Tasks not found: no_such_task"),
+        ({"--model": "dummy"}, "--model dummy answers under one strength only"),
+        ({"--model": "no_such_model"}, "no_such_model"),
+        ({"--model-args": "pretrained=x,noise_std=1"}, "give the strengths of a sweep with"),
+        ({"--use-cache": "x"}, "--use_cache cannot be used in a sweep"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(
+    tiny_checkpoint, tasks_folder, tmp_path, capsys, change, problem
+):
+    command = arguments(tiny_checkpoint, tasks_folder, tmp_path / "run")
+    for option, value in change.items():
+        if option in command:
+            # As one word: argparse would take "-1" for an option.
+            place = command.index(option)
+            command[place : place + 2] = [f"{option}={value}"]
+        else:
+            command += [option, value]
+    assert main(command) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_folder_without_weights_is_named(tiny_checkpoint, tasks_folder, tmp_path, capsys):
+    checkpoint = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, checkpoint, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert main(arguments(checkpoint, tasks_folder, tmp_path / "run")) == 1
+    assert str(checkpoint) in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_nan_logits_stop_the_sweep_by_name(tiny_checkpoint, tasks_folder, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    for task in ("tiny_choice", "tiny_generation"):
+        output = tmp_path / task
+        assert main(arguments(checkpoint, tasks_folder, output, tasks=task)) == 2
+        assert "NaN" in capsys.readouterr().err
+        assert not list(output.glob("cells/*"))
+
+
+def test_a_replaced_model_is_noticed_on_resume(tiny_checkpoint, tasks_folder, tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    checkpoint, output = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    command = arguments(checkpoint, tasks_folder, output, tasks="tiny_choice")
+    assert main(command) == 0
+    shutil.rmtree(output / "cells" / "std=1,draw=0")
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file(
+        {name: tensor * 1.01 for name, tensor in weights.items()},
+        checkpoint / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert main(command) == 2
+    assert "model_fingerprint" in capsys.readouterr().err
+
+
+def test_two_processes_write_the_folder_of_one(swept, tiny_checkpoint, tasks_folder, tmp_path):
+    output: Path = tmp_path / "run"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = subprocess.run(
+        [
+            *launch,
+            *("--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no"),
+            *("-m", "aim_plugins.cli", *arguments(tiny_checkpoint, tasks_folder, output)),
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one, two in zip(table(swept), table(output), strict=True):
+        assert float(two["value"]) == pytest.approx(float(one["value"]), rel=1e-4)
+        assert {k: v for k, v in one.items() if k not in ("value", "stderr")} == {
+            k: v for k, v in two.items() if k not in ("value", "stderr")
+        }
