@@ -502,3 +502,23 @@ def test_a_second_process_of_the_same_run_shares_batch_records(tmp_path):
         second = SweepStore.join(tmp_path / "run")
         second.write_batch("b", {"x": 1})
         assert first.read_batch("b") == {"x": 1}
+
+
+def test_checking_a_folder_agrees_with_opening_it_and_writes_nothing(tmp_path, store, folder):
+    SweepStore.check(tmp_path / "new", ARGUMENTS)
+    assert not (tmp_path / "new").exists()
+    before = tree(folder)
+    SweepStore.check(folder, ARGUMENTS)
+    with pytest.raises(SweepMismatchError, match="noise_seed: 0 there, 1 now"):
+        SweepStore.check(folder, ARGUMENTS | {"noise_seed": 1})
+    assert tree(folder) == before
+
+
+def test_a_further_process_shares_the_batches_without_taking_the_lock(store, folder):
+    store.write_batch("rank0", {"score": 0.5})
+    with SweepStore.join(folder) as joined:
+        assert joined.read_batch("rank0") == {"score": 0.5}
+        joined.write_batch("rank1", {"score": 0.25})
+    assert store.read_batch("rank1") == {"score": 0.25}
+    with pytest.raises(SweepLockedError):
+        SweepStore.open(folder, ARGUMENTS)
