@@ -12,6 +12,7 @@ import warnings
 import pytest
 import torch
 
+from aim_plugins import modulation
 from aim_plugins.modulation import noise
 from aim_plugins.modulation.noise import (
     extend_keys,
@@ -289,3 +290,16 @@ def test_another_process_with_other_threads_draws_the_same(keys):
 def test_cuda_draws_the_same(keys, compiled):
     draws = standard_normal(keys, 49152, device="cuda", compiled=compiled)
     torch.testing.assert_close(draws.cpu(), standard_normal(keys, 49152), **ROUNDING)
+
+
+def test_the_package_offers_every_name_it_lists():
+    for name in modulation.__all__:
+        assert getattr(modulation, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        modulation.nonsense  # noqa: B018
+
+
+def test_importing_the_package_does_not_import_torch():
+    program = "import sys, aim_plugins.modulation; print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert printed.stdout.strip() == b"False"
