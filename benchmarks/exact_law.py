@@ -1,6 +1,6 @@
 """Exact expected accuracy against Monte-Carlo sampling, on the same logits and strengths.
 
-    python -m benchmarks.exact_law [--json PATH] [--threads 1] [--repeats 7]
+    python -m benchmarks.exact_law [--threads 1] [--repeats 7]
 
 Sampling runs in float32 with `torch.randn`: with noise shared by all strengths, its best case, and
 with noise of its own for each strength, as in the AIM paper. Errors are of each document's
@@ -11,13 +11,8 @@ exact law's own error is measured against SciPy's adaptive quadrature.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,15 +20,14 @@ from scipy import integrate, special, stats
 from torch import Tensor
 
 from aim_plugins.modulation.ordering import label_probability
+from benchmarks._timing import paired_times, wall_seconds, write_result
 
 DRAWS = 32
 STDS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
-RESULTS = Path(__file__).parent / "results" / "exact_law.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="exact law against sampling")
-    parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
@@ -47,28 +41,23 @@ def main() -> None:
     for name, (logits, labels) in cases.items():
         results[name] = compare(logits, labels, repeats=options.repeats)
         print_case(name, results[name])
-    report = {
-        "threads": options.threads,
-        "repeats": options.repeats,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "strengths": STDS,
-        "cases": results,
-    }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"written to {options.json}")
+    path = write_result("exact_law", {"strengths": STDS, "cases": results})
+    print(f"written: {path}")
 
 
 def compare(logits: Tensor, labels: Tensor, *, repeats: int) -> dict[str, float]:
     """Times both in pairs, and measures what sampling reaches in the exact law's time."""
     exact = label_probability(logits, labels, STDS)
-    exact_times, shared_times, own_times = paired_times(
-        lambda: label_probability(logits, labels, STDS),
-        lambda: sampled_probability(logits, labels, draws=DRAWS),
-        lambda: sampled_probability(logits, labels, draws=DRAWS, shared_noise=False),
-        repeats=repeats,
+    times = paired_times(
+        {
+            "exact": lambda: label_probability(logits, labels, STDS),
+            "shared": lambda: sampled_probability(logits, labels, draws=DRAWS),
+            "own": lambda: sampled_probability(logits, labels, draws=DRAWS, shared_noise=False),
+        },
+        rounds=repeats,
+        clock=wall_seconds,
     )
+    exact_times, shared_times, own_times = times["exact"], times["shared"], times["own"]
     ratio = median_ratio(exact_times, shared_times)
     equal_draws = max(1, round(DRAWS * ratio))
     sampled = sampled_probability(logits, labels, draws=DRAWS)
@@ -122,18 +111,6 @@ def sampled_probability(
             torch.add(logits, noise, alpha=std, out=noisy)
             wins[s] += noisy.argmax(1) == labels
     return wins.double() / draws
-
-
-def paired_times(*functions: Callable[[], object], repeats: int) -> list[list[float]]:
-    """Runs functions in turn, so that a busy machine slows all alike."""
-    times: list[list[float]] = [[] for _ in functions]
-    for repeat in range(repeats + 1):
-        for function, seconds in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            if repeat:  # the first round warms up
-                seconds.append(time.perf_counter() - start)
-    return times
 
 
 def rms_error(estimate: Tensor, exact: Tensor) -> float:

@@ -9,14 +9,12 @@ thread whatever the number of threads; the keyed draws use all of them.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 
 import torch
 
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
-from benchmarks.timing import RESULTS, environment, paired_medians, wall_seconds
+from benchmarks._timing import paired_medians, wall_seconds, write_result
 
 
 def compare(rows: int, vocab_size: int, device: str, rounds: int) -> dict[str, object]:
@@ -68,17 +66,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=101)
-    parser.add_argument("--json", type=Path, default=RESULTS / "noise.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result = compare(options.rows, options.vocab_size, options.device, options.rounds)
     for name, value in result.items():
         if isinstance(value, float):
             print(f"{name}: {value:.3g}")
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    report = json.dumps({**result, "environment": environment()}, indent=2)
-    options.json.write_text(report + "\n", encoding="utf-8")
-    print(f"written to {options.json}")
+    print(f"written: {write_result('noise', result)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 
 from aim_plugins.demo_model import demo_model_folder
 from aim_plugins.harnesses.lm_eval import AimHFLM
-from benchmarks.timing import paired_medians, write_result
+from benchmarks._timing import paired_medians, write_result
 
 STRENGTHS = {"scoring": "0:3.1:0.1", "generation": "0:3:0.2"}
 

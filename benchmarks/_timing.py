@@ -1,4 +1,4 @@
-"""Paired timing: contestants take turns in one process, and medians are compared."""
+"""Paired timing, for the benchmarks beside it: contestants take turns, and medians are compared."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def wall_seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def paired_medians(
+def paired_times(
     contestants: dict[str, Callable[[], Any]],
     *,
     rounds: int,
     clock: Callable[[Callable[[], Any]], float] = cpu_seconds,
     warm_up: bool = True,
-) -> dict[str, float]:
-    """Median time of each contestant; they run in turn, so that drifts hit all alike."""
+) -> dict[str, list[float]]:
+    """Times of each contestant; they run in turn, so that a busy machine slows all alike."""
     if warm_up:
         for work in contestants.values():
             work()
@@ -45,6 +45,12 @@ def paired_medians(
     for _ in range(rounds):
         for name, work in contestants.items():
             times[name].append(clock(work))
+    return times
+
+
+def paired_medians(contestants: dict[str, Callable[[], Any]], **options: Any) -> dict[str, float]:
+    """Median time of each contestant, from `paired_times`."""
+    times = paired_times(contestants, **options)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
