@@ -8,6 +8,7 @@ lm-evaluation-harness's own `hf`. Generation: 16 strengths in one batch against 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Any
@@ -104,6 +105,7 @@ def generation(plain: HFLM, documents: int = 8, rounds: int = 3) -> dict[str, An
 
 def main(parts: list[str]) -> None:
     """Runs the named parts, all by default."""
+    logging.disable(logging.WARNING)
     plain = HFLM(str(demo_model_folder()), device="cpu", dtype="float32", batch_size=16)
     for name, measure in {"scoring": scoring, "generation": generation}.items():
         if parts and name not in parts:

@@ -292,7 +292,12 @@ class AimHFLM(HFLM):
             self.engine.probe(batch_size, length, columns, generation=generation)
             return batch_size
 
-        size = int(largest())
+        try:
+            size = int(largest())
+        except RuntimeError as error:
+            if "No executable batch size found" not in str(error):
+                raise
+            size = 1
         if self.world_size > 1:
             import torch
 

@@ -154,7 +154,7 @@ class LmEvalSweep:
                 self._evaluate()
         if self._is_main_process():
             with self._open() as store:
-                store.update_manifest(command=self.command)
+                store.update_manifest(command=self.command, model=self._model_name())
                 return self._finish(store)
         return self.output / "report.html"
 
@@ -248,6 +248,10 @@ class LmEvalSweep:
 
     def _cell(self, index: int) -> tuple[float, int]:
         return self.columns[index].std, index % self.draws
+
+    def _model_name(self) -> str:
+        name = str(self.config.model_args.get("pretrained", self.config.model))
+        return Path(name).name if Path(name).exists() else name
 
     @staticmethod
     def _is_main_process() -> bool:

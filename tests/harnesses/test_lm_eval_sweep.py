@@ -350,3 +350,19 @@ def test_two_processes_write_the_folder_of_one(swept, tiny_checkpoint, tasks_fol
         assert {k: v for k, v in one.items() if k not in ("value", "stderr")} == {
             k: v for k, v in two.items() if k not in ("value", "stderr")
         }
+
+
+def test_groups_of_tasks_have_their_own_rows(tiny_checkpoint, tasks_folder, tmp_path):
+    shutil.copytree(tasks_folder, tmp_path / "tasks")
+    twin = (tasks_folder / "tiny_choice.yaml").read_text().replace("tiny_choice", "tiny_twin")
+    (tmp_path / "tasks" / "tiny_twin.yaml").write_text(twin)
+    (tmp_path / "tasks" / "group.yaml").write_text(
+        "group: tiny_group\ntask: [tiny_choice, tiny_twin]\n"
+        "aggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+    )
+    output = tmp_path / "run"
+    command = arguments(tiny_checkpoint, tmp_path / "tasks", output, tasks="tiny_group")
+    assert main(command) == 0
+    assert {row["task"] for row in table(output)} == {"tiny_choice", "tiny_twin", "tiny_group"}
+    assert values(output, "tiny_group", "acc") == values(output, "tiny_choice", "acc")
+    assert {row["n"] for row in table(output) if row["task"] == "tiny_group"} == {"28"}
