@@ -95,10 +95,18 @@ def test_a_missing_lm_eval_names_the_extra_to_install(monkeypatch):
         register()
 
 
+COMMANDS = {
+    "lm_eval": [str(Path(sys.executable).with_name("lm_eval"))],
+    "python -m lm_eval": [sys.executable, "-m", "lm_eval"],
+    "aim-plugins lm-eval": [str(Path(sys.executable).with_name("aim-plugins")), "lm-eval"],
+}
+
+
 @pytest.mark.model
-def test_the_stock_command_runs_our_backend_offline(demo_model, tmp_path):
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_stock_command_runs_our_backend_offline(demo_model, tmp_path, command):
     finished = subprocess.run(
-        [sys.executable, "-m", "lm_eval", "--model", "aim_hf", "--device", "cpu"]
+        [*command, "--model", "aim_hf", "--device", "cpu"]
         + ["--model_args", f"pretrained={demo_model},dtype=float32,noise_std=0.5"]
         + ["--tasks", "aim_demo_capitals", "--limit", "2", "--batch_size", "2"]
         + ["--include_path", str(ROOT / "eval_configs" / "lm_eval")],
