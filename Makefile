@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 DEMO_TASKS ?= aim_demo_capitals,aim_demo_continents,aim_demo_generation
-STRENGTHS ?= 0:6:0.375
-DRAWS ?= 3
+STRENGTHS ?= 0:4:0.5,5,6,8,10,12,14,16,20
+DRAWS ?= 5
 OUTPUT ?= runs/demo
 
 # pip's own indexes and folders of wheels, handed to uv, which does not read pip's settings.
