@@ -50,7 +50,9 @@ def test_a_sweep_writes_table_pictures_and_manifest(digits, digits_file, tmp_pat
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["arguments"]["draws"] == 3
     printed = capsys.readouterr().out
-    assert f"{100 * clean:.2f}" in printed
+    # A share of n documents that are right or wrong has the standard error of a coin.
+    error = math.sqrt(clean * (1 - clean) / (len(labels) - 1))
+    assert f"{clean:.4f} ± {error:.4f}" in printed
     assert str(tmp_path / "out" / "sweep.csv") in printed
 
 
