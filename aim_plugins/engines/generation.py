@@ -2,20 +2,21 @@
 
 Every prompt becomes one row for each column. The prompts are read once and their key-value cache
 is repeated over the columns. Decoding pauses whenever a good part of the rows has finished, and
-those rows leave the batch. Where a strategy cannot be cut into segments (beam search, say), all
-rows run in one call.
+those rows leave the batch. Where decoding cannot be paused and taken up again (beam search, a
+cache without batch selection, options that count steps), all rows run in one call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aim_plugins.engines.engine import GaussianNoise
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
@@ -24,11 +25,21 @@ _LEAVING_SHARE = 0.2
 """Decoding pauses when this share of the rows has finished: copying the cache of the others costs
 about as much as a step, and a finished row costs its share of every further step."""
 
-_SEGMENTABLE = frozenset(
+_PAUSABLE_OPTIONS = frozenset(
     {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff"}
     | {"eta_cutoff", "repetition_penalty", "no_repeat_ngram_size", "pad_token_id", "use_cache"}
 )
-"""Options of `generate` whose effect does not depend on where a call started."""
+"""Arguments of `generate` whose effect does not depend on where a call started."""
+
+_COUNTING_OPTIONS = (
+    *("min_new_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
+    *("exponential_decay_length_penalty", "guidance_scale", "max_time", "prompt_lookup_num_tokens"),
+    *("penalty_alpha", "watermarking_config", "stop_strings", "constraints", "force_words_ids"),
+)
+"""Entries of a model's own generation config that forbid a pause."""
+
+StoppingFactory = Callable[[int, int], StoppingCriteriaList]
+"""Makes stopping criteria from the length of the padded prompts and the number of rows."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class Prompts:
 
 
 class _RowEnds(StoppingCriteria):
-    """Finishes each row at an end token or once its new text holds a stop string.
+    """Finishes each row at an end token or a stop string.
 
     Args:
         tokenizer: Spells tokens out.
@@ -63,13 +74,13 @@ class _RowEnds(StoppingCriteria):
     """
 
     def __init__(
-        self, tokenizer: Any, stop: Sequence[str], ends: set[int], start: int, pause: bool
+        self, tokenizer: Any, stop: Sequence[str], ends: set[int], start: int, *, pause: bool
     ) -> None:
+        self.pause = pause
         self.tokenizer = tokenizer
         self.stop = [term for term in stop if term]
         self.ends = torch.tensor(sorted(ends), dtype=torch.long)
         self.start = start
-        self.pause = pause
         self.ended_at: dict[int, int] = {}
         # Tokenizers spell a string in more than one way: look back a little further than it takes.
         self.lookback = 2 + max(
@@ -100,10 +111,11 @@ class _Rows:
     mean: float
     origin: list[int]
     cache: Any = None
-    answers: list[list[int]] = field(default_factory=list)
 
     def keep(self, alive: Sequence[int]) -> None:
         """Drops every row that is not in `alive`."""
+        if len(alive) == len(self.origin):
+            return
         index = torch.tensor(alive, dtype=torch.long)
         for name in ("token_ids", "mask", "std", "seed"):
             rows = getattr(self, name)
@@ -121,6 +133,7 @@ def generate_columns(
     *,
     max_length: int,
     stop: Sequence[str] = (),
+    stopping_factory: StoppingFactory | None = None,
     **generation_kwargs: Any,
 ) -> list[list[list[int]]]:
     """Continues every prompt under every column.
@@ -132,10 +145,12 @@ def generate_columns(
         columns: S modulations.
         max_length: Tokens of the padded prompt and the continuation together.
         stop: Strings after which a row is complete.
+        stopping_factory: Stopping criteria of the calls that run to their end; a harness hands in
+            its own, so that one column decodes exactly as it would without us.
         **generation_kwargs: Further arguments of `model.generate`.
 
     Returns:
-        New token ids [P][S][...], up to and including what ended them.
+        New token ids [P][S][...]; what follows an end token or a stop string is of no meaning.
 
     Raises:
         ValueError: If several sequences are asked for one prompt.
@@ -147,36 +162,49 @@ def generate_columns(
         )
     greedy = not generation_kwargs.get("do_sample", False)
     distinct = list(dict.fromkeys(c.effective for c in columns)) if greedy else list(columns)
-    start = prompts.token_ids.shape[1]
     rows = _expand(prompts, distinct)
-    rows.answers = [[] for _ in rows.origin]
-    # One column is the harness's own single call: to the bit, and with nothing to share.
-    segmented = len(distinct) > 1 and _can_be_segmented(model, generation_kwargs)
-    if segmented and start > 1 and int(prompts.mask.sum(1).min()) > 1:
+    if len(distinct) > 1 and _can_pause(model, generation_kwargs):
         rows.cache = _shared_prefill(model, prompts, len(distinct), generation_kwargs)
-    ends = _end_tokens(model)
-    while rows.origin:
-        length = rows.token_ids.shape[1]
-        stopping = _RowEnds(tokenizer, stop, ends, start, pause=segmented)
-        _decode(
-            model,
-            rows,
-            new_tokens=max_length - length,
-            stopping=stopping,
-            keep_cache=segmented,
-            generation_kwargs=generation_kwargs,
+    if rows.cache is not None:
+        answers = _decode_with_pauses(
+            model, tokenizer, rows, max_length=max_length, stop=stop, **generation_kwargs
         )
+    else:
+        start = prompts.token_ids.shape[1]
+        stopping = (
+            StoppingCriteriaList(
+                [_RowEnds(tokenizer, stop, _end_tokens(model), start, pause=False)]
+            )
+            if stopping_factory is None
+            else stopping_factory(start, len(rows.token_ids))
+        )
+        output = _decode(model, rows, max_length, stopping, **generation_kwargs)
+        answers = output.sequences[:, start:].tolist()
+    return _table(answers, len(prompts.token_ids), columns, distinct, greedy)
+
+
+def _decode_with_pauses(
+    model: Any,
+    tokenizer: Any,
+    rows: _Rows,
+    *,
+    max_length: int,
+    stop: Sequence[str],
+    **generation_kwargs: Any,
+) -> list[list[int]]:
+    """Decodes all rows, dropping those that have finished; answers in the order of the rows."""
+    answers: list[list[int]] = [[] for _ in rows.origin]
+    start = rows.token_ids.shape[1]
+    while rows.origin and (length := rows.token_ids.shape[1]) < max_length:
+        ends = _RowEnds(tokenizer, stop, _end_tokens(model), start, pause=True)
+        output = _decode(model, rows, max_length, StoppingCriteriaList([ends]), **generation_kwargs)
+        grown = output.sequences.shape[1] - length
+        rows.mask = torch.cat([rows.mask, rows.mask.new_ones((len(rows.mask), grown))], dim=1)
+        rows.token_ids, rows.cache = output.sequences, output.past_key_values
         for row, tokens in enumerate(rows.token_ids[:, length:].tolist()):
-            end = next((i + 1 for i, token in enumerate(tokens) if token in ends), None)
-            if segmented and row in stopping.ended_at:
-                end = stopping.ended_at[row] - length
-            rows.answers[rows.origin[row]] += tokens[:end]
-        alive = [row for row in range(len(rows.origin)) if row not in stopping.ended_at]
-        if not segmented or rows.token_ids.shape[1] >= max_length:
-            break
-        if len(alive) < len(rows.origin):
-            rows.keep(alive)
-    return _table(rows.answers, len(prompts.token_ids), columns, distinct, greedy)
+            answers[rows.origin[row]] += tokens[: ends.ended_at.get(row, length + grown) - length]
+        rows.keep([row for row in range(len(rows.origin)) if row not in ends.ended_at])
+    return answers
 
 
 def _expand(prompts: Prompts, columns: Sequence[GaussianNoise]) -> _Rows:
@@ -195,35 +223,44 @@ def _expand(prompts: Prompts, columns: Sequence[GaussianNoise]) -> _Rows:
     )
 
 
-def _can_be_segmented(model: Any, generation_kwargs: dict[str, Any]) -> bool:
+def _can_pause(model: Any, generation_kwargs: dict[str, Any]) -> bool:
     config = model.generation_config
+    prompt_learning = getattr(
+        getattr(model, "active_peft_config", None), "is_prompt_learning", False
+    )
     return (
-        set(generation_kwargs) <= _SEGMENTABLE
+        set(generation_kwargs) <= _PAUSABLE_OPTIONS
         and (config.num_beams or 1) == 1
-        and not config.min_new_tokens
+        and not any(getattr(config, name, None) for name in _COUNTING_OPTIONS)
         and not getattr(model, "_is_stateful", False)
+        and not prompt_learning
         and generation_kwargs.get("use_cache", True)
     )
 
 
 def _shared_prefill(
     model: Any, prompts: Prompts, columns: int, generation_kwargs: dict[str, Any]
-) -> Any:
+) -> Any | None:
     """Reads all but the last token of each prompt once and repeats the cache over the columns.
 
     `generate` itself does the reading, since it knows each architecture's positions and cache; the
     one token it decodes is thrown away.
+
+    Returns:
+        The cache, or None if a prompt is too short or the cache cannot repeat and select rows.
     """
-    output = model.generate(
+    if int(prompts.mask[:, :-1].sum(1).min()) == 0:
+        return None
+    cache = model.generate(
         input_ids=prompts.token_ids[:, :-1],
         attention_mask=prompts.mask[:, :-1],
         max_new_tokens=1,
         do_sample=False,
         pad_token_id=generation_kwargs.get("pad_token_id"),
         return_dict_in_generate=True,
-    )
-    cache = output.past_key_values
-    if not hasattr(cache, "batch_repeat_interleave"):
+    ).past_key_values
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    if not all(type(layer) in plain for layer in getattr(cache, "layers", [None])):
         return None
     cache.batch_repeat_interleave(columns)
     return cache
@@ -232,33 +269,27 @@ def _shared_prefill(
 def _decode(
     model: Any,
     rows: _Rows,
-    *,
-    new_tokens: int,
-    stopping: _RowEnds,
-    keep_cache: bool,
-    generation_kwargs: dict[str, Any],
-) -> None:
-    """Decodes up to `new_tokens` more tokens of every row, in place."""
+    max_length: int,
+    stopping: StoppingCriteriaList,
+    **generation_kwargs: Any,
+) -> Any:
+    """One call of `generate` for all rows."""
     processors = LogitsProcessorList()
     if bool((rows.std > 0).any()):
         processors.append(
             GaussianNoiseLogitsProcessor(rows.std, rows.mean, rows.seed, attention_mask=rows.mask)
         )
     cache = {} if rows.cache is None else {"past_key_values": rows.cache}
-    output = model.generate(
+    return model.generate(
         input_ids=rows.token_ids,
         attention_mask=rows.mask,
-        max_new_tokens=new_tokens,
+        max_length=max_length,
         logits_processor=processors,
-        stopping_criteria=StoppingCriteriaList([stopping]),
+        stopping_criteria=stopping,
         return_dict_in_generate=True,
         **cache,
         **generation_kwargs,
     )
-    grown = output.sequences.shape[1] - rows.token_ids.shape[1]
-    rows.mask = torch.cat([rows.mask, rows.mask.new_ones((len(rows.mask), grown))], dim=1)
-    rows.token_ids = output.sequences
-    rows.cache = output.past_key_values if keep_cache else None
 
 
 def _end_tokens(model: Any) -> set[int]:

@@ -7,7 +7,9 @@ would make, and derives every column from its logits. Generation lives in `gener
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -22,26 +24,33 @@ from aim_plugins.engines.engine import (
     ScoreRow,
     fingerprint,
 )
-from aim_plugins.engines.generation import Prompts, generate_columns
+from aim_plugins.engines.generation import Prompts, StoppingFactory, generate_columns
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.modulation.noise import prefix_keys
+
+logger = logging.getLogger(__name__)
 
 BatchSize = int | Callable[[int, Sequence[tuple[None, Sequence[int], Sequence[int]]]], int]
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
-    """Identifies a model's weights: names, shapes, dtypes and a sample of every parameter.
+    """Identifies a model's weights: names, shapes, dtypes and a sample of every tensor.
 
-    Sixteen values of each parameter are read, so that a model of any size takes a moment. A change
-    that misses them all goes unseen; it takes a deliberate edit of single weights to do that.
+    Sixteen values of each parameter and buffer are read, so that a model of any size takes a
+    moment. A change that misses them all goes unseen; it takes a deliberate edit of single weights
+    to do that. Of weights that are offloaded to disk only the model's name is known.
     """
     sample = []
-    for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().reshape(-1)
-        step = max(1, flat.numel() // 16)
-        values = flat[::step][:16].double().cpu().tolist() if flat.device.type != "meta" else []
-        bits = [value.hex() for value in values]
-        sample.append([name, list(parameter.shape), str(parameter.dtype), bits])
+    for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, Tensor):  # some quantizers keep settings there
+            sample.append([name, repr(tensor)])
+            continue
+        bits = [str(getattr(model, "name_or_path", ""))]
+        if tensor.device.type != "meta":
+            flat = tensor.detach().reshape(-1)
+            values = flat[:: max(1, flat.numel() // 16)][:16].double().cpu().tolist()
+            bits = [value.hex() for value in values]
+        sample.append([name, list(tensor.shape), str(tensor.dtype), bits])
     return fingerprint(sample)
 
 
@@ -67,6 +76,7 @@ class HuggingFaceEngine:
         max_length: Longest sequence the model takes, in tokens; longer contexts lose their start.
         softmax_dtype: Dtype of the unmodulated column's softmax; None keeps the model's.
         autocast_dtype: Dtype of mixed precision in the forward pass, or None.
+        device: Where inputs go; None takes the model's first device.
         share_contexts: Whether requests with equal input tokens share a forward pass.
         journal: Keeps finished batches, so that an interrupted run goes on where it was.
     """
@@ -79,6 +89,7 @@ class HuggingFaceEngine:
         max_length: int,
         softmax_dtype: torch.dtype | None = None,
         autocast_dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
         share_contexts: bool = True,
         journal: Journal | None = None,
     ) -> None:
@@ -87,6 +98,7 @@ class HuggingFaceEngine:
         self.max_length = max_length
         self.softmax_dtype = softmax_dtype
         self.autocast_dtype = autocast_dtype
+        self.device: torch.device = model.device if device is None else device
         self.share_contexts = share_contexts
         self.journal = journal
         self._fingerprint: str | None = None
@@ -104,11 +116,6 @@ class HuggingFaceEngine:
                 ]
             )
         return self._fingerprint
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the model's inputs."""
-        return self.model.device
 
     # Scoring ------------------------------------------------------------------------------------
 
@@ -166,6 +173,13 @@ class HuggingFaceEngine:
                     f"{request.label} has a continuation of {len(request.continuation)} tokens, "
                     f"more than max_length={self.max_length}"
                 )
+        lengths = [len(r.context) + len(r.continuation) for r in requests]
+        if cut := sum(length > self.max_length + 1 for length in lengths):
+            logger.warning(
+                "%d of %d requests are longer than max_length=%d tokens (the longest has %d): "
+                "their contexts lose their start",
+                *(cut, len(requests), self.max_length, max(lengths)),
+            )
 
     def _batches(
         self, requests: Sequence[ScoreRequest], batch_size: BatchSize
@@ -301,6 +315,7 @@ class HuggingFaceEngine:
         *,
         max_length: int,
         stop: Sequence[str] = (),
+        stopping_factory: StoppingFactory | None = None,
         **generation_kwargs: Any,
     ) -> list[list[list[int]]]:
         """Continues prompts under every column in one batch.
@@ -310,26 +325,26 @@ class HuggingFaceEngine:
             columns: The modulations, S of them.
             max_length: Tokens of the padded prompt and the continuation together.
             stop: Strings after which a continuation is complete.
+            stopping_factory: See `generate_columns`.
             **generation_kwargs: Further arguments of `model.generate`.
 
         Returns:
-            New token ids for each prompt and column; stop strings and end tokens stay in.
+            New token ids for each prompt and column; what follows an end token or a stop string is
+            of no meaning.
         """
-        key = ""
-        if self.journal is not None:
-            key = fingerprint(
-                {
-                    "kind": "generate",
-                    "model": self.fingerprint,
-                    "columns": [column.fingerprint for column in columns],
-                    "prompts": [prompt.tolist() for prompt in prompts.unpadded()],
-                    "options": [max_length - prompts.token_ids.shape[1], list(stop)],
-                    "kwargs": {name: repr(value) for name, value in generation_kwargs.items()},
-                }
-            )
-            if (record := self.journal.read_batch(key)) is not None:
-                return record["tokens"]
-        with torch.no_grad(), self._autocast():
+        key = fingerprint(
+            {
+                "kind": "generate",
+                "model": self.fingerprint,
+                "columns": [column.fingerprint for column in columns],
+                "prompts": [prompt.tolist() for prompt in prompts.unpadded()],
+                "options": [max_length - prompts.token_ids.shape[1], list(stop)],
+                "kwargs": {name: repr(value) for name, value in generation_kwargs.items()},
+            }
+        )
+        if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
+            return record["tokens"]
+        with torch.no_grad(), self._autocast(), self._sampling(key, columns, generation_kwargs):
             answers = generate_columns(
                 self.model,
                 self.tokenizer,
@@ -337,18 +352,39 @@ class HuggingFaceEngine:
                 columns,
                 max_length=max_length,
                 stop=stop,
+                stopping_factory=stopping_factory,
                 **generation_kwargs,
             )
         if self.journal is not None:
             self.journal.write_batch(key, {"tokens": answers})
         return answers
 
+    @contextlib.contextmanager
+    def _sampling(
+        self, key: str, columns: Sequence[GaussianNoise], generation_kwargs: dict[str, Any]
+    ) -> Iterator[None]:
+        """Seeds temperature sampling by the batch, so that a resumed run repeats an unbroken one.
+
+        One column without a journal samples from the global generator, as the harness itself does.
+        """
+        if not generation_kwargs.get("do_sample") or (len(columns) == 1 and not self.journal):
+            yield
+            return
+        warn_once(
+            "sampling (do_sample=True) is repeatable, but unlike greedy decoding its texts depend "
+            "on the batch size and on the strengths beside them"
+        )
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int(key[:15], 16))
+            yield
+
     def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:
         """Takes the memory of one batch, so that an automatic batch size can be found.
 
         Args:
             batch_size: Contexts or prompts.
-            length: Tokens of each.
+            length: Tokens of each, in generation with its continuation.
             columns: Rows a prompt becomes in generation. Scoring needs no memory for columns.
             generation: Whether to probe generation, which keeps a cache for each row.
         """
@@ -356,9 +392,20 @@ class HuggingFaceEngine:
         if not generation:
             self._forward(token_ids).float()
             return
-        prompts = Prompts(token_ids, torch.ones_like(token_ids))
+        token_ids = token_ids[:, : max(1, length - 2)]
         noise = [GaussianNoise(1.0, seed=seed) for seed in range(columns)]
         with torch.no_grad(), self._autocast():
             generate_columns(
-                self.model, self.tokenizer, prompts, noise, max_length=length + 2, do_sample=False
+                self.model,
+                self.tokenizer,
+                Prompts(token_ids, torch.ones_like(token_ids)),
+                noise,
+                max_length=max(2, length),
+                do_sample=False,
             )
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warns the user, once for each message."""
+    logger.warning(message)
