@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from aim_plugins.sweep.store import SweepLockedError
-
-_INTERRUPTED = 130
-_BAD_INPUT = 2
+from aim_plugins._command import guarded, join_negative_values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["lm-eval"]:  # everything after it is lm_eval's own, --help included
-        return _guarded(lambda: _lm_eval(arguments[1:]))
+        return _lm_eval(arguments[1:])
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(
+        join_negative_values(arguments, {"--noise-std", "--noise-mean"})
+    )
     options.command = ["aim-plugins", *arguments]
     if rest and options.run is not _sweep_lm_eval:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return _guarded(lambda: options.run(options, rest))
+    return guarded(lambda: options.run(options, rest))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,22 +113,7 @@ def _require(module: str, extra: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(module) is None:
-        raise ValueError(f"{module} is not installed: pip install 'aim-plugins[{extra}]'")
-
-
-def _guarded(run: Callable[[], int]) -> int:
-    """Turns expected failures into one line; anything else keeps its traceback."""
-    try:
-        return run()
-    except KeyboardInterrupt:
-        print("\ninterrupted; finished work is kept: run the same command again", file=sys.stderr)
-        return _INTERRUPTED
-    except (ValueError, NotImplementedError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _BAD_INPUT
-    except (OSError, SweepLockedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise ImportError(f"{module} is not installed: pip install 'aim-plugins[{extra}]'")
 
 
 if __name__ == "__main__":

@@ -11,30 +11,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_BAD_INPUT = 2
-_FAILURE = 1
-_INTERRUPTED = 130
+from aim_plugins._command import guarded, join_negative_values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
-    options = _parser().parse_args(argv)
-    try:
-        options.run(options)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return _INTERRUPTED
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _BAD_INPUT
-    except (OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return _FAILURE
-    return 0
+    arguments = sys.argv[1:] if argv is None else argv
+    options = _parser().parse_args(join_negative_values(arguments, {"--noise-std"}))
+    return guarded(lambda: options.run(options))
 
 
-def classify_logits(options: argparse.Namespace) -> None:
+def classify_logits(options: argparse.Namespace) -> int:
     """Writes `sweep.csv` and the pictures of an accuracy curve, and prints its table.
+
+    Returns:
+        The exit status 0.
 
     Raises:
         ValueError: If an option or the file is not usable, or the folder holds another sweep.
@@ -76,6 +67,7 @@ def classify_logits(options: argparse.Namespace) -> None:
     print(format_points(pool_draws(rows)))
     for path in (store.folder / "sweep.csv", *pictures):
         print(path)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -90,6 +90,7 @@ def test_the_task_can_be_named(digits_file, tmp_path):
     ("options", "message"),
     [
         (("--noise-std", "-1"), "--noise-std"),
+        (("--noise-std", "-1,0"), "negative"),
         (("--noise-std", "nan"), "--noise-std"),
         (("--noise-std", "1,1"), "--noise-std"),
         (("--noise-std", "3:1:1"), "--noise-std"),
@@ -97,8 +98,6 @@ def test_the_task_can_be_named(digits_file, tmp_path):
     ],
 )
 def test_bad_options_leave_nothing_behind(digits_file, tmp_path, capsys, options, message):
-    # Written as one word, since argparse takes "-1" for an option.
-    options = (f"{options[0]}={options[1]}", *options[2:])
     assert run(digits_file, tmp_path / "out", *options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,112 @@
+"""The command line: what a failure looks like, and what reaches the results."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from aim_plugins import cli
+from aim_plugins._command import guarded
+from aim_plugins.demo_model import DemoModelError
+from aim_plugins.sweep.store import SweepLockedError
+
+
+def raising(error: BaseException, module: str):
+    """A command whose error is raised by a function of the named module."""
+    place = ModuleType(module)
+    place.__dict__["error"] = error
+    exec("def run():\n    raise error\n", place.__dict__)
+    return lambda: place.run()
+
+
+LIBRARY = "some_library.tasks"
+OURS = "aim_plugins.sweep.strengths"
+
+
+def test_a_finished_command_keeps_its_own_status(capsys):
+    assert [guarded(lambda: 0), guarded(lambda: 3)] == [0, 3]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "module", "status"),
+    [
+        (ValueError("noise_std is negative"), OURS, 2),
+        (ZeroDivisionError("no documents"), OURS, 2),
+        (NotImplementedError("no such engine"), "vision_bench.logits", 2),
+        (FileNotFoundError("a.npz: no such file"), "vision_bench.logits", 2),
+        (ValueError("Tasks not found: x"), "lm_eval.config.evaluate_config", 2),
+        (ValueError("no such model"), "lm_eval.api.registry", 2),
+        (ImportError("install the extra"), OURS, 1),
+        (SweepLockedError("is being written"), "aim_plugins.sweep.store", 1),
+        (DemoModelError("is damaged"), "aim_plugins.demo_model", 1),
+        (OSError(28, "No space left on device"), OURS, 1),
+        (OSError(28, "No space left on device"), LIBRARY, 1),
+        (FileNotFoundError("no such weights"), LIBRARY, 1),
+    ],
+)
+def test_a_foreseen_failure_is_one_line(capsys, error, module, status):
+    assert guarded(raising(error, module)) == status
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "module"),
+    [
+        (ZeroDivisionError("division by zero"), LIBRARY),
+        (ValueError("too many values to unpack"), LIBRARY),
+        (ValueError("broken task"), "lm_eval.configuration"),
+        (ImportError("no such symbol"), LIBRARY),
+        (RuntimeError("shapes differ"), LIBRARY),
+        (KeyError("acc"), OURS),
+        (RuntimeError("shapes differ"), OURS),
+    ],
+)
+def test_a_bug_keeps_its_traceback(capsys, error, module):
+    assert guarded(raising(error, module)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == f"{type(error).__name__}: {error}"
+
+
+def test_ctrl_c_says_that_finished_work_is_kept(capsys):
+    assert guarded(raising(KeyboardInterrupt(), LIBRARY)) == 130
+    assert "finished work is kept" in capsys.readouterr().err
+
+
+def test_lm_eval_itself_fails_as_it_always_does(monkeypatch):
+    fail = raising(ValueError("of lm_eval"), "lm_eval.config")
+    monkeypatch.setattr(cli, "_lm_eval", lambda arguments: fail())
+    with pytest.raises(ValueError, match="of lm_eval"):
+        cli.main(["lm-eval", "run"])
+
+
+@pytest.mark.parametrize("spec", ["-1,0", "-1", "-1:3:1", "-.5,1"])
+def test_a_negative_strength_is_called_negative_also_as_a_word_of_its_own(tmp_path, capsys, spec):
+    command = ["sweep", "lm-eval", "--noise-std", spec, "--output", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert "is negative" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_module_started_by_name_words_its_own_errors(tmp_path):
+    command = ["sweep", "lm-eval", "--noise-std", "1", "--output", str(tmp_path / "run")]
+    code = (
+        "import importlib.util as util, runpy, sys\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'lm_eval' else find(name, *rest)\n"
+        f"sys.argv[1:] = {command!r}\n"
+        "runpy.run_module('aim_plugins.cli', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: lm_eval is not installed: pip install 'aim-plugins[lm-eval]'\n"
+
+
+def test_the_guard_imports_no_torch():
+    code = "import sys, aim_plugins._command; print(sorted({'torch', 'lm_eval'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
