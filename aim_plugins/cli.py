@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aim_plugins._command import guarded, join_negative_values
+from aim_plugins.sweep.manifest import redact
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(
         join_negative_values(arguments, {"--noise-std", "--noise-mean"})
     )
-    options.command = ["aim-plugins", *arguments]
+    options.command = redact(["aim-plugins", *arguments])  # it goes into the results
     if rest and options.run is not _sweep_lm_eval:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return guarded(lambda: options.run(options, rest))

@@ -110,3 +110,17 @@ def test_the_guard_imports_no_torch():
     code = "import sys, aim_plugins._command; print(sorted({'torch', 'lm_eval'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_token_on_the_command_line_does_not_reach_the_results(monkeypatch, tmp_path):
+    pytest.importorskip("lm_eval")
+    from aim_plugins.harnesses import lm_eval_sweep
+
+    received = {}
+    monkeypatch.setattr(lm_eval_sweep, "run_sweep", lambda rest, **named: received.update(named))
+    words = ["--model-args", "pretrained=gpt2,token=hf_x", "--noise-std", "1"]
+    assert cli.main(["sweep", "lm-eval", *words, "--output", str(tmp_path)]) == 0
+    assert received["command"] == [
+        *("aim-plugins", "sweep", "lm-eval", "--model-args", "pretrained=gpt2,token=***"),
+        *("--noise-std", "1", "--output", str(tmp_path)),
+    ]

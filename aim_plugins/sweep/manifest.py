@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,79 @@ LOCK = ".lock"
 OWN_FIELDS = frozenset({"format", "created", "arguments", "versions"})
 _FORMAT = 1
 
+REDACTED = "***"
+_SECRET_NAME = r"[\w.-]*(?:secret|password|api[_-]?key)[\w.-]*|[\w.-]*token"
+_SECRET = re.compile(_SECRET_NAME, re.IGNORECASE)
+# Words of a vocabulary, which determine results and hide nothing.
+_SPECIAL_TOKEN = re.compile(
+    r"(?:.*[_-])?(?:bos|eos|pad|unk|sep|cls|mask|start|begin|end|stop|image|prefix)[_-]token",
+    re.IGNORECASE,
+)
+# A quoted key and its value as in JSON, and key=value up to the next comma.
+_IN_TEXT = re.compile(
+    rf"""(?P<quote>["'])(?P<quoted>{_SECRET_NAME})(?P=quote)\s*:\s*"""
+    r"""(?P<json>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,}\]]+)"""
+    rf"""|(?<![\w.-])(?P<name>{_SECRET_NAME})=(?P<value>[^,]*)""",
+    re.IGNORECASE,
+)
+_SAYS_NOTHING = frozenset({"", "none", "null", "true", "false"})
+
 
 class SweepMismatchError(ValueError):
     """The folder holds another sweep."""
+
+
+def redact(value: Any) -> Any:
+    """Hides the values of keys such as `token`, `hf_token`, `password` and `api_key`.
+
+    Args:
+        value: JSON, a list of a command's words, or text, in which `key=value` lists and JSON are
+            searched. `eos_token` and its like are no secrets.
+
+    Returns:
+        A copy with `***` for every secret; redacting it again changes nothing.
+
+    >>> redact({"model_args": {"pretrained": "gpt2", "token": "hf_x"}})
+    {'model_args': {'pretrained': 'gpt2', 'token': '***'}}
+    >>> redact(["--model-args", "pretrained=gpt2,token=hf_x,dtype=float32"])
+    ['--model-args', 'pretrained=gpt2,token=***,dtype=float32']
+    """
+    if isinstance(value, Mapping):
+        return {
+            name: _hide(item) if _is_secret(str(name)) else redact(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        previous = [None, *value]
+        return [
+            _hide(item) if _is_option_of_secret(option) else redact(item)
+            for option, item in zip(previous, value, strict=False)
+        ]
+    return _IN_TEXT.sub(_redact_match, value) if isinstance(value, str) else value
+
+
+def _is_secret(name: str) -> bool:
+    return bool(_SECRET.fullmatch(name)) and not _SPECIAL_TOKEN.fullmatch(name)
+
+
+def _is_option_of_secret(word: Any) -> bool:
+    return isinstance(word, str) and word.startswith("--") and _is_secret(word)
+
+
+def _hide(value: Any) -> Any:
+    return value if str(value).lower() in _SAYS_NOTHING else REDACTED
+
+
+def _redact_match(match: re.Match[str]) -> str:
+    if not _is_secret(match["quoted"] or match["name"]):
+        return match[0]
+    if match["name"]:
+        return f"{match['name']}={_hide(match['value'])}"
+    start = match.start("json") - match.start()
+    if _hide(match["json"]) != REDACTED:
+        return match[0]
+    quote = match["quote"]
+    return f"{match[0][:start]}{quote}{REDACTED}{quote}"
 
 
 def refuse_foreign(folder: Path) -> None:

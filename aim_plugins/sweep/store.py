@@ -43,6 +43,7 @@ from aim_plugins.sweep.manifest import (
     manifest_text,
     new_manifest,
     read_manifest,
+    redact,
     refuse_foreign,
     refuse_mismatch,
 )
@@ -169,6 +170,7 @@ class SweepStore:
         Args:
             folder: The folder; new, empty, or of the same sweep.
             arguments: What determines the results, as JSON; a sweep is resumed only if all agree.
+                Secrets among them, such as a token, are neither written nor compared.
             versions: Versions of the packages that compute them. Resuming with others only warns.
 
         Raises:
@@ -177,7 +179,7 @@ class SweepStore:
             OSError: If the folder cannot be written.
         """
         folder = Path(folder)
-        asked = json.loads(json.dumps(dict(arguments)))
+        asked = _comparable(arguments)
         refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
@@ -187,7 +189,7 @@ class SweepStore:
             resumed = path.exists()
             if resumed:
                 manifest = read_manifest(path)
-                refuse_mismatch(folder, manifest["arguments"], asked)
+                refuse_mismatch(folder, redact(manifest["arguments"]), asked)
             else:
                 manifest = new_manifest(asked, versions)
                 write_atomic(path, manifest_text(manifest))
@@ -209,8 +211,8 @@ class SweepStore:
         folder = Path(folder)
         refuse_foreign(folder)
         if (folder / MANIFEST).exists():
-            asked = json.loads(json.dumps(dict(arguments)))
-            refuse_mismatch(folder, read_manifest(folder / MANIFEST)["arguments"], asked)
+            held = read_manifest(folder / MANIFEST)["arguments"]
+            refuse_mismatch(folder, redact(held), _comparable(arguments))
 
     @classmethod
     def join(cls, folder: str | Path) -> SweepStore:
@@ -391,6 +393,11 @@ def _lock(folder: Path) -> FileLock:
             "wait for it, stop it, or choose another folder"
         ) from error
     return lock
+
+
+def _comparable(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as the manifest holds them."""
+    return redact(json.loads(json.dumps(dict(arguments))))
 
 
 def _remove_leftovers(folder: Path) -> None:

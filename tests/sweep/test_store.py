@@ -17,6 +17,7 @@ import pytest
 
 from aim_plugins.sweep import files
 from aim_plugins.sweep.files import safe_name, seal, unseal
+from aim_plugins.sweep.manifest import redact
 from aim_plugins.sweep.store import (
     CorruptRecordWarning,
     SweepLockedError,
@@ -211,6 +212,55 @@ def test_resuming_with_other_versions_warns_and_is_noted(store, folder):
     with again:
         assert again.manifest["versions"] == {"torch": "2.14"}
         assert again.manifest["resumed_versions"] == {"torch": "2.15"}
+
+
+SECRET = "hf_aBcDeFgH=="
+
+
+@pytest.mark.parametrize(
+    ("value", "redacted"),
+    [
+        ({"a": [{"hf_token": SECRET}, 1]}, {"a": [{"hf_token": "***"}, 1]}),
+        ({"API_KEY": 17, "clientSecret": [SECRET]}, {"API_KEY": "***", "clientSecret": "***"}),
+        ({"token": True, "password": None}, {"token": True, "password": None}),
+        (f"token={SECRET}", "token=***"),
+        (f"pretrained=a/b,Token={SECRET},dtype=float32", "pretrained=a/b,Token=***,dtype=float32"),
+        (f"--model-args=token={SECRET},x=1", "--model-args=token=***,x=1"),
+        ("password=two words, and=more", "password=***, and=more"),
+        (f'{{"token": "{SECRET}", "x": 1}}', '{"token": "***", "x": 1}'),
+        (f"{{'api-key':'{SECRET}'}}", "{'api-key':'***'}"),
+        (["--hf-token", SECRET, "--tasks", "quiz"], ["--hf-token", "***", "--tasks", "quiz"]),
+    ],
+)
+def test_secrets_are_redacted_wherever_they_stand(value, redacted):
+    assert redact(value) == redacted
+    assert redact(redacted) == redacted
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "tokenizer=gpt2,max_new_tokens=32,eos_token=</s>,add_bos_token=True,prefix_token_id=2",
+        {"tokenizer": "gpt2", "think_end_token": 7, "use_auth_token": True, "n": 1.5, "m": None},
+        ["--tasks", "tokens=3", "token", "a"],
+        '{"eos_token": "</s>", "token": null}',
+    ],
+)
+def test_what_determines_results_is_not_redacted(value):
+    assert redact(value) == value
+
+
+def test_a_token_is_neither_written_nor_compared(folder):
+    def arguments(token, **changed):
+        return {"model_args": {"pretrained": "gpt2", "token": token}, **changed}
+
+    SweepStore.open(folder, arguments(SECRET)).close()
+    assert SECRET not in (folder / "manifest.json").read_text()
+    SweepStore.check(folder, arguments("hf_new"))
+    SweepStore.open(folder, arguments("hf_new")).close()
+    for judge in (SweepStore.check, SweepStore.open):
+        with pytest.raises(SweepMismatchError, match="limit"):
+            judge(folder, arguments(SECRET, limit=3))
 
 
 # Batches
