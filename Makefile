@@ -27,16 +27,17 @@ PIP_SETTINGS = \
 	if [ -n "$$links" ] && [ -z "$$UV_FIND_LINKS" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
 	if [ -n "$$cert" ] && [ -z "$$SSL_CERT_FILE" ]; then export SSL_CERT_FILE="$$cert"; fi;
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make setup   install everything into $(VENV)"
-	@echo "make demo    fetch the demo model and draw its modulation curves in $(OUTPUT)"
-	@echo "make test    run every test"
-	@echo "make lint    check style and types (make format mends the style)"
-	@echo "make bench   run the benchmarks; each prints a ratio and writes JSON"
-	@echo "make clean   remove builds, caches and runs; keeps $(VENV)"
+	@echo "make setup       install everything into $(VENV)"
+	@echo "make demo        fetch the demo model and draw its modulation curves in $(OUTPUT)"
+	@echo "make test        run every test"
+	@echo "make lint        check style and types (make format mends the style)"
+	@echo "make bench       run the benchmarks; each prints a ratio and writes JSON"
+	@echo "make clean       remove builds and caches; keeps $(VENV) and runs"
+	@echo "make clean-runs  remove runs/, the results of every sweep"
 
 setup: $(STAMP)
 
@@ -81,5 +82,9 @@ bench: setup
 	done
 
 clean:
-	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# Apart from clean: results take hours.
+clean-runs:
+	rm -rf runs
