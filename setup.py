@@ -28,6 +28,7 @@ CORE = [
     "filelock>=3.16",
     "matplotlib>=3.8",
     "jinja2>=3.1",
+    "markupsafe>=2.1",
     "plotly>=6",
     "tqdm>=4.66",
 ]
