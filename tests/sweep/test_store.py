@@ -537,23 +537,6 @@ def test_the_sweep_package_needs_no_torch():
     assert output == "False\n"
 
 
-def test_check_judges_as_open_does_but_writes_nothing(tmp_path):
-    folder = tmp_path / "new"
-    SweepStore.check(folder, {"a": 1})
-    assert not folder.exists()
-    SweepStore.open(folder, {"a": 1}).close()
-    SweepStore.check(folder, {"a": 1})
-    with pytest.raises(SweepMismatchError, match="a: 1 there, 2 now"):
-        SweepStore.check(folder, {"a": 2})
-
-
-def test_a_second_process_of_the_same_run_shares_batch_records(tmp_path):
-    with SweepStore.open(tmp_path / "run", {}) as first:
-        second = SweepStore.join(tmp_path / "run")
-        second.write_batch("b", {"x": 1})
-        assert first.read_batch("b") == {"x": 1}
-
-
 def test_checking_a_folder_agrees_with_opening_it_and_writes_nothing(tmp_path, store, folder):
     SweepStore.check(tmp_path / "new", ARGUMENTS)
     assert not (tmp_path / "new").exists()
