@@ -40,7 +40,7 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     moment. A change that misses them all goes unseen; it takes a deliberate edit of single weights
     to do that. Of weights that are offloaded to disk only the model's name is known.
     """
-    sample = []
+    sample: list[list[Any]] = []
     for name, tensor in sorted(model.state_dict().items()):
         if not isinstance(tensor, Tensor):  # some quantizers keep settings there
             sample.append([name, repr(tensor)])

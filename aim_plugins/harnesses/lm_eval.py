@@ -10,10 +10,12 @@ one column at a time.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import find_executable_batch_size
 from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
@@ -23,7 +25,7 @@ from lm_eval.models.utils import (
     normalize_gen_kwargs,
     postprocess_generated_text,
 )
-from lm_eval.models.utils_hf import clear_torch_cache
+from lm_eval.models.utils_hf import clear_torch_cache, stop_sequences_criteria
 from tqdm import tqdm
 
 from aim_plugins.engines.engine import ScoreRequest, ScoreRow, fingerprint, noise_columns
@@ -75,6 +77,7 @@ class AimHFLM(HFLM):
             max_length=self.max_length,
             softmax_dtype=self.softmax_dtype,
             autocast_dtype=self.mixed_precision_dtype,
+            device=self.device,
             share_contexts=self.logits_cache,
         )
         if len(self.columns) > 1:
@@ -141,14 +144,23 @@ class AimHFLM(HFLM):
 
     # Tables -------------------------------------------------------------------------------------
 
-    def score(self, requests: list[Instance], disable_tqdm: bool = False) -> list[ScoreRow]:
-        """Log-likelihoods of the requests' continuations, [N] rows of [S]."""
-        for request in requests:
+    @staticmethod
+    def check(request_type: str, requests: list[Instance]) -> None:
+        """Refuses requests that have no answer, before anything is computed.
+
+        Raises:
+            ValueError: If a continuation is empty, naming its document.
+        """
+        for request in requests if request_type == "loglikelihood" else ():
             if request.args[1] == "":
                 raise ValueError(
                     f"{_label(request)} has an empty continuation, which has no log-likelihood: "
                     "drop the choice, or give it at least one token"
                 )
+
+    def score(self, requests: list[Instance], disable_tqdm: bool = False) -> list[ScoreRow]:
+        """Log-likelihoods of the requests' continuations, [N] rows of [S]."""
+        self.check("loglikelihood", requests)
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(
@@ -216,7 +228,7 @@ class AimHFLM(HFLM):
             group_fn=lambda args: args[1],
         )
         size = (
-            self._detect_batch_size(generation=True)
+            self._detect_generation_batch_size(requests)
             if self.batch_size == "auto"
             else self.batch_size
         )
@@ -254,6 +266,7 @@ class AimHFLM(HFLM):
             self.columns,
             max_length=kwargs.pop("max_length", token_ids.shape[1] + max_gen_toks),
             stop=stop,
+            stopping_factory=functools.partial(stop_sequences_criteria, self.tokenizer, stop),
             **_decoding_options(kwargs, self.tokenizer.pad_token_id),
         )
         rows = [[self._finish_text(tokens, stop) for tokens in answers] for answers in table]
@@ -277,14 +290,27 @@ class AimHFLM(HFLM):
 
     # Batch sizes and caches ---------------------------------------------------------------------
 
-    def _detect_batch_size(
-        self, requests: Sequence[Any] | None = None, pos: int = 0, generation: bool = False
-    ) -> int:
-        """Halves the batch until it fits, counting the rows that columns add to generation."""
+    def _detect_batch_size(self, requests: Sequence[Any] | None = None, pos: int = 0) -> int:
+        """Halves the batch until a forward pass of the longest request fits."""
         length = self.max_length
         if requests:
             _, context, continuation = requests[pos]
             length = len([*context, *continuation][-(self.max_length + 1) :][:-1])
+        return self._largest_batch(length, generation=False)
+
+    def _detect_generation_batch_size(self, requests: list[Instance]) -> int:
+        """Halves the batch until decoding the longest request under every column fits."""
+        longest = max((len(self.tok_encode(request.args[0])) for request in requests), default=1)
+        new_tokens = max(
+            (
+                normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"]
+                for request in requests
+            ),
+            default=1,
+        )
+        return self._largest_batch(min(self.max_length, longest + new_tokens), generation=True)
+
+    def _largest_batch(self, length: int, *, generation: bool) -> int:
         columns = len(dict.fromkeys(column.effective for column in self.columns))
 
         @find_executable_batch_size(starting_batch_size=self.max_batch_size)
@@ -299,8 +325,6 @@ class AimHFLM(HFLM):
                 raise
             size = 1
         if self.world_size > 1:
-            import torch
-
             sizes = self.all_gather(torch.tensor([size], device=self.device))
             size = int(sizes.min())
         clear_torch_cache()
@@ -323,11 +347,24 @@ class AimHFLM(HFLM):
                     f"{len(self.columns)}: `aim-plugins sweep lm-eval` keeps and resumes them all"
                 )
             prefix = fingerprint(
-                [self.engine.fingerprint, [column.fingerprint for column in self.columns]]
+                {
+                    "model": self.engine.fingerprint,
+                    "columns": [column.fingerprint for column in self.columns],
+                    "text": self._text_settings(),
+                }
             )
             cache_hook.dbdict.encode_key = lambda key: f"{prefix}:{key}"
             cache_hook.dbdict.decode_key = lambda key: key.split(":", 1)[-1]
         super().set_cache_hook(cache_hook)
+
+    def _text_settings(self) -> dict[str, Any]:
+        """How text becomes tokens and tokens become text, as far as `hf` can be told."""
+        names = ("add_bos_token", "custom_prefix_token_id", "truncation", "think_end_token")
+        return {
+            **{name: repr(getattr(self, name)) for name in names},
+            "max_gen_toks": self.max_gen_toks,
+            "tokenizer": [self.tokenizer.name_or_path, len(self.tokenizer)],
+        }
 
     def get_model_info(self) -> dict[str, Any]:
         """The harness's record of the model, with the modulation."""

@@ -9,7 +9,7 @@ every strength follows from the unmodulated model, without sampling.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,10 @@ def choice_documents(
 
     Returns:
         One entry for each document, or None if the law does not apply: another kind of task,
-        another metric, choices of several tokens or of different contexts, or extra requests.
+        an accuracy that is no mean over documents, choices of several tokens or of different
+        contexts, or extra requests.
     """
-    if task.OUTPUT_TYPE != "multiple_choice" or METRIC not in task.aggregation():
+    if task.OUTPUT_TYPE != "multiple_choice" or not _is_mean(task.aggregation().get(METRIC)):
         return None
     by_document: dict[int, list[Any]] = defaultdict(list)
     for instance in instances:
@@ -91,6 +92,10 @@ def expected_accuracy_rows(
 def chance_level(documents: Sequence[ChoiceDocument]) -> float:
     """The accuracy of a uniformly random choice, to which every curve falls."""
     return sum(sum(d.rewards) / len(d.rewards) for d in documents) / len(documents)
+
+
+def _is_mean(aggregation: Callable[[list[float]], float] | None) -> bool:
+    return aggregation is not None and aggregation([0.0, 0.0, 0.75]) == 0.25
 
 
 def _expected(group: Sequence[ChoiceDocument], std: float) -> Tensor:

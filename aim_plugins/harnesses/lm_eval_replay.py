@@ -35,6 +35,7 @@ class ColumnReplay:
 
     Args:
         lm: A model with `columns`, `table` and `answer`, such as `AimHFLM`.
+        before_table: Called with a request type and its requests before their table is computed.
 
     Attributes:
         column: Index of the column that requests are answered with.
@@ -42,8 +43,11 @@ class ColumnReplay:
         requests: The requests of each table.
     """
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(
+        self, lm: Any, before_table: Callable[[str, list[Any]], None] | None = None
+    ) -> None:
         self._lm = lm
+        self._before_table = before_table
         self.column = 0
         self.tables: dict[str, list[Any]] = {}
         self.requests: dict[str, list[Any]] = {}
@@ -55,6 +59,8 @@ class ColumnReplay:
 
     def _replay(self, request_type: str, requests: list[Any]) -> list[Any]:
         if request_type not in self.tables:
+            if self._before_table is not None:
+                self._before_table(request_type, requests)
             self.tables[request_type] = self._lm.table(request_type, requests)
             self.requests[request_type] = requests
         table = self.tables[request_type]

@@ -7,11 +7,12 @@ from which a killed run goes on.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import json
 import logging
+import os
+import re
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,9 +23,8 @@ from lm_eval import simple_evaluate
 from lm_eval.api.registry import get_model
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
-from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_commit_hash
 
-from aim_plugins.engines.engine import GaussianNoise, noise_columns
+from aim_plugins.engines.engine import GaussianNoise, fingerprint, noise_columns
 from aim_plugins.harnesses import lm_eval_register
 from aim_plugins.harnesses.lm_eval_expected import (
     METRIC,
@@ -32,6 +32,7 @@ from aim_plugins.harnesses.lm_eval_expected import (
     choice_documents,
     expected_accuracy_rows,
 )
+from aim_plugins.harnesses.lm_eval_files import execution_record, write_harness_files
 from aim_plugins.harnesses.lm_eval_replay import (
     ColumnReplay,
     Evaluate,
@@ -152,7 +153,7 @@ class LmEvalSweep:
         if self._pending_before_load():
             with consume_columns(self._consume):
                 self._evaluate()
-        if self._is_main_process():
+        if _is_main_process():
             with self._open() as store:
                 store.update_manifest(command=self.command, model=self._model_name())
                 return self._finish(store)
@@ -203,25 +204,40 @@ class LmEvalSweep:
         self, lm: Any, task_dict: dict[str, Any], evaluate: Evaluate
     ) -> dict[str, Any] | None:
         """Receives the loaded model and tasks from the harness and writes the missing cells."""
-        main = lm.rank == 0
-        store = self._open() if main else None
+        tasks = task_dict["tasks"]
+        pending = list(range(len(self.columns)))
+        with contextlib.ExitStack() as stack:
+            stores: list[SweepStore] = []
+
+            def open_store(request_type: str, requests: list[Any]) -> None:
+                lm.check(request_type, requests)  # before anything is written
+                if not stores:
+                    stores.append(self._join_store(lm, tasks, stack))
+                    lm.engine.journal = stores[0]
+
+            if _broadcast(lm, (self.output / "manifest.json").exists()):
+                open_store("", [])
+                pending = _broadcast(lm, self._pending(stores[0]))
+            replay = ColumnReplay(lm, before_table=open_store)
+            environment: dict[str, Any] = {}
+            for index, results in replay_columns(replay, tasks, evaluate, pending):
+                extra, chance = self._expected(replay, tasks, index)
+                if results is not None:
+                    environment = environment or execution_record(self.config, lm)
+                    self._write_cell(stores[0], index, {**results, **environment}, extra, chance)
+        return {} if lm.rank == 0 else None
+
+    def _join_store(
+        self, lm: Any, tasks: dict[str, Any], stack: contextlib.ExitStack
+    ) -> SweepStore:
+        """Opens the folder in the first process, and beside it in the others."""
+        if lm.rank == 0:
+            store = stack.enter_context(self._open())
+            store.pin_manifest(
+                model_fingerprint=lm.engine.fingerprint, task_fingerprints=_fingerprints(tasks)
+            )
         lm.barrier()
-        try:
-            lm.engine.journal = store or SweepStore.join(self.output)
-            if store is not None:
-                store.pin_manifest(model_fingerprint=lm.engine.fingerprint)
-            replay = ColumnReplay(lm)
-            pending = self._pending(store) if store is not None else None
-            pending = _broadcast(lm, pending)
-            environment = self._environment(lm) if main else {}
-            for index, results in replay_columns(replay, task_dict["tasks"], evaluate, pending):
-                extra, chance = self._expected(replay, task_dict["tasks"], index)
-                if store is not None and results is not None:
-                    self._write_cell(store, index, {**results, **environment}, extra, chance)
-        finally:
-            if store is not None:
-                store.close()
-        return {} if main else None
+        return store if lm.rank == 0 else SweepStore.join(self.output)
 
     def _open(self) -> SweepStore:
         return SweepStore.open(
@@ -229,12 +245,16 @@ class LmEvalSweep:
         )
 
     def _pending_before_load(self) -> bool:
+        """Whether cells are missing, for which the model has to be loaded."""
         if not (self.output / "manifest.json").exists():
             return True
-        if not self._is_main_process():
+        if not _is_main_process():
             return bool(self._pending(SweepStore.join(self.output)))
         with self._open() as store:
             pending = self._pending(store)
+            if not pending:  # the only look at the tasks that a finished sweep takes
+                tasks = self.task_manager.load(self.config.tasks)["tasks"]
+                store.pin_manifest(task_fingerprints=_fingerprints(tasks))
         done = len(self.columns) - len(pending)
         print(f"{self.output}: {done} of {len(self.columns)} cells are finished", file=sys.stderr)
         return bool(pending)
@@ -253,38 +273,7 @@ class LmEvalSweep:
         name = str(self.config.model_args.get("pretrained", self.config.model))
         return Path(name).name if Path(name).exists() else name
 
-    @staticmethod
-    def _is_main_process() -> bool:
-        from accelerate import PartialState
-
-        return PartialState().is_main_process
-
     # Cells --------------------------------------------------------------------------------------
-
-    def _environment(self, lm: Any) -> dict[str, Any]:
-        """What `simple_evaluate` adds to a result after its evaluation."""
-        config = self.config
-        results: dict[str, Any] = {
-            "config": {
-                "model": config.model,
-                **lm.get_model_info(),
-                "batch_size": config.batch_size,
-                "batch_sizes": list(lm.batch_sizes.values()),
-                "device": config.device,
-                "use_cache": None,
-                "limit": config.limit,
-                "gen_kwargs": config.gen_kwargs,
-                "random_seed": config.seed[0] if config.seed else None,
-                "numpy_seed": config.seed[1] if config.seed else None,
-                "torch_seed": config.seed[2] if config.seed else None,
-                "fewshot_seed": config.seed[3] if config.seed else None,
-            },
-            "git_hash": get_git_commit_hash(),
-            "date": time.time(),
-        }
-        add_env_info(results)
-        add_tokenizer_info(results, lm)
-        return results
 
     def _expected(
         self, replay: ColumnReplay, tasks: dict[str, Any], index: int
@@ -327,12 +316,9 @@ class LmEvalSweep:
         samples = results.pop("samples")
         rows = [*table_rows(results, std, draw), *extra]
         with store.cell(std, draw) as cell:
-            tracker = copy.deepcopy(self._tracker)
-            tracker.output_path = str(cell.folder)
-            tracker.save_results_aggregated(results=results, samples=samples)
-            for task in results["configs"]:
-                tracker.save_results_samples(task_name=task, samples=samples[task])
-            _settle_names(cell.folder, len(results["configs"]), tracker, store.manifest["created"])
+            write_harness_files(
+                cell.folder, self._tracker, results, samples, store.manifest["created"]
+            )
             cell.record(rows, seed=column.seed, metadata={"chance": chance})
         logger.info("strength %s, draw %d: written", format_strength(std), draw)
 
@@ -394,27 +380,35 @@ def run_sweep(
     return LmEvalSweep(config, columns, output, command).run()
 
 
+def _is_main_process() -> bool:
+    # Asking accelerate would set up the process group before lm-eval can choose its timeout.
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _fingerprints(tasks: dict[str, Any]) -> dict[str, str]:
+    """Fingerprint of each task's configuration and documents.
+
+    What the command line overrides stands in the manifest already.
+    """
+    overridden = {"num_fewshot", "generation_kwargs", "metadata"}
+    return {
+        name: fingerprint(
+            [
+                {
+                    name: re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+                    for name, value in task.dump_config().items()
+                    if name not in overridden
+                },
+                [json.dumps(document, default=repr, sort_keys=True) for document in task.eval_docs],
+            ]
+        )
+        for name, task in tasks.items()
+    }
+
+
 def _broadcast(lm: Any, value: Any) -> Any:
     if lm.world_size == 1:
         return value
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([value])[0]
-
-
-def _settle_names(folder: Path, tasks: int, tracker: Any, created: str) -> None:
-    """Names the harness's files by the sweep's start, so that a resumed run has the same ones.
-
-    Raises:
-        OSError: If the harness could not write them, which it only logs.
-    """
-    date = getattr(tracker, "date_id", "")
-    written = [path for path in folder.rglob("*") if path.is_file() and date and date in path.name]
-    if len(written) != tasks + 1:
-        raise OSError(
-            f"lm-eval wrote {len(written)} of {tasks + 1} files into {folder}: is the disk full? "
-            "Finished cells are kept; run the same command again to go on"
-        )
-    stamp = created.replace(":", "-")
-    for path in written:
-        path.rename(path.with_name(path.name.replace(date, stamp)))
