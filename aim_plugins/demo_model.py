@@ -10,7 +10,6 @@ two processes that ask at once do the work once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,8 @@ from typing import Any
 
 import platformdirs
 from filelock import FileLock, Timeout
+
+from aim_plugins.sweep.files import sha256_of
 
 NAME = "SmolLM2-135M-Instruct"
 HUB_REPOSITORY = f"HuggingFaceTB/{NAME}"
@@ -99,15 +100,6 @@ def is_complete(folder: Path) -> bool:
         return all((folder / name).stat().st_size == entry["size"] for name, entry in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _fetch(cache: Path, folder: Path) -> None:

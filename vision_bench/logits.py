@@ -7,7 +7,6 @@ result is a file with two arrays, `logits` [documents, classes] and `labels` [do
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from aim_plugins.sweep.files import sha256_of
 
 _ARRAYS = ("logits", "labels")
 
@@ -74,7 +75,7 @@ def load_logits(path: str | Path) -> CachedLogits:
     logits, labels = arrays["logits"], arrays["labels"]
     _check_shapes(path, logits, labels)
     _check_values(path, logits, labels)
-    return CachedLogits(logits, labels.long(), sha256=_sha256(path))
+    return CachedLogits(logits, labels.long(), sha256=sha256_of(path))
 
 
 def _read_npz(path: Path) -> Mapping[str, Tensor]:
@@ -149,11 +150,3 @@ def _check_values(path: Path, logits: Tensor, labels: Tensor) -> None:
             f"{path}: the label of document {row} is {int(labels[row])}, outside [0, {classes}): "
             "drop documents whose label is to be ignored"
         )
-
-
-def _sha256(path: Path) -> str:
-    checksum = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            checksum.update(block)
-    return checksum.hexdigest()

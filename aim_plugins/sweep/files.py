@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writing, sealed JSON, safe names."""
+"""Files that are whole or absent: atomic writing, checksums, sealed JSON, safe names."""
 
 from __future__ import annotations
 
@@ -78,6 +78,15 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file in hexadecimal, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def safe_name(text: str) -> str:
