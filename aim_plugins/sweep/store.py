@@ -13,7 +13,7 @@ run leaves behind is either finished or recognised and removed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import json
 import os
 import re
@@ -31,6 +31,7 @@ from aim_plugins.sweep.files import (
     CorruptRecordError,
     is_temporary,
     seal,
+    sha256_of,
     sync_folder,
     unseal,
     write_atomic,
@@ -137,7 +138,7 @@ class StagedCell:
         for path in sorted(self.folder.rglob("*")):
             if path.is_file():
                 _flush(path)
-                files[path.relative_to(self.folder).as_posix()] = _file_checksum(path)
+                files[path.relative_to(self.folder).as_posix()] = sha256_of(path)
         write_atomic(self.folder / _CELL, seal(self._content | {"files": files}))
 
 
@@ -312,7 +313,7 @@ class SweepStore:
             if (content["strength"], content["draw"]) != (float(strength), draw):
                 raise CorruptRecordError("it belongs to another cell")
             for name, checksum in content["files"].items():
-                if _file_checksum(folder / name) != checksum:
+                if _checksum(folder / name) != checksum:
                     raise CorruptRecordError(f"its file {name} was changed")
         except (CorruptRecordError, UnicodeDecodeError, OSError) as error:
             _warn_corrupt(folder, error)
@@ -425,9 +426,12 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _file_checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _checksum(path: Path) -> str:
+    """SHA-256 of a file, read once in a process as long as the file stays as it is."""
+    stat = path.stat()
+    return _remembered_checksum(path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _remembered_checksum(path: Path, *state: int) -> str:
+    return sha256_of(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from aim_plugins.sweep import files
+from aim_plugins.sweep import store as store_module
 from aim_plugins.sweep.files import safe_name, seal, unseal
 from aim_plugins.sweep.manifest import redact
 from aim_plugins.sweep.store import (
@@ -385,6 +387,33 @@ def test_a_cell_whose_harness_files_were_changed_is_damaged(store, folder, loss)
     path.write_text("0.9") if loss == "changed" else path.unlink()
     with pytest.warns(CorruptRecordWarning, match="results.json"):
         assert store.read_cell(0.5, 0) is None
+
+
+def test_a_cells_files_are_hashed_once_until_they_change(store, monkeypatch):
+    finish_cell(store)
+    hashed = []
+
+    def counted(path):
+        hashed.append(path.name)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(store_module, "sha256_of", counted)
+    for _ in range(3):
+        assert store.read_cell(0.5, 0) is not None
+    assert hashed == ["results.json"]
+    finish_cell(store, value=0.75)
+    hashed.clear()
+    assert store.read_cell(0.5, 0).rows == (row(0.75),)
+    (store.cell_folder(0.5, 0) / "results.json").write_text("0.9 and more")
+    with pytest.warns(CorruptRecordWarning, match=r"results\.json was changed"):
+        assert store.read_cell(0.5, 0) is None
+    assert hashed == ["results.json", "results.json"]
+
+
+def test_the_checksum_of_a_file_longer_than_a_piece_is_that_of_its_content(tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert files.sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 def test_a_cell_moved_to_another_place_is_not_believed(store, folder):
