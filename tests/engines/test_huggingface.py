@@ -253,7 +253,7 @@ def test_rows_that_have_finished_leave_the_batch(engine, prompts):
     hook.remove()
     assert sizes[0] == 3  # the prompts are read once, not once for each column
     assert max(sizes) == 9
-    assert sizes[-1] < 9 or len(sizes) < 80
+    assert len(set(sizes[1:])) > 1  # some rows stop while others go on
     for before, after in zip(free, stopped, strict=True):
         for long, short in zip(before, after, strict=True):
             assert long[: len(short)] == short

@@ -60,6 +60,37 @@ def test_without_noise_every_response_is_that_of_hf_to_the_bit(
     assert ours["results"] == theirs["results"]
 
 
+@pytest.mark.parametrize(
+    "gen_kwargs",
+    [
+        {"num_beams": 3},
+        {"eos_token_id": 270},
+        {"do_sample": True, "temperature": 0.8},
+        {"until": ["a", "the"]},
+    ],
+    ids=str,
+)
+def test_without_noise_every_way_of_decoding_is_that_of_hf(
+    tiny_checkpoint, tasks_folder, gen_kwargs
+):
+    ours, theirs = (
+        evaluate(
+            build(model_class, tiny_checkpoint),
+            tasks_folder,
+            ["tiny_generation"],
+            gen_kwargs=gen_kwargs,
+        )
+        for model_class in (AimHFLM, HFLM)
+    )
+    assert responses(ours) == responses(theirs)
+
+
+def test_without_noise_a_model_spread_by_parallelize_is_that_of_hf(tiny_checkpoint, tasks_folder):
+    ours = build(AimHFLM, tiny_checkpoint, parallelize=True)
+    theirs = build(HFLM, tiny_checkpoint, parallelize=True)
+    assert responses(evaluate(ours, tasks_folder)) == responses(evaluate(theirs, tasks_folder))
+
+
 def test_noise_changes_the_responses(tiny_checkpoint, tasks_folder):
     noisy = evaluate(build(AimHFLM, tiny_checkpoint, noise_std=2), tasks_folder)
     plain = evaluate(build(HFLM, tiny_checkpoint), tasks_folder)
@@ -82,6 +113,25 @@ def test_answers_do_not_depend_on_batch_size(tiny_checkpoint, tasks_folder, batc
     reference = evaluate(build(AimHFLM, tiny_checkpoint, noise_std=1.5), tasks_folder)
     model = build(AimHFLM, tiny_checkpoint, noise_std=1.5, batch_size=batch_size, max_batch_size=8)
     assert_equal_to_rounding(responses(evaluate(model, tasks_folder)), responses(reference))
+
+
+def test_an_automatic_batch_size_stays_within_the_models_positions(tiny_checkpoint, tasks_folder):
+    import torch
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_positions=48, n_embd=32, n_layer=2, n_head=2
+        )
+        model = GPT2LMHeadModel(config).eval()
+    options = {"tokenizer": tokenizer, "noise_std": [0, 1]}
+    fixed = AimHFLM(model, batch_size=4, **options)
+    automatic = AimHFLM(model, batch_size="auto", max_batch_size=4, **options)
+    assert_equal_to_rounding(
+        responses(evaluate(automatic, tasks_folder)), responses(evaluate(fixed, tasks_folder))
+    )
 
 
 def test_answers_do_not_depend_on_limit(tiny_checkpoint, tasks_folder):
@@ -156,6 +206,20 @@ def test_use_cache_does_spare_the_second_run(tiny_checkpoint, tasks_folder, tmp_
         use_cache=str(tmp_path / "cache"),
     )
     assert_equal_to_rounding(responses(second), responses(first))
+
+
+def test_use_cache_tells_tokenisations_apart(tiny_checkpoint, tasks_folder, tmp_path):
+    def run(**options):
+        model = build(AimHFLM, tiny_checkpoint, noise_std=1, **options)
+        cache = str(tmp_path / "cache")
+        return responses(evaluate(model, tasks_folder, ["tiny_generation"], use_cache=cache))
+
+    plain = run(truncation=False)
+    model = build(AimHFLM, tiny_checkpoint, noise_std=1)
+    shorter = build(AimHFLM, tiny_checkpoint, noise_std=1, max_length=20)
+    assert plain == responses(evaluate(model, tasks_folder, ["tiny_generation"]))
+    fresh = responses(evaluate(shorter, tasks_folder, ["tiny_generation"]))
+    assert run(max_length=20) == fresh != plain
 
 
 def test_use_cache_is_refused_for_a_list_of_strengths(tiny_checkpoint, tasks_folder, tmp_path):

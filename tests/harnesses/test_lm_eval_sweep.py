@@ -256,6 +256,56 @@ def test_another_sweeps_folder_is_refused(swept, tiny_checkpoint, tasks_folder, 
     assert contents(swept) == before
 
 
+def test_an_edited_task_is_noticed_on_resume(tiny_checkpoint, tasks_folder, tmp_path, capsys):
+    tasks, output = tmp_path / "tasks", tmp_path / "run"
+    shutil.copytree(tasks_folder, tasks)
+    command = arguments(tiny_checkpoint, tasks, output, tasks="tiny_choice")
+    assert main(command) == 0
+    assert main(command) == 0
+    task = tasks / "tiny_choice.yaml"
+    task.write_text(task.read_text().replace("Question :", "Please :"))
+    before = contents(output)
+    for missing in (False, True):
+        if missing:
+            shutil.rmtree(output / "cells" / "std=1,draw=0")
+        else:
+            assert contents(output) == before
+        assert main(command) == 2
+        assert "task_fingerprints" in capsys.readouterr().err
+
+
+def test_an_empty_choice_is_refused_before_anything_is_written(
+    tiny_checkpoint, tasks_folder, tmp_path, capsys
+):
+    documents = (tasks_folder / "documents.jsonl").read_text().splitlines()
+    documents[3] = documents[3].replace('"Berlin"', '""')
+    (tmp_path / "documents.jsonl").write_text("\n".join(documents))
+    task = (tasks_folder / "tiny_choice.yaml").read_text().replace("tiny_choice", "tiny_empty")
+    task = task.replace(str(tasks_folder), str(tmp_path)) + "target_delimiter: ''\n"
+    (tmp_path / "tiny_empty.yaml").write_text(task)
+    command = arguments(tiny_checkpoint, tmp_path, tmp_path / "run", tasks="tiny_empty")
+    assert main(command) == 2
+    assert "document 3 of task 'tiny_empty' has an empty continuation" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_sampled_texts_survive_a_kill(tiny_checkpoint, tasks_folder, tmp_path):
+    def command(name):
+        return arguments(
+            *(tiny_checkpoint, tasks_folder, tmp_path / name),
+            *("--gen-kwargs", "do_sample=True,temperature=0.9"),
+            tasks="tiny_generation",
+        )
+
+    assert main(command("whole")) == 0
+    assert main(command("broken")) == 0
+    records = sorted((tmp_path / "broken" / "records").iterdir())
+    records[0].unlink()
+    shutil.rmtree(tmp_path / "broken" / "cells")
+    assert main(command("broken")) == 0
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
