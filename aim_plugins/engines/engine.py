@@ -14,8 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from jaxtyping import Int
+from torch import Tensor
+
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.strengths import parse_strengths
+
+BatchSize = int | Callable[[int, Sequence[tuple[None, Sequence[int], Sequence[int]]]], int]
+"""Contexts in a forward pass, or a function of the next context's index and of all of them."""
 
 
 def fingerprint(value: Any) -> str:
@@ -130,19 +136,57 @@ class Journal(Protocol):
         """Stores a finished batch atomically."""
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """Left-padded prompts.
+
+    Attributes:
+        token_ids: Token ids.
+        mask: 1 for tokens, 0 for padding.
+    """
+
+    token_ids: Int[Tensor, "prompts tokens"]
+    mask: Int[Tensor, "prompts tokens"]
+
+    def unpadded(self) -> list[Tensor]:
+        """The token ids of each prompt without its padding."""
+        return [row[mask.bool()].cpu() for row, mask in zip(self.token_ids, self.mask, strict=True)]
+
+
 class Engine(Protocol):
-    """Runs a model for N requests under S modulations."""
+    """Runs a model for N requests under S modulations.
+
+    Attributes:
+        journal: Keeps finished batches, so that an interrupted run goes on where it was.
+    """
+
+    journal: Journal | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the model and the numeric options that shape its answers."""
 
     def score(
         self,
         requests: Sequence[ScoreRequest],
         columns: Sequence[GaussianNoise],
         *,
-        batch_size: int | Callable[[int, Sequence[Any]], int],
+        batch_size: BatchSize,
+        progress: bool = True,
+        on_row: Callable[[int, ScoreRow], None] | None = None,
     ) -> list[ScoreRow]:
         """Scores continuations: one row for each request, in the order of the requests."""
 
     def generate(
-        self, prompts: Any, columns: Sequence[GaussianNoise], **options: Any
+        self,
+        prompts: Prompts,
+        columns: Sequence[GaussianNoise],
+        *,
+        max_length: int,
+        stop: Sequence[str] = (),
+        **options: Any,
     ) -> list[list[list[int]]]:
-        """Continues prompts: token ids for each prompt and column."""
+        """Continues prompts: new token ids for each prompt and column."""
+
+    def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:
+        """Takes the memory that one batch needs, or fails as the batch itself would."""

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from aim_plugins.engines.engine import GaussianNoise
+from aim_plugins.engines.engine import GaussianNoise, Prompts
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 
 _LEAVING_SHARE = 0.2
@@ -40,23 +39,6 @@ _COUNTING_OPTIONS = (
 
 StoppingFactory = Callable[[int, int], StoppingCriteriaList]
 """Makes stopping criteria from the length of the padded prompts and the number of rows."""
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Left-padded prompts.
-
-    Attributes:
-        token_ids: Token ids.
-        mask: 1 for tokens, 0 for padding.
-    """
-
-    token_ids: Int[Tensor, "prompts tokens"]
-    mask: Int[Tensor, "prompts tokens"]
-
-    def unpadded(self) -> list[Tensor]:
-        """The token ids of each prompt without its padding."""
-        return [row[mask.bool()].cpu() for row, mask in zip(self.token_ids, self.mask, strict=True)]
 
 
 class _RowEnds(StoppingCriteria):

@@ -18,19 +18,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aim_plugins.engines.engine import (
+    BatchSize,
     GaussianNoise,
     Journal,
+    Prompts,
     ScoreRequest,
     ScoreRow,
     fingerprint,
 )
-from aim_plugins.engines.generation import Prompts, StoppingFactory, generate_columns
+from aim_plugins.engines.generation import StoppingFactory, generate_columns
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.modulation.noise import prefix_keys
 
 logger = logging.getLogger(__name__)
-
-BatchSize = int | Callable[[int, Sequence[tuple[None, Sequence[int], Sequence[int]]]], int]
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:

@@ -28,8 +28,14 @@ from lm_eval.models.utils import (
 from lm_eval.models.utils_hf import clear_torch_cache, stop_sequences_criteria
 from tqdm import tqdm
 
-from aim_plugins.engines.engine import ScoreRequest, ScoreRow, fingerprint, noise_columns
-from aim_plugins.engines.generation import Prompts
+from aim_plugins.engines.engine import (
+    Engine,
+    Prompts,
+    ScoreRequest,
+    ScoreRow,
+    fingerprint,
+    noise_columns,
+)
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 
 if TYPE_CHECKING:
@@ -71,7 +77,7 @@ class AimHFLM(HFLM):
         self.columns = noise_columns(noise_std, noise_mean, noise_seed, noise_draws)
         super().__init__(pretrained, **kwargs)
         self._join_processes()
-        self.engine = HuggingFaceEngine(
+        self.engine: Engine = HuggingFaceEngine(
             self.model,
             self.tokenizer,
             max_length=self.max_length,

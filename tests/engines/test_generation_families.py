@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from aim_plugins.engines.engine import noise_columns
-from aim_plugins.engines.generation import Prompts, generate_columns
+from aim_plugins.engines.engine import Prompts, noise_columns
+from aim_plugins.engines.generation import generate_columns
 
 SMALL = {
     "vocab_size": 100,

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aim_plugins.engines.engine import GaussianNoise, ScoreRequest, noise_columns
-from aim_plugins.engines.generation import Prompts
+from aim_plugins.engines.engine import GaussianNoise, Prompts, ScoreRequest, noise_columns
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
 
