@@ -13,7 +13,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 # Before any test imports the package: the hook rewrites modules as they are imported.
-install_import_hook("aim_plugins.modulation", "beartype.beartype")
+install_import_hook(
+    ["aim_plugins.modulation", "aim_plugins.engines.scoring", "aim_plugins.engines.generation"],
+    "beartype.beartype",
+)
 
 
 @pytest.fixture(scope="session")

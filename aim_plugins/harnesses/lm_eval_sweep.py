@@ -41,6 +41,7 @@ from aim_plugins.harnesses.lm_eval_replay import (
     table_rows,
 )
 from aim_plugins.harnesses.lm_eval_texts import sample_texts
+from aim_plugins.sweep.manifest import redact
 from aim_plugins.sweep.plots import plot_curves
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
@@ -306,12 +307,14 @@ class LmEvalSweep:
         std, draw = self._cell(index)
         column = self.columns[index]
         results["config"] = results["config"] | {
-            "model_args": {
-                **self.config.model_args,
-                "noise_std": std,
-                "noise_mean": column.mean,
-                "noise_seed": column.seed,
-            }
+            "model_args": redact(
+                {
+                    **self.config.model_args,
+                    "noise_std": std,
+                    "noise_mean": column.mean,
+                    "noise_seed": column.seed,
+                }
+            )
         }
         samples = results.pop("samples")
         rows = [*table_rows(results, std, draw), *extra]

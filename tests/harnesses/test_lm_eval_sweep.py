@@ -329,7 +329,6 @@ def test_bad_input_is_named_and_nothing_is_written(
     command = arguments(tiny_checkpoint, tasks_folder, tmp_path / "run")
     for option, value in change.items():
         if option in command:
-            # As one word: argparse would take "-1" for an option.
             place = command.index(option)
             command[place : place + 2] = [f"{option}={value}"]
         else:
