@@ -174,3 +174,8 @@ def test_constraints_satisfy_every_requirement_of_the_main_environment():
         chosen = marker is None or any(marker.evaluate({"extra": e}) for e in ("all", "dev"))
         if chosen:
             assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+
+
+def test_both_harnesses_and_torchvision_live_in_one_environment():
+    modules = "lm_eval, mmengine, opencompass, opencompass.registry, torchvision.ops"
+    subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
