@@ -86,12 +86,14 @@ def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
             else argument
         )
     namespace = HarnessCLI()._parser.parse_args(words)
+    namespace.log_samples = False  # a sweep always logs them, and into its own folder
+    config = EvaluatorConfig.from_cli(namespace)
     for name, reason in _REFUSED.items():
-        if getattr(namespace, name, None):
+        if getattr(config, name, None):
             raise ValueError(f"--{name} cannot be used in a sweep: {reason}")
-    if not namespace.tasks:
+    if not config.tasks:
         raise ValueError("--tasks is missing: name at least one, `lm-eval ls tasks` lists them")
-    return EvaluatorConfig.from_cli(namespace)
+    return config
 
 
 class LmEvalSweep:

@@ -415,3 +415,18 @@ def test_groups_of_tasks_have_their_own_rows(tiny_checkpoint, tasks_folder, tmp_
     assert {row["task"] for row in table(output)} == {"tiny_choice", "tiny_twin", "tiny_group"}
     assert values(output, "tiny_group", "acc") == values(output, "tiny_choice", "acc")
     assert {row["n"] for row in table(output) if row["task"] == "tiny_group"} == {"28"}
+
+
+def test_arguments_may_come_from_lm_evals_own_configuration_file(
+    swept, tiny_checkpoint, tasks_folder, tmp_path
+):
+    (tmp_path / "config.yaml").write_text(
+        f"model: aim_hf\nmodel_args: {{pretrained: {tiny_checkpoint}, dtype: float32}}\n"
+        f"tasks: [tiny_choice]\ninclude_path: {tasks_folder}\nbatch_size: 4\ndevice: cpu\n"
+    )
+    output = tmp_path / "run"
+    command = ["sweep", "lm-eval", "--config", str(tmp_path / "config.yaml")]
+    command += ["--log-samples", "--noise-std", "1", "--output", str(output)]
+    assert main([*command, "--noise-seed", str(SEED)]) == 0
+    [ours] = values(output, "tiny_choice", "acc").values()
+    assert ours == values(swept, "tiny_choice", "acc")[1.0, "0"]
