@@ -27,20 +27,19 @@ def demo_model() -> Path:
     return demo_model_folder()
 
 
-@pytest.fixture(scope="session")
-def tiny_llama():
-    """A random two-layer Llama of 128 tokens, in eval mode: fast, and sure to be offline."""
+def random_llama(vocab_size: int, *, hidden_size: int, layers: int, positions: int, scale: float):
+    """A random Llama in eval mode, the same at every call."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=128,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
@@ -51,16 +50,21 @@ def tiny_llama():
         model = LlamaForCausalLM(config)
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.data.normal_(std=0.3)
+                parameter.data.normal_(std=scale)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama():
+    """A random two-layer Llama of 128 tokens: fast, and sure to be offline."""
+    return random_llama(128, hidden_size=32, layers=2, positions=256, scale=0.3)
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random three-layer Llama with a real byte-level BPE tokenizer of its own."""
-    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     folder = tmp_path_factory.mktemp("tiny-llama")
     raw = Tokenizer(models.BPE())
@@ -81,24 +85,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
     )
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.data.normal_(std=0.2)
+    model = random_llama(len(tokenizer), hidden_size=48, layers=3, positions=128, scale=0.2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

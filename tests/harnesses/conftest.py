@@ -50,3 +50,12 @@ def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"dataset_kwargs: {{data_files: {{test: {folder}/documents.jsonl}}}}\n{body}"
         )
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline():
+    """No test of a harness asks a hub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_DATASETS_OFFLINE", "1")
+        yield

@@ -27,14 +27,6 @@ PLACES = ("Paris", "Berlin", "France", "Germany")
 TASKS = "tiny_choice,tiny_generation,tiny_perplexity"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def offline():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_DATASETS_OFFLINE", "1")
-        yield
-
-
 def arguments(checkpoint, tasks_folder, output, *more, tasks=TASKS):
     return [
         *("sweep", "lm-eval", "--model", "aim_hf", "--device", "cpu", "--batch-size", "4"),
