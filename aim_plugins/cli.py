@@ -14,6 +14,7 @@ from pathlib import Path
 
 from aim_plugins._command import guarded, join_negative_values
 from aim_plugins.sweep.manifest import redact
+from aim_plugins.sweep.strengths import parse_strengths
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +97,7 @@ def _lm_eval(arguments: Sequence[str]) -> int:
 
 def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
     _require("lm_eval", "lm-eval")
+    parse_strengths(options.noise_std, name="noise_std")  # before the heavy imports
     from aim_plugins.harnesses.lm_eval_sweep import run_sweep
 
     run_sweep(

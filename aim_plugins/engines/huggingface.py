@@ -148,7 +148,9 @@ class HuggingFaceEngine:
         self._check(requests)
         rows: dict[int, ScoreRow] = {}
         with tqdm(
-            total=len(requests), disable=not progress, desc=f"Scoring under {len(columns)} columns"
+            total=len(requests),
+            disable=not progress,
+            desc=f"Scoring, {len(columns)} strengths x draws",
         ) as bar:
             for batch in self._batches(requests, batch_size):
                 answers = self._recall(requests, batch, columns)

@@ -242,7 +242,7 @@ class AimHFLM(HFLM):
         with tqdm(
             total=len(requests),
             disable=disable_tqdm or self.rank != 0,
-            desc=f"Generating under {len(self.columns)} columns",
+            desc=f"Generating, {len(self.columns)} strengths x draws",
         ) as bar:
             for batch in order.get_batched(n=size):
                 rows += self._generate_batch(batch)

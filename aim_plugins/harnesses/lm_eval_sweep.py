@@ -126,7 +126,13 @@ class LmEvalSweep:
             raise ValueError(
                 f"--model {config.model} answers under one strength only: use --model aim_hf"
             )
-        self.task_manager = config.process_tasks(config.metadata)
+        try:
+            self.task_manager = config.process_tasks(config.metadata)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: `lm-eval ls tasks` lists the harness's tasks; name the folder of your "
+                "own with --include-path"
+            ) from error
         self.strengths = list(dict.fromkeys(column.std for column in self.columns))
         self.draws = len(self.columns) // len(self.strengths)
         SweepStore.check(output, self.arguments)
@@ -259,7 +265,11 @@ class LmEvalSweep:
                 tasks = self.task_manager.load(self.config.tasks)["tasks"]
                 store.pin_manifest(task_fingerprints=_fingerprints(tasks))
         done = len(self.columns) - len(pending)
-        print(f"{self.output}: {done} of {len(self.columns)} cells are finished", file=sys.stderr)
+        print(
+            f"{self.output}: {done} of {len(self.columns)} cells are finished"
+            f"{', and the finished batches of the others are kept' if pending else ''}",
+            file=sys.stderr,
+        )
         return bool(pending)
 
     def _pending(self, store: SweepStore) -> list[int]:
