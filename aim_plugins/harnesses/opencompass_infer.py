@@ -1,0 +1,183 @@
+"""OpenCompass inference of a whole sweep: one model load, every data set, all strengths.
+
+For each data set the inferencer runs once to state its prompts, the engine answers them under all
+columns, and the inferencer runs again for each entry, which writes its standard predictions file.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import ConfigDict
+from opencompass.tasks import OpenICLInferTask
+from opencompass.utils import (
+    build_dataset_from_cfg,
+    build_model_from_cfg,
+    dataset_abbr_from_cfg,
+    model_abbr_from_cfg,
+)
+
+from aim_plugins.harnesses.opencompass_cells import Cell
+from aim_plugins.harnesses.opencompass_entries import sweep_groups
+from aim_plugins.harnesses.opencompass_process import task_command
+from aim_plugins.sweep.files import safe_name
+from aim_plugins.sweep.records import BatchRecords
+
+_SMALLEST_SLICE = 16
+"""Documents; a data set is not cut into smaller slices."""
+
+_FORESEEABLE = frozenset({"GenInferencer", "PPLInferencer", "LLInferencer", "PPLOnlyInferencer"})
+"""Inferencers whose prompts do not depend on the model's answers."""
+
+
+class SweepOpenICLInferTask(OpenICLInferTask):
+    """Runs the entries of one model on its data sets, or on one slice of each.
+
+    Args:
+        cfg: The task, as `SweepInferPartitioner` makes it.
+    """
+
+    name_prefix = "SweepOpenICLInfer"
+    work_dir: str
+
+    def __init__(self, cfg: ConfigDict) -> None:
+        super().__init__(cfg)
+        (self.group,) = sweep_groups(cfg["sweep"]["models"])
+        self.slice, self.slices = cfg["sweep"].get("slice", (0, 1))
+
+    @property
+    def name(self) -> str:
+        """Names the task in logs; the stock name would spell out every entry and data set."""
+        part = f", part {self.slice + 1} of {self.slices}" if self.slices > 1 else ""
+        return f"{self.name_prefix}[{self.group.name} x{len(self.group.entries)}{part}]"
+
+    def get_log_path(self, file_extension: str = "json") -> str:
+        """Path of the task's log: that of its first entry and data set."""
+        path = Path(super().get_log_path(file_extension))
+        return str(path.with_stem(f"{path.stem}_{self.slice}") if self.slices > 1 else path)
+
+    def get_command(self, cfg_path: str, template: str) -> str:
+        """The command that runs the task; a model on several GPUs is spread by `device_map`."""
+        return task_command("infer", cfg_path, template)
+
+    def run(self, cur_model: Any = None, cur_model_abbr: str | None = None) -> None:
+        """Computes every cell that is missing or stale.
+
+        Args:
+            cur_model: A model that an earlier task has loaded (`--debug`).
+            cur_model_abbr: The entry that model was built from.
+
+        Raises:
+            RuntimeError: If data sets failed; the others are finished first.
+        """
+        self.model_cfg = self.group.entries[0]
+        loaded = cur_model is not None and cur_model_abbr == model_abbr_from_cfg(self.model_cfg)
+        base = cur_model if loaded else build_model_from_cfg(self.model_cfg)
+        if not hasattr(base, "table") and len(self.group.entries) > 1:
+            raise TypeError(
+                f"type={self.model_cfg['type']} answers under one strength only: use "
+                "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
+            )
+        failed = []
+        for index, dataset_cfg in enumerate(self.dataset_cfgs[0]):
+            abbr = dataset_abbr_from_cfg(dataset_cfg)
+            start = time.time()
+            try:
+                done = self._infer_dataset(base, dataset_cfg, index)
+                self.logger.info(f"{abbr}: {done} entries in {time.time() - start:.1f} s")
+            except Exception:  # the other data sets do not depend on this one
+                self.logger.exception(f"{abbr} failed")
+                failed.append(abbr)
+        self.model, self.model_cfg = base, self.group.entries[0]  # for the next task of --debug
+        if failed:
+            raise RuntimeError(f"inference failed for {', '.join(failed)}")
+
+    def _infer_dataset(self, base: Any, dataset_cfg: ConfigDict, index: int) -> int:
+        """Computes the missing cells of a data set; returns their number."""
+        cells = [Cell(self.work_dir, entry, dataset_cfg) for entry in self.group.entries]
+        pending = [place for place, cell in enumerate(cells) if not cell.has_prediction()]
+        if not pending:
+            return 0
+        part, parts, own_cfg = self._own_part(dataset_cfg, index)
+        if parts == 0:
+            return 0
+        if parts > 1:
+            pending = [place for place in pending if not cells[place].has_slice(part, parts)]
+        for place in pending:
+            cells[place].discard_stale(part if parts > 1 else None)
+        if pending:
+            self.dataset_cfg = own_cfg
+            self.dataset = build_dataset_from_cfg(own_cfg)
+            self._infer_cells(base, pending)
+        for place, cell in enumerate(cells):
+            if parts > 1:
+                if place in pending:
+                    cell.note_slice(part, parts)
+                cell.merge_slices(parts)
+            elif place in pending:
+                cell.note_prediction()
+        return len(pending)
+
+    def _own_part(self, dataset_cfg: ConfigDict, index: int) -> tuple[int, int, ConfigDict]:
+        """This task's part of a data set: its index, the number of parts (0: none), its config."""
+        if self.slices == 1:
+            return 0, 1, dataset_cfg
+        size = len(build_dataset_from_cfg(dataset_cfg).test)
+        step = max(math.ceil(size / self.slices), _SMALLEST_SLICE)
+        parts = math.ceil(size / step)
+        if parts <= 1:
+            return 0, int(index % self.slices == self.slice), dataset_cfg
+        if self.slice >= parts:
+            return 0, 0, dataset_cfg
+        own_cfg = copy.deepcopy(dataset_cfg)
+        own_cfg["abbr"] = f"{dataset_abbr_from_cfg(dataset_cfg)}_{self.slice}"
+        reader = own_cfg["reader_cfg"]
+        first = self.slice * step
+        reader["test_range"] = f"{reader.get('test_range', '')}[{first}:{first + step}]"
+        return self.slice, parts, own_cfg
+
+    def _infer_cells(self, base: Any, pending: Sequence[int]) -> None:
+        """Runs the inferencer under the pending columns of the present data set."""
+        if not hasattr(base, "table"):
+            self._infer_entry(base, self.group.entries[0], self.work_dir)
+            return
+        abbr = dataset_abbr_from_cfg(self.dataset_cfg)
+        first = self.group.entries[pending[0]]
+        records = BatchRecords(
+            Path(self.work_dir) / "records" / safe_name(f"{model_abbr_from_cfg(first)},{abbr}")
+        )
+        table = base.table(
+            [self.group.columns[place] for place in pending],
+            batch_size=first.get("batch_size") or 1,
+            name=abbr,
+            journal=records,
+        )
+        inferencer = self.dataset_cfg["infer_cfg"]["inferencer"]
+        kind = getattr(inferencer["type"], "__name__", str(inferencer["type"])).rpartition(".")[2]
+        if kind in _FORESEEABLE and not inferencer.get("multiround"):
+            with table.recording(), tempfile.TemporaryDirectory() as folder:
+                self._infer_entry(base.under(table, 0), first, folder)
+            table.compute()
+        for column, place in enumerate(pending):
+            self._infer_entry(base.under(table, column), self.group.entries[place], self.work_dir)
+        records.clear()
+
+    def _infer_entry(self, model: Any, entry: ConfigDict, work_dir: str) -> None:
+        """Runs OpenCompass's own inferencer for one entry."""
+        self.model, self.model_cfg = model, entry
+        self.max_out_len = entry.get("max_out_len")
+        self.min_out_len = entry.get("min_out_len")
+        self.batch_size = entry.get("batch_size")
+        self.infer_cfg = copy.deepcopy(self.dataset_cfg["infer_cfg"])
+        self.sub_cfg = {"models": [entry], "datasets": [[self.dataset_cfg]]}
+        own_dir, self.work_dir = self.work_dir, work_dir
+        try:
+            self._inference()
+        finally:
+            self.work_dir = own_dir
