@@ -85,11 +85,12 @@ class SweepOpenICLInferTask(OpenICLInferTask):
                 "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
             )
         failed = []
+        cells = Cell.table(self.work_dir, self.group.entries, self.dataset_cfgs[0])
         for index, dataset_cfg in enumerate(self.dataset_cfgs[0]):
             abbr = dataset_abbr_from_cfg(dataset_cfg)
             start = time.time()
             try:
-                done = self._infer_dataset(base, dataset_cfg, index)
+                done = self._infer_dataset(base, [row[index] for row in cells], index)
                 self.logger.info(f"{abbr}: {done} entries in {time.time() - start:.1f} s")
             except Exception:  # the other data sets do not depend on this one
                 self.logger.exception(f"{abbr} failed")
@@ -98,19 +99,24 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         if failed:
             raise RuntimeError(f"inference failed for {', '.join(failed)}")
 
-    def _infer_dataset(self, base: Any, dataset_cfg: ConfigDict, index: int) -> int:
-        """Computes the missing cells of a data set; returns their number."""
-        cells = [Cell(self.work_dir, entry, dataset_cfg) for entry in self.group.entries]
+    def _infer_dataset(self, base: Any, cells: Sequence[Cell], index: int) -> int:
+        """Computes the missing cells of a data set, one for each entry; returns their number."""
         pending = [place for place, cell in enumerate(cells) if not cell.has_prediction()]
         if not pending:
             return 0
-        part, parts, own_cfg = self._own_part(dataset_cfg, index)
+        part, parts, own_cfg = self._own_part(index)
         if parts == 0:
             return 0
         if parts > 1:
             pending = [place for place in pending if not cells[place].has_slice(part, parts)]
-        for place in pending:
-            cells[place].discard_stale(part if parts > 1 else None)
+        stale = sum(cells[place].discard_prediction() for place in pending)
+        if parts > 1:
+            stale += sum(cells[place].discard_slice(part) for place in pending)
+        if stale:
+            self.logger.warning(
+                f"{dataset_abbr_from_cfg(own_cfg)}: {stale} predictions were of another model, "
+                "noise, data or prompt, or not finished: computed again"
+            )
         if pending:
             self.dataset_cfg = own_cfg
             self.dataset = build_dataset_from_cfg(own_cfg)
@@ -124,8 +130,9 @@ class SweepOpenICLInferTask(OpenICLInferTask):
                 cell.note_prediction()
         return len(pending)
 
-    def _own_part(self, dataset_cfg: ConfigDict, index: int) -> tuple[int, int, ConfigDict]:
+    def _own_part(self, index: int) -> tuple[int, int, ConfigDict]:
         """This task's part of a data set: its index, the number of parts (0: none), its config."""
+        dataset_cfg = self.dataset_cfgs[0][index]
         if self.slices == 1:
             return 0, 1, dataset_cfg
         size = len(build_dataset_from_cfg(dataset_cfg).test)
