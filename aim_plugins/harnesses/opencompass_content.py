@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from opencompass.utils.datasets import DATASETS_MAPPING, DEFAULT_DATA_FOLDER
-
+from aim_plugins.harnesses.opencompass_check import data_places
 from aim_plugins.sweep.files import sha256_of
 
 _MODEL_KEYS = ("path", "tokenizer_path", "peft_path")
@@ -61,26 +60,15 @@ def data_content(settings: Mapping[str, Any]) -> dict[str, list[Content]]:
     for key in _DATA_KEYS:
         path = settings.get(key)
         if isinstance(path, str) and path:
-            contents[key] = [
-                _content(place, _walk(place), _WHOLE_DATA) for place in data_places(path)
-            ]
+            contents[key] = [_content(place, _walk(place), _WHOLE_DATA) for place in _places(path)]
     return contents
 
 
-def data_places(path: str) -> list[Path]:
-    """Lists the existing files or folders that OpenCompass may read a data set from.
-
-    Args:
-        path: The path of a data set as its config has it: a path, or a name that OpenCompass maps
-            to a path in its data folder.
-    """
-    local = DATASETS_MAPPING.get(path, {}).get("local") or path
-    cached = os.path.join(os.environ.get("COMPASS_DATA_CACHE", ""), local)
-    if not os.path.exists(cached):
-        cached = os.path.join(DEFAULT_DATA_FOLDER, cached)
+def _places(path: str) -> list[Path]:
     # OpenCompass looks into its data folder first, but some of its readers take the path as it is.
-    places = dict.fromkeys(os.path.normpath(place) for place in (path, cached))
-    return [Path(place) for place in places if os.path.exists(place)]
+    found = [place for place in data_places(path) if place.exists()][:1]
+    given = Path(path)
+    return found if given in found or not given.exists() else [given, *found]
 
 
 def _walk(place: Path) -> list[str]:
