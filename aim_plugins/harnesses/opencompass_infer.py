@@ -7,7 +7,9 @@ columns, and the inferencer runs again for each entry, which writes its standard
 from __future__ import annotations
 
 import copy
+import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,17 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import ConfigDict
+from opencompass.registry import TASKS
 from opencompass.tasks import OpenICLInferTask
 from opencompass.utils import (
     build_dataset_from_cfg,
     build_model_from_cfg,
     dataset_abbr_from_cfg,
+    get_infer_output_path,
     model_abbr_from_cfg,
 )
 
 from aim_plugins.harnesses.opencompass_cells import Cell
 from aim_plugins.harnesses.opencompass_entries import sweep_groups
+from aim_plugins.harnesses.opencompass_expected import (
+    add_probabilities,
+    choice_logits,
+    label_keys,
+)
 from aim_plugins.harnesses.opencompass_process import task_command
+from aim_plugins.harnesses.opencompass_replay import AnswerTable
 from aim_plugins.sweep.files import safe_name
 from aim_plugins.sweep.records import BatchRecords
 
@@ -36,6 +46,7 @@ _FORESEEABLE = frozenset({"GenInferencer", "PPLInferencer", "LLInferencer", "PPL
 """Inferencers whose prompts do not depend on the model's answers."""
 
 
+@TASKS.register_module()
 class SweepOpenICLInferTask(OpenICLInferTask):
     """Runs the entries of one model on its data sets, or on one slice of each.
 
@@ -173,7 +184,22 @@ class SweepOpenICLInferTask(OpenICLInferTask):
             table.compute()
         for column, place in enumerate(pending):
             self._infer_entry(base.under(table, column), self.group.entries[place], self.work_dir)
+        if kind == "PPLInferencer":
+            self._add_probabilities(table, pending)
         records.clear()
+
+    def _add_probabilities(self, table: AnswerTable, pending: Sequence[int]) -> None:
+        """Adds the exact law of each choice to the predictions, where it applies."""
+        folder = os.path.join(self.work_dir, self.output_subdir)
+        paths = [
+            Path(get_infer_output_path(self.group.entries[place], self.dataset_cfg, folder))
+            for place in pending
+        ]
+        choices = len(label_keys(json.loads(paths[0].read_bytes())))
+        logits = choice_logits(table.asked, table.rows, choices)
+        if logits is not None:
+            for path, column in zip(paths, table.columns, strict=True):
+                add_probabilities(path, logits, column.std)
 
     def _infer_entry(self, model: Any, entry: ConfigDict, work_dir: str) -> None:
         """Runs OpenCompass's own inferencer for one entry."""

@@ -59,6 +59,8 @@ class AnswerTable:
         batch_size: Prompts or contexts in a batch of `compute`.
         name: What is being asked, for progress bars and errors.
         texts: What callers derived from texts, such as their token ids, kept for all columns.
+        asked: Every span recorded, in order, repetitions included.
+        rows: The scores so far.
     """
 
     engine: HuggingFaceEngine
@@ -66,14 +68,14 @@ class AnswerTable:
     batch_size: int = 1
     name: str = "OpenCompass"
     texts: dict[Hashable, Any] = field(default_factory=dict)
+    asked: list[Span] = field(default_factory=list)
+    rows: dict[Span, ScoreRow] = field(default_factory=dict)
     _recording: bool = False
     _kwargs: dict[GenerationOptions, dict[str, Any]] = field(default_factory=dict)
     _prompts: dict[GenerationOptions, dict[tuple[int, ...], None]] = field(default_factory=dict)
     _continuations: dict[tuple[GenerationOptions, tuple[int, ...]], list[list[int]]] = field(
         default_factory=dict
     )
-    _spans: dict[Span, None] = field(default_factory=dict)
-    _scores: dict[Span, ScoreRow] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -86,8 +88,7 @@ class AnswerTable:
 
     def compute(self) -> None:
         """Answers what was recorded, in batches of similar lengths."""
-        self._score(list(self._spans), self.batch_size, progress=True)
-        self._spans.clear()
+        self._score(list(dict.fromkeys(self.asked)), self.batch_size, progress=True)
         for options, prompts in self._prompts.items():
             self._generate(options, list(prompts), self.batch_size, progress=True)
         self._prompts.clear()
@@ -132,11 +133,11 @@ class AnswerTable:
             The table's row of each span; None while recording.
         """
         if self._recording:
-            self._spans.update(dict.fromkeys(spans))
+            self.asked += spans
             return None
-        missing = [span for span in dict.fromkeys(spans) if span not in self._scores]
+        missing = [span for span in dict.fromkeys(spans) if span not in self.rows]
         self._score(missing, len(missing))
-        return [self._scores[span] for span in spans]
+        return [self.rows[span] for span in spans]
 
     def _score(self, spans: Sequence[Span], batch_size: int, *, progress: bool = False) -> None:
         if not spans:
@@ -146,7 +147,7 @@ class AnswerTable:
             for span in spans
         ]
         rows = self.engine.score(requests, self.columns, batch_size=batch_size, progress=progress)
-        self._scores.update(zip(spans, rows, strict=True))
+        self.rows.update(zip(spans, rows, strict=True))
 
     def _generate(
         self,
