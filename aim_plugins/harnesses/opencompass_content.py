@@ -16,7 +16,7 @@ from aim_plugins.harnesses.opencompass_check import data_places
 from aim_plugins.sweep.files import sha256_of
 
 _MODEL_KEYS = ("path", "tokenizer_path", "peft_path")
-_DATA_KEYS = ("path", "meta_path")
+_DATA_KEYS = ("path", "meta_path", "data_files", "data_dir")
 _WHOLE_WEIGHTS = 32 << 20
 """Weight files above this size, in bytes, are sampled: reading a large model takes minutes."""
 _WHOLE_DATA = 1 << 30
