@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.harnesses.opencompass_check import data_places
+from opencompass.utils.datasets import DATASETS_MAPPING, DEFAULT_DATA_FOLDER
+
 from aim_plugins.sweep.files import sha256_of
 
 _MODEL_KEYS = ("path", "tokenizer_path", "peft_path")
@@ -64,8 +65,24 @@ def data_content(settings: Mapping[str, Any]) -> dict[str, list[Content]]:
     return contents
 
 
+def data_places(path: str) -> list[Path]:
+    """Where OpenCompass looks for the local files of a data set before it downloads any.
+
+    Args:
+        path: The path of a data set: a path, or a name that OpenCompass maps to one.
+
+    Returns:
+        The places, first choice first; they need not exist.
+    """
+    if os.path.isabs(path):
+        return [Path(path)]
+    cache = os.environ.get("COMPASS_DATA_CACHE", "")
+    local = DATASETS_MAPPING.get(path, {}).get("local") or path
+    return [Path(cache, local), Path(DEFAULT_DATA_FOLDER, cache, local)]
+
+
 def _places(path: str) -> list[Path]:
-    # OpenCompass looks into its data folder first, but some of its readers take the path as it is.
+    # Some readers of OpenCompass take the path as it is, and not from its data folder.
     found = [place for place in data_places(path) if place.exists()][:1]
     given = Path(path)
     return found if given in found or not given.exists() else [given, *found]
