@@ -3,6 +3,7 @@
 aim-plugins demo-model                 prints the folder of a small real model
 aim-plugins lm-eval ...                lm_eval with our models registered, no import hook needed
 aim-plugins sweep lm-eval ...          a modulation curve from one model load
+aim-plugins sweep opencompass ...      opencompass, with its configuration and its results checked
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["lm-eval"]:  # everything after it is lm_eval's own, --help included
         return _lm_eval(arguments[1:])
+    if arguments[:2] == ["sweep", "opencompass"]:  # the same
+        return guarded(lambda: _sweep_opencompass(arguments[2:]))
     parser = _parser()
     options, rest = parser.parse_known_args(
         join_negative_values(arguments, {"--noise-std", "--noise-mean"})
@@ -74,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for results; a killed run goes on when it is started again",
     )
     lm_eval.set_defaults(run=_sweep_lm_eval)
+
+    harnesses.add_parser(
+        "opencompass", help="with OpenCompass, from a configuration file; its own arguments"
+    )
     return parser
 
 
@@ -110,6 +117,13 @@ def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
         noise_draws=options.draws,
     )
     return 0
+
+
+def _sweep_opencompass(arguments: Sequence[str]) -> int:
+    _require("opencompass", "opencompass")
+    from aim_plugins.harnesses.opencompass_command import run_opencompass
+
+    return run_opencompass(arguments)
 
 
 def _require(module: str, extra: str) -> None:

@@ -1,7 +1,6 @@
-"""What OpenCompass does not check: its configuration before a run, and the files after it.
+"""What OpenCompass does not check in a configuration before it starts the tasks.
 
-OpenCompass finds most mistakes inside a task, whose log nobody sees, and ends with exit status 0
-when a task failed. `check_config` words them before anything starts.
+It finds most mistakes inside a task, whose log nobody sees.
 """
 
 from __future__ import annotations
