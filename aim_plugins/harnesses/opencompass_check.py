@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def check_data_files(cfg: Mapping[str, Any]) -> None:
     Raises:
         FileNotFoundError: With the places that were looked at.
     """
-    for data_set in cfg.get("datasets") or []:
+    combined = [pair["datasets"] for pair in cfg.get("model_dataset_combinations") or []]
+    for data_set in chain(cfg.get("datasets") or [], *combined):
         # An entry without a type is a custom data set that OpenCompass has not filled in yet.
         if "type" in data_set and type_name(data_set["type"]) not in _CUSTOM_DATASETS:
             continue

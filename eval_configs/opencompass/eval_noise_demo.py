@@ -22,7 +22,7 @@ data = str(__import__("pathlib").Path(__file__).resolve().parent / "data")
 
 base_models = []
 chat_models = []
-for noise_std in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0):
+for noise_std in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0):
     common = dict(
         path=path,
         model_kwargs=dict(torch_dtype="torch.float32"),

@@ -18,6 +18,12 @@ LETTERS = "ABCD"
 # A part keeps the demo short; they are sorted by country, so every n-th is a fair one.
 EVERY_CONTINENT = 4
 EVERY_CAPITAL = 2
+WITH_ARTICLE = {
+    "Democratic Republic of the Congo",
+    "Philippines",
+    "United Kingdom",
+    "United States",
+}
 
 Document = dict[str, Any]
 
@@ -42,10 +48,11 @@ def questions() -> list[Document]:
     """A question about a capital, and the sentence that a chat model answers it with."""
     return [
         {
-            "question": f"What is the capital of {document['country']}?",
-            "answer": f"The capital of {document['country']} is {document['capital']}.",
+            "question": f"What is the capital of {country}?",
+            "answer": f"The capital of {country} is {document['capital']}.",
         }
         for document in _read("generation")
+        for country in [_in_a_sentence(document["country"])]
     ]
 
 
@@ -60,6 +67,10 @@ def write(folder: Path) -> None:
 def _choices(document: Document) -> Document:
     lettered = dict(zip(LETTERS, document["choices"], strict=True))
     return {**lettered, "answer": LETTERS[document["answer"]]}
+
+
+def _in_a_sentence(country: str) -> str:
+    return f"the {country}" if country in WITH_ARTICLE else country
 
 
 def _read(name: str) -> list[Document]:
