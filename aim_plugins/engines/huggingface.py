@@ -273,7 +273,8 @@ class HuggingFaceEngine:
         keys = prefix_keys(token_ids).reshape(-1).to(logits.device)[chosen]
         try:
             log_probabilities, is_argmax, clean = token_log_probabilities(
-                logits.reshape(-1, logits.shape[-1])[chosen],
+                logits.reshape(-1, logits.shape[-1]),
+                chosen,
                 keys,
                 torch.tensor(position, device=logits.device),
                 torch.tensor(token, device=logits.device),
