@@ -223,8 +223,7 @@ class Cell:
         Raises:
             FileNotFoundError: If there are no such answers.
         """
-        about = {"slice": [k, n], "dataset": self._data_set.abbr}
-        _write_note(self.slice_path(k), self.prediction_fingerprint, about)
+        _write_note(self.slice_path(k), self.prediction_fingerprint, {"slice": [k, n]})
 
     def discard_slice(self, k: int) -> bool:
         """Removes slice `k`, its note and what OpenCompass would resume it from.
@@ -268,8 +267,7 @@ class Cell:
                 if match is None:
                     continue
                 path = self.slice_path(int(match[1]))
-                note = _read_note(path) or {}
-                if "slice" in note and note.get("dataset") == self._data_set.abbr:
+                if "slice" in (_read_note(path) or {}):
                     yield path
 
 
