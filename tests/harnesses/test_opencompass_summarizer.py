@@ -185,6 +185,13 @@ def test_zero_fits_the_scale_of_the_other_strengths(run):
     assert [row.value for row in run.rows().values()] == [0.5, 0]
 
 
+def test_zero_at_every_strength_is_a_share_without_spread(run):
+    dataset = run.add_dataset("sums")
+    run.add_accuracy(run.add_entry(0.5), dataset, "0000")
+    run.summarize()
+    assert [(row.value, row.stderr) for row in run.rows().values()] == [(0, 0)]
+
+
 def test_every_metric_has_rows_and_the_first_of_opencompass_a_column(run):
     dataset = run.add_dataset("sums")
     run.add_result(
