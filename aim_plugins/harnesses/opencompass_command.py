@@ -210,6 +210,8 @@ def _stopping_signals() -> Iterator[None]:
         yield
         return
     numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
+    # Under nohup a hang-up is ignored, and has to stay so.
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     former = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
@@ -230,7 +232,7 @@ def _report(folder: Path, process_id: int, mode: str, again: str) -> int:
     cfg = Config.fromfile(dumps[-1], format_python_code=False)
     missing = missing_cells(cfg, _STAGES[mode], since=dumps[-1].stat().st_mtime)
     if missing:
-        print(f"\nerror: {len(missing)} cells are missing in {folder}", file=sys.stderr)
+        print(f"\nerror: unfinished cells in {folder}: {len(missing)}", file=sys.stderr)
         print(*describe_missing(missing), again, sep="\n", file=sys.stderr)
         return 1
     reports = sorted(folder.glob("summary/sweep/*/report.html")) if mode != "infer" else []

@@ -248,6 +248,16 @@ def test_stopping_the_command_ends_the_tasks_too(stock, number):
     assert not is_alive(child)
 
 
+def test_a_hang_up_stays_ignored_under_nohup():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with opencompass_command._stopping_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
 def wait_until(holds, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while not holds():
