@@ -59,6 +59,7 @@ class SweepOpenICLInferTask(OpenICLInferTask):
 
     def __init__(self, cfg: ConfigDict) -> None:
         super().__init__(cfg)
+        self._base: Any = None
         (self.group,) = sweep_groups(cfg["sweep"]["models"])
         self.slice, self.slices = cfg["sweep"].get("slice", (0, 1))
 
@@ -87,34 +88,31 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         Raises:
             RuntimeError: If data sets failed; the others are finished first.
         """
-        self.model_cfg = self.group.entries[0]
-        loaded = cur_model is not None and cur_model_abbr == model_abbr_from_cfg(self.model_cfg)
-        base = cur_model if loaded else build_model_from_cfg(self.model_cfg)
-        if not hasattr(base, "table") and len(self.group.entries) > 1:
-            raise TypeError(
-                f"type={self.model_cfg['type']} answers under one strength only: use "
-                "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
-            )
+        first = self.group.entries[0]
+        loaded = cur_model is not None and cur_model_abbr == model_abbr_from_cfg(first)
+        self._base = cur_model if loaded else None
         failed = []
         cells = Cell.table(self.work_dir, self.group.entries, self.dataset_cfgs[0])
         for index, dataset_cfg in enumerate(self.dataset_cfgs[0]):
+            column = [row[index] for row in cells]
+            if all(cell.has_prediction() for cell in column):
+                continue
+            self._load()  # without a model no data set can go on
             abbr = dataset_abbr_from_cfg(dataset_cfg)
             start = time.time()
             try:
-                done = self._infer_dataset(base, [row[index] for row in cells], index)
+                done = self._infer_dataset(column, index)
                 self.logger.info(f"{abbr}: {done} entries in {time.time() - start:.1f} s")
             except Exception:  # the other data sets do not depend on this one
                 self.logger.exception(f"{abbr} failed")
                 failed.append(abbr)
-        self.model, self.model_cfg = base, self.group.entries[0]  # for the next task of --debug
+        self.model, self.model_cfg = self._base, first  # for the next task of --debug
         if failed:
             raise RuntimeError(f"inference failed for {', '.join(failed)}")
 
-    def _infer_dataset(self, base: Any, cells: Sequence[Cell], index: int) -> int:
+    def _infer_dataset(self, cells: Sequence[Cell], index: int) -> int:
         """Computes the missing cells of a data set, one for each entry; returns their number."""
         pending = [place for place, cell in enumerate(cells) if not cell.has_prediction()]
-        if not pending:
-            return 0
         part, parts, own_cfg = self._own_part(index)
         if parts == 0:
             return 0
@@ -131,7 +129,7 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         if pending:
             self.dataset_cfg = own_cfg
             self.dataset = build_dataset_from_cfg(own_cfg)
-            self._infer_cells(base, pending)
+            self._infer_cells(pending)
         for place, cell in enumerate(cells):
             if parts > 1:
                 if place in pending:
@@ -140,6 +138,16 @@ class SweepOpenICLInferTask(OpenICLInferTask):
             elif place in pending:
                 cell.note_prediction()
         return len(pending)
+
+    def _load(self) -> None:
+        """Loads the model for the first data set that needs it; a resumed task may have none."""
+        if self._base is None:
+            self._base = build_model_from_cfg(self.group.entries[0])
+        if not hasattr(self._base, "table") and len(self.group.entries) > 1:
+            raise TypeError(
+                f"type={self.group.entries[0]['type']} answers under one strength only: use "
+                "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
+            )
 
     def _own_part(self, index: int) -> tuple[int, int, ConfigDict]:
         """This task's part of a data set: its index, the number of parts (0: none), its config."""
@@ -160,8 +168,9 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         reader["test_range"] = f"{reader.get('test_range', '')}[{first}:{first + step}]"
         return self.slice, parts, own_cfg
 
-    def _infer_cells(self, base: Any, pending: Sequence[int]) -> None:
+    def _infer_cells(self, pending: Sequence[int]) -> None:
         """Runs the inferencer under the pending columns of the present data set."""
+        base = self._base
         if not hasattr(base, "table"):
             self._infer_entry(base, self.group.entries[0], self.work_dir)
             return
