@@ -22,6 +22,7 @@ from opencompass.utils import dataset_abbr_from_cfg, get_infer_output_path
 
 from aim_plugins.harnesses.opencompass_cells import Cell
 from aim_plugins.harnesses.opencompass_entries import entry_abbr, sweep_groups
+from aim_plugins.harnesses.opencompass_expected import explain_expected
 from aim_plugins.harnesses.opencompass_process import task_command
 from aim_plugins.harnesses.opencompass_scores import (
     compare_texts,
@@ -128,7 +129,7 @@ class SweepOpenICLEvalTask(OpenICLEvalTask):
 
     def _load_predictions(self) -> Any:
         predictions = super()._load_predictions()
-        self._statistics = {"documents": len(predictions[0]), "metrics": {}}
+        self._statistics = {"documents": len(predictions[0]), "metrics": {}, "expected": {}}
         return predictions
 
     def _evaluate_predictions(self, pred_strs: Any, test_set: Any, pred_dicts: Any) -> Any:
@@ -139,9 +140,11 @@ class SweepOpenICLEvalTask(OpenICLEvalTask):
             result = super()._evaluate_predictions(pred_strs, test_set, pred_dicts)
         if "error" in result:
             raise RuntimeError(f"{evaluator.__name__} answers: {result['error']}")
+        metrics = explain_metrics(result, [seen.get("details"), seen.get("texts")])
         self._statistics = {
             "documents": len(pred_dicts) // self.dataset_cfg.get("n", 1),
-            "metrics": explain_metrics(result, [seen.get("details"), seen.get("texts")]),
+            "metrics": metrics,
+            "expected": explain_expected(metrics, pred_dicts),
         }
         return result
 

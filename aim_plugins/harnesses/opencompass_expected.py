@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aim_plugins.engines.engine import ScoreRow
 from aim_plugins.harnesses.opencompass_replay import Span
+from aim_plugins.harnesses.opencompass_scores import decode_scores
 from aim_plugins.modulation.ordering import argmax_probabilities
 from aim_plugins.sweep.files import write_atomic
 
@@ -76,16 +77,28 @@ def add_probabilities(path: Path, logits: Float[Tensor, "documents choices"], st
     write_atomic(path, json.dumps(predictions, indent=4, ensure_ascii=False))
 
 
-def expected_scores(predictions: Sequence[Mapping[str, Any]]) -> list[float] | None:
-    """The probability of each document's gold choice, or None where it is not known.
+def explain_expected(
+    metrics: Mapping[str, Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The exact law of the metrics that ask whether the predicted choice is the gold one.
 
     Args:
+        metrics: What is known about each metric, as `explain_metrics` finds it.
         predictions: The documents of a predictions file.
+
+    Returns:
+        For each metric with a law its `scale`, and as `scores` the probability of each document's
+        gold choice.
     """
-    scores = []
+    probabilities, hits = [], []
     for document in predictions:
         choice = document.get(f"{_LABEL}{document.get('gold')}", {})
         if _PROBABILITY not in choice:
-            return None
-        scores.append(float(choice[_PROBABILITY]))
-    return scores or None
+            return {}
+        probabilities.append(float(choice[_PROBABILITY]))
+        hits.append(float(document["prediction"] == document["gold"]))
+    return {
+        metric: {"scale": found["scale"], "scores": probabilities}
+        for metric, found in metrics.items()
+        if decode_scores(found["scores"]) == hits
+    }

@@ -38,6 +38,8 @@ from aim_plugins.harnesses.opencompass_table import (
     Sweep,
     chance_levels,
     measure,
+    measure_expected,
+    measure_expected_group,
     measure_group,
     split_sweeps,
     strengths_csv,
@@ -185,6 +187,9 @@ class SweepSummarizer(DefaultSummarizer):
                     measures[group["name"], metric] = found
                     if metric == _group_metric(group):
                         averages[abbr][group["name"], metric] = found
+                        law = measure_expected_group(group, metric, measures, defaults)
+                        if law and found.scale:
+                            averages[abbr][group["name"], f"{metric}_expected"] = law
         unify_scales(list(averages.values()))
         groups = {group["name"] for group in self.summary_groups}
         return {
@@ -205,6 +210,8 @@ class SweepSummarizer(DefaultSummarizer):
             for metric in sorted(values, key=lambda name: _place(metrics[dataset], name)):
                 chance = chance_level(dataset_cfg) if metric == "accuracy" else None
                 measures[dataset, metric] = measure(values[metric], statistics, metric, chance)
+                if expected := measure_expected(statistics, metric):
+                    measures[dataset, f"{metric}_expected"] = expected
         return measures
 
     # Writing ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from aim_plugins.engines.engine import GaussianNoise
 from aim_plugins.harnesses.opencompass_entries import SweepGroup, entry_abbr
 from aim_plugins.harnesses.opencompass_scores import decode_scores, mean_stderr
 from aim_plugins.sweep.strengths import format_strength
-from aim_plugins.sweep.table import Row
+from aim_plugins.sweep.table import Row, is_expected
 
 Key = tuple[str, str]
 """A data set or a group of them, and a metric."""
@@ -116,6 +116,17 @@ def measure(
     )
 
 
+def measure_expected(statistics: Mapping[str, Any], metric: str) -> Measure | None:
+    """Reads the exact law of a metric; None where it has none."""
+    found = statistics.get("expected", {}).get(metric)
+    if found is None:
+        return None
+    scores, scale = found["scores"], found["scale"]
+    stderr = mean_stderr(scores)
+    value = scale * math.fsum(scores) / len(scores)
+    return Measure(value, len(scores), scale, None if stderr is None else scale * stderr)
+
+
 def measure_group(
     group: Mapping[str, Any],
     metric: str,
@@ -136,24 +147,53 @@ def measure_group(
         The measure. Its error is unknown where a subset's is, and where the value is no average.
     """
     keys = [_subset_key(subset, metric, measures, defaults) for subset in group["subsets"]]
-    terms = [measures[key] for key in keys]
-    weights = _weights(group, keys)
-    unknown = Measure(value, sum(term.n for term in terms))
-    mean = math.fsum(
-        weight * term.value for weight, term in zip(weights, terms, strict=True) if weight
-    )
-    scales = {term.scale for term in terms}
+    average = _average(group, keys, [measures[key] for key in keys])
     # OpenCompass also forms sums, deviations and harmonic means.
-    if len(scales) > 1 or None in scales or not math.isclose(mean, value, abs_tol=1e-9):
-        return unknown
-    errors = [term.stderr for term in terms]
-    levels = [term.chance for term in terms]
+    if average.scale is None or not math.isclose(average.value, value, abs_tol=1e-9):
+        return Measure(value, average.n)
+    return replace(average, value=value)
+
+
+def measure_expected_group(
+    group: Mapping[str, Any],
+    metric: str,
+    measures: Mapping[Key, Measure],
+    defaults: Mapping[str, str],
+) -> Measure | None:
+    """The exact law of an average over data sets; None where a subset has none.
+
+    Args:
+        group: A summary group of OpenCompass whose value is an average.
+        metric: Name of the group's metric.
+        measures: Measures of one entry on the group's subsets.
+        defaults: The metric that counts, of each data set.
+    """
+    keys = [_subset_key(subset, metric, measures, defaults) for subset in group["subsets"]]
+    laws = [measures.get((dataset, f"{name}_expected")) for dataset, name in keys]
+    known = [law for law in laws if law is not None]
+    return _average(group, keys, known) if len(known) == len(keys) else None
+
+
+def _average(group: Mapping[str, Any], keys: Sequence[Key], terms: Sequence[Measure]) -> Measure:
+    """The weighted mean of independent measures; without a scale where theirs differ."""
+    weights = _weights(group, keys)
+
+    def mean(values: Sequence[float]) -> float:
+        pairs = zip(weights, values, strict=True)
+        return math.fsum(weight * value for weight, value in pairs if weight)
+
+    average = Measure(mean([term.value for term in terms]), sum(term.n for term in terms))
+    scales = {term.scale for term in terms}
+    if len(scales) > 1:
+        return average
+    errors = [term.stderr for term in terms if term.stderr is not None]
+    levels = [term.chance for term in terms if term.chance is not None]
     stderr = chance = None
-    if None not in errors:
-        stderr = math.hypot(*(w * e for w, e in zip(weights, errors, strict=True)))  # type: ignore[operator]
-    if None not in levels:
-        chance = math.fsum(w * c for w, c in zip(weights, levels, strict=True))  # type: ignore[operator]
-    return replace(unknown, scale=scales.pop(), stderr=stderr, chance=chance)
+    if len(errors) == len(terms):
+        stderr = math.hypot(*(w * error for w, error in zip(weights, errors, strict=True)))
+    if len(levels) == len(terms):
+        chance = mean(levels)
+    return replace(average, scale=scales.pop(), stderr=stderr, chance=chance)
 
 
 def _subset_key(
@@ -206,15 +246,18 @@ def tidy_rows(sweep: Sweep, measures: Mapping[str, Mapping[Key, Measure]]) -> li
     order = {key: None for abbr in sweep.abbrs for key in measures[abbr]}
     rows = []
     for task, metric in order:
-        cells = []
+        cells = {}
         for abbr, column, draw in sweep.entries():
             found = measures[abbr].get((task, metric))
             if found is None:
                 continue
             scale = found.scale or 1.0
             stderr = None if found.stderr is None else found.stderr / scale
-            cells.append(Row(task, metric, column.std, draw, found.value / scale, stderr, found.n))
-        rows += sorted(cells, key=lambda row: (row.strength, row.draw))
+            number = None if is_expected(metric) else draw  # one law for all draws
+            cells[column.std, number or 0] = Row(
+                task, metric, column.std, number, found.value / scale, stderr, found.n
+            )
+        rows += [cells[place] for place in sorted(cells)]
     return rows
 
 

@@ -29,7 +29,9 @@ from aim_plugins.harnesses.opencompass_partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )
+from aim_plugins.harnesses.opencompass_summarizer import SweepSummarizer
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
+from aim_plugins.sweep.table import read_table
 
 STDS = (0.0, 0.5, 4.0)
 SUBJECTS = ("anatomy", "astronomy")
@@ -251,18 +253,46 @@ def test_mmlu_by_perplexity(perplexity_run, reference):
         assert result["accuracy"] == pytest.approx(100 * right / 9)
 
 
-def test_probabilities_of_choices_agree_with_many_draws(perplexity_run, reference):
+def simulated_shares(reference, answer: dict, std: float) -> np.ndarray:
+    """How often each choice has the largest of four noisy logits, in 200,000 draws."""
     model, tokenizer = reference
-    answer = predictions(perplexity_run, "lukaemon_mmlu_astronomy")[4.0]["2"]
-    stated = [answer[f"label: {label}"]["probability"] for label in "ABCD"]
     prompts = [tokenizer(answer[f"label: {label}"]["prompt"])["input_ids"] for label in "ABCD"]
     with torch.no_grad():
         last = model(torch.tensor(prompts[:1])[:, :-1]).logits[0, -1]
     clean = last[[prompt[-1] for prompt in prompts]].numpy()
-    draws = np.random.default_rng(0).normal(0, 4.0, (200_000, 4)) + clean
-    shares = np.bincount(draws.argmax(1), minlength=4) / len(draws)
-    assert stated == pytest.approx(shares, abs=5e-3)
+    draws = np.random.default_rng(0).normal(0, std, (200_000, 4)) + clean
+    return np.bincount(draws.argmax(1), minlength=4) / len(draws)
+
+
+def test_probabilities_of_choices_agree_with_many_draws(perplexity_run, reference):
+    answer = predictions(perplexity_run, "lukaemon_mmlu_astronomy")[4.0]["2"]
+    stated = [answer[f"label: {label}"]["probability"] for label in "ABCD"]
+    assert stated == pytest.approx(simulated_shares(reference, answer, 4.0), abs=5e-3)
     assert sum(stated) == pytest.approx(1)
+
+
+def test_the_table_has_the_expected_accuracy(perplexity_run, reference):
+    """Of each subject and of their average; at strength 0 it is the accuracy itself."""
+    subsets = [f"lukaemon_mmlu_{subject}" for subject in SUBJECTS]
+    groups = [{"name": "mmlu", "subsets": subsets}]
+    SweepSummarizer(perplexity_run, summary_groups=groups).summarize(time_str="now")
+    rows = read_table(Path(perplexity_run.work_dir, "summary/sweep/tiny/sweep.csv"))
+    table = {(row.task, row.metric, row.strength): row for row in rows}
+    for subset in subsets:
+        simulated = [
+            simulated_shares(reference, answer, 4.0)["ABCD".index(answer["gold"])]
+            for answer in predictions(perplexity_run, subset)[4.0].values()
+        ]
+        law = table[subset, "accuracy_expected", 4.0]
+        assert law.value == pytest.approx(np.mean(simulated), abs=5e-3)
+        assert law.stderr == pytest.approx(np.std(simulated, ddof=1) / 3, abs=5e-3)
+        assert law.draw is None and law.n == 9
+        clean = [table[subset, name, 0.0].value for name in ("accuracy", "accuracy_expected")]
+        assert clean[0] == pytest.approx(clean[1])
+    laws = [table[subset, "accuracy_expected", 4.0] for subset in subsets]
+    average = table["mmlu", "naive_average_expected", 4.0]
+    assert average.value == pytest.approx((laws[0].value + laws[1].value) / 2)
+    assert average.stderr == pytest.approx(np.hypot(laws[0].stderr, laws[1].stderr) / 2)
 
 
 def test_the_prompt_is_read_once_for_all_choices_and_strengths(tmp_path, checkpoint, monkeypatch):
