@@ -15,6 +15,8 @@ with read_base():
     from aim_plugins.harnesses.opencompass_sweep import eval, infer, summarizer
 
 work_dir = "runs/opencompass_demo"
+# One task uses all cores of a CPU; two at once would only hinder each other.
+infer["runner"]["max_num_workers"] = 1
 
 # In a config an imported function cannot be called, but what __import__ returns can.
 path = str(__import__("aim_plugins.demo_model").demo_model.demo_model_folder())
