@@ -92,9 +92,9 @@ def _demo_model(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _lm_eval(arguments: Sequence[str]) -> int:
-    from aim_plugins.harnesses import lm_eval_register
+    from aim_plugins.harnesses.lm_eval.register import register
 
-    lm_eval_register.register()
+    register()
     from lm_eval.__main__ import cli_evaluate
 
     sys.argv = ["lm_eval", *arguments]
@@ -105,7 +105,7 @@ def _lm_eval(arguments: Sequence[str]) -> int:
 def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
     _require("lm_eval", "lm-eval")
     parse_strengths(options.noise_std, name="noise_std")  # before the heavy imports
-    from aim_plugins.harnesses.lm_eval_sweep import run_sweep
+    from aim_plugins.harnesses.lm_eval.sweep import run_sweep
 
     run_sweep(
         rest,
@@ -121,7 +121,7 @@ def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def _sweep_opencompass(arguments: Sequence[str]) -> int:
     _require("opencompass", "opencompass")
-    from aim_plugins.harnesses.opencompass_command import run_opencompass
+    from aim_plugins.harnesses.opencompass.command import run_opencompass
 
     return run_opencompass(arguments)
 

@@ -12,7 +12,7 @@ from mmengine.config import read_base
 from aim_plugins.harnesses.opencompass import HuggingFaceNoiseChatModel, HuggingFaceNoiseModel
 
 with read_base():
-    from aim_plugins.harnesses.opencompass_sweep import eval, infer, summarizer
+    from aim_plugins.harnesses.opencompass.sweep import eval, infer, summarizer
 
 work_dir = "runs/opencompass_demo"
 # One task uses all cores of a CPU; two at once would only hinder each other.

@@ -16,7 +16,7 @@ with read_base():
     from opencompass.configs.datasets.mmlu.mmlu_ppl import mmlu_datasets
     from opencompass.configs.summarizers.groups.mmlu import mmlu_summary_groups
 
-    from aim_plugins.harnesses.opencompass_sweep import eval, infer, summarizer
+    from aim_plugins.harnesses.opencompass.sweep import eval, infer, summarizer
 
 work_dir = "runs/opencompass_ppl"
 datasets = mmlu_datasets

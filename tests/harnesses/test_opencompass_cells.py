@@ -16,7 +16,7 @@ pytest.importorskip("opencompass")
 
 from mmengine.config import Config, ConfigDict
 
-from aim_plugins.harnesses.opencompass_cells import Cell
+from aim_plugins.harnesses.opencompass.cells import Cell
 
 ANSWERS = {str(index): {"prediction": f"answer {index}"} for index in range(10)}
 
@@ -332,7 +332,7 @@ def test_a_task_after_dumping_has_the_fingerprints_of_the_main_process(tmp_path,
     program = (
         "import sys\n"
         "from mmengine.config import Config\n"
-        "from aim_plugins.harnesses.opencompass_cells import Cell\n"
+        "from aim_plugins.harnesses.opencompass.cells import Cell\n"
         "cfg = Config.fromfile(sys.argv[1])\n"
         "cell = Cell('anywhere', cfg.models[0], cfg.datasets[0])\n"
         "print(cell.prediction_fingerprint, cell.result_fingerprint)\n"
@@ -408,7 +408,7 @@ def test_joining_goes_on_where_a_kill_left_it(run, models, dataset, monkeypatch)
             raise KeyboardInterrupt
         return real(path, *arguments, **options)
 
-    for interrupted in ("aim_plugins.harnesses.opencompass_cells.write_atomic", "pathlib.Path"):
+    for interrupted in ("aim_plugins.harnesses.opencompass.cells.write_atomic", "pathlib.Path"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             if interrupted == "pathlib.Path":
                 patch.setattr(Path, "unlink", killed)

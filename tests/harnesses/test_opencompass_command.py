@@ -17,8 +17,8 @@ pytest.importorskip("opencompass")
 from mmengine.config import Config
 
 from aim_plugins.cli import main
-from aim_plugins.harnesses import opencompass_command, opencompass_summarizer
-from aim_plugins.harnesses.opencompass_missing import MissingCell, describe_missing, last_error
+from aim_plugins.harnesses.opencompass import command
+from aim_plugins.harnesses.opencompass.missing import MissingCell, describe_missing, last_error
 
 MODEL = "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
 CUSTOM = "opencompass.datasets.custom.CustomDataset"
@@ -63,7 +63,7 @@ def stock(tmp_path, monkeypatch) -> Path:
     (tmp_path / "data.jsonl").write_text(json.dumps({"question": "?", "answer": "!"}) + "\n")
     stand_in = tmp_path / "stand_in.py"
     stand_in.write_text(STAND_IN)
-    monkeypatch.setattr(opencompass_command, "_OPENCOMPASS", [sys.executable, str(stand_in)])
+    monkeypatch.setattr(command, "_OPENCOMPASS", [sys.executable, str(stand_in)])
     return write_config(tmp_path / "config.py")
 
 
@@ -134,7 +134,7 @@ def test_parts_that_opencompass_cut_a_data_set_into_count_as_its_prediction(stoc
 def test_a_file_without_a_fresh_note_is_missing_for_our_partitioners(
     tmp_path, stock, monkeypatch, capfd
 ):
-    partitioner = "aim_plugins.harnesses.opencompass_partitioner.SweepInferPartitioner"
+    partitioner = "aim_plugins.harnesses.opencompass.partitioner.SweepInferPartitioner"
     config = write_config(tmp_path / "ours.py", infer={"partitioner": {"type": partitioner}})
     finish(monkeypatch, *EVERYTHING)
     assert sweep(config) == 1
@@ -159,7 +159,6 @@ def test_the_command_reaches_the_report_without_its_secrets(stock):
         "--token",
         "***",
     ]
-    assert opencompass_command.COMMAND_VARIABLE == opencompass_summarizer.COMMAND_VARIABLE
 
 
 def test_the_latest_run_is_one_of_the_runs_and_no_other_folder(stock, monkeypatch):
@@ -228,8 +227,8 @@ def test_a_failure_of_opencompass_itself_is_a_failure(stock, monkeypatch, capfd)
 def test_stopping_the_command_ends_the_tasks_too(stock, number):
     started = stock.parent / "started"
     code = (
-        "import sys; from aim_plugins.harnesses import opencompass_command as command\n"
-        f"command._OPENCOMPASS = {opencompass_command._OPENCOMPASS!r}\n"
+        "import sys; from aim_plugins.harnesses.opencompass import command\n"
+        f"command._OPENCOMPASS = {command._OPENCOMPASS!r}\n"
         f"sys.exit(command.run_opencompass([{str(stock)!r}]))"
     )
     process = subprocess.Popen(
@@ -251,7 +250,7 @@ def test_stopping_the_command_ends_the_tasks_too(stock, number):
 def test_a_hang_up_stays_ignored_under_nohup():
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with opencompass_command._stopping_signals():
+        with command._stopping_signals():
             os.kill(os.getpid(), signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
@@ -342,7 +341,7 @@ def test_a_broken_data_set_fails_the_run_and_mending_it_completes_it(
         "from mmengine.config import read_base\n"
         "from aim_plugins.harnesses.opencompass import HuggingFaceNoiseModel\n"
         "with read_base():\n"
-        "    from aim_plugins.harnesses.opencompass_sweep import infer, eval, summarizer\n"
+        "    from aim_plugins.harnesses.opencompass.sweep import infer, eval, summarizer\n"
         f"models = [dict(type=HuggingFaceNoiseModel, path={str(tiny_checkpoint)!r},\n"
         "    abbr=f'tiny-noise{x}', generation_kwargs=dict(noise_std=x), max_out_len=4,\n"
         "    batch_size=4, run_cfg=dict(num_gpus=0)) for x in (0, 1)]\n"

@@ -19,7 +19,7 @@ pytest.importorskip("opencompass")
 
 from mmengine.config import Config
 
-from aim_plugins.harnesses.opencompass_partitioner import (
+from aim_plugins.harnesses.opencompass.partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )

@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyObject
 
 from aim_plugins.engines.engine import GaussianNoise
-from aim_plugins.harnesses.opencompass_entries import canonical, split_noise, sweep_groups
+from aim_plugins.harnesses.opencompass.entries import canonical, split_noise, sweep_groups
 
 MODEL = "opencompass.models.HuggingFaceBaseModel"
 

@@ -15,10 +15,10 @@ from opencompass.datasets import Gsm8kEvaluator
 from opencompass.datasets.custom import make_custom_dataset_config
 from opencompass.openicl.icl_evaluator import AccEvaluator, BaseEvaluator
 
-from aim_plugins.harnesses import opencompass_eval
-from aim_plugins.harnesses.opencompass_cells import Cell
-from aim_plugins.harnesses.opencompass_eval import SweepOpenICLEvalTask
-from aim_plugins.harnesses.opencompass_scores import (
+from aim_plugins.harnesses.opencompass import evaluate
+from aim_plugins.harnesses.opencompass.cells import Cell
+from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
+from aim_plugins.harnesses.opencompass.scores import (
     compare_texts,
     decode_scores,
     encode_scores,
@@ -274,7 +274,7 @@ def test_the_evaluator_is_left_as_it_was(run):
 
 
 def test_an_evaluator_may_pickle_itself_while_it_is_watched():
-    with opencompass_eval._watch(AccEvaluator):
+    with evaluate._watch(AccEvaluator):
         assert isinstance(pickle.loads(pickle.dumps(AccEvaluator())), AccEvaluator)
 
 
@@ -285,7 +285,7 @@ def test_each_data_set_is_read_once(run, monkeypatch):
         built.append(config["abbr"])
         return original(config)
 
-    original = opencompass_eval.OpenICLEvalTask._load_and_preprocess_test_data.__globals__[
+    original = evaluate.OpenICLEvalTask._load_and_preprocess_test_data.__globals__[
         "build_dataset_from_cfg"
     ]
     monkeypatch.setattr("opencompass.tasks.openicl_eval.build_dataset_from_cfg", build)
@@ -402,4 +402,4 @@ def test_name_and_output_paths_speak_for_all_entries(run):
 def test_the_command_starts_the_task_anywhere(run):
     command = run.task(run.dataset()).get_command("params.py", "CUDA_VISIBLE_DEVICES= {task_cmd}")
     assert command.startswith("CUDA_VISIBLE_DEVICES= ")
-    assert command.endswith(" -m aim_plugins.harnesses.opencompass_process eval params.py")
+    assert command.endswith(" -m aim_plugins.harnesses.opencompass.process eval params.py")

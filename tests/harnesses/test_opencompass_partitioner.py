@@ -13,14 +13,14 @@ from opencompass.registry import PARTITIONERS
 from opencompass.utils import get_logger
 from opencompass.utils.run import try_fill_in_custom_cfgs
 
-from aim_plugins.harnesses.opencompass_cells import Cell
-from aim_plugins.harnesses.opencompass_partitioner import SweepInferPartitioner
+from aim_plugins.harnesses.opencompass.cells import Cell
+from aim_plugins.harnesses.opencompass.partitioner import SweepInferPartitioner
 
 BASE = """
 from mmengine.config import read_base
 from aim_plugins.harnesses.opencompass import HuggingFaceNoiseModel
 with read_base():
-    from aim_plugins.harnesses.opencompass_sweep import infer, eval, summarizer
+    from aim_plugins.harnesses.opencompass.sweep import infer, eval, summarizer
 {imports}models = []
 """
 

@@ -13,16 +13,16 @@ from mmengine.config import Config, ConfigDict
 from opencompass.datasets.custom import make_custom_dataset_config
 
 from aim_plugins.engines.engine import GaussianNoise
-from aim_plugins.harnesses.opencompass_cells import Cell
-from aim_plugins.harnesses.opencompass_entries import sweep_groups
-from aim_plugins.harnesses.opencompass_eval import SweepOpenICLEvalTask
-from aim_plugins.harnesses.opencompass_summarizer import (
+from aim_plugins.harnesses.opencompass.cells import Cell
+from aim_plugins.harnesses.opencompass.entries import sweep_groups
+from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
+from aim_plugins.harnesses.opencompass.summarizer import (
     COMMAND_VARIABLE,
     SweepSummarizer,
     chance_level,
 )
-from aim_plugins.harnesses.opencompass_table import split_sweeps
-from aim_plugins.harnesses.opencompass_texts import documents_shown, sample_texts
+from aim_plugins.harnesses.opencompass.table import split_sweeps
+from aim_plugins.harnesses.opencompass.texts import documents_shown, sample_texts
 from aim_plugins.sweep.table import pool_draws, read_table
 
 
@@ -429,7 +429,7 @@ def test_the_manifest_says_what_was_asked_for(run, monkeypatch):
     manifest = json.loads(text)
     arguments = manifest["arguments"]
     assert arguments["harness"] == "opencompass"
-    assert arguments["model"] == "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
+    assert arguments["model"] == "aim_plugins.harnesses.opencompass.models.HuggingFaceNoiseModel"
     assert arguments["tasks"] == ["sums"]
     assert arguments["noise_std"] == [0.0, 0.5]
     assert (arguments["noise_seed"], arguments["noise_draws"]) == (3, 2)
@@ -449,7 +449,7 @@ def test_summarising_again_changes_nothing_and_forgets_no_command(run, monkeypat
     monkeypatch.delenv(COMMAND_VARIABLE)
     monkeypatch.setattr("sys.argv", ["/bin/opencompass", "config.py", "-m", "viz", "-r"])
     monkeypatch.setattr(
-        "aim_plugins.harnesses.opencompass_summarizer.new_manifest",
+        "aim_plugins.harnesses.opencompass.summarizer.new_manifest",
         lambda arguments, versions: {
             **json.loads(files[run.sweep() / "manifest.json"]),
             "created": "later",

@@ -23,13 +23,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorLis
 
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.harnesses.lm_eval import AimHFLM
-from aim_plugins.harnesses.opencompass_eval import SweepOpenICLEvalTask
-from aim_plugins.harnesses.opencompass_infer import SweepOpenICLInferTask
-from aim_plugins.harnesses.opencompass_partitioner import (
+from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
+from aim_plugins.harnesses.opencompass.infer import SweepOpenICLInferTask
+from aim_plugins.harnesses.opencompass.partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )
-from aim_plugins.harnesses.opencompass_summarizer import SweepSummarizer
+from aim_plugins.harnesses.opencompass.summarizer import SweepSummarizer
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.sweep.table import read_table
 
@@ -383,7 +383,7 @@ def test_a_killed_task_goes_on_where_it_was(tmp_path, checkpoint, perplexity_run
     (task,) = infer_tasks(run)
     task.dump(str(tmp_path / "task.py"))
     child = subprocess.Popen(
-        [sys.executable, "-m", "aim_plugins.harnesses.opencompass_process", "infer"]
+        [sys.executable, "-m", "aim_plugins.harnesses.opencompass.process", "infer"]
         + [str(tmp_path / "task.py")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,

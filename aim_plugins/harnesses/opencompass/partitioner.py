@@ -19,9 +19,9 @@ from opencompass.partitioners.base import BasePartitioner
 from opencompass.registry import PARTITIONERS
 from opencompass.utils import dataset_abbr_from_cfg
 
-from aim_plugins.harnesses.opencompass_cells import Cell
-from aim_plugins.harnesses.opencompass_check import check_config, runs_locally, visible_gpus
-from aim_plugins.harnesses.opencompass_entries import SweepGroup, entry_abbr, sweep_groups
+from aim_plugins.harnesses.opencompass.cells import Cell
+from aim_plugins.harnesses.opencompass.check import check_config, runs_locally, visible_gpus
+from aim_plugins.harnesses.opencompass.entries import SweepGroup, entry_abbr, sweep_groups
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     from mmengine.config import read_base
     with read_base():
-        from aim_plugins.harnesses.opencompass_sweep import infer, eval, summarizer
+        from aim_plugins.harnesses.opencompass.sweep import infer, eval, summarizer
 
 Entries of `models` that differ in `abbr` and noise alone become one task, for inference and for
 evaluation. Folders, `-r`, `--debug` and `-m` stay as they are. With several GPUs each model's data
@@ -11,13 +11,13 @@ sets are split; set `infer["partitioner"]["num_worker"]` where the GPUs are on o
 
 from opencompass.runners import LocalRunner
 
-from aim_plugins.harnesses.opencompass_eval import SweepOpenICLEvalTask
-from aim_plugins.harnesses.opencompass_infer import SweepOpenICLInferTask
-from aim_plugins.harnesses.opencompass_partitioner import (
+from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
+from aim_plugins.harnesses.opencompass.infer import SweepOpenICLInferTask
+from aim_plugins.harnesses.opencompass.partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )
-from aim_plugins.harnesses.opencompass_summarizer import SweepSummarizer
+from aim_plugins.harnesses.opencompass.summarizer import SweepSummarizer
 
 infer = dict(
     partitioner=dict(type=SweepInferPartitioner),

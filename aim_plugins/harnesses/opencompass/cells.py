@@ -20,8 +20,8 @@ from typing import Any
 from opencompass.utils import dataset_abbr_from_cfg, get_infer_output_path
 
 from aim_plugins.engines.engine import fingerprint
-from aim_plugins.harnesses.opencompass_content import data_content, model_content
-from aim_plugins.harnesses.opencompass_entries import (
+from aim_plugins.harnesses.opencompass.content import data_content, model_content
+from aim_plugins.harnesses.opencompass.entries import (
     canonical,
     entry_abbr,
     split_noise,

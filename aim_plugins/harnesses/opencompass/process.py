@@ -1,6 +1,6 @@
 """The process that OpenCompass starts for one task of a sweep.
 
-python -m aim_plugins.harnesses.opencompass_process {infer,eval} CONFIG
+python -m aim_plugins.harnesses.opencompass.process {infer,eval} CONFIG
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def main() -> None:
     config = Config.fromfile(options.config, format_python_code=False)
     start = time.time()
     if options.kind == "infer":
-        from aim_plugins.harnesses.opencompass_infer import SweepOpenICLInferTask
+        from aim_plugins.harnesses.opencompass.infer import SweepOpenICLInferTask
 
         SweepOpenICLInferTask(config).run()
     else:
-        from aim_plugins.harnesses.opencompass_eval import SweepOpenICLEvalTask
+        from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
 
         SweepOpenICLEvalTask(config).run()
     get_logger().info(f"time elapsed: {time.time() - start:.2f}s")

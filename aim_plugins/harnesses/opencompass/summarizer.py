@@ -22,17 +22,19 @@ from opencompass.summarizers.default import model_abbr_from_cfg_used_in_summariz
 from opencompass.utils import dataset_abbr_from_cfg
 
 from aim_plugins.engines.engine import fingerprint
-from aim_plugins.harnesses.opencompass_cells import Cell
-from aim_plugins.harnesses.opencompass_check import type_name
-from aim_plugins.harnesses.opencompass_entries import (
+from aim_plugins.harnesses.opencompass.cells import Cell
+from aim_plugins.harnesses.opencompass.check import type_name
+from aim_plugins.harnesses.opencompass.command import COMMAND_VARIABLE
+from aim_plugins.harnesses.opencompass.entries import (
     canonical,
+    combinations,
     entry_abbr,
     split_noise,
     sweep_groups,
     unlabelled,
 )
-from aim_plugins.harnesses.opencompass_scores import decode_scores
-from aim_plugins.harnesses.opencompass_table import (
+from aim_plugins.harnesses.opencompass.scores import decode_scores
+from aim_plugins.harnesses.opencompass.table import (
     Key,
     Measure,
     Sweep,
@@ -46,15 +48,12 @@ from aim_plugins.harnesses.opencompass_table import (
     tidy_rows,
     unify_scales,
 )
-from aim_plugins.harnesses.opencompass_texts import documents_shown, sample_texts
+from aim_plugins.harnesses.opencompass.texts import documents_shown, sample_texts
 from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.manifest import MANIFEST, manifest_text, new_manifest, redact
 from aim_plugins.sweep.plots import plot_curves
 from aim_plugins.sweep.report import TextSample, write_report
 from aim_plugins.sweep.table import Point, format_points, pool_draws, write_table
-
-COMMAND_VARIABLE = "AIM_PLUGINS_COMMAND"
-"""Environment variable with the words of the command that started OpenCompass, as JSON."""
 
 _PACKAGES = ("aim-plugins", "opencompass", "transformers", "torch")
 _PRINTED_TASKS = 12
@@ -114,12 +113,12 @@ class SweepSummarizer(DefaultSummarizer):
 
     def _fresh_cells(self) -> dict[tuple[str, str], Cell]:
         """The cells whose results belong to the present configuration, by entry and data set."""
-        table = Cell.table(self.work_dir, self.model_cfgs, self.dataset_cfgs)
-        cells = {
-            (entry_abbr(model), dataset_abbr_from_cfg(dataset)): cell
-            for model, row in zip(self.model_cfgs, table, strict=True)
-            for dataset, cell in zip(self.dataset_cfgs, row, strict=True)
-        }
+        cells = {}
+        for combination in combinations(self.cfg):
+            models, datasets = combination["models"], combination["datasets"]
+            for model, row in zip(models, Cell.table(self.work_dir, models, datasets), strict=True):
+                for dataset, cell in zip(datasets, row, strict=True):
+                    cells[entry_abbr(model), dataset_abbr_from_cfg(dataset)] = cell
         fresh = {names: cell for names, cell in cells.items() if cell.has_result()}
         stale = [names for names in cells.keys() - fresh.keys() if cells[names].result.exists()]
         if stale:

@@ -16,7 +16,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import ItemsView, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -124,6 +124,13 @@ def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
     return [
         SweepGroup(name, tuple(group.values()), tuple(group))
         for name, group in zip(names, members.values(), strict=True)
+    ]
+
+
+def combinations(cfg: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Which model entries of a config go with which data sets; all with all unless it says so."""
+    yield from cfg.get("model_dataset_combinations") or [
+        {"models": cfg["models"], "datasets": cfg["datasets"]}
     ]
 
 

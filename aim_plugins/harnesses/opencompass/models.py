@@ -4,7 +4,7 @@
     models = [dict(type=HuggingFaceNoiseModel, path=..., generation_kwargs=dict(noise_std=0.5))]
 
 They take every argument of OpenCompass's own Hugging Face models. One entry has one strength;
-`aim_plugins.harnesses.opencompass_sweep` computes all entries of a config from one load.
+`aim_plugins.harnesses.opencompass.sweep` computes all entries of a config from one load.
 
 Source: arXiv 2603.12755, utility modulation.
 """
@@ -24,8 +24,8 @@ from transformers import AutoConfig
 
 from aim_plugins.engines.engine import GaussianNoise, Journal, ScoreRow
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.harnesses.opencompass_entries import split_noise
-from aim_plugins.harnesses.opencompass_replay import AnswerTable, ColumnModel, Span
+from aim_plugins.harnesses.opencompass.entries import split_noise
+from aim_plugins.harnesses.opencompass.replay import AnswerTable, ColumnModel, Span
 
 _WINDOWS = ("max_position_embeddings", "seq_length", "model_max_length", "n_positions")
 

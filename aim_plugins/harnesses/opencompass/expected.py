@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aim_plugins.engines.engine import ScoreRow
-from aim_plugins.harnesses.opencompass_replay import Span
-from aim_plugins.harnesses.opencompass_scores import decode_scores
+from aim_plugins.harnesses.opencompass.replay import Span
+from aim_plugins.harnesses.opencompass.scores import decode_scores
 from aim_plugins.modulation.ordering import argmax_probabilities
 from aim_plugins.sweep.files import write_atomic
 

@@ -141,7 +141,7 @@ def _load_config(path: str) -> Any:
 
 
 def _check(cfg: Any, options: argparse.Namespace) -> None:
-    from aim_plugins.harnesses.opencompass_check import check_config
+    from aim_plugins.harnesses.opencompass.check import check_config
 
     elsewhere = options.slurm or options.dlc
     infers = options.mode in ("all", "infer") and not options.dry_run
@@ -224,7 +224,7 @@ def _report(folder: Path, process_id: int, mode: str, again: str) -> int:
     """Says where the results are, or what is missing."""
     from mmengine.config import Config
 
-    from aim_plugins.harnesses.opencompass_missing import describe_missing, missing_cells
+    from aim_plugins.harnesses.opencompass.missing import describe_missing, missing_cells
 
     dumps = list((folder / "configs").glob(f"*_{process_id}.py"))
     if not dumps:

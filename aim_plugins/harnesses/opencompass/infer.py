@@ -27,15 +27,15 @@ from opencompass.utils import (
     model_abbr_from_cfg,
 )
 
-from aim_plugins.harnesses.opencompass_cells import Cell
-from aim_plugins.harnesses.opencompass_entries import sweep_groups
-from aim_plugins.harnesses.opencompass_expected import (
+from aim_plugins.harnesses.opencompass.cells import Cell
+from aim_plugins.harnesses.opencompass.entries import sweep_groups
+from aim_plugins.harnesses.opencompass.expected import (
     add_probabilities,
     choice_logits,
     label_keys,
 )
-from aim_plugins.harnesses.opencompass_process import task_command
-from aim_plugins.harnesses.opencompass_replay import AnswerTable
+from aim_plugins.harnesses.opencompass.process import task_command
+from aim_plugins.harnesses.opencompass.replay import AnswerTable
 from aim_plugins.sweep.files import safe_name
 from aim_plugins.sweep.records import BatchRecords
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aim_plugins.engines.engine import GaussianNoise
-from aim_plugins.harnesses.opencompass_entries import SweepGroup, entry_abbr
-from aim_plugins.harnesses.opencompass_scores import decode_scores, mean_stderr
+from aim_plugins.harnesses.opencompass.entries import SweepGroup, entry_abbr
+from aim_plugins.harnesses.opencompass.scores import decode_scores, mean_stderr
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Row, is_expected
 

@@ -20,11 +20,11 @@ from opencompass.registry import ICL_EVALUATORS, TASKS
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.utils import dataset_abbr_from_cfg, get_infer_output_path
 
-from aim_plugins.harnesses.opencompass_cells import Cell
-from aim_plugins.harnesses.opencompass_entries import entry_abbr, sweep_groups
-from aim_plugins.harnesses.opencompass_expected import explain_expected
-from aim_plugins.harnesses.opencompass_process import task_command
-from aim_plugins.harnesses.opencompass_scores import (
+from aim_plugins.harnesses.opencompass.cells import Cell
+from aim_plugins.harnesses.opencompass.entries import entry_abbr, sweep_groups
+from aim_plugins.harnesses.opencompass.expected import explain_expected
+from aim_plugins.harnesses.opencompass.process import task_command
+from aim_plugins.harnesses.opencompass.scores import (
     compare_texts,
     explain_metrics,
     read_correctness,

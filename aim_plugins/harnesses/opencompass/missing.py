@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from opencompass.utils import dataset_abbr_from_cfg
 
-from aim_plugins.harnesses.opencompass_cells import Cell
-from aim_plugins.harnesses.opencompass_check import type_name
-from aim_plugins.harnesses.opencompass_entries import entry_abbr, sweep_groups
+from aim_plugins.harnesses.opencompass.cells import Cell
+from aim_plugins.harnesses.opencompass.check import type_name
+from aim_plugins.harnesses.opencompass.entries import combinations, entry_abbr, sweep_groups
 
 _SWEEP_PARTITIONERS = {"SweepInferPartitioner", "SweepEvalPartitioner"}
 _SHOWN_GROUPS = 20
@@ -62,7 +62,7 @@ def missing_cells(
     """
     stages = [stage for stage in stages if not _partitioner(cfg, stage).startswith("Subjective")]
     missing = []
-    for combination in _combinations(cfg):
+    for combination in combinations(cfg):
         data_sets = combination["datasets"]
         for group in sweep_groups(combination["models"]):
             table = Cell.table(cfg["work_dir"], group.entries, data_sets)
@@ -150,12 +150,6 @@ def _most_telling(logs: Sequence[Path], data_set: str) -> Path | None:
     """Of logs sorted from new to old, one with an error of the data set, with any error, or any."""
     about_it = (log for log in logs if any(_names(about, data_set) for about, _ in _errors(log)))
     return next(about_it, None) or next(filter(_errors, logs), None) or next(iter(logs), None)
-
-
-def _combinations(cfg: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield from cfg.get("model_dataset_combinations") or [
-        {"models": cfg["models"], "datasets": cfg["datasets"]}
-    ]
 
 
 def _partitioner(cfg: Mapping[str, Any], stage: str) -> str:

@@ -16,7 +16,7 @@ from opencompass.utils import get_logger
 from opencompass.utils.datasets import DEFAULT_DATA_FOLDER
 from opencompass.utils.datasets_info import DATASETS_MAPPING
 
-from aim_plugins.harnesses.opencompass_entries import sweep_groups
+from aim_plugins.harnesses.opencompass.entries import sweep_groups
 
 _MODEL_FOLDERS = ("path", "tokenizer_path", "peft_path")
 _CUSTOM_DATASETS = {"CustomDataset", "CircularCustomDataset", "CodeCustomDataset"}
