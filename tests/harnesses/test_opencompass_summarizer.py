@@ -37,6 +37,7 @@ class Run:
         self.entries: list[ConfigDict] = []
         self.datasets: list[ConfigDict] = []
         self.warnings: list[str] = []
+        self.more: dict[str, Any] = {}
 
     def add_entry(self, std: float, seed: int = 0, name: str = "tiny", **more: Any) -> ConfigDict:
         noise = {"noise_std": std, "noise_seed": seed, "noise_mean": more.pop("mean", 0.0)}
@@ -86,6 +87,7 @@ class Run:
             "models": self.entries,
             "datasets": self.datasets,
             "work_dir": str(self.work_dir),
+            **self.more,
         }
         dumped = self.folder / "config.py"
         Config(config, format_python_code=False).dump(str(dumped))
@@ -301,6 +303,22 @@ def test_a_missing_cell_leaves_the_rest(run):
     assert (run.sweep() / "curves" / "one-accuracy.png").exists()
     assert (run.sweep() / "report.html").exists()
     assert any("1 of 4 cells" in warning for warning in run.warnings)
+
+
+def test_pairs_that_the_config_does_not_combine_are_not_missed(run):
+    texts, chats = run.add_dataset("texts"), run.add_dataset("chats")
+    base, chat = run.add_entry(0.0, name="base"), run.add_entry(0.0, name="chat")
+    run.add_accuracy(base, texts, "1100")
+    run.add_accuracy(chat, chats, "1000")
+    run.more["model_dataset_combinations"] = [
+        {"models": [base], "datasets": [texts]},
+        {"models": [chat], "datasets": [chats]},
+    ]
+    run.summarize()
+    assert run.warnings == []
+    (base_folder, chat_folder) = sorted((run.work_dir / "summary" / "sweep").iterdir())
+    assert run.strengths(base_folder.name) == [{"strength": "0", "texts": "50.0"}]
+    assert run.strengths(chat_folder.name) == [{"strength": "0", "chats": "25.0"}]
 
 
 def test_a_stale_result_is_not_shown(run):

@@ -84,6 +84,7 @@ class SweepSummarizer(DefaultSummarizer):
     ) -> None:
         super().__init__(config, dataset_abbrs, list(summary_groups))
         self._cells: dict[tuple[str, str], Cell] = {}
+        self._pairs: set[tuple[str, str]] = set()
         self._picked: Results = ({}, {}, {}, {})
 
     def summarize(self, output_path: str | None = None, time_str: str = "latest") -> None:
@@ -119,6 +120,7 @@ class SweepSummarizer(DefaultSummarizer):
             for model, row in zip(models, Cell.table(self.work_dir, models, datasets), strict=True):
                 for dataset, cell in zip(datasets, row, strict=True):
                     cells[entry_abbr(model), dataset_abbr_from_cfg(dataset)] = cell
+        self._pairs = set(cells)
         fresh = {names: cell for names, cell in cells.items() if cell.has_result()}
         stale = [names for names in cells.keys() - fresh.keys() if cells[names].result.exists()]
         if stale:
@@ -221,7 +223,7 @@ class SweepSummarizer(DefaultSummarizer):
         rows = tidy_rows(sweep, measures)
         points = pool_draws(rows)
         chance = chance_levels(sweep, measures)
-        strengths = strengths_csv(sweep, measures, self._columns(measures))
+        strengths = strengths_csv(sweep, measures, self._columns(sweep, measures))
         write_atomic(folder / "strengths.csv", strengths)
         table = write_table(folder / "sweep.csv", rows)
         manifest = self._manifest(sweep, folder / MANIFEST)
@@ -235,10 +237,18 @@ class SweepSummarizer(DefaultSummarizer):
         print("", f"table:    {table}", f"pictures: {pictures[0].parent}", sep="\n")
         print(f"report:   {report}")
 
-    def _columns(self, measures: Mapping[str, dict[Key, Measure]]) -> dict[str, Key]:
+    def _datasets(self, sweep: Sweep) -> list[ConfigDict]:
+        """The data sets that the config combines with a sweep's entries."""
+        return [
+            dataset
+            for dataset in self.dataset_cfgs
+            if any((abbr, dataset_abbr_from_cfg(dataset)) in self._pairs for abbr in sweep.abbrs)
+        ]
+
+    def _columns(self, sweep: Sweep, measures: Mapping[str, dict[Key, Measure]]) -> dict[str, Key]:
         """The columns of the table of strengths: the metric that counts of each data set."""
-        reached = {key: None for found in measures.values() for key in found}
-        names = [dataset_abbr_from_cfg(dataset) for dataset in self.dataset_cfgs]
+        reached = {key: None for abbr in sweep.abbrs for key in measures[abbr]}
+        names = [dataset_abbr_from_cfg(dataset) for dataset in self._datasets(sweep)]
         names += [name for name, _ in reached if name not in names]
         first = {name: (name, "") for name in names}
         first |= {key[0]: key for key in reversed(reached)}
@@ -283,7 +293,7 @@ class SweepSummarizer(DefaultSummarizer):
             "harness": "opencompass",
             "model": settings.pop("type"),
             "model_args": settings,
-            "tasks": [dataset_abbr_from_cfg(dataset) for dataset in self.dataset_cfgs],
+            "tasks": [dataset_abbr_from_cfg(dataset) for dataset in self._datasets(sweep)],
             "noise_std": sweep.strengths,
             "noise_mean": next(iter(means), 0.0),
             "noise_seed": seeds[0] if len(seeds) == 1 else seeds,
@@ -297,7 +307,7 @@ class SweepSummarizer(DefaultSummarizer):
         manifest["model"] = sweep.name
         manifest["task_fingerprints"] = {
             dataset_abbr_from_cfg(dataset): fingerprint(canonical(dataset))
-            for dataset in self.dataset_cfgs
+            for dataset in self._datasets(sweep)
         }
         return manifest
 
