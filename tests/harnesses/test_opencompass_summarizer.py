@@ -307,7 +307,7 @@ def test_a_missing_cell_leaves_the_rest(run):
 
 def test_pairs_that_the_config_does_not_combine_are_not_missed(run):
     texts, chats = run.add_dataset("texts"), run.add_dataset("chats")
-    base, chat = run.add_entry(0.0, name="base"), run.add_entry(0.0, name="chat")
+    base, chat = run.add_entry(0.0, name="base"), run.add_entry(0.0, name="chat", mode="mid")
     run.add_accuracy(base, texts, "1100")
     run.add_accuracy(chat, chats, "1000")
     run.more["model_dataset_combinations"] = [
