@@ -463,3 +463,47 @@ def test_log_likelihoods_agree_with_the_other_harness(tmp_path, checkpoint, refe
             assert ours == pytest.approx(theirs, abs=1e-4)
         accuracy = results["results"]["tiny_winogrande"]["acc,none"]
         assert read(run, "results", std, "winogrande")["accuracy"] == pytest.approx(100 * accuracy)
+
+
+CANNED = """
+from opencompass.models.base import BaseModel
+
+class CannedModel(BaseModel):
+    def __init__(self, path, answer, noise_std=0, **kwargs):
+        super().__init__(path, **kwargs)
+        self.answer = answer
+
+    def generate(self, inputs, max_out_len):
+        return [self.answer] * len(inputs)
+
+    def get_token_len(self, prompt):
+        return len(prompt)
+"""
+
+
+def test_a_model_of_another_class_runs_beside_a_sweep(tmp_path, checkpoint, monkeypatch):
+    (tmp_path / "canned.py").write_text(CANNED)
+    monkeypatch.syspath_prepend(tmp_path)
+    datasets = builtin("gsm8k/gsm8k_gen_1d7fe4.py", "gsm8k_datasets")
+    datasets[0]["infer_cfg"]["inferencer"]["max_out_len"] = 4
+    canned = {"type": "canned.CannedModel", "abbr": "canned", "path": "", "answer": "It is 3"}
+    run = config(tmp_path / "run", [canned, *entries(checkpoint, stds=(0.0,))], datasets)
+    run_all(run)
+    assert len(read(run, "predictions", 0.0, "gsm8k")) == 3
+    result = json.loads(Path(run.work_dir, "results", "canned", "gsm8k.json").read_text())
+    assert result["accuracy"] == pytest.approx(100 / 3)
+    assert not infer_tasks(run)
+
+
+def test_strengths_of_a_model_without_noise_are_refused(tmp_path, checkpoint, monkeypatch):
+    (tmp_path / "canned_too.py").write_text(CANNED)
+    monkeypatch.syspath_prepend(tmp_path)
+    models = [
+        {"type": "canned_too.CannedModel", "abbr": f"c{std}", "path": "", "answer": "3"}
+        | {"noise_std": std}
+        for std in (0.0, 1.0)
+    ]
+    run = config(tmp_path / "run", models, builtin("gsm8k/gsm8k_gen_1d7fe4.py", "gsm8k_datasets"))
+    (task,) = infer_tasks(run)
+    with pytest.raises(TypeError, match=r"CannedModel answers under one strength only: use"):
+        SweepOpenICLInferTask(task).run()
