@@ -350,6 +350,7 @@ class HuggingFaceEngine:
             "prompts": [prompt.tolist() for prompt in prompts.unpadded()],
             "options": [max_length - prompts.token_ids.shape[1], list(stop)],
             "kwargs": {name: repr(value) for name, value in generation_kwargs.items()},
+            "defaults": repr(sorted(self.model.generation_config.to_diff_dict().items())),
         }
         if occurrence and is_sampling(self.model, generation_kwargs):
             asked["occurrence"] = occurrence

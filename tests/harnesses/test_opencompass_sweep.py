@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from aim_plugins.harnesses.opencompass.partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )
+from aim_plugins.harnesses.opencompass.process import task_command
 from aim_plugins.harnesses.opencompass.summarizer import SweepSummarizer
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.sweep.table import read_table
@@ -507,3 +509,23 @@ def test_strengths_of_a_model_without_noise_are_refused(tmp_path, checkpoint, mo
     (task,) = infer_tasks(run)
     with pytest.raises(TypeError, match=r"CannedModel answers under one strength only: use"):
         SweepOpenICLInferTask(task).run()
+
+
+def test_runners_look_for_the_files_that_a_task_writes(tmp_path, checkpoint):
+    """Slurm's runner starts a task again whose files are missing."""
+    run = config(tmp_path / "run", entries(checkpoint), mmlu("mmlu/mmlu_ppl_ac766d.py"))
+    (task,) = (SweepOpenICLInferTask(cfg) for cfg in infer_tasks(run))
+    paths = task.get_output_paths()
+    assert len(paths) == len(set(paths)) == len(STDS) * len(SUBJECTS)
+    task.run()
+    assert all(map(os.path.exists, paths))
+    (tmp_path / "run").rename(tmp_path / "done")
+    parts = [SweepOpenICLInferTask(cfg) for cfg in infer_tasks(run, num_worker=2)]
+    assert [part.get_output_paths() for part in parts] == [[], []]
+
+
+def test_a_task_survives_blanks_in_its_path(tmp_path):
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    command = task_command("infer", str(folder / "task.py"), "ENV=1 {task_cmd}")
+    assert shlex.split(command)[-2:] == ["infer", str(folder / "task.py")]

@@ -74,6 +74,19 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         path = Path(super().get_log_path(file_extension))
         return str(path.with_stem(f"{path.stem}_{self.slice}") if self.slices > 1 else path)
 
+    def get_output_paths(self, file_extension: str = "json") -> list[str]:
+        """The files by which runners tell whether the task succeeded.
+
+        A part of the data sets answers with its exit status alone: the last part writes the files.
+        """
+        folder = os.path.join(self.work_dir, self.output_subdir)
+        return [
+            get_infer_output_path(entry, dataset_cfg, folder, file_extension)
+            for entry in self.group.entries
+            for dataset_cfg in self.dataset_cfgs[0]
+            if self.slices == 1
+        ]
+
     def get_command(self, cfg_path: str, template: str) -> str:
         """The command that runs the task; a model on several GPUs is spread by `device_map`."""
         return task_command("infer", cfg_path, template)

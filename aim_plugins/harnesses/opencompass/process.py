@@ -6,6 +6,7 @@ python -m aim_plugins.harnesses.opencompass.process {infer,eval} CONFIG
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 
@@ -21,7 +22,8 @@ def task_command(kind: str, cfg_path: str, template: str) -> str:
         cfg_path: The task's dumped configuration.
         template: The runner's command with a place for `{task_cmd}`.
     """
-    return template.format(task_cmd=f"{sys.executable} -m {__spec__.name} {kind} {cfg_path}")
+    words = [sys.executable, "-m", __spec__.name, kind, cfg_path]
+    return template.format(task_cmd=shlex.join(words))
 
 
 def main() -> None:
