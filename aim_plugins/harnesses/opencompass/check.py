@@ -9,13 +9,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from opencompass.utils import get_logger
-from opencompass.utils.datasets import DEFAULT_DATA_FOLDER
-from opencompass.utils.datasets_info import DATASETS_MAPPING
 
+from aim_plugins.harnesses.opencompass.content import data_places
 from aim_plugins.harnesses.opencompass.entries import sweep_groups
 
 _MODEL_FOLDERS = ("path", "tokenizer_path", "peft_path")
@@ -66,22 +64,6 @@ def check_data_files(cfg: Mapping[str, Any]) -> None:
                 f"there is no such file (looked at {tried}): mend the path, or start from the "
                 "folder it is relative to"
             )
-
-
-def data_places(path: str) -> list[Path]:
-    """Where OpenCompass looks for a data set's local files before it downloads any.
-
-    Args:
-        path: The `path` of a data set.
-
-    Returns:
-        The places, first choice first.
-    """
-    if os.path.isabs(path):
-        return [Path(path)]
-    cache = os.environ.get("COMPASS_DATA_CACHE", "")
-    local = DATASETS_MAPPING.get(path, {}).get("local") or path
-    return [Path(cache, local), Path(DEFAULT_DATA_FOLDER, cache, local)]
 
 
 def type_name(kind: Any) -> str:
