@@ -23,7 +23,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.delenv("COMPASS_DATA_CACHE", raising=False)
     monkeypatch.delenv("DATASET_SOURCE", raising=False)
     monkeypatch.setattr(
-        "aim_plugins.harnesses.opencompass.check.DEFAULT_DATA_FOLDER", str(tmp_path / "downloads")
+        "aim_plugins.harnesses.opencompass.content.DEFAULT_DATA_FOLDER", str(tmp_path / "downloads")
     )
     (tmp_path / "data.jsonl").write_text(json.dumps({"question": "?", "answer": "!"}) + "\n")
     return tmp_path
