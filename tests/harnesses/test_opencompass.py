@@ -106,6 +106,15 @@ def test_a_mask_over_the_whole_prompt_is_refused(clean):
         clean.get_ppl(["the capital"], [99])
 
 
+def test_the_middle_of_a_long_prompt_is_dropped_as_opencompass_does(tiny_checkpoint):
+    ours, stock = (
+        load(model_class, tiny_checkpoint, max_seq_len=8, drop_middle=True)
+        for model_class in (HuggingFaceNoiseModel, HuggingFaceBaseModel)
+    )
+    assert ours.get_ppl(TEXTS[2:]) == pytest.approx(stock.get_ppl(TEXTS[2:]), rel=1e-5)
+    assert tokens_of((None, ours.tokenizer), TEXTS[2]) > 8
+
+
 def test_log_likelihood_by_hand(clean, reference):
     """OpenCompass's own masks as many tokens as the continuation has, at the wrong end."""
     text, continuation = "the capital of France is Paris .", " is Paris ."
@@ -121,6 +130,14 @@ def test_log_likelihood_without_context_starts_from_the_start_token(clean, refer
         log_p = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
     by_hand = sum(float(log_p[place, token]) for place, token in enumerate(ids[1:]))
     assert clean.get_loglikelihood(["Paris"], ["Paris"])[0] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_continuation_that_melts_into_a_token_is_scored_with_it(clean, reference):
+    """ "capital" is one token: the law of that token decides, never a certainty."""
+    assert tokens_of(reference, "the capital") == tokens_of(reference, "the cap") == 2
+    last = token_log_probabilities(reference, "the capital")[-1]
+    assert clean.get_loglikelihood(["the capital"], ["ital"])[0] == pytest.approx(last, rel=1e-5)
+    assert last < -0.1
 
 
 def test_a_continuation_elsewhere_in_the_text_is_refused(clean):

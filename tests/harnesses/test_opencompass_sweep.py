@@ -529,3 +529,112 @@ def test_a_task_survives_blanks_in_its_path(tmp_path):
     folder.mkdir()
     command = task_command("infer", str(folder / "task.py"), "ENV=1 {task_cmd}")
     assert shlex.split(command)[-2:] == ["infer", str(folder / "task.py")]
+
+
+def short_gsm8k(length: int = 6) -> ConfigDict:
+    """GSM8K without its worked examples."""
+    (dataset,) = builtin("gsm8k/gsm8k_gen_1d7fe4.py", "gsm8k_datasets")
+    dataset["infer_cfg"]["inferencer"]["max_out_len"] = length
+    template = dataset["infer_cfg"]["prompt_template"]["template"]
+    template["round"] = template["round"][-1:]
+    return dataset
+
+
+@pytest.fixture
+def forty_documents(data_folder):
+    path = data_folder / "data" / "gsm8k" / "test.jsonl"
+    before = path.read_text()
+    write_lines(path, [{"question": f"{i}?", "answer": f"#### {i}"} for i in range(40)])
+    yield
+    path.write_text(before)
+
+
+def sampling(checkpoint: Path, stds=(0.0, 1.0)) -> list[dict]:
+    models = entries(checkpoint, stds)
+    for model in models:
+        model["generation_kwargs"] |= {"do_sample": True, "temperature": 2.0}
+    return models
+
+
+def texts(run: Config, std: float) -> list[str]:
+    return [answer["prediction"] for answer in read(run, "predictions", std, "gsm8k").values()]
+
+
+def test_samples_do_not_depend_on_the_number_of_gpus(tmp_path, checkpoint, forty_documents):
+    """Forty documents twice: the second replica is another sample, also in a part of its own."""
+    dataset = short_gsm8k()
+    dataset["n"] = 2
+    whole, parts = (
+        config(tmp_path / name, sampling(checkpoint), [dataset]) for name in ("whole", "parts")
+    )
+    for run, workers in ((whole, 1), (parts, 2)):
+        for task in infer_tasks(run, workers):
+            SweepOpenICLInferTask(task).run()
+    assert texts(parts, 1.0) == texts(whole, 1.0)
+    assert len(texts(whole, 1.0)) == 80
+    replicas = zip(texts(whole, 1.0)[:40], texts(whole, 1.0)[40:], strict=True)
+    assert sum(one != other for one, other in replicas) > 30
+
+
+def test_samples_of_a_resumed_run_are_those_of_an_unbroken_one(tmp_path, checkpoint):
+    run = config(tmp_path / "run", sampling(checkpoint), [short_gsm8k()])
+    run_all(run)
+    before = {std: texts(run, std) for std in (0.0, 1.0)}
+    Path(run.work_dir, "predictions", "tiny-noise1.0", "gsm8k.cell.json").unlink()
+    run_all(run)
+    assert {std: texts(run, std) for std in (0.0, 1.0)} == before
+
+
+def test_random_examples_do_not_depend_on_the_number_of_gpus(tmp_path, checkpoint, forty_documents):
+    dataset = short_gsm8k()
+    dataset["infer_cfg"]["retriever"] = {
+        "type": "opencompass.openicl.icl_retriever.RandomRetriever",
+        "ice_num": 1,
+    }
+    dataset["infer_cfg"]["ice_template"] = {
+        "type": "opencompass.openicl.icl_prompt_template.PromptTemplate",
+        "template": "</E>{question} {answer}",
+        "ice_token": "</E>",
+    }
+    del dataset["infer_cfg"]["prompt_template"]
+    whole, parts = (
+        config(tmp_path / name, entries(checkpoint, (1.0,)), [dataset])
+        for name in ("whole", "parts")
+    )
+    for run, workers in ((whole, 1), (parts, 2)):
+        for task in infer_tasks(run, workers):
+            SweepOpenICLInferTask(task).run()
+    one, other = (read(run, "predictions", 1.0, "gsm8k") for run in (whole, parts))
+    assert one == other
+    assert len({answer["origin_prompt"] for answer in one.values()}) > 30
+
+
+def test_a_sibling_that_merges_meanwhile_loses_nothing(
+    tmp_path, checkpoint, forty_documents, monkeypatch
+):
+    """One part is finished; its repetition looks just before the other part merges both."""
+    run = config(tmp_path / "run", entries(checkpoint, (0.0,)), [short_gsm8k()])
+    first, second = (SweepOpenICLInferTask(task) for task in infer_tasks(run, 2))
+    first.run()
+    repeated = SweepOpenICLInferTask(infer_tasks(run, 2)[0])
+    own_part = repeated._own_part
+
+    def own_part_while_the_sibling_finishes(index):
+        part = own_part(index)
+        second.run()
+        return part
+
+    monkeypatch.setattr(repeated, "_own_part", own_part_while_the_sibling_finishes)
+    repeated.run()
+    assert len(read(run, "predictions", 0.0, "gsm8k")) == 40
+    assert not infer_tasks(run, 2)
+
+
+def test_prompts_alone_may_be_asked_for(tmp_path, checkpoint):
+    """`--dump-only-message-path` writes prompts and no predictions."""
+    run = config(tmp_path / "run", entries(checkpoint, (0.0, 1.0)), [short_gsm8k()])
+    (task,) = infer_tasks(run)
+    task["dump_only_message_path"] = str(tmp_path / "messages")
+    SweepOpenICLInferTask(task).run()
+    assert len(list((tmp_path / "messages").rglob("*.jsonl"))) == 2
+    assert not list(Path(run.work_dir, "predictions").rglob("gsm8k.json"))

@@ -27,8 +27,15 @@ from opencompass.utils import (
     model_abbr_from_cfg,
 )
 
+from aim_plugins.engines.engine import fingerprint
 from aim_plugins.harnesses.opencompass.cells import Cell
-from aim_plugins.harnesses.opencompass.entries import sweep_groups
+from aim_plugins.harnesses.opencompass.check import type_name
+from aim_plugins.harnesses.opencompass.entries import (
+    canonical,
+    split_noise,
+    sweep_groups,
+    unlabelled,
+)
 from aim_plugins.harnesses.opencompass.expected import (
     add_probabilities,
     choice_logits,
@@ -44,6 +51,9 @@ _SMALLEST_SLICE = 16
 
 _FORESEEABLE = frozenset({"GenInferencer", "PPLInferencer", "LLInferencer", "PPLOnlyInferencer"})
 """Inferencers whose prompts do not depend on the model's answers."""
+
+_LOCAL_RETRIEVERS = frozenset({"ZeroRetriever", "FixKRetriever"})
+"""Retrievers that choose the examples of a document without regard to the other documents."""
 
 
 @TASKS.register_module()
@@ -130,7 +140,12 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         if parts == 0:
             return 0
         if parts > 1:
-            pending = [place for place in pending if not cells[place].has_slice(part, parts)]
+            # A sibling may have merged since: it removes slices after the whole has its note.
+            pending = [
+                place
+                for place in pending
+                if not cells[place].has_slice(part, parts) and not cells[place].has_prediction()
+            ]
         stale = sum(cells[place].discard_prediction() for place in pending)
         if parts > 1:
             stale += sum(cells[place].discard_slice(part) for place in pending)
@@ -139,18 +154,27 @@ class SweepOpenICLInferTask(OpenICLInferTask):
                 f"{dataset_abbr_from_cfg(own_cfg)}: {stale} predictions were of another model, "
                 "noise, data or prompt, or not finished: computed again"
             )
+        records = self._records(own_cfg)
         if pending:
             self.dataset_cfg = own_cfg
             self.dataset = build_dataset_from_cfg(own_cfg)
-            self._infer_cells(pending)
-        for place, cell in enumerate(cells):
-            if parts > 1:
-                if place in pending:
-                    cell.note_slice(part, parts)
-                cell.merge_slices(parts)
-            elif place in pending:
-                cell.note_prediction()
+            self._infer_cells(pending, records)
+        if not self.dump_only_message_path:  # which asks for prompts instead of predictions
+            for place, cell in enumerate(cells):
+                if parts > 1:
+                    if place in pending:
+                        cell.note_slice(part, parts)
+                    cell.merge_slices(parts)
+                elif place in pending:
+                    cell.note_prediction()
+        records.clear()
         return len(pending)
+
+    def _records(self, dataset_cfg: ConfigDict) -> BatchRecords:
+        """Where the engine keeps finished batches until the data set is finished."""
+        model = fingerprint(canonical(unlabelled(split_noise(self.group.entries[0])[1])))
+        name = safe_name(dataset_abbr_from_cfg(dataset_cfg))
+        return BatchRecords(Path(self.work_dir, "records", model[:12], name))
 
     def _load(self) -> None:
         """Loads the model for the first data set that needs it; a resumed task may have none."""
@@ -167,6 +191,8 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         dataset_cfg = self.dataset_cfgs[0][index]
         if self.slices == 1:
             return 0, 1, dataset_cfg
+        if not self._is_divisible(dataset_cfg):
+            return 0, int(index % self.slices == self.slice), dataset_cfg
         size = len(build_dataset_from_cfg(dataset_cfg).test)
         step = max(math.ceil(size / self.slices), _SMALLEST_SLICE)
         parts = math.ceil(size / step)
@@ -181,25 +207,30 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         reader["test_range"] = f"{reader.get('test_range', '')}[{first}:{first + step}]"
         return self.slice, parts, own_cfg
 
-    def _infer_cells(self, pending: Sequence[int]) -> None:
+    def _is_divisible(self, dataset_cfg: ConfigDict) -> bool:
+        """Whether a part of a data set gets the answers that it has in the whole.
+
+        Random retrievers count the documents before one, and samples count repeated prompts.
+        """
+        retriever = type_name(dataset_cfg["infer_cfg"]["retriever"]["type"])
+        sampling = (self.group.entries[0].get("generation_kwargs") or {}).get("do_sample")
+        return retriever in _LOCAL_RETRIEVERS and not sampling
+
+    def _infer_cells(self, pending: Sequence[int], records: BatchRecords) -> None:
         """Runs the inferencer under the pending columns of the present data set."""
         base = self._base
         if not hasattr(base, "table"):
             self._infer_entry(base, self.group.entries[0], self.work_dir)
             return
-        abbr = dataset_abbr_from_cfg(self.dataset_cfg)
         first = self.group.entries[pending[0]]
-        records = BatchRecords(
-            Path(self.work_dir) / "records" / safe_name(f"{model_abbr_from_cfg(first)},{abbr}")
-        )
         table = base.table(
             [self.group.columns[place] for place in pending],
             batch_size=first.get("batch_size") or 1,
-            name=abbr,
+            name=dataset_abbr_from_cfg(self.dataset_cfg),
             journal=records,
         )
         inferencer = self.dataset_cfg["infer_cfg"]["inferencer"]
-        kind = getattr(inferencer["type"], "__name__", str(inferencer["type"])).rpartition(".")[2]
+        kind = type_name(inferencer["type"])
         if kind in _FORESEEABLE and not inferencer.get("multiround"):
             with table.recording(), tempfile.TemporaryDirectory() as folder:
                 self._infer_entry(base.under(table, 0), first, folder)
@@ -208,7 +239,6 @@ class SweepOpenICLInferTask(OpenICLInferTask):
             self._infer_entry(base.under(table, column), self.group.entries[place], self.work_dir)
         if kind == "PPLInferencer":
             self._add_probabilities(table, pending)
-        records.clear()
 
     def _add_probabilities(self, table: AnswerTable, pending: Sequence[int]) -> None:
         """Adds the exact law of each choice to the predictions, where it applies."""

@@ -25,7 +25,7 @@ from transformers import AutoConfig
 from aim_plugins.engines.engine import GaussianNoise, Journal, ScoreRow
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.harnesses.opencompass.entries import split_noise
-from aim_plugins.harnesses.opencompass.replay import AnswerTable, ColumnModel, Span
+from aim_plugins.harnesses.opencompass.replay import AnswerTable, ColumnModel, NoJournal, Span
 
 _WINDOWS = ("max_position_embeddings", "seq_length", "model_max_length", "n_positions")
 
@@ -74,7 +74,7 @@ class _ColumnAnswers:
                 max_length=self.max_seq_len,
                 softmax_dtype=torch.float32,
             )
-            self._answer_from(AnswerTable(self._engine, (self.noise,)), 0)
+            self._answer_from(self.table((self.noise,)), 0)
 
     def _load_tokenizer(self, *args: Any, **kwargs: Any) -> None:
         super()._load_tokenizer(*args, **kwargs)  # type: ignore[misc]
@@ -98,7 +98,7 @@ class _ColumnAnswers:
             name: What will be asked, for progress bars and errors.
             journal: Keeps finished batches, so that an interrupted run goes on where it was.
         """
-        self._engine.journal = journal
+        self._engine.journal = journal or NoJournal()
         return AnswerTable(self._engine, columns, batch_size, name)
 
     def under(self, table: AnswerTable, column: int) -> Any:
@@ -175,7 +175,7 @@ class HuggingFaceNoiseModel(_ColumnAnswers, HuggingFaceBaseModel):
         """Log-likelihood of the continuation that ends each input, given what stands before it.
 
         The continuation's tokens are those that the input has beyond its context alone, spaces
-        before it included, as lm-evaluation-harness splits them.
+        before it included, as lm-evaluation-harness splits them, and at least the last one.
 
         Args:
             inputs: Texts that end with their continuation.
@@ -202,6 +202,8 @@ class HuggingFaceNoiseModel(_ColumnAnswers, HuggingFaceBaseModel):
             )
         context = text[: -len(continuation)].rstrip()
         tokens, start = self._encode(text), len(self._encode(context)) if context else 0
+        # A continuation may melt into the last token of its context: that token is scored then.
+        start = min(start, len(tokens) - 1)
         if start == 0:  # nothing stands before it: condition on the start of a text
             first = self.tokenizer.bos_token_id
             first = self.tokenizer.eos_token_id if first is None else first
@@ -211,8 +213,13 @@ class HuggingFaceNoiseModel(_ColumnAnswers, HuggingFaceBaseModel):
     def _encode(self, text: str, *, truncation: bool = False) -> tuple[int, ...]:
         key = ("tokens", text, truncation)
         if key not in self._table.texts:
-            options = {"truncation": True, "max_length": self.max_seq_len} if truncation else {}
-            self._table.texts[key] = tuple(self.tokenizer(text, **options)["input_ids"])
+            cut = truncation and not self.drop_middle
+            options = {"truncation": True, "max_length": self.max_seq_len} if cut else {}
+            tokens = self.tokenizer(text, **options)["input_ids"]
+            if truncation and len(tokens) > self.max_seq_len:  # only where the middle is dropped
+                half = self.max_seq_len // 2
+                tokens = tokens[:half] + tokens[-half:]
+            self._table.texts[key] = tuple(tokens)
         return self._table.texts[key]
 
     def _log_likelihoods(self, spans: Sequence[Span]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,6 +23,16 @@ from aim_plugins.engines.engine import GaussianNoise, Prompts, ScoreRequest, Sco
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 
 _IGNORED_INPUTS = frozenset({"token_type_ids"})
+
+
+class NoJournal:
+    """Keeps no batches, but makes the engine seed temperature sampling, as a journal does."""
+
+    def read_batch(self, key: str) -> None:
+        """Finds nothing."""
+
+    def write_batch(self, key: str, payload: dict[str, Any]) -> None:
+        """Keeps nothing."""
 
 
 @dataclass(frozen=True)
@@ -166,16 +177,22 @@ class AnswerTable:
             for start in range(0, len(prompts), batch_size):
                 batch = prompts[start : start + batch_size]
                 padded = _left_padded(batch, self.engine.device)
-                answers = self.engine.generate(
-                    padded,
-                    self.columns,
-                    max_length=padded.token_ids.shape[1] + options.max_new_tokens,
-                    stop=options.stop,
-                    occurrence=options.occurrence,
-                    **self._kwargs[options],
-                )
-                for prompt, columns in zip(batch, answers, strict=True):
-                    self._continuations[options, prompt] = columns
+                # Samples of a strength are not to depend on the strengths beside it.
+                sampling = self._kwargs[options].get("do_sample")
+                groups = [[column] for column in self.columns] if sampling else [self.columns]
+                answers = [
+                    self.engine.generate(
+                        padded,
+                        columns,
+                        max_length=padded.token_ids.shape[1] + options.max_new_tokens,
+                        stop=options.stop,
+                        occurrence=options.occurrence,
+                        **self._kwargs[options],
+                    )
+                    for columns in groups
+                ]
+                for prompt, *rows in zip(batch, *answers, strict=True):
+                    self._continuations[options, prompt] = list(chain.from_iterable(rows))
                 bar.update(len(batch))
 
 
