@@ -442,8 +442,8 @@ def test_a_data_set_whose_name_ends_in_a_number_is_no_slice(run, models, dataset
     second = Cell(run, models[0], change(dataset, "abbr", "questions_1"))
     finish(second)
     cell = Cell(run, models[0], dataset)
-    finish(cell)
     assert not cell.has_slice(1, 2)
+    finish(cell)
     cell.discard_prediction()
     assert second.has_prediction()
 
@@ -457,3 +457,87 @@ def test_discarding_a_slice_leaves_the_others(run, models, dataset):
     assert not cell.has_slice(0, 2)
     assert cell.has_slice(1, 2)
     assert not cell.prediction.with_name("tmp_questions_0.jsonl").exists()
+
+
+def tmp_of(path):
+    """What OpenCompass resumes generation from."""
+    return path.with_name(f"tmp_{path.stem}.jsonl")
+
+
+def test_a_begun_cell_is_not_done_whatever_file_lies_there(run, models, dataset):
+    cell = Cell(run, models[0], dataset)
+    cell.begin_prediction()
+    cell.begin_slice(0, 2)
+    assert not cell.has_prediction()
+    for path in (cell.prediction, cell.slice_path(0)):
+        for text in ("", "{}"):
+            path.write_text(text)
+            assert not cell.has_prediction()
+            assert not cell.has_slice(0, 2)
+    assert not cell.merge_slices(2)
+    assert "bytes" not in cell.prediction_note()
+    assert cell.result_note() is None
+
+
+def test_an_interrupted_inference_is_resumed_under_the_same_fingerprint(run, models, dataset):
+    cell = Cell(run, models[0], dataset)
+    cell.begin_prediction()
+    write(tmp_of(cell.prediction))
+    again = Cell(run, change(models[0], "abbr", models[0]["abbr"]), dataset)
+    assert not again.discard_prediction()  # nothing stale
+    write(again.prediction)
+    assert again.discard_prediction()
+    assert not again.prediction.exists()
+    assert json.loads(tmp_of(again.prediction).read_text()) == ANSWERS
+
+
+@pytest.mark.parametrize("begun", ["otherwise", "not", "unresumable", "finished"])
+def test_nothing_is_resumed_that_was_not_begun_the_same_way(run, models, dataset, begun):
+    cell = Cell(run, models[1], dataset)
+    write(tmp_of(cell.prediction))
+    if begun == "otherwise":
+        Cell(run, change(models[1], "generation_kwargs.noise_std", 0.7), dataset).begin_prediction()
+    elif begun == "unresumable":
+        cell.begin_prediction(resumable=False)
+    elif begun == "finished":
+        finish(cell)
+        write(tmp_of(cell.prediction))
+    cell.discard_prediction()
+    assert list(cell.prediction.parent.iterdir()) == []
+
+
+def test_an_interrupted_slice_is_resumed_only_as_the_same_slice(run, models, dataset):
+    cell = Cell(run, models[0], dataset)
+    for k in range(3):
+        cell.begin_slice(k, 3)
+        write(tmp_of(cell.slice_path(k)))
+    write(cell.slice_path(0))
+    assert cell.discard_slice(0, 3)
+    assert not cell.slice_path(0).exists()
+    assert tmp_of(cell.slice_path(0)).exists()
+    assert cell.discard_slice(1, 2)  # another cut of the data
+    assert not tmp_of(cell.slice_path(1)).exists()
+    assert cell.discard_slice(2)
+    assert not tmp_of(cell.slice_path(2)).exists()
+
+
+def test_a_begun_slice_of_another_model_is_stale(run, models, dataset):
+    Cell(run, models[1], dataset).begin_slice(0, 2)
+    new = Cell(run, change(models[1], "generation_kwargs.noise_std", 0.75), dataset)
+    write(tmp_of(new.slice_path(0)))
+    assert new.discard_prediction()
+    assert not tmp_of(new.slice_path(0)).exists()
+
+
+def test_slices_joined_after_a_begun_whole_leave_nothing_to_resume(run, models, dataset):
+    cell = Cell(run, models[0], dataset)
+    cell.begin_prediction()
+    write(tmp_of(cell.prediction))
+    for k in range(2):
+        cell.begin_slice(k, 2)
+        write_slice(cell, k, 2)
+    assert cell.merge_slices(2)
+    assert sorted(path.name for path in cell.prediction.parent.iterdir()) == [
+        "questions.cell.json",
+        "questions.json",
+    ]

@@ -3,7 +3,8 @@
 OpenCompass takes any file under an entry's `abbr` for finished, whatever it was computed from. Here
 a finished file has a note beside it (`<data set>.cell.json`), written last, with a fingerprint of
 all that shaped it: a changed strength, prompt, data file or weight file makes the cell missing
-again, and so does a file that a killed process left half written.
+again, and so does a file that a killed process left half written. The note of a cell that was only
+begun tells whether OpenCompass may resume it.
 """
 
 from __future__ import annotations
@@ -153,12 +154,25 @@ class Cell:
         return _is_noted(self.result, self.result_fingerprint)
 
     def prediction_note(self) -> dict[str, Any] | None:
-        """What was noted about the answers, fresh or stale; None without a readable note."""
+        """What was noted about the answers; None without a readable note.
+
+        They may be stale, or only begun: `has_prediction` tells. Without a note they are not ours.
+        """
         return _read_note(self.prediction)
 
     def result_note(self) -> dict[str, Any] | None:
         """What was noted about the metrics, fresh or stale; None without a readable note."""
         return _read_note(self.result)
+
+    def begin_prediction(self, *, resumable: bool = True) -> None:
+        """Notes that answers under the present fingerprint are about to be computed.
+
+        Args:
+            resumable: Whether OpenCompass may go on after the answers that an interrupted inference
+                has left. Not where it starts to count from the first question it asks, as samples
+                of a repeated prompt do.
+        """
+        self._begin(self.prediction, {"resumable": resumable})
 
     def note_prediction(self, **extra: Any) -> None:
         """Declares the answers finished; slices of them are no longer needed.
@@ -170,6 +184,7 @@ class Cell:
             FileNotFoundError: If there are no answers.
         """
         _write_note(self.prediction, self.prediction_fingerprint, extra)
+        _remove_unfinished(self.prediction)  # of an inference in one part, joined from slices later
         for path in list(self._noted_slices()):
             _remove(path)
 
@@ -187,12 +202,13 @@ class Cell:
     def discard_prediction(self) -> bool:
         """Removes the answers, their note, stale slices and what OpenCompass would resume from.
 
+        Of answers that were begun under the present fingerprint, only a file without its end goes.
         Fresh slices stay: another process may be about to merge them.
 
         Returns:
-            Whether there were answers, a note or a stale slice.
+            Whether there were answers, a note to remove or a stale slice.
         """
-        removed = _remove(self.prediction)
+        removed = self._remove_unless_begun(self.prediction)
         for path in list(self._noted_slices()):
             if (_read_note(path) or {}).get("fingerprint") != self.prediction_fingerprint:
                 removed |= _remove(path)
@@ -211,11 +227,23 @@ class Cell:
         return self.prediction.with_name(f"{self.prediction.stem}_{k}{self.prediction.suffix}")
 
     def has_slice(self, k: int, n: int) -> bool:
-        """Whether the answers to slice `k` of `n` are there, whole and fresh."""
+        """Whether the answers to slice `k` of `n` are there, whole and fresh; also in the whole."""
         note = _read_note(self.slice_path(k)) or {}
-        return note.get("slice") == [k, n] and _is_noted(
+        own = note.get("slice") == [k, n] and _is_noted(
             self.slice_path(k), self.prediction_fingerprint
         )
+        # In this order: another process that merges notes the whole before it removes the slice.
+        return own or self.has_prediction()
+
+    def begin_slice(self, k: int, n: int, *, resumable: bool = True) -> None:
+        """Notes that answers to slice `k` of `n` are about to be computed.
+
+        Args:
+            k: Index of the slice.
+            n: Number of slices.
+            resumable: As for `begin_prediction`.
+        """
+        self._begin(self.slice_path(k), {"slice": [k, n], "resumable": resumable})
 
     def note_slice(self, k: int, n: int) -> None:
         """Declares the answers to slice `k` of `n` finished.
@@ -225,13 +253,20 @@ class Cell:
         """
         _write_note(self.slice_path(k), self.prediction_fingerprint, {"slice": [k, n]})
 
-    def discard_slice(self, k: int) -> bool:
+    def discard_slice(self, k: int, n: int | None = None) -> bool:
         """Removes slice `k`, its note and what OpenCompass would resume it from.
 
+        Args:
+            k: Index of the slice.
+            n: Number of slices now; of a slice that was begun as one of so many, and under the
+                present fingerprint, only a file without its end goes.
+
         Returns:
-            Whether there was a slice or a note.
+            Whether there was a slice, or a note to remove.
         """
-        return _remove(self.slice_path(k))
+        if n is None:
+            return _remove(self.slice_path(k))
+        return self._remove_unless_begun(self.slice_path(k), [k, n])
 
     def merge_slices(self, n: int) -> bool:
         """Joins the `n` slices into the whole once all are finished.
@@ -257,6 +292,22 @@ class Cell:
         write_atomic(self.prediction, json.dumps(joined, indent=4, ensure_ascii=True))
         self.note_prediction(slices=n)
         return True
+
+    def _begin(self, path: Path, extra: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a size no file fits the note, so that nothing begun is taken for finished.
+        note = {**extra, "fingerprint": self.prediction_fingerprint}
+        write_atomic(_note_path(path), seal(note))
+
+    def _remove_unless_begun(self, path: Path, slice_: list[int] | None = None) -> bool:
+        note = _read_note(path) or {}
+        begun = (
+            "bytes" not in note
+            and note.get("resumable")
+            and note.get("fingerprint") == self.prediction_fingerprint
+            and note.get("slice") == slice_
+        )
+        return _unlink(path) if begun else _remove(path)
 
     def _noted_slices(self) -> Iterator[Path]:
         # Only a note tells a slice from another data set whose name ends in a number.
@@ -302,10 +353,14 @@ def _is_noted(path: Path, print_: str) -> bool:
 def _remove(path: Path) -> bool:
     """Removes a file with all that belongs to it; the note goes first, so no half is trusted."""
     removed = [_unlink(_note_path(path)), _unlink(path)]
+    _remove_unfinished(path)
+    return any(removed)
+
+
+def _remove_unfinished(path: Path) -> None:
     for suffix in (".jsonl", ".json"):
         # Generation resumes from the first, other inferencers from the second.
         _unlink(path.with_name(f"tmp_{path.name}").with_suffix(suffix))
-    return any(removed)
 
 
 def _unlink(path: Path) -> bool:
