@@ -241,6 +241,51 @@ def test_files_in_opencompass_data_folder_count(run, models, dataset, tmp_path, 
         assert not Cell(run, models[0], data).has_prediction()
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (["file_path"], "more.jsonl"),
+        (["needle_file_name"], "more.jsonl"),
+        (["root_dir"], "more"),
+        (["dataFolder"], "more"),
+        (["Filename"], "more.jsonl"),
+        (["data_files"], {"train": "none.jsonl", "test": "more.jsonl"}),
+        (["test_paths"], ["none.jsonl", ["more.jsonl"]]),
+        (["sources", 0, "path"], "more.jsonl"),
+    ],
+)
+def test_a_changed_file_is_stale_whatever_setting_names_it(
+    run, models, dataset, tmp_path, monkeypatch, keys, value
+):
+    """The reader's own names of its files."""
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / "more.jsonl", tmp_path / "more" / "deep" / "test.csv"]
+    for path in files:
+        write(path)
+    for key in reversed(keys):
+        value = [value] if key == 0 else {key: value}
+    settings = {**dataset, **value}
+    finish(Cell(run, models[0], settings))
+    assert Cell(run, models[0], settings).has_prediction()
+    for path in files:
+        write(path, {"another": "question"})
+    assert not Cell(run, models[0], settings).has_prediction()
+
+
+def test_files_that_a_data_set_does_not_read_do_not_count(
+    run, models, dataset, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "notes.txt"
+    write(log)
+    settings = {**dataset, "subject": "notes.txt", "root_dir": ".", "prompt_path": "a" * 5000}
+    for part in ("reader_cfg", "infer_cfg", "eval_cfg"):
+        settings[part] = {**settings[part], "log_file": str(log)}
+    finish(Cell(run, models[0], settings))
+    write(log, {"another": "note"})
+    assert Cell(run, models[0], settings).has_prediction()
+
+
 def test_data_that_is_not_here_is_neither_downloaded_nor_an_error(
     run, models, dataset, tmp_path, monkeypatch
 ):
