@@ -299,8 +299,7 @@ class Cell:
     def _remove_unless_begun(self, path: Path, slice_: list[int] | None = None) -> bool:
         note = _read_note(path) or {}
         begun = (
-            "bytes" not in note
-            and note.get("resumable")
+            note.get("resumable")  # which a finished one does not say
             and note.get("fingerprint") == self.prediction_fingerprint
             and note.get("slice") == slice_
         )
