@@ -154,6 +154,11 @@ class SweepOpenICLInferTask(OpenICLInferTask):
                 f"{dataset_abbr_from_cfg(own_cfg)}: {stale} predictions were of another model, "
                 "noise, data or prompt, or not finished: computed again"
             )
+        for place in pending:
+            if parts > 1:
+                cells[place].begin_slice(part, parts, resumable=not self._is_sampling)
+            else:
+                cells[place].begin_prediction(resumable=not self._is_sampling)
         records = self._records(own_cfg)
         if pending:
             self.dataset_cfg = own_cfg
@@ -213,8 +218,11 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         Random retrievers count the documents before one, and samples count repeated prompts.
         """
         retriever = type_name(dataset_cfg["infer_cfg"]["retriever"]["type"])
-        sampling = (self.group.entries[0].get("generation_kwargs") or {}).get("do_sample")
-        return retriever in _LOCAL_RETRIEVERS and not sampling
+        return retriever in _LOCAL_RETRIEVERS and not self._is_sampling
+
+    @property
+    def _is_sampling(self) -> bool:
+        return bool((self.group.entries[0].get("generation_kwargs") or {}).get("do_sample"))
 
     def _infer_cells(self, pending: Sequence[int], records: BatchRecords) -> None:
         """Runs the inferencer under the pending columns of the present data set."""
