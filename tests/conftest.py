@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Matplotlib would otherwise look for a display.
 os.environ.setdefault("MPLBACKEND", "Agg")
+# A shell that starts the tests in the background makes them, and all they start, deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test imports the package: the hook rewrites modules as they are imported.
 install_import_hook(
