@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,11 +112,10 @@ def load_segformer(name: str, weights: Weights, classes: int | None) -> VisionMo
     """Loads SegFormer B0 to B5 from a file of either layout, a folder or the hub."""
     size = name.removeprefix("segformer-")
     if not _wants_weights(name, weights):
-        _require("transformers")
+        transformers = _require("transformers")
         config = segformer.segformer_config(size, classes or _ADE20K_CLASSES)
-        from transformers import SegformerForSemanticSegmentation
-
-        return _segmenter(name, SegformerForSemanticSegmentation(config), _ade_preprocessing())
+        module = transformers.SegformerForSemanticSegmentation(config)
+        return _segmenter(name, module, _ade_preprocessing())
     if weights == _HUB:
         return load_transformers(_hub_segformer(size, classes), None, classes, name=name)
     if _path(weights).is_dir():
@@ -145,9 +145,13 @@ def load_transformers(
     transformers = _require("transformers")
     local = Path(source).is_dir()
     try:
-        module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
-            source, local_files_only=local, output_loading_info=True
-        )
+        with _report_left_to_us(transformers):
+            module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
+                source,
+                local_files_only=local,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError) as error:
         where = "folder" if local else "hub name (and no folder here)"
         raise ValueError(
@@ -180,7 +184,7 @@ def _classifier(
     return VisionModel(name, module.eval(), "classification", classes, preprocessing, fingerprint)
 
 
-def _segmenter(name: str, module: nn.Module, preprocessing: Preprocessing) -> VisionModel:
+def _segmenter(name: str, module: Any, preprocessing: Preprocessing) -> VisionModel:
     # A folder's name says nothing: the same model may lie in two places.
     fingerprint = model_fingerprint(module, type(module).__name__)
     classes = module.config.num_labels
@@ -278,9 +282,7 @@ def _segformer_file(
     classes: int | None,
     state: dict[str, Tensor] | None = None,
 ) -> VisionModel:
-    _require("transformers")
-    from transformers import SegformerForSemanticSegmentation
-
+    transformers = _require("transformers")
     state = read_state_dict(path) if state is None else state
     if segformer.is_original_layout(state):
         state = segformer.convert_original_keys(state)
@@ -288,15 +290,28 @@ def _segformer_file(
         bias = state.get("decode_head.classifier.bias")
         classes = _ADE20K_CLASSES if bias is None else len(bias)
     # transformers renames published keys to those of its own version's modules.
-    module, report = SegformerForSemanticSegmentation.from_pretrained(
-        None,
-        config=segformer.segformer_config(size, classes),
-        state_dict=state,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+    with _report_left_to_us(transformers):
+        module, report = transformers.SegformerForSemanticSegmentation.from_pretrained(
+            None,
+            config=segformer.segformer_config(size, classes),
+            state_dict=state,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     _refuse_incomplete(report, name, path)
     return _segmenter(name, module, _ade_preprocessing())
+
+
+@contextlib.contextmanager
+def _report_left_to_us(transformers: ModuleType) -> Iterator[None]:
+    """Silences what transformers says about weights that don't fit, which is an error here."""
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _refuse_incomplete(report: Mapping[str, Any], name: str, source: str | Path) -> None:

@@ -132,18 +132,20 @@ def refuse_misfit(
     Raises:
         ValueError: If any of the three is not empty.
     """
+    missing, unexpected = list(missing), list(unexpected)
     shapes = [f"{key} is {[*got]}, not {[*wanted]}" for key, got, wanted in misshaped]
     problems = [
         f"{label} {_first(keys)}"
         for label, keys in (
-            ("missing:", [*missing]),
-            ("unexpected:", [*unexpected]),
+            ("missing:", missing),
+            ("unexpected:", unexpected),
             ("of another shape:", shapes),
         )
         if keys
     ]
     if problems:
-        mend = "; if only the last layer differs, give classes=" if shapes else ""
+        # Where every key is there, most likely only the last layer has other classes.
+        mend = "" if missing or unexpected else ", or the weights' number of classes as classes="
         raise ValueError(
             f"weights={str(source)!r} do not fit {name!r}: {'; '.join(problems)}. "
             f"Give the checkpoint of this architecture{mend}"
@@ -179,5 +181,5 @@ def _read_torch(path: Path) -> Any:
             f"{path} holds more than weights, and nothing here unpickles: save "
             "model.state_dict() instead of the model"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
         raise ValueError(f"{path} is no PyTorch checkpoint, or a damaged one ({error})") from error

@@ -23,6 +23,19 @@ _WIDTHS = {
 _DEPTHS = (2, 4, 14, 1)
 
 
+class ConvNorm(nn.Module):
+    """A convolution without bias and its batch normalisation."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = convolution
+        self.bn = nn.BatchNorm2d(convolution.out_channels)
+
+    def forward(self, inputs: Float[Tensor, "batch _ _ _"]) -> Float[Tensor, "batch _ _ _"]:
+        """Applies both."""
+        return self.bn(self.conv(inputs))
+
+
 class RepVGGBlock(nn.Module):
     """Sum of up to three normalised branches, then ReLU; or one convolution, then ReLU.
 
@@ -35,13 +48,14 @@ class RepVGGBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, fused: bool = False) -> None:
         super().__init__()
+        self.stride = stride
         if fused:
             self.rbr_reparam = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
             return
-        plain = inputs == outputs and stride == 1
-        self.rbr_identity = nn.BatchNorm2d(inputs) if plain else None
-        self.rbr_dense = _normalised(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False))
-        self.rbr_1x1 = _normalised(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+        same = inputs == outputs and stride == 1
+        self.rbr_identity = nn.BatchNorm2d(inputs) if same else None
+        self.rbr_dense = ConvNorm(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False))
+        self.rbr_1x1 = ConvNorm(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
 
     def forward(self, inputs: Float[Tensor, "batch inputs h w"]) -> Float[Tensor, "batch _ _ _"]:
         """Applies the block."""
@@ -63,9 +77,13 @@ class RepVGGBlock(nn.Module):
             identity = nn.Conv2d(dense.in_channels, dense.out_channels, 1, bias=False)
             nn.init.dirac_(identity.weight)
             branches.append(_fold(identity.to(dense.weight), self.rbr_identity))
-        fused = nn.Conv2d(dense.in_channels, dense.out_channels, 3, dense.stride, padding=1)
-        fused.weight.copy_(sum(weight for weight, _ in branches))
-        fused.bias.copy_(sum(bias for _, bias in branches))
+        fused = nn.Conv2d(dense.in_channels, dense.out_channels, 3, self.stride, padding=1)
+        fused.load_state_dict(
+            {
+                "weight": torch.stack([weight for weight, _ in branches]).sum(0),
+                "bias": torch.stack([bias for _, bias in branches]).sum(0),
+            }
+        )
         self.rbr_reparam = fused.to(dense.weight)
         del self.rbr_dense, self.rbr_1x1, self.rbr_identity
 
@@ -115,13 +133,6 @@ def fuse_repvgg(model: RepVGG) -> RepVGG:
         if isinstance(module, RepVGGBlock):
             module.fuse()
     return plain
-
-
-def _normalised(convolution: nn.Conv2d) -> nn.Sequential:
-    branch = nn.Sequential()
-    branch.add_module("conv", convolution)
-    branch.add_module("bn", nn.BatchNorm2d(convolution.out_channels))
-    return branch
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

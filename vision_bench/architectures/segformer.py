@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -92,12 +92,13 @@ def segformer_config(size: str, classes: int) -> SegformerConfig:
     if size not in _SIZES:
         raise ValueError(f"size={size!r} is no SegFormer: give one of {', '.join(_SIZES)}")
     depths, widths, decoder = _SIZES[size]
-    return SegformerConfig(
-        depths=list(depths),
-        hidden_sizes=list(widths),
-        decoder_hidden_size=decoder,
-        num_labels=classes,
-    )
+    options: dict[str, Any] = {
+        "depths": list(depths),
+        "hidden_sizes": list(widths),
+        "decoder_hidden_size": decoder,
+        "num_labels": classes,
+    }
+    return SegformerConfig(**options)
 
 
 def is_original_layout(state: Mapping[str, Tensor]) -> bool:
