@@ -78,13 +78,13 @@ class RepVGGBlock(nn.Module):
             nn.init.dirac_(identity.weight)
             branches.append(_fold(identity.to(dense.weight), self.rbr_identity))
         fused = nn.Conv2d(dense.in_channels, dense.out_channels, 3, self.stride, padding=1)
-        fused.load_state_dict(
+        fused.to(dense.weight).load_state_dict(
             {
                 "weight": torch.stack([weight for weight, _ in branches]).sum(0),
                 "bias": torch.stack([bias for _, bias in branches]).sum(0),
             }
         )
-        self.rbr_reparam = fused.to(dense.weight)
+        self.rbr_reparam = fused
         del self.rbr_dense, self.rbr_1x1, self.rbr_identity
 
 
