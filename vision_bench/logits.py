@@ -1,8 +1,9 @@
 """Logits and labels of a data set, cached in one file.
 
-Noise on logits never changes the forward pass: one pass over the data serves every strength. Its
-result is a file with two arrays, `logits` [documents, classes] and `labels` [documents], as
-`numpy.savez` or `safetensors` writes them.
+Noise on logits never changes the forward pass: one pass over the data serves every strength.
+`vision_bench.logits_cache` makes it, or any other program: the result is a file with two arrays,
+`logits` [documents, classes] and `labels` [documents], as `numpy.savez` or `safetensors` writes
+them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +44,15 @@ class CachedLogits:
             class.
         labels: Class index of each document.
         sha256: Checksum of the file, which identifies the data in results.
+        path: The file, where `vision_bench.logits_cache` made it.
+        unreadable: By image name, why an image of the data set is not among the documents.
     """
 
     logits: Float[Tensor, "documents classes"]
     labels: Int[Tensor, " documents"]
     sha256: str
+    path: Path | None = None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_logits(path: str | Path) -> CachedLogits:
