@@ -205,14 +205,16 @@ def save_animation(
         The path.
 
     Raises:
-        ValueError: If there is no picture, they differ in size, the suffix is another one, or `keep`
-            holds too many colours.
+        ValueError: If there is no picture, they differ in size, the suffix is another one, or
+            `keep` holds too many colours.
     """
     path = Path(path)
-    kept = np.zeros((0, 3), dtype=np.uint8) if keep is None else np.asarray(keep, dtype=np.uint8)
-    if len(kept) > KEPT_COLOURS:
+    kept = np.array([_PAPER, _TEXT], dtype=np.uint8)
+    if keep is not None:
+        kept = np.concatenate([np.asarray(keep, dtype=np.uint8), kept])
+    if keep is not None and len(keep) > KEPT_COLOURS:
         raise ValueError(
-            f"keep holds {len(kept)} colours, more than {KEPT_COLOURS}: keep those of the legend"
+            f"keep holds {len(keep)} colours, more than {KEPT_COLOURS}: keep those of the legend"
         )
     if path.suffix.lower() != ".gif":
         raise ValueError(f"{path}: the suffix is {path.suffix!r}, not .gif")
@@ -224,9 +226,7 @@ def save_animation(
             "makes them"
         )
     shared = _shared_palette(pictures, kept)
-    frames = [
-        _as_rgb(picture).quantize(palette=shared, dither=Image.Dither.NONE) for picture in pictures
-    ]
+    frames = [_quantize(picture, shared, kept) for picture in pictures]
     content = io.BytesIO()
     frames[0].save(
         content,
@@ -253,6 +253,20 @@ def _shared_palette(pictures: Sequence[Image.Image], kept: np.ndarray) -> Image.
     palette = Image.new("P", (1, 1))
     palette.putpalette([*kept.ravel().tolist(), *(found or [])])
     return palette
+
+
+def _quantize(picture: Image.Image, palette: Image.Image, kept: np.ndarray) -> Image.Image:
+    """Maps colours to a palette whose first entries are `kept`."""
+    rgb = _as_rgb(picture)
+    frame = rgb.quantize(palette=palette, dither=Image.Dither.NONE)
+    # Pillow compares colours to six bits, and so may miss one that the palette holds.
+    codes, kept_codes = (a.astype(np.int64) @ (65536, 256, 1) for a in (np.asarray(rgb), kept))
+    order = np.argsort(kept_codes)
+    found = order[np.searchsorted(kept_codes, codes, sorter=order).clip(max=len(order) - 1)]
+    index = np.where(kept_codes[found] == codes, found, np.asarray(frame)).astype(np.uint8)
+    exact = Image.fromarray(index, "P")
+    exact.putpalette(palette.getpalette() or [])
+    return exact
 
 
 def _framed(
@@ -333,10 +347,10 @@ def _as_map(prediction: Tensor | np.ndarray) -> np.ndarray:
 
 def _stretch(index: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Takes the nearest class for each pixel of an image of size (width, height)."""
-    height, width = index.shape
-    rows = ((np.arange(size[1]) + 0.5) * height / size[1]).astype(np.int64)
-    columns = ((np.arange(size[0]) + 0.5) * width / size[0]).astype(np.int64)
-    return index[rows[:, None], columns]
+    if index.shape == size[::-1]:
+        return index
+    stretched = Image.fromarray(index.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(stretched).astype(np.int64)
 
 
 def _require_pictures(pictures: Sequence[Image.Image]) -> None:

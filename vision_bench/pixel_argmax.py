@@ -108,17 +108,17 @@ def add_expected_counts(
             count.index_add_(0, labels, argmax_probabilities(clean.T, std), alpha=weight)
         return
     values, ids = _contenders(clean, list(directions))
-    cells = labels * classes + ids
-    winner = clean.argmax(0)
     signs = list(directions.values())
     for std, count in zip(stds, counts, strict=True):
+        cells = labels * classes + ids
         if std == 0:
-            probabilities = (ids == winner).double()
+            cells = labels * classes + clean.argmax(0)
+            probabilities = torch.ones_like(cells, dtype=torch.float64)
         elif len(signs) == 1:
             probabilities = _single_target_law(values, signs[0], std)
         else:
             probabilities = focus_probabilities(values.T, dict(enumerate(signs)), std).T
-        count.view(-1).scatter_add_(0, cells.flatten(), (weight * probabilities).flatten())
+        count.view(-1).scatter_add_(0, cells.flatten(), weight * probabilities.flatten())
 
 
 def _single_target_law(
