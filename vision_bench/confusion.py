@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 IGNORE_INDEX = 255
@@ -103,7 +103,9 @@ class ConfusionMatrix:
             classes, classes, dtype=torch.int64
         )
 
-    def update(self, labels: Int[Tensor, "*shape"], predictions: Int[Tensor, "*shape"]) -> None:
+    def update(
+        self, labels: Integer[Tensor, "*shape"], predictions: Integer[Tensor, "*shape"]
+    ) -> None:
         """Counts one image, or a batch.
 
         Args:
@@ -159,7 +161,11 @@ def counted_pixels(labels: Tensor, ignore_index: int | None) -> Tensor:
 
 
 def check_labels(
-    labels: Int[Tensor, "*shape"], classes: int, ignore_index: int | None, *, name: str = "labels"
+    labels: Integer[Tensor, "*shape"],
+    classes: int,
+    ignore_index: int | None,
+    *,
+    name: str = "labels",
 ) -> None:
     """Refuses label maps that do not belong to the classes.
 

@@ -107,16 +107,18 @@ def upper_envelope(
     levels = torch.tensor(list(stds), dtype=intercepts.dtype, device=intercepts.device)
     if len(levels) == 0 or (levels.diff() <= 0).any():
         raise ValueError(f"stds={list(stds)!r} do not rise: sort them and name each once")
-    first, peak = _argmax_at(intercepts, slopes, levels[0])
+    # One buffer for all passes: fresh memory of this size costs more than the arithmetic in it.
+    work = torch.empty_like(intercepts)
+    first, peak = _argmax_at(intercepts, slopes, levels[0], work)
     require_usable(peak)
-    last, last_peak = _argmax_at(intercepts, slopes, levels[-1])
+    last, last_peak = _argmax_at(intercepts, slopes, levels[-1], work)
     steepest = torch.stack(torch.aminmax(slopes)).abs().amax()
     size = torch.maximum(peak.abs().amax(), last_peak.abs().amax()) + 2 * levels[-1] * steepest
     lines = _Lines(intercepts, slopes, levels, _TOLERANCE * size)
     changed = (first != last).nonzero().squeeze(1)
     low, high = (levels[end].repeat(len(changed)) for end in (0, -1))
     edges = lines.cross(changed, first[changed], last[changed], low, high)
-    candidates = lines.above(edges)
+    candidates = lines.above(edges, work)
     found = []
     while len(edges.pixel):
         final, edges, candidates = lines.split(edges, candidates)
@@ -192,14 +194,14 @@ class _Lines:
         at = ((l0 - l1) / (z1 - z0)).nan_to_num(nan=0.0).maximum(low).minimum(high)
         return _Edges(pixel, before, after, low, high, at, (l0 + at * z0).maximum(l1 + at * z1))
 
-    def above(self, edges: _Edges) -> _Candidates:
+    def above(self, edges: _Edges, work: Float[Tensor, "classes pixels"]) -> _Candidates:
         """All lines above the crossings, where each pixel has one edge at most."""
         if len(self.levels) <= 2:
             return _Candidates(*edges.pixel.new_empty(2, 0))
         pixels = self.intercepts.shape[1]
         at, height = edges.at.new_zeros(pixels), edges.at.new_full((pixels,), torch.inf)
         at[edges.pixel], height[edges.pixel] = edges.at, edges.height + self.tolerance
-        mask = (self.slopes * at).add_(self.intercepts) > height
+        mask = torch.mul(self.slopes, at, out=work).add_(self.intercepts) > height
         line, pixel = mask.nonzero(as_tuple=True)
         edge = line.new_zeros(pixels)
         edge[edges.pixel] = torch.arange(len(edges.pixel), device=edge.device)
@@ -269,21 +271,13 @@ def _argmax_at(
     intercepts: Float[Tensor, "classes pixels"],
     slopes: Float[Tensor, "classes pixels"],
     std: Float[Tensor, ""],
+    work: Float[Tensor, "classes pixels"],
 ) -> tuple[Int64[Tensor, " pixels"], Float[Tensor, " pixels"]]:
     """First argmax and maximum of each pixel."""
-    values = intercepts if std == 0 else (slopes * std).add_(intercepts)
+    values = intercepts if std == 0 else torch.mul(slopes, std, out=work).add_(intercepts)
     best = values.amax(0)
-    return _first_equal(values, best), best
-
-
-def _first_equal(
-    values: Float[Tensor, "classes pixels"], best: Float[Tensor, " pixels"]
-) -> Int64[Tensor, " pixels"]:
-    """First class that has the maximum.
-
-    Only amax is vectorised over the first dimension, so the class is made part of the value: scaled
-    differences leave −huge below the maximum and 0 at it, to which the class is added.
-    """
+    # Only amax is vectorised over the first dimension, so the class is made part of the value:
+    # scaled differences leave −huge below the maximum and 0 at it, to which the class is added.
     classes = torch.arange(len(values), dtype=values.dtype, device=values.device)
-    behind = (values - best).mul_(_HUGE).sub_(classes[:, None])
-    return behind.amax(0).neg_().long()
+    behind = torch.sub(values, best, out=work).mul_(_HUGE).sub_(classes[:, None])
+    return behind.amax(0).neg_().long(), best

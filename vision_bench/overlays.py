@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -46,7 +46,7 @@ def class_palette(classes: int) -> UInt8[np.ndarray, "classes 3"]:
 
 
 def colour_map(
-    prediction: Int[Tensor, "height width"] | Int[np.ndarray, "height width"], classes: int
+    prediction: Integer[Tensor, "height width"] | Integer[np.ndarray, "height width"], classes: int
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Paints a class map; what is no class, such as 255 of 150 classes, becomes black.
 
@@ -65,7 +65,7 @@ def colour_map(
 
 def overlay(
     image: Image.Image | UInt8[np.ndarray, "height width 3"],
-    prediction: Int[Tensor, "h w"] | Int[np.ndarray, "h w"],
+    prediction: Integer[Tensor, "h w"] | Integer[np.ndarray, "h w"],
     class_names: Sequence[str],
     *,
     alpha: float = 0.55,
@@ -108,7 +108,7 @@ def overlay(
 
 
 def present_classes(
-    predictions: Sequence[Int[Tensor, "h w"] | Int[np.ndarray, "h w"]], classes: int
+    predictions: Sequence[Integer[Tensor, "h w"] | Integer[np.ndarray, "h w"]], classes: int
 ) -> list[int]:
     """Classes in some maps, the largest first; equal ones by index.
 
@@ -125,7 +125,7 @@ def present_classes(
 
 def level_overlays(
     image: Image.Image | UInt8[np.ndarray, "height width 3"],
-    predictions: Mapping[str, Int[Tensor, "h w"] | Int[np.ndarray, "h w"]],
+    predictions: Mapping[str, Integer[Tensor, "h w"] | Integer[np.ndarray, "h w"]],
     class_names: Sequence[str],
     *,
     alpha: float = 0.55,

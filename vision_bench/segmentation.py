@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import SupportsFloat
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from aim_plugins.sweep.strengths import parse_strengths
@@ -207,7 +207,7 @@ def predict_levels(
     *,
     size: tuple[int, int],
     key: ImageKey = 0,
-) -> Int[Tensor, "levels height width"]:
+) -> Integer[Tensor, "levels height width"]:
     """Class maps of one image at every strength, with the noise `segmentation_curve` draws.
 
     Args:
