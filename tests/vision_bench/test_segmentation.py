@@ -64,7 +64,7 @@ def _upsampled(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("perturbator", PERTURBATORS)
 def test_sweep_equals_a_loop_over_strengths_with_the_same_noise(scenes, perturbator, monkeypatch):
-    monkeypatch.setattr("vision_bench.upsampling.TILE_ELEMENTS", 2000)
+    monkeypatch.setattr(segmentation, "tile_rows", lambda c, size: tile_rows(c, size, 1500))
     curve = segmentation_curve(scenes, perturbator, STDS, draws=2)
     for draw, (level, std) in itertools.product(range(2), enumerate(STDS)):
         labels, predictions = [], []
