@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ class UnreadableImageError(ValueError):
     """An image or its label cannot be used; the message names the file and why."""
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Images in a fixed order: files, or slices of an array."""
 

@@ -34,7 +34,7 @@ from aim_plugins.sweep.files import (
 from vision_bench.data import ClassificationData, first_of
 from vision_bench.logits import CachedLogits, load_logits
 from vision_bench.segmentation_data import SegmentationData
-from vision_bench.segmentation_logits import CachedSegmentationLogits
+from vision_bench.segmentation_logits import CachedImage, CachedSegmentationLogits
 
 _FORMAT = 1
 _LOGITS = "logits.safetensors"
@@ -236,6 +236,9 @@ class LogitsStore:
             self.data,
             classes=self._identity["classes"],
             key=self.key,
-            images=record["images"],
+            images=[
+                CachedImage(index, (height, width), shard)
+                for index, (height, width), shard in record["images"]
+            ],
             unreadable=record["unreadable"],
         )
