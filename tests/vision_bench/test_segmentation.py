@@ -109,6 +109,13 @@ def test_any_number_of_strengths_will_do(stds):
     assert torch.equal(upper_envelope(logits, noise, stds).argmax(), loop)
 
 
+@pytest.mark.parametrize("directions", [None, {2: 1}, {5: 1, 0: -1}, {8: -1, 3: 1}])
+def test_ties_go_to_the_first_class(directions):
+    tied = torch.randint(0, 3, (9, 500), generator=torch.Generator().manual_seed(4)).float()
+    winners = sampled_argmax(tied, directions, [0.0, 1.0], key=1).argmax()
+    assert torch.equal(winners[0], tied.argmax(0))
+
+
 def test_changes_sum_to_confusion_matrices():
     logits = torch.randn(9, 400, generator=torch.Generator().manual_seed(2))
     labels = torch.arange(400) % 10
