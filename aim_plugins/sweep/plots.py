@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from aim_plugins.sweep.files import safe_name, write_atomic
-from aim_plugins.sweep.table import Point, is_expected, metric_family
+from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 
 STRENGTH_LABEL = "noise std σ (logits)"
 CONFIDENCE_FACTOR = 1.96
@@ -25,6 +25,7 @@ CONFIDENCE_FACTOR = 1.96
 
 # Okabe and Ito's palette, which people with any colour vision tell apart.
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
+INK = "#222222"
 
 _STYLE: Any = {
     # Text stays text: searchable, and editable in a drawing program.
@@ -46,29 +47,33 @@ _STYLE: Any = {
     "legend.fontsize": 9,
 }
 _SIZE = (6.0, 3.8)  # inches
+_CROWD = 30
+"""More points than this are drawn without markers, which would touch and hide the curve."""
 _DPI = 200
 
 
 @dataclass
 class Curve:
-    """What one picture shows: a sampled metric and, where there is one, its exact law.
+    """What one picture shows: a sampled metric, and where there are any its law and what others found.
 
     Attributes:
         task: Name of the task.
         metric: Name of the metric family.
         sampled: Points of the metric itself, by rising strength.
         exact: Points of its exact law, by rising strength.
+        published: Points that others report, by rising strength.
     """
 
     task: str
     metric: str
     sampled: list[Point] = field(default_factory=list)
     exact: list[Point] = field(default_factory=list)
+    published: list[Point] = field(default_factory=list)
 
     @property
     def points(self) -> list[Point]:
         """All points."""
-        return self.sampled + self.exact
+        return self.sampled + self.exact + self.published
 
 
 def group_curves(points: Iterable[Point]) -> list[Curve]:
@@ -77,11 +82,17 @@ def group_curves(points: Iterable[Point]) -> list[Curve]:
     for point in points:
         key = (point.task, metric_family(point.metric))
         curve = curves.setdefault(key, Curve(*key))
-        (curve.exact if is_expected(point.metric) else curve.sampled).append(point)
+        _series(curve, point.metric).append(point)
     for curve in curves.values():
-        curve.sampled.sort(key=lambda point: point.strength)
-        curve.exact.sort(key=lambda point: point.strength)
+        for series in (curve.sampled, curve.exact, curve.published):
+            series.sort(key=lambda point: point.strength)
     return list(curves.values())
+
+
+def _series(curve: Curve, metric: str) -> list[Point]:
+    if is_published(metric):
+        return curve.published
+    return curve.exact if is_expected(metric) else curve.sampled
 
 
 def half_width(point: Point) -> float:
@@ -97,7 +108,7 @@ def is_share(curve: Curve) -> bool:
 
 def describe_sample(curve: Curve) -> str:
     """Says on how many documents and draws a curve rests, such as `n = 240, 3 draws`."""
-    counts = sorted({point.n for point in curve.points})
+    counts = sorted({point.n for point in curve.sampled + curve.exact or curve.published})
     text = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     draws = max((point.draws for point in curve.sampled), default=0)
     return text if draws <= 1 else f"{text}, {draws} draws"
@@ -113,7 +124,9 @@ def plot_curves(
     """Draws quality against strength.
 
     Without an exact law the sampled metric is a line in its 95 % band; with one the law is a dashed
-    line, and the samples lie over it as points with 95 % error bars.
+    line, and the samples lie over it as points with 95 % error bars. Where points would touch, the
+    samples are a line in its band as well, under the dashes. What others report is shown as
+    diamonds.
 
     Args:
         points: Points of any number of tasks and metrics, as `pool_draws` returns them.
@@ -161,6 +174,7 @@ def draw_curve(
         if curve.exact:
             _draw_exact(axes, curve)
         _draw_sampled(axes, curve)
+        _draw_published(axes, curve)
         if chance is not None:
             axes.axhline(
                 chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="chance"
@@ -189,7 +203,8 @@ def _draw_sampled(axes: Axes, curve: Curve) -> None:
     values = np.array([_finite(point.value) for point in curve.sampled])
     widths = np.array([half_width(point) for point in curve.sampled])
     known = bool(np.isfinite(widths).any())
-    if curve.exact:
+    crowded = is_crowded(curve)
+    if curve.exact and not crowded:
         axes.errorbar(
             strengths,
             values,
@@ -206,12 +221,38 @@ def _draw_sampled(axes: Axes, curve: Curve) -> None:
     if is_share(curve):
         low, high = np.maximum(low, 0), np.minimum(high, 1)
     axes.plot(
-        strengths, values, color=BLUE, linewidth=1.8, marker="o", markersize=3.5, label=curve.metric
+        strengths,
+        values,
+        color=BLUE,
+        linewidth=1.8,
+        marker="" if crowded else "o",
+        markersize=3.5,
+        label="sampled" if curve.exact else curve.metric,
     )
     if known:
         axes.fill_between(
             strengths, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % interval"
         )
+
+
+def _draw_published(axes: Axes, curve: Curve) -> None:
+    if curve.published:
+        axes.plot(
+            [point.strength for point in curve.published],
+            [_finite(point.value) for point in curve.published],
+            color=INK,
+            linestyle="",
+            marker="D",
+            markersize=5,
+            markerfacecolor="none",
+            zorder=5,
+            label="published",
+        )
+
+
+def is_crowded(curve: Curve) -> bool:
+    """Tells whether a curve has so many points that their markers would touch."""
+    return len(curve.sampled) > _CROWD
 
 
 def _label(axes: Axes, curve: Curve, strength_label: str) -> None:
