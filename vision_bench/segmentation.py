@@ -72,6 +72,28 @@ class GroupCounts:
             for name, values in _metrics(*without).items()
         }
 
+    def joined(self, other: GroupCounts, images: int) -> GroupCounts:
+        """Counts of these images and of those that follow them.
+
+        Args:
+            other: Counts of the images that follow.
+            images: Number of images in these counts.
+        """
+        # Image i belongs to the group i modulo the number of groups, from the first image on.
+        places = (images + torch.arange(len(other.hits))) % JACKKNIFE_GROUPS
+        used = max(len(self.hits), int(places.max()) + 1)
+
+        def add(mine: Tensor, others: Tensor) -> Tensor:
+            total = mine.new_zeros(used, *mine.shape[1:])
+            total[: len(mine)] = mine
+            return total.index_add_(0, places, others)
+
+        return GroupCounts(
+            add(self.hits, other.hits),
+            add(self.predicted, other.predicted),
+            add(self.truth, other.truth),
+        )
+
 
 @dataclass(frozen=True)
 class SegmentationCurve:
@@ -93,6 +115,45 @@ class SegmentationCurve:
     sampled_groups: tuple[GroupCounts, ...]
     expected_groups: GroupCounts | None
     images: int
+
+    def joined(self, other: SegmentationCurve) -> SegmentationCurve:
+        """The curve of these images and of those that follow them.
+
+        Args:
+            other: The curve of the images that follow, under the same modulation.
+
+        Returns:
+            The curve that all images measured together would have.
+
+        Raises:
+            ValueError: If the curves differ in strengths, draws, classes or the exact law.
+        """
+        alike = (
+            self.stds == other.stds
+            and self.confusion.shape == other.confusion.shape
+            and (self.expected is None) == (other.expected is None)
+        )
+        if not alike:
+            raise ValueError(
+                "other has other strengths, draws or classes, or lacks the exact law: "
+                "measure both parts alike"
+            )
+        expected, groups = self.expected, self.expected_groups
+        if expected is not None and other.expected is not None:
+            expected = expected + other.expected
+        if groups is not None and other.expected_groups is not None:
+            groups = groups.joined(other.expected_groups, self.images)
+        return SegmentationCurve(
+            self.stds,
+            self.confusion + other.confusion,
+            expected,
+            tuple(
+                mine.joined(others, self.images)
+                for mine, others in zip(self.sampled_groups, other.sampled_groups, strict=True)
+            ),
+            groups,
+            self.images + other.images,
+        )
 
     def rows(self, task: str, class_names: Mapping[int, str] | None = None) -> list[Row]:
         """The curve as rows of a sweep's table.

@@ -95,7 +95,7 @@ class SegmentationData(Dataset):
         name = self.names[index]
         image = read_image(self.files.root / name)
         labels = self._labels(index, (image.height, image.width))
-        return normalise(scale(self._resized(image)), self.preprocessing), labels, name
+        return network_input(image, self.resize, self.preprocessing), labels, name
 
     def read_labels(self, index: int) -> Int[Tensor, "height width"]:
         """The labels of one image at the network's input size, without decoding the image.
@@ -139,15 +139,6 @@ class SegmentationData(Dataset):
             "data": self.fingerprint,
             "preprocessing": {"resize": self.resize, "model": describe(self.preprocessing)},
         }
-
-    def _resized(self, image: Image) -> Image:
-        from PIL.Image import Resampling
-
-        kind = self.preprocessing.interpolation if self.preprocessing else "bilinear"
-        height, width = target_size(self.resize, image.height, image.width)
-        if (height, width) == (image.height, image.width):
-            return image
-        return image.resize((width, height), Resampling[kind.upper()])
 
     def _labels(self, index: int, size: tuple[int, int] | None) -> Int[Tensor, "height width"]:
         path = self.files.root / self.files.labels[index]
@@ -204,11 +195,7 @@ def load_segmentation_dataset(
         ValueError: If the name, split, resize rule or limit is not usable.
         UnreadableImageError: With `on_error="raise"`, if an image has no label map.
     """
-    name = name.lower()
-    if name not in _NAMES:
-        nearest = difflib.get_close_matches(name, _NAMES, n=1)
-        hint = f"; nearest: {nearest[0]!r}" if nearest else ""
-        raise ValueError(f"name={name!r} is none of {', '.join(_NAMES)}{hint}")
+    name = check_name(name)
     if name != "folder":
         split = split or "val"
         if split not in _SPLITS:
@@ -224,10 +211,58 @@ def load_segmentation_dataset(
     return SegmentationData(
         f"{name}-{split or root.resolve().name}",
         _limited(files, limit),
-        resize=resize or _default_rule(name, preprocessing),
+        resize=resize or default_resize(name, preprocessing),
         preprocessing=preprocessing,
         on_error=on_error,
     )
+
+
+def check_name(name: str, *, argument: str = "name") -> str:
+    """The name of a data set in small letters.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    name = name.lower()
+    if name not in _NAMES:
+        nearest = difflib.get_close_matches(name, _NAMES, n=1)
+        hint = f"; nearest: {nearest[0]!r}" if nearest else ""
+        raise ValueError(f"{argument}={name!r} is none of {', '.join(_NAMES)}{hint}")
+    return name
+
+
+def network_input(
+    image: Image, resize: str, preprocessing: Preprocessing | None
+) -> Float[Tensor, "3 height width"]:
+    """Resizes and normalises an image.
+
+    Args:
+        image: An RGB image.
+        resize: "squareN", "shortN" or "original".
+        preprocessing: Mean, standard deviation and interpolation.
+
+    Returns:
+        The network's input.
+
+    Raises:
+        ValueError: If there is no such rule.
+    """
+    from PIL.Image import Resampling
+
+    kind = preprocessing.interpolation if preprocessing else "bilinear"
+    height, width = target_size(resize, image.height, image.width)
+    if (height, width) != (image.height, image.width):
+        image = image.resize((width, height), Resampling[kind.upper()])
+    return normalise(scale(image), preprocessing)
+
+
+def default_resize(name: str, preprocessing: Preprocessing | None) -> str:
+    """The resize rule of a data set where none is asked for."""
+    if name == "cityscapes":
+        return "original"
+    if preprocessing is not None and preprocessing.size is not None:
+        return f"{preprocessing.resize}{preprocessing.size}"
+    return "square512" if name == "ade20k" else "original"
 
 
 def target_size(rule: str, height: int, width: int) -> tuple[int, int]:
@@ -273,14 +308,6 @@ def _nearest(
         for new, old in zip((height, width), labels.shape, strict=True)
     )
     return np.ascontiguousarray(labels[rows[:, None], columns[None, :]])
-
-
-def _default_rule(name: str, preprocessing: Preprocessing | None) -> str:
-    if name == "cityscapes":
-        return "original"
-    if preprocessing is not None and preprocessing.size is not None:
-        return f"{preprocessing.resize}{preprocessing.size}"
-    return "square512" if name == "ade20k" else "original"
 
 
 def _limited(files: SegmentationFiles, limit: int | None) -> SegmentationFiles:

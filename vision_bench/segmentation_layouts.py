@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -78,10 +79,9 @@ def read_ade20k(root: Path, split: str) -> SegmentationFiles:
         FileNotFoundError: If there are no images.
         ValueError: If `objectInfo150.txt` is there but is no table of classes.
     """
-    base = root / "ADEChallengeData2016"
-    base = base if base.is_dir() else root
+    base = _ade20k_base(root)
     part = {"val": "validation", "train": "training"}[split]
-    classes = _ade20k_names(base / "objectInfo150.txt")
+    classes = ade20k_classes(root)
     lookup = _lookup({stored: stored - 1 for stored in range(1, len(classes) + 1)} | {0: IGNORE})
     images, labels = base / "images" / part, base / "annotations" / part
     return _pair(base, images, labels, classes, lookup)
@@ -101,22 +101,16 @@ def read_cityscapes(root: Path, split: str) -> SegmentationFiles:
         FileNotFoundError: If there are no images.
         ImportError: If torchvision, whose table of classes this is, is not installed.
     """
-    try:
-        from torchvision.datasets import Cityscapes
-    except ImportError as error:
-        raise ImportError(
-            "Cityscapes' list of classes needs torchvision: pip install 'aim-plugins[vision]'"
-        ) from error
-    trained = {entry.id: entry for entry in Cityscapes.classes if 0 <= entry.train_id < IGNORE}
-    others = {entry.id: IGNORE for entry in Cityscapes.classes if entry.id >= 0}
-    names = {entry.train_id: entry.name for entry in trained.values()}
+    table = _cityscapes_table()
+    others = {entry.id: IGNORE for entry in table if entry.id >= 0}
+    trained = {entry.id: entry.train_id for entry in table if 0 <= entry.train_id < IGNORE}
     images, labels = root / "leftImg8bit" / split, root / "gtFine" / split
     return _pair(
         root,
         images,
         labels,
-        tuple(names[index] for index in sorted(names)),
-        _lookup(others | {stored: entry.train_id for stored, entry in trained.items()}),
+        cityscapes_classes(),
+        _lookup(others | trained),
         endings=("_leftImg8bit", "_gtFine_labelIds"),
     )
 
@@ -145,15 +139,54 @@ def read_pair_folders(
             "named as the images in the folder images"
         )
     if classes is None:
-        listed = root / "classes.txt"
-        if not listed.is_file():
-            raise FileNotFoundError(
-                f"{listed}: no such file: write one class name a line, or give classes=[...]"
-            )
-        classes = [line for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        classes = read_class_list(root)
     lookup = _lookup({index: index for index in (*range(len(classes)), IGNORE)})
     part = split or "."
     return _pair(root, root / "images" / part, labels / part, tuple(classes), lookup)
+
+
+def ade20k_classes(root: Path) -> tuple[str, ...]:
+    """Names of ADE20K's 150 classes, from the data set's `objectInfo150.txt` where it is there.
+
+    Raises:
+        ValueError: If that file is no table of the classes.
+    """
+    return _ade20k_names(_ade20k_base(root) / "objectInfo150.txt")
+
+
+def cityscapes_classes() -> tuple[str, ...]:
+    """Names of the 19 classes that Cityscapes' models are trained on."""
+    names = {e.train_id: e.name for e in _cityscapes_table() if 0 <= e.train_id < IGNORE}
+    return tuple(names[index] for index in sorted(names))
+
+
+def read_class_list(root: Path) -> tuple[str, ...]:
+    """Names of the classes of a folder of pairs, the lines of its `classes.txt`.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+    """
+    listed = root / "classes.txt"
+    if not listed.is_file():
+        raise FileNotFoundError(
+            f"{listed}: no such file: write one class name a line, or give classes=[...]"
+        )
+    return tuple(line for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def _cityscapes_table() -> list[Any]:
+    try:
+        from torchvision.datasets import Cityscapes
+    except ImportError as error:
+        raise ImportError(
+            "Cityscapes' list of classes needs torchvision: pip install 'aim-plugins[vision]'"
+        ) from error
+    return Cityscapes.classes
+
+
+def _ade20k_base(root: Path) -> Path:
+    base = root / "ADEChallengeData2016"
+    return base if base.is_dir() else root
 
 
 def _pair(
