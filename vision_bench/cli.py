@@ -3,6 +3,8 @@
 vision-bench classify CONFIG           a classifier's accuracy against noise strength
 vision-bench classify-logits FILE ...  the same from logits cached elsewhere
 vision-bench segment ...               segmentation: evaluate a data set, draw images
+vision-bench top-classes CONFIG        an ImageNet classifier's answers to photographs
+vision-bench demo-models               trains small models once, and prints where they lie
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 from aim_plugins._command import guarded, join_negative_values
 from aim_plugins.sweep.manifest import redact
@@ -26,17 +27,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Each command's module adds its own parser, which sets `run`, and imports torch only there."""
-    from vision_bench import classify_command
+    from vision_bench import classify_command, segment_command, top_classes_command
+    from vision_bench.demo import command as demo_command
 
     parser = argparse.ArgumentParser(
         prog="vision-bench", description="Measure what modulating a frozen vision model costs."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     classify_command.add_parser(commands)
-    if find_spec("vision_bench.segment_command"):
-        from vision_bench import segment_command
-
-        segment_command.add_parser(commands)
+    segment_command.add_parser(commands)
+    top_classes_command.add_parser(commands)
+    demo_command.add_parser(commands)
     return parser
 
 

@@ -2,7 +2,7 @@
 
 A config is a Python, YAML or JSON file of settings, possibly on top of others (`_base_`). Settings
 are flat, so that an override reaches what uses it; a name that starts with an underscore is the
-file's own.
+file's own. A word such as "demo:resnet20" stands for something made here (`vision_bench.demo`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import difflib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+from vision_bench.demo import resolve
 
 _SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
@@ -60,7 +62,8 @@ def read_config(
             nearest = difflib.get_close_matches(name, list(known), n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(known)}"
             raise ValueError(f"{path} holds {name!r}, which is no setting of this command; {hint}")
-    return settings
+    # Last: a misspelt setting is told before a model is trained.
+    return {name: resolve(value) for name, value in settings.items()}
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
