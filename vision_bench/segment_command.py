@@ -56,7 +56,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from vision_bench.segment_sweep import SegmentationSweep
 
     settings = read_settings(options.config, options.cfg_options, output=options.output)
-    SegmentationSweep(settings, command=_command("evaluate", options)).run()
+    SegmentationSweep(settings, command=options.command).run()
     return 0
 
 
@@ -68,13 +68,3 @@ def run_infer(options: argparse.Namespace) -> int:
     settings = read_settings(options.config, options.cfg_options)
     infer(settings, options.images, options.output or Path(f"{settings.output}-images"))
     return 0
-
-
-def _command(action: str, options: argparse.Namespace) -> list[str]:
-    """The words that repeat a run."""
-    words = ["vision-bench", "segment", action, str(options.config)]
-    if options.output is not None:
-        words += ["--output", str(options.output)]
-    if options.cfg_options:
-        words += ["--cfg-options", *options.cfg_options]
-    return words

@@ -105,14 +105,22 @@ def report_images(
     Returns:
         One sample per image, spread over the data set.
     """
-    # Both ends, and what lies evenly between.
-    shown = np.linspace(0, len(stds) - 1, min(len(stds), REPORT_LEVELS)).round().astype(int)
-    levels = [stds[index] for index in shown]
+    levels = [stds[index] for index in spread(len(stds), REPORT_LEVELS)]
     chosen = _choose(cached, targets, count)
     return [
         _sample(cached, position, perturbator, levels, targets, width, device)
         for position in chosen
     ]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Positions of at most `count` of `total` items: both ends, and evenly between.
+
+    >>> spread(101, 5), spread(2, 5)
+    ([0, 25, 50, 75, 100], [0, 1])
+    """
+    count = min(total, count)
+    return [round(index * (total - 1) / max(1, count - 1)) for index in range(count)]
 
 
 def _class_lines(

@@ -26,10 +26,11 @@ from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.plots import plot_curves
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
-from aim_plugins.sweep.table import format_points, pool_draws, write_table
+from aim_plugins.sweep.table import Row, format_points, pool_draws, write_table
 from vision_bench.logits_cache import cache_logits
 from vision_bench.models import VisionModel, load_model
 from vision_bench.perturbators import Perturbator
+from vision_bench.published import published_curve
 from vision_bench.segment_records import CurveRecord
 from vision_bench.segment_results import report_images, write_class_table, write_confusion
 from vision_bench.segment_settings import SegmentSettings, chosen_classes, targets_of
@@ -39,6 +40,10 @@ from vision_bench.segmentation_logits import CachedSegmentationLogits
 
 CHECKPOINT_IMAGES = 16
 """Images between two records of the counts: a shard of the cache."""
+
+
+PUBLISHED_RESIZE = "short512"
+"""How the authors of AIM resize images."""
 
 
 class SegmentationSweep:
@@ -186,7 +191,10 @@ class SegmentationSweep:
         self, store: SweepStore, cached: CachedSegmentationLogits, curve: SegmentationCurve
     ) -> Path:
         task = self.data.name
-        rows = curve.rows(task, self.chosen)
+        published = self._published(task)
+        if published:
+            store.update_manifest(published=published[0][0])
+        rows = [*curve.rows(task, self.chosen), *(row for _, part in published for row in part)]
         points = pool_draws(rows)
         table = write_table(self.output / "sweep.csv", rows)
         classes = write_class_table(self.output / "classes.csv", curve, self.class_names)
@@ -207,6 +215,26 @@ class SegmentationSweep:
         print(f"confusion: {confusion}", f"pictures:  {pictures[0].parent}", sep="\n")
         print(f"report:    {report}")
         return report
+
+    def _published(self, task: str) -> list[tuple[str, list[Row]]]:
+        """Sources and figures of the paper, where model, weights and data are the same."""
+        settings = self.settings
+        whole = settings.limit is None and not self.data.unreadable
+        if not whole or settings.weights == "random" or self.data.resize != PUBLISHED_RESIZE:
+            return []
+        focus = self.perturbator.directions(len(self.class_names))
+        tasks = [(task, "miou")]
+        if focus is not None and len(focus) == 1:
+            tasks += [(f"{task}.{self.chosen[next(iter(focus))]}", m) for m in ("recall", "iou")]
+        found = []
+        for name, metric in tasks:
+            curve = published_curve(settings.model, self.data.name, metric, focus=focus)
+            if curve is not None:
+                rows = curve.rows(name, metric)
+                # A figure beyond the sweep would squeeze its curves.
+                inside = [row for row in rows if row.strength <= self.stds[-1]]
+                found.append((curve.source, inside))
+        return found
 
 
 def load_segmentation_model(settings: SegmentSettings) -> VisionModel:

@@ -24,6 +24,7 @@ from aim_plugins.sweep.plots import (
     describe_sample,
     group_curves,
     half_width,
+    is_crowded,
     is_share,
 )
 from aim_plugins.sweep.strengths import format_strength
@@ -133,6 +134,7 @@ def write_report(
             model=_model_name(manifest),
             summary=_summarise(curves, manifest),
             curves=curves,
+            published=any(curve.published for curve in curves),
             strength_label=strength_label,
             tables=[_table(task, curves) for task in _tasks(curves)],
             open_tables=len(_tasks(curves)) <= _OPEN_TASKS,
@@ -183,6 +185,8 @@ def _curve_data(curve: Curve, chance: Mapping[tuple[str, str], float]) -> dict[s
         "chance": chance.get((curve.task, curve.metric)),
         "sampled": [_point_data(point) for point in curve.sampled],
         "exact": [_point_data(point) for point in curve.exact],
+        "published": [_point_data(point) for point in curve.published],
+        "crowded": is_crowded(curve),
     }
 
 
@@ -315,7 +319,7 @@ def _summarise(curves: Sequence[Curve], manifest: Mapping[str, Any]) -> str:
 
 
 def _change(curve: Curve) -> str:
-    series = curve.sampled or curve.exact
+    series = curve.sampled or curve.exact or curve.published
     first, last = series[0].value, series[-1].value
     if not (math.isfinite(first) and math.isfinite(last)):
         return ""

@@ -1,0 +1,191 @@
+"""`vision-bench segment infer`: overlays of unlabelled images at every strength.
+
+OUTPUT/street/              for the image street.jpg
+  std=0.png, std=2.png …    an overlay for each strength
+  strip.png                 photograph and overlays side by side
+  animation.gif             the overlays in turn
+  shares.csv                share of the pixels of each class, by strength
+"""
+
+from __future__ import annotations
+
+import collections
+import csv
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import torch
+from jaxtyping import Integer
+from PIL import Image
+from torch import Tensor
+
+from aim_plugins.sweep.files import write_atomic
+from aim_plugins.sweep.strengths import format_strength
+from vision_bench.image_folders import image_files, no_images
+from vision_bench.images import UnreadableImageError, read_image
+from vision_bench.models import VisionModel
+from vision_bench.overlays import (
+    class_palette,
+    level_overlays,
+    overlay,
+    present_classes,
+    save_animation,
+    save_picture,
+    strip,
+)
+from vision_bench.perturbators import Perturbator
+from vision_bench.segment_results import spread
+from vision_bench.segment_settings import SegmentSettings
+from vision_bench.segment_sweep import best_device, load_segmentation_model
+from vision_bench.segmentation import predict_levels
+from vision_bench.segmentation_data import default_resize, network_input
+
+PICTURE_SIDE = 640
+"""Longer side of overlays at most, in pixels."""
+
+STRIP_LEVELS = 6
+"""Overlays in a strip; of more levels, evenly chosen ones with both ends."""
+
+_FRAMES = 60
+"""Frames of an animation at most."""
+
+
+def infer(settings: SegmentSettings, images: Path, output: Path) -> list[Path]:
+    """Draws overlays of an image, or of all images below a folder.
+
+    Args:
+        settings: The config.
+        images: An image file or a folder.
+        output: Folder for pictures.
+
+    Returns:
+        A folder of pictures for each image. Images that cannot be read are left out and named on
+        standard error, unless the config says `on_error="raise"`.
+
+    Raises:
+        FileNotFoundError: If there is no image.
+        UnreadableImageError: If no image can be read, or one cannot and `on_error` is "raise".
+        ValueError: If a setting is not usable.
+    """
+    from tqdm import tqdm
+
+    names, root = _find(images)
+    class_names = settings.class_names()
+    levels = settings.perturbators(len(class_names))
+    model = load_segmentation_model(settings)
+    if model.classes != len(class_names):
+        raise ValueError(
+            f"{model.name} has {model.classes} classes, but {settings.dataset} has "
+            f"{len(class_names)}: choose the data set it was trained for"
+        )
+    segment = _Segmenter(settings, model, levels, class_names)
+    folders = _folders(names)
+    written: list[Path] = []
+    unreadable: list[UnreadableImageError] = []
+    for name in tqdm(names, desc="overlays", unit="image"):
+        try:
+            photograph = read_image(root / name)
+        except UnreadableImageError as error:
+            if settings.on_error == "raise":
+                raise
+            unreadable.append(error)
+            continue
+        segment.draw(photograph, name, output / folders[name])
+        written.append(output / folders[name])
+    for reason in unreadable:
+        print(f"left out: {reason}", file=sys.stderr)
+    if not written:
+        raise UnreadableImageError(f"{images}: none of the {len(names)} images is readable")
+    counted = f"{len(written)} images" + (f", {len(unreadable)} left out" if unreadable else "")
+    print(f"pictures: {written[0] if len(written) == 1 else output} ({counted})")
+    return written
+
+
+class _Segmenter:
+    """Draws the pictures of one image after another."""
+
+    def __init__(
+        self,
+        settings: SegmentSettings,
+        model: VisionModel,
+        levels: Sequence[Perturbator],
+        class_names: Sequence[str],
+    ) -> None:
+        self.perturbator = levels[0]
+        self.stds = [level.std for level in levels]
+        self.class_names = class_names
+        self.preprocessing = model.preprocessing
+        self.resize = settings.resize or default_resize(settings.dataset, model.preprocessing)
+        self.device = best_device(settings.device)
+        self.module = model.module.to(self.device)
+
+    @torch.inference_mode()
+    def predict(self, photograph: Image.Image, name: str) -> Integer[Tensor, "levels h w"]:
+        """Class maps at every strength, at the size of the network's input."""
+        pixels = network_input(photograph, self.resize, self.preprocessing)
+        logits = self.module(pixels[None].to(self.device))[0]
+        size = (pixels.shape[1], pixels.shape[2])
+        return predict_levels(logits, self.perturbator, self.stds, size=size, key=name)
+
+    def draw(self, photograph: Image.Image, name: str, folder: Path) -> None:
+        """Writes all pictures of an image."""
+        maps = self.predict(photograph, name)
+        photograph.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+        titles = [f"σ = {format_strength(std)}" for std in self.stds]
+        overlays = level_overlays(
+            photograph, dict(zip(titles, maps, strict=True)), self.class_names
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        for std, picture in zip(self.stds, overlays, strict=True):
+            save_picture(folder / f"std={format_strength(std)}.png", picture)
+        # The photograph in the frame of the overlays, so that the strip stands in one line.
+        plain = overlay(
+            photograph,
+            torch.full_like(maps[0].long(), -1),
+            self.class_names,
+            title="photograph",
+            legend=[],
+        )
+        shown = [overlays[index] for index in spread(len(overlays), STRIP_LEVELS)]
+        save_picture(folder / "strip.png", strip([plain, *shown]))
+        frames = [overlays[index] for index in spread(len(overlays), _FRAMES)]
+        legend = present_classes(list(maps), len(self.class_names))[:12]
+        colours = class_palette(len(self.class_names))[legend]
+        save_animation(folder / "animation.gif", frames, keep=colours)
+        write_atomic(folder / "shares.csv", self._shares(maps))
+
+    def _shares(self, maps: Integer[Tensor, "levels h w"]) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["class", "name", "strength", "share"])
+        for index in sorted(present_classes(list(maps), len(self.class_names))):
+            for std, prediction in zip(self.stds, maps, strict=True):
+                share = float((prediction == index).double().mean())
+                line = [index, self.class_names[index], format_strength(std), f"{share:.6f}"]
+                writer.writerow(line)
+        return text.getvalue()
+
+
+def _find(images: Path) -> tuple[list[str], Path]:
+    """Names of the images and the folder they start from."""
+    if images.is_dir():
+        names = image_files(images)
+        if not names:
+            raise no_images(images)
+        return names, images
+    if not images.is_file():
+        raise FileNotFoundError(f"{images}: no such image or folder")
+    return [images.name], images.parent
+
+
+def _folders(names: Sequence[str]) -> dict[str, PurePosixPath]:
+    """A folder for each image, named without the suffix where that leaves names apart."""
+    bare = {name: PurePosixPath(name).with_suffix("") for name in names}
+    uses = collections.Counter(os.path.normcase(path) for path in bare.values())
+    return {
+        name: path if uses[os.path.normcase(path)] == 1 else PurePosixPath(name)
+        for name, path in bare.items()
+    }
