@@ -350,8 +350,8 @@ def _forward(
             f"dtype={dtype} cannot hold logits of {float(logits[overflow].abs().max()):.3g} "
             f"of {model.name}: give dtype=torch.float32"
         )
-    # Views of one batch could not be stored apart.
-    return [row.clone() for row in stored.cpu()]
+    # Views of one batch could not be stored apart, nor could channels-last memory.
+    return [row.clone(memory_format=torch.contiguous_format) for row in stored.cpu()]
 
 
 def _check_values(store: LogitsStore, index: int, logits: Tensor) -> None:
