@@ -14,11 +14,10 @@ import argparse
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vision_bench.config_file import add_config_options, read_config
+from vision_bench.config_file import add_config_options
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,31 +28,6 @@ if TYPE_CHECKING:
 
 _PHOTOGRAPH_SIDE = 320
 """Longer side of a photograph in the report, in pixels."""
-
-
-@dataclass(frozen=True)
-class TopClassesSettings:
-    """What a config of `vision-bench top-classes` may hold.
-
-    Attributes:
-        model: Name of an ImageNet classifier, as in `vision_bench.models`.
-        images: Folder of photographs.
-        weights: What `load_model` takes.
-        noise_std: Strengths in logit units, a grid or a list.
-        top: Number of classes shown.
-        draws: Sampled runs per strength.
-        seed: Draw d has the seed `seed` + d.
-        output: Folder of results.
-    """
-
-    model: str
-    images: str
-    weights: str | None = None
-    noise_std: str | Sequence[float] = "0:10:1"
-    top: int = 5
-    draws: int = 5
-    seed: int = 0
-    output: str = "runs/top-classes"
 
 
 def add_parser(commands: Any) -> None:
@@ -84,8 +58,9 @@ def run_top_classes(options: argparse.Namespace) -> int:
     from aim_plugins.modulation.noise import NOISE_VERSION
     from aim_plugins.sweep.strengths import parse_strengths
     from vision_bench.models import load_model
+    from vision_bench.top_classes_settings import read_settings
 
-    settings = _read_settings(options)
+    settings = read_settings(options.config, options.cfg_options, output=options.output)
     folder = Path(settings.images)
     stds = parse_strengths(settings.noise_std, name="noise_std")
     model = load_model(settings.model, weights=settings.weights)
@@ -101,16 +76,6 @@ def run_top_classes(options: argparse.Namespace) -> int:
     }
     _write(Path(settings.output), arguments, options.command, photographs, logits)
     return 0
-
-
-def _read_settings(options: argparse.Namespace) -> TopClassesSettings:
-    known = [field.name for field in fields(TopClassesSettings)]
-    values = read_config(options.config, options.cfg_options, known=known)
-    if missing := [name for name in ("model", "images") if name not in values]:
-        raise ValueError(f"{options.config} holds no {missing[0]}: add one")
-    if options.output is not None:
-        values["output"] = str(options.output)
-    return TopClassesSettings(**values)
 
 
 def _classify(model: VisionModel, folder: Path) -> tuple[list[str], list[Image], Tensor]:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vision_bench.demo.names import NAMES, PREFIX, resolve
+
 
 def add_parser(commands: Any) -> None:
     """Adds `demo-models` to the subparsers of `vision-bench`."""
@@ -17,18 +19,21 @@ def add_parser(commands: Any) -> None:
         "minutes on a CPU, once. AIM_PLUGINS_CACHE chooses the folder. Configs name the results "
         "by words such as demo:resnet20.",
     )
+    demo.add_argument("name", nargs="?", choices=NAMES, help="print what this one stands for alone")
     demo.set_defaults(run=demo_models)
 
 
 def demo_models(options: argparse.Namespace) -> int:
-    """Prints each of the demo's names with what it stands for, and the measured quality.
+    """Prints each of the demo's words with what it stands for, and the measured quality.
 
     Returns:
         The exit status 0.
     """
-    from vision_bench.demo.names import NAMES, PREFIX, resolve
     from vision_bench.demo.store import read_record
 
+    if options.name:
+        print(resolve(PREFIX + options.name))
+        return 0
     for name in NAMES:
         value = resolve(PREFIX + name)
         print(f"{PREFIX}{name:12} {value}")

@@ -27,7 +27,7 @@ TEXTURES = ("stripes", "checks", "sand")
 SILHOUETTE = 24
 """Brightness, of 255, above which a pixel belongs to the object."""
 
-HUE_SPREAD = 0.6
+HUE_SPREAD = 0.5
 """How far an object's hue strays from its class's, in steps from class to class."""
 
 SPLITS = {"training": "train", "validation": "test"}

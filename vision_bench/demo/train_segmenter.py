@@ -46,9 +46,9 @@ class SegmenterRecipe:
     """
 
     dataset: str
-    epochs: int = 10
+    epochs: int = 15
     batch_size: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     seed: int = 0
     version: int = 1
 
