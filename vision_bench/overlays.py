@@ -168,6 +168,19 @@ def strip(pictures: Sequence[Image.Image], *, gap: int = 4) -> Image.Image:
     return result
 
 
+def with_legend(
+    picture: Image.Image, named: Sequence[int], class_names: Sequence[str]
+) -> Image.Image:
+    """Sets a legend below a picture, such as a strip whose pictures have none of their own.
+
+    Args:
+        picture: The picture.
+        named: Classes to name, at most `LEGEND_CLASSES`; the others are counted.
+        class_names: Names of all classes.
+    """
+    return _framed(_as_rgb(picture), "", list(named), class_names)
+
+
 def save_picture(path: str | Path, picture: Image.Image) -> Path:
     """Writes a picture atomically, in the format of the suffix: .png, .jpg or .webp.
 
@@ -320,7 +333,7 @@ def _font(width: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size=min(24, max(11, width // 24)))
+    return ImageFont.truetype(str(path), size=min(24, max(14, width // 24)))
 
 
 def _as_rgb(image: Image.Image | np.ndarray) -> Image.Image:

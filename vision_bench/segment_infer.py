@@ -24,10 +24,12 @@ from torch import Tensor
 
 from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.strengths import format_strength
+from vision_bench.devices import best_device
 from vision_bench.image_folders import image_files, no_images
 from vision_bench.images import UnreadableImageError, read_image
 from vision_bench.models import VisionModel
 from vision_bench.overlays import (
+    LEGEND_CLASSES,
     class_palette,
     level_overlays,
     overlay,
@@ -35,16 +37,20 @@ from vision_bench.overlays import (
     save_animation,
     save_picture,
     strip,
+    with_legend,
 )
 from vision_bench.perturbators import Perturbator
 from vision_bench.segment_results import spread
 from vision_bench.segment_settings import SegmentSettings
-from vision_bench.segment_sweep import best_device, load_segmentation_model
+from vision_bench.segment_sweep import load_segmentation_model
 from vision_bench.segmentation import predict_levels
 from vision_bench.segmentation_data import default_resize, network_input
 
 PICTURE_SIDE = 640
 """Longer side of overlays at most, in pixels."""
+
+STRIP_SIDE = 320
+"""Longer side of the pictures of a strip."""
 
 STRIP_LEVELS = 6
 """Overlays in a strip; of more levels, evenly chosen ones with both ends."""
@@ -133,29 +139,36 @@ class _Segmenter:
     def draw(self, photograph: Image.Image, name: str, folder: Path) -> None:
         """Writes all pictures of an image."""
         maps = self.predict(photograph, name)
-        photograph.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
         titles = [f"σ = {format_strength(std)}" for std in self.stds]
+        legend = present_classes(list(maps), len(self.class_names))
         overlays = level_overlays(
-            photograph, dict(zip(titles, maps, strict=True)), self.class_names
+            fit(photograph, PICTURE_SIDE), dict(zip(titles, maps, strict=True)), self.class_names
         )
         folder.mkdir(parents=True, exist_ok=True)
         for std, picture in zip(self.stds, overlays, strict=True):
             save_picture(folder / f"std={format_strength(std)}.png", picture)
-        # The photograph in the frame of the overlays, so that the strip stands in one line.
-        plain = overlay(
-            photograph,
-            torch.full_like(maps[0].long(), -1),
-            self.class_names,
-            title="photograph",
-            legend=[],
-        )
-        shown = [overlays[index] for index in spread(len(overlays), STRIP_LEVELS)]
-        save_picture(folder / "strip.png", strip([plain, *shown]))
+        save_picture(folder / "strip.png", self._strip(photograph, titles, maps, legend))
         frames = [overlays[index] for index in spread(len(overlays), _FRAMES)]
-        legend = present_classes(list(maps), len(self.class_names))[:12]
-        colours = class_palette(len(self.class_names))[legend]
+        colours = class_palette(len(self.class_names))[legend[:LEGEND_CLASSES]]
         save_animation(folder / "animation.gif", frames, keep=colours)
         write_atomic(folder / "shares.csv", self._shares(maps))
+
+    def _strip(
+        self,
+        photograph: Image.Image,
+        titles: Sequence[str],
+        maps: Integer[Tensor, "levels h w"],
+        legend: Sequence[int],
+    ) -> Image.Image:
+        """The image and its overlays, above one legend for all."""
+        small = fit(photograph, STRIP_SIDE)
+        nothing = torch.full_like(maps[0].long(), -1)
+        panels = [overlay(small, nothing, self.class_names, title="image", legend=[])]
+        for index in spread(len(maps), STRIP_LEVELS):
+            panels.append(
+                overlay(small, maps[index], self.class_names, title=titles[index], legend=[])
+            )
+        return with_legend(strip(panels), legend, self.class_names)
 
     def _shares(self, maps: Integer[Tensor, "levels h w"]) -> str:
         text = io.StringIO()
@@ -167,6 +180,21 @@ class _Segmenter:
                 line = [index, self.class_names[index], format_strength(std), f"{share:.6f}"]
                 writer.writerow(line)
         return text.getvalue()
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """A copy whose longer side is at most `side`; a small one is enlarged by whole pixels.
+
+    >>> fit(Image.new("RGB", (1000, 500)), 320).size, fit(Image.new("RGB", (96, 64)), 320).size
+    ((320, 160), (288, 192))
+    """
+    factor = side // max(image.size)
+    if factor >= 1:
+        size = (image.width * factor, image.height * factor)
+        return image.resize(size, Image.Resampling.NEAREST)
+    copy = image.copy()
+    copy.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return copy
 
 
 def _find(images: Path) -> tuple[list[str], Path]:

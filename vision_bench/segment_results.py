@@ -31,6 +31,9 @@ _LEGEND_CLASSES = 14
 _QUALITY = 82
 """Of JPEG: the edges of a class map stay clean at the width of a page."""
 
+_SMALL = 200
+"""Pictures below this width are kept exactly; they weigh little, and show their pixels."""
+
 
 def write_class_table(path: Path, curve: SegmentationCurve, names: Sequence[str]) -> Path:
     """Writes the metrics of every class at every strength as CSV.
@@ -182,7 +185,7 @@ def _sample(
     photograph.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
     truth = overlay(photograph, labels, names, legend=[])
     pictures = {
-        std: _jpeg(overlay(photograph, prediction, names, legend=[]))
+        std: _encode(overlay(photograph, prediction, names, legend=[]))
         for std, prediction in zip(levels, maps, strict=True)
     }
     present = present_classes([labels, *maps], len(names))
@@ -196,14 +199,20 @@ def _sample(
         name=item.name.rsplit("/", 1)[-1],
         pictures=pictures,
         captions=captions,
-        references={"photograph": _jpeg(photograph), "ground truth": _jpeg(truth)},
+        references={"image": _encode(photograph), "ground truth": _encode(truth)},
         legend={names[entry]: _hex(entry) for entry in shown},
     )
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _encode(picture: Image.Image) -> bytes:
     content = io.BytesIO()
-    picture.convert("RGB").save(content, "JPEG", quality=_QUALITY, optimize=True)
+    if picture.width < _SMALL:
+        picture.convert("RGB").save(content, "PNG", optimize=True)
+    else:
+        # Full colour resolution: the usual halving would mix the colours of neighbouring classes.
+        picture.convert("RGB").save(
+            content, "JPEG", quality=_QUALITY, subsampling="4:4:4", optimize=True
+        )
     return content.getvalue()
 
 

@@ -14,19 +14,17 @@ Under `accelerate launch` all processes share the pass of the model, and the fir
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.plots import plot_curves
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
-from aim_plugins.sweep.table import Row, format_points, pool_draws, write_table
+from aim_plugins.sweep.table import Row, format_points, metric_family, pool_draws, write_table
+from vision_bench.devices import best_device, is_main_process, pass_device
 from vision_bench.logits_cache import cache_logits
 from vision_bench.models import VisionModel, load_model
 from vision_bench.perturbators import Perturbator
@@ -41,6 +39,9 @@ from vision_bench.segmentation_logits import CachedSegmentationLogits
 CHECKPOINT_IMAGES = 16
 """Images between two records of the counts: a shard of the cache."""
 
+
+METRICS = ("miou", "acc", "mrecall", "mprecision", "mf1", "iou", "recall", "precision", "f1")
+"""In the order of tables and pictures: the headlines of the field first."""
 
 PUBLISHED_RESIZE = "short512"
 """How the authors of AIM resize images."""
@@ -109,11 +110,11 @@ class SegmentationSweep:
             self.data,
             settings.logits_cache,
             batch_size=settings.batch_size,
-            device=_pass_device(settings.device),
+            device=pass_device(settings.device),
             dtype=settings.dtype,
             workers=settings.workers,
         )
-        if int(os.environ.get("RANK", "0")) != 0:
+        if not is_main_process():
             return None
         packages = ("aim-plugins", "torch", "transformers")
         versions = {name: version(name) for name in packages}
@@ -195,6 +196,7 @@ class SegmentationSweep:
         if published:
             store.update_manifest(published=published[0][0])
         rows = [*curve.rows(task, self.chosen), *(row for _, part in published for row in part)]
+        rows.sort(key=self._place)
         points = pool_draws(rows)
         table = write_table(self.output / "sweep.csv", rows)
         classes = write_class_table(self.output / "classes.csv", curve, self.class_names)
@@ -215,6 +217,12 @@ class SegmentationSweep:
         print(f"confusion: {confusion}", f"pictures:  {pictures[0].parent}", sep="\n")
         print(f"report:    {report}")
         return report
+
+    def _place(self, row: Row) -> tuple[int, int, bool]:
+        """Where a row stands in the table: by task, metric, and the law after its samples."""
+        tasks = [self.data.name, *(f"{self.data.name}.{name}" for name in self.chosen.values())]
+        family = metric_family(row.metric)
+        return tasks.index(row.task), METRICS.index(family), row.metric != family
 
     def _published(self, task: str) -> list[tuple[str, list[Row]]]:
         """Sources and figures of the paper, where model, weights and data are the same."""
@@ -259,17 +267,3 @@ def describe_modulation(perturbator: Perturbator) -> dict[str, Any]:
         return {"method": "utility"}
     signs = perturbator.directions(max(targets) + 1) or {}
     return {"method": "focus", "targets": {str(t): "+" if s > 0 else "-" for t, s in signs.items()}}
-
-
-def best_device(asked: str | None) -> torch.device:
-    """The device of the config, or else a GPU where there is one."""
-    if asked is not None:
-        return torch.device(asked)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _pass_device(asked: str | None) -> torch.device | None:
-    """The device of the model's pass; under `accelerate launch` each process has its own."""
-    if asked is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return None
-    return best_device(asked)
