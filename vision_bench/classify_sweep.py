@@ -15,8 +15,9 @@ writes and prints.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,16 @@ from vision_bench.classify_settings import (
     chosen_classes,
     unique_names,
 )
+from vision_bench.data import ClassificationData
 from vision_bench.devices import best_device, is_main_process, pass_device, speaks_for_machine
 from vision_bench.logits import CachedLogits, load_logits
 from vision_bench.logits_cache import cache_logits
 from vision_bench.models import CIFAR_MODELS, VisionModel
 from vision_bench.published import PublishedCurve, published_curve
 from vision_bench.sampled_runs import SampledRun, sample_run
+
+_PATIENCE = 60.0
+"""Seconds that a process waits for the one beside it to report an error that all of them find."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,9 @@ class Subject:
 @dataclass(frozen=True)
 class _Loaded:
     model: VisionModel
-    data: Any
+    data: ClassificationData
     subject: Subject
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any]
 
 
 def classify(settings: ClassifySettings, command: Sequence[str] = ()) -> int:
@@ -81,7 +86,7 @@ def classify(settings: ClassifySettings, command: Sequence[str] = ()) -> int:
         command: The words that repeat the sweep, for the report.
 
     Returns:
-        The exit status: 0, or 2 in a process whose neighbour reports what is wrong.
+        The exit status 0.
 
     Raises:
         ValueError: If a setting or file is not usable, or the folder holds another sweep.
@@ -92,9 +97,10 @@ def classify(settings: ClassifySettings, command: Sequence[str] = ()) -> int:
         loaded = _load(settings)
         device = best_device(settings.device) if is_main_process() else None
     except (ValueError, OSError, ImportError):
-        if speaks_for_machine():
-            raise
-        return 2
+        if not speaks_for_machine():
+            # The launcher ends all processes once one has failed; that one says why.
+            time.sleep(_PATIENCE)
+        raise
     cached = cache_logits(
         loaded.model,
         loaded.data,
@@ -192,7 +198,7 @@ def measure(
 
     logits = cached.logits.to(device)
     keys = [f"{part},logits={cached.sha256[:16]}" for part in ("exact", *_draws(plan))]
-    records = {key: store.read_batch(key) for key in keys}
+    records: dict[str, Any] = {key: store.read_batch(key) for key in keys}
     missing = [key for key, record in records.items() if record is None]
     if store.resumed and len(missing) < len(keys):
         kept = f"{len(keys) - len(missing)} of {len(keys)} parts (the exact law and each draw)"
@@ -269,7 +275,7 @@ def _load(settings: ClassifySettings) -> _Loaded:
         class_names=names,
         chosen=chosen_classes(settings.report_classes, names, targets),
         targets=targets,
-        published=_published(settings, model, data.name, targets),
+        published=_published(settings, model, data, targets),
         plot=settings.plot,
     )
     arguments = {
@@ -285,11 +291,14 @@ def _load(settings: ClassifySettings) -> _Loaded:
 
 
 def _published(
-    settings: ClassifySettings, model: VisionModel, data: str, targets: Mapping[int, int] | None
+    settings: ClassifySettings,
+    model: VisionModel,
+    data: ClassificationData,
+    targets: Mapping[int, int] | None,
 ) -> PublishedCurve | None:
     """What others report, if weights, data and preprocessing are those of the source."""
-    found = published_curve(model.name, data, "acc", focus=targets)
-    if found is None or settings.limit is not None or settings.preprocessing:
+    found = published_curve(model.name, data.name, "acc", focus=targets)
+    if found is None or settings.preprocessing or len(data) != found.documents:
         return None
     return found if _has_published_weights(model.name, settings.weights) else None
 
