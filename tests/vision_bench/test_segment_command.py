@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn import metrics
 from torch.nn import functional
 
+from aim_plugins.sweep.plots import plot_curves
 from vision_bench import segment_records, segment_sweep
 from vision_bench.cli import main
 from vision_bench.overlays import class_palette
@@ -78,6 +79,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-segformer"
     module.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time, and one test is enough for it."""
+    monkeypatch.setattr(segment_sweep, "plot_curves", lambda points, folder: [folder / "none"])
 
 
 @pytest.fixture
@@ -245,6 +252,19 @@ def test_the_exact_law_of_one_target_is_the_mean_of_many_draws(config, tmp_path)
             assert value == pytest.approx(np.mean(sampled), abs=5 * error + 1e-3)
     recall = curve(folder, "ade20k-val.person", "recall_expected", "")
     assert recall == sorted(recall) and recall[0] < recall[-1]
+
+
+def test_every_metric_has_its_curve_and_every_file_is_named(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(segment_sweep, "plot_curves", plot_curves)
+    assert evaluate(config(exact=False, report_classes=["sky"])) == 0
+    folder = tmp_path / "out"
+    drawn = {path.name for path in (folder / "curves").iterdir()}
+    means = {f"ade20k-val-{name}" for name in ("miou", "acc", "mrecall", "mprecision", "mf1")}
+    own = {f"ade20k-val.sky-{name}" for name in ("iou", "recall", "precision", "f1")}
+    assert drawn == {f"{name}.{suffix}" for name in means | own for suffix in ("png", "svg")}
+    printed = capsys.readouterr().out
+    for name in ("sweep.csv", "classes.csv", "confusion.npz", "curves", "report.html"):
+        assert str(folder / name) in printed
 
 
 def test_standard_errors_are_in_the_table(config, tmp_path):
