@@ -45,7 +45,7 @@ def read_config(
         ) from error
     path = Path(path)
     if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{path}: the suffix is {path.suffix!r}, not one of {', '.join(_SUFFIXES)}")
+        raise ValueError(f"{path}: the suffix is {path.suffix!r}, not one of {' '.join(_SUFFIXES)}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such config file")
     replacements = _parse_overrides(overrides)

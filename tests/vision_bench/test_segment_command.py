@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from sklearn import metrics
 from torch.nn import functional
 
 from aim_plugins.sweep.plots import plot_curves
-from vision_bench import segment_records, segment_sweep
+from vision_bench import segment_records, segment_results, segment_sweep
 from vision_bench.cli import main
 from vision_bench.overlays import class_palette
 from vision_bench.perturbators import (
@@ -280,23 +281,49 @@ def images_of(report: Path) -> dict:
     return json.loads(data)["images"]
 
 
-def test_the_report_shows_images_with_the_target_at_every_strength(config, tmp_path):
-    assert evaluate(config(PERTURBATION=PERSON_UP, overlays=3, overlay_width=40)) == 0
+@pytest.mark.parametrize(("width", "kind"), [(40, "png"), (384, "webp")])
+def test_the_report_shows_images_with_the_target_at_every_strength(
+    config, tmp_path, monkeypatch, width, kind
+):
+    # Noise alone in the last picture, which no encoder likes.
+    block = PERSON_UP | {"METHOD": "utility", "STEP_SIZE": 50.0}
+    settings = {"PERTURBATION": block, "exact": False, "overlays": 3, "overlay_width": width}
+    monkeypatch.setattr(segment_results, "_SMALL", 41)
+    assert evaluate(config(**settings)) == 0
     images = images_of(tmp_path / "out" / "report.html")["ade20k-val"]
-    assert images["strengths"] == ["0", "1.5", "3"]
+    assert images["strengths"] == ["0", "50", "100"]
     assert len(images["documents"]) == 3
     for document in images["documents"]:
         assert [title for title, _ in document["references"]] == ["image", "ground truth"]
-        assert document["legend"][0][0] == "person"
-        sources = [*document["pictures"], *(source for _, source in document["references"])]
-        for source in sources:
-            head, _, content = source.partition(",")
-            assert head == "data:image/png;base64"
-            path = tmp_path / "picture.jpg"
-            path.write_bytes(base64.b64decode(content))
-            with Image.open(path) as picture:
-                assert picture.width <= 40
         assert all("labelled pixels right" in caption for caption in document["captions"])
+        for source in [*document["pictures"], *(source for _, source in document["references"])]:
+            head, _, content = source.partition(",")
+            with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+                assert picture.width <= width
+                expected = "png" if picture.width < 41 else "webp"
+            assert head == f"data:image/{expected};base64"
+    assert any(f"image/{kind}" in source for source in images["documents"][0]["pictures"])
+
+
+def test_images_with_the_target_and_its_colour_go_first(config, tmp_path, ade20k):
+    assert evaluate(config(PERTURBATION=PERSON_UP, exact=False, overlays=3)) == 0
+    documents = images_of(tmp_path / "out" / "report.html")["ade20k-val"]["documents"]
+    assert all(document["legend"][0][0] == "person" for document in documents)
+    holds = [
+        (np.asarray(Image.open(path)) == PERSON + 1).any()
+        for path in sorted((ade20k / "annotations" / "validation").iterdir())
+    ]
+    shown = {int(document["name"][8:16]) for document in documents}
+    assert sum(holds) >= 3
+    assert all(holds[number - 1] for number in shown)
+
+
+def test_pictures_of_noise_can_be_encoded():
+    noise = np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)
+    content = segment_results._encode(Image.fromarray(noise))
+    with Image.open(io.BytesIO(content)) as picture:
+        picture.load()
+        assert picture.size == (384, 384)
 
 
 def test_classes_for_curves_can_be_changed_without_counting_again(config, tmp_path, monkeypatch):

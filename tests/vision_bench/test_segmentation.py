@@ -278,6 +278,32 @@ def test_groups_of_images_count_each_image_once(scenes, monkeypatch):
     assert [r.value for r in grouped.rows("s")] == [r.value for r in single.rows("s")]
 
 
+@pytest.mark.parametrize("groups", [2, 3, 128])
+@pytest.mark.parametrize("cut", [1, 2, 4])
+def test_parts_joined_are_the_whole(scenes, monkeypatch, groups, cut):
+    monkeypatch.setattr(segmentation, "JACKKNIFE_GROUPS", groups)
+    options = {"draws": 2, "exact": True, "exact_pixels": 50}
+    whole, first, second = (
+        segmentation_curve(part, PERTURBATORS[1], STDS, **options)
+        for part in (scenes, scenes[:cut], scenes[cut:])
+    )
+    joined = first.joined(second)
+    assert joined.images == 5
+    assert torch.equal(joined.confusion, whole.confusion)
+    assert torch.allclose(joined.expected, whole.expected, rtol=1e-12)
+    for found, row in zip(joined.rows("s", {2: "dog"}), whole.rows("s", {2: "dog"}), strict=True):
+        assert (found.task, found.metric, found.draw) == (row.task, row.metric, row.draw)
+        assert (found.value, found.stderr) == pytest.approx((row.value, row.stderr), rel=1e-9)
+
+
+def test_parts_of_different_sweeps_are_not_joined(scenes):
+    curve = segmentation_curve(scenes[:1], PERTURBATORS[0], [1.0])
+    for stds, draws in (([2.0], 1), ([1.0], 2)):
+        other = segmentation_curve(scenes[:1], PERTURBATORS[0], stds, draws=draws)
+        with pytest.raises(ValueError, match="measure both parts alike"):
+            curve.joined(other)
+
+
 def test_one_image_has_no_standard_error(scenes):
     rows = segmentation_curve(scenes[:1], PERTURBATORS[0], [1.0]).rows("s")
     assert [row.stderr for row in rows] == [None] * 5
