@@ -46,8 +46,10 @@ class NoisePlan:
         """Target classes and their signs; None for utility modulation.
 
         Raises:
-            ValueError: If one is no class, or is named twice.
+            ValueError: If one is no class or is named twice, or there is only a direction.
         """
+        if self.focus_negative and not self.focus:
+            raise ValueError("focus_negative needs classes to act on: name them as focus_target")
         sign = -1 if self.focus_negative else 1
         indices = [class_index(entry, names, "focus_target") for entry in self.focus]
         if len(set(indices)) < len(indices):

@@ -261,6 +261,7 @@ def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, caps
         (("--device", "abacus"), "device='abacus'"),
         (("--focus-target", "12"), "focus_target holds 12, outside the 10 classes"),
         (("--focus-target", "3", "3"), "twice"),
+        (("--focus-negative",), "focus_negative needs classes"),
         (("--focus-target", "cat"), "'cat', which is no class"),
     ],
 )
