@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vision_bench.data import ClassificationData, load_dataset
 from vision_bench.demo.store import make_once
+from vision_bench.demo.training import fit, reproducible
 from vision_bench.models import VisionModel, load_model
 
 ARCHITECTURE = "cifar10_resnet20"
@@ -82,7 +83,7 @@ def classifier_folder(dataset: str, root: Path | None = None) -> Path:
 def train_classifier(
     recipe: ClassifierRecipe, root: Path | None = None, *, progress: bool = True
 ) -> VisionModel:
-    """Trains a classifier on the CPU.
+    """Trains a classifier on one thread of the CPU.
 
     Args:
         recipe: Data set and settings.
@@ -90,10 +91,9 @@ def train_classifier(
         progress: Whether to show a progress bar.
 
     Returns:
-        The model in eval mode. PyTorch's global generator is left as it was.
+        The model in eval mode.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+    with reproducible(recipe.seed):
         model = load_model(ARCHITECTURE, weights="random")
         data = load_dataset(
             recipe.dataset,
@@ -124,8 +124,6 @@ def _train(
     recipe: ClassifierRecipe,
     progress: bool,
 ) -> None:
-    from tqdm import trange
-
     module.train()
     optimizer = torch.optim.SGD(
         module.parameters(),
@@ -134,24 +132,21 @@ def _train(
         weight_decay=recipe.weight_decay,
         nesterov=True,
     )
-    # A last, smaller batch would unsettle the statistics of batch normalisation.
-    batches = max(1, len(images) // recipe.batch_size)
-    steps = recipe.epochs * batches
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=steps
-    )
-    for step in trange(steps, desc=f"training on {recipe.dataset}", disable=not progress):
-        if step % batches == 0:
-            order = torch.randperm(len(images))
-        start = step % batches * recipe.batch_size
-        chosen = order[start : start + recipe.batch_size]
+
+    def loss_of(chosen: Tensor) -> Tensor:
         batch = images[chosen]
         if recipe.flip:
             mirrored = torch.rand(len(batch)) < 0.5
             batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
-        loss = F.cross_entropy(module(batch), labels[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return F.cross_entropy(module(batch), labels[chosen])
+
+    fit(
+        optimizer,
+        loss_of,
+        count=len(images),
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        title=f"training on {recipe.dataset}",
+        progress=progress,
+    )
     module.eval()

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from vision_bench.confusion import ConfusionMatrix
 from vision_bench.demo.scenes import scenes_folder
 from vision_bench.demo.store import make_once
+from vision_bench.demo.training import fit, reproducible
 from vision_bench.models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -26,6 +27,7 @@ from vision_bench.models import (
     load_model,
 )
 from vision_bench.segmentation_data import SegmentationData, load_segmentation_dataset
+from vision_bench.segmentation_layouts import IGNORE
 from vision_bench.segmentation_logits import upsample
 
 _STRIDE = 4
@@ -82,7 +84,7 @@ def segmenter_folder(dataset: str, root: Path | None = None) -> Path:
 def train_segmenter(
     scenes: Path, folder: Path, recipe: SegmenterRecipe, *, progress: bool = True
 ) -> None:
-    """Trains a segmenter on the CPU and saves it with its image processor.
+    """Trains a segmenter on one thread of the CPU and saves it with its image processor.
 
     Args:
         scenes: Folder of images and annotations with the split "training".
@@ -95,8 +97,7 @@ def train_segmenter(
         "folder", scenes, split="training", preprocessing=normalisation
     )
     side = data[0][0].shape[-1]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+    with reproducible(recipe.seed):
         model = _build(data.classes)
         images, labels = zip(*(data[index][:2] for index in range(len(data))), strict=True)
         _train(model, torch.stack(images), torch.stack(labels), recipe, progress)
@@ -151,26 +152,21 @@ def _train(
     recipe: SegmenterRecipe,
     progress: bool,
 ) -> None:
-    from tqdm import trange
-
     model.train()
     # The pixel in the middle of each cell: full-size logits would cost sixteen times as much.
     middle = slice(_STRIDE // 2, None, _STRIDE)
     targets = labels[:, middle, middle]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
-    batches = max(1, len(images) // recipe.batch_size)
-    steps = recipe.epochs * batches
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=steps
+
+    def loss_of(chosen: Tensor) -> Tensor:
+        return F.cross_entropy(model(images[chosen]).logits, targets[chosen], ignore_index=IGNORE)
+
+    fit(
+        torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01),
+        loss_of,
+        count=len(images),
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        title="training on scenes",
+        progress=progress,
     )
-    for step in trange(steps, desc="training on scenes", disable=not progress):
-        if step % batches == 0:
-            order = torch.randperm(len(images))
-        start = step % batches * recipe.batch_size
-        chosen = order[start : start + recipe.batch_size]
-        loss = F.cross_entropy(model(images[chosen]).logits, targets[chosen], ignore_index=255)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
     model.eval()
