@@ -105,7 +105,8 @@ def infer(settings: SegmentSettings, images: Path, output: Path) -> list[Path]:
         print(f"left out: {reason}", file=sys.stderr)
     if not written:
         raise UnreadableImageError(f"{images}: none of the {len(names)} images is readable")
-    counted = f"{len(written)} images" + (f", {len(unreadable)} left out" if unreadable else "")
+    counted = "1 image" if len(written) == 1 else f"{len(written)} images"
+    counted += f", {len(unreadable)} left out" if unreadable else ""
     print(f"pictures: {written[0] if len(written) == 1 else output} ({counted})")
     return written
 

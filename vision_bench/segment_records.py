@@ -16,7 +16,8 @@ from torch import Tensor
 
 from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.store import CorruptRecordWarning
-from vision_bench.segmentation import GroupCounts, SegmentationCurve
+from vision_bench.group_counts import GroupCounts
+from vision_bench.segmentation import SegmentationCurve
 
 _PARTS = ("hits", "predicted", "truth")
 

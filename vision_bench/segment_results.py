@@ -16,9 +16,10 @@ from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.report import ImageSample
 from aim_plugins.sweep.strengths import format_strength
 from vision_bench.data import evenly
+from vision_bench.group_counts import GroupCounts
 from vision_bench.overlays import class_palette, overlay, present_classes
 from vision_bench.perturbators import Perturbator
-from vision_bench.segmentation import GroupCounts, SegmentationCurve, predict_levels
+from vision_bench.segmentation import SegmentationCurve, predict_levels
 from vision_bench.segmentation_logits import CachedSegmentationLogits
 
 _METRICS = ("iou", "recall", "precision", "f1")

@@ -9,10 +9,8 @@ probabilities, is exact, and so is recall, whose denominator is fixed. IoU, prec
 computed from expected counts; their own expectations differ by the curvature of the ratio, 1e-4 and
 less on real data.
 
-Standard errors are over images, by the jackknife: images are dealt to at most `JACKKNIFE_GROUPS`
-groups (each its own where there are no more), and every metric is computed anew without each group.
-It needs counts of groups only, so memory does not grow with the data; Kott, "The Delete-a-Group
-Jackknife", Journal of Official Statistics 17, 2001.
+Standard errors are over images, by the jackknife (`vision_bench.group_counts`): images are dealt to
+at most `JACKKNIFE_GROUPS` groups, each its own where there are no more.
 """
 
 from __future__ import annotations
@@ -27,8 +25,9 @@ from torch import Tensor
 
 from aim_plugins.sweep.strengths import parse_strengths
 from aim_plugins.sweep.table import Row
-from vision_bench.confusion import IGNORE_INDEX, ClassMetrics, check_labels, counted_pixels
+from vision_bench.confusion import IGNORE_INDEX, check_labels, counted_pixels
 from vision_bench.envelope import Envelope
+from vision_bench.group_counts import GroupCounts
 from vision_bench.perturbators import ImageKey, Perturbator, SingleClassPerturbator, image_key
 from vision_bench.pixel_argmax import LevelArgmax, add_expected_counts, sampled_argmax
 from vision_bench.upsampling import tile_rows, upsample_pixels, upsample_rows
@@ -41,58 +40,6 @@ EXACT_PIXELS = 4096
 
 Item = tuple[Tensor, Tensor, ImageKey]
 """Logits [classes, h, w] of full size or smaller, labels [height, width], and the image's name."""
-
-
-@dataclass(frozen=True)
-class GroupCounts:
-    """Pixel counts of each class, by groups of images; float64, as the exact law counts fractions.
-
-    Attributes:
-        hits: Pixels of a class predicted as this class.
-        predicted: Pixels predicted as a class.
-        truth: Pixels labelled with a class.
-    """
-
-    hits: Float[Tensor, "groups levels classes"]
-    predicted: Float[Tensor, "groups levels classes"]
-    truth: Float[Tensor, "groups levels classes"]
-
-    def metrics(self) -> dict[str, Tensor]:
-        """Metrics of all groups together: means over classes by level, and by level and class."""
-        return _metrics(self.hits.sum(0), self.truth.sum(0), self.predicted.sum(0))
-
-    def standard_errors(self) -> dict[str, Tensor]:
-        """Jackknife standard errors of `metrics`; NaN with one group, or a class in one only."""
-        without = (part.sum(0) - part for part in (self.hits, self.truth, self.predicted))
-        groups = len(self.hits)
-        return {
-            name: ((groups - 1) * values.var(0, correction=0)).sqrt()
-            if groups > 1
-            else torch.full_like(values[0], torch.nan)
-            for name, values in _metrics(*without).items()
-        }
-
-    def joined(self, other: GroupCounts, images: int) -> GroupCounts:
-        """Counts of these images and of those that follow them.
-
-        Args:
-            other: Counts of the images that follow.
-            images: Number of images in these counts.
-        """
-        # Image i belongs to the group i modulo the number of groups, from the first image on.
-        places = (images + torch.arange(len(other.hits))) % JACKKNIFE_GROUPS
-        used = max(len(self.hits), int(places.max()) + 1)
-
-        def add(mine: Tensor, others: Tensor) -> Tensor:
-            total = mine.new_zeros(used, *mine.shape[1:])
-            total[: len(mine)] = mine
-            return total.index_add_(0, places, others)
-
-        return GroupCounts(
-            add(self.hits, other.hits),
-            add(self.predicted, other.predicted),
-            add(self.truth, other.truth),
-        )
 
 
 @dataclass(frozen=True)
@@ -142,13 +89,13 @@ class SegmentationCurve:
         if expected is not None and other.expected is not None:
             expected = expected + other.expected
         if groups is not None and other.expected_groups is not None:
-            groups = groups.joined(other.expected_groups, self.images)
+            groups = groups.joined(other.expected_groups, self.images, JACKKNIFE_GROUPS)
         return SegmentationCurve(
             self.stds,
             self.confusion + other.confusion,
             expected,
             tuple(
-                mine.joined(others, self.images)
+                mine.joined(others, self.images, JACKKNIFE_GROUPS)
                 for mine, others in zip(self.sampled_groups, other.sampled_groups, strict=True)
             ),
             groups,
@@ -435,11 +382,6 @@ def _sampled_tiles(
                     seed=perturbator.seed + draw,
                 ),
             )
-
-
-def _metrics(hits: Tensor, truth: Tensor, predicted: Tensor) -> dict[str, Tensor]:
-    classes = ClassMetrics.from_counts(hits, truth, predicted)
-    return {"acc": hits.sum(-1) / truth.sum(-1), **classes.means(), **classes.by_name()}
 
 
 def _check_item(logits: Tensor, labels: Tensor, ignore_index: int | None) -> None:
