@@ -86,7 +86,7 @@ demo-vision: setup
 	@echo "== a pretrained ImageNet classifier on photographs"
 	$(VISION_BENCH) top-classes $(CONFIGS)/demo_efficientnet.py --output $(VISION_OUTPUT)/efficientnet
 	@echo "== done"
-	@find $(VISION_OUTPUT) -name report.html -o -name sweep.csv -o -name strip.png \
+	@find $(VISION_OUTPUT) -name report.html -o -name sweep.csv -o -name curves -o -name strip.png \
 		-o -name animation.gif | sort
 
 # One thread for each process: small tensors gain nothing from more.

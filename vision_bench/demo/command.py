@@ -40,5 +40,5 @@ def demo_models(options: argparse.Namespace) -> int:
         if name in ("resnet20", "segformer"):
             folder = Path(value) if name == "segformer" else Path(value).parent
             notes = read_record(folder)["notes"]
-            print(" " * 18, ", ".join(f"{key} {figure:.4g}" for key, figure in notes.items()))
+            print(" " * 18, ", ".join(f"{key} {round(figure, 4)}" for key, figure in notes.items()))
     return 0

@@ -53,7 +53,7 @@ class ClassifierRecipe:
 
 RECIPES = {
     "fashion-mnist": ClassifierRecipe("fashion-mnist", images=12_000, epochs=6, flip=True),
-    "digits": ClassifierRecipe("digits", images=None, epochs=20, flip=False, batch_size=64),
+    "digits": ClassifierRecipe("digits", images=None, epochs=40, flip=False, batch_size=64),
 }
 
 
