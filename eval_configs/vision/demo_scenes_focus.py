@@ -1,6 +1,8 @@
 """Focus modulation of the same model: a bag (with digits a four) becomes ever more likely.
 
     vision-bench segment evaluate eval_configs/vision/demo_scenes_focus.py
+
+Less likely instead of more: `--cfg-options PERTURBATION.POSITIVE=False`.
 """
 
 _base_ = ["./demo_scenes.py"]
