@@ -3,6 +3,7 @@
 aim-plugins demo-model                 prints the folder of a small real model
 aim-plugins lm-eval ...                lm_eval with our models registered, no import hook needed
 aim-plugins sweep lm-eval ...          a modulation curve from one model load
+aim-plugins sweep opencompass ...      opencompass, with its configuration and its results checked
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["lm-eval"]:  # everything after it is lm_eval's own, --help included
         return _lm_eval(arguments[1:])
+    if arguments[:2] == ["sweep", "opencompass"]:  # the same
+        return guarded(lambda: _sweep_opencompass(arguments[2:]))
     parser = _parser()
     options, rest = parser.parse_known_args(
         join_negative_values(arguments, {"--noise-std", "--noise-mean"})
@@ -74,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for results; a killed run goes on when it is started again",
     )
     lm_eval.set_defaults(run=_sweep_lm_eval)
+
+    harnesses.add_parser(
+        "opencompass", help="with OpenCompass, from a configuration file; its own arguments"
+    )
     return parser
 
 
@@ -85,9 +92,9 @@ def _demo_model(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _lm_eval(arguments: Sequence[str]) -> int:
-    from aim_plugins.harnesses import lm_eval_register
+    from aim_plugins.harnesses.lm_eval.register import register
 
-    lm_eval_register.register()
+    register()
     from lm_eval.__main__ import cli_evaluate
 
     sys.argv = ["lm_eval", *arguments]
@@ -98,7 +105,7 @@ def _lm_eval(arguments: Sequence[str]) -> int:
 def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
     _require("lm_eval", "lm-eval")
     parse_strengths(options.noise_std, name="noise_std")  # before the heavy imports
-    from aim_plugins.harnesses.lm_eval_sweep import run_sweep
+    from aim_plugins.harnesses.lm_eval.sweep import run_sweep
 
     run_sweep(
         rest,
@@ -110,6 +117,13 @@ def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
         noise_draws=options.draws,
     )
     return 0
+
+
+def _sweep_opencompass(arguments: Sequence[str]) -> int:
+    _require("opencompass", "opencompass")
+    from aim_plugins.harnesses.opencompass.command import run_opencompass
+
+    return run_opencompass(arguments)
 
 
 def _require(module: str, extra: str) -> None:

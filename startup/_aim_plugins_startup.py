@@ -55,7 +55,7 @@ class _HostFinder:
 
 def _register():
     try:
-        from aim_plugins.harnesses.lm_eval_register import register
+        from aim_plugins.harnesses.lm_eval.register import register
 
         register()
     # Whatever is wrong with our installation, lm-eval goes on without our backends.

@@ -114,10 +114,12 @@ def test_the_guard_imports_no_torch():
 
 def test_a_token_on_the_command_line_does_not_reach_the_results(monkeypatch, tmp_path):
     pytest.importorskip("lm_eval")
-    from aim_plugins.harnesses import lm_eval_sweep
 
     received = {}
-    monkeypatch.setattr(lm_eval_sweep, "run_sweep", lambda rest, **named: received.update(named))
+    monkeypatch.setattr(
+        "aim_plugins.harnesses.lm_eval.sweep.run_sweep",
+        lambda rest, **named: received.update(named),
+    )
     words = ["--model-args", "pretrained=gpt2,token=hf_x", "--noise-std", "1"]
     assert cli.main(["sweep", "lm-eval", *words, "--output", str(tmp_path)]) == 0
     assert received["command"] == [

@@ -148,6 +148,10 @@ class Prompts:
     token_ids: Int[Tensor, "prompts tokens"]
     mask: Int[Tensor, "prompts tokens"]
 
+    def __getitem__(self, rows: slice) -> Prompts:
+        """Some of the prompts, padded as they are."""
+        return Prompts(self.token_ids[rows], self.mask[rows])
+
     def unpadded(self) -> list[Tensor]:
         """The token ids of each prompt without its padding."""
         return [row[mask.bool()].cpu() for row, mask in zip(self.token_ids, self.mask, strict=True)]
@@ -184,9 +188,13 @@ class Engine(Protocol):
         *,
         max_length: int,
         stop: Sequence[str] = (),
+        occurrence: int = 0,
         **options: Any,
     ) -> list[list[list[int]]]:
-        """Continues prompts: new token ids for each prompt and column."""
+        """Continues prompts: new token ids for each prompt and column.
+
+        Sampling answers each `occurrence` of the same prompts anew.
+        """
 
     def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:
         """Takes the memory that one batch needs, or fails as the batch itself would."""

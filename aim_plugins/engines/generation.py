@@ -8,7 +8,7 @@ cache without batch selection, options that count steps), all rows run in one ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,8 +142,7 @@ def generate_columns(
             f"num_return_sequences={generation_kwargs['num_return_sequences']} gives several "
             "answers to one request: use noise_draws, or repeats in the task"
         )
-    greedy = not generation_kwargs.get("do_sample", False)
-    distinct = list(dict.fromkeys(c.effective for c in columns)) if greedy else list(columns)
+    distinct, where = distinct_columns(model, columns, generation_kwargs)
     rows = _expand(prompts, distinct)
     if len(distinct) > 1 and _can_pause(model, generation_kwargs):
         rows.cache = _shared_prefill(model, prompts, len(distinct), generation_kwargs)
@@ -162,7 +161,30 @@ def generate_columns(
         )
         output = _decode(model, rows, max_length, stopping, **generation_kwargs)
         answers = output.sequences[:, start:].tolist()
-    return _table(answers, len(prompts.token_ids), columns, distinct, greedy)
+    return [
+        [answers[prompt * len(distinct) + index] for index in where]
+        for prompt in range(len(prompts.token_ids))
+    ]
+
+
+def is_sampling(model: Any, generation_kwargs: Mapping[str, Any]) -> bool:
+    """Whether `model.generate` draws tokens at random, told to or by the model's own config."""
+    return bool(generation_kwargs.get("do_sample", model.generation_config.do_sample))
+
+
+def distinct_columns(
+    model: Any, columns: Sequence[GaussianNoise], generation_kwargs: Mapping[str, Any]
+) -> tuple[list[GaussianNoise], list[int]]:
+    """Columns that have to be decoded, since equal columns of greedy decoding share a row.
+
+    Returns:
+        The distinct columns, and for each of `columns` its index among them.
+    """
+    if is_sampling(model, generation_kwargs):
+        return list(columns), list(range(len(columns)))
+    distinct = list(dict.fromkeys(column.effective for column in columns))
+    place = {column: index for index, column in enumerate(distinct)}
+    return distinct, [place[column.effective] for column in columns]
 
 
 def _decode_with_pauses(
@@ -277,18 +299,3 @@ def _decode(
 def _end_tokens(model: Any) -> set[int]:
     ids = model.generation_config.eos_token_id
     return set(ids if isinstance(ids, list) else [ids]) - {None}
-
-
-def _table(
-    answers: list[list[int]],
-    prompts: int,
-    columns: Sequence[GaussianNoise],
-    distinct: Sequence[GaussianNoise],
-    greedy: bool,
-) -> list[list[list[int]]]:
-    """Folds the rows into [prompt][column]; equal columns of greedy decoding share a row."""
-    place = {column: index for index, column in enumerate(distinct)}
-    where = [place[c.effective] for c in columns] if greedy else list(range(len(columns)))
-    return [
-        [answers[prompt * len(distinct) + index] for index in where] for prompt in range(prompts)
-    ]

@@ -26,32 +26,18 @@ from aim_plugins.engines.engine import (
     ScoreRow,
     fingerprint,
 )
-from aim_plugins.engines.generation import StoppingFactory, generate_columns
+from aim_plugins.engines.generation import (
+    StoppingFactory,
+    distinct_columns,
+    generate_columns,
+    is_sampling,
+)
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
+from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
+from aim_plugins.engines.weights import model_fingerprint
 from aim_plugins.modulation.noise import prefix_keys
 
 logger = logging.getLogger(__name__)
-
-
-def model_fingerprint(model: torch.nn.Module) -> str:
-    """Identifies a model's weights: names, shapes, dtypes and a sample of every tensor.
-
-    Sixteen values of each parameter and buffer are read, so that a model of any size takes a
-    moment. A change that misses them all goes unseen; it takes a deliberate edit of single weights
-    to do that. Of weights that are offloaded to disk only the model's name is known.
-    """
-    sample: list[list[Any]] = []
-    for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, Tensor):  # some quantizers keep settings there
-            sample.append([name, repr(tensor)])
-            continue
-        bits = [str(getattr(model, "name_or_path", ""))]
-        if tensor.device.type != "meta":
-            flat = tensor.detach().reshape(-1)
-            values = flat[:: max(1, flat.numel() // 16)][:16].double().cpu().tolist()
-            bits = [value.hex() for value in values]
-        sample.append([name, list(tensor.shape), str(tensor.dtype), bits])
-    return fingerprint(sample)
 
 
 @dataclass(frozen=True)
@@ -69,6 +55,8 @@ class _Context:
 
 class HuggingFaceEngine:
     """Scores and generates with a transformers causal language model.
+
+    A batch that does not fit into memory is split, and so are the later ones of its size.
 
     Args:
         model: A `PreTrainedModel` (or a PEFT wrapper of one) in evaluation mode.
@@ -102,6 +90,9 @@ class HuggingFaceEngine:
         self.share_contexts = share_contexts
         self.journal = journal
         self._fingerprint: str | None = None
+        divisible = not forward_is_collective(model)
+        self._context_limit = RowLimit("contexts", divisible=divisible)
+        self._prompt_limit = RowLimit("prompts", divisible=divisible)
 
     @property
     def fingerprint(self) -> str:
@@ -216,7 +207,7 @@ class HuggingFaceEngine:
         """The batch's rows, from the journal where an earlier run finished it."""
         members = [index for context in batch for index in context.members]
         if self.journal is None:
-            return self._score_batch(requests, batch, columns)
+            return self._score_in_parts(requests, batch, columns)
         key = fingerprint(
             {
                 "kind": "score",
@@ -233,9 +224,23 @@ class HuggingFaceEngine:
             return {
                 index: ScoreRow(*row) for index, row in zip(members, record["rows"], strict=True)
             }
-        answers = self._score_batch(requests, batch, columns)
+        answers = self._score_in_parts(requests, batch, columns)
         self.journal.write_batch(key, {"rows": [astuple(answers[index]) for index in members]})
         return answers
+
+    def _score_in_parts(
+        self,
+        requests: Sequence[ScoreRequest],
+        batch: list[_Context],
+        columns: Sequence[GaussianNoise],
+    ) -> dict[int, ScoreRow]:
+        def score(block: Block) -> dict[int, ScoreRow]:
+            return self._score_batch(
+                requests, batch[block.prompts.start : block.prompts.stop], columns
+            )
+
+        parts = self._context_limit.run(len(batch), 1, score)
+        return {index: row for _, answers in parts for index, row in answers.items()}
 
     def _score_batch(
         self,
@@ -268,7 +273,8 @@ class HuggingFaceEngine:
         keys = prefix_keys(token_ids).reshape(-1).to(logits.device)[chosen]
         try:
             log_probabilities, is_argmax, clean = token_log_probabilities(
-                logits.reshape(-1, logits.shape[-1])[chosen],
+                logits.reshape(-1, logits.shape[-1]),
+                chosen,
                 keys,
                 torch.tensor(position, device=logits.device),
                 torch.tensor(token, device=logits.device),
@@ -318,9 +324,10 @@ class HuggingFaceEngine:
         max_length: int,
         stop: Sequence[str] = (),
         stopping_factory: StoppingFactory | None = None,
+        occurrence: int = 0,
         **generation_kwargs: Any,
     ) -> list[list[list[int]]]:
-        """Continues prompts under every column in one batch.
+        """Continues prompts under every column, in one batch if it fits into memory.
 
         Args:
             prompts: Left-padded token ids and their mask.
@@ -328,48 +335,76 @@ class HuggingFaceEngine:
             max_length: Tokens of the padded prompt and the continuation together.
             stop: Strings after which a continuation is complete.
             stopping_factory: See `generate_columns`.
+            occurrence: How many times the harness has asked this before. Sampling answers each
+                occurrence anew; greedy decoding has one answer.
             **generation_kwargs: Further arguments of `model.generate`.
 
         Returns:
             New token ids for each prompt and column; what follows an end token or a stop string is
             of no meaning.
         """
-        key = fingerprint(
-            {
-                "kind": "generate",
-                "model": self.fingerprint,
-                "columns": [column.fingerprint for column in columns],
-                "prompts": [prompt.tolist() for prompt in prompts.unpadded()],
-                "options": [max_length - prompts.token_ids.shape[1], list(stop)],
-                "kwargs": {name: repr(value) for name, value in generation_kwargs.items()},
-            }
-        )
+        asked: dict[str, Any] = {
+            "kind": "generate",
+            "model": self.fingerprint,
+            "columns": [column.fingerprint for column in columns],
+            "prompts": [prompt.tolist() for prompt in prompts.unpadded()],
+            "options": [max_length - prompts.token_ids.shape[1], list(stop)],
+            "kwargs": {name: repr(value) for name, value in generation_kwargs.items()},
+            "defaults": repr(sorted(self.model.generation_config.to_diff_dict().items())),
+        }
+        if occurrence and is_sampling(self.model, generation_kwargs):
+            asked["occurrence"] = occurrence
+        key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
             return record["tokens"]
-        with torch.no_grad(), self._autocast(), self._sampling(key, columns, generation_kwargs):
-            answers = generate_columns(
-                self.model,
-                self.tokenizer,
-                prompts,
-                columns,
-                max_length=max_length,
-                stop=stop,
-                stopping_factory=stopping_factory,
-                **generation_kwargs,
-            )
+        answers = self._generate_in_parts(
+            key,
+            prompts,
+            columns,
+            max_length=max_length,
+            stop=stop,
+            stopping_factory=stopping_factory,
+            **generation_kwargs,
+        )
         if self.journal is not None:
             self.journal.write_batch(key, {"tokens": answers})
         return answers
 
+    def _generate_in_parts(
+        self,
+        key: str,
+        prompts: Prompts,
+        columns: Sequence[GaussianNoise],
+        **options: Any,
+    ) -> list[list[list[int]]]:
+        distinct, where = distinct_columns(self.model, columns, options)
+        count = len(prompts.token_ids)
+
+        def generate(block: Block) -> list[list[list[int]]]:
+            some = prompts[block.prompts.start : block.prompts.stop]
+            under = distinct[block.columns.start : block.columns.stop]
+            # Parts of one seed would draw the same random numbers.
+            whole = block.rows == count * len(distinct)
+            seed = key if whole else fingerprint([key, block.prompts.start, block.columns.start])
+            with torch.no_grad(), self._autocast(), self._sampling(seed, columns, options):
+                return generate_columns(self.model, self.tokenizer, some, under, **options)
+
+        rows: list[list[list[int]]] = [[] for _ in range(count)]
+        for block, answers in self._prompt_limit.run(count, len(distinct), generate):
+            for prompt, row in zip(block.prompts, answers, strict=True):
+                rows[prompt] += row
+        return [[row[index] for index in where] for row in rows]
+
     @contextlib.contextmanager
     def _sampling(
-        self, key: str, columns: Sequence[GaussianNoise], generation_kwargs: dict[str, Any]
+        self, key: str, columns: Sequence[GaussianNoise], options: dict[str, Any]
     ) -> Iterator[None]:
         """Seeds temperature sampling by the batch, so that a resumed run repeats an unbroken one.
 
         One column without a journal samples from the global generator, as the harness itself does.
         """
-        if not generation_kwargs.get("do_sample") or (len(columns) == 1 and not self.journal):
+        harness_alone = len(columns) == 1 and self.journal is None
+        if harness_alone or not is_sampling(self.model, options):
             yield
             return
         warn_once(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from aim_plugins.engines.engine import GaussianNoise
@@ -30,23 +30,28 @@ class NotFiniteLogitsError(ArithmeticError):
 
 
 def token_log_probabilities(
-    logits: Float[Tensor, "positions vocab"],
+    logits: Float[Tensor, "rows vocab"],
+    rows: Int[Tensor, " positions"],
     keys: Int[Tensor, " positions"],
     position: Int[Tensor, " targets"],
     token: Int[Tensor, " targets"],
     columns: Sequence[GaussianNoise],
     softmax_dtype: torch.dtype | None = None,
-) -> tuple[list[Float[Tensor, " targets"]], list[Shaped[Tensor, " targets"]], Tensor]:
+) -> tuple[
+    list[Shaped[Tensor, " targets"]], list[Bool[Tensor, " targets"]], Float[Tensor, " targets"]
+]:
     """Scores target tokens at their positions under every column.
 
     The identity column keeps the model's dtype through its softmax, so it has the very bits that
-    an unmodulated harness computes; modulated columns work in float32. Memory beyond `logits` is
-    a few blocks, whatever the number of columns.
+    an unmodulated harness computes; modulated columns work in float32, and once for all positions
+    that follow the same prefix. Memory beyond `logits` is a few blocks, whatever the number of
+    columns.
 
     Args:
-        logits: Clean logits in the model's dtype, one row for each position that is scored.
+        logits: Clean logits in the model's dtype.
+        rows: Row of `logits` for each position that is scored.
         keys: Prefix keys of these positions.
-        position: Row of `logits` that predicts each target.
+        position: Index of the position that predicts each target.
         token: Token id of each target.
         columns: The modulations.
         softmax_dtype: Dtype of the identity column's softmax; None keeps that of `logits`.
@@ -58,72 +63,110 @@ def token_log_probabilities(
     Raises:
         NotFiniteLogitsError: If logits hold NaN or positive infinity.
     """
+    count, device = len(token), logits.device
+    clean = torch.empty(count, device=device)
+    native_dtype = softmax_dtype or logits.dtype
+    # Filled block by block: results kept of every block would scatter over the heap and keep the
+    # memory of the blocks between them from being used again.
+    answers = {
+        column: (
+            torch.empty(
+                count, dtype=native_dtype if column.is_identity else torch.float64, device=device
+            ),
+            torch.empty(count, dtype=torch.bool, device=device),
+        )
+        for column in dict.fromkeys(column.effective for column in columns)
+    }
+    identity = answers.get(GaussianNoise())
+    for block, local, targets in _blocks(logits, rows, position):
+        _score_clean(logits[rows[block]], local, token, targets, clean, identity, softmax_dtype)
+    # By seed, so that only one draw has to be kept at a time.
+    noisy = sorted((c for c in answers if not c.is_identity), key=lambda column: column.seed)
+    if noisy:
+        kept, place = _distinct(keys)
+        for block, local, targets in _blocks(logits, kept, place[position]):
+            chosen = kept[block]
+            _score_noisy(
+                logits[rows[chosen]].float(), keys[chosen], local, token, targets, noisy, answers
+            )
+    effective = [column.effective for column in columns]
+    return (
+        [answers[column][0].cpu() for column in effective],
+        [answers[column][1].cpu() for column in effective],
+        clean.cpu(),
+    )
+
+
+def _distinct(
+    keys: Int[Tensor, " positions"],
+) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " positions"]]:
+    """The first position of each key, and for every position the index of its key's first one."""
+    group = torch.unique(keys, return_inverse=True)[1]
+    index = torch.arange(len(keys), device=keys.device)
+    first = torch.full_like(index, len(keys)).scatter_reduce_(0, group, index, "amin")[group]
+    return torch.unique(first, return_inverse=True)
+
+
+def _blocks(
+    logits: Tensor, positions: Tensor, position: Int[Tensor, " targets"]
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Cuts positions into blocks that fit the cache or a small part of the device's memory.
+
+    Yields:
+        The positions of a block, for each target there its index in the block, and the targets.
+    """
     budget = _BLOCK_ELEMENTS.get(logits.device.type, _DEFAULT_BLOCK_ELEMENTS)
-    block_rows = max(1, budget // logits.shape[1])
-    pieces = []
+    size = max(1, budget // logits.shape[1])
     order = torch.argsort(position, stable=True)
-    bounds = torch.arange(0, logits.shape[0] + block_rows, block_rows, device=position.device)
+    bounds = torch.arange(0, len(positions) + size, size, device=position.device)
     edges = torch.searchsorted(position[order], bounds).tolist()
     for block, (first, last) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        chosen = order[first:last]
-        if len(chosen) == 0:
-            continue
-        rows = slice(block * block_rows, (block + 1) * block_rows)
-        local = position[chosen] - rows.start
-        pieces.append(
-            (
-                chosen,
-                _score_block(
-                    logits[rows], keys[rows], local, token[chosen], columns, softmax_dtype, chosen
-                ),
-            )
-        )
-    inverse = torch.argsort(torch.cat([chosen for chosen, _ in pieces]))
-    blocks = [scores for _, scores in pieces]
-
-    def assemble(pick: int, column: int) -> Tensor:
-        return torch.cat([scores[pick][column] for scores in blocks])[inverse].cpu()
-
-    log_probabilities = [assemble(0, column) for column in range(len(columns))]
-    is_argmax = [assemble(1, column) for column in range(len(columns))]
-    return log_probabilities, is_argmax, torch.cat([scores[2] for scores in blocks])[inverse].cpu()
+        if first < last:
+            targets = order[first:last]
+            start = block * size
+            yield slice(start, start + size), position[targets] - start, targets
 
 
-def _score_block(
+def _score_clean(
+    logits: Tensor,
+    position: Tensor,
+    token: Tensor,
+    targets: Tensor,
+    clean: Tensor,
+    identity: tuple[Tensor, Tensor] | None,
+    softmax_dtype: torch.dtype | None,
+) -> None:
+    token = token[targets]
+    clean[targets] = F.log_softmax(logits.float(), dim=-1)[position, token]
+    if bool((broken := clean[targets].isnan()).any()):
+        raise NotFiniteLogitsError(int(targets[broken][0]))
+    if identity is not None:
+        native = F.log_softmax(logits, dim=-1, dtype=softmax_dtype)
+        identity[0][targets] = native[position, token]
+        identity[1][targets] = native.argmax(dim=-1)[position] == token
+
+
+def _score_noisy(
     logits: Tensor,
     keys: Tensor,
     position: Tensor,
     token: Tensor,
-    columns: Sequence[GaussianNoise],
-    softmax_dtype: torch.dtype | None,
     targets: Tensor,
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    clean_logits = logits.float()
-    clean = F.log_softmax(clean_logits, dim=-1)[position, token]
-    if bool((broken := clean.isnan()).any()):
-        raise NotFiniteLogitsError(int(targets[broken][0]))
-    answers: dict[GaussianNoise, tuple[Tensor, Tensor]] = {}
-    noise: dict[int, Tensor] = {}
-    buffer = torch.empty_like(clean_logits)
-    for column in dict.fromkeys(column.effective for column in columns):
-        if column.is_identity:
-            native = F.log_softmax(logits, dim=-1, dtype=softmax_dtype)
-            answers[column] = (native[position, token], native.argmax(dim=-1)[position] == token)
-            continue
-        if column.seed not in noise:
-            noise = {
-                column.seed: standard_normal(
-                    keys, logits.shape[1], seed=column.seed, device=logits.device
-                )
-            }
+    columns: Sequence[GaussianNoise],
+    answers: dict[GaussianNoise, tuple[Tensor, Tensor]],
+) -> None:
+    token = token[targets]
+    drawn, noise = None, logits
+    buffer = torch.empty_like(logits)
+    for column in columns:
+        if column.seed != drawn:
+            drawn = column.seed
+            noise = standard_normal(keys, logits.shape[1], seed=drawn, device=logits.device)
         # A mean shifts every logit alike, which neither softmax nor argmax can see.
-        torch.add(clean_logits, noise[column.seed], alpha=column.std, out=buffer)
+        torch.add(logits, noise, alpha=column.std, out=buffer)
         target = buffer[position, token]
         largest = buffer.amax(dim=-1, keepdim=True)
         log_normalizer = buffer.sub_(largest).exp_().sum(dim=-1).log_() + largest[:, 0]
-        answers[column] = (
-            (target - log_normalizer[position]).double(),
-            target == largest[position, 0],
-        )
-    ordered = [answers[column.effective] for column in columns]
-    return [scores for scores, _ in ordered], [hits for _, hits in ordered], clean
+        log_probabilities, is_argmax = answers[column]
+        log_probabilities[targets] = (target - log_normalizer[position]).double()
+        is_argmax[targets] = target == largest[position, 0]

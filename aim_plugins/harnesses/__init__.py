@@ -1,4 +1,5 @@
 """Adapters for evaluation harnesses: they translate requests and tables, and compute nothing.
 
-This file stays empty of imports, because `lm_eval_register` is imported at interpreter start.
+The packages' own files import nothing heavy, because `lm_eval.register` is imported at interpreter
+start.
 """

@@ -4,11 +4,12 @@ A sweep evaluates one frozen model at several strengths of a modulation. The mod
 of its results:
 
 - `strengths`: what to evaluate (`"0:3:0.25"`, lists, numbers).
+- `records`: finished batches of an engine, so that an interrupted run goes on where it was.
 - `store`: the sweep's folder, safe against kills, resumable.
 - `table`: the tidy table and the points of a curve.
 - `plots`, `report`: pictures, and one self-contained HTML page.
 
-Only the first and the third are imported here, because they need the standard library alone.
+Only `strengths` and `table` are imported here, because they need the standard library alone.
 """
 
 from aim_plugins.sweep.strengths import format_strength, parse_strengths, validate_strength

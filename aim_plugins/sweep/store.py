@@ -16,7 +16,6 @@ import contextlib
 import functools
 import json
 import os
-import re
 import secrets
 import shutil
 import warnings
@@ -48,6 +47,7 @@ from aim_plugins.sweep.manifest import (
     refuse_foreign,
     refuse_mismatch,
 )
+from aim_plugins.sweep.records import BatchRecords, CorruptRecordWarning, warn_corrupt
 from aim_plugins.sweep.strengths import format_strength, validate_strength
 from aim_plugins.sweep.table import Row
 
@@ -63,15 +63,11 @@ __all__ = [
 
 _CELL = "cell.json"
 _STAGING = ".staging"
-_KEY_PATTERN = re.compile(r"[A-Za-z0-9_=,+-][A-Za-z0-9._=,+-]{0,149}")
+_RECORDS = "records"
 
 
 class SweepLockedError(RuntimeError):
     """Another process is writing to the folder."""
-
-
-class CorruptRecordWarning(UserWarning):
-    """A record was damaged from outside and is computed again."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +153,7 @@ class SweepStore:
         self.resumed = resumed
         self._lock = lock
         self._manifest = manifest
+        self._records = BatchRecords(folder / _RECORDS)
 
     @classmethod
     def open(
@@ -270,33 +267,12 @@ class SweepStore:
         self.update_manifest(**fields)
 
     def read_batch(self, key: str) -> Any | None:
-        """Reads the record of an engine batch; None if there is none, or a damaged one."""
-        path = self._batch_path(key)
-        try:
-            record = unseal(path.read_text(encoding="utf-8"))
-            if record["key"] != key:
-                raise CorruptRecordError(f"it belongs to the batch {record['key']!r}")
-        except FileNotFoundError:
-            return None
-        except (CorruptRecordError, UnicodeDecodeError) as error:
-            _warn_corrupt(path, error)
-            return None
-        return record["payload"]
+        """Reads the record of an engine batch; see `BatchRecords.read_batch`."""
+        return self._records.read_batch(key)
 
     def write_batch(self, key: str, payload: Any) -> None:
-        """Writes the record of an engine batch.
-
-        Args:
-            key: Names the batch and all that its results depend on; letters, digits and `._=,+-`.
-            payload: JSON; floats read back exactly, NaN and infinities included.
-
-        Raises:
-            ValueError: If the key is no safe file name.
-            OSError: If it cannot be written; what is there already is kept.
-        """
-        path = self._batch_path(key)
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, seal({"key": key, "payload": payload}))
+        """Writes the record of an engine batch; see `BatchRecords.write_batch`."""
+        self._records.write_batch(key, payload)
 
     def cell_folder(self, strength: float, draw: int) -> Path:
         """Names the folder of a finished cell, which need not exist."""
@@ -316,7 +292,7 @@ class SweepStore:
                 if _checksum(folder / name) != checksum:
                     raise CorruptRecordError(f"its file {name} was changed")
         except (CorruptRecordError, UnicodeDecodeError, OSError) as error:
-            _warn_corrupt(folder, error)
+            warn_corrupt(folder, error)
             return None
         return CellRecord(
             strength=content["strength"],
@@ -360,14 +336,6 @@ class SweepStore:
             with contextlib.suppress(OSError):  # another cell is being written
                 staging.rmdir()
 
-    def _batch_path(self, key: str) -> Path:
-        if not _KEY_PATTERN.fullmatch(key):
-            raise ValueError(
-                f"key={key!r} is no safe file name: use up to 150 letters, digits and ._=,+- "
-                "that do not start with a dot, such as a hash"
-            )
-        return self.folder / "records" / f"{key}.json"
-
     def _note_versions(self, versions: dict[str, str]) -> None:
         changed = [
             f"{name} {self._manifest['versions'].get(name)} -> {version}"
@@ -403,7 +371,7 @@ def _comparable(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remove_leftovers(folder: Path) -> None:
     shutil.rmtree(folder / _STAGING, ignore_errors=True)
-    for parent in (folder, folder / "records"):
+    for parent in (folder, folder / _RECORDS):
         if parent.is_dir():
             for path in filter(is_temporary, list(parent.iterdir())):
                 path.unlink(missing_ok=True)
@@ -413,12 +381,6 @@ def _check_cell(strength: float, draw: int) -> tuple[float, int]:
     if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
         raise ValueError(f"draw={draw!r} is no draw: give an integer from 0 upwards")
     return validate_strength(strength, name="strength"), draw
-
-
-def _warn_corrupt(path: Path, error: Exception) -> None:
-    warnings.warn(
-        f"{path} is damaged ({error}): it is computed again", CorruptRecordWarning, stacklevel=3
-    )
 
 
 def _flush(path: Path) -> None:

@@ -30,7 +30,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_registering_before_lm_eval_is_imported_keeps_its_own_models():
     finished = run(
-        "from aim_plugins.harnesses.lm_eval_register import register; register(); register()\n"
+        "from aim_plugins.harnesses.lm_eval.register import register; register(); register()\n"
         "from lm_eval.api.registry import model_registry\n"
         "print('hf' in model_registry, 'aim_hf' in model_registry)"
     )
@@ -42,7 +42,7 @@ def test_importing_the_module_after_lm_eval_registers_at_once():
         "import lm_eval.models\n"
         "from lm_eval.api.registry import model_registry\n"
         "print('aim_hf' in model_registry)\n"
-        "import aim_plugins.harnesses.lm_eval_register\n"
+        "import aim_plugins.harnesses.lm_eval.register\n"
         "print('aim_hf' in model_registry)"
     )
     assert finished.stdout == "False\nTrue\n", finished.stderr
@@ -50,7 +50,7 @@ def test_importing_the_module_after_lm_eval_registers_at_once():
 
 def test_importing_the_module_first_imports_no_harness():
     finished = run(
-        "import sys, aim_plugins.harnesses.lm_eval_register\n"
+        "import sys, aim_plugins.harnesses.lm_eval.register\n"
         "print(sorted({'torch', 'lm_eval', 'transformers'} & set(sys.modules)))"
     )
     assert finished.stdout == "[]\n", finished.stderr
@@ -63,7 +63,7 @@ def test_a_name_registered_through_the_entry_point_group_is_left_alone_and_loads
         "from lm_eval.api.registry import get_model, model_registry\n"
         "for point in importlib.metadata.entry_points(group='lm_eval.models'):\n"
         "    model_registry.register(point.name, target=point)\n"
-        "from aim_plugins.harnesses.lm_eval_register import register; register()\n"
+        "from aim_plugins.harnesses.lm_eval.register import register; register()\n"
         "print(get_model('aim_hf').__name__, get_model('hf').__name__)"
     )
     assert finished.stdout == "AimHFLM HFLM\n", finished.stderr
@@ -73,7 +73,7 @@ def test_every_registered_target_exists():
     from lm_eval.api.model import LM
     from lm_eval.api.registry import get_model
 
-    from aim_plugins.harnesses.lm_eval_register import MODELS, register
+    from aim_plugins.harnesses.lm_eval.register import MODELS, register
 
     register()
     for name in MODELS:
@@ -81,7 +81,7 @@ def test_every_registered_target_exists():
 
 
 def test_a_missing_lm_eval_names_the_extra_to_install(monkeypatch):
-    from aim_plugins.harnesses.lm_eval_register import register
+    from aim_plugins.harnesses.lm_eval.register import register
 
     real = builtins.__import__
 

@@ -4,7 +4,7 @@
 
 The class takes everything that `hf` takes. It only translates: requests become token rows, the
 engine answers them under every column, and one column goes back to the harness. A list of
-strengths, or several draws, makes a table of columns, which `lm_eval_replay` hands to the harness
+strengths, or several draws, makes a table of columns, which `replay` hands to the harness
 one column at a time.
 """
 
@@ -87,9 +87,9 @@ class AimHFLM(HFLM):
             share_contexts=self.logits_cache,
         )
         if len(self.columns) > 1:
-            from aim_plugins.harnesses import lm_eval_replay
+            from aim_plugins.harnesses.lm_eval import replay
 
-            lm_eval_replay.install()
+            replay.install()
 
     def _get_backend(self, config: Any, backend: Any = "default", **kwargs: Any) -> None:
         super()._get_backend(config, backend=backend, **kwargs)

@@ -25,22 +25,22 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
 
 from aim_plugins.engines.engine import GaussianNoise, fingerprint, noise_columns
-from aim_plugins.harnesses import lm_eval_register
-from aim_plugins.harnesses.lm_eval_expected import (
+from aim_plugins.harnesses.lm_eval.expected import (
     METRIC,
     chance_level,
     choice_documents,
     expected_accuracy_rows,
 )
-from aim_plugins.harnesses.lm_eval_files import execution_record, write_harness_files
-from aim_plugins.harnesses.lm_eval_replay import (
+from aim_plugins.harnesses.lm_eval.files import execution_record, write_harness_files
+from aim_plugins.harnesses.lm_eval.register import register
+from aim_plugins.harnesses.lm_eval.replay import (
     ColumnReplay,
     Evaluate,
     consume_columns,
     replay_columns,
     table_rows,
 )
-from aim_plugins.harnesses.lm_eval_texts import sample_texts
+from aim_plugins.harnesses.lm_eval.texts import sample_texts
 from aim_plugins.sweep.manifest import redact
 from aim_plugins.sweep.plots import plot_curves
 from aim_plugins.sweep.report import write_report
@@ -121,7 +121,7 @@ class LmEvalSweep:
         self.config = config
         self.columns = tuple(columns)
         self.output = output
-        lm_eval_register.register()
+        register()
         if not hasattr(get_model(config.model), "table"):
             raise ValueError(
                 f"--model {config.model} answers under one strength only: use --model aim_hf"

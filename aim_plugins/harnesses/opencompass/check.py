@@ -1,0 +1,137 @@
+"""What OpenCompass does not check in a configuration before it starts the tasks.
+
+It finds most mistakes inside a task, whose log nobody sees.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from opencompass.utils import get_logger
+
+from aim_plugins.harnesses.opencompass.content import data_places
+from aim_plugins.harnesses.opencompass.entries import sweep_groups
+
+_MODEL_FOLDERS = ("path", "tokenizer_path", "peft_path")
+_CUSTOM_DATASETS = {"CustomDataset", "CircularCustomDataset", "CodeCustomDataset"}
+
+
+def check_config(cfg: Mapping[str, Any], *, runs_here: bool = True) -> None:
+    """Refuses a configuration whose tasks would fail or overwrite each other.
+
+    Args:
+        cfg: The configuration, as OpenCompass hands it to a partitioner.
+        runs_here: Whether the tasks run on this machine, and not by a scheduler that the command
+            line names or not at all.
+
+    Raises:
+        ValueError: If two entries share an abbr or a strength, or a model needs more GPUs than the
+            tasks will see.
+        FileNotFoundError: If a local model folder or the file of a custom data set does not exist.
+    """
+    models = cfg.get("models") or []
+    sweep_groups(models)
+    for model in models:
+        _check_model_folders(model)
+    check_data_files(cfg)
+    if runs_here and runs_locally(cfg):
+        _check_gpus(cfg)
+
+
+def check_data_files(cfg: Mapping[str, Any]) -> None:
+    """Refuses a custom data set whose file does not exist.
+
+    Raises:
+        FileNotFoundError: With the places that were looked at.
+    """
+    combined = [pair["datasets"] for pair in cfg.get("model_dataset_combinations") or []]
+    for data_set in chain(cfg.get("datasets") or [], *combined):
+        # An entry without a type is a custom data set that OpenCompass has not filled in yet.
+        if "type" in data_set and type_name(data_set["type"]) not in _CUSTOM_DATASETS:
+            continue
+        path = data_set.get("path")
+        if not isinstance(path, str) or os.environ.get("DATASET_SOURCE") in ("ModelScope", "HF"):
+            continue
+        places = [place / (data_set.get("file_name") or "") for place in data_places(path)]
+        if not any(place.exists() for place in places):
+            tried = ", ".join(map(str, dict.fromkeys(places)))
+            raise FileNotFoundError(
+                f"datasets: {data_set.get('abbr', 'a custom data set')} has path={path!r}, and "
+                f"there is no such file (looked at {tried}): mend the path, or start from the "
+                "folder it is relative to"
+            )
+
+
+def type_name(kind: Any) -> str:
+    """The bare name of a class that a configuration holds as itself or as dotted text."""
+    return str(getattr(kind, "__name__", None) or kind).rpartition(".")[2]
+
+
+def runs_locally(cfg: Mapping[str, Any]) -> bool:
+    """Whether the inference tasks are started on this machine."""
+    runner = (cfg.get("infer") or {}).get("runner") or {}
+    return type_name(runner.get("type", "LocalRunner")) == "LocalRunner"
+
+
+def visible_gpus() -> int:
+    """How many GPUs OpenCompass's LocalRunner hands out."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len(re.findall(r"(?<!-)\d+", chosen))
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _check_model_folders(model: Mapping[str, Any]) -> None:
+    for option in _MODEL_FOLDERS:
+        path = model.get(option)
+        if not isinstance(path, str) or os.path.isdir(path) or not _names_a_folder(path):
+            continue
+        mend = "mend the path, or start from the folder it is relative to"
+        whole = os.path.expanduser(path)
+        if os.path.isfile(path):
+            mend = f"it is a file, so write its folder {os.path.dirname(path)!r}"
+        elif whole != path and os.path.isdir(whole):
+            mend = f"OpenCompass does not expand '~', so write {whole!r}"
+        raise FileNotFoundError(
+            f"models: {model.get('abbr', 'an entry')} has {option}={path!r}, which is no folder: "
+            f"{mend}"
+        )
+
+
+def _names_a_folder(path: str) -> bool:
+    """Tells a local folder from a name on a model hub ("organisation/model")."""
+    if os.path.isabs(path) or path.startswith((".", "~")):
+        return True
+    return os.path.exists(path.partition("/")[0])
+
+
+def _check_gpus(cfg: Mapping[str, Any]) -> None:
+    message = next(_missing_gpus(cfg), None)
+    if message is None:
+        return
+    # A dry run needs no GPU, and OpenCompass shows partitioners only that it debugs then.
+    if ((cfg.get("infer") or {}).get("runner") or {}).get("debug"):
+        get_logger().warning(message)
+    else:
+        raise ValueError(message)
+
+
+def _missing_gpus(cfg: Mapping[str, Any]) -> Iterator[str]:
+    wanted = [(model, (model.get("run_cfg") or {}).get("num_gpus") or 0) for model in cfg["models"]]
+    if not any(number for _, number in wanted):
+        return
+    visible = visible_gpus()
+    for model, number in wanted:
+        if number > visible:
+            yield (
+                f"models: {model.get('abbr', 'an entry')} has run_cfg=dict(num_gpus={number}), and "
+                f"{visible} GPUs are visible: write run_cfg=dict(num_gpus={visible})"
+                + (" to run on the CPU" if not visible else "")
+                + ", or make more visible with CUDA_VISIBLE_DEVICES"
+            )

@@ -1,0 +1,133 @@
+"""The score of each document, from which a metric's standard error follows.
+
+OpenCompass keeps a metric as one number, some evaluators a share and most of them a percentage.
+Where the mean of the documents' scores gives that number again, the scores tell both its scale and
+its error; where it does not, nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+CORRECT_KEYS = ("correct", "is_correct", "cascade_correct")
+"""How evaluators call the correctness of a document in their details, as OpenCompass reads them."""
+
+_SCALES = (100.0, 1.0)
+_ROUNDING = 0.005  # evaluators that round a percentage keep at least two decimals
+
+
+def read_correctness(details: Any) -> list[float] | None:
+    """The score of each document in an evaluator's details.
+
+    Args:
+        details: A list with a dict for each document, or such dicts by name. A document evaluated
+            several times holds a list of verdicts; its score is their mean.
+
+    Returns:
+        Scores between 0 and 1, or None where a document has none.
+    """
+    documents = list(details.values()) if isinstance(details, Mapping) else details
+    if not isinstance(documents, list) or not documents:
+        return None
+    for key in CORRECT_KEYS:
+        scores = [_verdict(document, key) for document in documents]
+        known = [score for score in scores if score is not None]
+        if len(known) == len(scores):
+            return known
+    return None
+
+
+def compare_texts(predictions: Any, references: Any) -> list[float] | None:
+    """Whether each prediction reads like its reference, or None where they are no pairs."""
+    if not (isinstance(predictions, Iterable) and isinstance(references, Iterable)):
+        return None
+    predictions, references = list(predictions), list(references)
+    if len(predictions) != len(references):
+        return None
+    return [
+        float(str(prediction) == str(reference))
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+
+
+def explain_metrics(
+    metrics: Mapping[str, Any], candidates: Sequence[Sequence[float] | None]
+) -> dict[str, dict[str, Any]]:
+    """Finds the metrics whose value is the mean of known scores.
+
+    Args:
+        metrics: Metrics by name, as OpenCompass writes them.
+        candidates: Scores of the documents; of several that fit, the first counts.
+
+    Returns:
+        For each metric that was found its `scale` (100 for a percentage, 1 for a share) and its
+        `scores`, as `encode_scores` writes them.
+
+    >>> explain_metrics({"accuracy": 75.0, "f1": 61.2}, [[1, 0, 1, 1]])
+    {'accuracy': {'scale': 100.0, 'scores': '1011'}}
+    """
+    explained = {}
+    for metric, value in metrics.items():
+        if not is_number(value):
+            continue
+        for scores in candidates:
+            scale = _scale(float(value), scores) if scores else None
+            if scores and scale:
+                explained[metric] = {"scale": scale, "scores": encode_scores(scores)}
+                break
+    return explained
+
+
+def encode_scores(scores: Sequence[float]) -> str | list[float]:
+    """Writes scores shortly: as digits if all are 0 or 1, else as they are."""
+    if all(score in (0, 1) for score in scores):
+        return "".join("1" if score else "0" for score in scores)
+    return [float(score) for score in scores]
+
+
+def decode_scores(encoded: str | Sequence[float]) -> list[float]:
+    """Reads what `encode_scores` wrote."""
+    return [float(score) for score in encoded]
+
+
+def mean_stderr(scores: Sequence[float]) -> float | None:
+    """Standard error of the mean of scores, with n - 1 in the variance, as lm-eval estimates it.
+
+    >>> mean_stderr([1, 0, 1, 1])
+    0.25
+
+    Returns:
+        The error, or None for fewer than two scores.
+    """
+    count = len(scores)
+    if count < 2:
+        return None
+    mean = math.fsum(scores) / count
+    return math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (count - 1) / count)
+
+
+def is_number(value: Any) -> bool:
+    """Tells whether OpenCompass takes a value of a result for a metric."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _verdict(document: Any, key: str) -> float | None:
+    value = document.get(key) if isinstance(document, Mapping) else None
+    verdicts: list[Any] = value if isinstance(value, list) and value else [value]
+    kinds = int | float | np.bool_ | np.number
+    if not all(isinstance(verdict, kinds) and 0 <= verdict <= 1 for verdict in verdicts):
+        return None
+    return math.fsum(verdicts) / len(verdicts)
+
+
+def _scale(value: float, scores: Sequence[float]) -> float | None:
+    mean = math.fsum(scores) / len(scores)
+    for tolerance in (1e-9, _ROUNDING):  # exactly, before a rounded percentage hides a tiny share
+        for scale in _SCALES:
+            if abs(scale * mean - value) <= tolerance * scale / 100 * (1 + 1e-6):
+                return scale
+    return None

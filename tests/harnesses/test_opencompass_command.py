@@ -1,0 +1,365 @@
+"""`aim-plugins sweep opencompass`: what it refuses, runs, checks and says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("opencompass")
+
+from mmengine.config import Config
+
+from aim_plugins.cli import main
+from aim_plugins.harnesses.opencompass import command
+from aim_plugins.harnesses.opencompass.missing import MissingCell, describe_missing, last_error
+
+MODEL = "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
+CUSTOM = "opencompass.datasets.custom.CustomDataset"
+RUN = "20260102_030405"
+DONE = 0
+
+# Stands for OpenCompass: dumps the configuration where it does, and finishes the cells asked for.
+STAND_IN = """
+import json, os, pathlib, subprocess, sys, time
+from mmengine.config import Config
+arguments = sys.argv[1:]
+stamp = arguments[-1]
+cfg = Config.fromfile(arguments[0], format_python_code=False)
+cfg["work_dir"] = os.path.join(cfg["work_dir"], stamp)
+folder = pathlib.Path(cfg["work_dir"])
+(folder / "configs").mkdir(parents=True, exist_ok=True)
+cfg.dump(folder / "configs" / f"{stamp}_{os.getpid()}.py")
+(folder / "arguments.json").write_text(json.dumps(arguments))
+(folder / "command.json").write_text(os.environ["AIM_PLUGINS_COMMAND"])
+for name in json.loads(os.environ.get("FINISH", "[]")):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("{}")
+for name, text in json.loads(os.environ.get("LOGS", "{}")).items():
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+if "HANG" in os.environ:
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    child = subprocess.Popen(
+        f"{sys.executable} -c '{code}'; true", shell=True, stdout=subprocess.PIPE, text=True
+    )
+    (folder / "child").write_text(child.stdout.readline())
+    os.rename(folder / "child", os.environ["HANG"])
+    child.wait()
+sys.exit(int(os.environ.get("STATUS", "0")))
+"""
+
+
+@pytest.fixture
+def stock(tmp_path, monkeypatch) -> Path:
+    """A configuration of one entry and two data sets with OpenCompass's own tasks."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.jsonl").write_text(json.dumps({"question": "?", "answer": "!"}) + "\n")
+    stand_in = tmp_path / "stand_in.py"
+    stand_in.write_text(STAND_IN)
+    monkeypatch.setattr(command, "_OPENCOMPASS", [sys.executable, str(stand_in)])
+    return write_config(tmp_path / "config.py")
+
+
+def write_config(path: Path, **changes) -> Path:
+    model = {"type": MODEL, "abbr": "m", "path": "organisation/model", "run_cfg": {"num_gpus": 0}}
+    data = [{"type": CUSTOM, "abbr": name, "path": "data.jsonl"} for name in ("one", "two")]
+    content = {"models": [model], "datasets": data, "work_dir": "out", **changes}
+    path.write_text("".join(f"{name} = {value!r}\n" for name, value in content.items()))
+    return path
+
+
+def sweep(*arguments: object) -> int:
+    return main(["sweep", "opencompass", *map(str, arguments)])
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "out").iterdir()
+    return run
+
+
+def finish(monkeypatch, *names: str) -> None:
+    monkeypatch.setenv("FINISH", json.dumps(names))
+
+
+EVERYTHING = [
+    f"{stage}/m/{name}.json" for stage in ("predictions", "results") for name in ("one", "two")
+]
+
+
+def test_a_finished_run_succeeds_and_says_where_the_report_is(stock, monkeypatch, capfd):
+    finish(monkeypatch, *EVERYTHING, "summary/sweep/m/report.html")
+    assert sweep(stock) == DONE
+    assert (
+        f"report: out/{only_run(stock.parent).name}/summary/sweep/m/report.html"
+        in capfd.readouterr().out
+    )
+
+
+def test_a_missing_cell_fails_and_names_the_log_and_its_error(stock, monkeypatch, capfd):
+    finish(monkeypatch, *(name for name in EVERYTHING if "two" not in name))
+    log = "Traceback (most recent call last):\n  File ...\nOSError: no such weights\n"
+    monkeypatch.setenv("LOGS", json.dumps({"logs/infer/m/two.out": log}))
+    assert sweep(stock) == 1
+    run = only_run(stock.parent)
+    said = capfd.readouterr().err
+    assert f"m x two: infer failed, see out/{run.name}/logs/infer/m/two.out\n" in said
+    assert "OSError: no such weights" in said
+    assert f"run the same command with -r {run.name}" in said
+    assert "x one" not in said
+
+
+def test_a_missing_result_is_told_from_a_missing_prediction(stock, monkeypatch, capfd):
+    finish(monkeypatch, *(name for name in EVERYTHING if name != "results/m/one.json"))
+    assert sweep(stock) == 1
+    assert "m x one: eval failed" in capfd.readouterr().err
+
+
+def test_inference_alone_needs_no_results(stock, monkeypatch):
+    finish(monkeypatch, *(name for name in EVERYTHING if name.startswith("predictions")))
+    assert sweep(stock, "-m", "infer") == DONE
+
+
+def test_parts_that_opencompass_cut_a_data_set_into_count_as_its_prediction(stock, monkeypatch):
+    finish(monkeypatch, "predictions/m/one_0.json", "predictions/m/two_0.json")
+    assert sweep(stock, "-m", "infer") == DONE
+
+
+def test_a_file_without_a_fresh_note_is_missing_for_our_partitioners(
+    tmp_path, stock, monkeypatch, capfd
+):
+    partitioner = "aim_plugins.harnesses.opencompass.partitioner.SweepInferPartitioner"
+    config = write_config(tmp_path / "ours.py", infer={"partitioner": {"type": partitioner}})
+    finish(monkeypatch, *EVERYTHING)
+    assert sweep(config) == 1
+    assert "m x 2 data sets (one, two): infer failed" in capfd.readouterr().err
+
+
+def test_a_dry_run_is_passed_on_and_checks_no_cells(stock):
+    assert sweep(stock, "--dry-run") == DONE
+    given = json.loads((only_run(stock.parent) / "arguments.json").read_text())
+    assert given[:2] == [str(stock), "--dry-run"]
+
+
+def test_the_command_reaches_the_report_without_its_secrets(stock):
+    assert sweep(stock, "--dry-run", "--token", "hf_secret") == DONE
+    words = json.loads((only_run(stock.parent) / "command.json").read_text())
+    assert words == [
+        "aim-plugins",
+        "sweep",
+        "opencompass",
+        str(stock),
+        "--dry-run",
+        "--token",
+        "***",
+    ]
+
+
+def test_the_latest_run_is_one_of_the_runs_and_no_other_folder(stock, monkeypatch):
+    finish(monkeypatch, *EVERYTHING)
+    for name in ("20250101_000000", RUN, "zoo"):
+        (stock.parent / "out" / name).mkdir(parents=True)
+    assert sweep(stock, "-r") == DONE
+    assert (stock.parent / "out" / RUN / "arguments.json").exists()
+
+
+def test_a_run_that_is_named_is_taken(stock, monkeypatch):
+    finish(monkeypatch, *EVERYTHING)
+    for name in ("20250101_000000", RUN):
+        (stock.parent / "elsewhere" / name).mkdir(parents=True)
+    config = write_config(stock, work_dir="elsewhere")
+    assert sweep(config, "-w", "elsewhere", "-r", "20250101_000000") == DONE
+    assert (stock.parent / "elsewhere" / "20250101_000000" / "arguments.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "CONFIG: nothing stands"),
+        (["--debug"], "CONFIG: '--debug' stands"),
+        (["none.py"], "CONFIG='none.py' is not there"),
+        (["config.py", "-m", "eval"], "--mode eval works on a run that is there: add -r"),
+        (["config.py", "-m", "fly"], "--mode='fly' is not one of all, infer, eval, viz"),
+        (["config.py", "-r", "20000101_000000"], "no such run in out"),
+        (["config.py", "-m", "viz", "-r"], "there is no run in out"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_status_2(stock, capfd, arguments, words):
+    assert sweep(*arguments) == 2
+    said = capfd.readouterr().err
+    assert words in said
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert not (stock.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"models": []}, "has no models: set models = "),
+        ({"datasets": [{"path": "none.jsonl"}]}, "path='none.jsonl', and there is no such file"),
+    ],
+)
+def test_a_bad_config_is_one_line_and_status_2(stock, capfd, changes, words):
+    assert sweep(write_config(stock, **changes)) == 2
+    said = capfd.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+def test_calling_an_imported_function_in_a_config_names_the_line(stock, capfd):
+    stock.write_text("from numpy import linspace\n\nstds = linspace(0, 1, 3)\n" + stock.read_text())
+    assert sweep(stock) == 2
+    assert "line 3: it calls something it has imported" in capfd.readouterr().err
+
+
+def test_a_failure_of_opencompass_itself_is_a_failure(stock, monkeypatch, capfd):
+    monkeypatch.setenv("STATUS", "3")
+    assert sweep(stock) == 1
+    assert "opencompass ended with status 3" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_command_ends_the_tasks_too(stock, number):
+    started = stock.parent / "started"
+    code = (
+        "import sys; from aim_plugins.harnesses.opencompass import command\n"
+        f"command._OPENCOMPASS = {command._OPENCOMPASS!r}\n"
+        f"sys.exit(command.run_opencompass([{str(stock)!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HANG": str(started)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(started.exists, process)
+    child = int(started.read_text())
+    assert is_alive(child)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"with -r {only_run(stock.parent).name}" in said
+    assert not is_alive(child)
+
+
+def test_a_hang_up_stays_ignored_under_nohup():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with command._stopping_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def wait_until(holds, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(process_id: int) -> bool:
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # ended, but its new parent has not asked yet
+
+
+LOG = """\
+11/21 08:00:01 - OpenCompass - INFO - start
+11/21 08:00:02 - OpenCompass - ERROR - /a/b.py - run - 12 - mmlu_anatomy failed
+Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+KeyError: 'first'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+ValueError: the file has no column A
+11/21 08:00:03 - OpenCompass - ERROR - /a/b.py - run - 12 - mmlu_anatomy_2 failed
+FileNotFoundError: no such file
+11/21 08:00:04 - OpenCompass - INFO - gsm8k: 32 entries in 4.0 s
+Traceback (most recent call last):
+RuntimeError: inference failed for mmlu_anatomy, mmlu_anatomy_2
+"""
+
+
+@pytest.mark.parametrize(
+    ("data_set", "line"),
+    [
+        ("mmlu_anatomy", "ValueError: the file has no column A"),
+        ("mmlu_anatomy_2", "FileNotFoundError: no such file"),
+        ("gsm8k", "RuntimeError: inference failed for mmlu_anatomy, mmlu_anatomy_2"),
+    ],
+)
+def test_the_error_of_a_data_set_is_found_in_the_log_of_many(tmp_path, data_set, line):
+    log = tmp_path / "task.out"
+    log.write_text(LOG)
+    assert last_error(log, data_set) == line
+
+
+def test_a_log_without_errors_has_no_last_error(tmp_path):
+    log = tmp_path / "task.out"
+    log.write_text("11/21 08:00:01 - OpenCompass - INFO - start\n 40%|####      | 2/5\n")
+    assert last_error(log, "gsm8k") == ""
+
+
+def test_many_cells_of_one_cause_are_one_line(tmp_path):
+    log = tmp_path / "task.out"
+    log.write_text(LOG)
+    cells = [
+        MissingCell(f"m-noise{std}", data_set, "infer", log)
+        for std in range(32)
+        for data_set in ("mmlu_anatomy", "mmlu_anatomy_2")
+    ]
+    lines = describe_missing(cells)
+    assert len(lines) == 4
+    assert lines[0] == (
+        f"32 entries (m-noise0, m-noise1, m-noise2, ...) x mmlu_anatomy: infer failed, see {log}"
+    )
+    assert lines[3].strip() == "FileNotFoundError: no such file"
+
+
+@pytest.mark.slow
+def test_a_broken_data_set_fails_the_run_and_mending_it_completes_it(
+    tiny_checkpoint, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    question = json.dumps({"question": "Paris is the capital of", "answer": "France"}) + "\n"
+    (tmp_path / "sound.jsonl").write_text(question * 3)
+    # The first line, which OpenCompass reads beforehand, is sound.
+    (tmp_path / "broken.jsonl").write_text(question + "{\n")
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from mmengine.config import read_base\n"
+        "from aim_plugins.harnesses.opencompass import HuggingFaceNoiseModel\n"
+        "with read_base():\n"
+        "    from aim_plugins.harnesses.opencompass.sweep import infer, eval, summarizer\n"
+        f"models = [dict(type=HuggingFaceNoiseModel, path={str(tiny_checkpoint)!r},\n"
+        "    abbr=f'tiny-noise{x}', generation_kwargs=dict(noise_std=x), max_out_len=4,\n"
+        "    batch_size=4, run_cfg=dict(num_gpus=0)) for x in (0, 1)]\n"
+        "datasets = [dict(abbr=name, path=name + '.jsonl') for name in ('sound', 'broken')]\n"
+        "work_dir = 'out'\n"
+    )
+    assert sweep(config) == 1
+    said = capfd.readouterr().err
+    run = only_run(tmp_path)
+    assert "2 entries (tiny-noise0, tiny-noise1) x broken: infer failed, see out/" in said
+    assert "JSONDecodeError" in said
+    assert (run / "results" / "tiny-noise1" / "sound.json").exists()
+
+    (tmp_path / "broken.jsonl").write_text(question * 2)
+    assert sweep(config, "-r", run.name) == DONE
+    assert f"report: out/{run.name}/summary/sweep/tiny/report.html" in capfd.readouterr().out
+    assert len(json.loads((run / "predictions" / "tiny-noise1" / "broken.json").read_text())) == 2
+    manifest = json.loads((run / "summary" / "sweep" / "tiny" / "manifest.json").read_text())
+    assert manifest["command"][:4] == ["aim-plugins", "sweep", "opencompass", str(config)]
+    dumped = sorted((run / "configs").iterdir(), key=lambda path: path.stat().st_mtime)[-1]
+    assert [data["abbr"] for data in Config.fromfile(dumped).datasets] == ["sound", "broken"]

@@ -1,0 +1,213 @@
+"""The configurations in eval_configs/opencompass: read as OpenCompass's command reads them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("opencompass")
+
+from mmengine.config import Config
+
+from aim_plugins.harnesses.opencompass.partitioner import (
+    SweepEvalPartitioner,
+    SweepInferPartitioner,
+)
+
+CONFIGS = Path(__file__).resolve().parents[2] / "eval_configs" / "opencompass"
+DEMO = "eval_noise_demo"
+NAMES = sorted(path.stem for path in CONFIGS.glob("eval_*.py"))
+README_STRENGTHS = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+README_STRENGTHS += [1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6, 2.7, 2.8, 2.9, 3.0, 3.1]
+MMLU_SUBJECTS = 57
+
+
+@pytest.fixture(scope="module")
+def reloaded(tmp_path_factory):
+    """Reads a configuration, dumps it and reads it again, as OpenCompass does."""
+    from opencompass.utils.run import get_config_from_arg
+
+    folder = tmp_path_factory.mktemp("dumps")
+
+    def read(name: str) -> Config:
+        dump = folder / f"{name}.py"
+        if not dump.exists():
+            options = Namespace(config=str(CONFIGS / f"{name}.py"), accelerator=None)
+            get_config_from_arg(options).dump(dump)
+        return Config.fromfile(dump, format_python_code=False)
+
+    return read
+
+
+def each_config(*names: str):
+    marks = {DEMO: [pytest.mark.model]}
+    cases = [pytest.param(name, marks=marks.get(name, [])) for name in names or NAMES]
+    return pytest.mark.parametrize("name", cases)
+
+
+def types(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key == "type":
+                yield item
+            yield from types(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from types(item)
+
+
+def test_the_configs_that_the_readme_names_are_there():
+    assert {DEMO, "eval_noise_llama3", "eval_noise_qwen2", "eval_noise_ppl"} <= set(NAMES)
+    assert "eval_noise_slurm" in NAMES
+
+
+@each_config()
+def test_every_type_is_importable_after_dumping(reloaded, name):
+    found = set(types(reloaded(name).to_dict()))
+    assert "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel" in found
+    for dotted in found:
+        module, _, attribute = dotted.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), dotted
+
+
+@each_config()
+def test_a_config_says_what_it_does_how_to_start_it_and_what_it_writes(name):
+    text = (CONFIGS / f"{name}.py").read_text(encoding="utf-8")
+    docstring = text.split('"""')[1]
+    assert f"opencompass eval_configs/opencompass/{name}.py" in docstring
+    assert f'work_dir = "{re.search("runs/[a-z0-9_]+", docstring)[0]}"' in text
+
+
+@each_config()
+def test_abbrs_are_unique_and_name_the_strength_as_a_short_number(reloaded, name):
+    models = reloaded(name).models
+    abbrs = [model.abbr for model in models]
+    assert len(set(abbrs)) == len(abbrs)
+    for model in models:
+        written = re.search(r"-noise(\d+\.\d)(-seed\d)?$", model.abbr)
+        assert float(written[1]) == model.generation_kwargs.noise_std, model.abbr
+
+
+@each_config(*(name for name in NAMES if name != DEMO))
+def test_every_model_has_the_32_strengths_of_the_readme_of_aim(reloaded, name):
+    strengths = defaultdict(set)
+    for model in reloaded(name).models:
+        strengths[model.path].add(model.generation_kwargs.noise_std)
+    assert strengths
+    assert all(sorted(found) == README_STRENGTHS for found in strengths.values())
+
+
+@each_config(*(name for name in NAMES if name != DEMO))
+def test_the_data_sets_are_the_whole_of_mmlu_with_its_average(reloaded, name):
+    cfg = reloaded(name)
+    abbrs = {data.abbr for data in cfg.datasets}
+    mmlu = {abbr for abbr in abbrs if abbr.startswith("lukaemon_mmlu_")}
+    assert len(mmlu) == MMLU_SUBJECTS
+    assert abbrs - mmlu == (set() if name == "eval_noise_ppl" else {"gsm8k"})
+    (average,) = [group for group in cfg.summarizer.summary_groups if group["name"] == "mmlu"]
+    assert set(average["subsets"]) == mmlu
+
+
+def test_the_slurm_config_keeps_our_tasks_and_asks_for_one_gpu(reloaded):
+    cfg = reloaded("eval_noise_slurm")
+    for stage in (cfg.infer, cfg.eval):
+        assert stage.runner.type.endswith(".SlurmRunner")
+        assert ".SweepOpenICL" in stage.runner.task.type
+    assert cfg.infer.partitioner.num_worker > 1
+    assert {model.run_cfg.num_gpus for model in cfg.models} == {1}
+
+
+def partition(cfg: Config, folder: Path) -> tuple[list[Config], list[Config]]:
+    cfg["work_dir"] = str(folder)
+    return SweepInferPartitioner(str(folder))(cfg), SweepEvalPartitioner(str(folder))(cfg)
+
+
+def test_the_full_llama_3_config_is_six_tasks_of_a_modest_size(reloaded, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    infer, evaluate = partition(reloaded("eval_noise_llama3"), tmp_path)
+    assert len(infer) == len(evaluate) == 6
+    for task in infer:
+        task.dump(tmp_path / "task.py")
+        # Spelling out 32 x 58 pairs would take megabytes.
+        assert (tmp_path / "task.py").stat().st_size < 400_000
+        read = Config.fromfile(tmp_path / "task.py", format_python_code=False)
+        assert len(read.sweep.models) == 32
+        assert len(read.datasets[0]) == 1 + MMLU_SUBJECTS
+        assert list(tmp_path.iterdir()) == [tmp_path / "task.py"]
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_the_full_llama_3_config_needs_no_gpu_model_or_data(tmp_path):
+    command = [sys.executable, "-m", "opencompass.cli.main", str(CONFIGS / "eval_noise_llama3.py")]
+    finished = subprocess.run(
+        [*command, "--dry-run", "-w", str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "Partitioned into 6 tasks." in finished.stdout + finished.stderr
+
+
+@pytest.mark.model
+def test_the_demo_asks_the_chat_model_questions_and_the_base_model_choices(
+    reloaded, demo_model, tmp_path
+):
+    infer, evaluate = partition(reloaded(DEMO), tmp_path)
+    asked = {
+        task.models[0].type.rpartition(".")[2]: [data.abbr for data in task.datasets[0]]
+        for task in infer
+    }
+    assert asked == {
+        "HuggingFaceNoiseModel": ["continents", "capitals"],
+        "HuggingFaceNoiseChatModel": ["questions"],
+    }
+    assert len(evaluate) == 2
+    assert {model.path for model in infer[0].sweep.models} == {str(demo_model)}
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_making_the_demo_data_again_gives_the_committed_files(tmp_path):
+    path = CONFIGS / "make_demo_data.py"
+    spec = importlib.util.spec_from_file_location("make_opencompass_demo_data", path)
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    maker.write(tmp_path)
+    made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    committed = {path.name: path.read_bytes() for path in (CONFIGS / "data").iterdir()}
+    assert made == committed
+
+
+def test_demo_answers_agree_with_facts_known_otherwise():
+    lettered = {
+        document[key]: document[document["answer"]]
+        for name, key in (("capitals", "capital"), ("continents", "country"))
+        for document in read_lines(CONFIGS / "data" / f"{name}.jsonl")
+    }
+    assert lettered["Kabul"] == "Afghanistan"
+    assert lettered["Buenos Aires"] == "Argentina"
+    assert lettered["Angola"] == "Africa"
+    assert lettered["Andorra"] == "Europe"
+    answers = {
+        document["question"]: document["answer"]
+        for document in read_lines(CONFIGS / "data" / "questions.jsonl")
+    }
+    assert answers["What is the capital of Italy?"] == "The capital of Italy is Rome."
+    assert (
+        answers["What is the capital of the United Kingdom?"]
+        == "The capital of the United Kingdom is London."
+    )
