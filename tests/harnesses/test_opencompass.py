@@ -11,6 +11,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
 from aim_plugins.engines.engine import noise_columns
@@ -293,3 +294,101 @@ def test_a_missing_output_length_is_named(clean):
 
 def test_the_window_comes_from_the_configuration(tiny_checkpoint):
     assert load(HuggingFaceNoiseModel, tiny_checkpoint, max_seq_len=None).max_seq_len == 128
+
+
+@pytest.fixture(scope="module")
+def bos_checkpoint(chat_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chat checkpoint with a tokenizer that starts every text with <s>, as Llama's does."""
+    folder = tmp_path_factory.mktemp("bos") / "tiny-bos"
+    shutil.copytree(chat_checkpoint, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bos_reference(bos_checkpoint: Path):
+    model = AutoModelForCausalLM.from_pretrained(bos_checkpoint, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(bos_checkpoint)
+    plain = [token for token in tokenizer("the")["input_ids"] if token != tokenizer.bos_token_id]
+    assert tokenizer("the")["input_ids"] == [tokenizer.bos_token_id, *plain]
+    return model, tokenizer
+
+
+@pytest.fixture(scope="module")
+def bos_clean(bos_checkpoint: Path) -> HuggingFaceNoiseModel:
+    return load(HuggingFaceNoiseModel, bos_checkpoint)
+
+
+def generated(reference, ids: list[int], std: float, new_tokens: int) -> list[int]:
+    """What transformers continues one prompt with, under its own logits processor."""
+    batch = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=int)}
+    noise = GaussianNoiseLogitsProcessor(std, seed=7, attention_mask=batch["attention_mask"])
+    output = reference[0].generate(
+        **batch,
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+        logits_processor=LogitsProcessorList([noise] if std else []),
+    )
+    return output[0, len(ids) :].tolist()
+
+
+def test_perplexity_by_hand_where_texts_start_with_a_token_of_their_own(bos_clean, bos_reference):
+    """The start token is given and counted; the first word is scored."""
+    logs = [token_log_probabilities(bos_reference, text) for text in TEXTS]
+    by_hand = [-sum(log) / (len(log) + 1) for log in logs]
+    assert bos_clean.get_ppl(TEXTS) == pytest.approx(by_hand, rel=1e-5)
+    masked = [-sum(logs[0][2:]) / (len(logs[0]) + 1 - 3)]
+    assert bos_clean.get_ppl(TEXTS[:1], [3]) == pytest.approx(masked, rel=1e-5)
+
+
+@pytest.mark.parametrize("context", ["the capital of France", ""])
+def test_log_likelihood_by_hand_where_texts_start_with_a_token_of_their_own(
+    bos_clean, bos_reference, context
+):
+    """The continuation is all after the context; without one, all after the one start token."""
+    continuation = f"{' ' if context else ''}is Paris ."
+    before = tokens_of(bos_reference, context)
+    assert context or before == 1
+    by_hand = sum(token_log_probabilities(bos_reference, context + continuation)[before - 1 :])
+    ours = bos_clean.get_loglikelihood([context + continuation], [continuation])
+    assert ours[0] == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("std", [0.0, 2.0])
+def test_generation_is_that_of_transformers_after_one_start_token(
+    bos_checkpoint, bos_reference, std
+):
+    model = load(HuggingFaceNoiseModel, bos_checkpoint, noise_std=std, noise_seed=7)
+    tokenizer = bos_reference[1]
+    expected = []
+    for text in TEXTS:
+        ids = tokenizer(text)["input_ids"]
+        assert ids.count(tokenizer.bos_token_id) == 1
+        new = generated(bos_reference, ids, std, 12)
+        expected.append(tokenizer.decode(new, skip_special_tokens=True))
+    assert model.generate(TEXTS, 12) == expected
+    assert len(set(expected)) == len(TEXTS)
+
+
+@pytest.mark.parametrize("std", [0.0, 2.0])
+def test_chat_is_that_of_transformers_with_the_start_tokens_of_the_template_alone(
+    bos_checkpoint, bos_reference, std
+):
+    model = load(HuggingFaceNoiseChatModel, bos_checkpoint, noise_std=std, noise_seed=7)
+    tokenizer = bos_reference[1]
+    expected = []
+    for text in TEXTS:
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        assert ids.count(tokenizer.bos_token_id) == 2  # of the turn, and of the answer
+        new = generated(bos_reference, ids, std, 12)
+        expected.append(tokenizer.decode(new).split(tokenizer.eos_token)[0])
+    prompts = [[{"role": "HUMAN", "prompt": text}] for text in TEXTS]
+    assert model.generate(prompts, 12) == expected
+    assert len(set(expected)) == len(TEXTS)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,51 @@ def test_files_in_opencompass_data_folder_count(run, models, dataset, tmp_path, 
         assert not Cell(run, models[0], data).has_prediction()
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (["file_path"], "more.jsonl"),
+        (["needle_file_name"], "more.jsonl"),
+        (["root_dir"], "more"),
+        (["dataFolder"], "more"),
+        (["Filename"], "more.jsonl"),
+        (["data_files"], {"train": "none.jsonl", "test": "more.jsonl"}),
+        (["test_paths"], ["none.jsonl", ["more.jsonl"]]),
+        (["sources", 0, "path"], "more.jsonl"),
+    ],
+)
+def test_a_changed_file_is_stale_whatever_setting_names_it(
+    run, models, dataset, tmp_path, monkeypatch, keys, value
+):
+    """The reader's own names of its files."""
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / "more.jsonl", tmp_path / "more" / "deep" / "test.csv"]
+    for path in files:
+        write(path)
+    for key in reversed(keys):
+        value = [value] if key == 0 else {key: value}
+    settings = {**dataset, **value}
+    finish(Cell(run, models[0], settings))
+    assert Cell(run, models[0], settings).has_prediction()
+    for path in files:
+        write(path, {"another": "question"})
+    assert not Cell(run, models[0], settings).has_prediction()
+
+
+def test_files_that_a_data_set_does_not_read_do_not_count(
+    run, models, dataset, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "notes.txt"
+    write(log)
+    settings = {**dataset, "subject": "notes.txt", "root_dir": ".", "prompt_path": "a" * 5000}
+    for part in ("reader_cfg", "infer_cfg", "eval_cfg"):
+        settings[part] = {**settings[part], "log_file": str(log)}
+    finish(Cell(run, models[0], settings))
+    write(log, {"another": "note"})
+    assert Cell(run, models[0], settings).has_prediction()
+
+
 def test_data_that_is_not_here_is_neither_downloaded_nor_an_error(
     run, models, dataset, tmp_path, monkeypatch
 ):
@@ -392,9 +438,13 @@ def test_stale_slices_are_neither_joined_nor_kept(run, models, dataset):
     write_slice(new, 1, 2)
     assert not new.has_slice(0, 2)
     assert not new.merge_slices(2)
-    assert new.discard_prediction()
-    assert not new.slice_path(0).exists()
+    assert not new.discard_prediction()
     assert new.has_slice(1, 2)
+    assert new.discard_slice(0, 2)
+    assert not new.slice_path(0).exists()
+    write_slice(old, 2, 3)
+    finish(new)
+    assert not any(new.slice_path(k).exists() for k in range(3))
 
 
 def test_joining_goes_on_where_a_kill_left_it(run, models, dataset, monkeypatch):
@@ -525,7 +575,7 @@ def test_a_begun_slice_of_another_model_is_stale(run, models, dataset):
     Cell(run, models[1], dataset).begin_slice(0, 2)
     new = Cell(run, change(models[1], "generation_kwargs.noise_std", 0.75), dataset)
     write(tmp_of(new.slice_path(0)))
-    assert new.discard_prediction()
+    assert new.discard_slice(0, 2)
     assert not tmp_of(new.slice_path(0)).exists()
 
 
@@ -541,3 +591,117 @@ def test_slices_joined_after_a_begun_whole_leave_nothing_to_resume(run, models, 
         "questions.cell.json",
         "questions.json",
     ]
+
+
+def interleave(start, ours, theirs):
+    """Runs the work of another process whole before the first, the second, ... file access of ours.
+
+    Args:
+        start: Prepares an attempt.
+        ours: The work of one process in an attempt.
+        theirs: The work of the other.
+
+    Yields:
+        The attempt and what `ours` returned, once both are through.
+    """
+    accesses = [(Path, name) for name in ("read_text", "read_bytes", "stat", "unlink")]
+    accesses += [(os, name) for name in ("listdir", "replace")]
+    for attempt in range(1000):
+        made = []
+
+        def interrupted(real, attempt, made, *arguments, **options):
+            made.append(arguments)
+            if len(made) == attempt + 1:
+                theirs(attempt)
+            return real(*arguments, **options)
+
+        start(attempt)
+        with pytest.MonkeyPatch.context() as patch:
+            for owner, name in accesses:
+                # A lambda, because a method is bound to its path and a partial is not.
+                wrapped = partial(interrupted, getattr(owner, name), attempt, made)
+                patch.setattr(owner, name, lambda *a, _wrapped=wrapped, **k: _wrapped(*a, **k))
+            answer = ours(attempt)
+        if len(made) <= attempt:
+            assert attempt > 0
+            return
+        yield attempt, answer
+    raise AssertionError("ours does not end")
+
+
+@pytest.fixture
+def cell_of(run, models, dataset):
+    """The cell as a new process sees it, in a folder for each attempt."""
+    return lambda attempt: Cell(run / str(attempt), models[0], dataset)
+
+
+def start_slice(cell, k, n):
+    cell.discard_prediction()
+    cell.discard_slice(k, n)
+    cell.begin_slice(k, n)
+
+
+def is_whole(cell):
+    return (
+        cell.has_prediction()
+        and json.loads(cell.prediction.read_text()) == ANSWERS
+        and len(list(cell.prediction.parent.iterdir())) == 2
+    )
+
+
+def test_processes_that_join_at_once_both_find_the_whole(cell_of):
+    def start(attempt):
+        for k in range(3):
+            write_slice(cell_of(attempt), k, 3)
+
+    def join(attempt):
+        assert cell_of(attempt).merge_slices(3)
+
+    for attempt, _ in interleave(start, join, join):
+        assert is_whole(cell_of(attempt))
+
+
+def test_of_processes_that_finish_their_slices_at_once_one_joins_them(cell_of):
+    def finish_slice(k, attempt):
+        start_slice(cell_of(attempt), k, 2)
+        write_slice(cell_of(attempt), k, 2)
+        return cell_of(attempt).merge_slices(2)
+
+    for attempt, _ in interleave(
+        lambda attempt: None, partial(finish_slice, 0), partial(finish_slice, 1)
+    ):
+        assert is_whole(cell_of(attempt))
+
+
+def test_a_slice_is_not_missed_while_another_process_joins_it(cell_of):
+    """A task that asks, as it starts again, what is left to compute."""
+
+    def start(attempt):
+        for k in range(2):
+            write_slice(cell_of(attempt), k, 2)
+
+    def ask(attempt):
+        cell = cell_of(attempt)
+        return cell.has_prediction() or cell.has_slice(0, 2)
+
+    for attempt, found in interleave(start, ask, lambda attempt: cell_of(attempt).merge_slices(2)):
+        assert found, attempt
+
+
+def test_a_process_that_starts_leaves_the_slice_of_another_alone(run, models, dataset, cell_of):
+    """Both find the slices of a former model, and one is done before the other goes on."""
+    former = change(models[0], "generation_kwargs.noise_std", 0.9)
+
+    def start(attempt):
+        for k in range(2):
+            write_slice(Cell(run / str(attempt), former, dataset), k, 2)
+
+    def finish_first(attempt):
+        start_slice(cell_of(attempt), 0, 2)
+        write_slice(cell_of(attempt), 0, 2)
+
+    for attempt, _ in interleave(
+        start, lambda attempt: start_slice(cell_of(attempt), 1, 2), finish_first
+    ):
+        assert cell_of(attempt).has_slice(0, 2)
+        assert not cell_of(attempt).has_slice(1, 2)

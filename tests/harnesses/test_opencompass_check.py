@@ -153,6 +153,43 @@ def test_a_dry_run_without_gpus_is_warned_and_goes_on(monkeypatch, caplog):
     assert "0 GPUs are visible" in caplog.text
 
 
+def test_npus_stand_in_the_place_of_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("aim_plugins.harnesses.opencompass.check.is_npu_available", lambda: True)
+    check_config(config(entry(run_cfg={"num_gpus": 2})))
+    with pytest.raises(ValueError, match="2 GPUs are visible.*ASCEND_RT_VISIBLE_DEVICES"):
+        check_config(config(entry(run_cfg={"num_gpus": 3})))
+
+
+@pytest.mark.parametrize("place", ["datasets", "model_dataset_combinations"])
+def test_different_data_sets_of_one_abbr_are_refused(here, place):
+    one = {"type": CUSTOM, "abbr": "data", "path": "data.jsonl"}
+    other = {**one, "reader_cfg": {"test_range": "[0:1]"}}
+    both = [one, other]
+    if place == "model_dataset_combinations":
+        both = [{"models": [entry()], "datasets": [data]} for data in both]
+    with pytest.raises(ValueError, match="abbr='data' names two different data sets"):
+        check_config(config(**{place: both}))
+
+
+def test_a_data_set_in_several_combinations_is_one():
+    data = {"type": CUSTOM, "abbr": "data", "path": "data.jsonl"}
+    pairs = [{"models": [entry(std)], "datasets": [dict(data)]} for std in (0.0, 0.5)]
+    check_config(config(entry(0.0), entry(0.5), model_dataset_combinations=pairs))
+
+
+def test_several_answers_of_one_column_are_refused_with_the_mend():
+    sampling = {"noise_std": 0.5, "num_return_sequences": 3}
+    with pytest.raises(ValueError, match=r"num_return_sequences=3\).*entry, or set n in the data"):
+        check_config(config(entry(generation_kwargs=sampling)))
+    sampling["num_return_sequences"] = 1
+    check_config(config(entry(generation_kwargs=sampling)))
+    stock = entry(type="opencompass.models.HuggingFaceBaseModel")
+    stock["generation_kwargs"] = {"num_return_sequences": 3}
+    check_config(config(stock))
+
+
 @pytest.mark.parametrize(("devices", "number"), [("", 0), ("-1", 0), ("3", 1), ("0,1,5", 3)])
 def test_gpus_are_counted_as_opencompass_counts_them(monkeypatch, devices, number):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)

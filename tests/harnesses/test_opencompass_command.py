@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,78 @@ def test_a_file_without_a_fresh_note_is_missing_for_our_partitioners(
     finish(monkeypatch, *EVERYTHING)
     assert sweep(config) == 1
     assert "m x 2 data sets (one, two): infer failed" in capfd.readouterr().err
+
+
+OURS = "aim_plugins.harnesses.opencompass.partitioner.Sweep{}Partitioner"
+
+
+@pytest.fixture
+def ours(stock) -> Path:
+    """The same configuration with our partitioners."""
+    tasks = {
+        name: {"partitioner": {"type": OURS.format(name.title())}} for name in ("infer", "eval")
+    }
+    return write_config(stock, **tasks)
+
+
+@pytest.mark.parametrize("scheduler", [["--slurm", "-p", "gpu"], ["--dlc"], ["--sl", "-p", "gpu"]])
+def test_files_of_a_scheduler_are_those_of_stock_tasks(ours, monkeypatch, capfd, scheduler):
+    finish(monkeypatch, *EVERYTHING)
+    assert sweep(ours, *scheduler) == DONE
+    shutil.rmtree(only_run(ours.parent))
+    finish(monkeypatch, *(name for name in EVERYTHING if "results/m/two" not in name))
+    assert sweep(ours, *scheduler) == 1
+    assert "m x two: eval failed" in capfd.readouterr().err
+
+
+def test_a_resumed_run_is_not_refused_for_want_of_gpus(stock, monkeypatch, capfd):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    model = {"type": MODEL, "abbr": "m", "path": "o/m", "run_cfg": {"num_gpus": 1}}
+    config = write_config(stock, models=[model])
+    finish(monkeypatch, *EVERYTHING)
+    assert sweep(config) == 2
+    assert "0 GPUs are visible" in capfd.readouterr().err
+    (stock.parent / "out" / RUN).mkdir(parents=True)
+    assert sweep(config, "-r", RUN) == DONE
+
+
+def test_several_processes_are_refused_before_our_tasks_alone(ours, monkeypatch, capfd):
+    model = {"type": MODEL, "abbr": "m", "path": "o/m", "run_cfg": {"num_gpus": 0, "num_procs": 2}}
+    finish(monkeypatch, *EVERYTHING)
+    assert sweep(write_config(ours, models=[model])) == DONE
+    tasks = {"infer": {"partitioner": {"type": OURS.format("Infer")}}}
+    config = write_config(ours, models=[model], **tasks)
+    assert sweep(config) == 2
+    assert "num_procs=2" in capfd.readouterr().err
+    assert sweep(config, "--slurm", "-p", "gpu") == DONE
+
+
+def test_shortened_options_are_understood_as_opencompass_does(stock, monkeypatch, capfd):
+    finish(monkeypatch, *EVERYTHING)
+    monkeypatch.setattr(command, "_DEFAULT_WORK_DIR", "nowhere")
+    assert sweep(stock, "--work", "elsewhere", "--reus", "20000101_000000") == 2
+    assert "no such run in elsewhere" in capfd.readouterr().err
+    assert sweep(stock, "--re") == 2
+    assert "ambiguous option: --re" in capfd.readouterr().err
+
+
+def test_options_of_opencompass_are_read_as_it_reads_them(monkeypatch):
+    from opencompass.cli.main import parse_args
+
+    for words in (
+        ["--work", "out", "--reu"],
+        ["--dry", "--mod", "infer"],
+        ["--dry", "--mode", "eval", "--reuse", RUN, "--models", "a", "b"],
+        ["--slu", "-p", "gpu", "--debug", "--read", "--dump-eval-details", "-w", "out"],
+    ):
+        monkeypatch.setattr("sys.argv", ["opencompass", "config.py", *words])
+        try:
+            expected = vars(parse_args())
+        except SystemExit:  # --mod may be --mode, --models or --model-kwargs
+            assert "--mod" in words
+            continue
+        options = vars(command._read_options(words))
+        assert options == {name: expected[name] for name in options}
 
 
 def test_a_dry_run_is_passed_on_and_checks_no_cells(stock):

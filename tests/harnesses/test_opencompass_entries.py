@@ -12,7 +12,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyObject
 
 from aim_plugins.engines.engine import GaussianNoise
-from aim_plugins.harnesses.opencompass.entries import canonical, split_noise, sweep_groups
+from aim_plugins.harnesses.opencompass.entries import (
+    canonical,
+    disjoint_combinations,
+    split_noise,
+    sweep_groups,
+)
 
 MODEL = "opencompass.models.HuggingFaceBaseModel"
 
@@ -115,6 +120,49 @@ def test_the_same_strength_of_another_model_or_seed_is_no_duplicate():
     models = [noisy("a", 0.5), noisy("b", 0.5, max_seq_len=9), entry("c", noise_std=0.5)]
     models[2]["noise_seed"] = 1
     assert [len(group.entries) for group in sweep_groups(models)] == [2, 1]
+
+
+def test_entries_that_take_no_noise_are_groups_of_their_own():
+    models = [entry("sample-1"), entry("sample-2"), noisy("a", 0.0), noisy("b", 0.5)]
+    groups = sweep_groups(models)
+    assert [[e["abbr"] for e in group.entries] for group in groups] == [
+        ["sample-1"],
+        ["sample-2"],
+        ["a", "b"],
+    ]
+    with pytest.raises(ValueError, match="abbr='sample-1' names two model entries"):
+        sweep_groups([entry("sample-1"), entry("sample-1")])
+
+
+@pytest.mark.parametrize("place", ["opencompass", "opencompass.models"])
+def test_an_entry_of_our_class_joins_its_sweep_without_a_noise(place):
+    ours = f"aim_plugins.harnesses.{place}.HuggingFaceNoiseModel"
+    models = [
+        ConfigDict(type=ours, abbr="clean", path="p"),
+        ConfigDict(type=ours, abbr="noisy", path="p", noise_std=0.5),
+    ]
+    assert len(sweep_groups(models)) == 1
+    with pytest.raises(ValueError, match="same model with the same noise"):
+        sweep_groups([models[0], ConfigDict(models[0], abbr="twin")])
+
+
+def test_overlapping_combinations_hold_each_pair_once():
+    a, b, c = (entry(name) for name in "abc")
+    one, two = ({"abbr": name, "path": name} for name in ("one", "two"))
+    given = [
+        dict(models=[a, b], datasets=[one]),
+        dict(models=[a, c], datasets=[two, one]),
+        dict(models=[b], datasets=[one]),
+    ]
+    pairs = [
+        (model["abbr"], data["abbr"])
+        for combination in disjoint_combinations(given)
+        for model in combination["models"]
+        for data in combination["datasets"]
+    ]
+    assert sorted(pairs) == [
+        ("a", "one"), ("a", "two"), ("b", "one"), ("c", "one"), ("c", "two"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

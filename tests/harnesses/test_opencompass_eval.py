@@ -378,6 +378,40 @@ def test_a_truncated_prediction_fails_its_cell_alone(run):
     assert run.cell(run.entries[1], dataset).has_result()
 
 
+def without_notes(run: Run, dataset: ConfigDict) -> None:
+    for entry in run.entries:
+        run.cell(entry, dataset).prediction.with_suffix(".cell.json").unlink()
+
+
+def test_predictions_of_a_stock_task_are_scored_with_one_warning(run, monkeypatch):
+    dataset = run.dataset()
+    run.predict(dataset)
+    without_notes(run, dataset)
+    task = run.task(dataset)
+    warnings: list[str] = []
+    monkeypatch.setattr(task.logger, "warning", lambda text, *_: warnings.append(text))
+    task.run()
+    assert [result["accuracy"] for result in run.results(dataset)] == [80, 40, 0]
+    assert run.metrics(dataset)[0]["accuracy"]["scores"] == "11110"
+    (warning,) = [text for text in warnings if "not by our inference" in text]
+    assert "3 predictions" in warning
+
+
+def test_a_score_of_unknown_predictions_is_replaced_once_they_are_known(run):
+    dataset = run.dataset()
+    run.predict(dataset)
+    without_notes(run, dataset)
+    run.evaluate(dataset)
+    run.predict(dataset, {**ANSWERS, 1.0: ANSWERS[0.0]})
+    run.evaluate(dataset)
+    assert [result["accuracy"] for result in run.results(dataset)] == [80, 40, 80]
+    marked = run.cell(run.entries[2], dataset)
+    marked.result.write_text(json.dumps({"accuracy": 7.0}))
+    marked.note_result(statistics={"documents": 5, "metrics": {}})
+    run.evaluate(dataset)
+    assert run.results(dataset)[2]["accuracy"] == 7
+
+
 def test_finished_slices_without_a_whole_are_merged(run):
     dataset = run.dataset()
     run.predict(dataset)

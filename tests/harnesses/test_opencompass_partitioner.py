@@ -186,6 +186,67 @@ def test_the_config_is_checked_first(load):
             partition(load(twice), stage)
 
 
+def test_gpus_are_asked_for_only_where_work_is_left(load):
+    cfg = load(loop(count=1, gpus=1), loop("qwen", 1))
+    with pytest.raises(ValueError, match="num_gpus=1.*0 GPUs are visible"):
+        partition(cfg)
+    for dataset in range(3):
+        finish(cfg, 0, dataset)
+    (task,) = partition(cfg)
+    assert abbrs(task.models) == ["qwen-noise-0.0"]
+    cfg.models[1]["run_cfg"]["num_gpus"] = 1
+    for dataset in range(3):
+        finish(cfg, 1, dataset)
+    assert partition(cfg) == []
+
+
+def test_several_processes_are_refused_for_inference_alone(load):
+    cfg = load(loop())
+    for model in cfg.models:
+        model["run_cfg"]["num_procs"] = 2
+    with pytest.raises(
+        ValueError, match=r"noise-0.0 has run_cfg=dict\(num_procs=2\).*num_procs=1;"
+    ):
+        partition(cfg)
+    assert len(partition(cfg, "eval")) == 1
+
+
+def test_a_cell_of_overlapping_combinations_is_in_one_task(load):
+    cfg = load(loop())
+    first, second, third = cfg.datasets
+    cfg["model_dataset_combinations"] = [
+        dict(models=cfg.models[:2], datasets=[first]),
+        dict(models=[cfg.models[0], cfg.models[2]], datasets=[first, second]),
+        dict(models=cfg.models[:1], datasets=[second, third]),
+    ]
+    for stage in ("infer", "eval"):
+        cells = [
+            (model, dataset)
+            for task in partition(cfg, stage)
+            for model in abbrs(task.sweep.models)
+            for dataset in abbrs(task.datasets[0])
+        ]
+        assert sorted(cells) == [
+            ("llama-noise-0.0", "capitals"),
+            ("llama-noise-0.0", "numbers"),
+            ("llama-noise-0.0", "rivers"),
+            ("llama-noise-0.1", "capitals"),
+            ("llama-noise-0.2", "capitals"),
+            ("llama-noise-0.2", "rivers"),
+        ]
+
+
+def test_a_score_of_unknown_predictions_is_work_again(load):
+    cfg = load(loop(count=1))
+    for dataset in range(3):
+        finish(cfg, 0, dataset, "eval")
+    assert partition(cfg, "eval") == []
+    cell = Cell(cfg.work_dir, cfg.models[0], cfg.datasets[1])
+    cell.note_result(statistics={}, unverified=True)
+    (task,) = partition(cfg, "eval")
+    assert abbrs(task.datasets[0]) == ["rivers"]
+
+
 def test_scoring_needs_no_gpu(load):
     assert len(partition(load(loop(gpus=1)), "eval")) == 1
 

@@ -340,9 +340,77 @@ def test_a_stale_result_with_other_metrics_does_not_disturb(run):
     cell = run.cell(stale, dataset)
     cell.result.parent.mkdir(parents=True)
     cell.result.write_text(json.dumps({"score": 12.0}))
+    cell.note_result(statistics={"documents": 4, "metrics": {}})
+    stale["max_out_len"] = fresh["max_out_len"] = 3
     run.add_accuracy(fresh, dataset, "1100")
     run.summarize()
     assert run.stock_table()["sums"] == ["-", "50.00"]
+
+
+def write_unnoted(cell: Cell, result: dict[str, Any], answers: int, *, parts: int = 1) -> None:
+    """Writes what a stock task leaves: answers, whole or in parts, and metrics."""
+    cell.result.parent.mkdir(parents=True, exist_ok=True)
+    cell.prediction.parent.mkdir(parents=True, exist_ok=True)
+    cell.result.write_text(json.dumps(result))
+    for part in range(parts):
+        texts = {str(index): {"prediction": "4", "gold": "4"} for index in range(answers)}
+        path = cell.prediction if parts == 1 else cell.slice_path(part)
+        path.write_text(json.dumps(texts))
+
+
+def test_results_of_stock_tasks_are_shown_with_one_warning(run):
+    sums, more = run.add_dataset("sums"), run.add_dataset("more")
+    more["n"] = 2  # answers to each document
+    for std, value in ((0.0, 90.0), (0.5, 40.0)):
+        entry = run.add_entry(std)
+        write_unnoted(run.cell(entry, sums), {"accuracy": value}, 5, parts=3)
+        write_unnoted(run.cell(entry, more), {"accuracy": value}, 8)
+    run.summarize()
+    rows = run.rows()
+    shown = [(row.value, row.stderr, row.n) for row in rows.values()]
+    assert shown == [(90, None, 15), (40, None, 15), (90, None, 4), (40, None, 4)]
+    assert run.stock_table()["sums"] == ["90.00", "40.00"]
+    (warning,) = run.warnings
+    assert "4 results" in warning and "may be of another configuration" in warning
+
+
+def test_documents_of_a_stock_result_are_counted_in_its_details_without_predictions(run):
+    cell = run.cell(run.add_entry(0.0), run.add_dataset("sums"))
+    details = {"type": "GEN", **{str(index): {"pred": "4"} for index in range(6)}}
+    write_unnoted(cell, {"accuracy": 50.0, "details": details}, 1)
+    cell.prediction.unlink()
+    run.summarize()
+    assert [row.n for row in run.rows().values()] == [6]
+
+
+@pytest.mark.parametrize("spoilt", ["half a file", "stale predictions", "begun predictions"])
+def test_a_stock_result_that_cannot_be_of_this_configuration_is_left_out(run, spoilt):
+    dataset = run.add_dataset("sums")
+    run.add_accuracy(run.add_entry(0.0), dataset, "1100")
+    entry = run.add_entry(0.5)
+    cell = run.cell(entry, dataset)
+    write_unnoted(cell, {"accuracy": 90.0}, 5)
+    if spoilt == "half a file":
+        cell.result.write_text('{"accuracy": 9')
+    elif spoilt == "stale predictions":
+        other = ConfigDict({**entry, "max_out_len": 3})
+        run.cell(other, dataset).note_prediction()
+    else:
+        cell.begin_prediction()
+    run.summarize()
+    assert run.stock_table()["sums"] == ["50.00", "-"]
+    assert any("1 results are left out" in text for text in run.warnings)
+
+
+def test_draws_of_every_strength_are_numbered_by_one_order_of_seeds(run):
+    for std, seed in ((0.0, 5), (0.5, 7), (0.5, 6), (1.0, 6), (1.0, 7), (1.0, 5)):
+        run.add_entry(std, seed)
+    ((sweep,),) = map(split_sweeps, sweep_groups(run.entries))
+    numbers = {(column.std, column.seed): draw for _, column, draw in sweep.entries()}
+    # Seeds appear in the order 5, 7, 6.
+    assert [numbers[1.0, seed] for seed in (5, 7, 6)] == [0, 1, 2]
+    assert [numbers[0.5, seed] for seed in (7, 6)] == [0, 1]
+    assert numbers[0.0, 5] == 0
 
 
 def test_a_sweep_without_any_result_is_only_mentioned(run):

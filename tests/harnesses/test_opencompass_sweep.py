@@ -471,11 +471,16 @@ CANNED = """
 from opencompass.models.base import BaseModel
 
 class CannedModel(BaseModel):
+    asked, fails_at = [], 0
+
     def __init__(self, path, answer, noise_std=0, **kwargs):
         super().__init__(path, **kwargs)
         self.answer = answer
 
     def generate(self, inputs, max_out_len):
+        CannedModel.asked.extend(inputs)
+        if len(CannedModel.asked) == CannedModel.fails_at:
+            raise ConnectionError("the service is down")
         return [self.answer] * len(inputs)
 
     def get_token_len(self, prompt):
@@ -638,3 +643,25 @@ def test_prompts_alone_may_be_asked_for(tmp_path, checkpoint):
     SweepOpenICLInferTask(task).run()
     assert len(list((tmp_path / "messages").rglob("*.jsonl"))) == 2
     assert not list(Path(run.work_dir, "predictions").rglob("gsm8k.json"))
+
+
+def test_an_interrupted_model_of_another_class_is_asked_the_rest_alone(
+    tmp_path, checkpoint, forty_documents, monkeypatch
+):
+    (tmp_path / "canned_service.py").write_text(CANNED)
+    monkeypatch.syspath_prepend(tmp_path)
+    import canned_service
+
+    model = {"type": "canned_service.CannedModel", "abbr": "canned", "path": "", "answer": "3"}
+    run = config(tmp_path / "run", [model | {"batch_size": 4}], [short_gsm8k()])
+    monkeypatch.setattr(canned_service.CannedModel, "fails_at", 12)
+    (task,) = infer_tasks(run)
+    with pytest.raises(RuntimeError, match="inference failed for gsm8k"):
+        SweepOpenICLInferTask(task).run()
+    asked = canned_service.CannedModel.asked
+    assert len(asked) == 12
+    asked.clear()
+    monkeypatch.setattr(canned_service.CannedModel, "fails_at", 0)
+    run_all(run)
+    assert len(asked) == 40 - 8
+    assert len(json.loads(Path(run.work_dir, "predictions/canned/gsm8k.json").read_text())) == 40

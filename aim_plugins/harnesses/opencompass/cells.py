@@ -200,19 +200,16 @@ class Cell:
         _write_note(self.result, self.result_fingerprint, extra)
 
     def discard_prediction(self) -> bool:
-        """Removes the answers, their note, stale slices and what OpenCompass would resume from.
+        """Removes the answers, their note and what OpenCompass would resume from.
 
         Of answers that were begun under the present fingerprint, only a file without its end goes.
-        Fresh slices stay: another process may be about to merge them.
+        Slices stay, even stale ones: another process may be replacing them right now. They are
+        never joined, and go when the whole is noted.
 
         Returns:
-            Whether there were answers, a note to remove or a stale slice.
+            Whether there were answers, or a note to remove.
         """
-        removed = self._remove_unless_begun(self.prediction)
-        for path in list(self._noted_slices()):
-            if (_read_note(path) or {}).get("fingerprint") != self.prediction_fingerprint:
-                removed |= _remove(path)
-        return removed
+        return self._remove_unless_begun(self.prediction)
 
     def discard_result(self) -> bool:
         """Removes the metrics and their note.
@@ -302,8 +299,7 @@ class Cell:
     def _remove_unless_begun(self, path: Path, slice_: list[int] | None = None) -> bool:
         note = _read_note(path) or {}
         begun = (
-            "bytes" not in note
-            and note.get("resumable")
+            note.get("resumable")  # which a finished one does not say
             and note.get("fingerprint") == self.prediction_fingerprint
             and note.get("slice") == slice_
         )

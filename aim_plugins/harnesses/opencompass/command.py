@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aim_plugins.sweep.manifest import redact
 
@@ -41,6 +41,11 @@ _TIMESTAMP = re.compile(r"\d{8}_\d{6}")
 _TIMESTAMP_FORMAT = "%Y%m%d_%H%M%S"
 _SECONDS_TO_END = 10.0
 _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class _OptionParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}: see opencompass --help")
 
 
 class _Stopped(BaseException):
@@ -92,12 +97,13 @@ def run_opencompass(arguments: Sequence[str]) -> int:
         return 2 if status == 2 else 1
     if options.dry_run:
         return 0
-    return _report(folder, process_id, options.mode, again)
+    return _report(folder, process_id, options, again)
 
 
 def _read_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Reads the few arguments of OpenCompass that matter here, as it does."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    # What is unambiguous among all options of OpenCompass is so among these.
+    parser = _OptionParser(add_help=False)
     parser.add_argument("-m", "--mode", default="all")
     parser.add_argument("-r", "--reuse", nargs="?", const="latest")
     parser.add_argument("-w", "--work-dir")
@@ -141,11 +147,14 @@ def _load_config(path: str) -> Any:
 
 
 def _check(cfg: Any, options: argparse.Namespace) -> None:
-    from aim_plugins.harnesses.opencompass.check import check_config
+    from aim_plugins.harnesses.opencompass.check import check_config, check_processes, type_name
 
-    elsewhere = options.slurm or options.dlc
-    infers = options.mode in ("all", "infer") and not options.dry_run
-    check_config(cfg, runs_here=infers and not elsewhere)
+    infers = options.mode in ("all", "infer") and not (options.slurm or options.dlc)
+    # A resumed run may need no GPU any more, which the partitioner finds out.
+    check_config(cfg, runs_here=infers and not options.dry_run and options.reuse is None)
+    partitioner = (cfg.get("infer") or {}).get("partitioner") or {}
+    if infers and type_name(partitioner.get("type", "")) == "SweepInferPartitioner":
+        check_processes(cfg["models"])
 
 
 def _experiment_folder(cfg: Any, options: argparse.Namespace) -> Path:
@@ -220,7 +229,7 @@ def _stopping_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _report(folder: Path, process_id: int, mode: str, again: str) -> int:
+def _report(folder: Path, process_id: int, options: argparse.Namespace, again: str) -> int:
     """Says where the results are, or what is missing."""
     from mmengine.config import Config
 
@@ -230,12 +239,16 @@ def _report(folder: Path, process_id: int, mode: str, again: str) -> int:
     if not dumps:
         raise FileNotFoundError(f"{folder} has no configuration of this run: it cannot be checked")
     cfg = Config.fromfile(dumps[-1], format_python_code=False)
-    missing = missing_cells(cfg, _STAGES[mode], since=dumps[-1].stat().st_mtime)
+    if options.slurm or options.dlc:
+        # OpenCompass replaces these by its own after it has dumped the configuration.
+        for stage in ("infer", "eval"):
+            cfg.pop(stage, None)
+    missing = missing_cells(cfg, _STAGES[options.mode], since=dumps[-1].stat().st_mtime)
     if missing:
         print(f"\nerror: unfinished cells in {folder}: {len(missing)}", file=sys.stderr)
         print(*describe_missing(missing), again, sep="\n", file=sys.stderr)
         return 1
-    reports = sorted(folder.glob("summary/sweep/*/report.html")) if mode != "infer" else []
+    reports = sorted(folder.glob("summary/sweep/*/report.html")) if options.mode != "infer" else []
     for path in reports or [folder]:
         print(f"{'report' if reports else 'results'}: {path}")
     return 0

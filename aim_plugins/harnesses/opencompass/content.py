@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from opencompass.utils.datasets import DATASETS_MAPPING, DEFAULT_DATA_FOLDER
 from aim_plugins.sweep.files import sha256_of
 
 _MODEL_KEYS = ("path", "tokenizer_path", "peft_path")
-_DATA_KEYS = ("path", "meta_path", "data_files", "data_dir")
+_NAMES_FILES = re.compile("path|file|dir|folder", re.IGNORECASE)
+"""Readers name their files as they like: `path`, `data_files`, `needle_file_name`, `root_dir`."""
+_NO_DATA = frozenset({"reader_cfg", "infer_cfg", "eval_cfg"})
 _WHOLE_WEIGHTS = 32 << 20
 """Weight files above this size, in bytes, are sampled: reading a large model takes minutes."""
 _WHOLE_DATA = 1 << 30
@@ -54,15 +57,32 @@ def data_content(settings: Mapping[str, Any]) -> dict[str, list[Content]]:
         settings: The data set.
 
     Returns:
-        For each of its paths, the files of every place where OpenCompass could find it now.
-        Nothing is downloaded.
+        For each of its settings that names local files or folders, by its place in the settings,
+        the files of every place where OpenCompass could find it now. Nothing is downloaded. A
+        folder that holds the working folder has no content: runs write their outputs there.
     """
     contents = {}
-    for key in _DATA_KEYS:
-        path = settings.get(key)
-        if isinstance(path, str) and path:
-            contents[key] = [_content(place, _walk(place), _WHOLE_DATA) for place in _places(path)]
+    for key, value in settings.items():
+        if key not in _NO_DATA:
+            for name, path in _named_files(key, value, names=False):
+                if places := _places(path):
+                    contents[name] = [
+                        _content(place, _walk(place), _WHOLE_DATA) for place in places
+                    ]
     return contents
+
+
+def _named_files(key: str, value: Any, *, names: bool) -> Iterator[tuple[str, str]]:
+    """The texts below a setting that may name files: its place among the settings, and the text."""
+    names = names or bool(_NAMES_FILES.search(key.rpartition("/")[2]))
+    if isinstance(value, Mapping):
+        for inner, item in value.items():
+            yield from _named_files(f"{key}/{inner}", item, names=names)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _named_files(f"{key}/{index}", item, names=names)
+    elif isinstance(value, str) and value and names:
+        yield key, value
 
 
 def data_places(path: str) -> list[Path]:
@@ -83,14 +103,17 @@ def data_places(path: str) -> list[Path]:
 
 def _places(path: str) -> list[Path]:
     # Some readers of OpenCompass take the path as it is, and not from its data folder.
-    found = [place for place in data_places(path) if place.exists()][:1]
+    # `os.path.exists`, because `Path.exists` fails on what is too long for a name.
+    found = [place for place in data_places(path) if os.path.exists(place)][:1]
     given = Path(path)
-    return found if given in found or not given.exists() else [given, *found]
+    return found if given in found or not os.path.exists(path) else [given, *found]
 
 
 def _walk(place: Path) -> list[str]:
     if place.is_file():
         return [""]
+    if Path.cwd().is_relative_to(place.resolve()):
+        return []
     names = []
     for folder, subfolders, files in os.walk(place):
         subfolders[:] = [name for name in subfolders if name != "__pycache__"]

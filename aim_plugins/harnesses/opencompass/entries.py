@@ -16,14 +16,14 @@ import math
 import numbers
 import os
 import re
-from collections.abc import ItemsView, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from mmengine.config import ConfigDict
 from mmengine.config.lazy import LazyAttr, LazyObject
-from opencompass.utils import model_abbr_from_cfg
+from opencompass.utils import dataset_abbr_from_cfg, model_abbr_from_cfg
 
 from aim_plugins.engines.engine import GaussianNoise, noise_columns
 from aim_plugins.sweep.files import safe_name
@@ -86,6 +86,8 @@ def split_noise(settings: Mapping[str, Any]) -> tuple[GaussianNoise, dict[str, A
 def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
     """Sorts model entries into groups that differ in nothing but `abbr` and noise.
 
+    An entry that takes no noise is a group of its own: two of one model may be two samples.
+
     Args:
         models: The `models` of a config.
 
@@ -96,7 +98,7 @@ def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
         ValueError: If two entries share an `abbr` (OpenCompass would take the results of one for
             those of the other) or are the same modulation of the same model.
     """
-    members: dict[str, dict[GaussianNoise, ConfigDict]] = {}
+    members: dict[tuple[str, str], dict[GaussianNoise, ConfigDict]] = {}
     abbrs: set[str] = set()
     for model in models:
         entry = model if isinstance(model, ConfigDict) else ConfigDict(model)
@@ -109,7 +111,7 @@ def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
             )
         abbrs.add(abbr)
         noise, key = _read_entry(entry, abbr)
-        group = members.setdefault(key, {})
+        group = members.setdefault((key, "" if _takes_noise(entry) else abbr), {})
         if noise in group:
             raise ValueError(
                 f"the model entries abbr={entry_abbr(group[noise])!r} and abbr={abbr!r} are the "
@@ -129,9 +131,47 @@ def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
 
 def combinations(cfg: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Which model entries of a config go with which data sets; all with all unless it says so."""
-    yield from cfg.get("model_dataset_combinations") or [
-        {"models": cfg["models"], "datasets": cfg["datasets"]}
+    yield from disjoint_combinations(
+        cfg.get("model_dataset_combinations")
+        or [{"models": cfg["models"], "datasets": cfg["datasets"]}]
+    )
+
+
+def disjoint_combinations(given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Combines each entry once, with all its data sets, and entries of the same data sets together.
+
+    OpenCompass may make a combination of every entry, and a config may name a pair twice.
+
+    Args:
+        given: Dicts of `models` and `datasets`; all of these go with all of those.
+    """
+    models: dict[str, Any] = {}
+    datasets: dict[str, Any] = {}
+    wanted: dict[str, set[str]] = {}
+    for combination in given:
+        own = {dataset_abbr_from_cfg(dataset): dataset for dataset in combination["datasets"]}
+        datasets = own | datasets
+        for model in combination["models"]:
+            abbr = entry_abbr(model)
+            models.setdefault(abbr, model)
+            wanted.setdefault(abbr, set()).update(own)
+    merged: dict[frozenset[str], list[Any]] = {}
+    for abbr, names in wanted.items():
+        merged.setdefault(frozenset(names), []).append(models[abbr])
+    return [
+        {
+            "models": members,
+            "datasets": [dataset for name, dataset in datasets.items() if name in names],
+        }
+        for names, members in merged.items()
     ]
+
+
+def answers_columns(entry: Mapping[str, Any]) -> bool:
+    """Whether the class of an entry answers under many modulations from one load, as ours do."""
+    kind = dict(_items(entry)).get("type", "")
+    text = kind if isinstance(kind, str) else _plain_object(kind)
+    return hasattr(_target(text), "table")
 
 
 def entry_abbr(entry: Mapping[str, Any]) -> str:
@@ -219,6 +259,12 @@ def _read_entry(entry: ConfigDict, abbr: str) -> tuple[GaussianNoise, str]:
     return noise, json.dumps(canonical(unlabelled(rest)), sort_keys=True)
 
 
+def _takes_noise(entry: Mapping[str, Any]) -> bool:
+    settings = dict(_items(entry))
+    inner = settings.get("generation_kwargs") or {}
+    return any(key in settings or key in inner for key in NOISE_KEYS) or answers_columns(entry)
+
+
 def unlabelled(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of an entry without its names and without an empty `generation_kwargs`."""
     kept = {key: value for key, value in _items(settings) if key not in LABEL_KEYS}
@@ -251,7 +297,9 @@ def _plain_type(key: object, value: Any) -> Any:
     if key != "type":
         return value
     text = value if isinstance(value, str) else _plain_object(value)
-    return _resolved(text) if _DOTTED.fullmatch(text) else text
+    target = _target(text)
+    # A class or function may be imported from several places; the defining one counts.
+    return _plain_object(target) if inspect.isclass(target) or inspect.isroutine(target) else text
 
 
 def _plain_object(value: Any) -> str:
@@ -263,11 +311,12 @@ def _plain_object(value: Any) -> str:
 
 
 @cache
-def _resolved(dotted: str) -> str:
-    """The defining place of a class or function, which may be imported from several places."""
-    module, _, name = dotted.rpartition(".")
+def _target(text: str) -> Any:
+    """What a dotted text names, or None: registries of short names differ between processes."""
+    if not _DOTTED.fullmatch(text):
+        return None
+    module, _, name = text.rpartition(".")
     try:
-        target = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except Exception:  # whatever importing raises, OpenCompass reports it when it builds the type
-        return dotted
-    return _plain_object(target) if inspect.isclass(target) or inspect.isroutine(target) else dotted
+        return None

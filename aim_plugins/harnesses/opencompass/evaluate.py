@@ -29,6 +29,11 @@ from aim_plugins.harnesses.opencompass.scores import (
     explain_metrics,
     read_correctness,
 )
+from aim_plugins.harnesses.opencompass.unnoted import (
+    UNVERIFIED,
+    has_unnoted_prediction,
+    has_verified_result,
+)
 
 _SHOWN = 5
 
@@ -90,7 +95,7 @@ class SweepOpenICLEvalTask(OpenICLEvalTask):
         pending = {
             f"{entry_abbr(entry)}/{dataset}": (entry, cell)
             for entry, cell in zip(self.entries, cells, strict=True)
-            if not cell.has_result()
+            if not has_verified_result(cell)
         }
         if not pending:
             return []
@@ -103,6 +108,12 @@ class SweepOpenICLEvalTask(OpenICLEvalTask):
             self.logger.exception(f"{dataset}: it cannot be read")
             return list(pending)
         failed = []
+        unknown = [name for name, (_, cell) in pending.items() if has_unnoted_prediction(cell)]
+        if unknown:
+            self.logger.warning(
+                f"{len(unknown)} predictions, {unknown[0]} among them, are not by our inference: "
+                "they are scored, but may be of another model, noise, data or prompt"
+            )
         for name, (entry, cell) in pending.items():
             try:
                 if not self._evaluate(entry, cell):
@@ -117,11 +128,12 @@ class SweepOpenICLEvalTask(OpenICLEvalTask):
     def _evaluate(self, entry: ConfigDict, cell: Cell) -> bool:
         """Writes the result of a cell; False where there is nothing to evaluate."""
         cell.discard_result()
-        if not (cell.has_prediction() or _merge_finished_slices(cell)):
+        verified = cell.has_prediction() or _merge_finished_slices(cell)
+        if not verified and not has_unnoted_prediction(cell):
             return False
         self.model_cfg = entry
         self._score()
-        cell.note_result(statistics=self._statistics)
+        cell.note_result(statistics=self._statistics, **({} if verified else UNVERIFIED))
         return True
 
     def _load_and_preprocess_test_data(self) -> Any:

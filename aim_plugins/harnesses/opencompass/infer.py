@@ -140,22 +140,10 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         if parts == 0:
             return 0
         if parts > 1:
-            # A sibling may have merged since: it removes slices after the whole has its note.
-            pending = [
-                place
-                for place in pending
-                if not cells[place].has_slice(part, parts) and not cells[place].has_prediction()
-            ]
-        stale = sum(cells[place].discard_prediction() for place in pending)
-        if parts > 1:
-            stale += sum(cells[place].discard_slice(part) for place in pending)
-        if stale:
-            self.logger.warning(
-                f"{dataset_abbr_from_cfg(own_cfg)}: {stale} predictions were of another model, "
-                "noise, data or prompt, or not finished: computed again"
-            )
+            pending = [place for place in pending if not cells[place].has_slice(part, parts)]
         records = self._records(own_cfg)
         if pending:
+            self._begin([cells[place] for place in pending], part, parts)
             self.dataset_cfg = own_cfg
             self.dataset = build_dataset_from_cfg(own_cfg)
             self._infer_cells(pending, records)
@@ -169,6 +157,24 @@ class SweepOpenICLInferTask(OpenICLInferTask):
                     cell.note_prediction()
         records.clear()
         return len(pending)
+
+    def _begin(self, cells: Sequence[Cell], part: int, parts: int) -> None:
+        """Removes what is stale or half finished, and notes what is about to be computed."""
+        # Our own models resume from records; a half replay would lose count of repeated prompts.
+        resumable = not hasattr(self._base, "table")
+        stale = 0
+        for cell in cells:
+            stale += cell.discard_prediction()
+            if parts > 1:
+                stale += cell.discard_slice(part, parts)
+                cell.begin_slice(part, parts, resumable=resumable)
+            else:
+                cell.begin_prediction(resumable=resumable)
+        if stale:
+            self.logger.warning(
+                f"{cells[0].prediction.stem}: {stale} predictions were of another model, noise, "
+                "data or prompt, or not finished: computed again"
+            )
 
     def _records(self, dataset_cfg: ConfigDict) -> BatchRecords:
         """Where the engine keeps finished batches until the data set is finished."""

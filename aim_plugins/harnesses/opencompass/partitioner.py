@@ -20,8 +20,19 @@ from opencompass.registry import PARTITIONERS
 from opencompass.utils import dataset_abbr_from_cfg
 
 from aim_plugins.harnesses.opencompass.cells import Cell
-from aim_plugins.harnesses.opencompass.check import check_config, runs_locally, visible_gpus
-from aim_plugins.harnesses.opencompass.entries import SweepGroup, entry_abbr, sweep_groups
+from aim_plugins.harnesses.opencompass.check import (
+    check_config,
+    check_gpus,
+    check_processes,
+    runs_locally,
+    visible_gpus,
+)
+from aim_plugins.harnesses.opencompass.entries import (
+    SweepGroup,
+    disjoint_combinations,
+    sweep_groups,
+)
+from aim_plugins.harnesses.opencompass.unnoted import has_verified_result
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,6 @@ class _Work:
 class _SweepPartitioner(BasePartitioner):
     """One task, or several slices of one, for each model with unfinished cells."""
 
-    stage: str
     runs_locally = True
 
     def __call__(self, cfg: ConfigDict) -> list[Config]:
@@ -53,8 +63,7 @@ class _SweepPartitioner(BasePartitioner):
             ValueError: If entries collide, or the machine lacks what an entry asks for.
             FileNotFoundError: If a model folder or a data file does not exist.
         """
-        # Scoring asks for no GPU, and may happen on another machine than the inference.
-        check_config(cfg, runs_here=self.stage == "infer")
+        check_config(cfg, runs_here=False)
         self.runs_locally = runs_locally(cfg)
         cfg = copy.deepcopy(cfg)
         tasks = self.partition(
@@ -63,6 +72,7 @@ class _SweepPartitioner(BasePartitioner):
             out_dir=self.out_dir,
             add_cfg=_kept(cfg, self.keep_keys),
         )
+        self._check_tasks(cfg, tasks)
         self.logger.info(f"Partitioned into {len(tasks)} tasks.")
         return tasks
 
@@ -87,7 +97,7 @@ class _SweepPartitioner(BasePartitioner):
             under `sweep`, stored once.
         """
         work = []
-        for combination in _merged(model_dataset_combinations):
+        for combination in disjoint_combinations(model_dataset_combinations):
             for group in sweep_groups(combination["models"]):
                 work += self._unfinished(group, combination["datasets"], work_dir)
         tasks: list[Config] = []
@@ -122,6 +132,9 @@ class _SweepPartitioner(BasePartitioner):
         kept = [dataset for dataset, column in zip(datasets, columns, strict=True) if any(column)]
         return [_Work(group.name, entries, kept, sum(map(sum, missing)))] if entries else []
 
+    def _check_tasks(self, cfg: ConfigDict, tasks: Sequence[Config]) -> None:
+        """Refuses tasks that cannot run; scoring can anywhere."""
+
     def _is_done(self, cell: Cell) -> bool:
         raise NotImplementedError
 
@@ -147,8 +160,6 @@ class SweepInferPartitioner(_SweepPartitioner):
         ValueError: If `num_worker` is not a whole number of at least 1.
     """
 
-    stage = "infer"
-
     def __init__(
         self, out_dir: str, num_worker: int | None = None, keep_keys: list[str] | None = None
     ) -> None:
@@ -159,6 +170,12 @@ class SweepInferPartitioner(_SweepPartitioner):
                 "of tasks that can run at once, or leave it out"
             )
         self.num_worker = num_worker
+
+    def _check_tasks(self, cfg: ConfigDict, tasks: Sequence[Config]) -> None:
+        # A finished run may be looked at on a machine without GPUs.
+        entries = [entry for task in tasks for entry in task["models"]]
+        check_processes(entries)
+        check_gpus(cfg, entries)
 
     def _is_done(self, cell: Cell) -> bool:
         return cell.has_prediction()
@@ -199,13 +216,11 @@ class SweepEvalPartitioner(_SweepPartitioner):
         keep_keys: Keys of the config that the tasks' configs keep.
     """
 
-    stage = "eval"
-
     def __init__(self, out_dir: str, keep_keys: list[str] | None = None) -> None:
         super().__init__(out_dir=out_dir, keep_keys=keep_keys)
 
     def _is_done(self, cell: Cell) -> bool:
-        return cell.has_result()
+        return has_verified_result(cell)
 
 
 def _kept(cfg: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
@@ -222,17 +237,6 @@ def _kept(cfg: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
             inner = inner.setdefault(step, {})
         inner[last] = value
     return kept
-
-
-def _merged(combinations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Joins combinations with the same data sets; OpenCompass may make one of every entry."""
-    merged: dict[tuple[str, ...], dict[str, Any]] = {}
-    for combination in combinations:
-        datasets = combination["datasets"]
-        key = tuple(dataset_abbr_from_cfg(dataset) for dataset in datasets)
-        known = merged.setdefault(key, {"models": {}, "datasets": datasets})
-        known["models"].update((entry_abbr(model), model) for model in combination["models"])
-    return [{**item, "models": list(item["models"].values())} for item in merged.values()]
 
 
 def _slice_named_as_data_set(abbrs: Iterable[str], slices: int) -> str | None:

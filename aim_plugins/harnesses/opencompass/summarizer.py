@@ -49,6 +49,11 @@ from aim_plugins.harnesses.opencompass.table import (
     unify_scales,
 )
 from aim_plugins.harnesses.opencompass.texts import documents_shown, sample_texts
+from aim_plugins.harnesses.opencompass.unnoted import (
+    has_unnoted_result,
+    has_verified_result,
+    result_statistics,
+)
 from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.manifest import MANIFEST, manifest_text, new_manifest, redact
 from aim_plugins.sweep.plots import plot_curves
@@ -85,6 +90,7 @@ class SweepSummarizer(DefaultSummarizer):
         super().__init__(config, dataset_abbrs, list(summary_groups))
         self._cells: dict[tuple[str, str], Cell] = {}
         self._pairs: set[tuple[str, str]] = set()
+        self._statistics: dict[tuple[str, str], dict[str, Any]] = {}
         self._picked: Results = ({}, {}, {}, {})
 
     def summarize(self, output_path: str | None = None, time_str: str = "latest") -> None:
@@ -98,7 +104,8 @@ class SweepSummarizer(DefaultSummarizer):
             ValueError: If two entries share an abbr or a modulation.
         """
         groups = sweep_groups(self.model_cfgs)
-        self._cells = self._fresh_cells()
+        self._cells = self._shown_cells()
+        self._statistics = self._read_statistics()
         self._picked = self._pick_up_entries()
         own, self.dataset_cfgs = self.dataset_cfgs, copy.deepcopy(self.dataset_cfgs)
         super().summarize(output_path, time_str)  # which moves settings while it hashes prompts
@@ -112,8 +119,12 @@ class SweepSummarizer(DefaultSummarizer):
 
     # Reading ------------------------------------------------------------------------------------
 
-    def _fresh_cells(self) -> dict[tuple[str, str], Cell]:
-        """The cells whose results belong to the present configuration, by entry and data set."""
+    def _shown_cells(self) -> dict[tuple[str, str], Cell]:
+        """The cells whose results are not known to be of another configuration.
+
+        Returns:
+            The cells by entry and data set.
+        """
         cells = {}
         for combination in combinations(self.cfg):
             models, datasets = combination["models"], combination["datasets"]
@@ -121,20 +132,39 @@ class SweepSummarizer(DefaultSummarizer):
                 for dataset, cell in zip(datasets, row, strict=True):
                     cells[entry_abbr(model), dataset_abbr_from_cfg(dataset)] = cell
         self._pairs = set(cells)
-        fresh = {names: cell for names, cell in cells.items() if cell.has_result()}
-        stale = [names for names in cells.keys() - fresh.keys() if cells[names].result.exists()]
+        shown = {
+            names: cell
+            for names, cell in cells.items()
+            if cell.has_result() or has_unnoted_result(cell)
+        }
+        unknown = [names for names, cell in shown.items() if not has_verified_result(cell)]
+        stale = [names for names in cells.keys() - shown.keys() if cells[names].result.exists()]
+        if unknown:
+            self.logger.warning(
+                f"{len(unknown)} results, {'/'.join(min(unknown))} among them, come from "
+                "OpenCompass's own tasks: they may be of another configuration; import infer and "
+                "eval beside the summarizer to have that checked, and standard errors"
+            )
         if stale:
             self.logger.warning(
                 f"{len(stale)} results are left out, {'/'.join(min(stale))} among them: they were "
                 "computed under another configuration; run the config again with -r and "
                 "without -m viz"
             )
-        if len(fresh) < len(cells):
-            self.logger.warning(f"{len(cells) - len(fresh)} of {len(cells)} cells have no result")
-        return fresh
+        if len(shown) < len(cells):
+            self.logger.warning(f"{len(cells) - len(shown)} of {len(cells)} cells have no result")
+        return shown
+
+    def _read_statistics(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What is known of the documents behind each shown result."""
+        datasets = {dataset_abbr_from_cfg(dataset): dataset for dataset in self.dataset_cfgs}
+        return {
+            names: result_statistics(cell, datasets.get(names[1], {}))
+            for names, cell in self._cells.items()
+        }
 
     def _pick_up_entries(self) -> Results:
-        """OpenCompass's reading of the fresh results, by entry."""
+        """OpenCompass's reading of the shown results, by entry."""
         models, datasets = self.model_cfgs, self.dataset_cfgs
         raw: dict[str, Any] = {}
         parsed: dict[str, Any] = {}
@@ -207,7 +237,7 @@ class SweepSummarizer(DefaultSummarizer):
             values = parsed[abbr].get(dataset)
             if not values:
                 continue
-            statistics = (self._cells[abbr, dataset].result_note() or {})["statistics"]
+            statistics = self._statistics[abbr, dataset]
             for metric in sorted(values, key=lambda name: _place(metrics[dataset], name)):
                 chance = chance_level(dataset_cfg) if metric == "accuracy" else None
                 measures[dataset, metric] = measure(values[metric], statistics, metric, chance)
@@ -275,7 +305,7 @@ class SweepSummarizer(DefaultSummarizer):
                 if draw != 0 or cell is None or not cell.prediction.exists():
                     continue
                 predictions[column.std] = cell.prediction
-                noted = (cell.result_note() or {})["statistics"]["metrics"]
+                noted = self._statistics[abbr, dataset]["metrics"]
                 found = noted.get(next(iter(metrics.get(dataset, ())), ""))
                 scores[column.std] = decode_scores(found["scores"]) if found else []
             texts[dataset] = sample_texts(predictions, scores, documents_shown(len(datasets)))

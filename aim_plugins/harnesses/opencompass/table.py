@@ -46,7 +46,8 @@ class Sweep:
         name: Name of its folder.
         abbrs: The entries' names, strengths and draws in the order of the config.
         columns: The noise of each entry.
-        draws: The draw of each entry, counted from 0 at every strength.
+        draws: The draw of each entry, counted from 0 at every strength; seeds have one order, that
+            in which they first appear in the sweep.
     """
 
     name: str
@@ -84,8 +85,14 @@ def split_sweeps(group: SweepGroup) -> list[Sweep]:
 
 def _sweep(name: str, members: Sequence[tuple[str, GaussianNoise]]) -> Sweep:
     columns = tuple(column for _, column in members)
+    seeds = list(dict.fromkeys(column.seed for column in columns))
+    # Two means of a strength of 0 can share a seed.
+    order = [(seeds.index(column.seed), index) for index, column in enumerate(columns)]
     draws = tuple(
-        sum(other.std == column.std for other in columns[:index])
+        sum(
+            other.std == column.std and order[rival] < order[index]
+            for rival, other in enumerate(columns)
+        )
         for index, column in enumerate(columns)
     )
     return Sweep(name, tuple(abbr for abbr, _ in members), columns, draws)
