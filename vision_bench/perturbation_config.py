@@ -38,6 +38,7 @@ _CONFIG_KEYS = (
     "POSITIVE",
     "TARGETS",
 )
+_TARGET_KEYS = ("index", "positive")
 
 
 def perturbators_from_config(
@@ -117,14 +118,27 @@ def _perturbator_at(block: dict, std: float, seed: int) -> Perturbator:
     if not isinstance(entries, Sequence) or isinstance(entries, str):
         raise ValueError(f"TARGETS={entries!r} is no list: give [{{index: ..., positive: ...}}]")
     for entry in entries:
-        if not isinstance(entry, Mapping) or "index" not in entry or len(entry) > 2:
-            raise ValueError(f"TARGETS holds {entry!r}: give an index and positive for each target")
+        _check_target(entry)
     return MultiClassPerturbator(
         std,
         [entry["index"] for entry in entries],
         [entry.get("positive", positive) for entry in entries],
         seed,
     )
+
+
+def _check_target(entry: object) -> None:
+    if not isinstance(entry, Mapping) or "index" not in entry:
+        raise ValueError(f"TARGETS holds {entry!r}: give an index and positive for each target")
+    # A misspelt `positive` would be taken for the default, which is the opposite modulation.
+    for name in entry:
+        if name not in _TARGET_KEYS:
+            nearest = difflib.get_close_matches(str(name).lower(), _TARGET_KEYS, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ": leave it out"
+            raise ValueError(
+                f"TARGETS holds {dict(entry)!r}, where {name!r} is none of "
+                f"{', '.join(_TARGET_KEYS)}{hint}"
+            )
 
 
 def _required(block: dict, name: str, example: str) -> Any:

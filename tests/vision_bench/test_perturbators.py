@@ -204,6 +204,10 @@ def test_utility_is_two_sided():
         ({"METHOD": "multi", "TARGETS": "person"}, "is no list"),
         ({"METHOD": "multi", "TARGETS": [12]}, "TARGETS holds 12"),
         ({"METHOD": "multi", "TARGETS": [{"index": 150}]}, "target 150 is outside"),
+        (
+            {"METHOD": "multi", "TARGETS": [{"index": 3, "positve": False}]},
+            "'positve' is none of index, positive; did you mean positive",
+        ),
     ],
 )
 def test_faulty_configs_are_refused(change, message):
