@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -174,6 +175,11 @@ def is_hub_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
 
 
+_NOT_ARCHITECTURE = frozenset(
+    ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
+)
+"""Settings of transformers that change no logit; the type is the weights' own."""
+
 _DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
@@ -186,7 +192,11 @@ def _classifier(
 
 def _segmenter(name: str, module: Any, preprocessing: Preprocessing) -> VisionModel:
     # A folder's name says nothing: the same model may lie in two places.
-    fingerprint = model_fingerprint(module, type(module).__name__)
+    settings = module.config.to_diff_dict()
+    architecture = {key: settings[key] for key in settings if key not in _NOT_ARCHITECTURE}
+    fingerprint = model_fingerprint(
+        module, f"{type(module).__name__} {json.dumps(architecture, sort_keys=True, default=str)}"
+    )
     classes = module.config.num_labels
     wrapped = LogitsOnly(module).eval()
     return VisionModel(name, wrapped, "segmentation", classes, preprocessing, fingerprint)

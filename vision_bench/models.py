@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _SAMPLED_VALUES = 64
 """Values of each tensor that enter a fingerprint."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True)
@@ -203,26 +206,41 @@ def wrap_model(
 
 
 def model_fingerprint(module: nn.Module, architecture: str) -> str:
-    """Identifies a model by its architecture, and its weights by a sample of every tensor.
+    """Identifies a model by its layers, and its weights by a sample of every tensor.
 
-    Sixty-four values of each parameter and buffer are read, so that a model of any size takes a
-    moment. A change that misses them all goes unseen; it takes a deliberate edit of single weights
-    to do that.
+    Of the layers, what PyTorch prints counts, such as activations and strides, and the numbers they
+    hold, such as attention heads, which leave no trace in the weights. What else a forward method
+    does is not seen: give such models names of their own. Sixty-four values of each parameter and
+    buffer are read, so that a model of any size takes a moment. A change that misses them all goes
+    unseen; it takes a deliberate edit of single weights to do that.
 
     Args:
         module: The model, on any device.
-        architecture: What the weights alone don't tell, such as strides.
+        architecture: What weights and layers don't tell.
 
     Returns:
         SHA-256 as 64 hexadecimal digits.
     """
     digest = hashlib.sha256(architecture.encode())
+    # Functions print their address, which is another one in every process.
+    digest.update(_ADDRESS.sub("", repr(module)).encode())
+    for name, layer in module.named_modules():
+        digest.update(f"\n{name} {_numbers_of(layer)}".encode())
     for key, tensor in sorted(module.state_dict().items()):
         digest.update(f"\n{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         flat = tensor.detach().reshape(-1)
         values = flat[:: max(1, flat.numel() // _SAMPLED_VALUES)][:_SAMPLED_VALUES]
         digest.update(values.double().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _numbers_of(layer: nn.Module) -> list[tuple[str, bool | int | float]]:
+    """The public numbers among a layer's attributes; train() and eval() don't make another one."""
+    return sorted(
+        (key, value)
+        for key, value in vars(layer).items()
+        if isinstance(value, bool | int | float) and key != "training" and not key.startswith("_")
+    )
 
 
 def unknown_name(name: str, known: Iterable[str]) -> ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -340,8 +341,6 @@ def test_a_folder_of_transformers_gives_logits_at_quarter_resolution(segformer_f
 
 
 def test_a_folders_image_processor_decides_the_preprocessing(segformer_folder, tmp_path):
-    import shutil
-
     folder = shutil.copytree(segformer_folder, tmp_path / "copy")
     settings = {
         "image_processor_type": "SegformerImageProcessor",
@@ -436,6 +435,72 @@ def test_a_changed_weight_changes_the_fingerprint(resnet, checkpoint, tmp_path):
     }
     assert len(fingerprints) == 2
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in fingerprints)
+
+
+class Tempered(nn.Module):
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+        self.temperature = temperature
+
+
+def fingerprint_of(*layers: nn.Module) -> str:
+    torch.manual_seed(0)
+    module = nn.Sequential(*layers)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return wrap_model(module, classes=2, preprocessing=Preprocessing()).fingerprint
+
+
+def test_layers_without_weights_change_the_fingerprint():
+    def network(activation: nn.Module) -> str:
+        return fingerprint_of(nn.Flatten(), nn.Linear(3, 4), activation, nn.Linear(4, 2))
+
+    assert network(nn.ReLU()) == network(nn.ReLU()) != network(nn.Tanh())
+    # Neither the printed layers nor the weights tell this number.
+    assert fingerprint_of(Tempered(1.0)) == fingerprint_of(Tempered(1.0))
+    assert fingerprint_of(Tempered(1.0)) != fingerprint_of(Tempered(2.0))
+
+
+class Printed(nn.Module):
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.function = function
+
+    def extra_repr(self) -> str:
+        return repr(self.function)
+
+
+def test_where_a_function_lies_in_memory_is_no_part_of_the_fingerprint():
+    def make() -> object:
+        def same() -> None: ...
+
+        return same
+
+    first, second = Printed(make()), Printed(make())
+    assert repr(first) != repr(second)
+    assert fingerprint_of(first) == fingerprint_of(second)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "same"),
+    [
+        ("num_attention_heads", [1, 1, 1, 1], False),
+        ("hidden_act", "relu", False),
+        ("id2label", {str(index): f"class {index}" for index in range(8)}, True),
+    ],
+)
+def test_what_a_folders_config_does_to_logits_decides_the_fingerprint(
+    segformer_folder, tmp_path, setting, value, same
+):
+    folder = shutil.copytree(segformer_folder, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text()) | {setting: value}
+    (folder / "config.json").write_text(json.dumps(config))
+    before, after = load_model(str(segformer_folder)), load_model(str(folder))
+    assert torch.equal(logits_of(before, 64), logits_of(after, 64)) == same
+    assert (before.fingerprint == after.fingerprint) == same
 
 
 def test_too_few_classes_and_unknown_tasks_are_refused(checkpoint):
