@@ -87,7 +87,7 @@ def add_expected_counts(
     directions: Mapping[int, int] | None,
     stds: Sequence[float],
     counts: Float[Tensor, "levels truth classes"],
-    weight: float = 1.0,
+    weights: Float[Tensor, " pixels"] | None = None,
 ) -> None:
     """Adds the expected number of pixels by label and winning class.
 
@@ -97,15 +97,17 @@ def add_expected_counts(
         directions: Target classes and their signs, or None for noise on every class.
         stds: Strengths.
         counts: float64 counts to add to, in place.
-        weight: Pixels that each one stands for.
+        weights: Pixels that each one stands for, in float64; None means itself alone.
 
     Raises:
         ValueError: If a pixel has NaN, +inf or only −inf logits.
     """
     classes = len(clean)
+    if weights is None:
+        weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
     if directions is None:
         for std, count in zip(stds, counts, strict=True):
-            count.index_add_(0, labels, argmax_probabilities(clean.T, std), alpha=weight)
+            count.index_add_(0, labels, argmax_probabilities(clean.T, std) * weights[:, None])
         return
     values, ids = _contenders(clean, list(directions))
     signs = list(directions.values())
@@ -118,7 +120,7 @@ def add_expected_counts(
             probabilities = _single_target_law(values, signs[0], std)
         else:
             probabilities = focus_probabilities(values.T, dict(enumerate(signs)), std).T
-        count.view(-1).scatter_add_(0, cells.flatten(), weight * probabilities.flatten())
+        count.view(-1).scatter_add_(0, cells.flatten(), (weights * probabilities).flatten())
 
 
 def _single_target_law(

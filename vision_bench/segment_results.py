@@ -19,7 +19,7 @@ from vision_bench.data import evenly
 from vision_bench.group_counts import GroupCounts
 from vision_bench.overlays import class_palette, overlay, present_classes
 from vision_bench.perturbators import Perturbator
-from vision_bench.segmentation import SegmentationCurve, predict_levels
+from vision_bench.segmentation import EXPECTED_METRICS, SegmentationCurve, predict_levels
 from vision_bench.segmentation_logits import CachedSegmentationLogits
 
 _METRICS = ("iou", "recall", "precision", "f1")
@@ -45,7 +45,8 @@ def write_class_table(path: Path, curve: SegmentationCurve, names: Sequence[str]
         names: Names of the classes.
 
     Returns:
-        The path. A class without ground truth has pixels predicted but no metrics.
+        The path. A class without ground truth has pixels predicted but no metrics, and the law
+        has none of precision and F1.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -70,8 +71,8 @@ def write_confusion(path: Path, curve: SegmentationCurve, names: Sequence[str]) 
 
     Returns:
         The path. `confusion` [draws, strengths, truth, predicted] counts pixels, `expected`
-        [strengths, truth, predicted] is the exact law where it was computed; `strengths` and
-        `classes` name their axes.
+        [strengths, truth, predicted] is the law where it was computed, exact or estimated on
+        sampled pixels; `strengths` and `classes` name their axes.
     """
     arrays: dict[str, Any] = {
         "strengths": np.array(curve.stds),
@@ -132,6 +133,7 @@ def _class_lines(
 ) -> Iterator[list[Any]]:
     metrics, errors = groups.metrics(), groups.standard_errors()
     truth, predicted = groups.truth.sum(0), groups.predicted.sum(0)
+    shown = _METRICS if law == "sampled" else EXPECTED_METRICS
     for index, name in enumerate(names):
         for level, std in enumerate(stds):
             counts = [_count(counts[level, index]) for counts in (truth, predicted)]
@@ -139,7 +141,8 @@ def _class_lines(
             for metric in _METRICS:
                 for values in (metrics, errors):
                     value = float(values[metric][level, index])
-                    line.append("" if np.isnan(value) else repr(value))
+                    left_out = np.isnan(value) or metric not in shown
+                    line.append("" if left_out else repr(value))
             yield line
 
 

@@ -42,7 +42,7 @@ class SegmentSettings:
         draws: Sampled runs per strength.
         seed: Draw d has the seed `seed` + d.
         exact: Whether to compute the exact law as well.
-        exact_pixels: Pixels of an image for laws that need an integral; None takes all.
+        exact_pixels: Sampled pixels of an image for laws that need an integral; None takes all.
         report_classes: Names or indices of classes with curves of their own; by default the
             targets. The table of classes holds all in any case.
         overlays: Images shown in the report.

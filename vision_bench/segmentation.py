@@ -5,9 +5,11 @@ and their confusion matrices are counted together (`vision_bench.envelope`). Met
 counts of the whole data set.
 
 Beside sampling stand the exact laws. The expected confusion matrix, Σ over pixels of the winning
-probabilities, is exact, and so is recall, whose denominator is fixed. IoU, precision and F1 are
-computed from expected counts; their own expectations differ by the curvature of the ratio, 1e-4 and
-less on real data.
+probabilities, is exact on all pixels and an unbiased estimate on sampled pixels, and so are pixel
+accuracy and recall, whose denominators are fixed. IoU is computed from expected counts: its
+denominator T + F, of T labelled pixels and F false ones, is at least T, so that on all pixels the
+value lies below the expected IoU by a share of some Var(F)/(T + E F)² ≤ 1/(4T). Precision and F1
+have no such floor; where a class is hardly ever predicted, they would be far off, and are left out.
 
 Standard errors are over images, by the jackknife (`vision_bench.group_counts`): images are dealt to
 at most `JACKKNIFE_GROUPS` groups, each its own where there are no more.
@@ -30,6 +32,7 @@ from vision_bench.envelope import Envelope
 from vision_bench.group_counts import GroupCounts
 from vision_bench.perturbators import ImageKey, Perturbator, SingleClassPerturbator, image_key
 from vision_bench.pixel_argmax import LevelArgmax, add_expected_counts, sampled_argmax
+from vision_bench.pixel_samples import sample_pixels
 from vision_bench.upsampling import tile_rows, upsample_pixels, upsample_rows
 
 JACKKNIFE_GROUPS = 128
@@ -37,6 +40,9 @@ JACKKNIFE_GROUPS = 128
 
 EXACT_PIXELS = 4096
 """Pixels of an image on which laws that need an integral are computed."""
+
+EXPECTED_METRICS = ("acc", "miou", "mrecall", "iou", "recall")
+"""Metrics that follow from expected counts, IoU nearly so."""
 
 Item = tuple[Tensor, Tensor, ImageKey]
 """Logits [classes, h, w] of full size or smaller, labels [height, width], and the image's name."""
@@ -49,8 +55,8 @@ class SegmentationCurve:
     Attributes:
         stds: Noise standard deviations in logit units, rising.
         confusion: Pixels by draw, strength, ground truth and prediction.
-        expected: Their exact expectation over the noise, or None where it was not asked for. On a
-            subsample of pixels, an estimate scaled to all pixels.
+        expected: Their expectation over the noise, or None where it was not asked for: exact on
+            all pixels, and an estimate scaled to all pixels on sampled pixels.
         sampled_groups: Counts of groups of images, for each draw.
         expected_groups: The same for the exact law.
         images: Number of images.
@@ -112,8 +118,9 @@ class SegmentationCurve:
 
         Returns:
             Pixel accuracy `acc` and the means over classes `miou`, `mrecall`, `mprecision` and
-            `mf1`, by draw and strength; with the suffix `_expected` those of the exact law. A
-            class without ground truth has no rows.
+            `mf1`, by draw and strength; with the suffix `_expected` those of the exact law, but
+            for precision and F1, which do not follow from expected counts. A class without ground
+            truth has no rows.
 
         Raises:
             ValueError: If a class is outside the model's classes.
@@ -138,6 +145,8 @@ class SegmentationCurve:
         errors = groups.standard_errors()
         rows = []
         for name, values in groups.metrics().items():
+            if draw is None and name not in EXPECTED_METRICS:
+                continue
             curves = (
                 [(task, values, errors[name])]
                 if values.dim() == 1
@@ -175,9 +184,10 @@ def segmentation_curve(
         stds: Noise standard deviations in logit units, or a grid such as "0:20:2".
         draws: Sampled runs per strength; 0 leaves sampling out.
         exact: Whether to compute the exact law as well.
-        exact_pixels: Labelled pixels of an image, drawn without replacement, for the laws of
-            utility and of several targets, which need an integral for each pixel and strength;
-            None takes all. The law of a single target is closed and always takes all.
+        exact_pixels: Labelled pixels of an image, sampled from each class present
+            (`vision_bench.pixel_samples`), for the laws of utility and of several targets, which
+            need an integral for each pixel and strength; None takes all. The law of a single
+            target is closed and always takes all, and so does every law at std 0.
         ignore_index: Label of pixels that count for nothing; None counts all.
 
     Returns:
@@ -316,27 +326,23 @@ class _Counter:
         shape = (len(self.levels), self.classes, self.classes)
         counts = torch.zeros(shape, dtype=torch.float64, device=logits.device)
         directions = self.perturbator.directions(self.classes)
-        for pixels, weight, clean in self._exact_blocks(logits, truth, size, name):
-            add_expected_counts(clean, truth[pixels], directions, self.levels, counts, weight)
-        return counts.cpu()
-
-    def _exact_blocks(
-        self, logits: Tensor, truth: Tensor, size: tuple[int, int], name: ImageKey
-    ) -> Iterator[tuple[Tensor, float, Tensor]]:
-        """Labelled pixels, what each of them stands for, and their logits."""
         labelled = (truth < self.classes).nonzero().squeeze(1)
-        if self.exact_pixels is not None and self.exact_pixels < len(labelled):
-            generator = torch.Generator().manual_seed(image_key(name) % 2**63)
-            chosen = torch.randperm(len(labelled), generator=generator)[: self.exact_pixels]
-            pixels = labelled[chosen.to(labelled.device)]
-            weight = len(labelled) / self.exact_pixels
-            yield pixels, weight, upsample_pixels(logits, size, pixels)
-            return
-        for rows in tile_rows(self.classes, size):
+        budget = len(labelled) if self.exact_pixels is None else self.exact_pixels
+        # Without noise the law is an argmax, which costs little for all pixels.
+        whole = self.levels.count(0.0) if budget < len(labelled) else len(self.levels)
+        for rows in tile_rows(self.classes, size) if whole else ():
             start, stop = rows.start * size[1], rows.stop * size[1]
             pixels = labelled[(labelled >= start) & (labelled < stop)]
-            clean = upsample_rows(logits, size, rows)
-            yield pixels, 1.0, clean.index_select(1, pixels - start)
+            clean = upsample_rows(logits, size, rows).index_select(1, pixels - start)
+            add_expected_counts(
+                clean, truth[pixels], directions, self.levels[:whole], counts[:whole]
+            )
+        if noisy := self.levels[whole:]:
+            seed = image_key(name) % 2**63
+            pixels, weights = sample_pixels(truth, self.classes, budget, seed=seed)
+            clean = upsample_pixels(logits, size, pixels)
+            add_expected_counts(clean, truth[pixels], directions, noisy, counts[whole:], weights)
+        return counts.cpu()
 
 
 class _RunCounts:

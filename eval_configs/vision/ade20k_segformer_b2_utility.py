@@ -20,8 +20,8 @@ resize = "short512"  # as the authors do: the shorter side, then both rounded up
 PERTURBATION = dict(METHOD="utility", RATIO=0.0, STEP_SIZE=1.0, STEP_LIMIT=21)
 draws = 1
 seed = 0
-# The law needs an integral for every pixel and strength: a sample of pixels on a CPU, and
-# exact_pixels=None on a GPU.
+# The law needs an integral for every pixel and strength: sampled pixels of every class on a CPU
+# estimate it, and exact_pixels=None on a GPU is exact.
 exact = True
 exact_pixels = 1024
 report_classes = ["person", "car", "tree"]

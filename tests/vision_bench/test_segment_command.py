@@ -240,7 +240,7 @@ def test_the_exact_law_of_one_target_is_the_mean_of_many_draws(config, tmp_path)
     assert evaluate(config(PERTURBATION=PERSON_UP, draws=40)) == 0
     folder = tmp_path / "out"
     rows = read_csv(folder / "sweep.csv")
-    for metric in ("recall", "precision", "iou"):
+    for metric in ("recall", "iou"):
         law = curve(folder, "ade20k-val.person", f"{metric}_expected", "")
         for level, value in enumerate(law):
             sampled = [
@@ -253,6 +253,10 @@ def test_the_exact_law_of_one_target_is_the_mean_of_many_draws(config, tmp_path)
             assert value == pytest.approx(np.mean(sampled), abs=5 * error + 1e-3)
     recall = curve(folder, "ade20k-val.person", "recall_expected", "")
     assert recall == sorted(recall) and recall[0] < recall[-1]
+    assert curve(folder, "ade20k-val.person", "precision_expected", "") == []
+    laws = [row for row in read_csv(folder / "classes.csv") if row["law"] == "expected"]
+    assert any(row["iou"] for row in laws)
+    assert not any(row["precision"] or row["f1_stderr"] for row in laws)
 
 
 def test_every_metric_has_its_curve_and_every_file_is_named(config, tmp_path, capsys, monkeypatch):

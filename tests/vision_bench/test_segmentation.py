@@ -21,6 +21,7 @@ from vision_bench.perturbators import (
     UtilityPerturbator,
 )
 from vision_bench.pixel_argmax import sampled_argmax
+from vision_bench.pixel_samples import sample_pixels
 from vision_bench.segmentation import predict_levels, segmentation_curve
 from vision_bench.upsampling import tile_rows, upsample_pixels, upsample_rows
 
@@ -211,7 +212,7 @@ def test_metrics_of_expected_counts_are_near_the_mean_of_sampled_metrics(scenes)
         scenes, PERTURBATORS[0], [4.0], draws=100, exact=True, exact_pixels=None
     )
     rows = curve.rows("s", {1: "cat"})
-    for task, metric in (("s", "miou"), ("s.cat", "iou"), ("s.cat", "recall"), ("s.cat", "f1")):
+    for task, metric in (("s", "miou"), ("s.cat", "iou"), ("s.cat", "recall")):
         values = [row.value for row in rows if (row.task, row.metric) == (task, metric)]
         (law,) = (r.value for r in rows if (r.task, r.metric) == (task, f"{metric}_expected"))
         assert len(values) == 100
@@ -234,13 +235,93 @@ def test_a_subsample_of_pixels_estimates_the_law_without_bias(scenes):
         ]
     )
     pixels = int((labels != 255).sum())
-    assert torch.allclose(
-        estimates.sum((1, 2)), torch.full((80,), pixels, dtype=torch.float64), rtol=1e-6
-    )
+    truth = torch.bincount(labels[labels != 255], minlength=CLASSES).double()
+    assert torch.allclose(estimates.sum(2), truth.expand(80, -1), rtol=1e-6)
+    spread = estimates.std(0).clamp(min=0.1) / math.sqrt(80)
+    assert float(((estimates.mean(0) - whole[0]) / spread).abs().max()) < 5
     accuracy = estimates.diagonal(dim1=1, dim2=2).sum(1) / pixels
     expected = float(whole[0].diagonal().sum()) / pixels
     assert float(accuracy.mean()) == pytest.approx(expected, abs=4 * stats.sem(accuracy.numpy()))
     assert float(accuracy.std()) > 0
+
+
+def _rare_class(images: int) -> list[tuple[torch.Tensor, torch.Tensor, str]]:
+    """Images of 1600 pixels, 4 of them of a class that is found half the time."""
+    items = []
+    for index in range(images):
+        labels = torch.zeros(40, 40, dtype=torch.int64)
+        labels[0, :4] = 1
+        logits = torch.zeros(3, 40, 40)
+        logits[0] = 3.0
+        logits[1, 0, :2] = 6.0
+        items.append((logits, labels, f"{index}.png"))
+    return items
+
+
+def _value(curve: segmentation.SegmentationCurve, metric: str, level: int = 0) -> float:
+    rows = [row for row in curve.rows("s", {1: "rare"}) if row.metric == metric]
+    return next(row.value for row in rows if row.strength == curve.stds[level])
+
+
+def test_sampled_pixels_do_not_lose_rare_classes():
+    items = _rare_class(20)
+    whole, part = (
+        segmentation_curve(
+            items, UtilityPerturbator(0), [0.0, 1.0], draws=0, exact=True, exact_pixels=pixels
+        )
+        for pixels in (None, 32)
+    )
+    # Without noise: 2 of 4 pixels are found, and 1598 are called the first class, 2 wrongly.
+    assert _value(whole, "miou_expected") == pytest.approx((1596 / 1598 + 2 / 4) / 2)
+    assert _value(part, "miou_expected") == _value(whole, "miou_expected")
+    assert torch.allclose(part.expected.sum(2), whole.expected.sum(2), rtol=1e-6)
+    for metric in ("mrecall_expected", "recall_expected"):
+        law = _value(whole, metric, level=1)
+        assert _value(part, metric, level=1) == pytest.approx(law, abs=1e-6)
+
+
+@pytest.mark.parametrize("total", [1, 5, 30, 200, 2000])
+def test_samples_of_pixels_hold_every_class(total):
+    sizes = {0: 700, 2: 3, 3: 40, 5: 257}
+    labels = torch.cat([torch.full((size,), label) for label, size in sizes.items()])
+    labels = torch.cat([labels, torch.full((50,), 7)])[torch.randperm(1050)]
+    pixels, weights = sample_pixels(labels, 7, total, seed=1)
+    assert len(set(pixels.tolist())) == len(pixels)
+    assert len(pixels) == max(4, min(total, 1000))
+    chosen = labels[pixels]
+    for label, size in sizes.items():
+        stratum = weights[chosen == label]
+        assert float(stratum.sum()) == pytest.approx(size)
+        if size <= total / 4:
+            assert len(stratum) == size
+    assert set(chosen.tolist()) == set(sizes)
+
+
+def test_precision_and_f1_do_not_follow_from_expected_counts():
+    curve = segmentation_curve(_rare_class(1), UtilityPerturbator(0), [1.0], exact=True)
+    names = {row.metric for row in curve.rows("s", {1: "rare"})}
+    assert {name for name in names if name.endswith("_expected")} == {
+        f"{name}_expected" for name in ("acc", "miou", "mrecall", "iou", "recall")
+    }
+    assert {"precision", "f1", "mprecision", "mf1"} <= names
+
+
+@pytest.mark.parametrize(("labelled", "std"), [(1, 0.7), (4, 1.0), (30, 1.0)])
+def test_iou_of_expected_counts_lies_below_by_its_stated_bound(labelled, std):
+    """Against the exact expectation: hits and false pixels are independent binomials."""
+    labels = torch.zeros(20, 20, dtype=torch.int64)
+    labels.view(-1)[:labelled] = 1
+    logits = torch.zeros(2, 20, 20)
+    logits[0] = 2.0
+    curve = segmentation_curve(
+        [(logits, labels, 0)], UtilityPerturbator(0), [std], draws=0, exact=True, exact_pixels=None
+    )
+    p = stats.norm.sf(2.0 / (std * math.sqrt(2)))
+    false = np.arange(400 - labelled + 1)
+    odds = stats.binom.pmf(false, 400 - labelled, p)
+    expected = labelled * p * float((odds / (labelled + false)).sum())
+    (found,) = (r.value for r in curve.rows("s", {1: "rare"}) if r.metric == "iou_expected")
+    assert 0 < (expected - found) / expected < 1 / (4 * labelled)
 
 
 def test_standard_errors_are_those_of_a_jackknife_over_images(scenes):
