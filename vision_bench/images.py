@@ -26,6 +26,9 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 )
 
+MAX_INPUT_PIXELS = 1 << 26
+"""Pixels of a network's input at most: 800 MB in single precision, and eight 4K frames."""
+
 # What Pillow's decoders raise on damaged files.
 _DECODER_ERRORS = (
     OSError,
@@ -148,6 +151,23 @@ def _to_rgb(image: Image, path: Path) -> Image:
     return image.convert("RGB")
 
 
+def check_input_size(height: int, width: int) -> None:
+    """Refuses a network's input that no memory would hold, as of a long and narrow image enlarged.
+
+    Args:
+        height: Height the image is to be resized to.
+        width: Width the image is to be resized to.
+
+    Raises:
+        UnreadableImageError: If it has too many pixels.
+    """
+    if height * width > MAX_INPUT_PIXELS:
+        raise UnreadableImageError(
+            f"the network's input would have {width} x {height} pixels, above the limit of "
+            f"{MAX_INPUT_PIXELS}: crop the image, or choose another resize rule"
+        )
+
+
 def to_tensor(image: Image, preprocessing: Preprocessing | None) -> Float[Tensor, "3 height width"]:
     """Resizes, crops and normalises an image as its model expects.
 
@@ -158,6 +178,9 @@ def to_tensor(image: Image, preprocessing: Preprocessing | None) -> Float[Tensor
 
     Returns:
         The network's input.
+
+    Raises:
+        UnreadableImageError: If resizing would make it enormous.
     """
     if preprocessing is None:
         return scale(image)
@@ -193,6 +216,8 @@ def _resize_and_crop(image: Image, preprocessing: Preprocessing) -> Image:
     if (side := preprocessing.size) is not None:
         # A single number means the shorter side.
         size = [side, side] if preprocessing.resize == "square" else [side]
+        if len(size) == 1:
+            check_input_size(side, side * max(image.size) // min(image.size))
         image = transforms.resize(image, size, InterpolationMode(preprocessing.interpolation))
     if preprocessing.crop is not None:
         image = transforms.center_crop(image, [preprocessing.crop, preprocessing.crop])

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from aim_plugins.sweep.files import safe_name
 from vision_bench.data import ClassificationData, check_on_error, first_of
+from vision_bench.forward import UnfitImageError, forward
 from vision_bench.images import UnreadableImageError
 from vision_bench.logits import CachedLogits
 from vision_bench.logits_store import LogitsStore, Sample
@@ -106,7 +107,7 @@ def cache_logits(
         ValueError: If model and data do not fit together, an argument is unusable, no image is
             readable, or the model returns NaN or what the dtype cannot hold.
         UnreadableImageError: If an image is unusable and the data set was loaded with
-            `on_error="raise"`.
+            `on_error="raise"`, or a classifier does not take images of this size.
     """
     task = "segmentation" if isinstance(data, SegmentationData) else "classification"
     _check(model, data, task, batch_size, workers)
@@ -120,8 +121,8 @@ def cache_logits(
         processes.wait()
         found = store.find()
         if found is None:
-            forward = functools.partial(_forward, model, device or processes.device, dtype)
-            _compute(store, forward, processes, batch_size, workers, progress)
+            run = functools.partial(_forward, model, device or processes.device, dtype)
+            _compute(store, run, processes, batch_size, workers, progress)
             processes.wait()
             if processes.index == 0:
                 store.finish()
@@ -253,9 +254,12 @@ class _Samples(Dataset):
         try:
             return index, self.data[index][0]
         except UnreadableImageError as error:
+            reason = str(error)
             if self.data.on_error == "raise":
-                raise
-            return index, str(error)
+                name = self.data.names[index]
+                text = reason if name in reason else f"{name}: {reason}"
+                raise UnreadableImageError(text) from error
+            return index, reason
 
 
 def _as_list(samples: list[Any]) -> list[Any]:
@@ -264,7 +268,7 @@ def _as_list(samples: list[Any]) -> list[Any]:
 
 def _compute(
     store: LogitsStore,
-    forward: Callable[[list[Tensor]], list[Tensor]],
+    run: Callable[[list[Tensor]], list[Tensor]],
     processes: _Processes,
     batch_size: int,
     workers: int,
@@ -300,14 +304,14 @@ def _compute(
             samples: list[Sample] = []
             while len(samples) < len(shard):
                 batch = next(loader)
-                samples += _logits_of(store, forward, batch)
+                samples += _logits_of(store, run, batch)
                 bar.update(len(batch))
             store.write(shard, samples)
 
 
 def _logits_of(
     store: LogitsStore,
-    forward: Callable[[list[Tensor]], list[Tensor]],
+    run: Callable[[list[Tensor]], list[Tensor]],
     batch: Iterable[tuple[int, Tensor | str]],
 ) -> list[Sample]:
     """Index, logits (or why there are none) and input size of each image of a batch."""
@@ -319,7 +323,14 @@ def _logits_of(
         else:
             by_shape.setdefault(tuple(image.shape), []).append((index, image))
     for shape, members in by_shape.items():
-        logits = forward([image for _, image in members])
+        try:
+            logits = run([image for _, image in members])
+        except UnfitImageError as error:
+            # A classifier's images are of one size, and none would be left.
+            if store.data.on_error == "raise" or isinstance(store.data, ClassificationData):
+                raise
+            results |= {index: Sample(index, str(error), ()) for index, _ in members}
+            continue
         for (index, _), values in zip(members, logits, strict=True):
             _check_values(store, index, values)
             results[index] = Sample(index, values, shape[1:])
@@ -337,7 +348,7 @@ def _forward(
     module = model.module if device is None else model.module.to(device)
     weight = next(module.parameters(), torch.zeros(()))
     batch = torch.stack(images).to(weight.device, weight.dtype)
-    logits = module(batch)
+    logits = forward(model, batch)
     dimensions = 4 if model.task == "segmentation" else 2
     if logits.dim() != dimensions or tuple(logits.shape[:2]) != (len(images), model.classes):
         raise ValueError(

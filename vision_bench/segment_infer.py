@@ -15,6 +15,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.strengths import format_strength
 from vision_bench.devices import best_device
+from vision_bench.forward import forward
 from vision_bench.image_folders import image_files, no_images
 from vision_bench.images import UnreadableImageError, read_image
 from vision_bench.models import VisionModel
@@ -90,21 +92,20 @@ def infer(settings: SegmentSettings, images: Path, output: Path) -> list[Path]:
     segment = _Segmenter(settings, model, levels, class_names)
     folders = _folders(names)
     written: list[Path] = []
-    unreadable: list[UnreadableImageError] = []
+    unreadable: dict[str, str] = {}
     for name in tqdm(names, desc="overlays", unit="image"):
         try:
-            photograph = read_image(root / name)
+            segment.draw(read_image(root / name), name, output / folders[name])
         except UnreadableImageError as error:
+            unreadable[name] = str(error).removeprefix(f"{root / name}: ")
             if settings.on_error == "raise":
-                raise
-            unreadable.append(error)
+                raise UnreadableImageError(f"{root / name}: {unreadable[name]}") from error
             continue
-        segment.draw(photograph, name, output / folders[name])
         written.append(output / folders[name])
-    for reason in unreadable:
-        print(f"left out: {reason}", file=sys.stderr)
+    for name, reason in unreadable.items():
+        print(f"left out: {root / name}: {reason}", file=sys.stderr)
     if not written:
-        raise UnreadableImageError(f"{images}: none of the {len(names)} images is readable")
+        raise UnreadableImageError(f"{images}: none of the {len(names)} images is usable")
     counted = "1 image" if len(written) == 1 else f"{len(written)} images"
     counted += f", {len(unreadable)} left out" if unreadable else ""
     print(f"pictures: {written[0] if len(written) == 1 else output} ({counted})")
@@ -127,13 +128,13 @@ class _Segmenter:
         self.preprocessing = model.preprocessing
         self.resize = settings.resize or default_resize(settings.dataset, model.preprocessing)
         self.device = best_device(settings.device)
-        self.module = model.module.to(self.device)
+        self.model = replace(model, module=model.module.to(self.device))
 
     @torch.inference_mode()
     def predict(self, photograph: Image.Image, name: str) -> Integer[Tensor, "levels h w"]:
         """Class maps at every strength, at the size of the network's input."""
         pixels = network_input(photograph, self.resize, self.preprocessing)
-        logits = self.module(pixels[None].to(self.device))[0]
+        logits = forward(self.model, pixels[None].to(self.device))[0]
         size = (pixels.shape[1], pixels.shape[2])
         return predict_levels(logits, self.perturbator, self.stds, size=size, key=name)
 

@@ -23,7 +23,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vision_bench.data import check_on_error, describe, digest_files, evenly, first_of
-from vision_bench.images import UnreadableImageError, normalise, read_image, read_label_map, scale
+from vision_bench.images import (
+    UnreadableImageError,
+    check_input_size,
+    normalise,
+    read_image,
+    read_label_map,
+    scale,
+)
 from vision_bench.segmentation_layouts import (
     SegmentationFiles,
     read_ade20k,
@@ -155,7 +162,9 @@ class SegmentationData(Dataset):
                 f"{path}: the index {int(stored[labels < 0][0])} at {int((labels < 0).sum())} "
                 f"pixels is none of the {len(self.classes)} classes of {self.name}"
             )
-        return torch.from_numpy(_nearest(labels, *target_size(self.resize, *labels.shape)))
+        height, width = target_size(self.resize, *labels.shape)
+        check_input_size(height, width)
+        return torch.from_numpy(_nearest(labels, height, width))
 
 
 def load_segmentation_dataset(
@@ -246,11 +255,13 @@ def network_input(
 
     Raises:
         ValueError: If there is no such rule.
+        UnreadableImageError: If the rule makes the image enormous.
     """
     from PIL.Image import Resampling
 
     kind = preprocessing.interpolation if preprocessing else "bilinear"
     height, width = target_size(resize, image.height, image.width)
+    check_input_size(height, width)
     if (height, width) != (image.height, image.width):
         image = image.resize((width, height), Resampling[kind.upper()])
     return normalise(scale(image), preprocessing)

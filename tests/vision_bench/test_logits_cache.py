@@ -40,12 +40,13 @@ class Counting(nn.Module):
 
     def __init__(self, body: nn.Module, kill_after: int | None = None) -> None:
         super().__init__()
-        self.body, self.images, self.kill_after = body, 0, kill_after
+        # Numbers in the open are part of a model's identity.
+        self.body, self._images, self._kill_after = body, 0, kill_after
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.kill_after is not None and self.images >= self.kill_after:
+        if self._kill_after is not None and self._images >= self._kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.images += len(images)
+        self._images += len(images)
         return self.body(images)
 
 
@@ -70,7 +71,7 @@ def segmenter(classes: int = 3, kill_after: int | None = None) -> VisionModel:
 
 def images_seen(model: VisionModel) -> int:
     (counting,) = (part for part in model.module.modules() if isinstance(part, Counting))
-    return counting.images
+    return counting._images
 
 
 def digits() -> ClassificationData:
@@ -328,6 +329,32 @@ def test_a_shard_without_any_readable_image_is_no_hindrance(tmp_path: Path):
     with pytest.warns(SkippedImagesWarning, match="left out 32"):
         cached = cache_logits(classifier(), load_dataset("folder", root), tmp_path / "cache")
     assert len(cached.labels) == 18
+
+
+def test_images_too_small_for_the_model_are_left_out(tmp_path: Path):
+    root = write_pairs(tmp_path / "data", [(8, 8), (3, 5), (12, 8), (1, 1), (3, 5)])
+    with pytest.warns(SkippedImagesWarning, match="left out 3 .* toy takes no images of 3 x 5 pix"):
+        cached = cache_logits(segmenter(), pairs(root), tmp_path / "cache")
+    assert [image.name for image, _ in cached] == ["images/0.png", "images/2.png"]
+    strict = load_segmentation_dataset("folder", root, classes=["a", "b", "c"], on_error="raise")
+    with pytest.raises(UnreadableImageError, match="toy takes no images of 3 x 5 pixels"):
+        cache_logits(segmenter(), strict, tmp_path / "strict")
+
+
+def test_a_classifier_for_larger_images_is_one_line(tmp_path: Path):
+    # Digits have 8 x 8 pixels, which can be halved three times.
+    body = nn.Sequential(*[nn.MaxPool2d(2) for _ in range(5)], nn.Flatten(), nn.Linear(3, 10))
+    with pytest.raises(ValueError, match="toy takes no images of 8 x 8 pixels .*size"):
+        cache_logits(classifier(body), digits(), tmp_path)
+
+
+def test_other_errors_of_a_model_are_not_taken_for_the_images_fault(tmp_path: Path):
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        cache_logits(classifier(Broken()), digits(), tmp_path)
 
 
 def test_no_readable_image_at_all_is_refused(tmp_path: Path):

@@ -21,7 +21,7 @@ from sklearn import metrics
 from torch.nn import functional
 
 from aim_plugins.sweep.plots import plot_curves
-from vision_bench import segment_records, segment_results, segment_sweep
+from vision_bench import published, segment_records, segment_results, segment_sweep
 from vision_bench.cli import main
 from vision_bench.overlays import class_palette
 from vision_bench.perturbators import (
@@ -554,6 +554,15 @@ def test_a_damaged_image_stops_the_run_where_that_is_asked_for(config, photograp
     assert "broken.jpg" in capsys.readouterr().err
 
 
+def test_images_of_impossible_sizes_are_left_out_of_overlays(config, photographs, tmp_path, capsys):
+    for width, height in [(3, 5), (1, 1), (2, 300)]:
+        Image.new("RGB", (width, height)).save(photographs / f"{width}x{height}.png")
+    assert infer(config(resize="original"), photographs) == 0
+    captured = capsys.readouterr()
+    assert "3 images, 4 left out" in captured.out
+    assert "tiny-segformer takes no images of 2 x 300 pixels" in captured.err
+
+
 def test_images_that_differ_in_suffix_only_keep_folders_of_their_own(config, photographs, tmp_path):
     Image.open(photographs / "colour.png").save(photographs / "colour.bmp")
     assert infer(config(), photographs) == 0
@@ -590,14 +599,15 @@ def test_shipped_configs_have_the_papers_settings(name, levels, targets):
 
 
 def test_the_papers_figures_stand_beside_ours(config, checkpoint, tmp_path, monkeypatch):
-    """Only where data and model are the paper's, for which the tiny ones stand in here."""
+    """Only where data and weights are the paper's, for which the tiny ones stand in here."""
     load = segment_sweep.load_model
     monkeypatch.setattr(
-        segment_sweep, "load_model", lambda name, weights: load(str(checkpoint), weights=None)
+        segment_sweep, "load_model", lambda name, **options: load(str(checkpoint), weights=None)
     )
+    monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": len(SIZES)})
     monkeypatch.setattr(segment_sweep, "PUBLISHED_RESIZE", "short64")
     block = PERSON_UP | {"STEP_SIZE": 2.0}
-    options = {"model": "segformer-b2", "PERTURBATION": block, "exact": False}
+    options = {"model": "segformer-b2", "weights": "hub", "PERTURBATION": block, "exact": False}
     assert evaluate(config(**options)) == 0
     folder = tmp_path / "out"
     assert curve(folder, "ade20k-val", "miou_published", "") == [0.4620, 0.4610, 0.4560]
@@ -605,6 +615,10 @@ def test_the_papers_figures_stand_beside_ours(config, checkpoint, tmp_path, monk
     assert person == [0.9124, 0.9577, 0.9732]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "recall_published" in page and "2603.12755" in page
-    other = config(**options, output=str(tmp_path / "other"), limit=3)
-    assert evaluate(other) == 0
-    assert curve(tmp_path / "other", "ade20k-val", "miou_published", "") == []
+    local = {"weights": str(checkpoint)}
+    for name, change in {"fewer": {"limit": 3}, "local": local}.items():
+        assert evaluate(config(**options | {"output": str(tmp_path / name)} | change)) == 0
+        assert curve(tmp_path / name, "ade20k-val", "miou_published", "") == []
+    monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": 2000})
+    assert evaluate(config(**options, output=str(tmp_path / "part"))) == 0
+    assert curve(tmp_path / "part", "ade20k-val", "miou_published", "") == []

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from vision_bench.images import UnreadableImageError
+from vision_bench.images import UnreadableImageError, to_tensor
 from vision_bench.models import Preprocessing
 from vision_bench.segmentation_data import load_segmentation_dataset, target_size
 
@@ -295,3 +295,15 @@ def test_empty_folders_are_refused(tmp_path: Path):
     ):
         with pytest.raises(FileNotFoundError, match=message):
             load_segmentation_dataset(name, tmp_path)
+
+
+def test_a_line_of_pixels_is_not_enlarged_beyond_all_memory(tmp_path: Path):
+    put(tmp_path / "images" / "line.png", Image.new("RGB", (2000, 1)))
+    put(tmp_path / "labels" / "line.png", np.zeros((1, 2000), np.uint8))
+    data = load_segmentation_dataset("folder", tmp_path, classes=["a"], resize="short512")
+    # Each pixel would become 512 x 512, half a billion pixels in all.
+    for read in (data.__getitem__, data.read_labels):
+        with pytest.raises(UnreadableImageError, match="1024000 x 512 pixels"):
+            read(0)
+    with pytest.raises(UnreadableImageError, match="1024000 x 512 pixels"):
+        to_tensor(Image.new("RGB", (2000, 1)), Preprocessing(size=512, resize="short", crop=512))
