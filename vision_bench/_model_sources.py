@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -116,7 +117,7 @@ def load_segformer(name: str, weights: Weights, classes: int | None) -> VisionMo
         transformers = _require("transformers")
         config = segformer.segformer_config(size, classes or _ADE20K_CLASSES)
         module = transformers.SegformerForSemanticSegmentation(config)
-        return _segmenter(name, module, _ade_preprocessing())
+        return _segmenter(name, module, _segformer_preprocessing(size, config.num_labels))
     if weights == _HUB:
         return load_transformers(_hub_segformer(size, classes), None, classes, name=name)
     if _path(weights).is_dir():
@@ -278,10 +279,26 @@ def _ade_preprocessing() -> Preprocessing:
     return Preprocessing(size=512, resize="square")
 
 
+def _segformer_preprocessing(size: str, classes: int) -> Preprocessing:
+    return replace(
+        _ade_preprocessing(), size=_ade_side(size) if classes == _ADE20K_CLASSES else 512
+    )
+
+
+def _ade_side(size: str) -> int:
+    """Side of the images that a SegFormer was trained with (arXiv:2105.15203, section 4.1)."""
+    return 640 if size == "b5" else 512
+
+
 def _hub_segformer(size: str, classes: int | None) -> str:
     if classes == _CITYSCAPES_CLASSES:
         return f"nvidia/segformer-{size}-finetuned-cityscapes-1024-1024"
-    side = 640 if size == "b5" else 512
+    if classes not in (None, _ADE20K_CLASSES):
+        raise ValueError(
+            f"classes={classes}: the published SegFormers have {_ADE20K_CLASSES} classes (ADE20K) "
+            f"or {_CITYSCAPES_CLASSES} (Cityscapes): give your own as weights="
+        )
+    side = _ade_side(size)
     return f"nvidia/segformer-{size}-finetuned-ade-{side}-{side}"
 
 
@@ -309,7 +326,7 @@ def _segformer_file(
             output_loading_info=True,
         )
     _refuse_incomplete(report, name, path)
-    return _segmenter(name, module, _ade_preprocessing())
+    return _segmenter(name, module, _segformer_preprocessing(size, classes))
 
 
 @contextlib.contextmanager

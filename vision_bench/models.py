@@ -116,6 +116,7 @@ def load_model(
     weights: str | Path | None = None,
     classes: int | None = None,
     device: str | torch.device | None = None,
+    seed: int | None = None,
 ) -> VisionModel:
     """Loads a model by name.
 
@@ -127,6 +128,8 @@ def load_model(
             `timm:tf_efficientnet_lite0`. None where the name is itself a folder or file.
         classes: Number of classes; default: the architecture's, or the file's for SegFormer.
         device: Where the model goes; default: the CPU.
+        seed: Seed of random weights, which leaves PyTorch's global generator as it is; default: the
+            global generator draws them.
 
     Returns:
         The model in eval mode.
@@ -139,6 +142,10 @@ def load_model(
     """
     from vision_bench import _model_sources as sources
 
+    if seed is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return load_model(name, weights=weights, classes=classes, device=device)
     if classes is not None and classes < 2:
         raise ValueError(f"classes={classes} is below 2")
     library, _, model_name = name.partition(":")

@@ -24,6 +24,7 @@ from aim_plugins.sweep.plots import plot_curves
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.table import Row, format_points, metric_family, pool_draws, write_table
+from vision_bench.architectures.segformer import SEGFORMER_MODELS
 from vision_bench.devices import best_device, is_main_process, pass_device
 from vision_bench.logits_cache import cache_logits
 from vision_bench.models import VisionModel, load_model
@@ -225,10 +226,13 @@ class SegmentationSweep:
         return tasks.index(row.task), METRICS.index(family), row.metric != family
 
     def _published(self, task: str) -> list[tuple[str, list[Row]]]:
-        """Sources and figures of the paper, where model, weights and data are the same."""
+        """Sources and figures of the paper, where model, weights and data are the same.
+
+        A local file may hold any weights, so only the published ones count, as the hub gives them.
+        """
         settings = self.settings
         whole = settings.limit is None and not self.data.unreadable
-        if not whole or settings.weights == "random" or self.data.resize != PUBLISHED_RESIZE:
+        if not whole or settings.weights != "hub" or self.data.resize != PUBLISHED_RESIZE:
             return []
         focus = self.perturbator.directions(len(self.class_names))
         tasks = [(task, "miou")]
@@ -237,7 +241,7 @@ class SegmentationSweep:
         found = []
         for name, metric in tasks:
             curve = published_curve(settings.model, self.data.name, metric, focus=focus)
-            if curve is not None:
+            if curve is not None and curve.documents == len(self.data):
                 rows = curve.rows(name, metric)
                 # A figure beyond the sweep would squeeze its curves.
                 inside = [row for row in rows if row.strength <= self.stds[-1]]
@@ -251,7 +255,11 @@ def load_segmentation_model(settings: SegmentSettings) -> VisionModel:
     Raises:
         ValueError: If it is unknown, or no segmentation model.
     """
-    model = load_model(settings.model, weights=settings.weights)
+    # By name and without a file, only the data set tells the number of classes.
+    by_data = settings.model in SEGFORMER_MODELS and settings.weights in ("hub", "random")
+    classes = len(settings.class_names()) if by_data else None
+    # Untrained weights too are the same in every process and every run.
+    model = load_model(settings.model, weights=settings.weights, classes=classes, seed=0)
     if model.task != "segmentation":
         raise ValueError(
             f"model={settings.model!r} is a classifier: name a segmentation model, such as "
