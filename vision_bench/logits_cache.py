@@ -118,6 +118,7 @@ def cache_logits(
     with _only_writer(store.folder, processes):
         if processes.index == 0:
             store.start()
+            store.drop_damaged()
         processes.wait()
         found = store.find()
         if found is None:

@@ -5,7 +5,8 @@
       00000000-00000512.safetensors   a shard; classification joins them, segmentation keeps them
       logits.safetensors        classification: logits, labels, and each image's index
       logits.json               its checksum, and the images left out
-      index.json                segmentation: where each image lies, and the images left out
+      index.json                segmentation: where each image lies, the checksum of every shard,
+                                and the images left out
 
 The folder's name ends with a hash of `cache.json`, which every file repeats. A file takes its name
 once it is whole, so that after a kill the next run goes on at the first missing shard.
@@ -31,7 +32,7 @@ from aim_plugins.sweep.files import (
     unseal,
     write_atomic,
 )
-from vision_bench.data import ClassificationData, first_of
+from vision_bench.data import ClassificationData, digest_files, first_of
 from vision_bench.logits import CachedLogits, load_logits
 from vision_bench.segmentation_data import SegmentationData
 from vision_bench.segmentation_logits import CachedImage, CachedSegmentationLogits
@@ -91,6 +92,19 @@ class LogitsStore:
             if is_temporary(path):
                 path.unlink(missing_ok=True)
         write_atomic(self.folder / "cache.json", json.dumps(self._identity, indent=2) + "\n")
+
+    def drop_damaged(self) -> None:
+        """Removes the shards of a finished segmentation cache that are no longer as written.
+
+        A flipped bit leaves a file of the right size, and logits that nobody would question.
+        """
+        digests = (self._record() or {}).get("sha256")
+        if not isinstance(self.data, SegmentationData) or not digests:
+            return
+        paths = [path for shard in self.shards() if (path := self._path(shard)).is_file()]
+        for path, digest in zip(paths, digest_files(paths), strict=True):
+            if digest != digests.get(path.name):
+                path.unlink(missing_ok=True)
 
     def shards(self) -> list[range]:
         """The images of each shard."""
@@ -167,22 +181,32 @@ class LogitsStore:
             self._finish_classification(unreadable)
 
     def find(self) -> CachedLogits | CachedSegmentationLogits | None:
-        """The finished cache; None if it is not there, damaged, or of something else."""
-        segmentation = isinstance(self.data, SegmentationData)
-        try:
-            text = (self.folder / (_INDEX if segmentation else _SIDECAR)).read_text("utf-8")
-            record = unseal(text)
-        except (FileNotFoundError, UnicodeDecodeError, CorruptRecordError):
+        """The finished cache; None if it is not there, damaged, or of something else.
+
+        Of segmentation, shards are only looked for: `drop_damaged` reads them.
+        """
+        record = self._record()
+        if record is None:
             return None
-        if record.get("key") != self.key:
-            return None
-        return self._find_segmentation(record) if segmentation else self._find_logits(record)
+        if isinstance(self.data, SegmentationData):
+            return self._find_segmentation(record)
+        return self._find_logits(record)
 
     def tidy(self) -> None:
         """Removes the shards that a finished cache no longer needs."""
         if isinstance(self.data, ClassificationData):
             for shard in self.shards():
                 self._path(shard).unlink(missing_ok=True)
+
+    def _record(self) -> dict[str, Any] | None:
+        """What a finished cache says about itself."""
+        segmentation = isinstance(self.data, SegmentationData)
+        try:
+            text = (self.folder / (_INDEX if segmentation else _SIDECAR)).read_text("utf-8")
+            record = unseal(text)
+        except (FileNotFoundError, UnicodeDecodeError, CorruptRecordError):
+            return None
+        return record if record.get("key") == self.key else None
 
     def _path(self, shard: range) -> Path:
         return self.folder / f"{shard.start:08d}-{shard.stop:08d}.safetensors"
@@ -203,6 +227,7 @@ class LogitsStore:
         self, notes: Mapping[range, Mapping[str, Any]], unreadable: Mapping[str, str]
     ) -> None:
         paths = {shard: self._path(shard) for shard in notes}
+        digests = digest_files(list(paths.values()))
         record = {
             "key": self.key,
             "images": [
@@ -210,7 +235,9 @@ class LogitsStore:
                 for shard, note in notes.items()
                 for index, size in note["sizes"].items()
             ],
-            "bytes": {path.name: path.stat().st_size for path in paths.values()},
+            "sha256": {
+                path.name: digest for path, digest in zip(paths.values(), digests, strict=True)
+            },
             "unreadable": dict(unreadable),
         }
         write_atomic(self.folder / _INDEX, seal(record))
@@ -227,10 +254,9 @@ class LogitsStore:
 
     def _find_segmentation(self, record: Mapping[str, Any]) -> CachedSegmentationLogits | None:
         assert isinstance(self.data, SegmentationData)
-        for name, size in record["bytes"].items():
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size != size:
-                return None
+        # An index without checksums is of an earlier version; it is written anew.
+        if "sha256" not in record or not all(self._path(s).is_file() for s in self.shards()):
+            return None
         return CachedSegmentationLogits(
             self.folder,
             self.data,

@@ -28,7 +28,7 @@ from vision_bench.logits import load_logits
 from vision_bench.logits_cache import SkippedImagesWarning, cache_logits
 from vision_bench.models import Preprocessing, VisionModel, wrap_model
 from vision_bench.segmentation_data import SegmentationData, load_segmentation_dataset
-from vision_bench.segmentation_logits import upsample
+from vision_bench.upsampling import upsample
 
 DIGITS = 100
 """Images in most tests: four shards, the last one short."""
@@ -408,12 +408,18 @@ def test_an_image_of_ade20k_takes_4_9_megabytes(tmp_path: Path):
     assert cached.read_labels(2).unique().tolist() == [12]
 
 
-def test_a_missing_shard_is_computed_again_alone(tmp_path: Path):
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_shard_is_computed_again_alone(tmp_path: Path, damage: str):
     root = write_pairs(tmp_path / "data", [(16, 12)] * 6)
     before = cache_logits(segmenter(), pairs(root), tmp_path / "cache")
     expected = files_of(before.folder)
     shards = sorted(before.folder.glob("0*.safetensors"))
-    shards[1].write_bytes(shards[1].read_bytes()[:-2])
+    content = bytearray(shards[1].read_bytes())
+    content[-2] ^= 1
+    if damage == "gone":
+        shards[1].unlink()
+    else:
+        shards[1].write_bytes(content if damage == "flipped" else content[:-2])
     model = segmenter()
     cache_logits(model, pairs(root), tmp_path / "cache")
     assert images_seen(model) == SEGMENTATION_SHARD
