@@ -23,6 +23,7 @@ from vision_bench.checkpoints import (
     refuse_misfit,
     unwrap_state_dict,
 )
+from vision_bench.image_processors import processor_settings
 from vision_bench.models import (
     LogitsOnly,
     Preprocessing,
@@ -115,9 +116,10 @@ def load_segformer(name: str, weights: Weights, classes: int | None) -> VisionMo
     size = name.removeprefix("segformer-")
     if not _wants_weights(name, weights):
         transformers = _require("transformers")
-        config = segformer.segformer_config(size, classes or _ADE20K_CLASSES)
+        classes = classes or _ADE20K_CLASSES
+        config = segformer.segformer_config(size, classes)
         module = transformers.SegformerForSemanticSegmentation(config)
-        return _segmenter(name, module, _segformer_preprocessing(size, config.num_labels))
+        return _segmenter(name, module, _segformer_preprocessing(size, classes))
     if weights == _HUB:
         return load_transformers(_hub_segformer(size, classes), None, classes, name=name)
     if _path(weights).is_dir():
@@ -164,7 +166,9 @@ def load_transformers(
         raise ValueError(
             f"classes={classes}, but {source!r} has {module.config.num_labels}: leave classes out"
         )
-    return _segmenter(name or source, module, _processor_settings(source, local))
+    return _segmenter(
+        name or source, module, processor_settings(source, local) or _ade_preprocessing()
+    )
 
 
 def is_hub_name(name: str) -> bool:
@@ -349,22 +353,4 @@ def _refuse_incomplete(report: Mapping[str, Any], name: str, source: str | Path)
         sorted(report["mismatched_keys"]),
         name=name,
         source=source,
-    )
-
-
-def _processor_settings(source: str, local: bool) -> Preprocessing:
-    """Reads `preprocessor_config.json`; without one, SegFormer's settings for ADE20K."""
-    from transformers import AutoImageProcessor
-
-    try:
-        processor = AutoImageProcessor.from_pretrained(source, local_files_only=local)
-    except (OSError, ValueError):
-        return _ade_preprocessing()
-    size = dict(processor.size or {})
-    side = size.get("shortest_edge") or size.get("height")
-    return Preprocessing(
-        size=side if processor.do_resize else None,
-        mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
-        resize="short" if "shortest_edge" in size else "square",
     )

@@ -357,6 +357,54 @@ def test_a_folders_image_processor_decides_the_preprocessing(segformer_folder, t
     assert model.fingerprint == load_model(str(segformer_folder)).fingerprint
 
 
+def with_processor(segformer_folder: Path, folder: Path, **settings: object) -> Path:
+    shutil.copytree(segformer_folder, folder)
+    settings = {"image_processor_type": "SegformerImageProcessor", **settings}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": 48, "resample": 3, "do_normalize": False},
+        {"size": 48, "resample": 1, "do_rescale": False, "do_normalize": False},
+        {"size": 48, "resample": 0, "do_rescale": False, "image_mean": [120, 110, 100]},
+        {"do_resize": False, "rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1]},
+        {"size": {"height": 32, "width": 32}, "do_resize": True},
+    ],
+)
+def test_images_are_prepared_as_by_the_image_processor(segformer_folder, tmp_path, settings):
+    from PIL import Image
+    from transformers import SegformerImageProcessorPil
+
+    from vision_bench.segmentation_data import default_resize, network_input
+
+    image = Image.effect_noise((70, 90), 60).convert("RGB")
+    folder = with_processor(segformer_folder, tmp_path / "copy", **settings)
+    expected = SegformerImageProcessorPil.from_pretrained(folder)(image, return_tensors="pt")
+    own = load_model(str(folder)).preprocessing
+    pixels = network_input(image, default_resize("folder", own), own)
+    torch.testing.assert_close(pixels, expected["pixel_values"][0].float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("size", {"height": 256, "width": 512}),
+        ("size", {"longest_edge": 1333, "shortest_edge": 800}),
+        ("image_mean", None),
+        ("resample", 4),
+        ("do_center_crop", True),
+    ],
+)
+def test_what_images_are_not_prepared_with_is_refused(segformer_folder, tmp_path, setting, value):
+    folder = with_processor(segformer_folder, tmp_path / "copy", **{setting: value})
+    message = re.escape(f"{str(folder)!r}: its preprocessor_config.json says {setting}={value}")
+    with pytest.raises(ValueError, match=message):
+        load_model(str(folder))
+
+
 def test_a_folder_with_missing_weights_is_refused(segformer_folder, tmp_path):
     from safetensors.torch import load_file, save_file
 
