@@ -262,7 +262,8 @@ def _timm_keys(state: dict[str, Tensor], module: nn.Module) -> Mapping[str, Tens
 
 
 def _timm_preprocessing(timm: ModuleType, name: str, module: nn.Module) -> Preprocessing:
-    config = timm.data.resolve_model_data_config(module)
+    # Some are evaluated on larger images than they were trained with.
+    config = timm.data.resolve_model_data_config(module, use_test_size=True)
     side = config["input_size"][-1]
     if config["input_size"][-2] != side or config["crop_mode"] not in ("center", "squash"):
         raise ValueError(

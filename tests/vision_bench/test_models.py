@@ -263,6 +263,14 @@ def test_timm_models_load_with_their_own_preprocessing(tmp_path):
     assert model.classes == 1000
 
 
+def test_timm_models_take_images_of_the_size_they_are_evaluated_with():
+    timm = pytest.importorskip("timm")
+    assert timm.get_pretrained_cfg("resnet10t").test_input_size == (3, 224, 224)
+    model = load_model("timm:resnet10t", weights="random")
+    # Trained with 176 pixels; timm's results are those of 224 pixels, 95 % of the shorter side.
+    assert (model.preprocessing.size, model.preprocessing.crop) == (235, 224)
+
+
 def test_a_timm_checkpoint_in_its_authors_layout_is_renamed_by_timm(tmp_path):
     timm = pytest.importorskip("timm")
     own = timm.create_model("test_vit").eval()
