@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vision_bench.segmentation_data import SegmentationData
+from vision_bench.upsampling import upsample
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,6 @@ class SegmentationLogits:
     ) -> Float[Tensor, "classes height width"]:
         """The logits of every pixel of the network's input, in float32."""
         return upsample(self.logits.to(device), self.size)
-
-
-def upsample(
-    logits: Float[Tensor, "classes rows columns"], size: tuple[int, int]
-) -> Float[Tensor, "classes height width"]:
-    """Interpolates logits bilinearly between pixel centres, as SegFormer's evaluations do.
-
-    Args:
-        logits: At the model's resolution, in any precision.
-        size: Height and width wanted.
-
-    Returns:
-        The logits of every pixel, in float32 or the logits' own higher precision.
-    """
-    single = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if tuple(logits.shape[1:]) == tuple(size):
-        return single
-    return torch.nn.functional.interpolate(
-        single[None], size=size, mode="bilinear", align_corners=False
-    )[0]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,24 @@ def tile_rows(
     return (range(start, min(start + step, height)) for start in range(0, height, step))
 
 
+def upsample(
+    logits: Float[Tensor, "classes rows columns"], size: tuple[int, int]
+) -> Float[Tensor, "classes height width"]:
+    """Logits of the full-size image, bit for bit those of its tiles.
+
+    Args:
+        logits: Logits of any size.
+        size: Height and width of the full-size image.
+
+    Returns:
+        The logits of every pixel, in float32 or wider.
+
+    Raises:
+        ValueError: As `upsample_rows`.
+    """
+    return upsample_rows(logits, size, range(size[0])).view(len(logits), *size)
+
+
 def upsample_rows(
     logits: Float[Tensor, "classes height width"], size: tuple[int, int], rows: range
 ) -> Float[Tensor, "classes pixels"]:
@@ -44,6 +62,9 @@ def upsample_rows(
 
     Returns:
         Logits of the pixels of these rows in reading order, in float32 or wider.
+
+    Raises:
+        ValueError: If logits that are interpolated are not finite.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     height, width = size
@@ -52,6 +73,8 @@ def upsample_rows(
         coarse = logits[:, rows.start : rows.stop].to(dtype)
     else:
         coarse = torch.lerp(logits[:, above].to(dtype), logits[:, below].to(dtype), share[:, None])
+    if tuple(logits.shape[1:]) != (height, width):
+        _require_finite(coarse)
     if logits.shape[2] != width:
         coarse = functional.interpolate(
             coarse[None], size=(len(rows), width), mode="bilinear", align_corners=False
@@ -73,9 +96,16 @@ def upsample_pixels(
 
     Returns:
         Their logits, in float32 or wider.
+
+    Raises:
+        ValueError: As `upsample_rows`.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     height, width = size
+    if tuple(logits.shape[1:]) == (height, width):
+        return logits.flatten(1)[:, pixels].to(dtype)
+    # All of them, as it would else depend on the pixels whether an image is refused.
+    _require_finite(logits)
     top, bottom, down = _neighbours(pixels // width, logits.shape[1] / height, logits)
     left, right, along = _neighbours(pixels % width, logits.shape[2] / width, logits, axis=2)
     upper, lower = (
@@ -83,6 +113,19 @@ def upsample_pixels(
         for row in (top, bottom)
     )
     return torch.lerp(upper, lower, down)
+
+
+def _require_finite(values: Tensor) -> None:
+    """Refuses infinite logits, or what interpolation makes of them: infinite values or NaN.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if not values.isfinite().all():
+        raise ValueError(
+            "logits hold -inf, +inf or NaN, which cannot be interpolated: give finite logits, such "
+            "as -1e4 for a class that is impossible, or logits of the labels' size"
+        )
 
 
 def _positions(rows: range, logits: Tensor) -> Int64[Tensor, " rows"]:

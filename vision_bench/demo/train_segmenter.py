@@ -28,7 +28,7 @@ from vision_bench.models import (
 )
 from vision_bench.segmentation_data import SegmentationData, load_segmentation_dataset
 from vision_bench.segmentation_layouts import IGNORE
-from vision_bench.segmentation_logits import upsample
+from vision_bench.upsampling import upsample
 
 _STRIDE = 4
 """SegFormer's logits have a quarter of the image's sides."""
