@@ -112,8 +112,12 @@ def _flag_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", required=True, help="resnet56, cifar10_vgg16_bn, torchvision:NAME, timm:NAME"
     )
-    parser.add_argument("--weights", help='file, "hub" to download, or "random"')
-    parser.add_argument("--data-root", metavar="DIR", help="folder of the data set")
+    parser.add_argument(
+        "--weights", help='file, "hub" to download, the default on CIFAR, or "random"'
+    )
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="folder of the data set; default for CIFAR: data"
+    )
     parser.add_argument("--split", help="default: the one to evaluate on")
     parser.add_argument(
         "--labels", metavar="FILE", help="labels of ImageNet's images in one folder"

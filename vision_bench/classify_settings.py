@@ -65,13 +65,13 @@ class ClassifySettings:
         dataset: Name of a data set, as in `vision_bench.data`.
         model: Name of a model, as in `vision_bench.models`; of pytorch-cifar-models the name of
             the architecture will do, such as "resnet56".
-        data_root: Folder of the data set.
+        data_root: Folder of the data set; by default "data" for CIFAR.
         split: The data set's split; None for the one to evaluate on.
         labels: For ImageNet's images in one folder, the list of their labels.
         limit: Number of images, taken evenly over the data set; None takes all.
         on_error: "skip" leaves unusable images out and counts them, "raise" stops at the first.
-        weights: File of the model's weights; "hub" downloads the published ones, "random" leaves
-            the model untrained.
+        weights: File of the model's weights; "hub" downloads the published ones, the default for
+            models of pytorch-cifar-models on CIFAR, and "random" leaves the model untrained.
         preprocessing: Fields of `vision_bench.models.Preprocessing` that differ from the model's.
         num_perturb_steps: Number of strengths, from 0 upwards.
         perturb_step: From one strength to the next, in logit units.
@@ -136,6 +136,11 @@ class ClassifySettings:
                 object.__setattr__(self, name, (value,))
             _require(name, getattr(self, name), (list, tuple), "a list of names or indices")
         self.plan()
+        if (dataset := _plain(self.dataset)) in ("cifar10", "cifar100"):
+            if self.data_root is None:
+                object.__setattr__(self, "data_root", "data")
+            if self.weights is None and self._published.startswith(f"{dataset}_"):
+                object.__setattr__(self, "weights", "hub")
 
     def plan(self) -> NoisePlan:
         """The modulation with its strengths and draws.
@@ -158,12 +163,16 @@ class ClassifySettings:
         >>> ClassifySettings(dataset="cifar100", model="resnet56").model_name
         'cifar100_resnet56'
         """
+        return self._published or self.model
+
+    @property
+    def _published(self) -> str:
+        """Its name in pytorch-cifar-models, empty for a model from elsewhere."""
         from vision_bench.models import CIFAR_MODELS
 
-        dataset = self.dataset.lower().replace("-", "").replace("_", "")
         # Without a checkpoint for its data set, an architecture is that of CIFAR-10.
-        names = (f"{dataset}_{self.model}", f"cifar10_{self.model}")
-        return next((name for name in names if name in CIFAR_MODELS), self.model)
+        names = (f"{_plain(self.dataset)}_{self.model}", f"cifar10_{self.model}", self.model)
+        return next((name for name in names if name in CIFAR_MODELS), "")
 
     @property
     def folder(self) -> Path:
@@ -179,26 +188,56 @@ class ClassifySettings:
         Raises:
             ValueError: If a name, a file or a setting is not usable.
             FileNotFoundError: If a file is not there.
+            OSError: If weights cannot be downloaded.
             ImportError: If a package is missing.
         """
         from vision_bench.data import load_dataset
         from vision_bench.models import load_model
 
-        data = load_dataset(
-            self.dataset,
-            self.data_root,
-            split=self.split,
-            limit=self.limit,
-            labels=self.labels,
-            on_error=self.on_error,
-        )
+        absent = self._absent_weights()
+        try:
+            data = load_dataset(
+                self.dataset,
+                self.data_root,
+                split=self.split,
+                limit=self.limit,
+                labels=self.labels,
+                on_error=self.on_error,
+            )
+        except FileNotFoundError as error:
+            # Told at once, as the data takes a while to get.
+            also = f"; {absent}" if absent else ""
+            raise FileNotFoundError(f"data_root (--data-root): {error}{also}") from error
         # Untrained weights too are the same in every process and every run.
-        model = _seeded(
-            lambda: load_model(self.model_name, weights=self.weights, classes=len(data.classes))
-        )
+        try:
+            model = _seeded(
+                lambda: load_model(self.model_name, weights=self.weights, classes=len(data.classes))
+            )
+        except OSError as error:
+            if not absent:
+                raise
+            raise OSError(f"{absent}: the download failed ({error})") from error
         model = replace(model, preprocessing=self._preprocessing(model.preprocessing))
         data.preprocessing = model.preprocessing
         return model, data
+
+    def _absent_weights(self) -> str:
+        """Says what is to be downloaded; empty if nothing is."""
+        import torch
+
+        from vision_bench.architectures.cifar import checkpoint_url
+
+        if self.weights != "hub" or not self._published:
+            return ""
+        url = checkpoint_url(self._published)
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        name = url.rpartition("/")[2]
+        if (folder / name).is_file():
+            return ""
+        return (
+            f"weights='hub' (--weights): {name} is not in {folder} but at {url}; fetch it and give "
+            "the file"
+        )
 
     def _preprocessing(self, own: Any) -> Any:
         known = [entry.name for entry in fields(own)]
@@ -329,6 +368,11 @@ def class_index(entry: str | int, names: Sequence[str], argument: str) -> int:
     nearest = difflib.get_close_matches(entry, names, n=3, cutoff=0.5)
     hint = f"; nearest: {', '.join(map(repr, nearest))}" if nearest else ": give an index"
     raise ValueError(f"{argument} holds {entry!r}, which is no class{hint}")
+
+
+def _plain(name: str) -> str:
+    """The name of a data set as in those of pytorch-cifar-models."""
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _any_twice(names: Sequence[str]) -> bool:

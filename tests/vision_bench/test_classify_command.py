@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,16 @@ def table(folder: Path, name: str = "sweep.csv") -> list[dict[str, str]]:
 
 def values(folder: Path, metric: str, task: str = "digits-test") -> list[float]:
     return [float(r["value"]) for r in table(folder) if (r["task"], r["metric"]) == (task, metric)]
+
+
+def write_cifar10(root: Path) -> None:
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
+    (folder / "test_batch.bin").write_bytes(
+        b"".join(bytes([index % 10]) + row.tobytes() for index, row in enumerate(pixels))
+    )
+    (folder / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -205,13 +216,7 @@ def test_published_figures_need_the_published_weights(weights, tmp_path, monkeyp
     monkeypatch.setattr(
         published, "_AIM_CURVES", {("cifar10_resnet20", "cifar10-test", "acc", ()): (0.5,) * 6}
     )
-    folder = tmp_path / "cifar-10-batches-bin"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
-    (folder / "test_batch.bin").write_bytes(
-        b"".join(bytes([index % 10]) + row.tobytes() for index, row in enumerate(pixels))
-    )
-    (folder / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n")
+    write_cifar10(tmp_path)
 
     def sweep(name: str) -> list[float]:
         places = ("--output", str(tmp_path / name / "out"), "--logits-cache", str(tmp_path / "l"))
@@ -226,6 +231,44 @@ def test_published_figures_need_the_published_weights(weights, tmp_path, monkeyp
     assert sweep("same") == [0.5] * 6
     assert '"published"' in (tmp_path / "same/out/report.html").read_text()
     assert json.loads((tmp_path / "same/out/manifest.json").read_text())["published"]
+
+
+def issue_command(tmp_path: Path) -> int:
+    """AIM's command as it stands in its README, with places of its own."""
+    places = ["--output", str(tmp_path / "out"), "--logits-cache", str(tmp_path / "logits")]
+    words = "--dataset cifar10 --model resnet56 --num-perturb-steps 101 --perturb-step 0.2 --plot"
+    return main([*words.split(), *places])
+
+
+def test_absent_data_and_weights_are_told_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    assert issue_command(tmp_path) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    places = ["data", str(tmp_path / "torch/hub/checkpoints")]
+    names = ["cifar-10-batches-bin", "cifar10_resnet56-187c023a.pt"]
+    assert all(part in error for part in ["--data-root", "--weights", *places, *names])
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch, capsys):
+    def offline(*arguments, **options):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    write_cifar10(tmp_path / "data")
+    assert issue_command(tmp_path) == 1
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert "--weights" in error and "no route to host" in error
+
+
+def test_cifar_has_defaults_and_other_data_has_none():
+    assert ClassifySettings("cifar10", "resnet56").weights == "hub"
+    assert ClassifySettings("CIFAR-100", "cifar100_resnet56").data_root == "data"
+    assert ClassifySettings("cifar100", "cifar10_resnet56").weights is None
+    assert ClassifySettings("digits", "resnet56").weights is None
+    assert ClassifySettings("cifar10", "timm:resnet18").weights is None
 
 
 def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, capsys):
