@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from aim_plugins.modulation.noise import NOISE_VERSION
@@ -38,8 +39,10 @@ from vision_bench.segmentation_data import SegmentationData, load_segmentation_d
 from vision_bench.segmentation_logits import CachedSegmentationLogits
 
 CHECKPOINT_IMAGES = 16
-"""Images between two records of the counts: a shard of the cache."""
+"""Images that are counted together: a shard of the cache."""
 
+RECORD_SECONDS = 30.0
+"""Between two records of the counts; of 150 classes and many strengths they take 100s of MB."""
 
 METRICS = ("miou", "acc", "mrecall", "mprecision", "mf1", "iou", "recall", "precision", "f1")
 """In the order of tables and pictures: the headlines of the field first."""
@@ -157,12 +160,21 @@ class SegmentationSweep:
 
         record = CurveRecord(store.folder / "records" / "counts.safetensors", cached.key)
         curve = record.read(self.stds)
+        recorded, since = curve, monotonic()
         done = 0 if curve is None else curve.images
-        with tqdm(desc="counting pixels", total=len(cached), initial=done, unit="image") as bar:
+        bar = tqdm(desc="counting pixels", total=len(cached), initial=done, unit="image")
+        try:
             for start in range(done, len(cached), CHECKPOINT_IMAGES):
                 positions = range(start, min(start + CHECKPOINT_IMAGES, len(cached)))
                 part = self._measure(self._items(cached, positions, bar))
                 curve = part if curve is None else curve.joined(part)
+                if monotonic() - since >= RECORD_SECONDS:
+                    record.write(curve)
+                    recorded, since = curve, monotonic()
+        finally:
+            bar.close()
+            # At the end, and also where a run is interrupted or an image stops it.
+            if curve is not None and curve is not recorded:
                 record.write(curve)
         if curve is None:
             raise ValueError(f"{self.data.name} holds no image")

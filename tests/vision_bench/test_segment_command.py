@@ -346,12 +346,14 @@ def results(folder: Path) -> dict[str, bytes]:
 
 def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(config, tmp_path, monkeypatch):
     monkeypatch.setattr(segment_sweep, "CHECKPOINT_IMAGES", 2)
+    monkeypatch.setattr(segment_sweep, "RECORD_SECONDS", 0.0)
     path = config(draws=2)
     assert evaluate(path, "--output", str(tmp_path / "whole")) == 0
     code = (
         "import os, signal, sys\n"
         "from vision_bench import cli, segment_records, segment_sweep\n"
         "segment_sweep.CHECKPOINT_IMAGES = 2\n"
+        "segment_sweep.RECORD_SECONDS = 0.0\n"
         "write = segment_records.CurveRecord.write\n"
         "def write_and_die(record, curve):\n"
         "    write(record, curve)\n"
@@ -374,6 +376,53 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(config, tmp_path, m
     monkeypatch.setattr(segment_sweep, "segmentation_curve", count)
     assert evaluate(path) == 0
     assert counted == ["images/validation/ADE_val_00000005.jpg"]
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock on which counting an image takes ten seconds; its last entry is the time."""
+    times = [0.0]
+    measure = segment_sweep.segmentation_curve
+
+    def slow(*arguments, **options):
+        curve = measure(*arguments, **options)
+        times.append(times[-1] + 10 * curve.images)
+        return curve
+
+    monkeypatch.setattr(segment_sweep, "CHECKPOINT_IMAGES", 1)
+    monkeypatch.setattr(segment_sweep, "monotonic", lambda: times[-1])
+    monkeypatch.setattr(segment_sweep, "segmentation_curve", slow)
+    return times
+
+
+def test_counts_are_recorded_every_half_minute_and_at_the_end(config, clock, monkeypatch):
+    write, recorded = segment_records.CurveRecord.write, []
+
+    def note(record, curve):
+        recorded.append(curve.images)
+        write(record, curve)
+
+    monkeypatch.setattr(segment_records.CurveRecord, "write", note)
+    assert evaluate(config(exact=False)) == 0
+    assert recorded == [3, 5]
+
+
+def test_an_interrupted_run_keeps_what_it_has_counted(config, clock, tmp_path, monkeypatch):
+    path = config(exact=False)
+    slow = segment_sweep.segmentation_curve
+
+    def interrupt(*arguments, **options):
+        if clock[-1] == 20:
+            raise KeyboardInterrupt
+        return slow(*arguments, **options)
+
+    monkeypatch.setattr(segment_sweep, "segmentation_curve", interrupt)
+    assert evaluate(path) == 130
+    monkeypatch.setattr(segment_sweep, "segmentation_curve", slow)
+    assert evaluate(path) == 0
+    assert clock == [0, 10, 20, 30, 40, 50]
+    assert evaluate(path, "--output", str(tmp_path / "whole")) == 0
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
