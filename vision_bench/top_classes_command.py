@@ -63,7 +63,8 @@ def run_top_classes(options: argparse.Namespace) -> int:
     settings = read_settings(options.config, options.cfg_options, output=options.output)
     folder = Path(settings.images)
     stds = parse_strengths(settings.noise_std, name="noise_std")
-    model = load_model(settings.model, weights=settings.weights)
+    # Untrained weights too are the same in every run, which goes on where it was.
+    model = load_model(settings.model, weights=settings.weights, seed=0)
     names, photographs, logits = _classify(model, folder)
     arguments = {
         "command": "top-classes",

@@ -117,3 +117,11 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
 def test_bad_input_is_one_line(tmp_path, folder, settings, message, capsys):
     assert main(["top-classes", str(config(tmp_path, folder, **settings))]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_with_untrained_weights_can_be_repeated(tmp_path, folder):
+    pytest.importorskip("timm")
+    path = str(config(tmp_path, folder, model="timm:test_resnet"))
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        assert main(["top-classes", path]) == 0
