@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 from sklearn import metrics
-from torch.nn import functional
 
 from aim_plugins.sweep.plots import plot_curves
 from vision_bench import published, segment_records, segment_results, segment_sweep
@@ -30,6 +29,7 @@ from vision_bench.perturbators import (
     UtilityPerturbator,
 )
 from vision_bench.segment_settings import read_settings, targets_of
+from vision_bench.upsampling import upsample
 
 CLASSES = 150
 PERSON = 12
@@ -150,7 +150,7 @@ def upsampled_logits(
     with torch.no_grad():
         batch = torch.from_numpy(pixels).float().permute(2, 0, 1)[None]
         logits = model(batch).logits.to(dtype).float()
-    return functional.interpolate(logits, size=size[::-1], mode="bilinear", align_corners=False)[0]
+    return upsample(logits[0], (size[1], size[0]))
 
 
 def loop_over_levels(root: Path, checkpoint: Path, perturbators: list) -> np.ndarray:
@@ -199,8 +199,8 @@ def test_the_matrices_are_those_of_a_loop_over_levels(
         levels = [perturbator.at(std, seed=5 + draw) for std in (0.0, 1.5, 3.0)]
         loop = loop_over_levels(ade20k, checkpoint, levels)
         assert loop.sum() == found[draw].sum()
-        # Bilinear interpolation rounds in another order; a pixel in thousands is a tie.
-        assert np.abs(loop - found[draw]).sum() <= 1e-3 * loop.sum()
+        # The photographs are normalised in double precision here; a near-tie may go either way.
+        assert np.abs(loop - found[draw]).sum() <= 1e-4 * loop.sum()
         assert (loop[0] != loop[2]).any()
 
 
