@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -20,6 +21,8 @@ from vision_bench.plain_pickle import load_plain_pickle
 
 _CIFAR_PIXELS = 3 * 32 * 32
 _IDX_UINT8 = 8
+_IDX_BYTES = 1 << 31
+_PIECE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -191,21 +194,36 @@ def read_idx(path: Path) -> np.ndarray:
         ValueError: If the file is damaged, or not of this format.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _read_idx(path, file)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: the compressed file is damaged ({error})") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _IDX_UINT8:
+
+
+def _read_idx(path: Path, file: BinaryIO | gzip.GzipFile) -> np.ndarray:
+    """Reads no more than the header states: a few bytes may decompress to any number of them."""
+    start = file.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] != _IDX_UINT8:
         raise ValueError(f"{path}: not an IDX file of 8-bit numbers")
-    start = 4 + 4 * content[3]
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
-    if len(shape) != content[3] or len(content) - start != math.prod(shape):
+    sizes = file.read(4 * start[3])
+    shape = tuple(int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4"))
+    stated = math.prod(shape)
+    if stated > _IDX_BYTES:
         raise ValueError(
-            f"{path}: {len(content) - start} bytes follow the header of an array {list(shape)}: "
+            f"{path}: the header states an array {list(shape)}, above the limit of {_IDX_BYTES} "
+            "bytes: the file is damaged, or no data set of images"
+        )
+    content = bytearray()
+    # One byte more shows a file that is too long.
+    while piece := file.read(min(_PIECE, stated + 1 - len(content))):
+        content += piece
+    if len(shape) != start[3] or len(content) != stated:
+        found = f"more than {stated}" if len(content) > stated else str(len(content))
+        raise ValueError(
+            f"{path}: {found} bytes follow the header of an array {list(shape)}: "
             "the file is cut short or damaged"
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(bytes(content), np.uint8).reshape(shape)
 
 
 def _with_or_without_gz(path: Path) -> Path | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ _ERRORS = (
     MemoryError,
     RecursionError,
 )
+_MEMO_ENTRIES = 1 << 22
+"""Numbered values at most: CIFAR's files number some 100,000, one for each image's name."""
+
 _NUMBERS = frozenset({"u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"})
 
 
@@ -47,6 +51,7 @@ def load_plain_pickle(path: str | Path) -> dict[str, Any]:
     """
     content = Path(path).read_bytes()
     try:
+        _check_memo(content)
         value = _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
         if type(value) is not dict:
             raise TypeError(f"it holds a {type(value).__name__}, not a dictionary")
@@ -56,6 +61,18 @@ def load_plain_pickle(path: str | Path) -> dict[str, Any]:
         }
     except _ERRORS as error:
         raise ValueError(f"{path}: not a pickle of plain values and arrays ({error})") from error
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuses numbers of values for which the unpickler would make a table of any size."""
+    for opcode, number, _ in pickletools.genops(content):
+        if opcode.name not in ("PUT", "BINPUT", "LONG_BINPUT"):
+            continue
+        assert number is not None
+        if not 0 <= number < _MEMO_ENTRIES:
+            raise pickle.UnpicklingError(
+                f"it numbers a value {number}: no data set has so many, the file may be malicious"
+            )
 
 
 class _PlainUnpickler(pickle.Unpickler):

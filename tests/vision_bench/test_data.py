@@ -6,6 +6,7 @@ import gzip
 import os
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,16 @@ def test_whatever_is_not_plain_data_is_refused(tmp_path: Path, attack: bytes):
         load_plain_pickle(path)
 
 
+@pytest.mark.parametrize("put", [b"r" + struct.pack("<I", 1 << 26), b"p%d\n" % (1 << 26), b"p-1\n"])
+def test_a_pickle_cannot_ask_for_a_table_of_any_size(tmp_path: Path, put: bytes):
+    # A dozen bytes would have the unpickler allocate a gigabyte, or with a larger number all there
+    # is.
+    path = tmp_path / "batch"
+    path.write_bytes(b"\x80\x02}" + put + b".")
+    with pytest.raises(ValueError, match="batch: .*numbers a value"):
+        load_plain_pickle(path)
+
+
 def test_an_array_larger_than_its_bytes_is_refused(tmp_path: Path):
     batch = python2_batch(pixels(2), [0, 1]).replace(struct.pack("<i", 3072), b"\x00\x10\x00\x00")
     write_cifar_python(tmp_path, batch)
@@ -275,6 +286,25 @@ def test_damaged_idx_files_are_refused(tmp_path: Path, damage, message: str):
     path = tmp_path / "f" / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=message):
+        load_dataset("fashion-mnist", tmp_path / "f")
+
+
+def test_no_more_is_decompressed_than_the_header_states(tmp_path: Path):
+    labels = np.zeros(5, np.uint8)
+    write_fashion_mnist(tmp_path / "f", np.zeros((5, 28, 28), np.uint8), labels, zipped=True)
+    path = tmp_path / "f" / "t10k-images-idx3-ubyte.gz"
+    with gzip.open(path, "ab", compresslevel=1) as file:
+        for _ in range(128):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="more than 3920 bytes follow the header"):
+            load_dataset("fashion-mnist", tmp_path / "f")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + b"\xff" * 12))
+    with pytest.raises(ValueError, match="above the limit"):
         load_dataset("fashion-mnist", tmp_path / "f")
 
 
