@@ -105,21 +105,23 @@ def add_expected_counts(
     classes = len(clean)
     if weights is None:
         weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
-    if directions is None:
-        for std, count in zip(stds, counts, strict=True):
-            count.index_add_(0, labels, argmax_probabilities(clean.T, std) * weights[:, None])
-        return
-    values, ids = _contenders(clean, list(directions))
-    signs = list(directions.values())
+    signs = [] if directions is None else list(directions.values())
+    if directions is not None:
+        values, ids = _contenders(clean, list(directions))
     for std, count in zip(stds, counts, strict=True):
-        cells = labels * classes + ids
         if std == 0:
-            cells = labels * classes + clean.argmax(0)
-            probabilities = torch.ones_like(cells, dtype=torch.float64)
-        elif len(signs) == 1:
+            winners = clean.argmax(0, keepdim=True)
+            require_usable(clean.gather(0, winners)[0])
+            count.view(-1).scatter_add_(0, labels * classes + winners[0], weights)
+            continue
+        if directions is None:
+            count.index_add_(0, labels, argmax_probabilities(clean.T, std) * weights[:, None])
+            continue
+        if len(signs) == 1:
             probabilities = _single_target_law(values, signs[0], std)
         else:
             probabilities = focus_probabilities(values.T, dict(enumerate(signs)), std).T
+        cells = labels * classes + ids
         count.view(-1).scatter_add_(0, cells.flatten(), (weights * probabilities).flatten())
 
 
