@@ -89,6 +89,11 @@ def read_cifar(name: str, root: Path, split: str) -> ArrayRecords:
     for layout, read in ((binary, _read_cifar_binary), (python, _read_cifar_python)):
         for folder in (root / layout.folder, root):
             if (folder / layout.files[split][0]).is_file():
+                for file in (*layout.files[split], layout.meta):
+                    if not (folder / file).is_file():
+                        raise FileNotFoundError(
+                            f"{folder / file} of {name} is missing: unpack the whole archive"
+                        )
                 return read(name, folder, layout.files[split], layout.meta)
     raise FileNotFoundError(
         f"root={str(root)!r} holds no {name}: give the folder in which {binary.folder} or "

@@ -129,6 +129,8 @@ class ClassifySettings:
         _require_count("workers", self.workers, 0)
         if self.limit is not None:
             _require_count("limit", self.limit, 1)
+        if self.on_error not in ("skip", "raise"):
+            raise ValueError(f"on_error={self.on_error!r} is neither 'skip' nor 'raise'")
         _require("seed", self.seed, int, "an integer")
         _require("preprocessing", self.preprocessing, Mapping, "a dictionary of settings")
         for name in ("focus_target", "report_classes"):

@@ -220,6 +220,7 @@ def measure(
                     cached.labels,
                     plan.stds,
                     seed=plan.seed + part - 1,
+                    indices=cached.indices,
                     top_k=plan.top_k,
                     **common,
                 )

@@ -88,13 +88,14 @@ def sample_run(
     *,
     seed: int = 0,
     targets: Mapping[int, int] | None = None,
+    indices: Int[Tensor, " documents"] | None = None,
     top_k: int = TOP_K,
     advance: Callable[[int], object] | None = None,
 ) -> SampledRun:
     """Draws noise once and measures its effect at every strength.
 
     The noise of a document depends on its index and the seed alone, so a document keeps its noise
-    when others are added behind it.
+    when others are added behind it, and with `indices` when others are left out.
 
     Args:
         logits: Clean logits, on any device; −inf marks an impossible class.
@@ -103,6 +104,7 @@ def sample_run(
         seed: Seed of the noise.
         targets: For focus modulation, class index → +1 (noise upwards) or −1 (noise downwards);
             without it every class receives noise.
+        indices: Index of each document in its data set; by default its position.
         top_k: How many of the best classes count for `in_top_k`.
         advance: Called with the number of documents finished, for a progress bar.
 
@@ -116,10 +118,11 @@ def sample_run(
     in_top_k = torch.zeros(len(stds), dtype=torch.int64, device=device)
     entropies, squares = torch.zeros(2, len(stds), dtype=torch.float64, device=device)
     binned = torch.zeros(3, len(stds), BINS, dtype=torch.float64, device=device)
+    documents = torch.arange(len(logits)) if indices is None else indices
     for block in document_blocks(*logits.shape):
         clean = logits[block].T.to(dtype).contiguous()
         label = labels[block].to(device).long()
-        noise = _noise(block, classes, seed, targets, clean)
+        noise = _noise(documents[block].to(device), classes, seed, targets, clean)
         noisy = torch.empty_like(clean)
         for level, std in enumerate(stds):
             # Two rounded operations: which elements are fused would depend on the block.
@@ -154,14 +157,13 @@ def document_blocks(documents: int, classes: int) -> Iterator[slice]:
 
 
 def _noise(
-    block: slice,
+    documents: Int[Tensor, " documents"],
     classes: int,
     seed: int,
     targets: Mapping[int, int] | None,
     clean: Float[Tensor, "classes documents"],
 ) -> Float[Tensor, "classes documents"]:
     """What a strength of 1 adds to the logits of these documents."""
-    documents = torch.arange(block.start, block.stop, device=clean.device)
     keys = prefix_keys(documents[:, None])[:, 0]
     if targets is None:
         return standard_normal(keys, classes, seed=seed, dtype=clean.dtype).T.contiguous()

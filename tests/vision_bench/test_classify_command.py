@@ -271,6 +271,11 @@ def test_cifar_has_defaults_and_other_data_has_none():
     assert ClassifySettings("cifar10", "timm:resnet18").weights is None
 
 
+def test_a_wrong_answer_to_damaged_images_is_told_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="on_error='stop' is neither 'skip' nor 'raise'"):
+        ClassifySettings("no data", "no model", on_error="stop")
+
+
 def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, capsys):
     copy = tmp_path / "weights.safetensors"
     copy.write_bytes(weights.read_bytes())
@@ -301,6 +306,7 @@ def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, caps
         (("--draws", "0"), "draws=0"),
         (("--batch-size", "0"), "batch_size=0"),
         (("--limit", "0"), "limit=0"),
+        (("--dataset", "cifar10", "--data-root", "nowhere"), "root='nowhere' holds no cifar10"),
         (("--device", "abacus"), "device='abacus'"),
         (("--focus-target", "12"), "focus_target holds 12, outside the 10 classes"),
         (("--focus-target", "3", "3"), "twice"),

@@ -230,6 +230,13 @@ def test_a_cut_binary_file_is_refused(tmp_path: Path):
         load_dataset("cifar10", tmp_path)
 
 
+def test_a_missing_list_of_class_names_is_told(tmp_path: Path):
+    write_cifar10_binary(tmp_path, pixels(2), [0, 1])
+    (tmp_path / "cifar-10-batches-bin" / "batches.meta.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="batches.meta.txt of cifar10 is missing: unpack"):
+        load_dataset("cifar10", tmp_path)
+
+
 def idx(array: np.ndarray) -> bytes:
     sizes = struct.pack(f">{array.ndim}I", *array.shape)
     return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()

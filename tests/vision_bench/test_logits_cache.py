@@ -27,6 +27,7 @@ from vision_bench.images import UnreadableImageError
 from vision_bench.logits import load_logits
 from vision_bench.logits_cache import SkippedImagesWarning, cache_logits
 from vision_bench.models import Preprocessing, VisionModel, wrap_model
+from vision_bench.sampled_runs import sample_run
 from vision_bench.segmentation_data import SegmentationData, load_segmentation_dataset
 from vision_bench.upsampling import upsample
 
@@ -320,6 +321,27 @@ def test_damaged_images_are_left_out_and_counted(tmp_path: Path):
         with pytest.raises(UnreadableImageError, match="0/1.png"):
             strict = load_dataset("folder", root, on_error="raise")
             cache_logits(classifier(), strict, tmp_path / folder)
+
+
+def test_a_left_out_image_leaves_the_noise_of_the_others(tmp_path: Path):
+    root = write_classes(tmp_path / "data")
+    whole = cache_logits(classifier(), load_dataset("folder", root), tmp_path / "cache")
+    (root / "0" / "1.png").write_bytes(b"no image")
+    with pytest.warns(SkippedImagesWarning):
+        part = cache_logits(classifier(), load_dataset("folder", root), tmp_path / "cache")
+    kept = [0, *range(2, 30)]
+    assert part.indices is not None and part.indices.tolist() == kept
+    # Entropies of noisy logits are as good as the noise itself.
+    for seed in range(3):
+        every, others = (
+            sample_run(cached.logits, cached.labels, [5.0], seed=seed, indices=cached.indices)
+            for cached in (whole, part)
+        )
+        alone = sample_run(
+            whole.logits[1:2], whole.labels[1:2], [5.0], seed=seed, indices=torch.tensor([1])
+        )
+        assert torch.equal(every.correct, others.correct + alone.correct)
+        assert every.entropy.item() == pytest.approx((others.entropy + alone.entropy).item())
 
 
 def test_a_shard_without_any_readable_image_is_no_hindrance(tmp_path: Path):
