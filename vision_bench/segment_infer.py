@@ -47,6 +47,7 @@ from vision_bench.segment_settings import SegmentSettings
 from vision_bench.segment_sweep import load_segmentation_model
 from vision_bench.segmentation import predict_levels
 from vision_bench.segmentation_data import default_resize, network_input
+from vision_bench.segmentation_logits import noise_key
 
 PICTURE_SIDE = 640
 """Longer side of overlays at most, in pixels."""
@@ -136,7 +137,7 @@ class _Segmenter:
         pixels = network_input(photograph, self.resize, self.preprocessing)
         logits = forward(self.model, pixels[None].to(self.device))[0]
         size = (pixels.shape[1], pixels.shape[2])
-        return predict_levels(logits, self.perturbator, self.stds, size=size, key=name)
+        return predict_levels(logits, self.perturbator, self.stds, size=size, key=noise_key(name))
 
     def draw(self, photograph: Image.Image, name: str, folder: Path) -> None:
         """Writes all pictures of an image."""

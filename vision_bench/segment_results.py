@@ -182,9 +182,7 @@ def _sample(
 ) -> ImageSample:
     names = cached.data.classes
     item, labels = cached[position], cached.read_labels(position)
-    maps = predict_levels(
-        item.logits.to(device), perturbator, levels, size=item.size, key=item.name
-    )
+    maps = predict_levels(item.logits.to(device), perturbator, levels, size=item.size, key=item.key)
     photograph = cached.data.read_photograph(item.index)
     photograph.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
     truth = overlay(photograph, labels, names, legend=[])

@@ -97,6 +97,7 @@ class SegmentationSweep:
             "draws": settings.draws,
             "seed": settings.seed,
             "noise_version": NOISE_VERSION,
+            "noise_key": "file name",
             "exact": settings.exact,
             "exact_pixels": settings.exact_pixels if settings.exact else None,
             "cache_dtype": settings.cache_dtype,
@@ -186,7 +187,7 @@ class SegmentationSweep:
         device = best_device(self.settings.device)
         for position in positions:
             image = cached[position]
-            yield image.logits.to(device), cached.read_labels(position), image.name
+            yield image.logits.to(device), cached.read_labels(position), image.key
             bar.update()
 
     def _measure(self, items: Iterator[Item]) -> SegmentationCurve:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from jaxtyping import Float, Int
@@ -32,7 +32,7 @@ class SegmentationLogits:
         logits: As stored, at the model's resolution.
         size: Height and width of the network's input.
         index: The image's index in its data set.
-        name: Its path, which identifies it in keyed noise.
+        name: Its path.
     """
 
     logits: Float[Tensor, "classes rows columns"]
@@ -40,11 +40,27 @@ class SegmentationLogits:
     index: int
     name: str
 
+    @property
+    def key(self) -> str:
+        """What identifies the image in keyed noise; see `noise_key`."""
+        return noise_key(self.name)
+
     def upsampled(
         self, device: str | torch.device | None = None
     ) -> Float[Tensor, "classes height width"]:
         """The logits of every pixel of the network's input, in float32."""
         return upsample(self.logits.to(device), self.size)
+
+
+def noise_key(name: str) -> str:
+    """The name of an image's file, so that its noise is the same wherever its folder starts.
+
+    Images of different folders that share a name share their noise.
+
+    >>> noise_key("images/validation/ADE_val_00000001.jpg")
+    'ADE_val_00000001.jpg'
+    """
+    return PurePosixPath(name).name
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def loop_over_levels(root: Path, checkpoint: Path, perturbators: list) -> np.nda
         labels = reduced_labels(root, name, tuple(logits.shape[1:]))
         counted = labels != 255
         for level, perturbator in enumerate(perturbators):
-            answers = perturbator(logits, f"images/validation/{name}.jpg").argmax(0).numpy()
+            answers = perturbator(logits, f"{name}.jpg").argmax(0).numpy()
             total[level] += metrics.confusion_matrix(
                 labels[counted], answers[counted], labels=range(CLASSES)
             )
@@ -375,7 +375,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(config, tmp_path, m
 
     monkeypatch.setattr(segment_sweep, "segmentation_curve", count)
     assert evaluate(path) == 0
-    assert counted == ["images/validation/ADE_val_00000005.jpg"]
+    assert counted == ["ADE_val_00000005.jpg"]
     assert results(tmp_path / "out") == results(tmp_path / "whole")
 
 
@@ -601,6 +601,14 @@ def test_no_image_is_one_line(config, photographs, tmp_path, capsys, kind):
 def test_a_damaged_image_stops_the_run_where_that_is_asked_for(config, photographs, capsys):
     assert infer(config(on_error="raise"), photographs) == 2
     assert "broken.jpg" in capsys.readouterr().err
+
+
+def test_noise_is_that_of_the_file_wherever_its_folder_starts(config, ade20k, tmp_path):
+    path, name = config(), "ADE_val_00000002"
+    assert infer(path, ade20k / "images", "--output", str(tmp_path / "far")) == 0
+    assert infer(path, ade20k / "images" / "validation", "--output", str(tmp_path / "near")) == 0
+    far = tmp_path / "far" / "validation" / name / "shares.csv"
+    assert far.read_bytes() == (tmp_path / "near" / name / "shares.csv").read_bytes()
 
 
 def test_images_of_impossible_sizes_are_left_out_of_overlays(config, photographs, tmp_path, capsys):
