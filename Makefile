@@ -1,5 +1,6 @@
 # Needs python3, pip, git and make; everything else is installed into .venv.
 #   make demo     a modulation curve of a real model, from one command
+#   make demo-vision     the same for image classifiers and segmentation
 #   make test     every test
 # Variables: PYTHON=python3.12 make setup; STRENGTHS=0:4:0.25 make demo
 
@@ -13,6 +14,7 @@ DEMO_TASKS ?= aim_demo_capitals,aim_demo_continents,aim_demo_generation
 STRENGTHS ?= 0:4:0.5,5,6,8,10,12,14,16,20
 DRAWS ?= 5
 OUTPUT ?= runs/demo
+VISION_OUTPUT ?= runs/demo-vision
 
 # pip's own indexes and folders of wheels, handed to uv, which does not read pip's settings.
 PIP_CONFIG = $(BIN)/python -m pip config get
@@ -27,12 +29,13 @@ PIP_SETTINGS = \
 	if [ -n "$$links" ] && [ -z "$$UV_FIND_LINKS" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
 	if [ -n "$$cert" ] && [ -z "$$SSL_CERT_FILE" ]; then export SSL_CERT_FILE="$$cert"; fi;
 
-.PHONY: help setup demo test lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision test lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup       install everything into $(VENV)"
 	@echo "make demo        fetch the demo model and draw its modulation curves in $(OUTPUT)"
+	@echo "make demo-vision train small vision models once and draw their curves in $(VISION_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make lint        check style and types (make format mends the style)"
 	@echo "make bench       run the benchmarks; each prints a ratio and writes JSON"
@@ -60,6 +63,31 @@ demo: setup
 		--model-args "pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32" \
 		--tasks $(DEMO_TASKS) --include-path eval_configs/lm_eval \
 		--noise-std $(STRENGTHS) --draws $(DRAWS) --batch-size 16 --output $(OUTPUT)
+
+VISION_BENCH = OMP_NUM_THREADS=$(THREADS) $(BIN)/vision-bench
+CONFIGS := eval_configs/vision
+
+# Scenes to draw: a few of the validation scenes, which the model was not trained on.
+demo-vision: setup
+	@echo "== training the demo's models (once, a few minutes)"
+	@$(VISION_BENCH) demo-models
+	@echo "== a classifier at 101 strengths"
+	$(VISION_BENCH) classify $(CONFIGS)/demo_fashion_mnist.py --output $(VISION_OUTPUT)/classification
+	@echo "== segmentation: noise on all classes, then on one"
+	$(VISION_BENCH) segment evaluate $(CONFIGS)/demo_scenes.py --output $(VISION_OUTPUT)/segmentation
+	$(VISION_BENCH) segment evaluate $(CONFIGS)/demo_scenes_focus.py \
+		--output $(VISION_OUTPUT)/segmentation-focus
+	@rm -rf $(VISION_OUTPUT)/scenes && mkdir -p $(VISION_OUTPUT)/scenes
+	@for number in 0000 0003 0005; do cp -p \
+		"$$($(VISION_BENCH) demo-models scenes)/images/validation/scene_$$number.png" \
+		$(VISION_OUTPUT)/scenes; done
+	$(VISION_BENCH) segment infer $(CONFIGS)/demo_scenes_focus.py $(VISION_OUTPUT)/scenes \
+		--output $(VISION_OUTPUT)/overlays
+	@echo "== a pretrained ImageNet classifier on photographs"
+	$(VISION_BENCH) top-classes $(CONFIGS)/demo_efficientnet.py --output $(VISION_OUTPUT)/efficientnet
+	@echo "== done"
+	@find $(VISION_OUTPUT) -name report.html -o -name sweep.csv -o -name curves -o -name strip.png \
+		-o -name animation.gif | sort
 
 # One thread for each process: small tensors gain nothing from more.
 test: setup

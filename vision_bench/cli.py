@@ -1,7 +1,10 @@
 """`vision-bench`: the command line.
 
-vision-bench classify-logits FILE --noise-std 0:20:0.2 --output DIR
-    accuracy against noise strength from cached logits, exact and sampled
+vision-bench classify CONFIG           a classifier's accuracy against noise strength
+vision-bench classify-logits FILE ...  the same from logits cached elsewhere
+vision-bench segment ...               segmentation: evaluate a data set, draw images
+vision-bench top-classes CONFIG        an ImageNet classifier's answers to photographs
+vision-bench demo-models               trains small models once, and prints where they lie
 """
 
 from __future__ import annotations
@@ -9,104 +12,33 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from aim_plugins._command import guarded, join_negative_values
+from aim_plugins.sweep.manifest import redact
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(join_negative_values(arguments, {"--noise-std"}))
+    options.command = redact(["vision-bench", *arguments])  # it goes into the results
     return guarded(lambda: options.run(options))
 
 
-def classify_logits(options: argparse.Namespace) -> int:
-    """Writes `sweep.csv` and the pictures of an accuracy curve, and prints its table.
-
-    Returns:
-        The exit status 0.
-
-    Raises:
-        ValueError: If an option or the file is not usable, or the folder holds another sweep.
-    """
-    from aim_plugins.modulation.noise import NOISE_VERSION
-    from aim_plugins.sweep.plots import plot_curves
-    from aim_plugins.sweep.store import SweepStore
-    from aim_plugins.sweep.strengths import parse_strengths
-    from aim_plugins.sweep.table import format_points, pool_draws, write_table
-    from vision_bench.classification import accuracy_curve
-    from vision_bench.logits import load_logits
-
-    # Everything is checked before the first file is written.
-    stds = parse_strengths(options.noise_std, name="--noise-std")
-    if options.draws < 1:
-        raise ValueError(f"--draws={options.draws} is below 1: give the sampled runs per strength")
-    task = options.task or options.file.stem
-    cached = load_logits(options.file)
-    arguments = {
-        "command": "classify-logits",
-        "task": task,
-        "file_sha256": cached.sha256,
-        "noise_std": stds,
-        "draws": options.draws,
-        "seed": options.seed,
-        "noise_version": NOISE_VERSION,
-    }
-    with SweepStore.open(options.output, arguments, versions=_versions()) as store:
-        curve = accuracy_curve(
-            cached.logits, cached.labels, stds, draws=options.draws, seed=options.seed
-        )
-        rows = curve.rows(task)
-        write_table(store.folder / "sweep.csv", rows)
-        chance = 1 / cached.logits.shape[1]
-        pictures = plot_curves(
-            pool_draws(rows), store.folder / "curves", chance={(task, "acc"): chance}
-        )
-        store.update_manifest(documents=curve.n, classes=cached.logits.shape[1])
-    print(format_points(pool_draws(rows)))
-    for path in (store.folder / "sweep.csv", *pictures):
-        print(path)
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
+    """Each command's module adds its own parser, which sets `run`, and imports torch only there."""
+    from vision_bench import classify_command, segment_command, top_classes_command
+    from vision_bench.demo import command as demo_command
+
     parser = argparse.ArgumentParser(
         prog="vision-bench", description="Measure what modulating a frozen vision model costs."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    classify = commands.add_parser(
-        "classify-logits",
-        help="accuracy against noise strength, from cached logits",
-        description="Accuracy of a classifier at many strengths of logit noise: exact, and sampled "
-        "with noise that all strengths share. FILE is a .npz or .safetensors file with the arrays "
-        "logits [documents, classes] and labels [documents].",
-    )
-    classify.add_argument("file", type=Path, metavar="FILE")
-    classify.add_argument(
-        "--noise-std",
-        required=True,
-        metavar="GRID",
-        help='strengths in logit units: "0:20:0.2" (20 included), "0,0.5,1" or a number',
-    )
-    classify.add_argument("--draws", type=int, default=1, help="draws per strength; default 1")
-    classify.add_argument(
-        "--seed", type=int, default=0, help="draw d has the seed SEED + d; default 0"
-    )
-    classify.add_argument("--task", help="name in table and pictures; default: the file's name")
-    classify.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="folder for results"
-    )
-    classify.set_defaults(run=classify_logits)
+    classify_command.add_parser(commands)
+    segment_command.add_parser(commands)
+    top_classes_command.add_parser(commands)
+    demo_command.add_parser(commands)
     return parser
-
-
-def _versions() -> dict[str, str]:
-    import torch
-
-    from aim_plugins import __version__
-
-    return {"aim-plugins": __version__, "torch": torch.__version__}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Logits and labels of a data set, cached in one file.
 
-Noise on logits never changes the forward pass: one pass over the data serves every strength. Its
-result is a file with two arrays, `logits` [documents, classes] and `labels` [documents], as
-`numpy.savez` or `safetensors` writes them.
+Noise on logits never changes the forward pass: one pass over the data serves every strength.
+`vision_bench.logits_cache` makes it, or any other program: the result is a file with two arrays,
+`logits` [documents, classes] and `labels` [documents], as `numpy.savez` or `safetensors` writes
+them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from aim_plugins.sweep.files import sha256_of
 
 _ARRAYS = ("logits", "labels")
+_READ = (*_ARRAYS, "indices")
 
 # A damaged archive, a pickled array, and a lone .npy array under the wrong suffix.
 _NPZ_ERRORS = (
@@ -43,11 +45,18 @@ class CachedLogits:
             class.
         labels: Class index of each document.
         sha256: Checksum of the file, which identifies the data in results.
+        path: The file, where `vision_bench.logits_cache` made it.
+        unreadable: By image name, why an image of the data set is not among the documents.
+        indices: Index of each document in its data set, which identifies it in keyed noise; None
+            where the file holds no array `indices`.
     """
 
     logits: Float[Tensor, "documents classes"]
     labels: Int[Tensor, " documents"]
     sha256: str
+    path: Path | None = None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    indices: Int[Tensor, " documents"] | None = None
 
 
 def load_logits(path: str | Path) -> CachedLogits:
@@ -75,14 +84,17 @@ def load_logits(path: str | Path) -> CachedLogits:
     logits, labels = arrays["logits"], arrays["labels"]
     _check_shapes(path, logits, labels)
     _check_values(path, logits, labels)
-    return CachedLogits(logits, labels.long(), sha256=sha256_of(path))
+    indices = arrays.get("indices")
+    if indices is not None:
+        indices = _usable_indices(path, indices, len(labels))
+    return CachedLogits(logits, labels.long(), sha256=sha256_of(path), indices=indices)
 
 
 def _read_npz(path: Path) -> Mapping[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = file.files
-            arrays = {name: torch.from_numpy(file[name]) for name in _ARRAYS if name in names}
+            arrays = {name: torch.from_numpy(file[name]) for name in _READ if name in names}
     except _NPZ_ERRORS as error:
         raise ValueError(
             f"{path} is no .npz file of plain number arrays ({error}): write it with "
@@ -131,6 +143,16 @@ def _check_shapes(path: Path, logits: Tensor, labels: Tensor) -> None:
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"{path}: labels are {labels.dtype}: store integer class indices")
+
+
+def _usable_indices(path: Path, indices: Tensor, documents: int) -> Int[Tensor, " documents"]:
+    whole = not (indices.is_floating_point() or indices.is_complex())
+    if indices.dtype == torch.bool or not whole or indices.shape != (documents,):
+        raise ValueError(
+            f"{path}: indices are {indices.dtype} {list(indices.shape)}: store one integer for "
+            f"each of the {documents} documents, or none at all"
+        )
+    return indices.long()
 
 
 def _check_values(path: Path, logits: Tensor, labels: Tensor) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from aim_plugins.sweep.files import safe_name, write_atomic
-from aim_plugins.sweep.table import Point, is_expected, metric_family
+from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 
 STRENGTH_LABEL = "noise std σ (logits)"
 CONFIDENCE_FACTOR = 1.96
@@ -25,6 +26,7 @@ CONFIDENCE_FACTOR = 1.96
 
 # Okabe and Ito's palette, which people with any colour vision tell apart.
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
+INK = "#222222"
 
 _STYLE: Any = {
     # Text stays text: searchable, and editable in a drawing program.
@@ -46,29 +48,35 @@ _STYLE: Any = {
     "legend.fontsize": 9,
 }
 _SIZE = (6.0, 3.8)  # inches
+_CROWD = 30
+"""More points than this are drawn without markers, which would touch and hide the curve."""
+_HEAT_MAP_NAMES = 40
+"""Names beside a heat map; of more tasks, evenly chosen ones are named."""
 _DPI = 200
 
 
 @dataclass
 class Curve:
-    """What one picture shows: a sampled metric and, where there is one, its exact law.
+    """What one picture shows: a sampled metric, and where known its law and what others report.
 
     Attributes:
         task: Name of the task.
         metric: Name of the metric family.
         sampled: Points of the metric itself, by rising strength.
         exact: Points of its exact law, by rising strength.
+        published: Points that others report, by rising strength.
     """
 
     task: str
     metric: str
     sampled: list[Point] = field(default_factory=list)
     exact: list[Point] = field(default_factory=list)
+    published: list[Point] = field(default_factory=list)
 
     @property
     def points(self) -> list[Point]:
         """All points."""
-        return self.sampled + self.exact
+        return self.sampled + self.exact + self.published
 
 
 def group_curves(points: Iterable[Point]) -> list[Curve]:
@@ -77,11 +85,17 @@ def group_curves(points: Iterable[Point]) -> list[Curve]:
     for point in points:
         key = (point.task, metric_family(point.metric))
         curve = curves.setdefault(key, Curve(*key))
-        (curve.exact if is_expected(point.metric) else curve.sampled).append(point)
+        _series(curve, point.metric).append(point)
     for curve in curves.values():
-        curve.sampled.sort(key=lambda point: point.strength)
-        curve.exact.sort(key=lambda point: point.strength)
+        for series in (curve.sampled, curve.exact, curve.published):
+            series.sort(key=lambda point: point.strength)
     return list(curves.values())
+
+
+def _series(curve: Curve, metric: str) -> list[Point]:
+    if is_published(metric):
+        return curve.published
+    return curve.exact if is_expected(metric) else curve.sampled
 
 
 def half_width(point: Point) -> float:
@@ -97,7 +111,7 @@ def is_share(curve: Curve) -> bool:
 
 def describe_sample(curve: Curve) -> str:
     """Says on how many documents and draws a curve rests, such as `n = 240, 3 draws`."""
-    counts = sorted({point.n for point in curve.points})
+    counts = sorted({point.n for point in curve.sampled + curve.exact or curve.published})
     text = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     draws = max((point.draws for point in curve.sampled), default=0)
     return text if draws <= 1 else f"{text}, {draws} draws"
@@ -113,7 +127,9 @@ def plot_curves(
     """Draws quality against strength.
 
     Without an exact law the sampled metric is a line in its 95 % band; with one the law is a dashed
-    line, and the samples lie over it as points with 95 % error bars.
+    line, and the samples lie over it as points with 95 % error bars. Where points would touch, the
+    samples are a line in its band as well, under the dashes. What others report is shown as
+    diamonds.
 
     Args:
         points: Points of any number of tasks and metrics, as `pool_draws` returns them.
@@ -161,6 +177,7 @@ def draw_curve(
         if curve.exact:
             _draw_exact(axes, curve)
         _draw_sampled(axes, curve)
+        _draw_published(axes, curve)
         if chance is not None:
             axes.axhline(
                 chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="chance"
@@ -168,6 +185,89 @@ def draw_curve(
         _label(axes, curve, strength_label)
         _set_limits(axes, curve)
         return {"png": _png(figure), "svg": _svg(figure)}
+
+
+def plot_heat_map(
+    points: Iterable[Point],
+    folder: str | Path,
+    *,
+    stem: str,
+    title: str,
+    strength_label: str = STRENGTH_LABEL,
+) -> list[Path]:
+    """Draws one metric of many tasks against strength, a line of colours for each task.
+
+    Args:
+        points: Points of one metric between 0 and 1; all tasks have the same strengths. The part of
+            a task's name that all share is left out.
+        folder: Where the picture goes; made if missing.
+        stem: Name of the picture, without a suffix.
+        title: What it shows.
+        strength_label: Label of the horizontal axis, with its unit.
+
+    Returns:
+        The files, a PNG and an SVG.
+
+    Raises:
+        ValueError: If there are no points, or a task lacks a strength.
+        OSError: If a file cannot be written.
+    """
+    rows: dict[str, list[Point]] = {}
+    for point in points:
+        rows.setdefault(point.task, []).append(point)
+    for row in rows.values():
+        row.sort(key=lambda point: point.strength)
+    strengths = [point.strength for point in next(iter(rows.values()), [])]
+    if not strengths or any([p.strength for p in row] != strengths for row in rows.values()):
+        raise ValueError("points hold no task, or tasks of different strengths: give a whole sweep")
+    values = np.array([[point.value for point in row] for row in rows.values()])
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(_STYLE):
+        height = min(10.0, max(_SIZE[1], 1.4 + 0.24 * len(rows)))
+        figure = Figure(figsize=(_SIZE[0], height), dpi=_DPI, layout="constrained")
+        axes = figure.add_subplot()
+        _draw_heat_map(axes, strengths, values, _without_shared_prefix(list(rows)))
+        axes.set_title(title.replace("$", r"\$"))
+        axes.set_xlabel(strength_label)
+        contents = {"png": _png(figure), "svg": _svg(figure)}
+    stem = safe_name(stem)
+    return [
+        write_atomic(folder / f"{stem}.{suffix}", content) for suffix, content in contents.items()
+    ]
+
+
+def _draw_heat_map(
+    axes: Axes, strengths: Sequence[float], values: np.ndarray, names: Sequence[str]
+) -> None:
+    middles = np.array(strengths)
+    # A cell reaches half way to its neighbours, which need not be equally far.
+    inner = (middles[1:] + middles[:-1]) / 2
+    first = 2 * middles[0] - inner[0] if len(inner) else middles[0] - 0.5
+    last = 2 * middles[-1] - inner[-1] if len(inner) else middles[-1] + 0.5
+    edges = np.concatenate([[first], inner, [last]])
+    mesh = axes.pcolormesh(
+        edges,
+        np.arange(len(names) + 1) - 0.5,
+        values,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        rasterized=True,
+    )
+    axes.invert_yaxis()
+    step = -(-len(names) // _HEAT_MAP_NAMES)
+    shown = range(0, len(names), step)
+    # Dollar signs would start a formula.
+    labels = [names[index].replace("$", r"\$") for index in shown]
+    axes.set_yticks(list(shown), labels, fontsize=8)
+    axes.tick_params(length=0)
+    axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=30).outline.set_visible(False)
+
+
+def _without_shared_prefix(names: Sequence[str]) -> list[str]:
+    shared = len(os.path.commonprefix(list(names)).rpartition(".")[0])
+    return [name[shared + 1 :] if shared else name for name in names]
 
 
 def _draw_exact(axes: Axes, curve: Curve) -> None:
@@ -189,7 +289,8 @@ def _draw_sampled(axes: Axes, curve: Curve) -> None:
     values = np.array([_finite(point.value) for point in curve.sampled])
     widths = np.array([half_width(point) for point in curve.sampled])
     known = bool(np.isfinite(widths).any())
-    if curve.exact:
+    crowded = is_crowded(curve)
+    if curve.exact and not crowded:
         axes.errorbar(
             strengths,
             values,
@@ -206,12 +307,38 @@ def _draw_sampled(axes: Axes, curve: Curve) -> None:
     if is_share(curve):
         low, high = np.maximum(low, 0), np.minimum(high, 1)
     axes.plot(
-        strengths, values, color=BLUE, linewidth=1.8, marker="o", markersize=3.5, label=curve.metric
+        strengths,
+        values,
+        color=BLUE,
+        linewidth=1.8,
+        marker="" if crowded else "o",
+        markersize=3.5,
+        label="sampled" if curve.exact else curve.metric,
     )
     if known:
         axes.fill_between(
             strengths, low, high, color=BLUE, alpha=0.18, linewidth=0, label="95 % interval"
         )
+
+
+def _draw_published(axes: Axes, curve: Curve) -> None:
+    if curve.published:
+        axes.plot(
+            [point.strength for point in curve.published],
+            [_finite(point.value) for point in curve.published],
+            color=INK,
+            linestyle="",
+            marker="D",
+            markersize=5,
+            markerfacecolor="none",
+            zorder=5,
+            label="published",
+        )
+
+
+def is_crowded(curve: Curve) -> bool:
+    """Tells whether a curve has so many points that their markers would touch."""
+    return len(curve.sampled) > _CROWD
 
 
 def _label(axes: Axes, curve: Curve, strength_label: str) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 import shlex
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +24,19 @@ from aim_plugins.sweep.plots import (
     describe_sample,
     group_curves,
     half_width,
+    is_crowded,
     is_share,
 )
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Point
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_IMAGE_SIGNATURES = {
+    "png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "jpeg": re.compile(rb"\xff\xd8\xff"),
+    "gif": re.compile(rb"GIF8"),
+    "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
+}
 _OPEN_TASKS = 6
 """Pages of more tasks start with their tables folded."""
 
@@ -52,16 +60,39 @@ class TextSample:
     scores: Mapping[float, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ImageSample:
+    """What the model makes of one image, at every strength.
+
+    Attributes:
+        name: The image's name in its task.
+        pictures: A picture by strength, such as an overlay of classes: the content of a PNG, JPEG,
+            GIF or WebP file. Small ones keep the page small. May be empty, with captions alone.
+        captions: What is written below the picture, by strength; line breaks are kept.
+        scores: The metric of each answer, by strength; 1 is shown as right, 0 as wrong.
+        references: Pictures that no strength changes, by their title, such as the photograph.
+        legend: What the pictures' colours mean: CSS colours by name.
+    """
+
+    name: str
+    pictures: Mapping[float, bytes] = field(default_factory=dict)
+    captions: Mapping[float, str] = field(default_factory=dict)
+    scores: Mapping[float, float] = field(default_factory=dict)
+    references: Mapping[str, bytes] = field(default_factory=dict)
+    legend: Mapping[str, str] = field(default_factory=dict)
+
+
 def write_report(
     folder: str | Path,
     points: Iterable[Point],
     manifest: Mapping[str, Any],
     texts: Mapping[str, Sequence[TextSample]] | None = None,
     *,
+    images: Mapping[str, Sequence[ImageSample]] | None = None,
     chance: Mapping[tuple[str, str], float] | None = None,
     strength_label: str = STRENGTH_LABEL,
 ) -> Path:
-    """Writes `report.html`: curves to hover over, tables, sample texts, provenance.
+    """Writes `report.html`: curves to hover over, tables, sample texts and images, provenance.
 
     The page holds all it needs and allows itself no request. Whatever a model wrote reaches it as
     data, never as markup.
@@ -73,6 +104,7 @@ def write_report(
             `model`) names the model in the title, and `command`, a text or a list of words, is
             shown as what reproduces the page.
         texts: Sample texts of generation tasks, by task.
+        images: Sample images of vision tasks, by task.
         chance: Value of a metric that guessing reaches, by task and metric.
         strength_label: Label of the strength, with its unit.
 
@@ -80,7 +112,7 @@ def write_report(
         The path of the page. The same input gives the same bytes.
 
     Raises:
-        ValueError: If there are no points.
+        ValueError: If there are no points, or a picture is of an unknown format.
         OSError: If it cannot be written.
     """
     curves = group_curves(points)
@@ -90,6 +122,9 @@ def write_report(
     data = {
         "curves": [_curve_data(curve, chance or {}) for curve in curves],
         "texts": {task: _texts_data(samples) for task, samples in (texts or {}).items() if samples},
+        "images": {
+            task: _images_data(samples) for task, samples in (images or {}).items() if samples
+        },
         "strengthLabel": strength_label,
     }
     page = (
@@ -99,10 +134,12 @@ def write_report(
             model=_model_name(manifest),
             summary=_summarise(curves, manifest),
             curves=curves,
+            published=any(curve.published for curve in curves),
             strength_label=strength_label,
             tables=[_table(task, curves) for task in _tasks(curves)],
             open_tables=len(_tasks(curves)) <= _OPEN_TASKS,
             text_tasks=list(data["texts"]),
+            image_tasks=list(data["images"]),
             command=_command(manifest),
             provenance=_flatten({k: v for k, v in manifest.items() if k != "command"}),
             csv="data:text/csv;charset=utf-8," + urllib.parse.quote(_points_csv(curves)),
@@ -148,6 +185,8 @@ def _curve_data(curve: Curve, chance: Mapping[tuple[str, str], float]) -> dict[s
         "chance": chance.get((curve.task, curve.metric)),
         "sampled": [_point_data(point) for point in curve.sampled],
         "exact": [_point_data(point) for point in curve.exact],
+        "published": [_point_data(point) for point in curve.published],
+        "crowded": is_crowded(curve),
     }
 
 
@@ -174,6 +213,44 @@ def _texts_data(samples: Sequence[TextSample]) -> dict[str, Any]:
             for sample in samples
         ],
     }
+
+
+def _images_data(samples: Sequence[ImageSample]) -> dict[str, Any]:
+    strengths = sorted(
+        {
+            float(strength)
+            for sample in samples
+            for strength in (*sample.pictures, *sample.captions, *sample.scores)
+        }
+    )
+    return {
+        "strengths": [format_strength(strength) for strength in strengths],
+        "documents": [
+            {
+                "name": sample.name,
+                "pictures": _column(
+                    {std: _data_uri(content) for std, content in sample.pictures.items()}, strengths
+                ),
+                "captions": _column(sample.captions, strengths),
+                "scores": _column(sample.scores, strengths),
+                "references": [
+                    [title, _data_uri(content)] for title, content in sample.references.items()
+                ],
+                "legend": [list(entry) for entry in sample.legend.items()],
+            }
+            for sample in samples
+        ],
+    }
+
+
+def _data_uri(content: bytes) -> str:
+    for kind, signature in _IMAGE_SIGNATURES.items():
+        if signature.match(content):
+            return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    raise ValueError(
+        f"a picture starts with {content[:8]!r}, which no PNG, JPEG, GIF or WebP file does: give "
+        "the content of such a file"
+    )
 
 
 def _column(values: Mapping[float, Any], strengths: Sequence[float]) -> list[Any]:
@@ -242,7 +319,7 @@ def _summarise(curves: Sequence[Curve], manifest: Mapping[str, Any]) -> str:
 
 
 def _change(curve: Curve) -> str:
-    series = curve.sampled or curve.exact
+    series = curve.sampled or curve.exact or curve.published
     first, last = series[0].value, series[-1].value
     if not (math.isfinite(first) and math.isfinite(last)):
         return ""

@@ -13,6 +13,7 @@ from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.strengths import format_strength, validate_strength
 
 _EXPECTED_SUFFIX = "_expected"
+_PUBLISHED_SUFFIX = "_published"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Row:
 
     Attributes:
         task: Name of the task, as the harness calls it.
-        metric: Name of the metric; `X_expected` is the exact law of the metric `X`.
+        metric: Name of the metric; `X_expected` is the exact law of the metric `X`, and
+            `X_published` what others report of it.
         strength: Strength of the modulation, for logit noise its std in logit units.
         draw: Index of the noise draw; None where nothing was drawn.
         value: The metric's value, a mean over `n` documents.
@@ -64,7 +66,7 @@ class Point:
         value: Mean over draws.
         stderr: Standard error of that mean over documents, or None where unknown.
         n: Number of documents.
-        draws: Number of draws pooled; 0 for an exact law.
+        draws: Number of draws pooled; 0 where nothing was drawn.
     """
 
     task: str
@@ -88,6 +90,15 @@ def is_expected(metric: str) -> bool:
     return metric.partition(",")[0].endswith(_EXPECTED_SUFFIX)
 
 
+def is_published(metric: str) -> bool:
+    """Tells whether a metric is what others report, not measured here.
+
+    >>> is_published("acc_published"), is_published("acc")
+    (True, False)
+    """
+    return metric.partition(",")[0].endswith(_PUBLISHED_SUFFIX)
+
+
 def metric_family(metric: str) -> str:
     """Names the metric whose curve this one belongs to.
 
@@ -97,7 +108,7 @@ def metric_family(metric: str) -> str:
     ('acc', 'exact_match,strict')
     """
     name, comma, filter_name = metric.partition(",")
-    return name.removesuffix(_EXPECTED_SUFFIX) + comma + filter_name
+    return name.removesuffix(_EXPECTED_SUFFIX).removesuffix(_PUBLISHED_SUFFIX) + comma + filter_name
 
 
 def write_table(path: str | Path, rows: Iterable[Row]) -> Path:
@@ -227,7 +238,7 @@ def _pool(draws: Sequence[Row]) -> Point:
         value=_mean([row.value for row in draws]),
         stderr=_mean(known) if known else None,
         n=first.n,
-        draws=0 if is_expected(first.metric) else len(draws),
+        draws=0 if is_expected(first.metric) or is_published(first.metric) else len(draws),
     )
 
 

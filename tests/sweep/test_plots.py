@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aim_plugins.sweep.plots import draw_curve, group_curves, plot_curves
+from aim_plugins.sweep.plots import draw_curve, group_curves, plot_curves, plot_heat_map
 from aim_plugins.sweep.table import Point
 
 STRENGTHS = [0.0, 1.0, 2.0, 3.0]
@@ -142,3 +142,82 @@ def test_no_points_are_refused(tmp_path):
     with pytest.raises(ValueError, match="points is empty"):
         plot_curves([], tmp_path / "curves")
     assert not (tmp_path / "curves").exists()
+
+
+BLUE = "#0072b2"
+
+
+def crowd(metric="acc", count=101):
+    return [
+        Point(task="capitals", metric=metric, strength=k / 5, value=0.5, stderr=0.02, n=9, draws=1)
+        for k in range(count)
+    ]
+
+
+def markers_of(svg: str) -> int:
+    """Markers are drawn by reference to one shape."""
+    return svg.lower().count("<use")
+
+
+def test_many_points_have_no_markers_that_would_hide_the_law():
+    few, many = crowd(count=20), crowd()
+    law = [crowd("acc_expected", count) for count in (20, 101)]
+    ticks = markers_of(svg_of(crowd("acc_expected")))
+    assert markers_of(svg_of(few + law[0])) >= ticks + 19
+    assert markers_of(svg_of(many + law[1])) <= ticks + 2
+    # Both are still there, told apart by colour, and the law lies above.
+    svg = svg_of(many + law[1]).lower()
+    assert svg.rindex(f"stroke: {BLUE}", 0, svg.index("legend")) < svg.rindex(
+        f"stroke: {VERMILLION}", 0, svg.index("legend")
+    )
+
+
+def test_published_figures_are_marked_in_the_same_picture():
+    reported = points("acc_published", (0.7, 0.5, 0.3, 0.2), stderr=None, draws=0)
+    texts = texts_of(svg_of(points() + reported))
+    assert "published" in texts and "n = 240, 3 draws" in texts
+    assert markers_of(svg_of(points() + reported)) > markers_of(svg_of(points())) + 3
+    assert "published" not in texts_of(svg_of(points()))
+
+
+def heat_map(tmp_path, rows, **options):
+    """The picture of {name: values}, as pixels."""
+    cells = [
+        point
+        for name, values in rows.items()
+        for point in points(values=values, task=f"digits.{name}")
+    ]
+    png, svg = plot_heat_map(cells, tmp_path, stem="classes", title="digits: $a$", **options)
+    return np.asarray(Image.open(png).convert("RGB")).astype(int), texts_of(svg.read_text("utf-8"))
+
+
+def test_a_heat_map_shows_each_task_in_a_row_of_its_own(tmp_path):
+    pixels, texts = heat_map(tmp_path, {"one": (1, 1, 1, 1), "two": (0, 0, 0, 0)})
+    assert {"one", "two", "digits: $a$", "noise std σ (logits)"} <= set(texts)
+    # Left of the middle of the picture; viridis is yellow at 1 and dark violet at 0.
+    upper, lower = (pixels[int(pixels.shape[0] * share), 500] for share in (0.3, 0.65))
+    assert upper[0] > 200 and upper[1] > 200 and lower[0] < 90 and lower[1] < 30
+
+
+def test_a_heat_map_s_strengths_run_to_the_right(tmp_path):
+    pixels, _ = heat_map(tmp_path, {"one": (1, 1, 0, 0)})
+    left, right = (pixels[300, column] for column in (300, 850))
+    assert left[0] > 200 and right[0] < 90
+
+
+def test_a_heat_map_names_some_of_many_rows(tmp_path):
+    _, texts = heat_map(tmp_path, {f"c{index}": (1, 0.5, 0.2, 0) for index in range(1000)})
+    named = [text for text in texts if text.startswith("c") and text[1:].isdigit()]
+    assert len(named) == 40 and "c0" in named
+
+
+def test_a_heat_map_of_one_strength_or_uneven_ones_is_drawn(tmp_path):
+    for strengths in ([2.0], [0.0, 1.0, 10.0]):
+        cells = [Point("a.b", "acc", std, 0.5, None, 5, 1) for std in strengths]
+        assert len(plot_heat_map(cells, tmp_path, stem="x", title="x")) == 2
+
+
+@pytest.mark.parametrize("cells", [[], points()[:3] + points(task="other")])
+def test_a_heat_map_needs_the_same_strengths_everywhere(tmp_path, cells):
+    with pytest.raises(ValueError, match="give a whole sweep"):
+        plot_heat_map(cells, tmp_path, stem="x", title="x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import io
 import json
 import math
 import re
@@ -15,8 +16,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from aim_plugins.sweep.report import TextSample, embed_json, write_report
+from aim_plugins.sweep.report import ImageSample, TextSample, embed_json, write_report
 from aim_plugins.sweep.table import Point
 
 STRENGTHS = [0.0, 0.5, 1.0]
@@ -228,6 +230,90 @@ def test_no_points_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def png(colour: tuple[int, int, int]) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (4, 3), colour).save(content, "PNG")
+    return content.getvalue()
+
+
+def image(name="street.jpg", **changes) -> ImageSample:
+    sample = {
+        "pictures": {std: png((round(255 * std), 0, 0)) for std in STRENGTHS},
+        "captions": {0.0: "all right", 0.5: "half right"},
+        "references": {"ground truth": png((0, 0, 255))},
+        "legend": {"road": "#804080"},
+    }
+    return ImageSample(name, **(sample | changes))
+
+
+def decoded(source: str) -> tuple[int, ...]:
+    """The colour of a picture of one colour, from its data URI."""
+    head, _, content = source.partition(",")
+    assert head == "data:image/png;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content))).getpixel((0, 0))
+
+
+def test_the_page_holds_the_pictures_of_every_strength(tmp_path):
+    path = write_report(tmp_path, points(), MANIFEST, images={"capitals": [image()]})
+    images = data_of(path.read_text(encoding="utf-8"))["images"]["capitals"]
+    assert images["strengths"] == ["0", "0.5", "1"]
+    (document,) = images["documents"]
+    assert [decoded(source)[0] for source in document["pictures"]] == [0, 128, 255]
+    ((title, source),) = document["references"]
+    assert (title, decoded(source)) == ("ground truth", (0, 0, 255))
+    assert document["captions"] == ["all right", "half right", None]
+    assert document["legend"] == [["road", "#804080"]]
+
+
+def test_images_of_several_tasks_have_viewers_of_their_own(tmp_path):
+    images = {"a": [image()], "b": [image(), image("other.jpg")], "c": []}
+    page = write_report(tmp_path, points(), MANIFEST, images=images).read_text(encoding="utf-8")
+    viewers = [a["data-images"] for _, a in Elements(page).tags if "data-images" in a]
+    assert viewers == ["a", "b"]
+    assert 'id="texts"' not in page
+    assert 'id="images"' not in write_report(tmp_path, points(), MANIFEST).read_text()
+
+
+def test_the_page_with_images_loads_nothing(tmp_path):
+    page = write_report(tmp_path, points(), MANIFEST, images={"a": [image()]}).read_text()
+    for tag, attributes in Elements(page).tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "img")
+        assert "src" not in attributes
+
+
+def test_hostile_images_stay_data(tmp_path):
+    def page_of(sample: ImageSample) -> str:
+        return write_report(tmp_path, points(), MANIFEST, images={"a": [sample]}).read_text()
+
+    picture = png((0, 0, 0))
+    hostile = image(
+        HOSTILE,
+        captions={0.0: HOSTILE},
+        references={HOSTILE: picture},
+        legend={HOSTILE: "url(https://example.org)"},
+    )
+    page = page_of(hostile)
+    assert Elements(page).tags == Elements(page_of(image())).tags
+    (document,) = data_of(page)["images"]["a"]["documents"]
+    assert document["name"] == document["captions"][0] == HOSTILE
+
+
+def test_a_picture_of_another_format_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no PNG, JPEG, GIF or WebP"):
+        write_report(tmp_path, points(), {}, images={"a": [image(pictures={0.0: b"<svg/>"})]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_published_figures_are_a_series_of_their_own(tmp_path):
+    theirs = [Point("capitals", "acc_published", 1.0, 0.3, None, 240, 0)]
+    page = write_report(tmp_path, points() + theirs, MANIFEST).read_text(encoding="utf-8")
+    (curve,) = data_of(page)["curves"]
+    assert [p["value"] for p in curve["sampled"]] == [0.75, 0.5, 0.25]
+    assert [(p["strength"], p["value"]) for p in curve["published"]] == [(1.0, 0.3)]
+    assert "Diamonds are figures that others report" in page
+    assert "Diamonds" not in write_report(tmp_path, points(), MANIFEST).read_text()
+
+
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -311,4 +397,52 @@ def test_in_a_browser_slider_chooser_and_sorting_work(tmp_path):
         ["1", "0.5", "0"],
         ["0", "0.5", "1"],
         "dark",
+    ]
+
+
+def played(path: Path, reader: str, profile: Path) -> list:
+    """What a script that plays the reader of a page saw."""
+    page = path.read_text(encoding="utf-8")
+    # The page's own policy would refuse the script.
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    end = """const out = document.createElement("pre");
+      out.className = "seen"; out.textContent = JSON.stringify(seen); document.body.append(out);"""
+    path.write_text(
+        page.replace("</body>", f"<script>const seen = []; {reader} {end}</script></body>"),
+        encoding="utf-8",
+    )
+    return json.loads(content(see(path, profile), "seen"))
+
+
+@needs_browser
+def test_in_a_browser_the_slider_changes_the_picture(tmp_path):
+    # An answer alone, as of a classifier, stands where the picture would be.
+    answer = image("dog.jpg", pictures={}, captions={1.0: "dog\ncat"}, scores={1.0: 1.0})
+    images = {"capitals": [image(), answer]}
+    path = write_report(tmp_path, points(), MANIFEST, images=images)
+    reader = """
+      const find = (css) => document.querySelector(css);
+      const slider = find("[data-images] input");
+      const move = (to) => { slider.value = to; slider.dispatchEvent(new Event("input")); };
+      const note = () => {
+        const frames = Array.from(document.querySelectorAll(".frames > :not([hidden])"));
+        seen.push([find("[data-images] output").textContent, frames.map((f) => f.alt || ""),
+          find(".caption").textContent, find("[data-images] .mark").textContent]);
+      };
+      note(); move(0); note(); move(2); note();
+      seen.push(Array.from(document.querySelectorAll(".reference"), (r) => r.textContent));
+      seen.push(find(".legend").textContent, getComputedStyle(find(".legend i")).backgroundColor);
+      find("[data-images] [data-step='1']").click(); note();
+      seen.push(document.querySelectorAll(".reference").length, find("[data-images]").className);
+    """
+    assert played(path, reader, tmp_path / "profile") == [
+        ["0.5", ["street.jpg at strength 0.5"], "half right", ""],
+        ["0", ["street.jpg at strength 0"], "all right", ""],
+        ["1", ["street.jpg at strength 1"], "", ""],
+        ["ground truth"],
+        "road",
+        "rgb(128, 64, 128)",
+        ["1", [""], "dog\ncat", "✓ right"],
+        1,
+        "card viewer captioned",
     ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
-from vision_bench.classification import accuracy_curve
+from aim_plugins.modulation.noise import prefix_keys, standard_normal
+from vision_bench.classification import AccuracyCurve, ExactLaw, accuracy_curve, exact_law
+from vision_bench.sampled_runs import SampledRun, sample_run
 
 STDS = [0.0, 1.0, 2.0, 4.0, 8.0, 20.0]
 
@@ -87,7 +90,7 @@ def test_a_strength_does_not_depend_on_the_others(digits):
 
 def test_chunks_of_documents_agree(digits, monkeypatch):
     curve = accuracy_curve(*digits, [2.0], draws=2)
-    monkeypatch.setattr("vision_bench.classification._NOISE_ELEMENTS", 70)
+    monkeypatch.setattr("vision_bench.sampled_runs._NOISE_ELEMENTS", 70)
     assert torch.equal(accuracy_curve(*digits, [2.0], draws=2).sampled, curve.sampled)
 
 
@@ -104,7 +107,8 @@ def test_half_precision_logits_receive_noise_in_single_precision(digits, dtype):
 def test_rows_name_every_draw_and_the_exact_law(digits):
     curve = accuracy_curve(*digits, [0.0, 2.0], draws=2)
     rows = curve.rows("digits")
-    assert [(r.metric, r.strength, r.draw) for r in rows] == [
+    assert {r.metric for r in rows} == {"acc", "acc_expected", "acc_top5", "entropy", "ece"}
+    assert [(r.metric, r.strength, r.draw) for r in rows if r.metric.startswith("acc")][:6] == [
         ("acc", 0.0, 0),
         ("acc", 0.0, 1),
         ("acc", 2.0, 0),
@@ -124,6 +128,9 @@ def test_rows_name_every_draw_and_the_exact_law(digits):
         ({"stds": [1.0, 1.0]}, "twice"),
         ({"logits": torch.zeros(0, 3), "labels": torch.zeros(0).long()}, "no document"),
         ({"labels": torch.tensor([0, 3])}, r"labels\[1\]=3"),
+        ({"labels": torch.tensor([0, 3]), "targets": {0: 1}}, r"labels\[1\]=3"),
+        ({"labels": torch.tensor([0])}, "one per row"),
+        ({"top_k": 0}, "top_k=0 is below 1"),
     ],
 )
 def test_unusable_arguments_are_refused(change: dict, message: str):
@@ -140,3 +147,138 @@ def test_unusable_arguments_are_refused(change: dict, message: str):
 def test_one_document_has_no_standard_error():
     curve = accuracy_curve(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), [1.0])
     assert math.isnan(float(curve.expected_stderr))
+
+
+TARGETS = {3: +1, 7: -1}
+
+
+def level_by_level(
+    logits, labels, stds, *, seed: int, targets: dict[int, int] | None
+) -> list[dict]:
+    """The same run in NumPy: all documents at once, a strength at a time."""
+    documents = torch.arange(len(labels))
+    keys = prefix_keys(documents[:, None])[:, 0]
+    z = standard_normal(keys, logits.shape[1], seed=seed).numpy()
+    levels = []
+    for std in stds:
+        shift = std * z
+        if targets is not None:
+            signs = np.array([targets.get(k, 0) for k in range(logits.shape[1])])
+            shift = signs * np.abs(shift)
+        noisy = logits.numpy() + shift
+        order = np.argsort(-noisy, axis=1, kind="stable")
+        probabilities = special.softmax(noisy.astype(np.float64), 1)
+        confidence, right = probabilities.max(1), order[:, 0] == labels.numpy()
+        entropy = stats.entropy(probabilities, axis=1)
+        place = np.ceil(confidence * 15).astype(int)
+        levels.append(
+            {
+                "acc": right.mean(),
+                "acc_top5": (order[:, :5] == labels.numpy()[:, None]).any(1).mean(),
+                "entropy": entropy.mean(),
+                "entropy_stderr": stats.sem(entropy),
+                "ece": sum(abs((right - confidence)[place == m].sum()) for m in range(1, 16))
+                / len(right),
+                "by_class": [right[labels.numpy() == k].mean() for k in range(logits.shape[1])],
+            }
+        )
+    return levels
+
+
+@pytest.mark.parametrize("targets", [None, TARGETS], ids=["utility", "focus"])
+def test_a_sweep_equals_a_loop_over_levels_with_the_same_noise(digits, targets, monkeypatch):
+    monkeypatch.setattr("vision_bench.sampled_runs._NOISE_ELEMENTS", 2000)
+    curve = accuracy_curve(*digits, STDS, draws=2, seed=4, targets=targets)
+    names = dict(enumerate("abcdefghij"))
+    values = {(r.metric, r.strength, r.draw): r for r in curve.rows("digits")}
+    classes = {(r.task, r.metric, r.strength, r.draw): r for r in curve.class_rows("d", names)}
+    for draw in range(2):
+        expected = level_by_level(*digits, STDS, seed=4 + draw, targets=targets)
+        for std, level in zip(STDS, expected, strict=True):
+            for metric in ("acc", "acc_top5"):
+                assert values[metric, std, draw].value == pytest.approx(level[metric], abs=1e-12)
+            entropy = values["entropy", std, draw]
+            assert entropy.value == pytest.approx(level["entropy"], abs=1e-6)
+            assert entropy.stderr == pytest.approx(level["entropy_stderr"], rel=1e-4)
+            assert values["ece", std, draw].value == pytest.approx(level["ece"], abs=1e-6)
+            shares = [classes[f"d.{name}", "acc", std, draw].value for name in names.values()]
+            assert shares == pytest.approx(level["by_class"], abs=1e-12)
+
+
+@pytest.mark.parametrize("sign", [+1, -1])
+def test_focus_moves_the_recall_of_its_class_as_the_law_says(digits, sign: int):
+    draws = 30
+    curve = accuracy_curve(*digits, [0.0, 2.0, 6.0], draws=draws, targets={3: sign})
+    rows = curve.class_rows("digits", {3: "three"})
+    law = [r.value for r in rows if r.metric == "acc_expected"]
+    assert sign * (law[1] - law[0]) > 0 and sign * (law[2] - law[1]) > 0
+    sampled = [r.value for r in rows if r.metric == "acc" and r.strength == 6.0]
+    # Documents draw independently: at most the error of coins.
+    error = math.sqrt(max(law[2] * (1 - law[2]), 1e-3) / rows[0].n / draws)
+    assert np.mean(sampled) == pytest.approx(law[2], abs=4 * error)
+    assert rows[0].n == int((digits[1] == 3).sum())
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 9])
+def test_top_k_agrees_with_torch(digits, top_k: int):
+    logits, labels = digits
+    run = sample_run(logits, labels, [0.0], top_k=top_k)
+    best = logits.topk(top_k, dim=1).indices
+    assert int(run.in_top_k) == int((best == labels[:, None]).any(1).sum())
+
+
+def test_equal_logits_rank_by_index_as_in_argmax():
+    logits, labels = torch.tensor([[1.0, 1.0, 1.0, 0.0]] * 4), torch.arange(4)
+    hits = [int(sample_run(logits, labels, [0.0], top_k=k).in_top_k) for k in (1, 2, 3, 4)]
+    assert hits == [1, 2, 3, 4]
+    assert sample_run(logits, labels, [0.0]).correct.tolist() == [[1, 0, 0, 0]]
+
+
+def test_few_classes_have_no_top_5(digits):
+    logits, labels = digits
+    few = labels < 5
+    rows = accuracy_curve(logits[few, :5], labels[few], [1.0]).rows("few")
+    assert {r.metric for r in rows} == {"acc", "acc_expected", "entropy", "ece"}
+
+
+def test_classes_make_up_the_whole(digits):
+    curve = accuracy_curve(*digits, STDS, draws=1)
+    rows = curve.class_rows("digits", dict(enumerate("abcdefghij")))
+    for level, std in enumerate(STDS):
+        for metric, whole in (("acc", curve.sampled[level, 0]), ("acc_expected", None)):
+            part = [r for r in rows if r.metric == metric and r.strength == std]
+            mean = sum(r.value * r.n for r in part) / sum(r.n for r in part)
+            expected = curve.expected[level] if whole is None else whole
+            assert mean == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_a_class_without_documents_has_no_rows(digits):
+    logits, labels = digits
+    kept = labels != 4
+    curve = accuracy_curve(logits[kept], labels[kept], [1.0])
+    assert {r.task for r in curve.class_rows("d", {4: "four", 5: "five"})} == {"d.five"}
+
+
+def test_what_is_kept_of_a_run_reads_back_exactly(digits):
+    run = sample_run(*digits, STDS, seed=3)
+    law = exact_law(*digits, STDS)
+    again = AccuracyCurve(
+        tuple(STDS),
+        ExactLaw.from_json(json.loads(json.dumps(law.to_json()))),
+        (SampledRun.from_json(json.loads(json.dumps(run.to_json()))),),
+    )
+    assert again.rows("d") == AccuracyCurve(tuple(STDS), law, (run,)).rows("d")
+
+
+def test_progress_reaches_every_document_once(digits, monkeypatch):
+    monkeypatch.setattr("vision_bench.sampled_runs._NOISE_ELEMENTS", 2000)
+    for measure in (sample_run, exact_law):
+        steps: list[int] = []
+        measure(*digits, [1.0], advance=steps.append)
+        assert sum(steps) == len(digits[1]) and len(steps) > 1
+
+
+@pytest.mark.parametrize("target", [10, -1])
+def test_a_target_beyond_the_classes_is_refused(digits, target: int):
+    with pytest.raises(ValueError, match=f"class {target}, outside"):
+        accuracy_curve(*digits, [1.0], targets={target: 1})

@@ -1,0 +1,406 @@
+"""`vision-bench classify` and `python -m vision_bench.classification`, end to end on digits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import vision_bench
+from aim_plugins.sweep.files import sha256_of
+from vision_bench import classify_sweep, cli, published
+from vision_bench.classification import accuracy_curve
+from vision_bench.classify_command import main
+from vision_bench.classify_settings import (
+    ClassifySettings,
+    chosen_classes,
+    perturb_grid,
+    read_settings,
+    unique_names,
+)
+from vision_bench.data import load_dataset
+from vision_bench.models import load_model
+
+CONFIGS = Path(vision_bench.__file__).parents[1] / "eval_configs" / "vision"
+SCHEDULE = ("--num-perturb-steps", "3", "--perturb-step", "4")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-20 whose last layer is fitted to digits, on features of random layers."""
+    from sklearn.linear_model import LogisticRegression
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = load_model("cifar10_resnet20", weights="random")
+    data = load_dataset("digits", split="train", preprocessing=model.preprocessing)
+    images = torch.stack([data[index][0] for index in range(len(data))])
+    fc, model.module.fc = model.module.fc, torch.nn.Identity()
+    with torch.inference_mode():
+        features = model.module(images).numpy()
+    scale = features.std()
+    fitted = LogisticRegression(C=100, max_iter=3000).fit(features / scale, data.labels)
+    model.module.fc = fc
+    with torch.no_grad():
+        fc.weight.copy_(torch.from_numpy(fitted.coef_ / scale))
+        fc.bias.copy_(torch.from_numpy(fitted.intercept_))
+    path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
+    save_file(model.module.state_dict(), path)
+    return path
+
+
+def run(folder: Path, weights: Path | str, *options: str) -> int:
+    """Measures digits; the results lie in FOLDER/out."""
+    places = ("--output", str(folder / "out"), "--logits-cache", str(folder / "logits"))
+    words = ("--dataset", "digits", "--model", "resnet20", "--weights", str(weights))
+    return main([*words, "--limit", "300", *places, *options])
+
+
+def table(folder: Path, name: str = "sweep.csv") -> list[dict[str, str]]:
+    with open(folder / "out" / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def values(folder: Path, metric: str, task: str = "digits-test") -> list[float]:
+    return [float(r["value"]) for r in table(folder) if (r["task"], r["metric"]) == (task, metric)]
+
+
+def write_cifar10(root: Path) -> None:
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3072), dtype=np.uint8)
+    (folder / "test_batch.bin").write_bytes(
+        b"".join(bytes([index % 10]) + row.tobytes() for index, row in enumerate(pixels))
+    )
+    (folder / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (".lock", "manifest.json")
+    }
+
+
+def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: Path, capsys):
+    assert run(tmp_path, weights, *SCHEDULE, "--draws", "2", "--seed", "5", "--plot") == 0
+    model = load_model("cifar10_resnet20", weights=weights)
+    data = load_dataset("digits", preprocessing=model.preprocessing, limit=300)
+    with torch.inference_mode():
+        logits = model.module(torch.stack([data[index][0] for index in range(300)]))
+    curve = accuracy_curve(logits, data.labels, [0.0, 4.0, 8.0], draws=2, seed=5)
+    assert values(tmp_path, "acc")[0] > 0.7
+    assert values(tmp_path, "acc") == pytest.approx(curve.sampled.flatten().tolist(), abs=1e-12)
+    assert values(tmp_path, "acc_expected") == pytest.approx(curve.expected.tolist(), abs=1e-6)
+    metrics = {r["metric"] for r in table(tmp_path)}
+    assert metrics == {"acc", "acc_expected", "acc_top5", "entropy", "ece"}
+    assert {r["task"] for r in table(tmp_path, "classes.csv")} == {
+        f"digits-test.{digit}" for digit in range(10)
+    }
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in printed[-4:]] == [
+        "table",
+        "classes",
+        "pictures",
+        "report",
+    ]
+    pictures = {path.stem for path in (tmp_path / "out" / "curves").iterdir()}
+    assert {"digits-test-acc", "digits-test-ece", "digits-test-classes"} <= pictures
+    assert "digits-test.7" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_pictures_are_drawn_only_if_asked_for(weights: Path, tmp_path: Path):
+    assert run(tmp_path, weights, *SCHEDULE) == 0
+    assert not (tmp_path / "out" / "curves").exists()
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_finished_sweep_computes_nothing_and_changes_nothing(weights, tmp_path, monkeypatch):
+    assert run(tmp_path, weights, *SCHEDULE, "--plot") == 0
+    before = files_of(tmp_path)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("computed again")
+
+    for name in ("sample_run", "exact_law"):
+        monkeypatch.setattr(classify_sweep, name, refuse)
+    monkeypatch.setattr("vision_bench.logits_cache._compute", refuse)
+    assert run(tmp_path, weights, *SCHEDULE, "--plot") == 0
+    assert files_of(tmp_path) == before
+
+
+def test_an_interrupted_sweep_goes_on_at_the_first_missing_draw(weights, tmp_path, monkeypatch):
+    seeds: list[int] = []
+    sample = classify_sweep.sample_run
+
+    def interrupted(*arguments, seed: int, **options):
+        if seed == 1 and not seeds.count(1):
+            seeds.append(seed)
+            raise KeyboardInterrupt
+        seeds.append(seed)
+        return sample(*arguments, seed=seed, **options)
+
+    monkeypatch.setattr(classify_sweep, "sample_run", interrupted)
+    assert run(tmp_path, weights, *SCHEDULE, "--draws", "3") == 130
+    assert run(tmp_path, weights, *SCHEDULE, "--draws", "3") == 0
+    assert seeds == [0, 1, 1, 2]
+    assert run(tmp_path / "whole", weights, *SCHEDULE, "--draws", "3") == 0
+    assert table(tmp_path) == table(tmp_path / "whole")
+
+
+def test_two_processes_write_what_one_does_and_one_speaks(weights: Path, tmp_path: Path):
+    assert run(tmp_path / "one", weights, *SCHEDULE) == 0
+    places = ("--output", str(tmp_path / "two/out"), "--logits-cache", str(tmp_path / "two/logits"))
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    words += ["-m", "vision_bench.classification", "--dataset", "digits", "--model", "resnet20"]
+    words += ["--weights", str(weights), "--limit", "300", *places, *SCHEDULE]
+    package = str(Path(vision_bench.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
+    made = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.count("digits-test (n=300)") == made.stdout.count("report:") == 1
+    one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
+    # The report tells the command.
+    assert {name for name in one if one[name] != two.get(name)} == {"out/report.html"}
+    assert one.keys() == two.keys()
+
+
+def test_focus_raises_the_recall_of_its_class(weights: Path, tmp_path: Path):
+    assert run(tmp_path, weights, *SCHEDULE, "--focus-target", "3") == 0
+    law = values(tmp_path, "acc_expected", "digits-test.3")
+    assert law[0] < law[1] < law[2]
+    assert {r["task"] for r in table(tmp_path)} == {"digits-test", "digits-test.3"}
+    other = tmp_path / "negative"
+    assert run(other, weights, *SCHEDULE, "--focus-target", "3", "--focus-negative") == 0
+    law = values(other, "acc_expected", "digits-test.3")
+    assert law[0] > law[1] > law[2]
+
+
+def test_a_config_with_overrides_is_the_same_sweep(weights: Path, tmp_path: Path):
+    config = tmp_path / "digits.py"
+    config.write_text('dataset, model = "digits", "resnet20"\nlimit = 300\nperturb_step = 4\n')
+    places = [f"logits_cache={tmp_path / 'logits'}", f"weights={weights}"]
+    words = ["classify", str(config), "--output", str(tmp_path / "out"), "--cfg-options", *places]
+    assert cli.main([*words, "num_perturb_steps=3", "plot=False"]) == 0
+    assert run(tmp_path / "flags", weights, *SCHEDULE) == 0
+    assert table(tmp_path) == table(tmp_path / "flags")
+
+
+def test_a_grid_may_take_the_place_of_steps(weights: Path, tmp_path: Path):
+    assert run(tmp_path, weights, "--noise-std", "0:1:0.5,7") == 0
+    stds = {float(r["strength"]) for r in table(tmp_path)}
+    assert stds == {0.0, 0.5, 1.0, 7.0}
+
+
+def test_published_figures_need_the_published_weights(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "_DOCUMENTS", {"cifar10-test": 20})
+    monkeypatch.setattr(
+        published, "_AIM_CURVES", {("cifar10_resnet20", "cifar10-test", "acc", ()): (0.5,) * 6}
+    )
+    write_cifar10(tmp_path)
+
+    def sweep(name: str) -> list[float]:
+        places = ("--output", str(tmp_path / name / "out"), "--logits-cache", str(tmp_path / "l"))
+        words = ("--dataset", "cifar10", "--model", "resnet20", "--weights", str(weights))
+        grid = ("--noise-std", "0,2,4", "--data-root", str(tmp_path))
+        assert main([*words, *places, *grid]) == 0
+        return values(tmp_path / name, "acc_published", "cifar10-test")
+
+    assert sweep("other") == []
+    url = f"https://x/cifar10_resnet20-{sha256_of(weights)[:8]}.pt"
+    monkeypatch.setattr("vision_bench.architectures.cifar.checkpoint_url", lambda name: url)
+    assert sweep("same") == [0.5] * 6
+    assert '"published"' in (tmp_path / "same/out/report.html").read_text()
+    assert json.loads((tmp_path / "same/out/manifest.json").read_text())["published"]
+
+
+def issue_command(tmp_path: Path) -> int:
+    """AIM's command as it stands in its README, with places of its own."""
+    places = ["--output", str(tmp_path / "out"), "--logits-cache", str(tmp_path / "logits")]
+    words = "--dataset cifar10 --model resnet56 --num-perturb-steps 101 --perturb-step 0.2 --plot"
+    return main([*words.split(), *places])
+
+
+def test_absent_data_and_weights_are_told_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    assert issue_command(tmp_path) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    places = ["data", str(tmp_path / "torch/hub/checkpoints")]
+    names = ["cifar-10-batches-bin", "cifar10_resnet56-187c023a.pt"]
+    assert all(part in error for part in ["--data-root", "--weights", *places, *names])
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch, capsys):
+    def offline(*arguments, **options):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    write_cifar10(tmp_path / "data")
+    assert issue_command(tmp_path) == 1
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert "--weights" in error and "no route to host" in error
+
+
+def test_cifar_has_defaults_and_other_data_has_none():
+    assert ClassifySettings("cifar10", "resnet56").weights == "hub"
+    assert ClassifySettings("CIFAR-100", "cifar100_resnet56").data_root == "data"
+    assert ClassifySettings("cifar100", "cifar10_resnet56").weights is None
+    assert ClassifySettings("digits", "resnet56").weights is None
+    assert ClassifySettings("cifar10", "timm:resnet18").weights is None
+
+
+def test_a_wrong_answer_to_damaged_images_is_told_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="on_error='stop' is neither 'skip' nor 'raise'"):
+        ClassifySettings("no data", "no model", on_error="stop")
+
+
+def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, capsys):
+    copy = tmp_path / "weights.safetensors"
+    copy.write_bytes(weights.read_bytes())
+    assert run(tmp_path, copy, *SCHEDULE) == 0
+    state = load_file(weights)
+    state["fc.bias"] += 1
+    save_file(state, copy)
+    assert run(tmp_path, copy, *SCHEDULE) == 2
+    assert "model_fingerprint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "resnet32"), "missing: layer1.3.conv1.weight"),
+        (("--model", "resnet21"), "nearest"),
+        (("--model", "segformer-b0", "--weights", "random"), "is a segmentation model"),
+        (("--weights", "absent.pt"), "absent.pt: no such file"),
+        (("--dataset", "digit"), "nearest: 'digits'"),
+        (("--dataset", "imagenet"), "root=None"),
+        (("--noise-std", "3:1:1"), "noise_std"),
+        (("--noise-std", "-1"), "negative"),
+        (("--num-perturb-steps", "0"), "num_perturb_steps=0"),
+        (("--num-perturb-steps", "-3"), "num_perturb_steps=-3"),
+        (("--perturb-step", "0"), "perturb_step=0"),
+        (("--perturb-step", "-0.2"), "perturb_step"),
+        (("--perturb-step", "wide"), "perturb_step='wide'"),
+        (("--draws", "0"), "draws=0"),
+        (("--batch-size", "0"), "batch_size=0"),
+        (("--limit", "0"), "limit=0"),
+        (("--dataset", "cifar10", "--data-root", "nowhere"), "root='nowhere' holds no cifar10"),
+        (("--device", "abacus"), "device='abacus'"),
+        (("--focus-target", "12"), "focus_target holds 12, outside the 10 classes"),
+        (("--focus-target", "3", "3"), "twice"),
+        (("--focus-negative",), "focus_negative needs classes"),
+        (("--focus-target", "cat"), "'cat', which is no class"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_and_leaves_nothing(
+    weights: Path, tmp_path: Path, capsys, options: tuple[str, ...], message: str
+):
+    assert run(tmp_path, weights, *options) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_outside_the_classes_are_refused(tmp_path: Path, capsys):
+    np.savez(tmp_path / "x.npz", logits=np.zeros((2, 3)), labels=np.array([0, 3]))
+    words = ["classify-logits", str(tmp_path / "x.npz"), "--noise-std", "1"]
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "the label of document 1 is 3, outside [0, 3)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('dataset = "digits"\n', "holds no model"),
+        ('dataset, model, step = "digits", "resnet20", 3\n', "holds 'step'"),
+        ('dataset, model, plot = "digits", "resnet20", "no"\n', "plot='no'"),
+        ('dataset, model, draws = "digits", "resnet20", 1.5\n', "draws=1.5"),
+        ('dataset, model, preprocessing = "digits", "resnet20", {"crp": 3}\n', "'crp'"),
+    ],
+)
+def test_a_bad_config_is_told(tmp_path: Path, capsys, text: str, message: str):
+    (tmp_path / "config.py").write_text(text)
+    words = ["classify", str(tmp_path / "config.py"), "--output", str(tmp_path / "out")]
+    assert cli.main([*words, "--cfg-options", "weights=random"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("cifar10_resnet56", "cifar10_resnet56"),
+        ("cifar100_resnet56", "cifar100_resnet56"),
+        ("imagenet_timm", "timm:resnet50.a1_in1k"),
+    ],
+)
+def test_the_paper_s_configs_have_101_strengths_up_to_20(name: str, model: str):
+    settings = read_settings(CONFIGS / f"{name}.py")
+    stds = settings.plan().stds
+    assert settings.model_name == model
+    assert stds == tuple(index * 2 / 10 for index in range(101))
+
+
+def test_strengths_are_counted_in_decimal():
+    assert perturb_grid(101, 0.2)[3] == 0.6
+    assert perturb_grid(1, 0.0) == (0.0,)
+
+
+def test_the_preprocessing_can_be_replaced(weights: Path):
+    settings = ClassifySettings(
+        dataset="digits", model="resnet20", weights=str(weights), preprocessing={"size": 16}
+    )
+    _, data = settings.load()
+    assert data[0][0].shape == (3, 16, 16)
+
+
+def test_untrained_weights_are_the_same_every_time():
+    settings = ClassifySettings(dataset="digits", model="resnet20", weights="random")
+    first, second = settings.load()[0], settings.load()[0]
+    assert first.fingerprint == second.fingerprint
+
+
+def test_classes_are_chosen_by_name_index_or_focus():
+    names = ["crane", "owl", "crane", *map(str, range(10))]
+    assert chosen_classes((), names, None) == {}
+    assert chosen_classes(("owl", 2, "0"), names, None) == {1: "owl", 2: "crane 2", 3: "0"}
+    assert chosen_classes((), names, {1: -1}) == {1: "owl"}
+    assert chosen_classes((), names[:2], None) == {0: "crane", 1: "owl"}
+    assert len(set(unique_names(names))) == len(names)
+
+
+def test_the_figures_of_the_paper_are_found_by_model_and_data():
+    curve = published.published_curve("cifar100_resnet56", "cifar100-test", "acc")
+    assert curve is not None and curve.values[20.0] == 0.0495
+    clean = published.published_curve("cifar100_vgg16_bn", "cifar100-test", "acc")
+    assert clean is not None and clean.values == {0.0: 0.74}
+    assert published.published_curve("cifar10_resnet56", "cifar100-test", "acc") is None
+    assert (
+        published.published_curve("cifar10_resnet56", "cifar10-test", "acc", focus={1: 1}) is None
+    )
+    # The checkpoints' own table and AIM's curve start at the same accuracy.
+    aim = published.published_curve("cifar10_resnet56", "cifar10-test", "acc")
+    assert aim is not None
+    assert aim.values[0.0] == pytest.approx(published._CIFAR_ACCURACY["resnet56"][0] / 100)

@@ -1,0 +1,681 @@
+"""`vision-bench segment`, from a config to a folder of results, on a random SegFormer."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics
+
+from aim_plugins.sweep.plots import plot_curves
+from vision_bench import published, segment_records, segment_results, segment_sweep
+from vision_bench.cli import main
+from vision_bench.overlays import class_palette
+from vision_bench.perturbators import (
+    MultiClassPerturbator,
+    SingleClassPerturbator,
+    UtilityPerturbator,
+)
+from vision_bench.segment_settings import read_settings, targets_of
+from vision_bench.upsampling import upsample
+
+CLASSES = 150
+PERSON = 12
+SIZES = [(50, 41), (64, 64), (37, 66), (45, 45), (90, 33)]
+UTILITY = {"METHOD": "utility", "RATIO": 0.0, "STEP_SIZE": 1.5, "STEP_LIMIT": 3}
+PERSON_UP = UTILITY | {"METHOD": "single", "TARGET_IDX": PERSON, "POSITIVE": True}
+SETTINGS = {"dataset": "ade20k", "resize": "short64", "batch_size": 2, "overlays": 2}
+
+
+def names_of(count: int) -> list[str]:
+    return [f"ADE_val_{number:08d}" for number in range(1, count + 1)]
+
+
+@pytest.fixture(scope="module")
+def ade20k(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five validation images in ADE20K's layout; some pixels are unlabelled, some are persons."""
+    root = tmp_path_factory.mktemp("data") / "ADEChallengeData2016"
+    for name, (width, height) in zip(names_of(len(SIZES)), SIZES, strict=True):
+        rng = np.random.default_rng(width * height)
+        for kind, shape, highest in (("images", (4, 5, 3), 256), ("annotations", (5, 6), 5)):
+            coarse = rng.integers(0, highest, shape, dtype=np.uint8)
+            if kind == "annotations":
+                coarse[coarse == 4] = PERSON + 1
+            folder = root / kind / "validation"
+            folder.mkdir(parents=True, exist_ok=True)
+            resampling = Image.Resampling.BICUBIC if kind == "images" else Image.Resampling.NEAREST
+            picture = Image.fromarray(coarse).resize((width, height), resampling)
+            picture.save(folder / f"{name}.{'jpg' if kind == 'images' else 'png'}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SegFormer of 150 classes that answers with a handful of them, person included."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(4)
+    config = transformers.SegformerConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 16, 24, 32],
+        num_attention_heads=[1, 2, 3, 4],
+        decoder_hidden_size=16,
+        num_labels=CLASSES,
+    )
+    module = transformers.SegformerForSemanticSegmentation(config)
+    head = module.decode_head.classifier
+    head.weight.data.mul_(40)
+    head.bias.data.fill_(-4).index_fill_(0, torch.tensor([0, 1, 2, PERSON]), 4)
+    folder = tmp_path_factory.mktemp("models") / "tiny-segformer"
+    module.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of the time, and one test is enough for it."""
+    monkeypatch.setattr(segment_sweep, "plot_curves", lambda points, folder: [folder / "none"])
+
+
+@pytest.fixture
+def config(tmp_path: Path, ade20k: Path, checkpoint: Path):
+    """Writes a config with some settings changed; None leaves one out."""
+
+    def write(**changes) -> Path:
+        settings = {
+            **SETTINGS,
+            "model": str(checkpoint),
+            "data_root": str(ade20k),
+            "logits_cache": str(tmp_path / "logits"),
+            "output": str(tmp_path / "out"),
+            "PERTURBATION": UTILITY,
+            **changes,
+        }
+        lines = [f"{name} = {value!r}" for name, value in settings.items() if value is not None]
+        path = tmp_path / "config.py"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
+
+
+def evaluate(config: Path, *options: str) -> int:
+    return main(["segment", "evaluate", str(config), *options])
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as table:
+        return list(csv.DictReader(table))
+
+
+def curve(folder: Path, task: str, metric: str, draw: str = "0") -> list[float]:
+    rows = read_csv(folder / "sweep.csv")
+    return [
+        float(row["value"])
+        for row in rows
+        if (row["task"], row["metric"], row["draw"]) == (task, metric, draw)
+    ]
+
+
+def reduced_labels(root: Path, name: str, size: tuple[int, int]) -> np.ndarray:
+    """Labels at the network's input size (height, width), reduced."""
+    stored = Image.open(root / "annotations" / "validation" / f"{name}.png")
+    labels = np.asarray(stored.resize(size[::-1], Image.Resampling.NEAREST)).astype(int) - 1
+    return np.where(labels < 0, 255, labels)
+
+
+def upsampled_logits(
+    root: Path, checkpoint: Path, name: str, dtype: torch.dtype = torch.float16
+) -> torch.Tensor:
+    """What transformers' own model answers for an image whose shorter side becomes 64, rounded."""
+    from transformers import SegformerForSemanticSegmentation
+
+    model = SegformerForSemanticSegmentation.from_pretrained(checkpoint).eval()
+    image = Image.open(root / "images" / "validation" / f"{name}.jpg")
+    scale = 64 / min(image.size)
+    size = [-(-round(side * scale) // 32) * 32 for side in image.size]
+    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR)) / 255
+    pixels = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    with torch.no_grad():
+        batch = torch.from_numpy(pixels).float().permute(2, 0, 1)[None]
+        logits = model(batch).logits.to(dtype).float()
+    return upsample(logits[0], (size[1], size[0]))
+
+
+def loop_over_levels(root: Path, checkpoint: Path, perturbators: list) -> np.ndarray:
+    """Confusion matrices [levels, truth, predicted], one modulated model after the other."""
+    total = np.zeros((len(perturbators), CLASSES, CLASSES), dtype=int)
+    for name in names_of(len(SIZES)):
+        logits = upsampled_logits(root, checkpoint, name)
+        labels = reduced_labels(root, name, tuple(logits.shape[1:]))
+        counted = labels != 255
+        for level, perturbator in enumerate(perturbators):
+            answers = perturbator(logits, f"{name}.jpg").argmax(0).numpy()
+            total[level] += metrics.confusion_matrix(
+                labels[counted], answers[counted], labels=range(CLASSES)
+            )
+    return total
+
+
+@pytest.mark.parametrize(
+    ("block", "perturbator"),
+    [
+        (UTILITY, UtilityPerturbator(0)),
+        (PERSON_UP, SingleClassPerturbator(0, PERSON)),
+        (PERSON_UP | {"POSITIVE": False}, SingleClassPerturbator(0, PERSON, positive=False)),
+        (
+            UTILITY
+            | {
+                "METHOD": "multi",
+                "TARGETS": [
+                    {"index": PERSON, "positive": False},
+                    {"index": 1, "positive": True},
+                ],
+            },
+            MultiClassPerturbator(0, [PERSON, 1], [False, True]),
+        ),
+    ],
+)
+def test_the_matrices_are_those_of_a_loop_over_levels(
+    config, ade20k, checkpoint, tmp_path, block, perturbator
+):
+    assert evaluate(config(PERTURBATION=block, draws=2, seed=5, exact=False)) == 0
+    with np.load(tmp_path / "out" / "confusion.npz") as file:
+        assert file["strengths"].tolist() == [0.0, 1.5, 3.0]
+        assert file["classes"][PERSON] == "person"
+        found = file["confusion"]
+    for draw in range(2):
+        levels = [perturbator.at(std, seed=5 + draw) for std in (0.0, 1.5, 3.0)]
+        loop = loop_over_levels(ade20k, checkpoint, levels)
+        assert loop.sum() == found[draw].sum()
+        # The photographs are normalised in double precision here; a near-tie may go either way.
+        assert np.abs(loop - found[draw]).sum() <= 1e-4 * loop.sum()
+        assert (loop[0] != loop[2]).any()
+
+
+def test_the_tables_are_scikit_learns_metrics_of_the_matrices(config, tmp_path):
+    assert evaluate(config(report_classes=["wall", PERSON], exact=False)) == 0
+    folder = tmp_path / "out"
+    with np.load(folder / "confusion.npz") as file:
+        matrices = file["confusion"][0]
+    table = read_csv(folder / "classes.csv")
+    assert len(table) == CLASSES * 3
+    for level, matrix in enumerate(matrices):
+        truth, predicted = (axis.ravel() for axis in np.indices(matrix.shape))
+        options = {"sample_weight": matrix.ravel(), "labels": range(CLASSES), "average": None}
+        present = matrix.sum(1) > 0
+        expected = {
+            "iou": metrics.jaccard_score(truth, predicted, zero_division=0, **options),
+            "recall": metrics.recall_score(truth, predicted, zero_division=0, **options),
+            "precision": metrics.precision_score(truth, predicted, zero_division=0, **options),
+            "f1": metrics.f1_score(truth, predicted, zero_division=0, **options),
+        }
+        for metric, values in expected.items():
+            assert curve(folder, "ade20k-val", f"m{metric}")[level] == pytest.approx(
+                values[present].mean()
+            )
+            for index, name in ((0, "wall"), (PERSON, "person")):
+                found = curve(folder, f"ade20k-val.{name}", metric)[level]
+                assert found == pytest.approx(values[index])
+            lines = [row for row in table if row["strength"] == f"{1.5 * level:g}"]
+            assert [row[metric] == "" for row in lines] == (~present).tolist()
+            shown = [float(row[metric]) for row in lines if row[metric]]
+            assert shown == pytest.approx(values[present].tolist())
+        accuracy = matrix.trace() / matrix.sum()
+        assert curve(folder, "ade20k-val", "acc")[level] == pytest.approx(accuracy)
+
+
+def test_the_exact_law_of_one_target_is_the_mean_of_many_draws(config, tmp_path):
+    assert evaluate(config(PERTURBATION=PERSON_UP, draws=40)) == 0
+    folder = tmp_path / "out"
+    rows = read_csv(folder / "sweep.csv")
+    for metric in ("recall", "iou"):
+        law = curve(folder, "ade20k-val.person", f"{metric}_expected", "")
+        for level, value in enumerate(law):
+            sampled = [
+                float(row["value"])
+                for row in rows
+                if (row["task"], row["metric"]) == ("ade20k-val.person", metric)
+                and float(row["strength"]) == 1.5 * level
+            ]
+            error = np.std(sampled, ddof=1) / np.sqrt(len(sampled))
+            assert value == pytest.approx(np.mean(sampled), abs=5 * error + 1e-3)
+    recall = curve(folder, "ade20k-val.person", "recall_expected", "")
+    assert recall == sorted(recall) and recall[0] < recall[-1]
+    assert curve(folder, "ade20k-val.person", "precision_expected", "") == []
+    laws = [row for row in read_csv(folder / "classes.csv") if row["law"] == "expected"]
+    assert any(row["iou"] for row in laws)
+    assert not any(row["precision"] or row["f1_stderr"] for row in laws)
+
+
+def test_every_metric_has_its_curve_and_every_file_is_named(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(segment_sweep, "plot_curves", plot_curves)
+    assert evaluate(config(exact=False, report_classes=["sky"])) == 0
+    folder = tmp_path / "out"
+    drawn = {path.name for path in (folder / "curves").iterdir()}
+    means = {f"ade20k-val-{name}" for name in ("miou", "acc", "mrecall", "mprecision", "mf1")}
+    own = {f"ade20k-val.sky-{name}" for name in ("iou", "recall", "precision", "f1")}
+    assert drawn == {f"{name}.{suffix}" for name in means | own for suffix in ("png", "svg")}
+    printed = capsys.readouterr().out
+    for name in ("sweep.csv", "classes.csv", "confusion.npz", "curves", "report.html"):
+        assert str(folder / name) in printed
+
+
+def test_standard_errors_are_in_the_table(config, tmp_path):
+    assert evaluate(config(exact=False)) == 0
+    rows = read_csv(tmp_path / "out" / "sweep.csv")
+    assert {row["n"] for row in rows} == {"5"}
+    assert all(float(row["stderr"]) > 0 for row in rows if row["metric"] == "miou")
+
+
+def images_of(report: Path) -> dict:
+    page = report.read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(data)["images"]
+
+
+@pytest.mark.parametrize(("width", "kind"), [(40, "png"), (384, "webp")])
+def test_the_report_shows_images_with_the_target_at_every_strength(
+    config, tmp_path, monkeypatch, width, kind
+):
+    # Noise alone in the last picture, which no encoder likes.
+    block = PERSON_UP | {"METHOD": "utility", "STEP_SIZE": 50.0}
+    settings = {"PERTURBATION": block, "exact": False, "overlays": 3, "overlay_width": width}
+    monkeypatch.setattr(segment_results, "_SMALL", 41)
+    assert evaluate(config(**settings)) == 0
+    images = images_of(tmp_path / "out" / "report.html")["ade20k-val"]
+    assert images["strengths"] == ["0", "50", "100"]
+    assert len(images["documents"]) == 3
+    for document in images["documents"]:
+        assert [title for title, _ in document["references"]] == ["image", "ground truth"]
+        assert all("labelled pixels right" in caption for caption in document["captions"])
+        for source in [*document["pictures"], *(source for _, source in document["references"])]:
+            head, _, content = source.partition(",")
+            with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+                assert picture.width <= width
+                expected = "png" if picture.width < 41 else "webp"
+            assert head == f"data:image/{expected};base64"
+    assert any(f"image/{kind}" in source for source in images["documents"][0]["pictures"])
+
+
+def test_images_with_the_target_and_its_colour_go_first(config, tmp_path, ade20k):
+    assert evaluate(config(PERTURBATION=PERSON_UP, exact=False, overlays=3)) == 0
+    documents = images_of(tmp_path / "out" / "report.html")["ade20k-val"]["documents"]
+    assert all(document["legend"][0][0] == "person" for document in documents)
+    holds = [
+        (np.asarray(Image.open(path)) == PERSON + 1).any()
+        for path in sorted((ade20k / "annotations" / "validation").iterdir())
+    ]
+    shown = {int(document["name"][8:16]) for document in documents}
+    assert sum(holds) >= 3
+    assert all(holds[number - 1] for number in shown)
+
+
+def test_pictures_of_noise_can_be_encoded():
+    noise = np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)
+    content = segment_results._encode(Image.fromarray(noise))
+    with Image.open(io.BytesIO(content)) as picture:
+        picture.load()
+        assert picture.size == (384, 384)
+
+
+def test_classes_for_curves_can_be_changed_without_counting_again(config, tmp_path, monkeypatch):
+    path = config(exact=False)
+    assert evaluate(path) == 0
+    monkeypatch.setattr(segment_sweep, "segmentation_curve", None)
+    assert evaluate(path, "--cfg-options", "report_classes=[sky]") == 0
+    tasks = {row["task"] for row in read_csv(tmp_path / "out" / "sweep.csv")}
+    assert tasks == {"ade20k-val", "ade20k-val.sky"}
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    names = ("sweep.csv", "classes.csv", "confusion.npz", "records/counts.safetensors")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(segment_sweep, "CHECKPOINT_IMAGES", 2)
+    monkeypatch.setattr(segment_sweep, "RECORD_SECONDS", 0.0)
+    path = config(draws=2)
+    assert evaluate(path, "--output", str(tmp_path / "whole")) == 0
+    code = (
+        "import os, signal, sys\n"
+        "from vision_bench import cli, segment_records, segment_sweep\n"
+        "segment_sweep.CHECKPOINT_IMAGES = 2\n"
+        "segment_sweep.RECORD_SECONDS = 0.0\n"
+        "write = segment_records.CurveRecord.write\n"
+        "def write_and_die(record, curve):\n"
+        "    write(record, curve)\n"
+        "    if curve.images == 4:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "segment_records.CurveRecord.write = write_and_die\n"
+        f"cli.main(['segment', 'evaluate', {str(path)!r}])\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "out" / "sweep.csv").exists()
+    counted = []
+    measure = segment_sweep.segmentation_curve
+
+    def count(items, *arguments, **options):
+        items = list(items)
+        counted.extend(name for _, _, name in items)
+        return measure(items, *arguments, **options)
+
+    monkeypatch.setattr(segment_sweep, "segmentation_curve", count)
+    assert evaluate(path) == 0
+    assert counted == ["ADE_val_00000005.jpg"]
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock on which counting an image takes ten seconds; its last entry is the time."""
+    times = [0.0]
+    measure = segment_sweep.segmentation_curve
+
+    def slow(*arguments, **options):
+        curve = measure(*arguments, **options)
+        times.append(times[-1] + 10 * curve.images)
+        return curve
+
+    monkeypatch.setattr(segment_sweep, "CHECKPOINT_IMAGES", 1)
+    monkeypatch.setattr(segment_sweep, "monotonic", lambda: times[-1])
+    monkeypatch.setattr(segment_sweep, "segmentation_curve", slow)
+    return times
+
+
+def test_counts_are_recorded_every_half_minute_and_at_the_end(config, clock, monkeypatch):
+    write, recorded = segment_records.CurveRecord.write, []
+
+    def note(record, curve):
+        recorded.append(curve.images)
+        write(record, curve)
+
+    monkeypatch.setattr(segment_records.CurveRecord, "write", note)
+    assert evaluate(config(exact=False)) == 0
+    assert recorded == [3, 5]
+
+
+def test_an_interrupted_run_keeps_what_it_has_counted(config, clock, tmp_path, monkeypatch):
+    path = config(exact=False)
+    slow = segment_sweep.segmentation_curve
+
+    def interrupt(*arguments, **options):
+        if clock[-1] == 20:
+            raise KeyboardInterrupt
+        return slow(*arguments, **options)
+
+    monkeypatch.setattr(segment_sweep, "segmentation_curve", interrupt)
+    assert evaluate(path) == 130
+    monkeypatch.setattr(segment_sweep, "segmentation_curve", slow)
+    assert evaluate(path) == 0
+    assert clock == [0, 10, 20, 30, 40, 50]
+    assert evaluate(path, "--output", str(tmp_path / "whole")) == 0
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_damaged_counts_are_counted_again(config, tmp_path):
+    path = config(exact=False)
+    assert evaluate(path) == 0
+    expected = results(tmp_path / "out")
+    record = tmp_path / "out" / "records" / "counts.safetensors"
+    content = bytearray(record.read_bytes())
+    content[-1] ^= 1
+    record.write_bytes(content)
+    with pytest.warns(segment_records.CorruptRecordWarning, match="counted again"):
+        assert evaluate(path) == 0
+    assert results(tmp_path / "out") == expected
+
+
+def test_two_processes_get_the_results_of_one(config, tmp_path):
+    path = config(exact=False)
+    assert evaluate(path, "--output", str(tmp_path / "one")) == 0
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    command = ["-m", "vision_bench.cli", "segment", "evaluate", str(path)]
+    options = ["--cfg-options", f"logits_cache={tmp_path / 'other-logits'}"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    both = subprocess.run(
+        [sys.executable, *launch, *command, *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("report:") == 1
+    assert results(tmp_path / "out") == results(tmp_path / "one")
+
+
+ABSENT = {"METHOD": "single", "RATIO": 1.0, "TARGET_IDX": CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"PERTURBATION": ABSENT}, "target 150 is outside the 150 classes"),
+        ({"PERTURBATION": UTILITY | {"METHOD": "nonsense"}}, "METHOD='nonsense' is unknown"),
+        ({"PERTURBATION": UTILITY | {"STEPS": 3}}, "did you mean STEP"),
+        ({"PERTURBATION": None}, "holds no PERTURBATION"),
+        ({"report_classes": ["persn"]}, "nearest: 'person'"),
+        ({"report_classes": [150]}, "outside the 150 classes"),
+        ({"report_clases": []}, "did you mean report_classes?"),
+        ({"draws": 0, "exact": False}, "nothing to compute"),
+        ({"draws": "two"}, "draws='two'"),
+        ({"dataset": "ade2k"}, "nearest: 'ade20k'"),
+        ({"data_root": "nowhere"}, "nowhere/images/validation is no folder"),
+        ({"model": "segformer-b9"}, "is no model"),
+        ({"model": "cifar10_resnet20", "weights": "random"}, "is a classifier"),
+        ({"cache_dtype": "int8"}, "cache_dtype='int8'"),
+        ({"resize": "big"}, "resize='big' is no rule"),
+    ],
+)
+def test_bad_settings_are_one_line_and_leave_nothing(config, tmp_path, capsys, changes, message):
+    assert evaluate(config(**changes)) == 2
+    captured = capsys.readouterr().err.strip().splitlines()
+    assert captured[-1].startswith("error:") and message in captured[-1]
+    assert not any("Traceback" in line for line in captured)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_data_set_is_one_line(config, tmp_path, capsys):
+    empty = tmp_path / "ADEChallengeData2016" / "images" / "validation"
+    empty.mkdir(parents=True)
+    assert evaluate(config(data_root=str(tmp_path))) == 2
+    assert f"error: {empty} is empty of images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.py", None, "no such config file"),
+        ("config.txt", "", "the suffix is '.txt'"),
+        ("config.py", "model = ", "is no config: "),
+        ("config.py", "model = 1 / 0", "is no config: ZeroDivisionError"),
+    ],
+)
+def test_a_file_that_is_no_config_is_one_line(tmp_path, capsys, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert evaluate(tmp_path / name) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_another_sweep_in_the_folder_is_refused(config, tmp_path, capsys):
+    assert evaluate(config(exact=False)) == 0
+    before = results(tmp_path / "out")
+    assert evaluate(config(exact=False), "--cfg-options", "PERTURBATION.STEP_LIMIT=2") == 2
+    assert "noise_std" in capsys.readouterr().err
+    assert results(tmp_path / "out") == before
+
+
+# Images without labels
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, ade20k: Path) -> Path:
+    """A colour, a grey, a 16-bit and a damaged image, of odd sizes, one in a folder below."""
+    folder = tmp_path / "photographs"
+    (folder / "below").mkdir(parents=True)
+    colour = Image.open(ade20k / "images" / "validation" / "ADE_val_00000003.jpg")
+    colour.save(folder / "colour.png")
+    colour.convert("L").save(folder / "grey.png")
+    deep = np.asarray(colour.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(folder / "below" / "deep.png")
+    (folder / "broken.jpg").write_bytes((folder / "colour.png").read_bytes()[:60])
+    return folder
+
+
+def infer(config: Path, images: Path, *options: str) -> int:
+    return main(["segment", "infer", str(config), str(images), *options])
+
+
+def test_every_readable_image_gets_overlays_strip_and_animation(
+    config, photographs, tmp_path, capsys
+):
+    assert infer(config(data_root="nowhere", PERTURBATION=PERSON_UP), photographs) == 0
+    captured = capsys.readouterr()
+    assert "3 images, 1 left out" in captured.out
+    assert "left out: " in captured.err and "broken.jpg" in captured.err
+    output = tmp_path / "out-images"
+    written = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.*"))
+    names = ["animation.gif", "shares.csv", "std=0.png", "std=1.5.png", "std=3.png", "strip.png"]
+    folders = ["below/deep", "colour", "grey"]
+    assert written == sorted(f"{folder}/{name}" for folder in folders for name in names)
+    for folder in folders:
+        overlays = [Image.open(output / folder / f"std={std}.png") for std in ("0", "1.5", "3")]
+        assert len({picture.size for picture in overlays}) == 1
+        assert overlays[0].width >= 37 * 9 and overlays[0].height > 66 * 9
+        with Image.open(output / folder / "animation.gif") as animation:
+            assert animation.n_frames == 3
+            assert animation.size == overlays[0].size
+    grey, deep = (output / folder / "std=0.png" for folder in ("grey", "below/deep"))
+    assert grey.read_bytes() == deep.read_bytes()
+
+
+def test_overlays_have_the_colours_of_the_loops_classes(config, ade20k, checkpoint, tmp_path):
+    name = "ADE_val_00000002"  # 64 pixels square, the size of the network's input
+    image = ade20k / "images" / "validation" / f"{name}.jpg"
+    assert infer(config(PERTURBATION=PERSON_UP), image) == 0
+    output = tmp_path / "out-images" / name
+    logits = upsampled_logits(ade20k, checkpoint, name, torch.float32)
+    photograph = np.asarray(Image.open(image)).astype(float)
+    shares = read_csv(output / "shares.csv")
+    for std in (0.0, 1.5, 3.0):
+        answers = SingleClassPerturbator(std, PERSON)(logits, f"{name}.jpg").argmax(0).numpy()
+        picture = np.asarray(Image.open(output / f"std={std:g}.png"))
+        # A small image is enlarged tenfold, and the title stands above. A pixel may be a tie.
+        expected = 0.45 * photograph + 0.55 * class_palette(CLASSES)[answers]
+        agreement = [
+            (np.abs(picture[row : row + 640 : 10, :640:10] - expected) <= 1).all(2).mean()
+            for row in range(1, picture.shape[0] - 640)
+        ]
+        assert max(agreement) > 0.995
+        (person,) = (
+            row for row in shares if (row["name"], row["strength"]) == ("person", f"{std:g}")
+        )
+        assert float(person["share"]) == pytest.approx((answers == PERSON).mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["empty", "absent", "broken"])
+def test_no_image_is_one_line(config, photographs, tmp_path, capsys, kind):
+    if kind == "empty":
+        (tmp_path / "empty").mkdir()
+    path = photographs / "broken.jpg" if kind == "broken" else tmp_path / kind
+    assert infer(config(), path) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error:") and str(path) in last
+    assert not (tmp_path / "out-images").exists()
+
+
+def test_a_damaged_image_stops_the_run_where_that_is_asked_for(config, photographs, capsys):
+    assert infer(config(on_error="raise"), photographs) == 2
+    assert "broken.jpg" in capsys.readouterr().err
+
+
+def test_noise_is_that_of_the_file_wherever_its_folder_starts(config, ade20k, tmp_path):
+    path, name = config(), "ADE_val_00000002"
+    assert infer(path, ade20k / "images", "--output", str(tmp_path / "far")) == 0
+    assert infer(path, ade20k / "images" / "validation", "--output", str(tmp_path / "near")) == 0
+    far = tmp_path / "far" / "validation" / name / "shares.csv"
+    assert far.read_bytes() == (tmp_path / "near" / name / "shares.csv").read_bytes()
+
+
+def test_images_of_impossible_sizes_are_left_out_of_overlays(config, photographs, tmp_path, capsys):
+    for width, height in [(3, 5), (1, 1), (2, 300)]:
+        Image.new("RGB", (width, height)).save(photographs / f"{width}x{height}.png")
+    assert infer(config(resize="original"), photographs) == 0
+    captured = capsys.readouterr()
+    assert "3 images, 4 left out" in captured.out
+    assert "tiny-segformer takes no images of 2 x 300 pixels" in captured.err
+
+
+def test_images_that_differ_in_suffix_only_keep_folders_of_their_own(config, photographs, tmp_path):
+    Image.open(photographs / "colour.png").save(photographs / "colour.bmp")
+    assert infer(config(), photographs) == 0
+    folders = {path.parent.name for path in (tmp_path / "out-images").rglob("strip.png")}
+    assert folders == {"colour.png", "colour.bmp", "grey", "deep"}
+
+
+# The configs that are shipped
+
+SHIPPED = Path(__file__).resolve().parents[2] / "eval_configs" / "vision"
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "targets"),
+    [
+        ("utility", [float(level) for level in range(21)], []),
+        ("person", [float(level) for level in range(21)], ["person"]),
+        (
+            "targets",
+            [level / 2 for level in range(11)],
+            ["traffic light", "streetlight", "bicycle"],
+        ),
+    ],
+)
+def test_shipped_configs_have_the_papers_settings(name, levels, targets):
+    settings = read_settings(SHIPPED / f"ade20k_segformer_b2_{name}.py")
+    found = settings.perturbators(CLASSES)
+    assert [level.std for level in found] == levels
+    assert (settings.model, settings.resize) == ("segformer-b2", "short512")
+    names = settings.class_names()
+    assert [names[index] for index in targets_of(found[0])] == targets
+    assert set((found[0].directions(CLASSES) or {}).values()) <= {1}
+    assert {names.index(entry) for entry in settings.report_classes} <= set(range(CLASSES))
+
+
+def test_the_papers_figures_stand_beside_ours(config, checkpoint, tmp_path, monkeypatch):
+    """Only where data and weights are the paper's, for which the tiny ones stand in here."""
+    load = segment_sweep.load_model
+    monkeypatch.setattr(
+        segment_sweep, "load_model", lambda name, **options: load(str(checkpoint), weights=None)
+    )
+    monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": len(SIZES)})
+    monkeypatch.setattr(segment_sweep, "PUBLISHED_RESIZE", "short64")
+    block = PERSON_UP | {"STEP_SIZE": 2.0}
+    options = {"model": "segformer-b2", "weights": "hub", "PERTURBATION": block, "exact": False}
+    assert evaluate(config(**options)) == 0
+    folder = tmp_path / "out"
+    assert curve(folder, "ade20k-val", "miou_published", "") == [0.4620, 0.4610, 0.4560]
+    person = curve(folder, "ade20k-val.person", "recall_published", "")
+    assert person == [0.9124, 0.9577, 0.9732]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "recall_published" in page and "2603.12755" in page
+    local = {"weights": str(checkpoint)}
+    for name, change in {"fewer": {"limit": 3}, "local": local}.items():
+        assert evaluate(config(**options | {"output": str(tmp_path / name)} | change)) == 0
+        assert curve(tmp_path / name, "ade20k-val", "miou_published", "") == []
+    monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": 2000})
+    assert evaluate(config(**options, output=str(tmp_path / "part"))) == 0
+    assert curve(tmp_path / "part", "ade20k-val", "miou_published", "") == []

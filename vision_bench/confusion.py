@@ -1,0 +1,192 @@
+"""Confusion matrices of a whole data set, and the metrics of each class that follow from them.
+
+Segmentation counts pixels over all images first and divides once, as the benchmarks of ADE20K and
+PASCAL VOC do; averaging the IoU of single images is another metric. A class without ground truth
+has no metric, NaN, and is left out of means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, Integer
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Label of the pixels that count for nothing, as in ADE20K and Cityscapes."""
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Metrics of each class, float64; NaN for a class without ground truth.
+
+    A class that is never predicted has precision 0, as its IoU and F1 are.
+
+    Attributes:
+        iou: Intersection over union, |truth ∩ predicted| / |truth ∪ predicted|.
+        recall: Share of a class's pixels that are found, which some papers call Acc.
+        precision: Share of the pixels called a class that are of this class.
+        f1: Harmonic mean of recall and precision, also called the Dice score.
+    """
+
+    iou: Float[Tensor, "*shape classes"]
+    recall: Float[Tensor, "*shape classes"]
+    precision: Float[Tensor, "*shape classes"]
+    f1: Float[Tensor, "*shape classes"]
+
+    @classmethod
+    def from_counts(cls, hits: Tensor, truth: Tensor, predicted: Tensor) -> ClassMetrics:
+        """Divides pixel counts.
+
+        Args:
+            hits: Pixels of each class that are predicted as this class, [..., classes].
+            truth: Pixels labelled with each class.
+            predicted: Pixels predicted as each class.
+
+        Returns:
+            The metrics, of the shape to which the counts broadcast.
+
+        >>> ClassMetrics.from_counts(*torch.tensor([[2, 0], [4, 0], [2, 2]])).iou
+        tensor([0.5000,    nan], dtype=torch.float64)
+        """
+        hits, truth, predicted = (part.double() for part in (hits, truth, predicted))
+
+        def share(of: Tensor) -> Tensor:
+            # No hit among no pixels is 0; that a class is absent is said by its ground truth.
+            return torch.where(
+                truth > 0, hits / of.clamp(min=torch.finfo(of.dtype).tiny), torch.nan
+            )
+
+        return cls(
+            iou=share(truth + predicted - hits),
+            recall=share(truth.expand_as(hits)),
+            precision=share(predicted),
+            f1=share((truth + predicted) / 2),
+        )
+
+    def means(self) -> dict[str, Float[Tensor, "*shape"]]:
+        """Means over the classes with ground truth: `miou`, `mrecall`, `mprecision`, `mf1`."""
+        return {f"m{name}": values.nanmean(-1) for name, values in self.by_name().items()}
+
+    def by_name(self) -> dict[str, Float[Tensor, "*shape classes"]]:
+        """The metrics by name, in the order in which tables show them."""
+        names = ("iou", "recall", "precision", "f1")
+        return {name: getattr(self, name) for name in names}
+
+
+class ConfusionMatrix:
+    """Counts pixels by ground truth (rows) and prediction (columns).
+
+    Args:
+        classes: Number of classes.
+        ignore_index: Label of pixels that are left out; None counts every pixel.
+
+    Raises:
+        ValueError: If `classes` is below 1.
+
+    >>> confusion = ConfusionMatrix(2)
+    >>> confusion.update(torch.tensor([0, 0, 1, 255]), torch.tensor([0, 1, 1, 0]))
+    >>> confusion.matrix
+    tensor([[1, 1],
+            [0, 1]])
+    >>> confusion.metrics().recall
+    tensor([0.5000, 1.0000], dtype=torch.float64)
+    """
+
+    def __init__(self, classes: int, ignore_index: int | None = IGNORE_INDEX) -> None:
+        if classes < 1:
+            raise ValueError(f"classes={classes} is below 1: give the number of classes")
+        self.classes = classes
+        self.ignore_index = ignore_index
+        self.matrix: Int64[Tensor, "truth predicted"] = torch.zeros(
+            classes, classes, dtype=torch.int64
+        )
+
+    def update(
+        self, labels: Integer[Tensor, "*shape"], predictions: Integer[Tensor, "*shape"]
+    ) -> None:
+        """Counts one image, or a batch.
+
+        Args:
+            labels: Class of each pixel, or `ignore_index`.
+            predictions: Predicted class of each pixel, of the same shape.
+
+        Raises:
+            ValueError: If the shapes differ, or a label or prediction is no class.
+        """
+        if labels.shape != predictions.shape:
+            raise ValueError(
+                f"predictions have shape {tuple(predictions.shape)} and labels "
+                f"{tuple(labels.shape)}: give one prediction per label"
+            )
+        check_labels(labels, self.classes, self.ignore_index)
+        counted = counted_pixels(labels, self.ignore_index)
+        rows, columns = labels[counted].long(), predictions[counted].long().to(labels.device)
+        _require_classes("predictions", columns, self.classes, "pass argmax indices of this model")
+        cells = torch.bincount(rows * self.classes + columns, minlength=self.classes**2)
+        self.matrix += cells.view_as(self.matrix).to(self.matrix.device)
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Adds the counts of another part of the data.
+
+        Raises:
+            ValueError: If the other matrix has another number of classes.
+        """
+        if other.classes != self.classes:
+            raise ValueError(
+                f"other has {other.classes} classes and this matrix {self.classes}: "
+                "merge matrices of one label set"
+            )
+        self.matrix += other.matrix
+
+    def metrics(self) -> ClassMetrics:
+        """IoU, recall, precision and F1 of each class."""
+        return ClassMetrics.from_counts(
+            self.matrix.diagonal(), self.matrix.sum(1), self.matrix.sum(0)
+        )
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all counted pixels that are right; NaN without pixels."""
+        pixels = int(self.matrix.sum())
+        return int(self.matrix.diagonal().sum()) / pixels if pixels else float("nan")
+
+
+def counted_pixels(labels: Tensor, ignore_index: int | None) -> Tensor:
+    """Mask of the pixels that count."""
+    if ignore_index is None:
+        return torch.ones_like(labels, dtype=torch.bool)
+    return labels != ignore_index
+
+
+def check_labels(
+    labels: Integer[Tensor, "*shape"],
+    classes: int,
+    ignore_index: int | None,
+    *,
+    name: str = "labels",
+) -> None:
+    """Refuses label maps that do not belong to the classes.
+
+    Raises:
+        ValueError: If the labels are no integers, or one is neither a class nor `ignore_index`.
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"{name} are {labels.dtype}: give integer class indices")
+    _require_classes(
+        name,
+        labels[counted_pixels(labels, ignore_index)],
+        classes,
+        f"mark pixels to be left out with {ignore_index}, and number classes from 0 "
+        "(ADE20K's files start at 1 and need their labels reduced)",
+    )
+
+
+def _require_classes(name: str, values: Tensor, classes: int, mend: str) -> None:
+    outside = (values < 0) | (values >= classes)
+    if outside.any():
+        raise ValueError(
+            f"{name} hold {int(values[outside][0])} ({int(outside.sum())} such pixels), outside "
+            f"[0, {classes}): {mend}"
+        )

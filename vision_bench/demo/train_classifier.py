@@ -1,0 +1,152 @@
+"""A ResNet-20 on Fashion-MNIST, or on digits where that is not installed.
+
+The architecture and the checkpoint are those of pytorch-cifar-models, so that the trained file is
+loaded as a published one would be. A part of the data and a few epochs are enough for a curve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vision_bench.data import ClassificationData, load_dataset
+from vision_bench.demo.store import make_once
+from vision_bench.demo.training import fit, reproducible
+from vision_bench.models import VisionModel, load_model
+
+ARCHITECTURE = "cifar10_resnet20"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """How the classifier is trained.
+
+    Attributes:
+        dataset: Name of the data set.
+        images: Number of training images, evenly over the training split; None takes all.
+        epochs: Passes over them.
+        flip: Whether images are mirrored at random.
+        batch_size: Images in a step.
+        learning_rate: The highest one; it rises and falls once (OneCycle).
+        weight_decay: Of stochastic gradient descent with Nesterov momentum 0.9.
+        seed: Of the first weights, the order of the images and the mirroring.
+        version: Changes with the training code.
+    """
+
+    dataset: str
+    images: int | None
+    epochs: int
+    flip: bool
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    seed: int = 0
+    version: int = 1
+
+
+RECIPES = {
+    "fashion-mnist": ClassifierRecipe("fashion-mnist", images=12_000, epochs=6, flip=True),
+    "digits": ClassifierRecipe("digits", images=None, epochs=40, flip=False, batch_size=64),
+}
+
+
+def classifier_folder(dataset: str, root: Path | None = None) -> Path:
+    """Folder of the trained classifier in the cache; trains it on the first call.
+
+    Args:
+        dataset: "fashion-mnist" or "digits".
+        root: Where the data set lies, as `load_dataset` takes it.
+
+    Returns:
+        A folder with `model.safetensors`, whose record notes the accuracy on the test split.
+    """
+    recipe = RECIPES[dataset]
+
+    def make(folder: Path) -> dict[str, Any]:
+        from safetensors.torch import save_file
+
+        model = train_classifier(recipe, root)
+        save_file(model.module.state_dict(), folder / WEIGHTS)
+        test = load_dataset(dataset, root, preprocessing=model.preprocessing)
+        return {"accuracy": accuracy(model.module, test), "images": len(test)}
+
+    return make_once(f"resnet20-{dataset}", asdict(recipe), make)
+
+
+def train_classifier(
+    recipe: ClassifierRecipe, root: Path | None = None, *, progress: bool = True
+) -> VisionModel:
+    """Trains a classifier on one thread of the CPU.
+
+    Args:
+        recipe: Data set and settings.
+        root: Where the data set lies, as `load_dataset` takes it.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The model in eval mode.
+    """
+    with reproducible(recipe.seed):
+        model = load_model(ARCHITECTURE, weights="random")
+        data = load_dataset(
+            recipe.dataset,
+            root,
+            split="train",
+            preprocessing=model.preprocessing,
+            limit=recipe.images,
+        )
+        images = torch.stack([data[index][0] for index in range(len(data))])
+        _train(model.module, images, data.labels, recipe, progress)
+    return model
+
+
+@torch.no_grad()
+def accuracy(module: nn.Module, data: ClassificationData) -> float:
+    """Share of a data set's images that a classifier in eval mode gets right."""
+    right = 0
+    for positions in torch.arange(len(data)).split(250):
+        images = torch.stack([data[int(index)][0] for index in positions])
+        right += int((module(images).argmax(1) == data.labels[positions]).sum())
+    return right / len(data)
+
+
+def _train(
+    module: nn.Module,
+    images: Float[Tensor, "n 3 height width"],
+    labels: Int[Tensor, " n"],
+    recipe: ClassifierRecipe,
+    progress: bool,
+) -> None:
+    module.train()
+    optimizer = torch.optim.SGD(
+        module.parameters(),
+        lr=recipe.learning_rate,
+        momentum=0.9,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+    )
+
+    def loss_of(chosen: Tensor) -> Tensor:
+        batch = images[chosen]
+        if recipe.flip:
+            mirrored = torch.rand(len(batch)) < 0.5
+            batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
+        return F.cross_entropy(module(batch), labels[chosen])
+
+    fit(
+        optimizer,
+        loss_of,
+        count=len(images),
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        title=f"training on {recipe.dataset}",
+        progress=progress,
+    )
+    module.eval()
