@@ -290,6 +290,20 @@ def test_calling_an_imported_function_in_a_config_names_the_line(stock, capfd):
     assert "line 3: it calls something it has imported" in capfd.readouterr().err
 
 
+def test_a_syntax_error_in_a_config_names_file_and_line(stock, capfd):
+    stock.write_text("models = []\ndatasets = [\n")
+    assert sweep(stock) == 2
+    said = capfd.readouterr().err
+    assert f"CONFIG='{stock}', line 2: '[' was never closed" in said and said.count("\n") == 1
+
+
+def test_arguments_that_opencompass_refuses_are_not_worth_going_on_with(stock, monkeypatch, capfd):
+    monkeypatch.setenv("STATUS", "2")
+    assert sweep(stock, "--no-such") == 2
+    said = capfd.readouterr().err
+    assert "does not take these arguments" in said and "-r" not in said
+
+
 def test_a_failure_of_opencompass_itself_is_a_failure(stock, monkeypatch, capfd):
     monkeypatch.setenv("STATUS", "3")
     assert sweep(stock) == 1

@@ -92,9 +92,12 @@ def run_opencompass(arguments: Sequence[str]) -> int:
     except _Stopped as stopped:
         print(f"\ninterrupted; finished work is kept: {again}", file=sys.stderr)
         return 128 + stopped.number
+    if status == 2:
+        print("error: opencompass does not take these arguments, see above", file=sys.stderr)
+        return status
     if status:
         print(f"error: opencompass ended with status {status}; {again}", file=sys.stderr)
-        return 2 if status == 2 else 1
+        return 1
     if options.dry_run:
         return 0
     return _report(folder, process_id, options, again)
@@ -128,6 +131,10 @@ def _load_config(path: str) -> Any:
         raise FileNotFoundError(f"CONFIG={path!r} is not there: name a configuration file (.py)")
     try:
         cfg = Config.fromfile(path, format_python_code=False)
+    except SyntaxError as error:
+        raise ValueError(
+            f"CONFIG={path!r}, line {error.lineno}: {error.msg}: mend the file"
+        ) from error
     except RuntimeError as error:
         lines = [
             frame.lineno
