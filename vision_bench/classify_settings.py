@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aim_plugins.sweep.strengths import MAX_STRENGTHS, parse_strengths, validate_strength
-from vision_bench.config_file import read_config
+from vision_bench.config_file import read_required, require, require_count
 
 if TYPE_CHECKING:
     from vision_bench.data import ClassificationData
@@ -119,24 +119,24 @@ class ClassifySettings:
 
     def __post_init__(self) -> None:
         for name in ("dataset", "model", "on_error", "logits_cache"):
-            _require(name, getattr(self, name), str, "a text")
+            require(name, getattr(self, name), str, "a text")
         for name in _TEXTS:
-            _require(name, getattr(self, name), (str, type(None)), "a text or None")
+            require(name, getattr(self, name), (str, type(None)), "a text or None")
         for name in ("focus_negative", "plot"):
-            _require(name, getattr(self, name), bool, "True or False")
+            require(name, getattr(self, name), bool, "True or False")
         for name in ("draws", "top_k", "batch_size", "num_perturb_steps"):
-            _require_count(name, getattr(self, name), 1)
-        _require_count("workers", self.workers, 0)
+            require_count(name, getattr(self, name), 1)
+        require_count("workers", self.workers, 0)
         if self.limit is not None:
-            _require_count("limit", self.limit, 1)
+            require_count("limit", self.limit, 1)
         if self.on_error not in ("skip", "raise"):
             raise ValueError(f"on_error={self.on_error!r} is neither 'skip' nor 'raise'")
-        _require("seed", self.seed, int, "an integer")
-        _require("preprocessing", self.preprocessing, Mapping, "a dictionary of settings")
+        require("seed", self.seed, int, "an integer")
+        require("preprocessing", self.preprocessing, Mapping, "a dictionary of settings")
         for name in ("focus_target", "report_classes"):
             if isinstance(value := getattr(self, name), str | int):
                 object.__setattr__(self, name, (value,))
-            _require(name, getattr(self, name), (list, tuple), "a list of names or indices")
+            require(name, getattr(self, name), (list, tuple), "a list of names or indices")
         self.plan()
         if (dataset := _plain(self.dataset)) in ("cifar10", "cifar100"):
             if self.data_root is None:
@@ -273,12 +273,9 @@ def read_settings(
         ValueError: If a setting is missing, unknown or not usable.
     """
     known = [entry.name for entry in fields(ClassifySettings)]
-    values = read_config(path, overrides, known=known)
-    for name in ("dataset", "model"):
-        if name not in values:
-            raise ValueError(f"{path} holds no {name}: add it")
-    if output is not None:
-        values["output"] = str(output)
+    values = read_required(
+        path, overrides, known=known, required=("dataset", "model"), output=output
+    )
     return ClassifySettings(**values)
 
 
@@ -387,13 +384,3 @@ def _seeded(build: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build()
-
-
-def _require(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name}={value!r}: give {wanted}")
-
-
-def _require_count(name: str, value: object, lowest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ValueError(f"{name}={value!r}: give an integer from {lowest} upwards")

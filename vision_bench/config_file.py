@@ -66,6 +66,46 @@ def read_config(
     return {name: resolve(value) for name, value in settings.items()}
 
 
+def read_required(
+    path: str | Path,
+    overrides: Sequence[str],
+    *,
+    known: Collection[str],
+    required: Sequence[str],
+    output: str | Path | None = None,
+) -> dict[str, Any]:
+    """Reads a config file that has to hold some settings.
+
+    Args:
+        path: The file.
+        overrides: Words such as "limit=100".
+        known: Names of the settings that there are.
+        required: Names of those that have no default.
+        output: Replaces the config's folder of results.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or a setting is missing or unknown.
+    """
+    values = read_config(path, overrides, known=known)
+    for name in required:
+        if name not in values:
+            raise ValueError(f"{path} holds no {name}: add it")
+    return values if output is None else {**values, "output": str(output)}
+
+
+def require(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Refuses a setting that is not of a kind; True and False are no numbers."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{name}={value!r}: give {wanted}")
+
+
+def require_count(name: str, value: object, lowest: int) -> None:
+    """Refuses a setting that is no whole number from `lowest` upwards."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ValueError(f"{name}={value!r}: give an integer from {lowest} upwards")
+
+
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments CONFIG and --cfg-options to a command."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="config file")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vision_bench.config_file import read_config
+from vision_bench.config_file import read_required, require, require_count
 from vision_bench.perturbation_config import perturbators_from_config
 from vision_bench.perturbators import MultiClassPerturbator, Perturbator, SingleClassPerturbator
 from vision_bench.segmentation_data import check_name
@@ -74,18 +74,20 @@ class SegmentSettings:
 
     def __post_init__(self) -> None:
         for name in ("dataset", "model", "data_root", "logits_cache", "output", "on_error"):
-            _require(name, getattr(self, name), str, "a text")
+            require(name, getattr(self, name), str, "a text")
         for name in ("split", "resize", "weights", "device"):
-            _require(name, getattr(self, name), (str, type(None)), "a text or None")
+            require(name, getattr(self, name), (str, type(None)), "a text or None")
         for name, lowest in (("batch_size", 1), ("workers", 0), ("draws", 0), ("overlays", 0)):
-            _require_count(name, getattr(self, name), lowest)
-        _require_count("overlay_width", self.overlay_width, 32)
-        _require("seed", self.seed, int, "an integer")
+            require_count(name, getattr(self, name), lowest)
+        require_count("overlay_width", self.overlay_width, 32)
+        require("seed", self.seed, int, "an integer")
         for name in ("limit", "exact_pixels"):
             if getattr(self, name) is not None:
-                _require_count(name, getattr(self, name), 1)
-        _require("exact", self.exact, bool, "True or False")
-        _require("report_classes", self.report_classes, (list, tuple), "a list of names or indices")
+                require_count(name, getattr(self, name), 1)
+        if self.on_error not in ("skip", "raise"):
+            raise ValueError(f"on_error={self.on_error!r} is neither 'skip' nor 'raise'")
+        require("exact", self.exact, bool, "True or False")
+        require("report_classes", self.report_classes, (list, tuple), "a list of names or indices")
         if not self.draws and not self.exact:
             raise ValueError("draws=0 with exact=False leaves nothing to compute: give draws=1")
         if self.cache_dtype not in _DTYPES:
@@ -142,12 +144,9 @@ def read_settings(
         ValueError: If a setting is missing, unknown or not usable.
     """
     known = [entry.name for entry in fields(SegmentSettings)]
-    values = read_config(path, overrides, known=known)
-    for name in ("dataset", "model", "PERTURBATION"):
-        if name not in values:
-            raise ValueError(f"{path} holds no {name}: add it")
-    if output is not None:
-        values["output"] = str(output)
+    values = read_required(
+        path, overrides, known=known, required=("dataset", "model", "PERTURBATION"), output=output
+    )
     return SegmentSettings(**values)
 
 
@@ -200,13 +199,3 @@ def _class_index(entry: str | int, names: Sequence[str]) -> int:
         hint = f"; nearest: {', '.join(map(repr, nearest))}" if nearest else ": give an index"
         raise ValueError(f"report_classes holds {entry!r}, which is no class{hint}")
     return list(names).index(entry)
-
-
-def _require(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name}={value!r}: give {wanted}")
-
-
-def _require_count(name: str, value: object, lowest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ValueError(f"{name}={value!r}: give an integer from {lowest} upwards")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from aim_plugins.sweep.strengths import parse_strengths
-from vision_bench.config_file import read_config
+from vision_bench.config_file import read_required
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ def read_settings(
         ValueError: If a setting is missing, unknown or not usable.
     """
     known = [entry.name for entry in fields(TopClassesSettings)]
-    values = read_config(path, overrides, known=known)
-    for name in ("model", "images"):
-        if name not in values:
-            raise ValueError(f"{path} holds no {name}: add it")
-    if output is not None:
-        values["output"] = str(output)
+    values = read_required(
+        path, overrides, known=known, required=("model", "images"), output=output
+    )
     return TopClassesSettings(**values)

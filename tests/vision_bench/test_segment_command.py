@@ -679,3 +679,8 @@ def test_the_papers_figures_stand_beside_ours(config, checkpoint, tmp_path, monk
     monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": 2000})
     assert evaluate(config(**options, output=str(tmp_path / "part"))) == 0
     assert curve(tmp_path / "part", "ade20k-val", "miou_published", "") == []
+
+
+def test_a_misspelt_on_error_is_refused_with_the_settings():
+    with pytest.raises(ValueError, match="on_error='ignore'"):
+        read_settings(SHIPPED / "ade20k_segformer_b2_person.py", ["on_error=ignore"])
