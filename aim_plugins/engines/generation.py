@@ -1,13 +1,15 @@
 """Decoding a batch of prompts under many modulations at once, with transformers' own `generate`.
 
-Every prompt becomes one row for each column. The prompts are read once and their key-value cache
-is repeated over the columns. Decoding pauses whenever a good part of the rows has finished, and
-those rows leave the batch. Where decoding cannot be paused and taken up again (beam search, a
-cache without batch selection, options that count steps), all rows run in one call.
+Every prompt becomes one row for each column. The prompts are read once for each strength of a
+transport, and their key-value cache is repeated over the columns. Decoding pauses whenever a good
+part of the rows has finished, and those rows leave the batch. Where decoding cannot be paused and
+taken up again (beam search, a cache without batch selection, options that count steps), all rows
+run in one call.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,8 @@ from torch import Tensor
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from aim_plugins.engines.engine import GaussianNoise, Prompts
+from aim_plugins.engines.engine import Modulation, Prompts, by_transport
+from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 
 _LEAVING_SHARE = 0.2
@@ -90,16 +93,24 @@ class _Rows:
     mask: Tensor
     std: Tensor
     seed: Tensor
+    strengths: Tensor
     mean: float
     origin: list[int]
+    transport: ActivationMaps | None
     cache: Any = None
+
+    def transported(self, model: Any) -> contextlib.AbstractContextManager[None]:
+        """Transports activations while the block runs, each row at its strength."""
+        if self.transport is None:
+            return contextlib.nullcontext()
+        return self.transport.applied(model, self.strengths)
 
     def keep(self, alive: Sequence[int]) -> None:
         """Drops every row that is not in `alive`."""
         if len(alive) == len(self.origin):
             return
         index = torch.tensor(alive, dtype=torch.long)
-        for name in ("token_ids", "mask", "std", "seed"):
+        for name in ("token_ids", "mask", "std", "seed", "strengths"):
             rows = getattr(self, name)
             setattr(self, name, rows[index.to(rows.device)])
         self.origin = [self.origin[row] for row in alive]
@@ -111,11 +122,12 @@ def generate_columns(
     model: Any,
     tokenizer: Any,
     prompts: Prompts,
-    columns: Sequence[GaussianNoise],
+    columns: Sequence[Modulation],
     *,
     max_length: int,
     stop: Sequence[str] = (),
     stopping_factory: StoppingFactory | None = None,
+    transport: ActivationMaps | None = None,
     **generation_kwargs: Any,
 ) -> list[list[list[int]]]:
     """Continues every prompt under every column.
@@ -129,13 +141,15 @@ def generate_columns(
         stop: Strings after which a row is complete.
         stopping_factory: Stopping criteria of the calls that run to their end; a harness hands in
             its own, so that one column decodes exactly as it would without us.
+        transport: Maps of activations for columns with a `transport_strength`.
         **generation_kwargs: Further arguments of `model.generate`.
 
     Returns:
         New token ids [P][S][...]; what follows an end token or a stop string is of no meaning.
 
     Raises:
-        ValueError: If several sequences are asked for one prompt.
+        ValueError: If several sequences are asked for one prompt, or a column has a strength of a
+            transport that is not there.
     """
     if generation_kwargs.get("num_return_sequences", 1) != 1:
         raise ValueError(
@@ -143,9 +157,9 @@ def generate_columns(
             "answers to one request: use noise_draws, or repeats in the task"
         )
     distinct, where = distinct_columns(model, columns, generation_kwargs)
-    rows = _expand(prompts, distinct)
+    rows = _expand(prompts, distinct, transport)
     if len(distinct) > 1 and _can_pause(model, generation_kwargs):
-        rows.cache = _shared_prefill(model, prompts, len(distinct), generation_kwargs)
+        rows.cache = _shared_prefill(model, prompts, distinct, transport, generation_kwargs)
     if rows.cache is not None:
         answers = _decode_with_pauses(
             model, tokenizer, rows, max_length=max_length, stop=stop, **generation_kwargs
@@ -173,8 +187,8 @@ def is_sampling(model: Any, generation_kwargs: Mapping[str, Any]) -> bool:
 
 
 def distinct_columns(
-    model: Any, columns: Sequence[GaussianNoise], generation_kwargs: Mapping[str, Any]
-) -> tuple[list[GaussianNoise], list[int]]:
+    model: Any, columns: Sequence[Modulation], generation_kwargs: Mapping[str, Any]
+) -> tuple[list[Modulation], list[int]]:
     """Columns that have to be decoded, since equal columns of greedy decoding share a row.
 
     Returns:
@@ -211,19 +225,26 @@ def _decode_with_pauses(
     return answers
 
 
-def _expand(prompts: Prompts, columns: Sequence[GaussianNoise]) -> _Rows:
+def _expand(
+    prompts: Prompts, columns: Sequence[Modulation], transport: ActivationMaps | None
+) -> _Rows:
     """One row for each prompt and column, prompts outside."""
     count = len(prompts.token_ids)
-    means = {column.mean for column in columns if not column.is_identity}
+    means = {column.mean for column in columns if column.has_noise}
     if len(means) > 1:
         raise ValueError(f"columns of one table have one noise mean, not {sorted(means)}")
+    strengths = torch.tensor([column.transport_strength for column in columns] * count)
+    if transport is None and bool((strengths != 0).any()):
+        raise ValueError("a column has a transport_strength, but the engine has no transport")
     return _Rows(
         token_ids=prompts.token_ids.repeat_interleave(len(columns), 0),
         mask=prompts.mask.repeat_interleave(len(columns), 0),
         std=torch.tensor([column.std for column in columns] * count),
         seed=torch.tensor([column.seed for column in columns] * count),
+        strengths=strengths,
         mean=means.pop() if means else 0.0,
         origin=list(range(count * len(columns))),
+        transport=transport,
     )
 
 
@@ -243,30 +264,44 @@ def _can_pause(model: Any, generation_kwargs: dict[str, Any]) -> bool:
 
 
 def _shared_prefill(
-    model: Any, prompts: Prompts, columns: int, generation_kwargs: dict[str, Any]
+    model: Any,
+    prompts: Prompts,
+    columns: Sequence[Modulation],
+    transport: ActivationMaps | None,
+    generation_kwargs: dict[str, Any],
 ) -> Any | None:
     """Reads all but the last token of each prompt once and repeats the cache over the columns.
 
-    `generate` itself does the reading, since it knows each architecture's positions and cache; the
-    one token it decodes is thrown away.
+    Noise leaves the cache as it is; a transport of all positions does not, so that prompts are read
+    once for each of its strengths. `generate` itself does the reading, since it knows each
+    architecture's positions and cache; the one token it decodes is thrown away.
 
     Returns:
         The cache, or None if a prompt is too short or the cache cannot repeat and select rows.
     """
     if int(prompts.mask[:, :-1].sum(1).min()) == 0:
         return None
-    cache = model.generate(
-        input_ids=prompts.token_ids[:, :-1],
-        attention_mask=prompts.mask[:, :-1],
-        max_new_tokens=1,
-        do_sample=False,
-        pad_token_id=generation_kwargs.get("pad_token_id"),
-        return_dict_in_generate=True,
-    ).past_key_values
+    unchanged = transport is None or transport.positions == "last"
+    members = {0.0: list(range(len(columns)))} if unchanged else by_transport(columns)
+    count, passes = len(prompts.token_ids), len(members)
+    strengths = torch.tensor(list(members) * count)
+    with contextlib.nullcontext() if transport is None else transport.applied(model, strengths):
+        cache = model.generate(
+            input_ids=prompts.token_ids[:, :-1].repeat_interleave(passes, 0),
+            attention_mask=prompts.mask[:, :-1].repeat_interleave(passes, 0),
+            max_new_tokens=1,
+            do_sample=False,
+            pad_token_id=generation_kwargs.get("pad_token_id"),
+            return_dict_in_generate=True,
+        ).past_key_values
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
     if not all(type(layer) in plain for layer in getattr(cache, "layers", [None])):
         return None
-    cache.batch_repeat_interleave(columns)
+    pass_of = {column: index for index, group in enumerate(members.values()) for column in group}
+    source = [pass_of[column] for column in range(len(columns))]
+    cache.batch_select_indices(
+        torch.tensor([prompt * passes + index for prompt in range(count) for index in source])
+    )
     return cache
 
 
@@ -284,16 +319,17 @@ def _decode(
             GaussianNoiseLogitsProcessor(rows.std, rows.mean, rows.seed, attention_mask=rows.mask)
         )
     cache = {} if rows.cache is None else {"past_key_values": rows.cache}
-    return model.generate(
-        input_ids=rows.token_ids,
-        attention_mask=rows.mask,
-        max_length=max_length,
-        logits_processor=processors,
-        stopping_criteria=stopping,
-        return_dict_in_generate=True,
-        **cache,
-        **generation_kwargs,
-    )
+    with rows.transported(model):
+        return model.generate(
+            input_ids=rows.token_ids,
+            attention_mask=rows.mask,
+            max_length=max_length,
+            logits_processor=processors,
+            stopping_criteria=stopping,
+            return_dict_in_generate=True,
+            **cache,
+            **generation_kwargs,
+        )
 
 
 def _end_tokens(model: Any) -> set[int]:

@@ -10,20 +10,27 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aim_plugins.engines.contexts import (
+    Context,
+    ScoredTokens,
+    check_requests,
+    context_batches,
+)
 from aim_plugins.engines.engine import (
     BatchSize,
-    GaussianNoise,
     Journal,
+    Modulation,
     Prompts,
     ScoreRequest,
     ScoreRow,
+    by_transport,
     fingerprint,
 )
 from aim_plugins.engines.generation import (
@@ -35,22 +42,10 @@ from aim_plugins.engines.generation import (
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
 from aim_plugins.engines.weights import model_fingerprint
+from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.noise import prefix_keys
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Context:
-    """Requests that share one forward pass: equal token ids but for the last."""
-
-    members: list[int]
-    context: Sequence[int]
-    continuation: Sequence[int]
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        return (*self.context, *self.continuation)
 
 
 class HuggingFaceEngine:
@@ -67,6 +62,7 @@ class HuggingFaceEngine:
         device: Where inputs go; None takes the model's first device.
         share_contexts: Whether requests with equal input tokens share a forward pass.
         journal: Keeps finished batches, so that an interrupted run goes on where it was.
+        transport: Maps of activations for columns with a `transport_strength`.
     """
 
     def __init__(
@@ -80,6 +76,7 @@ class HuggingFaceEngine:
         device: torch.device | None = None,
         share_contexts: bool = True,
         journal: Journal | None = None,
+        transport: ActivationMaps | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -89,6 +86,7 @@ class HuggingFaceEngine:
         self.device: torch.device = model.device if device is None else device
         self.share_contexts = share_contexts
         self.journal = journal
+        self.transport = transport
         self._fingerprint: str | None = None
         divisible = not forward_is_collective(model)
         self._context_limit = RowLimit("contexts", divisible=divisible)
@@ -113,7 +111,7 @@ class HuggingFaceEngine:
     def score(
         self,
         requests: Sequence[ScoreRequest],
-        columns: Sequence[GaussianNoise],
+        columns: Sequence[Modulation],
         *,
         batch_size: BatchSize,
         progress: bool = True,
@@ -136,14 +134,14 @@ class HuggingFaceEngine:
             ValueError: If a context or a continuation is empty, a continuation is longer than the
                 model's window, or the model returns NaN; each names the request.
         """
-        self._check(requests)
+        check_requests(requests, self.max_length)
         rows: dict[int, ScoreRow] = {}
         with tqdm(
             total=len(requests),
             disable=not progress,
             desc=f"Scoring, {len(columns)} strengths x draws",
         ) as bar:
-            for batch in self._batches(requests, batch_size):
+            for batch in context_batches(requests, batch_size, self._context_key):
                 answers = self._recall(requests, batch, columns)
                 for index, row in answers.items():
                     rows[index] = row
@@ -152,57 +150,11 @@ class HuggingFaceEngine:
                 bar.update(len(answers))
         return [rows[index] for index in range(len(requests))]
 
-    def _check(self, requests: Sequence[ScoreRequest]) -> None:
-        for request in requests:
-            if not request.continuation:
-                raise ValueError(
-                    f"{request.label} has an empty continuation, which has no log-likelihood: "
-                    "drop the choice, or give it at least one token"
-                )
-            if not request.context:
-                raise ValueError(f"{request.label} has an empty context: give a start token")
-            if len(request.continuation) > self.max_length:
-                raise ValueError(
-                    f"{request.label} has a continuation of {len(request.continuation)} tokens, "
-                    f"more than max_length={self.max_length}"
-                )
-        lengths = [len(r.context) + len(r.continuation) for r in requests]
-        if cut := sum(length > self.max_length + 1 for length in lengths):
-            logger.warning(
-                "%d of %d requests are longer than max_length=%d tokens (the longest has %d): "
-                "their contexts lose their start",
-                *(cut, len(requests), self.max_length, max(lengths)),
-            )
-
-    def _batches(
-        self, requests: Sequence[ScoreRequest], batch_size: BatchSize
-    ) -> list[list[_Context]]:
-        groups: dict[Any, list[int]] = {}
-        for index, request in enumerate(requests):
-            seen = (*request.context, *request.continuation[:-1])
-            groups.setdefault(seen if self.share_contexts else index, []).append(index)
-        contexts = []
-        for members in groups.values():
-            longest = max(members, key=lambda index: len(requests[index].continuation))
-            request = requests[longest]
-            contexts.append(_Context(members, request.context, request.continuation))
-        contexts.sort(key=lambda context: (-len(context.tokens), context.tokens))
-        if not callable(batch_size):
-            size = batch_size or len(contexts) or 1
-            return [contexts[start : start + size] for start in range(0, len(contexts), size)]
-        ordered = [(None, context.context, context.continuation) for context in contexts]
-        batches, start = [], 0
-        while start < len(contexts):
-            size = max(1, batch_size(start, ordered))
-            batches.append(contexts[start : start + size])
-            start += size
-        return batches
-
     def _recall(
         self,
         requests: Sequence[ScoreRequest],
-        batch: list[_Context],
-        columns: Sequence[GaussianNoise],
+        batch: list[Context],
+        columns: Sequence[Modulation],
     ) -> dict[int, ScoreRow]:
         """The batch's rows, from the journal where an earlier run finished it."""
         members = [index for context in batch for index in context.members]
@@ -231,8 +183,8 @@ class HuggingFaceEngine:
     def _score_in_parts(
         self,
         requests: Sequence[ScoreRequest],
-        batch: list[_Context],
-        columns: Sequence[GaussianNoise],
+        batch: list[Context],
+        columns: Sequence[Modulation],
     ) -> dict[int, ScoreRow]:
         def score(block: Block) -> dict[int, ScoreRow]:
             return self._score_batch(
@@ -245,67 +197,102 @@ class HuggingFaceEngine:
     def _score_batch(
         self,
         requests: Sequence[ScoreRequest],
-        batch: list[_Context],
-        columns: Sequence[GaussianNoise],
+        batch: list[Context],
+        columns: Sequence[Modulation],
     ) -> dict[int, ScoreRow]:
         inputs = [
             torch.tensor(context.tokens[-(self.max_length + 1) :][:-1], dtype=torch.long)
             for context in batch
         ]
         token_ids = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True).to(self.device)
-        width = token_ids.shape[1]
-        # Prompt tuning prepends virtual tokens, which have logits but no token ids.
-        logits = self._forward(token_ids)[:, -width:]
-        scored: list[int] = []
-        spans: dict[int, slice] = {}
-        position: list[int] = []
-        token: list[int] = []
-        for row, (context, tokens) in enumerate(zip(batch, inputs, strict=True)):
-            first, end = len(tokens) - len(context.continuation), len(tokens)
-            scored += range(row * width + first, row * width + end)
-            for index in context.members:
-                # Members may split the text elsewhere: the last tokens are theirs.
-                own = requests[index].continuation
-                spans[index] = slice(len(token), len(token) + len(own))
-                position += range(len(scored) - len(own), len(scored))
-                token += own
-        chosen = torch.tensor(scored, device=logits.device)
-        keys = prefix_keys(token_ids).reshape(-1).to(logits.device)[chosen]
-        try:
-            log_probabilities, is_argmax, clean = token_log_probabilities(
-                logits.reshape(-1, logits.shape[-1]),
-                chosen,
-                keys,
-                torch.tensor(position, device=logits.device),
-                torch.tensor(token, device=logits.device),
-                columns,
-                self.softmax_dtype,
-            )
-        except NotFiniteLogitsError as error:
-            label = next(
-                requests[index].label
-                for index, s in spans.items()
-                if s.start <= error.target < s.stop
-            )
-            raise ValueError(
-                f"{error} for {label}: try dtype=float32 or another attention implementation"
-            ) from error
-        first_keys = keys[torch.tensor(position, device=keys.device)].tolist()
+        lengths = [len(tokens) for tokens in inputs]
+        targets = ScoredTokens.of(requests, batch, lengths)
+        keys = prefix_keys(token_ids).reshape(-1)[targets.scored]
+        starts = torch.tensor(
+            [
+                length - len(context.continuation)
+                for length, context in zip(lengths, batch, strict=True)
+            ]
+        )
+        log_probabilities: dict[int, Tensor] = {}
+        is_argmax: dict[int, Tensor] = {}
+        clean = None
+        # A transport changes the forward pass; noise does not.
+        for strength, members in by_transport(columns).items():
+            logits = self._forward(token_ids, strength, starts)
+            try:
+                scores, hits, unmodulated = token_log_probabilities(
+                    logits.reshape(-1, logits.shape[-1]),
+                    targets.scored.to(logits.device),
+                    keys.to(logits.device),
+                    targets.position.to(logits.device),
+                    targets.token.to(logits.device),
+                    [columns[index].noise for index in members],
+                    self.softmax_dtype,
+                )
+            except NotFiniteLogitsError as error:
+                raise self._explain(error, requests, targets, strength) from error
+            log_probabilities.update(zip(members, scores, strict=True))
+            is_argmax.update(zip(members, hits, strict=True))
+            clean = unmodulated if clean is None else clean
+        assert clean is not None  # there is at least one column
+        first_keys = keys.cpu()[targets.position].tolist()
+        order = range(len(columns))
         return {
             index: ScoreRow(
-                log_likelihoods=[float(scores[span].sum()) for scores in log_probabilities],
-                is_greedy=[bool(hits[span].all()) for hits in is_argmax],
+                log_likelihoods=[float(log_probabilities[column][span].sum()) for column in order],
+                is_greedy=[bool(is_argmax[column][span].all()) for column in order],
                 clean=float(clean[span].double().sum()),
                 context_key=first_keys[span.start],
                 tokens=list(requests[index].continuation),
             )
-            for index, span in spans.items()
+            for index, span in targets.spans.items()
         }
 
-    def _forward(self, token_ids: Tensor) -> Tensor:
+    def _explain(
+        self,
+        error: NotFiniteLogitsError,
+        requests: Sequence[ScoreRequest],
+        targets: ScoredTokens,
+        strength: float,
+    ) -> ValueError:
+        label = next(
+            requests[index].label
+            for index, span in targets.spans.items()
+            if span.start <= error.target < span.stop
+        )
+        mend = "try dtype=float32 or another attention implementation"
+        if strength != 0:
+            mend = f"the transport at strength={strength} breaks the model: take a smaller one"
+        return ValueError(f"{error} for {label}: {mend}")
+
+    def _context_key(self, request: ScoreRequest) -> Any:
+        """What requests share if one forward pass answers them; None if nothing is shared."""
+        if not self.share_contexts:
+            return None
+        seen = (*request.context, *request.continuation[:-1])
+        if self.transport is not None and self.transport.positions == "last":
+            return seen, len(request.context)  # the split decides what is transported
+        return seen
+
+    def _forward(self, token_ids: Tensor, strength: float = 0.0, starts: Any = None) -> Tensor:
         # Right padding needs no mask under causal attention, and the call stays the harness's own.
-        with torch.no_grad(), self._autocast():
-            return self.model(token_ids).logits
+        with torch.no_grad(), self._autocast(), self._transported(strength, starts):
+            logits = self.model(token_ids).logits
+        # Prompt tuning prepends virtual tokens, which have logits but no token ids.
+        return logits[:, -token_ids.shape[1] :]
+
+    def _transported(
+        self, strength: float, starts: Tensor | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        if strength == 0:
+            return contextlib.nullcontext()
+        return self._maps().applied(self.model, strength, starts)
+
+    def _maps(self) -> ActivationMaps:
+        if self.transport is None:
+            raise ValueError("a column has a transport_strength, but the engine has no transport")
+        return self.transport
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(
@@ -319,7 +306,7 @@ class HuggingFaceEngine:
     def generate(
         self,
         prompts: Prompts,
-        columns: Sequence[GaussianNoise],
+        columns: Sequence[Modulation],
         *,
         max_length: int,
         stop: Sequence[str] = (),
@@ -374,7 +361,7 @@ class HuggingFaceEngine:
         self,
         key: str,
         prompts: Prompts,
-        columns: Sequence[GaussianNoise],
+        columns: Sequence[Modulation],
         **options: Any,
     ) -> list[list[list[int]]]:
         distinct, where = distinct_columns(self.model, columns, options)
@@ -387,7 +374,9 @@ class HuggingFaceEngine:
             whole = block.rows == count * len(distinct)
             seed = key if whole else fingerprint([key, block.prompts.start, block.columns.start])
             with torch.no_grad(), self._autocast(), self._sampling(seed, columns, options):
-                return generate_columns(self.model, self.tokenizer, some, under, **options)
+                return generate_columns(
+                    self.model, self.tokenizer, some, under, transport=self.transport, **options
+                )
 
         rows: list[list[list[int]]] = [[] for _ in range(count)]
         for block, answers in self._prompt_limit.run(count, len(distinct), generate):
@@ -397,7 +386,7 @@ class HuggingFaceEngine:
 
     @contextlib.contextmanager
     def _sampling(
-        self, key: str, columns: Sequence[GaussianNoise], options: dict[str, Any]
+        self, key: str, columns: Sequence[Modulation], options: dict[str, Any]
     ) -> Iterator[None]:
         """Seeds temperature sampling by the batch, so that a resumed run repeats an unbroken one.
 
@@ -430,7 +419,7 @@ class HuggingFaceEngine:
             self._forward(token_ids).float()
             return
         token_ids = token_ids[:, : max(1, length - 2)]
-        noise = [GaussianNoise(1.0, seed=seed) for seed in range(columns)]
+        noise = [Modulation(1.0, seed=seed) for seed in range(columns)]
         with torch.no_grad(), self._autocast():
             generate_columns(
                 self.model,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from aim_plugins.engines.engine import GaussianNoise
+from aim_plugins.engines.engine import Modulation
 from aim_plugins.modulation.noise import standard_normal
 
 _BLOCK_ELEMENTS = {"cpu": 2**18}
@@ -35,7 +35,7 @@ def token_log_probabilities(
     keys: Int[Tensor, " positions"],
     position: Int[Tensor, " targets"],
     token: Int[Tensor, " targets"],
-    columns: Sequence[GaussianNoise],
+    columns: Sequence[Modulation],
     softmax_dtype: torch.dtype | None = None,
 ) -> tuple[
     list[Shaped[Tensor, " targets"]], list[Bool[Tensor, " targets"]], Float[Tensor, " targets"]
@@ -77,7 +77,7 @@ def token_log_probabilities(
         )
         for column in dict.fromkeys(column.effective for column in columns)
     }
-    identity = answers.get(GaussianNoise())
+    identity = answers.get(Modulation())
     for block, local, targets in _blocks(logits, rows, position):
         _score_clean(logits[rows[block]], local, token, targets, clean, identity, softmax_dtype)
     # By seed, so that only one draw has to be kept at a time.
@@ -152,8 +152,8 @@ def _score_noisy(
     position: Tensor,
     token: Tensor,
     targets: Tensor,
-    columns: Sequence[GaussianNoise],
-    answers: dict[GaussianNoise, tuple[Tensor, Tensor]],
+    columns: Sequence[Modulation],
+    answers: dict[Modulation, tuple[Tensor, Tensor]],
 ) -> None:
     token = token[targets]
     drawn, noise = None, logits

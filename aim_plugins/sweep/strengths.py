@@ -11,18 +11,21 @@ MAX_STRENGTHS = 10_000
 """A longer grid is taken for a mistyped step."""
 
 
-def validate_strength(value: SupportsFloat, *, name: str = "noise_std") -> float:
+def validate_strength(
+    value: SupportsFloat, *, name: str = "noise_std", signed: bool = False
+) -> float:
     """Checks one strength.
 
     Args:
         value: The strength, for logit noise its standard deviation in logit units.
         name: Name of the argument, for the error.
+        signed: Whether the modulation has a meaning below 0.
 
     Returns:
         The strength as a float; negative zero becomes zero.
 
     Raises:
-        ValueError: If the value is no number, is negative, NaN or infinite.
+        ValueError: If the value is no number, NaN, infinite, or negative and not `signed`.
 
     >>> validate_strength(1)
     1.0
@@ -37,15 +40,18 @@ def validate_strength(value: SupportsFloat, *, name: str = "noise_std") -> float
         raise ValueError(f"{name}={value!r} is not a number: give one such as 0.5") from error
     if not math.isfinite(strength):
         raise ValueError(f"{name}={value!r} is not finite: give a number from 0 upwards")
-    if strength < 0:
+    if strength < 0 and not signed:
         raise ValueError(
             f"{name}={value!r} is negative: give a number from 0 upwards (0 changes nothing)"
         )
-    return abs(strength)
+    return strength + 0.0  # negative zero becomes zero
 
 
 def parse_strengths(
-    spec: str | SupportsFloat | Iterable[str | SupportsFloat], *, name: str = "noise_std"
+    spec: str | SupportsFloat | Iterable[str | SupportsFloat],
+    *,
+    name: str = "noise_std",
+    signed: bool = False,
 ) -> tuple[float, ...]:
     """Reads a grid, a list or a single strength.
 
@@ -54,13 +60,14 @@ def parse_strengths(
             `"0:1:0.1"` holds exactly 0.3), `"0,0.5,1"` or `"[0, 0.5]"` whose items may be grids, a
             number, or an iterable of any of these.
         name: Name of the argument, for errors.
+        signed: Whether the modulation has a meaning below 0.
 
     Returns:
         The strengths in the order given.
 
     Raises:
-        ValueError: If nothing is given, an item is malformed, negative, NaN or infinite, a strength
-            occurs twice, or there are more than `MAX_STRENGTHS`.
+        ValueError: If nothing is given, an item is malformed, NaN, infinite, or negative and not
+            `signed`, a strength occurs twice, or there are more than `MAX_STRENGTHS`.
 
     >>> parse_strengths("0:1:0.25")
     (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -68,7 +75,9 @@ def parse_strengths(
     (0.0, 1.0, 1.5, 2.0)
     """
     strengths = [
-        strength for item in _items(spec, name) for strength in _parse_item(item, name=name)
+        strength
+        for item in _items(spec, name)
+        for strength in _parse_item(item, name=name, signed=signed)
     ]
     if not strengths:
         raise ValueError(f"{name}={spec!r} holds no strength: give at least one, such as 0.5")
@@ -111,15 +120,15 @@ def _items(
         return [spec]  # type: ignore[list-item]
 
 
-def _parse_item(item: str | SupportsFloat, *, name: str) -> list[float]:
+def _parse_item(item: str | SupportsFloat, *, name: str, signed: bool) -> list[float]:
     if not isinstance(item, str):
-        return [validate_strength(item, name=name)]
+        return [validate_strength(item, name=name, signed=signed)]
     parts = item.split(":")
     if len(parts) == 1:
-        return [float(_parse_decimal(item, item, name))]
+        return [float(_parse_decimal(item, item, name, signed))]
     if len(parts) != 3:
         raise ValueError(f"{name}={item!r} is malformed: a grid is start:stop:step, as in 0:3:0.25")
-    start, stop, step = (_parse_decimal(part, item, name) for part in parts)
+    start, stop, step = (_parse_decimal(part, item, name, signed) for part in parts)
     if float(step) <= 0:
         raise ValueError(f"{name}={item!r} has the step {step}: give a step above 0")
     if stop < start:
@@ -129,7 +138,7 @@ def _parse_item(item: str | SupportsFloat, *, name: str) -> list[float]:
     return [float(start + index * step) for index in range(int((stop - start) / step) + 1)]
 
 
-def _parse_decimal(text: str, item: str, name: str) -> Decimal:
+def _parse_decimal(text: str, item: str, name: str, signed: bool) -> Decimal:
     try:
         number = Decimal(text.strip())
     except InvalidOperation as error:
@@ -137,8 +146,8 @@ def _parse_decimal(text: str, item: str, name: str) -> Decimal:
             f"{name}={item!r} is malformed: {text.strip()!r} is not a number; "
             "write a grid as 0:3:0.25 or a list as 0,0.5,1"
         ) from error
-    validate_strength(float(number), name=name)
-    return abs(number)
+    validate_strength(float(number), name=name, signed=signed)
+    return number + 0  # negative zero becomes zero
 
 
 def _refuse_too_many(count: float, spec: object, name: str) -> None:

@@ -40,7 +40,7 @@ class Row:
     n: int
 
     def __post_init__(self) -> None:
-        validate_strength(self.strength, name="strength")
+        validate_strength(self.strength, name="strength", signed=True)
         for name in ("value", "stderr"):
             number = getattr(self, name)
             if isinstance(number, str) or (number is None and name == "value"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from aim_plugins.engines.engine import Prompts, noise_columns
+from aim_plugins.engines.engine import Prompts, modulation_columns
 from aim_plugins.engines.generation import generate_columns
 
 SMALL = {
@@ -35,7 +35,7 @@ FAMILIES = {
         "block_multiple_of": 16,
     },
 }
-COLUMNS = noise_columns("0:3:1", noise_seed=5)
+COLUMNS = modulation_columns("0:3:1", noise_seed=5)
 LENGTHS = (12, 9, 14)
 
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from aim_plugins.engines import scoring
-from aim_plugins.engines.engine import GaussianNoise, noise_columns
+from aim_plugins.engines.engine import Modulation, modulation_columns
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
 
-COLUMNS = noise_columns("0:3:1", noise_seed=5, noise_draws=2)
+COLUMNS = modulation_columns("0:3:1", noise_seed=5, noise_draws=2)
 VOCABULARY = 50
 TEXTS = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 30, 9], [5, 6, 7, 8, 31], [5, 40, 7, 8, 9]])
 PREFIXES = {tuple(text[: end + 1]) for text in TEXTS.tolist() for end in range(len(text))}
@@ -81,20 +81,20 @@ def test_without_noise_each_position_has_the_bits_of_its_own_logits(logits, dtyp
 
 
 def test_noise_is_drawn_once_for_each_prefix_and_seed(logits, drawn):
-    score(logits, noise_columns([1.0, 2.0, 3.0], noise_seed=7))
+    score(logits, modulation_columns([1.0, 2.0, 3.0], noise_seed=7))
     [keys] = drawn
     assert len(keys) == len(set(keys)) == len(PREFIXES)
     drawn.clear()
     score(logits, COLUMNS)
     assert [len(keys) for keys in drawn] == [len(PREFIXES)] * 2
     drawn.clear()
-    score(logits, [GaussianNoise()])
+    score(logits, [Modulation()])
     assert drawn == []
 
 
 def test_noise_is_drawn_for_a_block_at_a_time(logits, drawn, monkeypatch):
     monkeypatch.setitem(scoring._BLOCK_ELEMENTS, "cpu", 4 * VOCABULARY)
-    score(logits, [GaussianNoise(1.0)])
+    score(logits, [Modulation(1.0)])
     assert max(len(keys) for keys in drawn) == 4
 
 

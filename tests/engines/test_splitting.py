@@ -15,11 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aim_plugins.engines.engine import Prompts, ScoreRequest, noise_columns
+from aim_plugins.engines.engine import Prompts, ScoreRequest, modulation_columns
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective, is_out_of_memory
 
-COLUMNS = noise_columns("0:3:1", noise_seed=5, noise_draws=2)
+COLUMNS = modulation_columns("0:3:1", noise_seed=5, noise_draws=2)
 DISTINCT = 7  # the identity's two draws are one
 PROMPTS = 3
 END = 2
@@ -344,7 +344,7 @@ def _rank(rank: int, folder: Path) -> None:
     with room_for(model, 1 if rank == 0 else 100):
         table = engine.generate(
             Prompts(tokens, torch.ones_like(tokens)),
-            noise_columns([0.0, 1.0, 2.0]),
+            modulation_columns([0.0, 1.0, 2.0]),
             max_length=16,
             do_sample=False,
         )

@@ -14,7 +14,7 @@ from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
-from aim_plugins.engines.engine import noise_columns
+from aim_plugins.engines.engine import modulation_columns
 from aim_plugins.harnesses.lm_eval import AimHFLM
 from aim_plugins.harnesses.opencompass import HuggingFaceNoiseChatModel, HuggingFaceNoiseModel
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
@@ -233,7 +233,7 @@ def test_remote_code_is_not_run_unless_asked_for(tiny_checkpoint, tmp_path):
 
 def test_a_table_gives_what_single_models_give(clean, tiny_checkpoint):
     """Recorded first, computed in batches of another size, and asked without recording."""
-    columns = noise_columns([0, 1, 3], noise_seed=5, noise_draws=2)
+    columns = modulation_columns([0, 1, 3], noise_seed=5, noise_draws=2)
     table = clean.table(columns, batch_size=2)
     with table.recording():
         view = clean.under(table, 0)
@@ -250,7 +250,7 @@ def test_a_table_gives_what_single_models_give(clean, tiny_checkpoint):
 
 
 def test_a_table_reads_each_prompt_once(clean, monkeypatch):
-    table = clean.table(noise_columns("0:2:0.5"), batch_size=2)
+    table = clean.table(modulation_columns("0:2:0.5"), batch_size=2)
     batches = []
     score = table.engine.score
     monkeypatch.setattr(
@@ -269,7 +269,7 @@ def test_samples_of_a_repeated_prompt_differ(tiny_checkpoint):
         tiny_checkpoint,
         generation_kwargs={"do_sample": True, "temperature": 2.0},
     )
-    columns = noise_columns([0, 1])
+    columns = modulation_columns([0, 1])
 
     def texts() -> list[list[str]]:
         table = model.table(columns)

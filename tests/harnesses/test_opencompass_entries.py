@@ -11,7 +11,7 @@ pytest.importorskip("opencompass")
 from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyObject
 
-from aim_plugins.engines.engine import GaussianNoise
+from aim_plugins.engines.engine import Modulation
 from aim_plugins.harnesses.opencompass.entries import (
     canonical,
     disjoint_combinations,
@@ -37,22 +37,22 @@ def test_noise_is_read_from_generation_kwargs_and_from_beside_them(inside):
     settings.update({} if inside else noise)
     before = copy.deepcopy(settings)
     found, rest = split_noise(settings)
-    assert found == GaussianNoise(0.5, 0.1, 3)
+    assert found == Modulation(0.5, 0.1, 3)
     assert rest == {"path": "p", "generation_kwargs": {"do_sample": False}}
     rest["generation_kwargs"]["do_sample"] = True
     assert settings == before
 
 
 def test_an_entry_without_noise_is_the_unmodulated_model():
-    assert split_noise({"path": "p"}) == (GaussianNoise(), {"path": "p"})
-    assert split_noise({"generation_kwargs": None})[0] == GaussianNoise()
+    assert split_noise({"path": "p"}) == (Modulation(), {"path": "p"})
+    assert split_noise({"generation_kwargs": None})[0] == Modulation()
 
 
 def test_both_places_may_agree_or_complete_each_other():
     noise, _ = split_noise(
         dict(noise_std=1, noise_seed=4, generation_kwargs=dict(noise_std=1.0, noise_mean=0.5))
     )
-    assert noise == GaussianNoise(1.0, 0.5, 4)
+    assert noise == Modulation(1.0, 0.5, 4)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_entries_equal_but_for_names_and_noise_are_one_group():
     ]
     first, second = sweep_groups(models)
     assert [e["abbr"] for e in first.entries] == ["m-0.0", "m-clean-seeded", "m-0.5"]
-    assert first.columns == (GaussianNoise(0.0), GaussianNoise(0.0, seed=1), GaussianNoise(0.5))
+    assert first.columns == (Modulation(0.0), Modulation(0.0, seed=1), Modulation(0.5))
     assert [e["abbr"] for e in second.entries] == ["other-0.0", "other-0.5"]
 
 

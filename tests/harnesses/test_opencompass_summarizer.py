@@ -12,7 +12,7 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from opencompass.datasets.custom import make_custom_dataset_config
 
-from aim_plugins.engines.engine import GaussianNoise
+from aim_plugins.engines.engine import Modulation
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.entries import sweep_groups
 from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
@@ -450,8 +450,8 @@ def test_each_noise_mean_is_a_sweep_that_starts_at_the_same_model(run):
     (group,) = sweep_groups(run.entries)
     sweeps = {sweep.name: sweep.columns for sweep in split_sweeps(group)}
     assert sweeps == {
-        "tiny-mean=0": (GaussianNoise(), GaussianNoise(0.5)),
-        "tiny-mean=1": (GaussianNoise(), GaussianNoise(0.5, 1.0)),
+        "tiny-mean=0": (Modulation(), Modulation(0.5)),
+        "tiny-mean=1": (Modulation(), Modulation(0.5, 1.0)),
     }
 
 

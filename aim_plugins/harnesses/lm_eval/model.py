@@ -34,7 +34,7 @@ from aim_plugins.engines.engine import (
     ScoreRequest,
     ScoreRow,
     fingerprint,
-    noise_columns,
+    modulation_columns,
 )
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 
@@ -74,7 +74,7 @@ class AimHFLM(HFLM):
         noise_draws: int = 1,
         **kwargs: Any,
     ) -> None:
-        self.columns = noise_columns(noise_std, noise_mean, noise_seed, noise_draws)
+        self.columns = modulation_columns(noise_std, noise_mean, noise_seed, noise_draws)
         super().__init__(pretrained, **kwargs)
         self._join_processes()
         self.engine: Engine = HuggingFaceEngine(

@@ -24,7 +24,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
 
-from aim_plugins.engines.engine import GaussianNoise, fingerprint, noise_columns
+from aim_plugins.engines.engine import Modulation, fingerprint, modulation_columns
 from aim_plugins.harnesses.lm_eval.expected import (
     METRIC,
     chance_level,
@@ -113,7 +113,7 @@ class LmEvalSweep:
     def __init__(
         self,
         config: EvaluatorConfig,
-        columns: Sequence[GaussianNoise],
+        columns: Sequence[Modulation],
         output: Path,
         command: Sequence[str] = (),
     ) -> None:
@@ -385,7 +385,7 @@ def run_sweep(
     Returns:
         The report's path.
     """
-    columns = noise_columns(noise_std, noise_mean, noise_seed, noise_draws)
+    columns = modulation_columns(noise_std, noise_mean, noise_seed, noise_draws)
     config = parse_harness_arguments(harness_arguments)
     given = sorted(name for name in config.model_args if name.startswith("noise_"))
     if given:

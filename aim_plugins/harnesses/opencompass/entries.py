@@ -25,7 +25,7 @@ from mmengine.config import ConfigDict
 from mmengine.config.lazy import LazyAttr, LazyObject
 from opencompass.utils import dataset_abbr_from_cfg, model_abbr_from_cfg
 
-from aim_plugins.engines.engine import GaussianNoise, noise_columns
+from aim_plugins.engines.engine import Modulation, modulation_columns
 from aim_plugins.sweep.files import safe_name
 
 NOISE_KEYS = ("noise_std", "noise_mean", "noise_seed")
@@ -47,10 +47,10 @@ class SweepGroup:
 
     name: str
     entries: tuple[ConfigDict, ...]
-    columns: tuple[GaussianNoise, ...]
+    columns: tuple[Modulation, ...]
 
 
-def split_noise(settings: Mapping[str, Any]) -> tuple[GaussianNoise, dict[str, Any]]:
+def split_noise(settings: Mapping[str, Any]) -> tuple[Modulation, dict[str, Any]]:
     """Reads the noise of a model entry.
 
     Args:
@@ -98,7 +98,7 @@ def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
         ValueError: If two entries share an `abbr` (OpenCompass would take the results of one for
             those of the other) or are the same modulation of the same model.
     """
-    members: dict[tuple[str, str], dict[GaussianNoise, ConfigDict]] = {}
+    members: dict[tuple[str, str], dict[Modulation, ConfigDict]] = {}
     abbrs: set[str] = set()
     for model in models:
         entry = model if isinstance(model, ConfigDict) else ConfigDict(model)
@@ -236,13 +236,13 @@ def _take_noise(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: settings.pop(key) for key in keys}
 
 
-def _noise(given: Mapping[str, Any]) -> GaussianNoise:
+def _noise(given: Mapping[str, Any]) -> Modulation:
     std, mean, seed = (given.get(key, 0) for key in NOISE_KEYS)
     if not isinstance(mean, numbers.Real) or isinstance(mean, bool):
         raise ValueError(f"noise_mean={mean!r} is not a number: give one such as 0.0")
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
         raise ValueError(f"noise_seed={seed!r} is not a whole number: give one such as 0")
-    columns = noise_columns(std, float(mean), int(seed))
+    columns = modulation_columns(std, float(mean), int(seed))
     if len(columns) != 1:
         raise ValueError(
             f"noise_std={std!r} holds {len(columns)} strengths, and one entry has one strength: "
@@ -251,7 +251,7 @@ def _noise(given: Mapping[str, Any]) -> GaussianNoise:
     return columns[0]
 
 
-def _read_entry(entry: ConfigDict, abbr: str) -> tuple[GaussianNoise, str]:
+def _read_entry(entry: ConfigDict, abbr: str) -> tuple[Modulation, str]:
     try:
         noise, rest = split_noise(entry)
     except ValueError as error:

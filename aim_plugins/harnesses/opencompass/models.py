@@ -22,7 +22,7 @@ from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from opencompass.registry import MODELS
 from transformers import AutoConfig
 
-from aim_plugins.engines.engine import GaussianNoise, Journal, ScoreRow
+from aim_plugins.engines.engine import Journal, Modulation, ScoreRow
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.harnesses.opencompass.entries import split_noise
 from aim_plugins.harnesses.opencompass.replay import AnswerTable, ColumnModel, NoJournal, Span
@@ -84,7 +84,7 @@ class _ColumnAnswers:
 
     def table(
         self,
-        columns: Sequence[GaussianNoise],
+        columns: Sequence[Modulation],
         *,
         batch_size: int = 1,
         name: str = "OpenCompass",

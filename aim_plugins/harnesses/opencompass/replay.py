@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from aim_plugins.engines.engine import GaussianNoise, Prompts, ScoreRequest, ScoreRow
+from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, ScoreRow
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 
 _IGNORED_INPUTS = frozenset({"token_type_ids"})
@@ -75,7 +75,7 @@ class AnswerTable:
     """
 
     engine: HuggingFaceEngine
-    columns: Sequence[GaussianNoise]
+    columns: Sequence[Modulation]
     batch_size: int = 1
     name: str = "OpenCompass"
     texts: dict[Hashable, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aim_plugins.engines.engine import GaussianNoise
+from aim_plugins.engines.engine import Modulation
 from aim_plugins.harnesses.opencompass.entries import SweepGroup, entry_abbr
 from aim_plugins.harnesses.opencompass.scores import decode_scores, mean_stderr
 from aim_plugins.sweep.strengths import format_strength
@@ -52,7 +52,7 @@ class Sweep:
 
     name: str
     abbrs: tuple[str, ...]
-    columns: tuple[GaussianNoise, ...]
+    columns: tuple[Modulation, ...]
     draws: tuple[int, ...]
 
     @property
@@ -60,7 +60,7 @@ class Sweep:
         """The strengths, rising."""
         return sorted({column.std for column in self.columns})
 
-    def entries(self) -> Iterable[tuple[str, GaussianNoise, int]]:
+    def entries(self) -> Iterable[tuple[str, Modulation, int]]:
         """Name, noise and draw of each entry."""
         return zip(self.abbrs, self.columns, self.draws, strict=True)
 
@@ -83,7 +83,7 @@ def split_sweeps(group: SweepGroup) -> list[Sweep]:
     ]
 
 
-def _sweep(name: str, members: Sequence[tuple[str, GaussianNoise]]) -> Sweep:
+def _sweep(name: str, members: Sequence[tuple[str, Modulation]]) -> Sweep:
     columns = tuple(column for _, column in members)
     seeds = list(dict.fromkeys(column.seed for column in columns))
     # Two means of a strength of 0 can share a seed.

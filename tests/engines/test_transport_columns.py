@@ -1,0 +1,195 @@
+"""Columns with an activation transport: an engine's table against runs of one strength each."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, modulation_columns
+from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.hooks import choose_sites
+
+STRENGTHS = (0.0, 0.3, 1.0)
+
+
+def random_maps(model, pattern=r".*(layernorm|layer_norm|ln_\d)", positions="all", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    maps = {}
+    for site in choose_sites(model, pattern):
+        width = next(iter(model.get_submodule(site).parameters())).shape[-1]
+        scale = 1 + 0.3 * torch.randn(width, generator=generator)
+        maps[site] = AffineMap.everywhere(scale, 0.3 * torch.randn(width, generator=generator))
+    return ActivationMaps(maps, positions)
+
+
+def engine_of(model, maps):
+    return HuggingFaceEngine(
+        model, None, max_length=64, softmax_dtype=torch.float32, transport=maps
+    )
+
+
+def by_hand(model, maps, tokens, strength, start=0):
+    """Log-probabilities of the next tokens, with the maps written out as plain hooks."""
+
+    def hook(module, inputs, output, one):
+        moved = (1 - strength) * output + strength * (output * one.scale + one.shift)
+        return torch.cat([output[:, :start], moved[:, start:]], dim=1)
+
+    handles = [
+        model.get_submodule(site).register_forward_hook(
+            lambda module, inputs, output, one=one: hook(module, inputs, output, one)
+        )
+        for site, one in maps.maps.items()
+    ]
+    try:
+        with torch.no_grad():
+            return model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+REQUESTS = [
+    ScoreRequest([1, 5, 9, 20], [7, 8]),
+    ScoreRequest([1, 5, 9, 20, 7], [9]),
+    ScoreRequest([1, 44], [30, 31, 32, 33, 34, 35]),
+]
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_scores_at_every_strength_are_those_of_hooks_written_by_hand(tiny_llama, positions):
+    maps = random_maps(tiny_llama, positions=positions)
+    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
+    rows = engine_of(tiny_llama, maps).score(REQUESTS, columns, batch_size=2, progress=False)
+    for request, row in zip(REQUESTS, rows, strict=True):
+        tokens = [*request.context, *request.continuation]
+        first = len(request.context)
+        for strength, value in zip(STRENGTHS, row.log_likelihoods, strict=True):
+            start = first - 1 if positions == "last" else 0
+            law = by_hand(tiny_llama, maps, tokens[:-1], strength, start)
+            wanted = sum(law[p - 1, tokens[p]] for p in range(first, len(tokens)))
+            assert value == pytest.approx(float(wanted), abs=2e-4)
+
+
+def test_strength_zero_has_the_bits_of_the_plain_model(tiny_llama):
+    maps = random_maps(tiny_llama)
+    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
+    steered = engine_of(tiny_llama, maps).score(REQUESTS, columns, batch_size=3, progress=False)
+    plain = engine_of(tiny_llama, None).score(
+        REQUESTS, [Modulation()], batch_size=3, progress=False
+    )
+    for row, wanted in zip(steered, plain, strict=True):
+        assert row.log_likelihoods[0] == wanted.log_likelihoods[0]
+
+
+def test_noise_beside_a_transport_is_noise_on_the_transported_logits(tiny_llama):
+    maps = random_maps(tiny_llama)
+    request = ScoreRequest([1, 5, 9], [7])
+    columns = modulation_columns(0.8, strength=0.5, noise_seed=3, transport=maps.fingerprint)
+    (row,) = engine_of(tiny_llama, maps).score([request], columns, batch_size=1, progress=False)
+    law = by_hand(tiny_llama, maps, [1, 5, 9], 0.5)[-1]
+    from aim_plugins.modulation.noise import prefix_keys, standard_normal
+
+    noise = standard_normal(prefix_keys(torch.tensor([[1, 5, 9]]))[0, -1:], 128, seed=3)[0]
+    wanted = (law + 0.8 * noise).log_softmax(-1)[7]
+    assert row.log_likelihoods[0] == pytest.approx(float(wanted), abs=1e-4)
+
+
+def left_padded(rows):
+    width = max(map(len, rows))
+    tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return Prompts(tokens, mask)
+
+
+FAMILIES = {
+    "llama": dict(num_key_value_heads=2),
+    "gemma2": dict(num_key_value_heads=2, head_dim=8, sliding_window=16),
+    "qwen2": dict(num_key_value_heads=2),
+    "mistral": dict(num_key_value_heads=2, sliding_window=16),
+    "phi": {},
+    "gpt2": {},
+    "opt": dict(word_embed_proj_dim=32, ffn_dim=64),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    config = AutoConfig.for_model(
+        request.param,
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **FAMILIES[request.param],
+    )
+    transformers.set_seed(1)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_a_batch_of_strengths_decodes_as_separate_runs(family, positions, options):
+    maps = random_maps(family, positions=positions)
+    prompts = left_padded([[1, 7, 8, 9, 30], [1, 40]])
+    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
+    engine = engine_of(family, maps)
+    ask = dict(max_length=5 + 12, do_sample=False, pad_token_id=0, **options)
+    table = engine.generate(prompts, columns, **ask)
+    for index, column in enumerate(columns):
+        alone = engine.generate(prompts, [column], **ask)
+        for row, wanted in zip(table, alone, strict=True):
+            assert _text(row[index]) == _text(wanted[0])
+    assert len({tuple(_text(tokens)) for tokens in table[0]}) > 1  # the maps do something
+
+
+def test_decoding_agrees_with_the_scores_of_what_it_decoded(family):
+    maps = random_maps(family, positions="last")
+    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
+    engine = engine_of(family, maps)
+    prompt = [1, 7, 8, 9, 30]
+    (row,) = engine.generate(
+        left_padded([prompt]), columns, max_length=15, do_sample=False, pad_token_id=0
+    )
+    for column, tokens in zip(columns, row, strict=True):
+        (scored,) = engine.score(
+            [ScoreRequest(prompt, _text(tokens))], [column], batch_size=1, progress=False
+        )
+        assert scored.is_greedy == [True]
+
+
+def test_a_strength_without_a_transport_is_refused(tiny_llama):
+    columns = [Modulation(transport_strength=0.5)]
+    engine = engine_of(tiny_llama, None)
+    with pytest.raises(ValueError, match="has no transport"):
+        engine.score(REQUESTS, columns, batch_size=1)
+    with pytest.raises(ValueError, match="has no transport"):
+        engine.generate(left_padded([[1, 2]]), columns, max_length=4, do_sample=False)
+
+
+def test_only_one_modulation_of_a_curve_may_vary():
+    with pytest.raises(ValueError, match="fix the other"):
+        modulation_columns([0, 1], strength=[0, 1])
+
+
+def test_noise_of_all_strengths_of_a_transport_is_drawn_in_order():
+    columns = modulation_columns(0.5, noise_draws=2, strength="-1:1:1", transport="t")
+    found = [(column.transport_strength, column.seed) for column in columns]
+    assert found == [(-1, 0), (-1, 1), (0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def _text(tokens):
+    """What comes before the end token."""
+    return tokens[: tokens.index(2)] if 2 in tokens else tokens
