@@ -5,7 +5,7 @@ of its results:
 
 - `strengths`: what to evaluate (`"0:3:0.25"`, lists, numbers).
 - `records`: finished batches of an engine, so that an interrupted run goes on where it was.
-- `store`: the sweep's folder, safe against kills, resumable.
+- `store`, `cells`: the sweep's folder, safe against kills, resumable.
 - `table`: the tidy table and the points of a curve.
 - `plots`, `report`: pictures, and one self-contained HTML page.
 

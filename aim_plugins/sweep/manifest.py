@@ -17,6 +17,8 @@ from aim_plugins.sweep.files import is_temporary
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 OWN_FIELDS = frozenset({"format", "created", "arguments", "versions"})
+STRENGTH_NAME = "strength_name"
+"""Field of what varies from cell to cell; absent where it is the std of noise."""
 _FORMAT = 1
 
 REDACTED = "***"

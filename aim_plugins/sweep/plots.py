@@ -21,6 +21,7 @@ from aim_plugins.sweep.files import safe_name, write_atomic
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 
 STRENGTH_LABEL = "noise std σ (logits)"
+TRANSPORT_LABEL = "transport strength λ"
 CONFIDENCE_FACTOR = 1.96
 """Standard errors in a two-sided 95 % interval of a normal law."""
 

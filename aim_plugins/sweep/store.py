@@ -3,7 +3,8 @@
     DIR/
       manifest.json            what was asked for, and what it was computed with
       records/KEY.json         one sealed record per engine batch
-      cells/std=0.5,draw=0/    one finished cell: the harness's own files, and cell.json
+      cells/std=0.5,draw=0/    one finished cell: the harness's own files, and cell.json; named by
+                               what varies, as strength=0.5,draw=0 of a transport
       .staging/                cells not finished yet
 
 A file or cell folder takes its name only once it is whole, by a rename, so that whatever a killed
@@ -19,17 +20,16 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from aim_plugins.sweep.cells import CELL, NOISE_STRENGTH, CellRecord, StagedCell, check_cell
 from aim_plugins.sweep.files import (
     CorruptRecordError,
     is_temporary,
-    seal,
     sha256_of,
     sync_folder,
     unseal,
@@ -39,6 +39,7 @@ from aim_plugins.sweep.manifest import (
     LOCK,
     MANIFEST,
     OWN_FIELDS,
+    STRENGTH_NAME,
     SweepMismatchError,
     manifest_text,
     new_manifest,
@@ -48,7 +49,7 @@ from aim_plugins.sweep.manifest import (
     refuse_mismatch,
 )
 from aim_plugins.sweep.records import BatchRecords, CorruptRecordWarning, warn_corrupt
-from aim_plugins.sweep.strengths import format_strength, validate_strength
+from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Row
 
 __all__ = [
@@ -61,81 +62,12 @@ __all__ = [
     "write_atomic",
 ]
 
-_CELL = "cell.json"
 _STAGING = ".staging"
 _RECORDS = "records"
 
 
 class SweepLockedError(RuntimeError):
     """Another process is writing to the folder."""
-
-
-@dataclass(frozen=True)
-class CellRecord:
-    """What one finished cell holds.
-
-    Attributes:
-        strength: Strength of the modulation.
-        draw: Index of the noise draw.
-        seed: Seed of that draw.
-        rows: The cell's part of the tidy table.
-        metadata: Whatever else belongs to it; JSON.
-        folder: The cell's folder, with the harness's own files.
-    """
-
-    strength: float
-    draw: int
-    seed: int
-    rows: tuple[Row, ...]
-    metadata: dict[str, Any]
-    folder: Path
-
-
-class StagedCell:
-    """A cell being written; see `SweepStore.cell`.
-
-    Attributes:
-        folder: Where the harness writes its own files.
-    """
-
-    def __init__(self, folder: Path, strength: float, draw: int) -> None:
-        self.folder = folder
-        self._content: dict[str, Any] = {"strength": strength, "draw": draw}
-
-    def record(
-        self, rows: Iterable[Row], *, seed: int, metadata: Mapping[str, Any] | None = None
-    ) -> None:
-        """States the cell's results; they are written last, when the block ends.
-
-        Raises:
-            ValueError: If a row belongs to another strength.
-        """
-        rows = list(rows)
-        strength = self._content["strength"]
-        for row in rows:
-            if float(row.strength) != strength:
-                raise ValueError(
-                    f"rows: {row.task}/{row.metric} has strength={row.strength}, but the cell has "
-                    f"{strength}: record each row in its own cell"
-                )
-        self._content |= {
-            "seed": seed,
-            "rows": [asdict(row) for row in rows],
-            "metadata": dict(metadata or {}),
-        }
-
-    def _finish(self) -> None:
-        if "rows" not in self._content:
-            raise RuntimeError(
-                f"the cell of strength={self._content['strength']}, draw={self._content['draw']} "
-                "ended without results: call its record() inside the with block"
-            )
-        files = {}
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file():
-                _flush(path)
-                files[path.relative_to(self.folder).as_posix()] = sha256_of(path)
-        write_atomic(self.folder / _CELL, seal(self._content | {"files": files}))
 
 
 class SweepStore:
@@ -153,6 +85,7 @@ class SweepStore:
         self.resumed = resumed
         self._lock = lock
         self._manifest = manifest
+        self._strength_name: str = manifest.get(STRENGTH_NAME, NOISE_STRENGTH)
         self._records = BatchRecords(folder / _RECORDS)
 
     @classmethod
@@ -162,6 +95,7 @@ class SweepStore:
         arguments: Mapping[str, Any],
         *,
         versions: Mapping[str, str] | None = None,
+        strength_name: str = NOISE_STRENGTH,
     ) -> SweepStore:
         """Creates a sweep's folder, or resumes the sweep it holds.
 
@@ -170,12 +104,18 @@ class SweepStore:
             arguments: What determines the results, as JSON; a sweep is resumed only if all agree.
                 Secrets among them, such as a token, are neither written nor compared.
             versions: Versions of the packages that compute them. Resuming with others only warns.
+            strength_name: What varies from cell to cell, in their names. Strengths of any name but
+                that of noise may be negative.
 
         Raises:
-            SweepMismatchError: If the folder holds a sweep with other arguments, or other files.
+            ValueError: If `strength_name` is no name.
+            SweepMismatchError: If the folder holds a sweep with other arguments or of another
+                strength, or other files.
             SweepLockedError: If another process has it open.
             OSError: If the folder cannot be written.
         """
+        if not strength_name.isidentifier():
+            raise ValueError(f"strength_name={strength_name!r} is no name: give one such as 'std'")
         folder = Path(folder)
         asked = _comparable(arguments)
         refuse_foreign(folder)
@@ -188,8 +128,12 @@ class SweepStore:
             if resumed:
                 manifest = read_manifest(path)
                 refuse_mismatch(folder, redact(manifest["arguments"]), asked)
+                held = manifest.get(STRENGTH_NAME, NOISE_STRENGTH)
+                refuse_mismatch(folder, {STRENGTH_NAME: held}, {STRENGTH_NAME: strength_name})
             else:
                 manifest = new_manifest(asked, versions)
+                if strength_name != NOISE_STRENGTH:
+                    manifest[STRENGTH_NAME] = strength_name
                 write_atomic(path, manifest_text(manifest))
             store = cls(folder, lock, manifest, resumed)
             if resumed and versions is not None:
@@ -243,7 +187,7 @@ class SweepStore:
         Raises:
             ValueError: If a field is one that the store keeps itself.
         """
-        if reserved := OWN_FIELDS & fields.keys():
+        if reserved := (OWN_FIELDS | {STRENGTH_NAME}) & fields.keys():
             raise ValueError(
                 f"the manifest's {', '.join(sorted(reserved))} cannot be changed: "
                 "open another folder for another sweep"
@@ -276,8 +220,9 @@ class SweepStore:
 
     def cell_folder(self, strength: float, draw: int) -> Path:
         """Names the folder of a finished cell, which need not exist."""
-        strength, draw = _check_cell(strength, draw)
-        return self.folder / "cells" / f"std={format_strength(strength)},draw={draw}"
+        strength, draw = self._check_cell(strength, draw)
+        name = f"{self._strength_name}={format_strength(strength)},draw={draw}"
+        return self.folder / "cells" / name
 
     def read_cell(self, strength: float, draw: int) -> CellRecord | None:
         """Reads a finished cell; None if it is missing, or damaged and to be computed again."""
@@ -285,7 +230,7 @@ class SweepStore:
         if not folder.exists():
             return None
         try:
-            content = unseal((folder / _CELL).read_text(encoding="utf-8"))
+            content = unseal((folder / CELL).read_text(encoding="utf-8"))
             if (content["strength"], content["draw"]) != (float(strength), draw):
                 raise CorruptRecordError("it belongs to another cell")
             for name, checksum in content["files"].items():
@@ -322,7 +267,7 @@ class SweepStore:
         replaced = staging / f"{target.name}.{secrets.token_hex(4)}"
         staged.mkdir(parents=True)
         try:
-            cell = StagedCell(staged, *_check_cell(strength, draw))
+            cell = StagedCell(staged, *self._check_cell(strength, draw))
             yield cell
             cell._finish()
             target.parent.mkdir(exist_ok=True)
@@ -335,6 +280,9 @@ class SweepStore:
                 shutil.rmtree(leftover, ignore_errors=True)
             with contextlib.suppress(OSError):  # another cell is being written
                 staging.rmdir()
+
+    def _check_cell(self, strength: float, draw: int) -> tuple[float, int]:
+        return check_cell(strength, draw, strength_name=self._strength_name)
 
     def _note_versions(self, versions: dict[str, str]) -> None:
         changed = [
@@ -375,17 +323,6 @@ def _remove_leftovers(folder: Path) -> None:
         if parent.is_dir():
             for path in filter(is_temporary, list(parent.iterdir())):
                 path.unlink(missing_ok=True)
-
-
-def _check_cell(strength: float, draw: int) -> tuple[float, int]:
-    if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
-        raise ValueError(f"draw={draw!r} is no draw: give an integer from 0 upwards")
-    return validate_strength(strength, name="strength"), draw
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _checksum(path: Path) -> str:

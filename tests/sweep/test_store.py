@@ -435,6 +435,29 @@ def test_impossible_cells_are_refused(store, strength, draw):
         store.cell_folder(strength, draw)
 
 
+def test_cells_are_named_by_the_strength_that_varies_and_may_then_be_negative(folder):
+    with SweepStore.open(folder, ARGUMENTS, strength_name="strength") as store:
+        finish_cell(store, 0.25, strength=-0.5)
+    assert [path.name for path in (folder / "cells").iterdir()] == ["strength=-0.5,draw=0"]
+    assert SweepStore.join(folder).read_cell(-0.5, 0).rows == (row(0.25, -0.5),)
+    with SweepStore.open(folder, ARGUMENTS, strength_name="strength") as again:
+        assert again.resumed
+        assert again.read_cell(-0.5, 0).strength == -0.5
+
+
+def test_a_folder_of_another_strength_is_refused(store, folder):
+    store.close()
+    with pytest.raises(SweepMismatchError, match='strength_name: "std" there, "strength" now'):
+        SweepStore.open(folder, ARGUMENTS, strength_name="strength")
+
+
+@pytest.mark.parametrize("name", ["", "../std", "a b", "std=1"])
+def test_a_strength_is_named_by_a_word(folder, name):
+    with pytest.raises(ValueError, match="strength_name="):
+        SweepStore.open(folder, ARGUMENTS, strength_name=name)
+    assert not folder.exists()
+
+
 # Several processes, and their end
 
 

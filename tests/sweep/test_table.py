@@ -52,7 +52,7 @@ def test_a_truncated_line_is_refused_with_its_number(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values", [{"strength": -1.0}, {"stderr": -0.1}, {"stderr": "N/A"}, {"value": None}]
+    "values", [{"strength": float("nan")}, {"stderr": -0.1}, {"stderr": "N/A"}, {"value": None}]
 )
 def test_impossible_rows_are_refused(values):
     with pytest.raises(ValueError, match="="):
