@@ -14,15 +14,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.modulation.hooks import change_outputs
-
-Positions = Literal["all", "last"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,11 +98,11 @@ class ActivationMaps:
         ValueError: If `positions` is neither.
     """
 
-    def __init__(self, maps: Mapping[str, AffineMap], positions: Positions = "all") -> None:
+    def __init__(self, maps: Mapping[str, AffineMap], positions: str = "all") -> None:
         if positions not in ("all", "last"):
             raise ValueError(f"positions={positions!r} is unknown: write 'all' or 'last'")
         self.maps = dict(maps)
-        self.positions: Positions = positions
+        self.positions = positions
         self._placed: dict[tuple[str, torch.device], Callable[[Tensor], Tensor]] = {}
 
     @cached_property

@@ -52,12 +52,12 @@ def choose_sites(model: torch.nn.Module, patterns: str | Sequence[str]) -> list[
             found = [name for name in names if re.fullmatch(expression, name)]
         except re.error as error:
             raise ValueError(
-                f"modules={pattern!r} is no regular expression ({error}): write for example "
+                f"modules='{pattern}' is no regular expression ({error}): write for example "
                 "'.*layernorm'"
             ) from error
         if not found:
             raise ValueError(
-                f"modules={pattern!r} matches none of the {len(names)} modules of "
+                f"modules='{pattern}' matches none of the {len(names)} modules of "
                 f"{type(model).__name__}; nearest: {_nearest(expression, names)}"
             )
         sites.update((f"{name}:{output}" if output else name, None) for name in found)
@@ -169,7 +169,7 @@ def _note(reached: list[str], site: str) -> OutputFunction:
 
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:
-    plain = re.sub(r"\\.|[^\w.]", "", pattern).strip(".")
+    plain = re.sub(r"\.+", ".", re.sub(r"\\[a-z]|[^\w.]", "", pattern)).strip(".")
     last = plain.rsplit(".", 1)[-1]
     # A block repeats its names in every layer: one example of each is enough.
     kinds: dict[str, str] = {}
