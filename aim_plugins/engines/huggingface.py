@@ -214,40 +214,44 @@ class HuggingFaceEngine:
                 for length, context in zip(lengths, batch, strict=True)
             ]
         )
-        log_probabilities: dict[int, Tensor] = {}
-        is_argmax: dict[int, Tensor] = {}
-        clean = None
+        log_probabilities, is_argmax = [Tensor()] * len(columns), [Tensor()] * len(columns)
+        clean = Tensor()
         # A transport changes the forward pass; noise does not.
         for strength, members in by_transport(columns).items():
             logits = self._forward(token_ids, strength, starts)
+            noise = [columns[index].noise for index in members]
             try:
-                scores, hits, unmodulated = token_log_probabilities(
-                    logits.reshape(-1, logits.shape[-1]),
-                    targets.scored.to(logits.device),
-                    keys.to(logits.device),
-                    targets.position.to(logits.device),
-                    targets.token.to(logits.device),
-                    [columns[index].noise for index in members],
-                    self.softmax_dtype,
-                )
+                scores, hits, unmodulated = self._token_scores(logits, keys, targets, noise)
             except NotFiniteLogitsError as error:
                 raise self._explain(error, requests, targets, strength) from error
-            log_probabilities.update(zip(members, scores, strict=True))
-            is_argmax.update(zip(members, hits, strict=True))
-            clean = unmodulated if clean is None else clean
-        assert clean is not None  # there is at least one column
+            for index, score, hit in zip(members, scores, hits, strict=True):
+                log_probabilities[index], is_argmax[index] = score, hit
+            clean = clean if len(clean) else unmodulated
         first_keys = keys.cpu()[targets.position].tolist()
-        order = range(len(columns))
         return {
             index: ScoreRow(
-                log_likelihoods=[float(log_probabilities[column][span].sum()) for column in order],
-                is_greedy=[bool(is_argmax[column][span].all()) for column in order],
+                log_likelihoods=[float(scores[span].sum()) for scores in log_probabilities],
+                is_greedy=[bool(hits[span].all()) for hits in is_argmax],
                 clean=float(clean[span].double().sum()),
                 context_key=first_keys[span.start],
                 tokens=list(requests[index].continuation),
             )
             for index, span in targets.spans.items()
         }
+
+    def _token_scores(
+        self, logits: Tensor, keys: Tensor, targets: ScoredTokens, noise: Sequence[Modulation]
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        device = logits.device
+        return token_log_probabilities(
+            logits.reshape(-1, logits.shape[-1]),
+            targets.scored.to(device),
+            keys.to(device),
+            targets.position.to(device),
+            targets.token.to(device),
+            noise,
+            self.softmax_dtype,
+        )
 
     def _explain(
         self,

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aim_plugins.modulation.activations import ActivationMaps, AffineMap
     from aim_plugins.modulation.logits import (
         GaussianNoiseLogitsProcessor,
         HalfNormalFocusProcessor,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOISE_VERSION",
+    "ActivationMaps",
+    "AffineMap",
     "GaussianNoiseLogitsProcessor",
     "HalfNormalFocusProcessor",
     "add_noise",
@@ -48,7 +51,7 @@ __all__ = [
     "standard_normal_at",
 ]
 
-_MODULES = ("noise", "ordering", "logits")
+_MODULES = ("noise", "ordering", "activations", "logits")
 
 
 def __getattr__(name: str) -> object:
