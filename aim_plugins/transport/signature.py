@@ -1,0 +1,200 @@
+"""Telling whether a model is the one that maps were learned on, in whatever precision it runs.
+
+A signature is the architecture's name and a sample of the weights: sixteen values from one tensor
+of each kind. Values are compared with a tolerance that covers rounding to bfloat16, since a
+transport fitted in float32 is used in half precision too. A fine-tune moves weights near zero by
+more than that; one that leaves all sampled values within 0.5 % goes unseen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aim_plugins.modulation.hooks import find_module, split_site
+
+VALUES = 16
+"""Values sampled from a tensor."""
+
+KINDS = 24
+"""Tensors sampled at most."""
+
+_RELATIVE = 5e-3  # rounding to bfloat16 moves a value by up to 2^-8, to float16 by 2^-11 more
+_ABSOLUTE = 1e-7  # float16 has no finer steps near zero
+_READABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# PEFT names the wrapped model `base_model.model` and a wrapped layer `base_layer`; compile adds
+# `_orig_mod`.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_layer\.|_orig_mod\.)")
+_PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What tells a model from a signature.
+
+    Attributes:
+        message: The difference in words.
+        refused: Whether it is certain; weights that cannot be read may be the right ones.
+    """
+
+    message: str
+    refused: bool
+
+
+def model_signature(model: Any) -> dict[str, Any]:
+    """Architecture, dtype and a sample of the weights of a model, ready for JSON."""
+    weights = {
+        name: {"shape": list(tensor.shape), "values": _values(tensor)}
+        for name, tensor in _one_of_each_kind(_parameters(model)).items()
+        if _is_readable(tensor)
+    }
+    dtype = next((str(one.dtype) for one in model.parameters()), "")
+    return {
+        "architecture": type(_unwrapped(model)).__name__,
+        "dtype": dtype.removeprefix("torch."),
+        "weights": weights,
+    }
+
+
+def check_signature(model: Any, signature: Mapping[str, Any]) -> Difference | None:
+    """Compares a model with a signature; None if they agree."""
+    known = signature.get("architecture")
+    found = type(_unwrapped(model)).__name__
+    if known and known != found:
+        return Difference(f"this model is a {found}", refused=True)
+    sampled: Mapping[str, Any] = signature.get("weights") or {}
+    if not sampled:
+        return Difference("its weights are unknown, so they were not compared", refused=False)
+    parameters = _parameters(model)
+    differing, unread = _compare(parameters, sampled)
+    if not _is_quantised(model):  # a quantiser also renames and adds weights
+        differing += [name for name in unread if name not in parameters]
+        differing += _added(parameters, sampled)
+    if differing:
+        return Difference(
+            f"this model has other weights ({len(differing)} of {len(sampled)} samples differ, "
+            f"such as {differing[0]!r})",
+            refused=True,
+        )
+    if unread:
+        return Difference(
+            f"{len(unread)} of {len(sampled)} sampled weights are quantised or offloaded here and "
+            "were not compared",
+            refused=False,
+        )
+    return None
+
+
+def _compare(
+    parameters: Mapping[str, Tensor], sampled: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Names of weights that differ, and of those that cannot be read."""
+    differing, unread = [], []
+    for name, sample in sampled.items():
+        tensor = parameters.get(name)
+        if tensor is None or not _is_readable(tensor):
+            unread.append(name)
+        elif list(tensor.shape) != sample["shape"] or not _agree(_values(tensor), sample["values"]):
+            differing.append(name)
+    return differing, unread
+
+
+def _added(parameters: Mapping[str, Tensor], sampled: Mapping[str, Any]) -> list[str]:
+    """Weights of kinds that the signature has not, such as an adapter's."""
+    if len(sampled) >= KINDS:  # the signature left kinds out itself
+        return []
+    kinds = {_kind(name) for name in sampled}
+    return [name for name in _one_of_each_kind(parameters) if _kind(name) not in kinds]
+
+
+def check_sites(model: Any, widths: Mapping[str, int], *, learned_on: str) -> None:
+    """Checks that a model has the sites of a transport, with the widths of its maps.
+
+    Args:
+        model: The model.
+        widths: Neurons of each site's map.
+        learned_on: The transport's own model in words, for the error.
+
+    Raises:
+        ValueError: If it lacks a site, or a site has another width. Modules whose width their own
+            attributes do not tell are checked when they run.
+    """
+    for site, neurons in widths.items():
+        name, output = split_site(site)
+        try:
+            module = find_module(model, name)
+        except ValueError as error:
+            raise ValueError(f"the transport was learned on {learned_on}: {error}") from error
+        width = output_width(module) if output == 0 else None
+        if width is not None and width != neurons:
+            raise ValueError(
+                f"module {site!r} has {width} neurons, its map {neurons}: the transport was "
+                f"learned on {learned_on}"
+            )
+
+
+def output_width(module: torch.nn.Module) -> int | None:
+    """Neurons of a module's output where its attributes tell: linear layers, embeddings, norms."""
+    for attribute in ("out_features", "nf", "embedding_dim"):
+        width = getattr(module, attribute, None)
+        if isinstance(width, int):
+            return width
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and weight.dim() == 1 and weight.numel() > 1:
+        return weight.numel()
+    return None
+
+
+def _unwrapped(model: Any) -> Any:
+    model = getattr(model, "_orig_mod", model)
+    get_base_model = getattr(model, "get_base_model", None)  # PEFT
+    return get_base_model() if callable(get_base_model) else model
+
+
+def _parameters(model: Any) -> dict[str, Tensor]:
+    return {_plain(name): tensor for name, tensor in model.named_parameters()}
+
+
+def _plain(name: str) -> str:
+    return _WRAPPERS.sub("", name).removeprefix(_PEFT_PREFIX)
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "0", name)
+
+
+def _one_of_each_kind(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The last tensor of each kind: a fine-tune that freezes layers freezes the first ones."""
+    last = {_kind(name): name for name in parameters}
+    return {name: parameters[name] for name in list(last.values())[:KINDS]}
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    sharded = type(tensor).__name__ == "DTensor"
+    empty = tensor.device.type == "meta" or not tensor.numel()
+    return tensor.dtype in _READABLE and not empty and not sharded
+
+
+def _is_quantised(model: Any) -> bool:
+    config = getattr(_unwrapped(model), "config", None)
+    return getattr(config, "quantization_config", None) is not None
+
+
+def _values(tensor: Tensor) -> list[float]:
+    flat = tensor.detach().reshape(-1)
+    index = torch.linspace(0, flat.numel() - 1, min(VALUES, flat.numel())).long()
+    return flat[index.to(flat.device)].double().cpu().tolist()
+
+
+def _agree(found: list[float], known: list[float]) -> bool:
+    if len(found) != len(known):
+        return False
+    a = torch.tensor(found, dtype=torch.float64)
+    b = torch.tensor(known, dtype=torch.float64)
+    bound = _RELATIVE * torch.maximum(a.abs(), b.abs()) + _ABSOLUTE
+    return bool(((a - b).abs() <= bound).all())
