@@ -15,9 +15,9 @@ from aim_plugins.engines.engine import Modulation
 from aim_plugins.harnesses.opencompass.entries import (
     canonical,
     disjoint_combinations,
-    split_noise,
     sweep_groups,
 )
+from aim_plugins.harnesses.opencompass.modulations import split_modulation
 
 MODEL = "opencompass.models.HuggingFaceBaseModel"
 
@@ -36,7 +36,7 @@ def test_noise_is_read_from_generation_kwargs_and_from_beside_them(inside):
     settings = dict(path="p", generation_kwargs=dict(do_sample=False, **(noise if inside else {})))
     settings.update({} if inside else noise)
     before = copy.deepcopy(settings)
-    found, rest = split_noise(settings)
+    found, rest, _ = split_modulation(settings)
     assert found == Modulation(0.5, 0.1, 3)
     assert rest == {"path": "p", "generation_kwargs": {"do_sample": False}}
     rest["generation_kwargs"]["do_sample"] = True
@@ -44,12 +44,12 @@ def test_noise_is_read_from_generation_kwargs_and_from_beside_them(inside):
 
 
 def test_an_entry_without_noise_is_the_unmodulated_model():
-    assert split_noise({"path": "p"}) == (Modulation(), {"path": "p"})
-    assert split_noise({"generation_kwargs": None})[0] == Modulation()
+    assert split_modulation({"path": "p"}) == (Modulation(), {"path": "p"}, "")
+    assert split_modulation({"generation_kwargs": None}).modulation == Modulation()
 
 
 def test_both_places_may_agree_or_complete_each_other():
-    noise, _ = split_noise(
+    noise, *_ = split_modulation(
         dict(noise_std=1, noise_seed=4, generation_kwargs=dict(noise_std=1.0, noise_mean=0.5))
     )
     assert noise == Modulation(1.0, 0.5, 4)
@@ -78,7 +78,7 @@ def test_both_places_may_agree_or_complete_each_other():
 )
 def test_bad_noise_is_refused_with_its_name_and_value(settings, message):
     with pytest.raises(ValueError, match=message):
-        split_noise(settings)
+        split_modulation(settings)
 
 
 def test_an_invalid_entry_is_named():

@@ -1,4 +1,4 @@
-"""OpenCompass: models with noise, and one model load for all strengths of a config."""
+"""OpenCompass: models with noise or transports, and one load for all strengths of a config."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aim_plugins.harnesses.opencompass.models import (
+        HuggingFaceAcTChatModel,
+        HuggingFaceAcTModel,
         HuggingFaceNoiseChatModel,
         HuggingFaceNoiseModel,
     )
 
-__all__ = ["HuggingFaceNoiseChatModel", "HuggingFaceNoiseModel"]
+__all__ = [
+    "HuggingFaceAcTChatModel",
+    "HuggingFaceAcTModel",
+    "HuggingFaceNoiseChatModel",
+    "HuggingFaceNoiseModel",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -2,9 +2,9 @@
 
 OpenCompass takes any file under an entry's `abbr` for finished, whatever it was computed from. Here
 a finished file has a note beside it (`<data set>.cell.json`), written last, with a fingerprint of
-all that shaped it: a changed strength, prompt, data file or weight file makes the cell missing
-again, and so does a file that a killed process left half written. The note of a cell that was only
-begun tells whether OpenCompass may resume it.
+all that shaped it: a changed strength, transport, prompt, data file or weight file makes the cell
+missing again, and so does a file that a killed process left half written. The note of a cell that
+was only begun tells whether OpenCompass may resume it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aim_plugins.harnesses.opencompass.content import data_content, model_conten
 from aim_plugins.harnesses.opencompass.entries import (
     canonical,
     entry_abbr,
-    split_noise,
+    split_entry,
     unlabelled,
 )
 from aim_plugins.sweep.files import CorruptRecordError, seal, unseal, write_atomic
@@ -43,16 +43,15 @@ class _Entry:
 
     @cached_property
     def predictions(self) -> str:
-        noise, rest = split_noise(self.settings)
-        settings = canonical(unlabelled(rest))
+        split = split_entry(self.settings)
+        settings = canonical(unlabelled(split.rest))
         for key in _OUTSIDE_PREDICTIONS:
             settings.pop(key, None)
-        return fingerprint([settings, noise.fingerprint, model_content(settings)])
+        return fingerprint([settings, split.modulation.fingerprint, model_content(settings)])
 
     @cached_property
     def results(self) -> str:
-        _, rest = split_noise(self.settings)
-        return fingerprint(canonical(rest).get("pred_postprocessor"))
+        return fingerprint(canonical(split_entry(self.settings).rest).get("pred_postprocessor"))
 
 
 class _DataSet:
@@ -90,7 +89,7 @@ class Cell:
         dataset_cfg: The data set, whole even where a task computes a slice of it.
 
     Raises:
-        ValueError: If the noise of the entry is invalid; raised when a fingerprint is needed.
+        ValueError: If the entry is invalid; raised when a fingerprint is needed.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class Cell:
 
     @cached_property
     def prediction_fingerprint(self) -> str:
-        """Identifies the model, its noise, the data and the prompts."""
+        """Identifies the model, its modulation, the data and the prompts."""
         return fingerprint([self._entry.predictions, self._data_set.predictions])
 
     @cached_property
@@ -146,7 +145,7 @@ class Cell:
         )
 
     def has_prediction(self) -> bool:
-        """Whether the answers are there, whole, and of this model, noise, data and prompts."""
+        """Whether the answers are there, whole, and of this modulation of this model and data."""
         return _is_noted(self.prediction, self.prediction_fingerprint)
 
     def has_result(self) -> bool:

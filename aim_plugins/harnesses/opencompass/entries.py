@@ -1,14 +1,12 @@
 """The model entries of an OpenCompass config, read as the columns of sweeps.
 
 A config names every strength as a model entry of its own, because OpenCompass files everything
-under an entry's `abbr`. Entries that differ in nothing but `abbr` and noise are one sweep: they
-share one load of the model.
+under an entry's `abbr`. Entries that differ in nothing but `abbr`, noise and strength are one
+sweep: they share one load of the model and one transport.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
 import importlib
 import inspect
 import json
@@ -16,7 +14,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,10 +23,17 @@ from mmengine.config import ConfigDict
 from mmengine.config.lazy import LazyAttr, LazyObject
 from opencompass.utils import dataset_abbr_from_cfg, model_abbr_from_cfg
 
-from aim_plugins.engines.engine import Modulation, modulation_columns
+from aim_plugins.engines.engine import Modulation
+from aim_plugins.harnesses.opencompass.modulations import (
+    NOISE_KEYS,
+    SplitSettings,
+    describe,
+    items,
+    refuse_misplaced,
+    split_modulation,
+)
 from aim_plugins.sweep.files import safe_name
 
-NOISE_KEYS = ("noise_std", "noise_mean", "noise_seed")
 LABEL_KEYS = ("abbr", "summarizer_abbr")
 """Settings that only name an entry."""
 
@@ -42,7 +47,7 @@ class SweepGroup:
     Attributes:
         name: Short name for logs and files; no other group of the config has it.
         entries: The entries, in the order of the config.
-        columns: The noise of each entry.
+        columns: The modulation of each entry.
     """
 
     name: str
@@ -50,43 +55,17 @@ class SweepGroup:
     columns: tuple[Modulation, ...]
 
 
-def split_noise(settings: Mapping[str, Any]) -> tuple[Modulation, dict[str, Any]]:
-    """Reads the noise of a model entry.
-
-    Args:
-        settings: A model entry, or the keyword arguments of a model. `noise_std`, `noise_mean` and
-            `noise_seed` stand in its `generation_kwargs` or beside them; without a `noise_std` the
-            model is left as it is.
-
-    Returns:
-        The noise, and a deep copy of the settings without it.
-
-    Raises:
-        ValueError: If the two places disagree, a key that begins with `noise` is unknown, or the
-            noise is not exactly one strength, one mean and one seed.
-    """
-    rest = {key: copy.deepcopy(value) for key, value in _items(settings)}
-    given = _take_noise(rest)
-    inner = rest.get("generation_kwargs")
-    if inner is not None:
-        if not isinstance(inner, dict):
-            raise ValueError(
-                f"generation_kwargs={inner!r} is no dict: write dict(noise_std=0.5, ...)"
-            )
-        for key, value in _take_noise(inner).items():
-            if key in given and given[key] != value:
-                raise ValueError(
-                    f"{key}={given[key]!r} beside generation_kwargs disagrees with "
-                    f"{key}={value!r} in it: give it in one place"
-                )
-            given[key] = value
-    return _noise(given), rest
+def split_entry(entry: Mapping[str, Any]) -> SplitSettings:
+    """Reads the modulation of a model entry, as `split_modulation` does, by the entry's class."""
+    ours = "type" not in dict(items(entry)) or answers_columns(entry)
+    return split_modulation(entry, transports=ours)
 
 
 def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
-    """Sorts model entries into groups that differ in nothing but `abbr` and noise.
+    """Sorts model entries into groups that differ in nothing but `abbr`, noise and strength.
 
-    An entry that takes no noise is a group of its own: two of one model may be two samples.
+    Entries with different transports are different groups, and an entry that takes no modulation is
+    one of its own: two of one model may be two samples.
 
     Args:
         models: The `models` of a config.
@@ -96,7 +75,8 @@ def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
 
     Raises:
         ValueError: If two entries share an `abbr` (OpenCompass would take the results of one for
-            those of the other) or are the same modulation of the same model.
+            those of the other), are the same modulation of the same model, or are invalid.
+        FileNotFoundError: If there is no such transport as an entry names.
     """
     members: dict[tuple[str, str], dict[Modulation, ConfigDict]] = {}
     abbrs: set[str] = set()
@@ -110,16 +90,16 @@ def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
                 "abbr=f'llama-3-8b-std{round(std, 3)}'"
             )
         abbrs.add(abbr)
-        noise, key = _read_entry(entry, abbr)
-        group = members.setdefault((key, "" if _takes_noise(entry) else abbr), {})
-        if noise in group:
+        column, key = _read_entry(entry, abbr)
+        group = members.setdefault((key, "" if _takes_modulation(entry) else abbr), {})
+        if column in group:
+            what = "noise and transport" if column.transport else "noise"
             raise ValueError(
-                f"the model entries abbr={entry_abbr(group[noise])!r} and abbr={abbr!r} are the "
-                f"same model with the same noise (noise_std={noise.std!r}, "
-                f"noise_mean={noise.mean!r}, noise_seed={noise.seed!r}): remove one, or change its "
-                "noise"
+                f"the model entries abbr={entry_abbr(group[column])!r} and abbr={abbr!r} are the "
+                f"same model with the same {what} ({describe(column)}): remove one, or change its "
+                f"{'strength' if column.transport else 'noise'}"
             )
-        group[noise] = entry
+        group[column] = entry
     names: list[str] = []
     for group in members.values():
         names.append(_unique(_group_name(list(group.values())), names))
@@ -169,9 +149,7 @@ def disjoint_combinations(given: Iterable[Mapping[str, Any]]) -> list[dict[str, 
 
 def answers_columns(entry: Mapping[str, Any]) -> bool:
     """Whether the class of an entry answers under many modulations from one load, as ours do."""
-    kind = dict(_items(entry)).get("type", "")
-    text = kind if isinstance(kind, str) else _plain_object(kind)
-    return hasattr(_target(text), "table")
+    return hasattr(_target_of(entry), "table")
 
 
 def entry_abbr(entry: Mapping[str, Any]) -> str:
@@ -180,7 +158,7 @@ def entry_abbr(entry: Mapping[str, Any]) -> str:
     Raises:
         ValueError: If `abbr` is not text.
     """
-    settings = dict(_items(entry))
+    settings = dict(items(entry))
     if "abbr" not in settings and isinstance(settings.get("path"), str):
         # OpenCompass makes a name of the type and the path, once the type has been dumped as text.
         kind = settings.get("type", "")
@@ -204,7 +182,7 @@ def canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {
             key if isinstance(key, str) else f"({key!r})": canonical(_plain_type(key, item))
-            for key, item in _items(value)
+            for key, item in items(value)
         }
     if isinstance(value, list | tuple):
         return [canonical(item) for item in value]
@@ -219,57 +197,30 @@ def canonical(value: Any) -> Any:
     return _plain_object(value)
 
 
-def _items(settings: Mapping[str, Any]) -> ItemsView[str, Any]:
-    # mmengine imports a lazy object as soon as it is read in any other way.
-    return dict.items(settings) if isinstance(settings, dict) else settings.items()
-
-
-def _take_noise(settings: dict[str, Any]) -> dict[str, Any]:
-    keys = [key for key in settings if isinstance(key, str) and key.startswith("noise")]
-    for key in keys:
-        if key not in NOISE_KEYS:
-            near = difflib.get_close_matches(key, NOISE_KEYS, n=1, cutoff=0.0)
-            raise ValueError(
-                f"{key}={settings[key]!r} is unknown; did you mean {near[0]}? A model entry takes "
-                f"{', '.join(NOISE_KEYS)}; strengths and draws (seeds) are entries of their own"
-            )
-    return {key: settings.pop(key) for key in keys}
-
-
-def _noise(given: Mapping[str, Any]) -> Modulation:
-    std, mean, seed = (given.get(key, 0) for key in NOISE_KEYS)
-    if not isinstance(mean, numbers.Real) or isinstance(mean, bool):
-        raise ValueError(f"noise_mean={mean!r} is not a number: give one such as 0.0")
-    if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
-        raise ValueError(f"noise_seed={seed!r} is not a whole number: give one such as 0")
-    columns = modulation_columns(std, float(mean), int(seed))
-    if len(columns) != 1:
-        raise ValueError(
-            f"noise_std={std!r} holds {len(columns)} strengths, and one entry has one strength: "
-            "write an entry for each, as in [dict(..., noise_std=std) for std in (0.0, 0.5)]"
-        )
-    return columns[0]
-
-
 def _read_entry(entry: ConfigDict, abbr: str) -> tuple[Modulation, str]:
+    """The modulation of an entry, and what all entries of its group share."""
     try:
-        noise, rest = split_noise(entry)
-    except ValueError as error:
-        raise ValueError(f"model entry abbr={abbr!r}: {error}") from error
-    return noise, json.dumps(canonical(unlabelled(rest)), sort_keys=True)
+        split = split_entry(entry)
+        if answers_columns(entry):
+            target = _target_of(entry)
+            refuse_misplaced(target.__name__, split, steers=target.steers)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"model entry abbr={abbr!r}: {error}") from error
+    column = split.modulation
+    return column, json.dumps([canonical(unlabelled(split.rest)), column.transport], sort_keys=True)
 
 
-def _takes_noise(entry: Mapping[str, Any]) -> bool:
-    settings = dict(_items(entry))
+def _takes_modulation(entry: Mapping[str, Any]) -> bool:
+    settings = dict(items(entry))
     inner = settings.get("generation_kwargs") or {}
     return any(key in settings or key in inner for key in NOISE_KEYS) or answers_columns(entry)
 
 
 def unlabelled(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of an entry without its names and without an empty `generation_kwargs`."""
-    kept = {key: value for key, value in _items(settings) if key not in LABEL_KEYS}
+    kept = {key: value for key, value in items(settings) if key not in LABEL_KEYS}
     if not kept.get("generation_kwargs", True):
-        # Taking the noise out leaves an empty dict where an unmodulated entry may have none.
+        # Taking the modulation out leaves an empty dict where a plain entry may have none.
         del kept["generation_kwargs"]
     return kept
 
@@ -308,6 +259,11 @@ def _plain_object(value: Any) -> str:
     if inspect.isclass(value) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
     return str(value)
+
+
+def _target_of(entry: Mapping[str, Any]) -> Any:
+    kind = dict(items(entry)).get("type", "")
+    return _target(kind if isinstance(kind, str) else _plain_object(kind))
 
 
 @cache

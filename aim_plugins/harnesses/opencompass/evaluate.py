@@ -112,7 +112,7 @@ class SweepOpenICLEvalTask(OpenICLEvalTask):
         if unknown:
             self.logger.warning(
                 f"{len(unknown)} predictions, {unknown[0]} among them, are not by our inference: "
-                "they are scored, but may be of another model, noise, data or prompt"
+                "they are scored, but may be of another model, modulation, data or prompt"
             )
         for name, (entry, cell) in pending.items():
             try:

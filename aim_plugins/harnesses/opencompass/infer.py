@@ -27,12 +27,12 @@ from opencompass.utils import (
     model_abbr_from_cfg,
 )
 
-from aim_plugins.engines.engine import fingerprint
+from aim_plugins.engines.engine import by_transport, fingerprint
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.check import type_name
 from aim_plugins.harnesses.opencompass.entries import (
     canonical,
-    split_noise,
+    split_entry,
     sweep_groups,
     unlabelled,
 )
@@ -172,13 +172,14 @@ class SweepOpenICLInferTask(OpenICLInferTask):
                 cell.begin_prediction(resumable=resumable)
         if stale:
             self.logger.warning(
-                f"{cells[0].prediction.stem}: {stale} predictions were of another model, noise, "
-                "data or prompt, or not finished: computed again"
+                f"{cells[0].prediction.stem}: {stale} predictions were of another model, "
+                "modulation, data or prompt, or not finished: computed again"
             )
 
     def _records(self, dataset_cfg: ConfigDict) -> BatchRecords:
         """Where the engine keeps finished batches until the data set is finished."""
-        model = fingerprint(canonical(unlabelled(split_noise(self.group.entries[0])[1])))
+        split = split_entry(self.group.entries[0])
+        model = fingerprint([canonical(unlabelled(split.rest)), split.modulation.transport])
         name = safe_name(dataset_abbr_from_cfg(dataset_cfg))
         return BatchRecords(Path(self.work_dir, "records", model[:12], name))
 
@@ -189,7 +190,8 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         if not hasattr(self._base, "table") and len(self.group.entries) > 1:
             raise TypeError(
                 f"type={self.group.entries[0]['type']} answers under one strength only: use "
-                "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
+                "HuggingFaceNoiseModel or HuggingFaceAcTModel of "
+                "aim_plugins.harnesses.opencompass"
             )
 
     def _own_part(self, index: int) -> tuple[int, int, ConfigDict]:
@@ -243,11 +245,15 @@ class SweepOpenICLInferTask(OpenICLInferTask):
             table.compute()
         for column, place in enumerate(pending):
             self._infer_entry(base.under(table, column), self.group.entries[place], self.work_dir)
-        if kind == "PPLInferencer":
+        if kind == "PPLInferencer" and len(by_transport(self.group.columns)) == 1:
             self._add_probabilities(table, pending)
 
     def _add_probabilities(self, table: AnswerTable, pending: Sequence[int]) -> None:
-        """Adds the exact law of each choice to the predictions, where it applies."""
+        """Adds the exact law of each choice to the predictions, where it applies.
+
+        A table knows the logits without noise at its first strength of a transport, so that the law
+        is left out where this strength varies.
+        """
         folder = os.path.join(self.work_dir, self.output_subdir)
         paths = [
             Path(get_infer_output_path(self.group.entries[place], self.dataset_cfg, folder))

@@ -1,19 +1,22 @@
-"""Models for OpenCompass whose logits carry keyed Gaussian noise.
+"""Models for OpenCompass with keyed Gaussian noise on logits, or with transported activations.
 
-    from aim_plugins.harnesses.opencompass import HuggingFaceNoiseModel
-    models = [dict(type=HuggingFaceNoiseModel, path=..., generation_kwargs=dict(noise_std=0.5))]
+    from aim_plugins.harnesses.opencompass import HuggingFaceAcTModel, HuggingFaceNoiseModel
+    models = [
+        dict(type=HuggingFaceNoiseModel, path=..., generation_kwargs=dict(noise_std=0.5)),
+        dict(type=HuggingFaceAcTModel, path=..., transport="runs/toxicity", strength=0.5),
+    ]
 
 They take every argument of OpenCompass's own Hugging Face models. One entry has one strength;
 `aim_plugins.harnesses.opencompass.sweep` computes all entries of a config from one load.
 
-Source: arXiv 2603.12755, utility modulation.
+Source: arXiv 2603.12755, utility modulation; arXiv 2410.23054, eq. 4.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,8 +27,14 @@ from transformers import AutoConfig
 
 from aim_plugins.engines.engine import Journal, Modulation, ScoreRow
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.harnesses.opencompass.entries import split_noise
+from aim_plugins.harnesses.opencompass.modulations import (
+    SplitSettings,
+    read_transport,
+    refuse_misplaced,
+    split_modulation,
+)
 from aim_plugins.harnesses.opencompass.replay import AnswerTable, ColumnModel, NoJournal, Span
+from aim_plugins.modulation.activations import ActivationMaps
 
 _WINDOWS = ("max_position_embeddings", "seq_length", "model_max_length", "n_positions")
 
@@ -34,8 +43,13 @@ class _ColumnAnswers:
     """Lets an OpenCompass model answer from a table of columns; the other base loads and decodes.
 
     Raises:
-        ValueError: If a noise setting is unknown, malformed, or given for several strengths.
+        ValueError: If a setting of the modulation is unknown, malformed, or given for several
+            strengths, or the transport was learned on another model.
+        FileNotFoundError: If there is no such transport.
     """
+
+    steers: ClassVar[bool] = False
+    """Whether the class is one for transports."""
 
     tokenizer: Any
     model: Any
@@ -51,9 +65,9 @@ class _ColumnAnswers:
         tokenizer_only: bool = False,
         **settings: Any,
     ) -> None:
-        self.noise, settings = split_noise(
-            {"generation_kwargs": dict(generation_kwargs or {}), **settings}
-        )
+        split = split_modulation({"generation_kwargs": dict(generation_kwargs or {}), **settings})
+        refuse_misplaced(type(self).__name__, split, steers=self.steers)
+        self.modulation = split.modulation
         # OpenCompass trusts remote code unless told otherwise.
         model_kwargs = {"trust_remote_code": False, **(model_kwargs or {})}
         tokenizer_kwargs = {"trust_remote_code": False, **(tokenizer_kwargs or {})}
@@ -64,7 +78,7 @@ class _ColumnAnswers:
             max_seq_len=max_seq_len
             or _window(path, trust_remote_code=model_kwargs["trust_remote_code"]),
             tokenizer_only=tokenizer_only,
-            **settings,
+            **split.rest,
         )
         if not tokenizer_only:
             self._causal_model = self.model
@@ -73,8 +87,17 @@ class _ColumnAnswers:
                 self.tokenizer,
                 max_length=self.max_seq_len,
                 softmax_dtype=torch.float32,
+                transport=self._maps(split),
             )
-            self._answer_from(self.table((self.noise,)), 0)
+            self._answer_from(self.table((self.modulation,)), 0)
+
+    def _maps(self, split: SplitSettings) -> ActivationMaps | None:
+        """The maps of the entry's transport, which have to be this model's."""
+        if not split.folder:
+            return None
+        transport = read_transport(split.folder)
+        transport.check_model(self.model, self.tokenizer)
+        return transport.maps
 
     def _load_tokenizer(self, *args: Any, **kwargs: Any) -> None:
         super()._load_tokenizer(*args, **kwargs)  # type: ignore[misc]
@@ -104,7 +127,7 @@ class _ColumnAnswers:
     def under(self, table: AnswerTable, column: int) -> Any:
         """A view of this model that answers from one column of a table; the weights are shared."""
         view = copy.copy(self)
-        view.noise = table.columns[column]
+        view.modulation = table.columns[column]
         view._answer_from(table, column)
         return view
 
@@ -252,6 +275,34 @@ class HuggingFaceNoiseChatModel(_ColumnAnswers, HuggingFacewithChatTemplate):
         model_kwargs: Arguments of `from_pretrained`; `trust_remote_code` is False unless given.
         **settings: Every other argument of OpenCompass's `HuggingFacewithChatTemplate`.
     """
+
+
+@MODELS.register_module()
+class HuggingFaceAcTModel(HuggingFaceNoiseModel):
+    """A base model of transformers whose activations are transported (AcT).
+
+    Args:
+        path: A folder or hub name.
+        transport: Folder of a transport that was learned on this model.
+        strength: Strength λ of the transport; 0 is the unmodulated model, 1 the maps as learned.
+        **settings: Every argument of `HuggingFaceNoiseModel`, its noise among them.
+    """
+
+    steers = True
+
+
+@MODELS.register_module()
+class HuggingFaceAcTChatModel(HuggingFaceNoiseChatModel):
+    """A chat model of transformers whose activations are transported; prompts take its template.
+
+    Args:
+        path: A folder or hub name.
+        transport: Folder of a transport that was learned on this model.
+        strength: Strength λ of the transport; 0 is the unmodulated model, 1 the maps as learned.
+        **settings: Every argument of `HuggingFaceNoiseChatModel`, its noise among them.
+    """
+
+    steers = True
 
 
 def str_of(prompt: Any) -> str:

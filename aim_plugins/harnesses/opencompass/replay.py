@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, ScoreRow
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.harnesses.opencompass.modulations import describe
 
 _IGNORED_INPUTS = frozenset({"token_type_ids"})
 
@@ -228,8 +229,8 @@ class ColumnModel:
         column = self._table.columns[self._column]
         if not column.is_identity:
             raise NotImplementedError(
-                f"noise_std={column.std}: this inferencer reads the model's logits itself, past "
-                "the noise: use a generation, perplexity or log-likelihood inferencer"
+                f"{describe(column)}: this inferencer reads the model's logits itself, past the "
+                "modulation: use a generation, perplexity or log-likelihood inferencer"
             )
         return self._model(*args, **kwargs)
 

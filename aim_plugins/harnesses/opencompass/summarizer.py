@@ -8,11 +8,7 @@ strengths by data sets on OpenCompass's own scale.
 from __future__ import annotations
 
 import copy
-import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +17,14 @@ from opencompass.summarizers import DefaultSummarizer
 from opencompass.summarizers.default import model_abbr_from_cfg_used_in_summarizer
 from opencompass.utils import dataset_abbr_from_cfg
 
-from aim_plugins.engines.engine import fingerprint
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.check import type_name
-from aim_plugins.harnesses.opencompass.command import COMMAND_VARIABLE
 from aim_plugins.harnesses.opencompass.entries import (
-    canonical,
     combinations,
     entry_abbr,
-    split_noise,
     sweep_groups,
-    unlabelled,
 )
+from aim_plugins.harnesses.opencompass.manifest import sweep_manifest
 from aim_plugins.harnesses.opencompass.scores import decode_scores
 from aim_plugins.harnesses.opencompass.table import (
     Key,
@@ -55,12 +47,11 @@ from aim_plugins.harnesses.opencompass.unnoted import (
     result_statistics,
 )
 from aim_plugins.sweep.files import write_atomic
-from aim_plugins.sweep.manifest import MANIFEST, manifest_text, new_manifest, redact
+from aim_plugins.sweep.manifest import MANIFEST, manifest_text
 from aim_plugins.sweep.plots import plot_curves
 from aim_plugins.sweep.report import TextSample, write_report
 from aim_plugins.sweep.table import Point, format_points, pool_draws, write_table
 
-_PACKAGES = ("aim-plugins", "opencompass", "transformers", "torch")
 _PRINTED_TASKS = 12
 _TEMPLATE_KEYS = frozenset({"begin", "round", "end"})
 
@@ -256,13 +247,15 @@ class SweepSummarizer(DefaultSummarizer):
         strengths = strengths_csv(sweep, measures, self._columns(sweep, measures))
         write_atomic(folder / "strengths.csv", strengths)
         table = write_table(folder / "sweep.csv", rows)
-        manifest = self._manifest(sweep, folder / MANIFEST)
+        entry = next(model for model in self.model_cfgs if entry_abbr(model) == sweep.abbrs[0])
+        manifest = sweep_manifest(sweep, entry, self._datasets(sweep), folder / MANIFEST)
         write_atomic(folder / MANIFEST, manifest_text(manifest))
-        pictures = plot_curves(points, folder / "curves", chance=chance)
+        axis: dict[str, Any] = {"chance": chance, "strength_label": sweep.strength_label}
+        pictures = plot_curves(points, folder / "curves", **axis)
         for picture in set(pictures[0].parent.iterdir()) - set(pictures):
             if picture.suffix in (".png", ".svg"):  # of a data set that left the config
                 picture.unlink()
-        report = write_report(folder, points, manifest, self._texts(sweep), chance=chance)
+        report = write_report(folder, points, manifest, self._texts(sweep), **axis)
         _print_points(sweep, points)
         print("", f"table:    {table}", f"pictures: {pictures[0].parent}", sep="\n")
         print(f"report:   {report}")
@@ -300,46 +293,19 @@ class SweepSummarizer(DefaultSummarizer):
         texts = {}
         for dataset in datasets:
             predictions, scores = {}, {}
-            for abbr, column, draw in sorted(sweep.entries(), key=lambda entry: entry[1].std):
+            for abbr, column, draw in sorted(
+                sweep.entries(), key=lambda entry: sweep.strength(entry[1])
+            ):
                 cell = self._cells.get((abbr, dataset))
                 if draw != 0 or cell is None or not cell.prediction.exists():
                     continue
-                predictions[column.std] = cell.prediction
+                strength = sweep.strength(column)
+                predictions[strength] = cell.prediction
                 noted = self._statistics[abbr, dataset]["metrics"]
                 found = noted.get(next(iter(metrics.get(dataset, ())), ""))
-                scores[column.std] = decode_scores(found["scores"]) if found else []
+                scores[strength] = decode_scores(found["scores"]) if found else []
             texts[dataset] = sample_texts(predictions, scores, documents_shown(len(datasets)))
         return texts
-
-    def _manifest(self, sweep: Sweep, path: Path) -> dict[str, Any]:
-        """What was asked for and computed with, in the form of the sweep with lm-eval."""
-        entry = next(model for model in self.model_cfgs if entry_abbr(model) == sweep.abbrs[0])
-        settings = canonical(unlabelled(split_noise(entry)[1]))
-        seeds = list(dict.fromkeys(column.seed for column in sweep.columns))
-        if seeds == list(range(seeds[0], seeds[0] + 1 + max(sweep.draws))):
-            seeds = seeds[:1]  # as lm-eval's sweep counts draws
-        means = dict.fromkeys(column.mean for column in sweep.columns if not column.is_identity)
-        arguments = {
-            "harness": "opencompass",
-            "model": settings.pop("type"),
-            "model_args": settings,
-            "tasks": [dataset_abbr_from_cfg(dataset) for dataset in self._datasets(sweep)],
-            "noise_std": sweep.strengths,
-            "noise_mean": next(iter(means), 0.0),
-            "noise_seed": seeds[0] if len(seeds) == 1 else seeds,
-            "noise_draws": 1 + max(sweep.draws),
-        }
-        manifest = new_manifest(redact(arguments), {name: version(name) for name in _PACKAGES})
-        former = _read_json(path)
-        if former.get("arguments") == manifest["arguments"]:
-            manifest["created"] = former["created"]
-        manifest["command"] = redact(_command() or former.get("command", []))
-        manifest["model"] = sweep.name
-        manifest["task_fingerprints"] = {
-            dataset_abbr_from_cfg(dataset): fingerprint(canonical(dataset))
-            for dataset in self._datasets(sweep)
-        }
-        return manifest
 
 
 def chance_level(dataset_cfg: Mapping[str, Any]) -> float | None:
@@ -388,22 +354,3 @@ def _print_points(sweep: Sweep, points: Sequence[Point]) -> None:
     print(format_points(point for point in points if point.task in shown))
     if len(tasks) > len(shown):
         print(f"\nand {len(tasks) - len(shown)} more in the table")
-
-
-def _command() -> list[str]:
-    """The words that repeat the run; none where OpenCompass was asked for a part of it."""
-    if COMMAND_VARIABLE in os.environ:
-        return json.loads(os.environ[COMMAND_VARIABLE])
-    program, *words = sys.argv
-    parts = {"-m", "--mode", "-r", "--reuse"}
-    if Path(program).name != "opencompass" or parts & set(words):
-        return []
-    return ["opencompass", *words]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aim_plugins.engines.engine import Modulation
+from aim_plugins.engines.engine import Modulation, SweptName, by_transport, swept_strength
 from aim_plugins.harnesses.opencompass.entries import SweepGroup, entry_abbr
 from aim_plugins.harnesses.opencompass.scores import decode_scores, mean_stderr
+from aim_plugins.sweep.plots import STRENGTH_LABEL
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Row, is_expected
 
 Key = tuple[str, str]
 """A data set or a group of them, and a metric."""
+
+TRANSPORT_LABEL = "transport strength λ"
 
 
 @dataclass(frozen=True)
@@ -45,57 +48,93 @@ class Sweep:
     Attributes:
         name: Name of its folder.
         abbrs: The entries' names, strengths and draws in the order of the config.
-        columns: The noise of each entry.
+        columns: The modulation of each entry.
         draws: The draw of each entry, counted from 0 at every strength; seeds have one order, that
             in which they first appear in the sweep.
+        swept: Which attribute of the columns is the strength; the other one is fixed.
     """
 
     name: str
     abbrs: tuple[str, ...]
     columns: tuple[Modulation, ...]
     draws: tuple[int, ...]
+    swept: SweptName = "std"
 
     @property
     def strengths(self) -> list[float]:
         """The strengths, rising."""
-        return sorted({column.std for column in self.columns})
+        return sorted({self.strength(column) for column in self.columns})
+
+    @property
+    def strength_label(self) -> str:
+        """Names the strength in pictures."""
+        return TRANSPORT_LABEL if self.swept == "transport_strength" else STRENGTH_LABEL
+
+    def strength(self, column: Modulation) -> float:
+        """The place of a column on the axis of strengths."""
+        return getattr(column, self.swept)
 
     def entries(self) -> Iterable[tuple[str, Modulation, int]]:
-        """Name, noise and draw of each entry."""
+        """Name, modulation and draw of each entry."""
         return zip(self.abbrs, self.columns, self.draws, strict=True)
 
 
+_Members = Sequence[tuple[str, Modulation]]
+
+
 def split_sweeps(group: SweepGroup) -> list[Sweep]:
-    """One sweep for each noise mean of a group; the unmodulated model is part of all of them."""
+    """The curves of a group: a sweep varies one strength and fixes all else.
+
+    Where both the noise and the transport have several strengths, the one with more of them is the
+    axis, in a tie the transport's, and each strength of the other one has a sweep. Each mean of the
+    noise has a sweep too; what has no noise is part of all of them.
+    """
     members = [
         (entry_abbr(entry), column)
         for entry, column in zip(group.entries, group.columns, strict=True)
     ]
-    means = list(dict.fromkeys(column.mean for _, column in members if not column.is_identity))
+    stds = list(dict.fromkeys(column.std for _, column in members))
+    strengths = list(by_transport(group.columns))
+    if len(stds) == 1 or len(strengths) == 1:
+        return _split_means(group.name, members, swept_strength(group.columns))
+    swept: SweptName = "std" if len(stds) > len(strengths) else "transport_strength"
+    fixed, label, values = (
+        ("transport_strength", "strength", strengths) if swept == "std" else ("std", "noise", stds)
+    )
+    sweeps = []
+    for value in values:
+        part = [member for member in members if getattr(member[1], fixed) == value]
+        sweeps += _split_means(f"{group.name}-{label}={format_strength(value)}", part, swept)
+    return sweeps
+
+
+def _split_means(name: str, members: _Members, swept: SweptName) -> list[Sweep]:
+    means = list(dict.fromkeys(column.mean for _, column in members if column.has_noise))
     if len(means) <= 1:
-        return [_sweep(group.name, members)]
+        return [_sweep(name, members, swept)]
     return [
         _sweep(
-            f"{group.name}-mean={format_strength(mean)}",
-            [member for member in members if member[1].is_identity or member[1].mean == mean],
+            f"{name}-mean={format_strength(mean)}",
+            [member for member in members if not member[1].has_noise or member[1].mean == mean],
+            swept,
         )
         for mean in means
     ]
 
 
-def _sweep(name: str, members: Sequence[tuple[str, Modulation]]) -> Sweep:
+def _sweep(name: str, members: _Members, swept: SweptName) -> Sweep:
     columns = tuple(column for _, column in members)
     seeds = list(dict.fromkeys(column.seed for column in columns))
     # Two means of a strength of 0 can share a seed.
     order = [(seeds.index(column.seed), index) for index, column in enumerate(columns)]
     draws = tuple(
         sum(
-            other.std == column.std and order[rival] < order[index]
+            getattr(other, swept) == getattr(column, swept) and order[rival] < order[index]
             for rival, other in enumerate(columns)
         )
         for index, column in enumerate(columns)
     )
-    return Sweep(name, tuple(abbr for abbr, _ in members), columns, draws)
+    return Sweep(name, tuple(abbr for abbr, _ in members), columns, draws, swept)
 
 
 def measure(
@@ -261,8 +300,9 @@ def tidy_rows(sweep: Sweep, measures: Mapping[str, Mapping[Key, Measure]]) -> li
             scale = found.scale or 1.0
             stderr = None if found.stderr is None else found.stderr / scale
             number = None if is_expected(metric) else draw  # one law for all draws
-            cells[column.std, number or 0] = Row(
-                task, metric, column.std, number, found.value / scale, stderr, found.n
+            strength = sweep.strength(column)
+            cells[strength, number or 0] = Row(
+                task, metric, strength, number, found.value / scale, stderr, found.n
             )
         rows += [cells[place] for place in sorted(cells)]
     return rows
@@ -292,7 +332,7 @@ def strengths_csv(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["strength", *columns])
     for strength in sweep.strengths:
-        abbrs = [abbr for abbr, column, _ in sweep.entries() if column.std == strength]
+        abbrs = [abbr for abbr, column, _ in sweep.entries() if sweep.strength(column) == strength]
         cells = []
         for key in columns.values():
             found = [measures[abbr][key].value for abbr in abbrs if key in measures[abbr]]
