@@ -17,14 +17,20 @@ the concept files.
 
 from __future__ import annotations
 
-import csv
 import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aim_plugins.transport.text_files import csv_rows, existing, json_lines, nearest, read_json
+from aim_plugins.transport.text_files import (
+    csv_columns,
+    csv_rows,
+    existing,
+    json_lines,
+    nearest,
+    read_json,
+)
 
 ONESEC_FOLDER = "OneSecConcepts-100_1.5.0"
 
@@ -238,8 +244,7 @@ def _file_in(root: str | Path, *names: str) -> Path:
 
 def _jigsaw_columns(path: Path) -> dict[str, str]:
     """The file's column of each label that it has."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file), [])
+    header = csv_columns(path)
     columns = {}
     for label, names in _JIGSAW_LABELS.items():
         for name in names:

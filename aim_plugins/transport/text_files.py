@@ -106,6 +106,17 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not UTF-8: {error.reason}") from error
 
 
+def csv_columns(path: str | Path) -> list[str]:
+    """Names of the columns of a CSV file with a header; none if it is empty.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the header is not UTF-8.
+    """
+    header = next(lines(path), None)
+    return [] if header is None else next(csv.reader([header[1]]))
+
+
 def csv_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV file with a header, each with the number of its last line.
 
@@ -137,10 +148,10 @@ def csv_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, di
                     )
                 yield reader.line_num, row
         except csv.Error as error:
-            raise ValueError(f"{path} line {reader.line_num} is no CSV: {error}") from error
+            raise ValueError(f"{path} near line {reader.line_num} is no CSV: {error}") from error
         except UnicodeDecodeError as error:
-            after = f"{path} after line {reader.line_num}"
-            raise ValueError(f"{after} is not UTF-8: {error.reason}") from error
+            # The file is decoded in blocks ahead of the reader, so the line is not known.
+            raise ValueError(f"{path} is not UTF-8: {error.reason}") from error
 
 
 def choose(texts: Sequence[str], n: int | None, seed: int, name: str) -> tuple[str, ...]:

@@ -268,7 +268,13 @@ def test_malformed_jigsaw_is_refused(tmp_path):
     with pytest.raises(ValueError, match="train.csv line 3: the row does not have 3 cells"):
         load_sides("jigsaw", tmp_path)
     path.write_text('id,comment_text,toxic\n1,"cut in the mid', encoding="utf-8")
-    with pytest.raises(ValueError, match="train.csv line 2 is no CSV"):
+    with pytest.raises(ValueError, match="train.csv near line 1 is no CSV: unexpected end of data"):
+        load_sides("jigsaw", tmp_path)
+    path.write_bytes(b"id,comment_text,toxic\n1,\xff,0\n")
+    with pytest.raises(ValueError, match="train.csv is not UTF-8"):
+        load_sides("jigsaw", tmp_path)
+    path.write_bytes(b"id,comment_text,t\xffxic\n")
+    with pytest.raises(ValueError, match="train.csv line 1 is not UTF-8"):
         load_sides("jigsaw", tmp_path)
     write_csv(path, [["id", "comment_text", "toxic"], [1, "a", 0]])
     with pytest.raises(ValueError, match="source='toxic' holds no text"):
