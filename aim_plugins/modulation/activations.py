@@ -10,10 +10,10 @@ Source: arXiv 2410.23054, eq. 4 (strength) and section 3.2 (support).
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +21,34 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.modulation.hooks import change_outputs
+
+Support = tuple[Float[Tensor, " neurons"], Float[Tensor, " neurons"]]
+
+
+def displace(
+    activations: Float[Tensor, "... neurons"],
+    slope: Float[Tensor, " neurons"],
+    shift: Float[Tensor, " neurons"],
+    support: Support | None,
+    *,
+    clip: bool,
+) -> Float[Tensor, "... neurons"]:
+    """T(x) - x of T(x) = (1 + slope) x + shift.
+
+    Args:
+        activations: The x.
+        slope: Scale of the map less 1.
+        shift: Shift of the map.
+        support: Lower and upper end of the support; None applies the map everywhere.
+        clip: Whether x outside moves as its nearest end, instead of not at all.
+    """
+    if support is None:
+        return torch.addcmul(shift, activations, slope)
+    low, high = support
+    if clip:
+        return torch.addcmul(shift, activations.clamp(low, high), slope)
+    moved = torch.addcmul(shift, activations, slope)
+    return torch.where((low < activations) & (activations < high), moved, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,18 +83,16 @@ class AffineMap:
         """Whether any neuron has a support."""
         return bool(self.support_min.isfinite().any() or self.support_max.isfinite().any())
 
+    @property
+    def support(self) -> Support | None:
+        """Both ends of the support; None where no neuron has one."""
+        return (self.support_min, self.support_max) if self.is_bounded else None
+
     def displacement(
         self, activations: Float[Tensor, "... neurons"]
     ) -> Float[Tensor, "... neurons"]:
         """T(x) - x within the support: what is added to activations at strength 1."""
-        if not self.is_bounded:
-            return torch.addcmul(self.shift, activations, self.scale - 1)
-        if self.clip:
-            inside = activations.clamp(self.support_min, self.support_max)
-            return torch.addcmul(self.shift, inside, self.scale - 1)
-        moved = torch.addcmul(self.shift, activations, self.scale - 1)
-        supported = (self.support_min < activations) & (activations < self.support_max)
-        return torch.where(supported, moved, 0.0)
+        return displace(activations, self.scale - 1, self.shift, self.support, clip=self.clip)
 
     def __call__(
         self, activations: Float[Tensor, "... neurons"], strength: float = 1.0
@@ -105,7 +131,7 @@ class ActivationMaps:
         self.positions = positions
         self._placed: dict[tuple[str, torch.device], Callable[[Tensor], Tensor]] = {}
 
-    @cached_property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over sites, values and positions, as 64 hexadecimal digits."""
         digest = hashlib.sha256(self.positions.encode())
@@ -174,11 +200,13 @@ class ActivationMaps:
         key = (site, device)
         if key not in self._placed:
             placed = one.to(device)
-            if placed.is_bounded:
-                self._placed[key] = placed.displacement
-            else:
-                shift, slope = placed.shift, placed.scale - 1
-                self._placed[key] = lambda x: torch.addcmul(shift, x, slope)
+            self._placed[key] = functools.partial(
+                displace,
+                slope=placed.scale - 1,
+                shift=placed.shift,
+                support=placed.support,
+                clip=placed.clip,
+            )
         return self._placed[key]
 
 
