@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 TASKS = {
     "tiny_choice": """
@@ -59,3 +62,35 @@ def offline():
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("HF_DATASETS_OFFLINE", "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def make_transport() -> Callable[..., Path]:
+    """Writes a random transport of a Llama's norms after attention, with or without a support."""
+
+    def make(folder: Path, checkpoint: Path, seed: int = 0, support: float = torch.inf) -> Path:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+        from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+
+        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        layers, neurons = model.config.num_hidden_layers, model.config.hidden_size
+        generator = torch.Generator().manual_seed(seed)
+
+        def vector(mean: float, spread: float) -> torch.Tensor:
+            return mean + spread * torch.randn(neurons, generator=generator)
+
+        bound = torch.full((neurons,), support)
+        maps = {
+            f"model.layers.{layer}.post_attention_layernorm": AffineMap(
+                vector(1.0, 0.3), vector(0.0, 0.5), -bound, bound
+            )
+            for layer in range(layers)
+        }
+        metadata = TransportMetadata.describe(
+            model, AutoTokenizer.from_pretrained(checkpoint), method="linear", sites=list(maps)
+        )
+        return LearnedTransport(ActivationMaps(maps), metadata).save(folder)
+
+    return make

@@ -203,7 +203,8 @@ def _read_entry(entry: ConfigDict, abbr: str) -> tuple[Modulation, str]:
         split = split_entry(entry)
         if answers_columns(entry):
             target = _target_of(entry)
-            refuse_misplaced(target.__name__, split, steers=target.steers)
+            steers = getattr(target, "steers", False)
+            refuse_misplaced(target.__name__, split, steers=steers)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"model entry abbr={abbr!r}: {error}") from error
     column = split.modulation
