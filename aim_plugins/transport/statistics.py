@@ -1,0 +1,103 @@
+"""Statistics of pooled activations, for all neurons of a module at once, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+ROUNDING = 1e-6
+"""Relative spread up to which a neuron counts as constant: a few roundings of float32."""
+
+
+def in_double(samples: Tensor) -> Tensor:
+    """float64, on the CPU where the device has none."""
+    return samples.detach().to("cpu" if samples.device.type == "mps" else samples.device).double()
+
+
+def constant_neurons(samples: Float[Tensor, "n neurons"]) -> Bool[Tensor, " neurons"]:
+    """Neurons whose samples are all the same, up to float32's rounding."""
+    low, high = samples.aminmax(dim=0)
+    return high - low <= ROUNDING * torch.maximum(low.abs(), high.abs())
+
+
+def optimal_coupling(
+    n: int, m: int
+) -> tuple[Int64[Tensor, " pairs"], Int64[Tensor, " pairs"], Float64[Tensor, " pairs"]]:
+    """How much of each of n sorted samples goes to each of m sorted ones, in one dimension.
+
+    The quantile functions are steps with ends i / n and j / m; between neighbours of all these
+    ends lies one pair of samples.
+
+    >>> optimal_coupling(2, 3)
+    (tensor([0, 0, 1, 1]), tensor([0, 1, 1, 2]), tensor([0.3333, 0.1667, 0.1667, 0.3333],
+    dtype=torch.float64))
+
+    Returns:
+        Source index, target index and weight of each pair; weights sum to 1.
+    """
+    # In units of 1 / (n m) the ends are integers, so equal ones coincide exactly.
+    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
+    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+    return starts // m, starts // n, (ends - starts).double() / (n * m)
+
+
+def auroc(
+    positive: Float[Tensor, "n neurons"], negative: Float[Tensor, "m neurons"]
+) -> Float64[Tensor, " neurons"]:
+    """Probability that a positive sample exceeds a negative one, ties counting half.
+
+    Equals the area under the ROC curve, and the Mann-Whitney statistic by midranks over n m.
+    """
+    ordered = sorted_samples(negative)
+    values = positive.T.contiguous()
+    below = torch.searchsorted(ordered, values).sum(-1)
+    not_above = torch.searchsorted(ordered, values, right=True).sum(-1)
+    return (below + not_above).double() / (2 * len(positive) * len(negative))
+
+
+def probe_direction(
+    samples: Float64[Tensor, "samples neurons"], n_source: int
+) -> Float64[Tensor, " neurons"]:
+    """Unit normal of a logistic regression, from the first `n_source` samples to the others.
+
+    Zero where no neuron differs between samples.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+    """
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise ImportError(
+            "method='iti' needs scikit-learn: pip install 'aim-plugins[transport]'"
+        ) from error
+    scaler = StandardScaler().fit(samples.numpy())
+    # Newton's method has no random part, and this tolerance leaves no trace of the samples' order.
+    probe = LogisticRegression(solver="newton-cg", tol=1e-10, max_iter=1000)
+    probe.fit(scaler.transform(samples.numpy()), np.arange(len(samples)) >= n_source)
+    normal = torch.from_numpy(probe.coef_[0] / scaler.scale_)
+    length = normal.norm()
+    return normal / length if length > 0 else normal
+
+
+def sorted_samples(samples: Float[Tensor, "n neurons"]) -> Float[Tensor, "neurons n"]:
+    """Each neuron's samples in rising order."""
+    columns = samples.T.contiguous()
+    if columns.device.type == "cpu":
+        # NumPy sorts with vector instructions and without indices, several times faster.
+        return torch.from_numpy(np.sort(columns.numpy(), axis=-1))
+    return columns.sort(dim=-1).values
+
+
+def coupled_moment(
+    source: Float64[Tensor, "neurons n"], target: Float64[Tensor, "neurons m"]
+) -> Float64[Tensor, " neurons"]:
+    """Integral of the product of both quantile functions, for sorted samples."""
+    if source.shape == target.shape:
+        return (source * target).mean(-1)
+    coupling = optimal_coupling(source.shape[1], target.shape[1])
+    sources, targets, weights = (part.to(source.device) for part in coupling)
+    return (source[:, sources] * target[:, targets]) @ weights
