@@ -8,6 +8,7 @@ more than that; one that leaves all sampled values within 0.5 % goes unseen.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from aim_plugins.modulation.hooks import find_module, split_site
+
+logger = logging.getLogger(__name__)
 
 VALUES = 16
 """Values sampled from a tensor."""
@@ -88,6 +91,38 @@ def check_signature(model: Any, signature: Mapping[str, Any]) -> Difference | No
             refused=False,
         )
     return None
+
+
+def check_shared_weights(model: Any, signature: Mapping[str, Any], *, force: bool = False) -> None:
+    """Compares a model of another implementation, whose weights are partly fused or split.
+
+    Weights that it keeps under the same name and in the same shape are compared.
+
+    Args:
+        model: The model.
+        signature: What `model_signature` noted.
+        force: Warns instead of refusing.
+
+    Raises:
+        ValueError: If one of them differs, or none is shared.
+    """
+    parameters = _parameters(model)
+    shared = {
+        name: sample
+        for name, sample in (signature.get("weights") or {}).items()
+        if name in parameters and list(parameters[name].shape) == sample["shape"]
+    }
+    differing, unread = _compare(parameters, shared)
+    if not shared or len(unread) == len(shared):
+        problem = "none of the sampled weights could be compared"
+    elif differing:
+        problem = f"other weights ({len(differing)} of {len(shared)}, such as {differing[0]!r})"
+    else:
+        return
+    text = f"the transport was learned on another model than this {type(model).__name__}: {problem}"
+    if not force:
+        raise ValueError(text)
+    logger.warning(text)
 
 
 def _compare(
@@ -187,7 +222,9 @@ def _is_quantised(model: Any) -> bool:
 
 def _values(tensor: Tensor) -> list[float]:
     flat = tensor.detach().reshape(-1)
-    index = torch.linspace(0, flat.numel() - 1, min(VALUES, flat.numel())).long()
+    index = torch.linspace(
+        0, flat.numel() - 1, min(VALUES, flat.numel()), dtype=torch.float64
+    ).long()
     return flat[index.to(flat.device)].double().cpu().tolist()
 
 
