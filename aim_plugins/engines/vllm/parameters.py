@@ -1,0 +1,75 @@
+"""What one vLLM request asks for: `extra_args` of its sampling parameters, read and checked.
+
+Offline `SamplingParams(extra_args={"aim_std": 0.5, "aim_seed": 3})`; to a server the same entries
+as `vllm_xargs` in the body of the request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aim_plugins.engines.engine import Modulation
+from aim_plugins.sweep.strengths import validate_strength
+
+PREFIX = "aim_"
+NAMES = ("aim_std", "aim_mean", "aim_seed")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestNoise:
+    """The noise of one request.
+
+    Attributes:
+        std: Standard deviation in logit units; 0 leaves the request as it is.
+        mean: Mean in logit units.
+        seed: Seed of the draw.
+    """
+
+    std: float = 0.0
+    mean: float = 0.0
+    seed: int = 0
+
+    @classmethod
+    def read(cls, extra_args: Mapping[str, Any] | None) -> RequestNoise:
+        """Reads and checks a request's arguments; those of other plugins are left alone.
+
+        Raises:
+            ValueError: If a name that starts with "aim_" is unknown, or a value is out of range.
+        """
+        given = extra_args or {}
+        unknown = sorted(name for name in given if name.startswith(PREFIX) and name not in NAMES)
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]}={given[unknown[0]]!r} is no argument of aim-plugins; "
+                f"it knows {', '.join(NAMES)}"
+            )
+        return cls(
+            std=validate_strength(given.get("aim_std", 0.0), name="aim_std"),
+            mean=_finite(given.get("aim_mean", 0.0)),
+            seed=_seed(given.get("aim_seed", 0)),
+        )
+
+
+def extra_args(column: Modulation) -> dict[str, Any]:
+    """The arguments that ask for a column's noise; none for a column without."""
+    if not column.has_noise:
+        return {}
+    return {"aim_std": column.std, "aim_mean": column.mean, "aim_seed": column.seed}
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"aim_mean={value!r} is no finite number: give a number of logit units")
+    return float(value)
+
+
+def _seed(value: Any) -> int:
+    # Bodies of requests are JSON, whose numbers some clients all write as 3.0.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise ValueError(f"aim_seed={value!r} is no 64-bit integer: give a whole number such as 0")
+    return value

@@ -1,0 +1,254 @@
+"""Utility modulation as a logits processor of vLLM, each request at its own strength.
+
+    llm.generate(prompt, SamplingParams(extra_args={"aim_std": 0.5, "aim_seed": 3}))
+
+The noise is that of `GaussianNoiseLogitsProcessor`: it is keyed by all tokens before, so that a
+request gets the same noise alone and in any batch, with prefix caching, chunked prefill and
+preemption. vLLM has two model runners with an interface each, and loads processors of either from
+one entry point: the class here serves both.
+
+Source: AIM, arXiv 2603.12755, utility modulation.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from aim_plugins.engines.vllm.parameters import RequestNoise
+from aim_plugins.engines.vllm.versions import changed_interface, require_supported
+from aim_plugins.modulation.noise import (
+    COMPILE_VARIABLE,
+    extend_keys,
+    prefix_keys,
+    sequence_keys,
+    standard_normal,
+)
+
+require_supported()
+
+try:
+    from vllm.v1.sample.logits_processor import LogitsProcessor as FirstRunnerProcessor
+    from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SecondRunnerProcessor
+except ImportError as error:
+    raise changed_interface(str(error.name)) from error
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Request:
+    """A request of the first runner and the key of its tokens so far.
+
+    Attributes:
+        noise: What the request asks for.
+        prompt: Token ids of the prompt.
+        output: Token ids decoded so far; the runner appends to this very list.
+        key: Key of the first `length` tokens.
+        length: Tokens hashed so far.
+    """
+
+    noise: RequestNoise
+    prompt: list[int]
+    output: list[int]
+    key: int = 0
+    length: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Number of tokens that are not in the key yet."""
+        return len(self.prompt) + len(self.output) - self.length
+
+    def token(self) -> int:
+        """The first token that is not in the key yet."""
+        beyond = self.length - len(self.prompt)
+        return self.prompt[self.length] if beyond < 0 else self.output[beyond]
+
+
+class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
+    """Adds N(mean, std²) to the logits of the requests that ask for it.
+
+    A request asks with `extra_args` (`vllm_xargs` in the body sent to a server): `aim_std`,
+    `aim_mean` and `aim_seed`. Installing aim-plugins is enough for vLLM to load the class; where it
+    is named in `logits_processors` as well, the second instance stays idle.
+
+    Where vLLM compiles the model the noise is compiled too; `AIM_PLUGINS_COMPILE` decides
+    otherwise.
+
+    Args:
+        vllm_config: The engine's configuration.
+        state: The device (first runner) or the runner's tokens (second runner).
+        is_pin_memory: Of the first runner alone; unused.
+    """
+
+    _in_use: weakref.WeakValueDictionary[int, GaussianNoiseVLLMProcessor] = (
+        weakref.WeakValueDictionary()
+    )
+    """The working instance of each configuration, by its id."""
+
+    def __init__(self, vllm_config: Any, state: Any, is_pin_memory: bool | None = None) -> None:
+        self._config = vllm_config  # kept alive, so that its id stays its own
+        self._idle = self._in_use.setdefault(id(vllm_config), self) is not self
+        if self._idle:
+            logger.info("noise processor is loaded already; the second instance stays idle")
+        asked = os.environ.get(COMPILE_VARIABLE)
+        self._compiled = None if asked else not vllm_config.model_config.enforce_eager
+        self._requests: dict[int, _Request] = {}
+        if not isinstance(state, torch.device):
+            self._state = state
+            self._slots = [RequestNoise()] * state.max_num_reqs
+
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Checks a request before it is admitted.
+
+        Raises:
+            ValueError: If an argument is unknown or out of range, or log-likelihoods of the prompt
+                are asked for, which vLLM computes without its logits processors.
+        """
+        noise = RequestNoise.read(sampling_params.extra_args)
+        if noise.std > 0 and sampling_params.prompt_logprobs is not None:
+            raise ValueError(
+                f"aim_std={noise.std} does not reach prompt_logprobs="
+                f"{sampling_params.prompt_logprobs}, which vLLM computes from clean logits: score "
+                "prompts with aim_plugins.engines.vllm.VLLMEngine, or leave one of the two out"
+            )
+
+    def is_argmax_invariant(self) -> bool:
+        """No: without it vLLM would leave greedy requests unmodulated."""
+        return False
+
+    # First runner -------------------------------------------------------------------------------
+
+    def update_state(self, batch_update: Any) -> None:
+        """Follows requests as they join, leave and change their row."""
+        if not self._idle:
+            process_dict_updates(self._requests, batch_update, _new_request)
+
+    def _apply_to_rows(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
+        if not self._requests:
+            return logits
+        requests = list(self._requests.values())
+        _hash_new_tokens(requests)
+        device = logits.device
+        return self._add(
+            logits,
+            torch.tensor(list(self._requests), device=device),
+            torch.tensor([request.key for request in requests], device=device),
+            [request.noise for request in requests],
+        )
+
+    # Second runner ------------------------------------------------------------------------------
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        """Notes the noise of the request that moves into a slot; tells whether it has any."""
+        noise = RequestNoise.read(sampling_params.extra_args)
+        self._slots[req_idx] = RequestNoise() if self._idle else noise
+        return self._slots[req_idx].std > 0
+
+    def _apply_to_slots(
+        self, logits: Float[Tensor, "rows vocab"], context: Any
+    ) -> Float[Tensor, "rows vocab"]:
+        # One row for each request, as speculative decoding is refused: the host knows the rows.
+        slots = context.idx_mapping_np.tolist()[: len(logits)]
+        rows = [row for row, slot in enumerate(slots) if self._slots[slot].std > 0]
+        if not rows:
+            return logits
+        device = logits.device
+        chosen = torch.tensor([slots[row] for row in rows], device=device)
+        index = torch.tensor(rows, device=device)
+        lengths = context.pos[index] + 1
+        # The longest of the lengths, without waiting for the device.
+        width = int(context.seq_lens_upper_bound_np[rows].max())
+        tokens = self._state.all_token_ids.gpu[chosen, :width]
+        within = torch.arange(width, device=device) < lengths[:, None]
+        noise = [self._slots[slots[row]] for row in rows]
+        return self._add(logits, index, sequence_keys(tokens, within), noise)
+
+    # Both ---------------------------------------------------------------------------------------
+
+    def apply(
+        self, logits: Float[Tensor, "rows vocab"], ctx: Any = None
+    ) -> Float[Tensor, "rows vocab"]:
+        """Modulates the logits of one step in place.
+
+        Args:
+            logits: Clean logits, one row for each request of the batch.
+            ctx: The second runner's layout of the batch.
+        """
+        return self._apply_to_rows(logits) if ctx is None else self._apply_to_slots(logits, ctx)
+
+    def _add(
+        self,
+        logits: Float[Tensor, "rows vocab"],
+        rows: Int[Tensor, " noisy"],
+        keys: Int64[Tensor, " noisy"],
+        noise: list[RequestNoise],
+    ) -> Float[Tensor, "rows vocab"]:
+        def column(values: list[float]) -> Tensor:
+            return torch.tensor(values, device=logits.device)[:, None]
+
+        draws = standard_normal(
+            keys,
+            logits.shape[1],
+            seed=torch.tensor([request.seed for request in noise], device=logits.device),
+            compiled=self._compiled,
+        )
+        # In the order of `modulation.logits.add_noise`, for the same bits.
+        draws.mul_(column([request.std for request in noise]))
+        draws.add_(column([request.mean for request in noise]))
+        return logits.index_add_(0, rows, draws.to(logits.dtype))
+
+
+def _new_request(
+    sampling_params: Any, prompt: list[int] | None, output: list[int]
+) -> _Request | None:
+    noise = RequestNoise.read(sampling_params.extra_args)
+    if noise.std == 0:
+        return None
+    if prompt is None:
+        raise RuntimeError(
+            f"aim_std={noise.std} needs the prompt's token ids, and this prompt came as embeddings"
+        )
+    return _Request(noise, prompt, output)
+
+
+def _hash_new_tokens(requests: list[_Request]) -> None:
+    """Brings the keys of requests up to date: new prompts in one go, then a token at a time."""
+    for request in requests:
+        if request.waiting > 1:
+            tokens = [*request.prompt, *request.output]
+            _refuse_placeholder(min(tokens))
+            request.key = int(prefix_keys(torch.tensor([tokens]))[0, -1])
+            request.length = len(tokens)
+    growing = [request for request in requests if request.waiting]
+    if not growing:
+        return
+    tokens = [request.token() for request in growing]
+    _refuse_placeholder(min(tokens))
+    keys = extend_keys(
+        torch.tensor([request.key for request in growing]),
+        torch.tensor([request.length for request in growing]),
+        torch.tensor(tokens),
+    )
+    for request, key in zip(growing, keys.tolist(), strict=True):
+        request.key = key
+        request.length += 1
+
+
+def _refuse_placeholder(smallest: int) -> None:
+    if smallest < 0:
+        raise RuntimeError(
+            f"token id {smallest} is a placeholder of vLLM's asynchronous scheduling, and keyed "
+            "noise needs the token: start vLLM with async_scheduling=False "
+            "(--no-async-scheduling), or name the processor in logits_processors "
+            "(--logits-processors) as well, which makes vLLM hand over the tokens"
+        )

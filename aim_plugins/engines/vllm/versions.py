@@ -1,0 +1,47 @@
+"""Which vLLM is installed, and whether its interfaces are the ones used here."""
+
+from __future__ import annotations
+
+import re
+
+OLDEST = (0, 31)
+"""First release whose logits processors come in both forms, and are told of bad arguments."""
+
+TESTED = "0.32.0"
+"""The release that the tests run on."""
+
+
+def require_supported(version: str | None = None) -> None:
+    """Refuses a vLLM that is too old.
+
+    Args:
+        version: Version of vLLM; None asks the installed one.
+
+    Raises:
+        ImportError: If vLLM is missing or too old, naming the version and what to install.
+    """
+    if version is None:
+        try:
+            from vllm import __version__ as version
+        except ImportError as error:
+            raise ImportError(
+                "vLLM could not be imported; install it with: pip install 'aim-plugins[vllm]' "
+                f"({error})"
+            ) from error
+    numbers = re.match(r"(\d+)\.(\d+)", str(version))
+    # Builds from source call themselves "dev" and are taken for new.
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
+        raise ImportError(
+            f"vLLM {version} is not supported: aim-plugins needs {OLDEST[0]}.{OLDEST[1]} or later "
+            f"(tested with {TESTED}); install it with: pip install 'aim-plugins[vllm]'"
+        )
+
+
+def changed_interface(what: str) -> ImportError:
+    """The error for a vLLM in which something private that is used here has moved."""
+    from vllm import __version__
+
+    return ImportError(
+        f"vLLM {__version__} has no {what}: this release is not supported; install the tested one "
+        f"with: pip install 'vllm=={TESTED}'"
+    )

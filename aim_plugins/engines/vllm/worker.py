@@ -1,0 +1,219 @@
+"""Scoring inside vLLM's workers: log-likelihoods of prompts under every column, from one forward.
+
+Noise on the logits never changes the forward pass, and vLLM hands the hidden states of all tokens
+of a step to the function that computes log-probabilities of prompts. `ScoringExtension` joins in
+there: it takes the positions that are scored, computes their logits some rows at a time, and keeps
+nothing but sums for each request and column. vLLM's own log-probabilities of prompts would send the
+values of one strength, or with `prompt_logprobs=-1` the whole vocabulary, from the worker for every
+token.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aim_plugins.engines.engine import Modulation
+from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
+from aim_plugins.engines.vllm.versions import changed_interface
+from aim_plugins.modulation.noise import prefix_keys
+
+INDEX_ARGUMENT = "_aim_context"
+"""Entry of a request's `extra_args` that says which context of the table it is."""
+
+_LOGITS_AT_A_TIME = 2**25
+"""Logits computed in one go, some 128 MiB in float32; vLLM itself takes all positions at once."""
+
+ContextScores = tuple[int, list[tuple[list[float], list[bool], float]]] | None
+"""Key of the first scored position, and log-likelihoods, greediness and clean log-likelihood of
+each member; None if the model returned NaN."""
+
+
+@dataclass
+class ScoredContext:
+    """A prompt whose last tokens predict the continuations of one or more requests.
+
+    Attributes:
+        continuations: Token ids of each member's continuation. All of them end one token after the
+            prompt.
+        columns: Number of columns.
+        keys: Prefix keys of the prompt, once they are needed.
+        done: Positions before this one have been scored.
+        broken: Whether the model returned NaN.
+    """
+
+    continuations: list[list[int]]
+    columns: int
+    keys: Tensor | None = None
+    done: int = -1
+    broken: bool = False
+    sums: Tensor = field(init=False)
+    greedy: Tensor = field(init=False)
+    clean: Tensor = field(init=False)
+    first_key: int = 0
+
+    def __post_init__(self) -> None:
+        members = len(self.continuations)
+        self.sums = torch.zeros(members, self.columns, dtype=torch.float64)
+        self.greedy = torch.ones(members, self.columns, dtype=torch.bool)
+        self.clean = torch.zeros(members, dtype=torch.float64)
+
+    def positions(self, prompt: Sequence[int], first: int, stop: int) -> range:
+        """Positions from `first` up to `stop` that have to be scored now.
+
+        Raises:
+            RuntimeError: If positions before `first` have been left out.
+        """
+        if self.keys is None:
+            self.keys = prefix_keys(torch.tensor([prompt]))[0]
+            self.done = len(prompt) - max(map(len, self.continuations))
+            self.first_key = int(self.keys[self.done])
+        if first > self.done:
+            raise RuntimeError(
+                f"vLLM computed from position {first} of a prompt that is scored from {self.done}: "
+                "the rest came from its prefix cache, which scoring has to do without"
+            )
+        # After a preemption vLLM computes positions anew that have been scored.
+        return range(self.done, stop)
+
+    def targets(self, prompt_length: int, position: int) -> Iterator[tuple[int, int]]:
+        """Members with a token after a position of the prompt, and that token."""
+        for member, tokens in enumerate(self.continuations):
+            index = position - (prompt_length - len(tokens))
+            if index >= 0:
+                yield member, tokens[index]
+
+    def result(self) -> ContextScores:
+        """What the driver is told."""
+        if self.broken:
+            return None
+        rows = zip(self.sums.tolist(), self.greedy.tolist(), self.clean.tolist(), strict=True)
+        return self.first_key, [(sums, greedy, clean) for sums, greedy, clean in rows]
+
+
+@dataclass
+class _Position:
+    """A position to score: its context, its hidden state and the tokens that follow."""
+
+    context: ScoredContext
+    row: int
+    key: int
+    targets: list[tuple[int, int]]
+
+
+class ScoringExtension:
+    """Methods that vLLM adds to its workers (`worker_extension_cls`), for `collective_rpc`."""
+
+    model_runner: Any
+
+    def aim_begin_scoring(
+        self, columns: list[tuple[float, float, int]], contexts: list[list[list[int]]]
+    ) -> None:
+        """Scores the requests that follow.
+
+        Args:
+            columns: Std, mean and seed of each column.
+            contexts: The continuations of each context, see `ScoredContext`.
+
+        Raises:
+            ImportError: If this release of vLLM computes log-probabilities of prompts elsewhere.
+            NotImplementedError: If the engine runs vLLM's second model runner.
+        """
+        runner = self.model_runner
+        if type(runner).__module__.startswith("vllm.v1.worker.gpu."):
+            raise NotImplementedError(
+                "scoring needs vLLM's first model runner: set VLLM_USE_V2_MODEL_RUNNER=0 before "
+                "the engine is made (generation works with both)"
+            )
+        # What an earlier call left behind, had it been interrupted.
+        vars(runner).pop("_get_prompt_logprobs_dict", None)
+        original = getattr(runner, "_get_prompt_logprobs_dict", None)
+        if original is None:
+            raise changed_interface("GPUModelRunner._get_prompt_logprobs_dict")
+        self._aim_columns = [Modulation(*column) for column in columns]
+        self._aim_contexts = [ScoredContext(members, len(columns)) for members in contexts]
+
+        @functools.wraps(original)
+        def compute(hidden_states: Tensor, num_scheduled_tokens: dict[str, int]) -> Any:
+            self._aim_score_step(hidden_states, num_scheduled_tokens)
+            return original(hidden_states, num_scheduled_tokens)
+
+        runner._get_prompt_logprobs_dict = compute
+
+    def aim_finish_scoring(self) -> list[ContextScores] | None:
+        """Ends scoring.
+
+        Returns:
+            The scores of each context; None from workers that have no logits.
+        """
+        vars(self.model_runner).pop("_get_prompt_logprobs_dict", None)
+        contexts, self._aim_contexts = self._aim_contexts, []
+        if any(context.keys is None for context in contexts):
+            return None
+        return [context.result() for context in contexts]
+
+    def _aim_score_step(self, hidden_states: Tensor, num_scheduled_tokens: dict[str, int]) -> None:
+        """Scores what one step has computed of the contexts."""
+        waiting = list(self._aim_positions(num_scheduled_tokens))
+        if not waiting:
+            return
+        size = max(1, _LOGITS_AT_A_TIME // self.model_runner.model_config.get_vocab_size())
+        for start in range(0, len(waiting), size):
+            block = waiting[start : start + size]
+            rows = torch.tensor([position.row for position in block], device=hidden_states.device)
+            # Where the vocabulary is spread over devices every worker has to take part.
+            logits = self.model_runner.model.compute_logits(hidden_states[rows])
+            if logits is not None:
+                _add_scores(block, logits, self._aim_columns)
+
+    def _aim_positions(self, num_scheduled_tokens: dict[str, int]) -> Iterator[_Position]:
+        runner = self.model_runner
+        for index, name in enumerate(runner.input_batch.req_ids):
+            request = runner.requests[name]
+            number = (request.sampling_params.extra_args or {}).get(INDEX_ARGUMENT)
+            if number is None:
+                continue
+            context, prompt = self._aim_contexts[number], request.prompt_token_ids
+            first = request.num_computed_tokens
+            stop = min(first + num_scheduled_tokens[name], len(prompt))
+            offset = int(runner.query_start_loc.np[index]) - first
+            for position in context.positions(prompt, first, stop):
+                targets = list(context.targets(len(prompt), position))
+                yield _Position(context, offset + position, int(context.keys[position]), targets)
+            context.done = max(context.done, stop)
+
+
+def _add_scores(block: list[_Position], logits: Tensor, columns: list[Modulation]) -> None:
+    device = logits.device
+    targets = [
+        (index, position.context, member, token)
+        for index, position in enumerate(block)
+        for member, token in position.targets
+    ]
+    try:
+        scores, hits, clean = token_log_probabilities(
+            logits,
+            torch.arange(len(block), device=device),
+            torch.tensor([position.key for position in block], device=device),
+            torch.tensor([index for index, *_ in targets], device=device),
+            torch.tensor([token for *_, token in targets], device=device),
+            columns,
+            torch.float32,
+        )
+    except NotFiniteLogitsError:
+        # Minus infinity is a logit like another; the rest has no softmax.
+        broken = (logits.isnan() | (logits == torch.inf)).any(dim=1).tolist()
+        for position, is_broken in zip(block, broken, strict=True):
+            position.context.broken |= is_broken
+        return
+    sums = torch.stack([column.double() for column in scores], dim=1)
+    greedy = torch.stack(hits, dim=1)
+    for index, (_, context, member, _) in enumerate(targets):
+        context.sums[member] += sums[index]
+        context.greedy[member] &= greedy[index]
+        context.clean[member] += clean[index].double()
