@@ -1,0 +1,92 @@
+"""Loading what an evaluation runs: the steered model, and a judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aim_plugins.demo_model import demo_model_folder
+from aim_plugins.engines.engine import Journal
+from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.activations import ActivationMaps
+
+DEMO_MODEL = "demo:smollm2"
+_DEFAULT_WINDOW = 2048
+_NO_WINDOW = 10**6
+"""Tokenizers without a limit state a number far above this."""
+
+
+def local_name(name: str) -> str:
+    """A model's name as transformers takes it: the demo model's word becomes its folder."""
+    return str(demo_model_folder()) if name == DEMO_MODEL else name
+
+
+def load_engine(
+    name: str,
+    *,
+    transport: ActivationMaps | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    max_length: int | None = None,
+    journal: Journal | None = None,
+    trust_remote_code: bool = False,
+) -> HuggingFaceEngine:
+    """Loads a causal language model and its tokenizer.
+
+    Args:
+        name: Name on the hub, a local folder, or "demo:smollm2".
+        transport: Maps for columns with a transport strength.
+        dtype: Such as "float32"; "auto" keeps the checkpoint's.
+        device: Where it runs; by default an accelerator if there is one.
+        max_length: Longest sequence in tokens; by default the model's window.
+        journal: Keeps finished batches.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ValueError: If the model is not there, or `dtype` or `max_length` is malformed.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = local_name(name)
+    _check_folder(name)
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype={dtype!r} is unknown: write auto, float32, bfloat16 or float16")
+    options = {"trust_remote_code": trust_remote_code}
+    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    window = model_window(model, tokenizer)
+    if max_length is not None and not 2 <= max_length <= window:
+        raise ValueError(f"max_length={max_length}: give 2 to {window}, the model's window")
+    return HuggingFaceEngine(
+        model.to(device or _best_device()).eval(),
+        tokenizer,
+        max_length=max_length or window,
+        softmax_dtype=torch.float32,
+        journal=journal,
+        transport=transport,
+    )
+
+
+def model_window(model: Any, tokenizer: Any) -> int:
+    """Longest sequence a model takes, in tokens."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
+    limit = getattr(tokenizer, "model_max_length", _NO_WINDOW)
+    return int(limit) if limit < _NO_WINDOW else _DEFAULT_WINDOW
+
+
+def _check_folder(name: str) -> None:
+    looks_local = Path(name).is_absolute() or name.startswith(("./", "../", "~"))
+    if looks_local and not Path(name).expanduser().is_dir():
+        raise ValueError(f"pretrained={name!r}: no such folder")
+
+
+def _best_device() -> str:
+    if torch.accelerator.is_available():
+        accelerator = torch.accelerator.current_accelerator()
+        return "cpu" if accelerator is None else accelerator.type
+    return "cpu"

@@ -1,0 +1,239 @@
+"""The options of an evaluation, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.engines.engine import fingerprint
+from aim_plugins.engines.huggingface import warn_once
+from aim_plugins.sweep.files import sha256_of
+from aim_plugins.sweep.strengths import format_strength, parse_strengths
+from aim_plugins.transport.datasets import load_prompts, read_sentences
+from aim_plugins.transport.evaluation.concepts import DEFAULT_QUESTION, Lexicon, check_question
+from aim_plugins.transport.evaluation.sentiment import require_vader
+from aim_plugins.transport.evaluation.texts import Decoding, Generation, read_generations
+
+DEFAULT_STRENGTHS = "0:1:0.1"
+VADER = "vader"
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Concept presence by a judge model.
+
+    Attributes:
+        model: The judge: a name on the hub, a local folder, or "demo:smollm2".
+        concept: The concept that the question names.
+        question: The question, with `{text}` and `{concept}` in it.
+        answers: The words for yes and no.
+        chat: Whether it goes through the tokenizer's chat template; None does where there is one.
+    """
+
+    model: str
+    concept: str | None = None
+    question: str = DEFAULT_QUESTION
+    answers: tuple[str, str] = ("yes", "no")
+    chat: bool | None = None
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Zero-shot tasks of lm-evaluation-harness.
+
+    Attributes:
+        names: Names of the tasks, as the harness calls them.
+        num_fewshot: Examples before each question; None leaves it to the task.
+        limit: Documents of each task; None takes all.
+        include_path: Folder of tasks of one's own.
+    """
+
+    names: tuple[str, ...]
+    num_fewshot: int | None = None
+    limit: float | None = None
+    include_path: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to measure of a transport.
+
+    Attributes:
+        transport: Folder of the transport.
+        pretrained: The model it steers.
+        output: Folder of results.
+        strength: Strengths of the transport; None takes those of `generations`, or 0, 0.1, ..., 1.
+        perplexity: Files of plain text, for the perplexity of the steered model.
+        prompts: A file of prompts to continue, or a config's description of prompts.
+        generations: A file that `transport generate` wrote, instead of prompts.
+        decoding: How prompts are continued.
+        lexicon: File of words that stand for the concept.
+        judge: Asks a model whether texts show the concept.
+        classifier: Text classifier: a name on the hub or a local folder.
+        label: The classifier's label whose probability is measured.
+        sentiment: "vader", or None.
+        tasks: Zero-shot tasks.
+        batch_size: Prompts, documents or texts in a forward pass.
+        max_length: Longest sequence in tokens.
+        dtype: Of the models' weights; "auto" keeps the checkpoint's.
+        device: Where the models run.
+        force: Whether a transport of another model is applied all the same.
+        trust_remote_code: Whether code that comes with a model may run.
+    """
+
+    transport: Path
+    pretrained: str
+    output: Path
+    strength: Any = None
+    perplexity: Sequence[Path] = ()
+    prompts: str | Path | Mapping[str, Any] | None = None
+    generations: Path | None = None
+    decoding: Decoding = field(default_factory=Decoding)
+    lexicon: Path | None = None
+    judge: JudgeSettings | None = None
+    classifier: str | None = None
+    label: str | None = None
+    sentiment: str | None = None
+    tasks: TaskSettings | None = None
+    batch_size: int = 8
+    max_length: int | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    force: bool = False
+    trust_remote_code: bool = False
+
+    def check(self) -> None:
+        """Refuses what cannot be measured, before models are loaded.
+
+        Raises:
+            ValueError: If no metric is asked for, or options do not go together.
+            FileNotFoundError: If a file is missing.
+            ImportError: If a package is missing.
+        """
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: give 1 or more")
+        if self.prompts is not None and self.generations is not None:
+            raise ValueError("prompts and generations are both given: give the one or the other")
+        of_texts = {
+            "lexicon": self.lexicon,
+            "judge": self.judge,
+            "classifier": self.classifier,
+            "sentiment": self.sentiment,
+        }
+        asked = [name for name, value in of_texts.items() if value is not None]
+        if not self.has_texts and asked:
+            raise ValueError(
+                f"{asked[0]} measures texts, and there are none: add --prompts FILE to write them, "
+                "or --generations FILE"
+            )
+        if not (self.has_texts or self.perplexity or self.tasks):
+            raise ValueError(
+                "no metric is asked for: add --perplexity FILE, --prompts FILE (with --lexicon, "
+                "--judge, --classifier or --sentiment) or --tasks NAMES"
+            )
+        self._check_texts()
+        _ = self.strengths, self.documents, self.words
+        if self.tasks is not None and find_spec("lm_eval") is None:
+            raise ImportError("tasks need lm-eval: pip install 'aim-plugins[transport]'")
+
+    def _check_texts(self) -> None:
+        if (self.classifier is None) != (self.label is None):
+            missing = "label" if self.label is None else "classifier"
+            raise ValueError(f"{missing} is missing: --classifier NAME and --label go together")
+        if self.sentiment is not None:
+            if self.sentiment != VADER:
+                raise ValueError(f"sentiment={self.sentiment!r} is unknown: write {VADER}")
+            require_vader()
+        if self.judge is not None:
+            check_question(self.judge.question, self.judge.concept)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether texts of the steered model are measured."""
+        return self.prompts is not None or self.generations is not None
+
+    @cached_property
+    def strengths(self) -> tuple[float, ...]:
+        """The strengths, in rising order."""
+        written = sorted({text.strength for text in self.written})
+        spec = self.strength
+        if spec is None:
+            spec = written or DEFAULT_STRENGTHS
+        strengths = tuple(sorted(parse_strengths(spec, name="strength", signed=True)))
+        if written and (missing := [s for s in strengths if s not in written]):
+            raise ValueError(
+                f"strength={format_strength(missing[0])} is not among those of "
+                f"{self.generations}: {', '.join(map(format_strength, written))}"
+            )
+        return strengths
+
+    @cached_property
+    def documents(self) -> dict[str, list[str]]:
+        """Plain texts by the name of their file."""
+        return {Path(path).stem: list(read_sentences(path)) for path in self.perplexity}
+
+    @cached_property
+    def words(self) -> Lexicon | None:
+        """The lexicon."""
+        return None if self.lexicon is None else Lexicon.read(self.lexicon)
+
+    @cached_property
+    def prompt_texts(self) -> tuple[str, ...]:
+        """The prompts."""
+        if self.prompts is None:
+            return tuple(dict.fromkeys(text.prompt for text in self.written))
+        return load_prompts(self.prompts)
+
+    @cached_property
+    def written(self) -> tuple[Generation, ...]:
+        """Texts that an earlier command wrote."""
+        return () if self.generations is None else tuple(read_generations(self.generations))
+
+    @property
+    def text_task(self) -> str:
+        """How tables and pictures name what the texts continue."""
+        if isinstance(self.prompts, Mapping):
+            return f"{self.prompts.get('name', 'files')} prompts"
+        return Path(self.prompts or self.generations or "texts").stem
+
+    def arguments(self, transport: str, method: str) -> dict[str, Any]:
+        """What determines the results, for the manifest.
+
+        Args:
+            transport: Fingerprint of the transport.
+            method: Name of its method.
+        """
+        judge, tasks = self.judge, self.tasks
+        return {
+            "command": "transport evaluate",
+            "pretrained": self.pretrained,
+            "transport": transport,
+            "method": method,
+            "strength": list(self.strengths),
+            "dtype": self.dtype,
+            "max_length": self.max_length,
+            "perplexity": {name: fingerprint(texts) for name, texts in self.documents.items()},
+            "prompts": fingerprint(list(self.prompt_texts)) if self.prompts is not None else None,
+            "generations": sha256_of(self.generations) if self.generations else None,
+            "decoding": self.decoding.record if self.prompts is not None else None,
+            "lexicon": self.words.words if self.words else None,
+            "judge": vars(judge) if judge else None,
+            "classifier": self.classifier,
+            "label": self.label,
+            "sentiment": self.sentiment,
+            "tasks": vars(tasks) if tasks else None,
+        }
+
+
+def warn_of_unfitted(strengths: Sequence[float]) -> None:
+    """Warns, once, of strengths outside those that a transport interpolates between."""
+    outside = [strength for strength in strengths if not 0 <= strength <= 1]
+    if outside:
+        warn_once(
+            f"strength={', '.join(map(format_strength, outside))} lies outside [0, 1], between "
+            "which a transport interpolates: this extrapolates its maps"
+        )
