@@ -1,0 +1,334 @@
+"""Learning a transport in one forward pass over the data.
+
+A hook at every site sees all sentences at once: it pools their activations, fits the site's map
+and, in an incremental (causal) fit, hands the transported activations of the source sentences on.
+So the next site is fitted on activations that all earlier sites have transported, without a pass of
+its own. Sentences that do not fit into one batch run as several batches in lockstep, which wait for
+each other in every hook.
+
+Source: arXiv 2410.23054, section 3.3 (causal estimation) and algorithm 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.hooks import change_outputs, choose_sites, execution_order
+from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+from aim_plugins.transport.forward import (
+    ThreadSettings,
+    check_shared_weights,
+    forward_of,
+    window_of,
+)
+from aim_plugins.transport.lockstep import Lockstep
+from aim_plugins.transport.maps import Method, check_support, find_method, fit_map
+from aim_plugins.transport.responses import (
+    Responses,
+    as_tokens,
+    check_pooling,
+    in_order,
+    last_tokens,
+    pool,
+)
+from aim_plugins.transport.sentences import SentenceBatch, sentence_batches, tokenize
+from aim_plugins.transport.statistics import constant_neurons
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FittedSite:
+    """What the fit found at a site.
+
+    Attributes:
+        site: The site.
+        constant_neurons: Neurons whose source responses are all the same.
+        distance: Mean Euclidean distance by which the source responses are moved, in units of the
+            activations.
+        relative_distance: The same as a share of the responses' mean length.
+    """
+
+    site: str
+    constant_neurons: int
+    distance: float
+    relative_distance: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How to fit: the method, and its defaults where the user said nothing."""
+
+    method: Method
+    pooling: str
+    support: str
+    positions: str
+    incremental: bool
+    strength: float
+
+
+def fit_transport(
+    model: Any,
+    tokenizer: Any,
+    source: Sequence[str],
+    target: Sequence[str],
+    *,
+    modules: str | Sequence[str],
+    method: str = "linear",
+    pooling: str | None = None,
+    support: str | None = None,
+    positions: str | None = None,
+    incremental: bool | None = None,
+    strength: float = 1.0,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    on_site: Callable[[FittedSite], None] | None = None,
+) -> LearnedTransport:
+    """Learns the maps that carry activations of source sentences to those of target sentences.
+
+    The result depends neither on the order in which batches run nor on the process. Without a hard
+    support it does not depend on `batch_size` either, but for rounding (1e-5). Hard supports
+    ("minmax", "qLO_HI") jump at their ends, so that an incremental fit amplifies the rounding of
+    earlier sites: the same batch size gives the same bits, another one visibly other maps.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        tokenizer: Its tokenizer.
+        source: Sentences to start from.
+        target: Sentences to arrive at; there may be more or fewer.
+        modules: Regular expressions of the names of modules whose outputs are transported, see
+            `choose_sites`.
+        method: Name of the method, see `METHODS`.
+        pooling: How the tokens of a sentence become one response, see `POOLINGS`. This and the next
+            three are the method's own if None.
+        support: Where the maps act: "none", "minmax", "qLO_HI" or "clip".
+        positions: Tokens to transport: "all" or "last".
+        incremental: Whether each site is fitted on activations transported at all earlier ones.
+        strength: Strength at which an incremental fit transports.
+        batch_size: Sentences in a forward pass. The hidden states of all batches are alive at once;
+            attention and feed-forward parts need memory for one batch.
+        max_length: Tokens that sentences are cut to; None leaves them whole.
+        seed: Noted in the metadata; the fit draws nothing.
+        progress: Whether to show a progress bar, in sites.
+        on_site: Called with the findings at each site.
+
+    Raises:
+        ValueError: If a pattern matches nothing, an argument is unknown or a side has too few
+            sentences; if a sentence has no tokens, activations are not finite or a module runs
+            several times.
+        NotImplementedError: If several batches would have to share weights that are offloaded.
+    """
+    plan = _plan(method, pooling, support, positions, incremental, strength)
+    _check_sides(plan.method, source, target)
+    _check_counts(batch_size=batch_size, max_length=max_length)
+    if model.training:
+        raise ValueError("model is in training mode, where dropout is random: call model.eval()")
+    sites = choose_sites(model, modules)
+    window = window_of(model)
+    source_ids = tokenize(tokenizer, source, "source", max_length, window)
+    target_ids = tokenize(tokenizer, target, "target", max_length, window)
+    batches = sentence_batches(source_ids, target_ids, batch_size)
+    check_shared_weights(model, len(batches))
+    forward = forward_of(model, sites)
+    with torch.no_grad():
+        shortest = min(source_ids + target_ids, key=len)
+        probe = sentence_batches([shortest], [], 1)[0]
+        sites = execution_order(model, sites, lambda: forward(probe))
+    fit = _Fit(plan, len(source), batches, on_site)
+    with tqdm(total=len(sites), disable=not progress, desc="Fitting, sites") as bar:
+        fit.run(model, sites, forward, bar)
+    _warn_of_constants(fit.constant)
+    metadata = TransportMetadata.describe(
+        model,
+        tokenizer,
+        method=plan.method.name,
+        sites=list(fit.maps),
+        pooling=plan.pooling,
+        positions=plan.positions,
+        incremental=plan.incremental,
+        strength=plan.strength,
+        support=plan.support,
+        n_source=len(source),
+        n_target=len(target),
+        constant_neurons=fit.constant,
+        prompts_sha256=prompts_sha256(source, target),
+        seed=seed,
+        max_length=max_length,
+        batch_size=batch_size,
+    )
+    return LearnedTransport(ActivationMaps(fit.maps, plan.positions), metadata)
+
+
+def prompts_sha256(source: Sequence[str], target: Sequence[str]) -> str:
+    """SHA-256 of the sentences of both sides, in their order."""
+    return hashlib.sha256(json.dumps([list(source), list(target)]).encode()).hexdigest()
+
+
+class _Fit:
+    """The maps fitted so far, and what the hooks of all batches share."""
+
+    def __init__(
+        self,
+        plan: _Plan,
+        n_source: int,
+        batches: Sequence[SentenceBatch],
+        on_site: Callable[[FittedSite], None] | None,
+    ) -> None:
+        self.maps: dict[str, AffineMap] = {}
+        self.constant: dict[str, int] = {}
+        self._plan = plan
+        self._n_source = n_source
+        self._batches = batches
+        self._on_site = on_site
+
+    def run(
+        self,
+        model: torch.nn.Module,
+        sites: Sequence[str],
+        forward: Callable[[SentenceBatch], object],
+        bar: tqdm[Any],
+    ) -> None:
+        """Makes the forward pass over all batches."""
+
+        def meeting(site: str, responses: list[Responses]) -> list[AffineMap | None]:
+            learned = self._learn(site, responses)
+            bar.update()
+            return [learned if self._plan.incremental else None] * len(responses)
+
+        settings = ThreadSettings(model)
+        running = _Running()
+        parts = [
+            functools.partial(self._run_batch, index, settings, running, forward)
+            for index in range(len(self._batches))
+        ]
+        lockstep = Lockstep(parts, meeting)
+        functions = {
+            site: functools.partial(self._at_site, site, lockstep, running) for site in sites
+        }
+        with change_outputs(model, functions):
+            lockstep.run()
+
+    def _run_batch(
+        self,
+        index: int,
+        settings: ThreadSettings,
+        running: _Running,
+        forward: Callable[[SentenceBatch], object],
+    ) -> None:
+        running.index = index
+        with settings.applied():
+            forward(self._batches[index])
+
+    def _at_site(
+        self, site: str, lockstep: Lockstep, running: _Running, output: Tensor
+    ) -> Tensor | None:
+        batch = self._batches[running.index]
+        activations = as_tokens(output, batch.mask, site)
+        responses = pool(activations, batch.mask, self._plan.pooling)
+        learned = lockstep.meet(running.index, site, responses)
+        if learned is None or not batch.n_source:
+            return None
+        return self._transport(learned, activations, batch).reshape(output.shape)
+
+    def _learn(self, site: str, parts: list[Responses]) -> AffineMap:
+        responses, sentences = in_order(parts, [batch.sentences for batch in self._batches])
+        count = int((sentences < self._n_source).sum())
+        source, target = responses[:count], responses[count:]
+        learned = fit_map(self._plan.method, self._plan.support, source, target, site)
+        self.maps[site] = learned.to("cpu")
+        # A single response is no ground to call a neuron constant.
+        constant = int(constant_neurons(source).sum()) if count > 1 else 0
+        if constant:
+            self.constant[site] = constant
+        if self._on_site is not None:
+            moved = float((self._plan.strength * learned.displacement(source)).norm(dim=1).mean())
+            length = float(source.norm(dim=1).mean())
+            share = moved / length if length else math.inf if moved else 0.0
+            self._on_site(FittedSite(site, constant, moved, share))
+        return learned
+
+    def _transport(self, learned: AffineMap, activations: Tensor, batch: SentenceBatch) -> Tensor:
+        """Transports the source rows as `ActivationMaps` does it at inference."""
+        source, target = activations[: batch.n_source], activations[batch.n_source :]
+        exact = source.to(torch.promote_types(source.dtype, torch.float32))
+        weights = torch.tensor(self._plan.strength, dtype=exact.dtype, device=exact.device)
+        if self._plan.positions == "last":
+            mask = batch.mask[: batch.n_source]
+            chosen = torch.arange(mask.shape[1]) == last_tokens(mask)[:, None]
+            spread = chosen.reshape(*chosen.shape, *[1] * (exact.dim() - 2))
+            weights = weights * spread.to(exact.device)
+        displacement = learned.to(exact.device, exact.dtype).displacement(exact)
+        moved = torch.addcmul(exact, weights, displacement).to(activations.dtype)
+        return torch.cat([moved, target])
+
+
+class _Running(threading.local):
+    """Number of the batch that the current thread runs."""
+
+    index = 0
+
+
+def _plan(
+    method: str,
+    pooling: str | None,
+    support: str | None,
+    positions: str | None,
+    incremental: bool | None,
+    strength: float,
+) -> _Plan:
+    chosen = find_method(method)
+    plan = _Plan(
+        chosen,
+        chosen.pooling if pooling is None else pooling,
+        chosen.support if support is None else support,
+        chosen.positions if positions is None else positions,
+        chosen.incremental if incremental is None else incremental,
+        float(strength),
+    )
+    check_pooling(plan.pooling)
+    check_support(chosen, plan.support)
+    if plan.positions not in ("all", "last"):
+        raise ValueError(f"positions={positions!r} is unknown: write 'all' or 'last'")
+    if not math.isfinite(plan.strength):
+        raise ValueError(f"strength={strength!r} must be a finite number")
+    return plan
+
+
+def _check_sides(method: Method, source: Sequence[str], target: Sequence[str]) -> None:
+    for side, sentences in (("source", source), ("target", target)):
+        if len(sentences) < method.minimum_samples:
+            raise ValueError(
+                f"{side} has {len(sentences)} sentence(s), and method={method.name!r} needs at "
+                f"least {method.minimum_samples}: give more sentences"
+            )
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name}={count!r} is below 1: give a whole number from 1 upwards")
+
+
+def _warn_of_constants(constant: dict[str, int]) -> None:
+    if constant:
+        most = max(constant, key=lambda site: constant[site])
+        logger.warning(
+            "%d neurons at %d sites never change over the source sentences, most of them (%d) at "
+            "%s: only their means are transported. More or more varied sentences may mend it",
+            *(sum(constant.values()), len(constant), constant[most], most),
+        )

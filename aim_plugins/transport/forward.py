@@ -1,0 +1,95 @@
+"""Forward passes of a causal language model over batches of sentences, in one thread or several."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
+
+from aim_plugins.modulation.hooks import find_module, split_site
+from aim_plugins.transport.sentences import SentenceBatch
+
+
+def forward_of(model: Any, sites: Sequence[str]) -> Callable[[SentenceBatch], object]:
+    """A function that runs a model over a batch as far as the sites need it.
+
+    The logits of a large vocabulary take a good part of a pass, and no site asks for them unless it
+    is the head itself.
+    """
+    body = model.base_model if isinstance(model, PreTrainedModel) else model
+    inside = {id(module) for module in body.modules()}
+    if any(id(find_module(model, split_site(site)[0])) not in inside for site in sites):
+        body = model
+    options = {}
+    if "use_cache" in inspect.signature(body.forward).parameters:
+        options["use_cache"] = False
+
+    def forward(batch: SentenceBatch) -> object:
+        # Without padding attention needs no mask, and its causal kernel is faster.
+        mask = None if bool(batch.mask.all()) else batch.mask.to(model.device, torch.long)
+        return body(batch.token_ids.to(model.device), attention_mask=mask, **options)
+
+    return forward
+
+
+def window_of(model: Any) -> int | None:
+    """Tokens a model takes; None if its configuration knows no bound."""
+    config = model.config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    window = getattr(text, "max_position_embeddings", None)
+    return window if isinstance(window, int) and window > 0 else None
+
+
+def check_shared_weights(model: Any, passes: int) -> None:
+    """Refuses several passes at once over weights that come and go with each.
+
+    Raises:
+        NotImplementedError: Naming the mend.
+    """
+    if passes == 1:
+        return
+    reason = ""
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        reason = "its weights are offloaded and leave a layer when the first pass does"
+    elif is_fsdp_managed_module(model) or is_deepspeed_zero3_enabled():
+        reason = "its weights are sharded and gathered for one pass at a time"
+    if reason:
+        raise NotImplementedError(
+            f"batch_size: {passes} passes in lockstep are more than this model can make, because "
+            f"{reason}; choose a batch_size that holds all sentences, or load the whole model"
+        )
+
+
+class ThreadSettings:
+    """Settings of torch that belong to a thread, as they are where this is made."""
+
+    def __init__(self, model: Any) -> None:
+        self._devices = {"cpu", model.device.type} - {"meta"}
+        self._autocast = {
+            device: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+            for device in sorted(self._devices)
+        }
+        self._cache = torch.is_autocast_cache_enabled()
+        self._cuda = torch.cuda.current_device() if model.device.type == "cuda" else None
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Makes them hold in the current thread, without gradients."""
+        with contextlib.ExitStack() as settings:
+            settings.enter_context(torch.no_grad())
+            if self._cuda is not None:
+                settings.enter_context(torch.cuda.device(self._cuda))
+            for device, (enabled, dtype) in self._autocast.items():
+                if enabled != torch.is_autocast_enabled(device):
+                    settings.enter_context(
+                        torch.autocast(
+                            device, dtype=dtype, enabled=enabled, cache_enabled=self._cache
+                        )
+                    )
+            yield
