@@ -307,7 +307,7 @@ class VLLMEngine:
         sampling: dict[str, Any],
         progress: bool,
     ) -> list[list[list[int]]]:
-        asked = {
+        asked: dict[str, Any] = {
             "kind": "generate",
             "model": self.fingerprint,
             "columns": [column.fingerprint for column in columns],

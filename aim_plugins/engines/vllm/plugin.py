@@ -47,7 +47,7 @@ def register() -> None:
         self.validate_logits_processors_params = validate_request
 
     initialize.refuses_unmodulated = True  # type: ignore[attr-defined]
-    InputProcessor.__init__ = initialize  # type: ignore[method-assign]
+    InputProcessor.__init__ = initialize
 
 
 def why_not(vllm_config: Any) -> str | None:

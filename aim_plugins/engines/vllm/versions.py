@@ -22,13 +22,14 @@ def require_supported(version: str | None = None) -> None:
     """
     if version is None:
         try:
-            from vllm import __version__ as version
+            from vllm import __version__ as installed
         except ImportError as error:
             raise ImportError(
                 "vLLM could not be imported; install it with: pip install 'aim-plugins[vllm]' "
                 f"({error})"
             ) from error
-    numbers = re.match(r"(\d+)\.(\d+)", str(version))
+        version = str(installed)
+    numbers = re.match(r"(\d+)\.(\d+)", version)
     # Builds from source call themselves "dev" and are taken for new.
     if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
         raise ImportError(
