@@ -141,8 +141,8 @@ class LinearTransport(Method):
     Numbers of samples that differ are coupled exactly, every sample with its full weight. A neuron
     that is constant in the source tells nothing about ω: its scale is 1 and only its mean moves.
 
-    Source: arXiv 2410.23054, section 3.1 (Linear-AcT); the printed denominator is ∫ b², the
-    least-squares one is ∫ a².
+    Source: arXiv 2410.23054, section 3.1. It prints ∫ b² in the denominator; its code divides by
+    ∫ a², as least squares do.
     """
 
     name = "linear"
@@ -207,8 +207,8 @@ class AurA(Method):
     a neuron's maximum over tokens as a classifier whose positive class is the source (toxic
     sentences, in the paper); a neuron that separates the sides perfectly is silenced.
 
-    Source: "Whispering Experts", arXiv 2407.12824, eq. 5 and algorithm 4. The paper dampens the
-    linear layers of the MLPs; here the user chooses the modules.
+    Source: "Whispering Experts", arXiv 2407.12824, algorithm 4. The paper dampens linear layers;
+    here the user chooses the modules.
     """
 
     name = "aura"
@@ -229,8 +229,7 @@ class ActAdd(Method):
 
     Source: arXiv 2308.10248. There both prompts are padded to the same length, and the differences
     of all their positions are added to the first positions of the residual stream at one layer.
-    Here, as in the AcT paper's comparison, one vector is added at every transported token of every
-    chosen module.
+    Here the last token's difference is added at every transported token of every chosen module.
     """
 
     name = "actadd"
@@ -248,7 +247,7 @@ class CAA(MeanTransport):
     With as many source as target sentences this is the mean of the pairs' differences, however they
     are paired; λ is the multiplier.
 
-    Source: arXiv 2312.06681, eq. 1. There the pairs are one question with either answer letter, the
+    Source: arXiv 2312.06681. There the pairs are one question with either answer letter, the
     vector comes from the residual stream after one layer, and it is added from the end of the
     prompt on, as positions "last" does. Here the user chooses sentences and modules.
     """
