@@ -31,7 +31,13 @@ from aim_plugins.sweep.files import temporary_path, write_atomic
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.biases import expressible_biases
 from aim_plugins.transport.norms import Obstacle, norm_parameters
-from aim_plugins.transport.readers import LINEAR_LAYERS, Readers, evaluating, find_readers
+from aim_plugins.transport.readers import (
+    LINEAR_LAYERS,
+    Readers,
+    evaluating,
+    find_readers,
+    probe_tokens,
+)
 
 NOTE_FILE = "folded_transport.json"
 
@@ -177,13 +183,6 @@ def fold_transport(
     if folding.reasons:
         raise FoldError(folding.reasons, len(maps.maps))
     return Folded(folding.folded_model(changes, added), model, maps, strength, changes)
-
-
-def probe_tokens(model: Any) -> Tensor:
-    """Some tokens on a model's device, the same at every call: two rows of seven."""
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    return torch.randint(0, vocabulary, (2, 7), generator=generator).to(model.device)
 
 
 def refuse_existing(folder: Path) -> None:

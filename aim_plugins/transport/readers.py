@@ -80,6 +80,13 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def probe_tokens(model: Any) -> Tensor:
+    """Some tokens on a model's device, the same at every call: two rows of seven."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    return torch.randint(0, vocabulary, (2, 7), generator=generator).to(model.device)
+
+
 class _Watch(TorchFunctionMode):
     """Follows tensors through the operations of a forward pass."""
 

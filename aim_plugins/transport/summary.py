@@ -1,0 +1,94 @@
+"""What a transport does, in a few numbers for each site."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.transport.artifact import LearnedTransport
+
+_MOVES = 5
+
+
+def summarise(transport: LearnedTransport) -> dict[str, Any]:
+    """Summarises a transport, ready for JSON.
+
+    Returns:
+        What is known of its origin; for each site the mean of |scale - 1| and |shift|, and the
+        share of neurons with a support; and the neurons that are moved most. A neuron's move is
+        what is added at strength 1 to an activation in the middle of its support, or to 0 where
+        it has none.
+    """
+    known = dataclasses.asdict(transport.metadata)
+    known["architecture"] = known.pop("model_signature").get("architecture", "")
+    constant = known.pop("constant_neurons")
+    known["sites"] = [
+        {
+            "site": site,
+            "neurons": len(one.scale),
+            "mean_scale_change": float((one.scale - 1).abs().mean()),
+            "mean_shift": float(one.shift.abs().mean()),
+            "supported_share": float(_has_support(one).float().mean()),
+            "constant_neurons": constant.get(site, 0),
+        }
+        for site, one in transport.maps.maps.items()
+    ]
+    return {"fingerprint": transport.fingerprint, **known, "largest_moves": _moves(transport)}
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """The summary for people: facts, a line for each site, the largest moves."""
+    model = " ".join(filter(None, [summary["architecture"], summary["base_model"]]))
+    fitted = "one site after another" if summary["incremental"] else "all sites at once"
+    facts = {
+        "method": summary["method"],
+        "model": model or "unknown",
+        "data": f"{summary['n_source']} source and {summary['n_target']} target sentences"
+        f", SHA-256 {summary['prompts_sha256'][:12] or 'unknown'}",
+        "fitted": f"{fitted}, {summary['pooling']} pooling, strength {summary['strength']:g}",
+        "applied": f"to {summary['positions']} tokens, support {summary['support']}",
+        "fingerprint": summary["fingerprint"][:12],
+        "versions": ", ".join(f"{name} {one}" for name, one in summary["versions"].items()),
+    }
+    lines = [f"{name + ':':13}{value}" for name, value in facts.items()]
+    width = max(len(entry["site"]) for entry in summary["sites"])
+    lines += ["", f"{'site':{width}}  neurons  mean |scale-1|  mean |shift|  support  constant"]
+    lines += [
+        f"{entry['site']:{width}}  {entry['neurons']:7}  {entry['mean_scale_change']:14.4g}"
+        f"  {entry['mean_shift']:12.4g}  {entry['supported_share']:7.0%}"
+        f"  {entry['constant_neurons']:8}"
+        for entry in summary["sites"]
+    ]
+    lines += ["", "largest moves at strength 1, in the middle of the support or at 0:"]
+    lines += [
+        f"  {move['site']} neuron {move['neuron']}: {move['move']:+.4g}"
+        f" (scale {move['scale']:.4g}, shift {move['shift']:+.4g})"
+        for move in summary["largest_moves"]
+    ]
+    return "\n".join(lines)
+
+
+def _has_support(one: AffineMap) -> torch.Tensor:
+    return one.support_min.isfinite() | one.support_max.isfinite()
+
+
+def _moves(transport: LearnedTransport) -> list[dict[str, Any]]:
+    moves = []
+    for site, one in transport.maps.maps.items():
+        bounded = one.support_min.isfinite() & one.support_max.isfinite()
+        middle = torch.where(bounded, (one.support_min + one.support_max) / 2, 0.0)
+        move = (one.scale - 1) * middle + one.shift
+        for neuron in move.abs().topk(min(_MOVES, len(move))).indices.tolist():
+            moves.append(
+                {
+                    "site": site,
+                    "neuron": neuron,
+                    "move": float(move[neuron]),
+                    "scale": float(one.scale[neuron]),
+                    "shift": float(one.shift[neuron]),
+                }
+            )
+    return sorted(moves, key=lambda entry: -abs(entry["move"]))[:_MOVES]
