@@ -119,8 +119,8 @@ setup(
     extras_require={
         "lm-eval": LM_EVAL,
         "opencompass": OPENCOMPASS,
-        # Not in "all": vllm wants numpy>=2 and OpenCompass numpy<2, so each has its environment.
-        "vllm": ["vllm>=0.10"],
+        # Not in "all": vllm wants numpy>=2 and OpenCompass numpy<2; constraints-vllm.txt has both.
+        "vllm": ["vllm>=0.31"],
         "vision": VISION,
         "transport": TRANSPORT,
         "dev": DEV,
@@ -131,6 +131,13 @@ setup(
             "aim-plugins=aim_plugins.cli:main",
             "vision-bench=vision_bench.cli:main",
         ],
-        "lm_eval.models": ["aim_hf = aim_plugins.harnesses.lm_eval:AimHFLM"],
+        "vllm.logits_processors": [
+            "aim_gaussian_noise = aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor",
+        ],
+        "vllm.general_plugins": ["aim_plugins = aim_plugins.engines.vllm.plugin:register"],
+        "lm_eval.models": [
+            "act_hf = aim_plugins.harnesses.lm_eval:ActHFLM",
+            "aim_hf = aim_plugins.harnesses.lm_eval:AimHFLM",
+        ],
     },
 )

@@ -4,6 +4,7 @@ aim-plugins demo-model                 prints the folder of a small real model
 aim-plugins lm-eval ...                lm_eval with our models registered, no import hook needed
 aim-plugins sweep lm-eval ...          a modulation curve from one model load
 aim-plugins sweep opencompass ...      opencompass, with its configuration and its results checked
+aim-plugins transport ...              learn, look at, apply and evaluate activation transports
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 
 from aim_plugins._command import guarded, join_negative_values
 from aim_plugins.sweep.manifest import redact
-from aim_plugins.sweep.strengths import parse_strengths
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,9 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _lm_eval(arguments[1:])
     if arguments[:2] == ["sweep", "opencompass"]:  # the same
         return guarded(lambda: _sweep_opencompass(arguments[2:]))
+    if arguments[:1] == ["transport"]:
+        return guarded(lambda: _transport(arguments[1:]))
     parser = _parser()
     options, rest = parser.parse_known_args(
-        join_negative_values(arguments, {"--noise-std", "--noise-mean"})
+        join_negative_values(arguments, {"--noise-std", "--noise-mean", "--strength"})
     )
     options.command = redact(["aim-plugins", *arguments])  # it goes into the results
     if rest and options.run is not _sweep_lm_eval:
@@ -46,23 +48,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo_model)
 
-    commands.add_parser("lm-eval", help="lm_eval, with aim_hf registered; same arguments")
+    commands.add_parser("lm-eval", help="lm_eval, with aim_hf and act_hf; same arguments")
 
     sweep = commands.add_parser("sweep", help="quality against strength, in one run")
     harnesses = sweep.add_subparsers(required=True, metavar="HARNESS")
     lm_eval = harnesses.add_parser(
         "lm-eval",
         help="with lm-evaluation-harness",
-        description="Evaluates a model under many strengths of logit noise from one load and one "
-        "pass. Takes every argument of `lm_eval` besides those below, such as --model, "
-        "--model-args, --tasks, --num-fewshot, --limit, --batch-size, --include-path.",
+        description="Evaluates a model under many strengths from one load: of noise on its logits "
+        "(--noise-std) or of an activation transport (--strength, with --model act_hf and "
+        "transport=DIR in --model-args); the other one may be fixed in --model-args, as "
+        "noise_std=0.5 or strength=0.5. Takes every argument of `lm_eval` besides those below, "
+        "such as --model, --model-args, --tasks, --num-fewshot, --limit, --batch-size, "
+        "--include-path.",
         allow_abbrev=False,
     )
     lm_eval.add_argument(
         "--noise-std",
-        required=True,
         metavar="GRID",
-        help='strengths in logit units: "0:3:0.25" (3 included), "0,0.5,1" or a number',
+        help='stds of the noise in logit units: "0:3:0.25" (3 included), "0,0.5,1" or a number',
+    )
+    lm_eval.add_argument(
+        "--strength",
+        metavar="GRID",
+        help='strengths of the transport: "0:1:0.1"; 1 is as it was learned, they may be negative',
     )
     lm_eval.add_argument("--noise-mean", type=float, default=0.0, help="default 0")
     lm_eval.add_argument(
@@ -80,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
 
     harnesses.add_parser(
         "opencompass", help="with OpenCompass, from a configuration file; its own arguments"
+    )
+    commands.add_parser(
+        "transport", help="learn, look at, apply and evaluate activation transports"
     )
     return parser
 
@@ -104,7 +116,9 @@ def _lm_eval(arguments: Sequence[str]) -> int:
 
 def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
     _require("lm_eval", "lm-eval")
-    parse_strengths(options.noise_std, name="noise_std")  # before the heavy imports
+    from aim_plugins.harnesses.lm_eval.arguments import check_swept
+
+    check_swept(options.noise_std, options.strength)
     from aim_plugins.harnesses.lm_eval.sweep import run_sweep
 
     run_sweep(
@@ -112,6 +126,7 @@ def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
         output=options.output,
         command=options.command,
         noise_std=options.noise_std,
+        strength=options.strength,
         noise_mean=options.noise_mean,
         noise_seed=options.noise_seed,
         noise_draws=options.draws,
@@ -124,6 +139,12 @@ def _sweep_opencompass(arguments: Sequence[str]) -> int:
     from aim_plugins.harnesses.opencompass.command import run_opencompass
 
     return run_opencompass(arguments)
+
+
+def _transport(arguments: Sequence[str]) -> int:
+    from aim_plugins.transport.command import main as run_transport
+
+    return run_transport(join_negative_values(arguments, {"--strength", "--strengths"}))
 
 
 def _require(module: str, extra: str) -> None:

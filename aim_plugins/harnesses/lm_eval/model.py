@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from aim_plugins.engines.engine import (
     Engine,
+    Modulation,
     Prompts,
     ScoreRequest,
     ScoreRow,
@@ -41,9 +42,12 @@ from aim_plugins.engines.huggingface import HuggingFaceEngine
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
+    from aim_plugins.modulation.activations import ActivationMaps
+
 logger = logging.getLogger(__name__)
 
-OPTIONS = ("noise_std", "noise_mean", "noise_seed", "noise_draws")
+TRANSPORT_OPTIONS = ("transport", "strength", "force_transport")
+OPTIONS = ("noise_std", "noise_mean", "noise_seed", "noise_draws", *TRANSPORT_OPTIONS)
 
 
 class AimHFLM(HFLM):
@@ -58,12 +62,19 @@ class AimHFLM(HFLM):
         noise_draws: Draws of the noise for every strength.
         **kwargs: Every other argument of `hf`.
 
+    Attributes:
+        takes_transport: Whether the model transports activations, see `transport.ActHFLM`.
+        columns: The modulations that requests are answered under.
+        engine: Runs the model.
+
     Raises:
         ValueError: If a strength is negative, not finite or given twice.
         NotImplementedError: If the model is an encoder-decoder.
 
     Source: arXiv 2603.12755, utility modulation on the scores of a language model.
     """
+
+    takes_transport = False
 
     def __init__(
         self,
@@ -74,7 +85,12 @@ class AimHFLM(HFLM):
         noise_draws: int = 1,
         **kwargs: Any,
     ) -> None:
-        self.columns = modulation_columns(noise_std, noise_mean, noise_seed, noise_draws)
+        if wrong := [name for name in TRANSPORT_OPTIONS if name in kwargs]:
+            raise ValueError(
+                f"{wrong[0]}={kwargs[wrong[0]]!r} belongs to an activation transport, which this "
+                "model has not: use --model act_hf"
+            )
+        self.columns = self._modulations(noise_std, noise_mean, noise_seed, noise_draws)
         super().__init__(pretrained, **kwargs)
         self._join_processes()
         self.engine: Engine = HuggingFaceEngine(
@@ -85,11 +101,20 @@ class AimHFLM(HFLM):
             autocast_dtype=self.mixed_precision_dtype,
             device=self.device,
             share_contexts=self.logits_cache,
+            transport=self._activation_maps(),
         )
         if len(self.columns) > 1:
             from aim_plugins.harnesses.lm_eval import replay
 
             replay.install()
+
+    def _modulations(self, *noise: Any) -> tuple[Modulation, ...]:
+        """The columns of arguments of the noise, before the model is loaded."""
+        return modulation_columns(*noise)
+
+    def _activation_maps(self) -> ActivationMaps | None:
+        """What transports the loaded model's activations."""
+        return None
 
     def _get_backend(self, config: Any, backend: Any = "default", **kwargs: Any) -> None:
         super()._get_backend(config, backend=backend, **kwargs)

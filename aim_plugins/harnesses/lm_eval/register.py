@@ -18,7 +18,10 @@ from __future__ import annotations
 
 import sys
 
-MODELS = {"aim_hf": "aim_plugins.harnesses.lm_eval:AimHFLM"}
+MODELS = {
+    "act_hf": "aim_plugins.harnesses.lm_eval:ActHFLM",
+    "aim_hf": "aim_plugins.harnesses.lm_eval:AimHFLM",
+}
 """Name in `--model NAME` -> "module:Class", imported only when a run asks for the name."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from lm_eval import evaluator
 
+from aim_plugins.engines.engine import swept_strength
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Row, pool_draws
 
@@ -167,13 +168,14 @@ def merge_columns(lm: Any, task_dict: dict[str, Any], evaluate: Evaluate) -> dic
     merged = per_column[0]
     if merged is None:
         return None
-    stds = [column.std for column in columns]
-    draws = len(columns) // len(dict.fromkeys(stds))
+    swept = swept_strength(columns)
+    strengths = [getattr(column, swept) for column in columns]
+    draws = len(columns) // len(dict.fromkeys(strengths))
     rows = [
         row
         for index, results in per_column.items()
         if results is not None
-        for row in table_rows(results, stds[index], index % draws)
+        for row in table_rows(results, strengths[index], index % draws)
     ]
     for section in ("results", "groups"):
         for task, metrics in merged.get(section, {}).items():
@@ -187,7 +189,7 @@ def merge_columns(lm: Any, task_dict: dict[str, Any], evaluate: Evaluate) -> dic
                 metrics[f"{label}_stderr,{filter_name or 'none'}"] = stderr
     for task, samples in merged.get("samples", {}).items():
         samples[:] = [
-            sample | {"filter": f"{sample['filter']}@{format_strength(stds[index])}"}
+            sample | {"filter": f"{sample['filter']}@{format_strength(strengths[index])}"}
             for index, results in per_column.items()
             if results is not None
             for sample in results["samples"][task]

@@ -24,7 +24,12 @@ from lm_eval.api.registry import get_model
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
 
-from aim_plugins.engines.engine import Modulation, fingerprint, modulation_columns
+from aim_plugins.engines.engine import Modulation, SweptName, fingerprint, swept_strength
+from aim_plugins.harnesses.lm_eval.arguments import (
+    REFUSED,
+    parse_harness_arguments,
+    sweep_columns,
+)
 from aim_plugins.harnesses.lm_eval.expected import (
     METRIC,
     chance_level,
@@ -42,7 +47,7 @@ from aim_plugins.harnesses.lm_eval.replay import (
 )
 from aim_plugins.harnesses.lm_eval.texts import sample_texts
 from aim_plugins.sweep.manifest import redact
-from aim_plugins.sweep.plots import plot_curves
+from aim_plugins.sweep.plots import STRENGTH_LABEL, TRANSPORT_LABEL, plot_curves
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.strengths import format_strength
@@ -50,50 +55,19 @@ from aim_plugins.sweep.table import Row, format_points, pool_draws, write_table
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = ("aim-plugins", "lm-eval", "transformers", "torch")
-_REFUSED = {
-    "output_path": "the sweep writes the harness's files itself: use --output",
-    "use_cache": "the sweep keeps and resumes its own records",
-    "predict_only": "a curve needs metrics",
-    "wandb_args": "log the finished table instead",
-    "trackio_args": "log the finished table instead",
-    "hf_hub_log_args": "push the finished folder instead",
+_NAMES: dict[SweptName, tuple[str, str]] = {
+    "std": ("std", STRENGTH_LABEL),
+    "transport_strength": ("strength", TRANSPORT_LABEL),
 }
+"""How cells and axes call the strength that varies."""
+_PACKAGES = ("aim-plugins", "lm-eval", "transformers", "torch")
 _INDIFFERENT = frozenset(
     {"config", "device", "batch_size", "max_batch_size", "verbosity", "show_config", "write_out"}
     | {"log_samples", "check_integrity", "cache_requests", "include_path", "metadata"}
-    | _REFUSED.keys()
+    | REFUSED.keys()
     | {"wandb_config_args"}
 )
 """Arguments that do not change the results, so that a run may be resumed with others."""
-
-
-def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
-    """Reads `lm_eval`'s own arguments, with dashes or underscores.
-
-    Raises:
-        ValueError: If an argument makes no sense in a sweep.
-        SystemExit: If an argument is malformed, as from `lm_eval`.
-    """
-    from lm_eval._cli.harness import HarnessCLI
-
-    words = ["run"]
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        words.append(
-            name.replace("-", "_").replace("__", "--", 1) + equals + value
-            if argument.startswith("--")
-            else argument
-        )
-    namespace = HarnessCLI()._parser.parse_args(words)
-    namespace.log_samples = False  # a sweep always logs them, and into its own folder
-    config = EvaluatorConfig.from_cli(namespace)
-    for name, reason in _REFUSED.items():
-        if getattr(config, name, None):
-            raise ValueError(f"--{name} cannot be used in a sweep: {reason}")
-    if not config.tasks:
-        raise ValueError("--tasks is missing: name at least one, `lm-eval ls tasks` lists them")
-    return config
 
 
 class LmEvalSweep:
@@ -104,6 +78,7 @@ class LmEvalSweep:
         columns: The table's columns, strengths outside, draws inside.
         output: The folder to write.
         command: The words that repeat the sweep, for the report.
+        swept: Which attribute of the columns is the curve's strength; None takes what varies.
 
     Raises:
         ValueError: If the model cannot be modulated, a task does not exist, or the folder holds
@@ -116,16 +91,14 @@ class LmEvalSweep:
         columns: Sequence[Modulation],
         output: Path,
         command: Sequence[str] = (),
+        swept: SweptName | None = None,
     ) -> None:
         self.command = list(command)
+        self.swept = swept or swept_strength(columns)
+        self._strength_name, self._strength_label = _NAMES[self.swept]
         self.config = config
         self.columns = tuple(columns)
         self.output = output
-        register()
-        if not hasattr(get_model(config.model), "table"):
-            raise ValueError(
-                f"--model {config.model} answers under one strength only: use --model aim_hf"
-            )
         try:
             self.task_manager = config.process_tasks(config.metadata)
         except ValueError as error:
@@ -133,25 +106,38 @@ class LmEvalSweep:
                 f"{error}: `lm-eval ls tasks` lists the harness's tasks; name the folder of your "
                 "own with --include-path"
             ) from error
-        self.strengths = list(dict.fromkeys(column.std for column in self.columns))
+        self.strengths = list(dict.fromkeys(getattr(c, self.swept) for c in self.columns))
         self.draws = len(self.columns) // len(self.strengths)
         SweepStore.check(output, self.arguments)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """What determines the results, for the manifest."""
-        first = self.columns[0]
         settings = {
             name: value for name, value in asdict(self.config).items() if name not in _INDIFFERENT
         }
+        transport = self.columns[0].transport
         return {
             "harness": "lm_eval",
             **json.loads(json.dumps(settings, default=str)),
-            "noise_std": self.strengths,
+            **self._modulation_arguments(),
+            # The folder may agree while the maps in it were fitted anew.
+            **({"transport_fingerprint": transport} if transport else {}),
+        }
+
+    def _modulation_arguments(self) -> dict[str, Any]:
+        """The columns as arguments of the model."""
+        first = self.columns[0]
+        arguments: dict[str, Any] = {
+            "noise_std": list(dict.fromkeys(column.std for column in self.columns)),
             "noise_mean": first.mean,
             "noise_seed": first.seed,
             "noise_draws": self.draws,
         }
+        if first.transport:
+            strengths = dict.fromkeys(column.transport_strength for column in self.columns)
+            arguments["strength"] = list(strengths)
+        return arguments
 
     def run(self) -> Path:
         """Computes what is missing and writes the tables, pictures and the report.
@@ -171,17 +157,11 @@ class LmEvalSweep:
     # Running ------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        config, first = self.config, self.columns[0]
+        config = self.config
         self._tracker = EvaluationTracker()
         simple_evaluate(
             model=config.model,
-            model_args={
-                **config.model_args,
-                "noise_std": self.strengths,
-                "noise_mean": first.mean,
-                "noise_seed": first.seed,
-                "noise_draws": self.draws,
-            },
+            model_args={**config.model_args, **self._modulation_arguments()},
             tasks=config.tasks,
             num_fewshot=config.num_fewshot,
             batch_size=config.batch_size,
@@ -213,6 +193,11 @@ class LmEvalSweep:
         self, lm: Any, task_dict: dict[str, Any], evaluate: Evaluate
     ) -> dict[str, Any] | None:
         """Receives the loaded model and tasks from the harness and writes the missing cells."""
+        if tuple(lm.columns) != self.columns:
+            raise ValueError(
+                f"transport={self.config.model_args.get('transport')!r} was changed while the "
+                "sweep started: run the same command again"
+            )
         tasks = task_dict["tasks"]
         pending = list(range(len(self.columns)))
         with contextlib.ExitStack() as stack:
@@ -250,7 +235,10 @@ class LmEvalSweep:
 
     def _open(self) -> SweepStore:
         return SweepStore.open(
-            self.output, self.arguments, versions={name: version(name) for name in _PACKAGES}
+            self.output,
+            self.arguments,
+            versions={name: version(name) for name in _PACKAGES},
+            strength_name=self._strength_name,
         )
 
     def _pending_before_load(self) -> bool:
@@ -280,7 +268,7 @@ class LmEvalSweep:
         ]
 
     def _cell(self, index: int) -> tuple[float, int]:
-        return self.columns[index].std, index % self.draws
+        return getattr(self.columns[index], self.swept), index % self.draws
 
     def _model_name(self) -> str:
         name = str(self.config.model_args.get("pretrained", self.config.model))
@@ -291,8 +279,8 @@ class LmEvalSweep:
     def _expected(
         self, replay: ColumnReplay, tasks: dict[str, Any], index: int
     ) -> tuple[list[Row], dict[str, float]]:
-        """The exact law's rows of a strength, and each task's chance level."""
-        std, draw = self._cell(index)
+        """The exact law's rows of a strength of the noise, and each task's chance level."""
+        strength, draw = self._cell(index)
         if draw != 0 or "loglikelihood" not in replay.tables:
             return [], {}
         requests, table = replay.requests["loglikelihood"], replay.tables["loglikelihood"]
@@ -304,7 +292,8 @@ class LmEvalSweep:
             if gathered is None or any(part is None for part in gathered):
                 continue
             documents = [document for part in gathered for document in part]
-            rows += expected_accuracy_rows(name, documents, [std])
+            if self.swept == "std":  # the law needs the logits without noise at this strength
+                rows += expected_accuracy_rows(name, documents, [strength])
             chance[name] = chance_level(documents)
         return rows, chance
 
@@ -316,26 +305,25 @@ class LmEvalSweep:
         extra: list[Row],
         chance: dict[str, float],
     ) -> None:
-        std, draw = self._cell(index)
+        strength, draw = self._cell(index)
         column = self.columns[index]
-        results["config"] = results["config"] | {
-            "model_args": redact(
-                {
-                    **self.config.model_args,
-                    "noise_std": std,
-                    "noise_mean": column.mean,
-                    "noise_seed": column.seed,
-                }
-            )
+        arguments = {
+            **self.config.model_args,
+            "noise_std": column.std,
+            "noise_mean": column.mean,
+            "noise_seed": column.seed,
         }
+        if column.transport:
+            arguments["strength"] = column.transport_strength
+        results["config"] = results["config"] | {"model_args": redact(arguments)}
         samples = results.pop("samples")
-        rows = [*table_rows(results, std, draw), *extra]
-        with store.cell(std, draw) as cell:
+        rows = [*table_rows(results, strength, draw), *extra]
+        with store.cell(strength, draw) as cell:
             write_harness_files(
                 cell.folder, self._tracker, results, samples, store.manifest["created"]
             )
             cell.record(rows, seed=column.seed, metadata={"chance": chance})
-        logger.info("strength %s, draw %d: written", format_strength(std), draw)
+        logger.info("strength %s, draw %d: written", format_strength(strength), draw)
 
     # The folder's front --------------------------------------------------------------------------
 
@@ -351,9 +339,15 @@ class LmEvalSweep:
         }
         table = write_table(self.output / "sweep.csv", rows)
         points = pool_draws(rows)
-        pictures = plot_curves(points, self.output / "curves", chance=chance)
+        label = self._strength_label
+        pictures = plot_curves(points, self.output / "curves", chance=chance, strength_label=label)
         report = write_report(
-            self.output, points, store.manifest, sample_texts(records), chance=chance
+            self.output,
+            points,
+            store.manifest,
+            sample_texts(records),
+            chance=chance,
+            strength_label=label,
         )
         print(format_points(points))
         print("", f"table:    {table}", f"pictures: {pictures[0].parent}", sep="\n")
@@ -366,10 +360,7 @@ def run_sweep(
     *,
     output: Path,
     command: Sequence[str] = (),
-    noise_std: Any,
-    noise_mean: float = 0.0,
-    noise_seed: int = 0,
-    noise_draws: int = 1,
+    **modulation: Any,
 ) -> Path:
     """Runs `aim-plugins sweep lm-eval`.
 
@@ -377,22 +368,16 @@ def run_sweep(
         harness_arguments: Arguments of `lm_eval`.
         output: The folder to write.
         command: The words that repeat the sweep, for the report.
-        noise_std: Strengths, as a grid, a list or a number, in logit units.
-        noise_mean: Mean of the noise in logit units.
-        noise_seed: Seed of the first draw.
-        noise_draws: Draws for every strength.
+        **modulation: The strengths and draws, see `arguments.sweep_columns`.
 
     Returns:
         The report's path.
     """
-    columns = modulation_columns(noise_std, noise_mean, noise_seed, noise_draws)
     config = parse_harness_arguments(harness_arguments)
-    given = sorted(name for name in config.model_args if name.startswith("noise_"))
-    if given:
-        raise ValueError(
-            f"{given[0]} stands in --model_args: give the strengths of a sweep with --noise-std"
-        )
-    return LmEvalSweep(config, columns, output, command).run()
+    register()
+    model = get_model(config.model)
+    columns, swept = sweep_columns(config.model, model, config.model_args, **modulation)
+    return LmEvalSweep(config, columns, output, command, swept).run()
 
 
 def _is_main_process() -> bool:
