@@ -216,6 +216,31 @@ def test_a_chat_is_that_of_transformers_with_hooks_by_hand(chat_checkpoint, tran
     assert plain.generate(prompts, 10) == stock.generate(prompts, 10) != expected
 
 
+@pytest.mark.parametrize(("strength", "std"), [(0.5, 0.0), (1.0, 0.7)])
+def test_log_likelihoods_are_those_of_the_other_harness(
+    tiny_checkpoint, transport, reference, strength, std
+):
+    pytest.importorskip("lm_eval")
+    from lm_eval.api.instance import Instance
+
+    from aim_plugins.harnesses.lm_eval import ActHFLM
+
+    pairs = [("the capital of France is", " Paris"), ("Question : the capital", " of Germany .")]
+    noise = {"noise_std": std, "noise_seed": 3}
+    model = steered(tiny_checkpoint, transport, strength, **noise)
+    ours = model.get_loglikelihood([a + b for a, b in pairs], [b for _, b in pairs])
+    other = ActHFLM(
+        reference[0],
+        tokenizer=reference[1],
+        transport=str(transport),
+        strength=strength,
+        **noise,
+    )
+    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    theirs = [answer[0] for answer in other.loglikelihood(requests, disable_tqdm=True)]
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
 def test_settings_may_stand_in_generation_kwargs(tiny_checkpoint, transport):
     inside = load(
         HuggingFaceAcTModel,
@@ -264,8 +289,12 @@ def test_a_transport_of_another_model_is_refused_after_loading(
     other.save_pretrained(tmp_path / "other")
     AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "other")
     folder = make_transport(tmp_path / "transport", tmp_path / "other")
-    with pytest.raises(ValueError, match="this model has other weights"):
+    with pytest.raises(ValueError, match=r"transport=.*other weights.*force_transport=True"):
         steered(tiny_checkpoint, folder, 0.0)
+    forced = steered(tiny_checkpoint, folder, 0.5, force_transport=True)
+    assert list(forced.get_ppl(TEXTS)) != list(
+        load(HuggingFaceNoiseModel, tiny_checkpoint).get_ppl(TEXTS)
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,10 @@ from aim_plugins.harnesses.opencompass.partitioner import (
 )
 
 CONFIGS = Path(__file__).resolve().parents[2] / "eval_configs" / "opencompass"
-DEMO = "eval_noise_demo"
+DEMO, ACT_DEMO = "eval_noise_demo", "eval_act_demo"
 NAMES = sorted(path.stem for path in CONFIGS.glob("eval_*.py"))
+NOISE = [name for name in NAMES if name.startswith("eval_noise")]
+ACT = [name for name in NAMES if name.startswith("eval_act")]
 README_STRENGTHS = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
 README_STRENGTHS += [1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6, 2.7, 2.8, 2.9, 3.0, 3.1]
 MMLU_SUBJECTS = 57
@@ -50,7 +52,7 @@ def reloaded(tmp_path_factory):
 
 
 def each_config(*names: str):
-    marks = {DEMO: [pytest.mark.model]}
+    marks = {DEMO: [pytest.mark.model], ACT_DEMO: [pytest.mark.model]}
     cases = [pytest.param(name, marks=marks.get(name, [])) for name in names or NAMES]
     return pytest.mark.parametrize("name", cases)
 
@@ -68,13 +70,15 @@ def types(value: object) -> Iterator[str]:
 
 def test_the_configs_that_the_readme_names_are_there():
     assert {DEMO, "eval_noise_llama3", "eval_noise_qwen2", "eval_noise_ppl"} <= set(NAMES)
-    assert "eval_noise_slurm" in NAMES
+    assert {"eval_noise_slurm", "eval_act_gemma2", ACT_DEMO} <= set(NAMES)
+    assert sorted(NOISE + ACT) == NAMES
 
 
 @each_config()
 def test_every_type_is_importable_after_dumping(reloaded, name):
     found = set(types(reloaded(name).to_dict()))
-    assert "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel" in found
+    kind = "AcT" if name in ACT else "Noise"
+    assert f"aim_plugins.harnesses.opencompass.HuggingFace{kind}Model" in found
     for dotted in found:
         module, _, attribute = dotted.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), dotted
@@ -85,7 +89,8 @@ def test_a_config_says_what_it_does_how_to_start_it_and_what_it_writes(name):
     text = (CONFIGS / f"{name}.py").read_text(encoding="utf-8")
     docstring = text.split('"""')[1]
     assert f"opencompass eval_configs/opencompass/{name}.py" in docstring
-    assert f'work_dir = "{re.search("runs/[a-z0-9_]+", docstring)[0]}"' in text
+    written = re.search(r"results go to\s+(runs/[a-z0-9_]+)", docstring)
+    assert f'work_dir = "{written[1]}"' in text
 
 
 @each_config()
@@ -94,11 +99,24 @@ def test_abbrs_are_unique_and_name_the_strength_as_a_short_number(reloaded, name
     abbrs = [model.abbr for model in models]
     assert len(set(abbrs)) == len(abbrs)
     for model in models:
-        written = re.search(r"-noise(\d+\.\d)(-seed\d)?$", model.abbr)
-        assert float(written[1]) == model.generation_kwargs.noise_std, model.abbr
+        written = re.search(r"-(noise|act)(\d+\.\d)(-seed\d)?$", model.abbr)
+        asked = model.strength if name in ACT else model.generation_kwargs.noise_std
+        assert float(written[2]) == asked, model.abbr
 
 
-@each_config(*(name for name in NAMES if name != DEMO))
+@each_config(*ACT)
+def test_every_steered_model_has_the_strengths_from_0_to_1(reloaded, name):
+    strengths = defaultdict(list)
+    for model in reloaded(name).models:
+        strengths[model.type].append(model.strength)
+    tenths = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert strengths and all(found == tenths for found in strengths.values())
+    (transport,) = {model.transport for model in reloaded(name).models}
+    docstring = (CONFIGS / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+    assert transport in docstring or "make demo-act" in docstring
+
+
+@each_config(*(name for name in NOISE if name != DEMO))
 def test_every_model_has_the_32_strengths_of_the_readme_of_aim(reloaded, name):
     strengths = defaultdict(set)
     for model in reloaded(name).models:
@@ -107,13 +125,14 @@ def test_every_model_has_the_32_strengths_of_the_readme_of_aim(reloaded, name):
     assert all(sorted(found) == README_STRENGTHS for found in strengths.values())
 
 
-@each_config(*(name for name in NAMES if name != DEMO))
+@each_config(*(name for name in NAMES if name not in (DEMO, ACT_DEMO)))
 def test_the_data_sets_are_the_whole_of_mmlu_with_its_average(reloaded, name):
     cfg = reloaded(name)
     abbrs = {data.abbr for data in cfg.datasets}
     mmlu = {abbr for abbr in abbrs if abbr.startswith("lukaemon_mmlu_")}
     assert len(mmlu) == MMLU_SUBJECTS
-    assert abbrs - mmlu == (set() if name == "eval_noise_ppl" else {"gsm8k"})
+    others = {"eval_noise_ppl": set(), "eval_act_gemma2": {"truthful_qa"}}
+    assert abbrs - mmlu == others.get(name, {"gsm8k"})
     (average,) = [group for group in cfg.summarizer.summary_groups if group["name"] == "mmlu"]
     assert set(average["subsets"]) == mmlu
 
@@ -146,6 +165,20 @@ def test_the_full_llama_3_config_is_six_tasks_of_a_modest_size(reloaded, tmp_pat
         assert list(tmp_path.iterdir()) == [tmp_path / "task.py"]
 
 
+def test_the_steered_gemma_is_one_task(
+    reloaded, make_transport, tiny_checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.chdir(tmp_path)
+    cfg = reloaded("eval_act_gemma2")
+    with pytest.raises(FileNotFoundError, match="transport='runs/transport/gemma2_2b_toxicity'"):
+        partition(cfg, tmp_path / "out")
+    make_transport(tmp_path / cfg.models[0].transport, tiny_checkpoint)
+    (infer,), (evaluate,) = partition(cfg, tmp_path / "out")
+    assert len(infer.sweep.models) == len(evaluate.sweep.models) == 11
+    assert len(infer.datasets[0]) == MMLU_SUBJECTS + 1
+
+
 @pytest.mark.slow
 def test_a_dry_run_of_the_full_llama_3_config_needs_no_gpu_model_or_data(tmp_path):
     command = [sys.executable, "-m", "opencompass.cli.main", str(CONFIGS / "eval_noise_llama3.py")]
@@ -161,17 +194,20 @@ def test_a_dry_run_of_the_full_llama_3_config_needs_no_gpu_model_or_data(tmp_pat
 
 
 @pytest.mark.model
-def test_the_demo_asks_the_chat_model_questions_and_the_base_model_choices(
-    reloaded, demo_model, tmp_path
+@pytest.mark.parametrize(("name", "kind"), [(DEMO, "Noise"), (ACT_DEMO, "AcT")])
+def test_a_demo_asks_the_chat_model_questions_and_the_base_model_choices(
+    reloaded, make_transport, tiny_checkpoint, demo_model, tmp_path, monkeypatch, name, kind
 ):
-    infer, evaluate = partition(reloaded(DEMO), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    make_transport(tmp_path / "runs" / "demo-act" / "sentiment" / "linear", tiny_checkpoint)
+    infer, evaluate = partition(reloaded(name), tmp_path / "out")
     asked = {
         task.models[0].type.rpartition(".")[2]: [data.abbr for data in task.datasets[0]]
         for task in infer
     }
     assert asked == {
-        "HuggingFaceNoiseModel": ["continents", "capitals"],
-        "HuggingFaceNoiseChatModel": ["questions"],
+        f"HuggingFace{kind}Model": ["continents", "capitals"],
+        f"HuggingFace{kind}ChatModel": ["questions"],
     }
     assert len(evaluate) == 2
     assert {model.path for model in infer[0].sweep.models} == {str(demo_model)}

@@ -21,6 +21,7 @@ from aim_plugins.harnesses.opencompass.entries import (
     entry_abbr,
     sweep_groups,
 )
+from aim_plugins.harnesses.opencompass.modulations import warn_outside
 
 _MODEL_FOLDERS = ("path", "tokenizer_path", "peft_path")
 _CUSTOM_DATASETS = {"CustomDataset", "CircularCustomDataset", "CodeCustomDataset"}
@@ -35,12 +36,15 @@ def check_config(cfg: Mapping[str, Any], *, runs_here: bool = True) -> None:
             line names or not at all.
 
     Raises:
-        ValueError: If two entries share an abbr or a strength, two data sets share an abbr, a
-            model is asked for several answers, or needs more GPUs than the tasks will see.
-        FileNotFoundError: If a local model folder or the file of a custom data set does not exist.
+        ValueError: If two entries share an abbr or a strength, two data sets share an abbr, the
+            files of a transport are damaged, a model is asked for several answers, or needs more
+            GPUs than the tasks will see.
+        FileNotFoundError: If a local model folder, the folder of a transport, or the file of a
+            custom data set does not exist.
     """
     models = cfg.get("models") or []
-    sweep_groups(models)
+    for group in sweep_groups(models):
+        warn_outside(group.columns)
     for model in models:
         _check_model_folders(model)
         _check_answers(model)

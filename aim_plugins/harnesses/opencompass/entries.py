@@ -203,12 +203,13 @@ def _read_entry(entry: ConfigDict, abbr: str) -> tuple[Modulation, str]:
         split = split_entry(entry)
         if answers_columns(entry):
             target = _target_of(entry)
-            steers = getattr(target, "steers", False)
-            refuse_misplaced(target.__name__, split, steers=steers)
+            takes_transport = getattr(target, "takes_transport", False)
+            refuse_misplaced(target.__name__, split, takes_transport=takes_transport)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"model entry abbr={abbr!r}: {error}") from error
     column = split.modulation
-    return column, json.dumps([canonical(unlabelled(split.rest)), column.transport], sort_keys=True)
+    shared = [canonical(unlabelled(split.rest)), column.transport, split.force]
+    return column, json.dumps(shared, sort_keys=True)
 
 
 def _takes_modulation(entry: Mapping[str, Any]) -> bool:

@@ -32,6 +32,7 @@ from aim_plugins.harnesses.opencompass.modulations import (
     read_transport,
     refuse_misplaced,
     split_modulation,
+    warn_outside,
 )
 from aim_plugins.harnesses.opencompass.replay import AnswerTable, ColumnModel, NoJournal, Span
 from aim_plugins.modulation.activations import ActivationMaps
@@ -48,7 +49,7 @@ class _ColumnAnswers:
         FileNotFoundError: If there is no such transport.
     """
 
-    steers: ClassVar[bool] = False
+    takes_transport: ClassVar[bool] = False
     """Whether the class is one for transports."""
 
     tokenizer: Any
@@ -66,7 +67,7 @@ class _ColumnAnswers:
         **settings: Any,
     ) -> None:
         split = split_modulation({"generation_kwargs": dict(generation_kwargs or {}), **settings})
-        refuse_misplaced(type(self).__name__, split, steers=self.steers)
+        refuse_misplaced(type(self).__name__, split, takes_transport=self.takes_transport)
         self.modulation = split.modulation
         # OpenCompass trusts remote code unless told otherwise.
         model_kwargs = {"trust_remote_code": False, **(model_kwargs or {})}
@@ -96,7 +97,11 @@ class _ColumnAnswers:
         if not split.folder:
             return None
         transport = read_transport(split.folder)
-        transport.check_model(self.model, self.tokenizer)
+        try:
+            transport.check_model(self.model, self.tokenizer, force=split.force)
+        except ValueError as error:
+            mend = str(error).replace("force=True", "force_transport=True")
+            raise ValueError(f"transport={split.folder!r} is of another model: {mend}") from error
         return transport.maps
 
     def _load_tokenizer(self, *args: Any, **kwargs: Any) -> None:
@@ -121,6 +126,7 @@ class _ColumnAnswers:
             name: What will be asked, for progress bars and errors.
             journal: Keeps finished batches, so that an interrupted run goes on where it was.
         """
+        warn_outside(columns)
         self._engine.journal = journal or NoJournal()
         return AnswerTable(self._engine, columns, batch_size, name)
 
@@ -285,10 +291,11 @@ class HuggingFaceAcTModel(HuggingFaceNoiseModel):
         path: A folder or hub name.
         transport: Folder of a transport that was learned on this model.
         strength: Strength λ of the transport; 0 is the unmodulated model, 1 the maps as learned.
+        force_transport: Runs the maps on other weights than they were learned on, with a warning.
         **settings: Every argument of `HuggingFaceNoiseModel`, its noise among them.
     """
 
-    steers = True
+    takes_transport = True
 
 
 @MODELS.register_module()
@@ -299,10 +306,11 @@ class HuggingFaceAcTChatModel(HuggingFaceNoiseChatModel):
         path: A folder or hub name.
         transport: Folder of a transport that was learned on this model.
         strength: Strength λ of the transport; 0 is the unmodulated model, 1 the maps as learned.
+        force_transport: Runs the maps on other weights than they were learned on, with a warning.
         **settings: Every argument of `HuggingFaceNoiseChatModel`, its noise among them.
     """
 
-    steers = True
+    takes_transport = True
 
 
 def str_of(prompt: Any) -> str:

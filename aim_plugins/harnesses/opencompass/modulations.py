@@ -13,16 +13,18 @@ import difflib
 import numbers
 import os
 from collections.abc import ItemsView, Iterable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from opencompass.utils import get_logger
+
 from aim_plugins.engines.engine import Modulation, modulation_columns
-from aim_plugins.sweep.strengths import parse_strengths
+from aim_plugins.sweep.strengths import format_strength, parse_strengths
 from aim_plugins.transport.artifact import LearnedTransport
 
 NOISE_KEYS = ("noise_std", "noise_mean", "noise_seed")
-TRANSPORT_KEYS = ("transport", "strength")
+TRANSPORT_KEYS = ("transport", "strength", "force_transport")
 
 _FULL_STRENGTH = 1.0
 """Applies maps as they were learned; what an entry without a `strength` asks for."""
@@ -36,11 +38,13 @@ class SplitSettings(NamedTuple):
         modulation: What is changed of the model.
         rest: A deep copy of all other settings.
         folder: The folder of the transport; empty without one.
+        force: Whether the transport runs on other weights than it was learned on.
     """
 
     modulation: Modulation
     rest: dict[str, Any]
     folder: str = ""
+    force: bool = False
 
 
 def split_modulation(settings: Mapping[str, Any], *, transports: bool = True) -> SplitSettings:
@@ -50,8 +54,8 @@ def split_modulation(settings: Mapping[str, Any], *, transports: bool = True) ->
         settings: A model entry, or the keyword arguments of a model. Without a `noise_std` its
             logits are left as they are, without a `transport` its activations; a `transport`
             without a `strength` is applied as it was learned.
-        transports: Whether `transport` and `strength` are read; other people's classes may mean
-            something else by them.
+        transports: Whether `transport`, `strength` and `force_transport` are read; other people's
+            classes may mean something else by them.
 
     Raises:
         ValueError: If the two places disagree, a key is misspelt, the noise is not exactly one
@@ -74,7 +78,10 @@ def split_modulation(settings: Mapping[str, Any], *, transports: bool = True) ->
                     f"{key}={value!r} in it: give it in one place"
                 )
             given[key] = value
-    return SplitSettings(_modulation(given), rest, given.get("transport", ""))
+    force = given.get("force_transport", False)
+    if not isinstance(force, bool):
+        raise ValueError(f"force_transport={force!r} is neither True nor False: write one of them")
+    return SplitSettings(_modulation(given), rest, given.get("transport", ""), force)
 
 
 def read_transport(folder: str) -> LearnedTransport:
@@ -87,37 +94,52 @@ def read_transport(folder: str) -> LearnedTransport:
         FileNotFoundError: If there is no such folder.
         ValueError: If its files are missing or damaged.
     """
-    if not os.path.isdir(folder):
-        whole = os.path.expanduser(folder)
-        mend = "mend the path, or fit one with: aim-plugins transport fit ... -o " + folder
-        if whole != folder and os.path.isdir(whole):
-            mend = f"'~' is not expanded, so write {whole!r}"
-        raise FileNotFoundError(f"transport={folder!r} is no folder: {mend}")
-    names = sorted(os.scandir(folder), key=lambda item: item.name)
-    states = [(item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in names]
-    return _read_transport(os.path.abspath(folder), tuple(states))
+    place = os.path.abspath(os.path.expanduser(folder))
+    if not os.path.isdir(place):
+        raise FileNotFoundError(
+            f"transport={folder!r} is no folder: name the one that `aim-plugins transport fit` "
+            "wrote, or start from the folder it is relative to"
+        )
+    with os.scandir(place) as files:
+        states = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return _read_transport(place, tuple(states))
 
 
-def refuse_misplaced(kind: str, split: SplitSettings, *, steers: bool) -> None:
+def refuse_misplaced(kind: str, split: SplitSettings, *, takes_transport: bool) -> None:
     """Refuses a transport in an entry of the wrong class, and a class without its transport.
 
     Args:
         kind: Name of the entry's class.
         split: The entry's settings.
-        steers: Whether the class is one for transports.
+        takes_transport: Whether the class is one for transports.
 
     Raises:
         ValueError: With the class or setting to write instead.
     """
-    if split.folder and not steers:
+    if split.folder and not takes_transport:
         other = kind.replace("Noise", "AcT")
         raise ValueError(f"transport={split.folder!r} is not for {kind}: write type={other}")
-    if steers and not split.folder:
+    if takes_transport and not split.folder:
         other = kind.replace("AcT", "Noise")
         raise ValueError(
             f"transport is missing, and {kind} needs one: write transport='FOLDER', or "
             f"type={other} for a model without"
         )
+
+
+def warn_outside(columns: Iterable[Modulation]) -> None:
+    """Warns of strengths of a transport beyond the range that it was learned for; they may run."""
+    strengths = dict.fromkeys(column.transport_strength for column in columns)
+    if outside := [format_strength(strength) for strength in strengths if not 0 <= strength <= 1]:
+        _warn_once(
+            f"strength={', '.join(outside)} lies outside 0 to 1, the range between the model and "
+            "the maps as they were learned: texts may break down"
+        )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    get_logger().warning(message)
 
 
 def describe(modulation: Modulation) -> str:

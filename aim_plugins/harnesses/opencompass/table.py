@@ -12,14 +12,12 @@ from typing import Any
 from aim_plugins.engines.engine import Modulation, SweptName, by_transport, swept_strength
 from aim_plugins.harnesses.opencompass.entries import SweepGroup, entry_abbr
 from aim_plugins.harnesses.opencompass.scores import decode_scores, mean_stderr
-from aim_plugins.sweep.plots import STRENGTH_LABEL
+from aim_plugins.sweep.plots import STRENGTH_LABEL, TRANSPORT_LABEL
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Row, is_expected
 
 Key = tuple[str, str]
 """A data set or a group of them, and a metric."""
-
-TRANSPORT_LABEL = "transport strength λ"
 
 
 @dataclass(frozen=True)
