@@ -182,7 +182,7 @@ def onesec_concepts(root: str | Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class TruthfulQuestion:
-    """A question of TruthfulQA with its answers."""
+    """A question of TruthfulQA with its answers, each a sentence that ends in a full stop."""
 
     question: str
     best: str
@@ -196,6 +196,10 @@ def read_truthfulqa(root: str | Path) -> list[TruthfulQuestion]:
     Args:
         root: `TruthfulQA.csv`, or its folder.
 
+    Returns:
+        The questions. Answers get the full stop that the file leaves out, as they have it in the
+        multiple-choice tasks.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If a column is missing, or a question has no answer of a kind.
@@ -207,12 +211,12 @@ def read_truthfulqa(root: str | Path) -> list[TruthfulQuestion]:
         for column in columns:
             if not row[column].strip(" ;"):
                 raise ValueError(f"{path} line {number}: {column} is empty")
-        question, best = row["Question"].strip(), row["Best Answer"].strip()
         correct, incorrect = (
-            tuple(answer.strip() for answer in row[column].split(";") if answer.strip())
+            tuple(_with_full_stop(answer) for answer in row[column].split(";") if answer.strip())
             for column in columns[2:]
         )
-        questions.append(TruthfulQuestion(question, best, correct, incorrect))
+        best = _with_full_stop(row["Best Answer"])
+        questions.append(TruthfulQuestion(row["Question"].strip(), best, correct, incorrect))
     return questions
 
 
@@ -257,6 +261,11 @@ def _jigsaw_columns(path: Path) -> dict[str, str]:
             f"there are {', '.join(header) or 'none'}"
         )
     return columns
+
+
+def _with_full_stop(answer: str) -> str:
+    answer = answer.strip()
+    return answer if answer.endswith(".") else f"{answer}."
 
 
 def _score(row: dict[str, str], column: str, path: Path, number: int) -> float:

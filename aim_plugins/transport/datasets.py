@@ -73,7 +73,7 @@ def load_sides(name: str, root: str | Path, **options: Any) -> Sides:
             sentence or fewer than asked for.
     """
     loader = _loader(name, _SIDES)
-    _check_options(name, loader, options)
+    _check_options(name, loader, {"root": root, **options})
     return loader(root, **options)
 
 
@@ -83,7 +83,8 @@ def load_prompts(prompts: str | Path | Mapping[str, Any]) -> tuple[str, ...]:
     Args:
         prompts: A file of sentences, or what a config says: `dict(name="rtp", root=..., n=1000,
             seed=0, threshold=..., challenging=...)`, where a threshold keeps prompts of at least
-            that toxicity; `dict(name="files", root=FILE, n=..., seed=...)`.
+            that toxicity; `dict(name="files", root=FILE, n=..., seed=..., field=...)`;
+            `dict(name="repeat", text=..., n=...)`, one prompt to sample from n times.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -95,8 +96,6 @@ def load_prompts(prompts: str | Path | Mapping[str, Any]) -> tuple[str, ...]:
     name = str(options.pop("name", "files"))
     loader = _loader(name, _PROMPTS)
     _check_options(name, loader, options)
-    if "root" not in options:
-        raise ValueError(f"prompts of {name!r}: add root, the folder or file")
     return loader(**options)
 
 
@@ -232,6 +231,12 @@ def _file_prompts(
     return choose(read_sentences(root, field=field), n, seed, str(root))
 
 
+def _repeated_prompt(*, text: str, n: int) -> tuple[str, ...]:
+    if n < 1:
+        raise ValueError(f"n={n}: give 1 or more")
+    return (text,) * n
+
+
 _SIDES: dict[str, Callable[..., Sides]] = {
     "files": _files,
     "rtp": _rtp,
@@ -242,6 +247,7 @@ _SIDES: dict[str, Callable[..., Sides]] = {
 _PROMPTS: dict[str, Callable[..., tuple[str, ...]]] = {
     "files": _file_prompts,
     "rtp": _rtp_prompts,
+    "repeat": _repeated_prompt,
 }
 
 
@@ -300,6 +306,5 @@ def _check_options(name: str, loader: Callable[..., Any], options: Mapping[str, 
                 f"there are {', '.join(parameters)}"
             )
     for option, parameter in parameters.items():
-        required = parameter.default is parameter.empty and option != "root"
-        if required and option not in options:
+        if parameter.default is parameter.empty and option not in options:
             raise ValueError(f"{name} needs {option}: add it")

@@ -1,39 +1,24 @@
-"""Steers SmolLM2-135M towards the sea: one concept, from 48 sentences a side written for this.
+"""Steers SmolLM2-135M towards the sea: one concept, from 50 sentences a side.
 
-    aim-plugins transport fit --config eval_configs/transport/demo_sea.py -o runs/transport/sea
-    aim-plugins transport evaluate runs/transport/sea --config eval_configs/transport/demo_sea.py
+    CONFIG=eval_configs/transport/demo_sea.py
+    aim-plugins transport fit --config $CONFIG -o runs/transport/sea
+    aim-plugins transport evaluate runs/transport/sea --config $CONFIG \\
+        -o runs/transport/sea_evaluation
 
-Source and target say the same kind of thing at the same length, the target about the sea, so that
-the concept is what differs. Presence of the concept is counted by a list of its words, none of
-which stands in a prompt.
+Each source sentence has a partner of the same form and length about the sea, so that the
+concept is what differs. Its presence is counted by words, none of which stands in a prompt.
 """
 
-_data = "{{ fileDirname }}/data"
-
-pretrained = "demo:smollm2"
-modules = [r".*layernorm"]
-method = "linear"
-incremental = True
-pooling = "mean"
-support = "none"
-positions = "all"
+_base_ = "_base_/demo.py"
 
 data = dict(
     name="files",
-    root=_data,
+    root="{{ fileDirname }}/data",
     source="sea_source.jsonl",
     target="sea_target.jsonl",
 )
-fit = dict(batch_size=16, dtype="float32", max_length=64)
-generate = dict(
-    prompts=f"{_data}/sea_prompts.jsonl",
-    strengths="0:1:0.1",
-    max_new_tokens=32,
-    do_sample=True,
-    temperature=1.0,
-    seed=0,
-)
+generate = dict(prompts="{{ fileDirname }}/data/sea_prompts.jsonl")
 evaluate = dict(
-    perplexity=f"{_data}/plain_text.jsonl",
-    concept=dict(lexicon=f"{_data}/sea_lexicon.txt"),
+    perplexity=["{{ fileDirname }}/data/plain_text.jsonl"],
+    lexicon="{{ fileDirname }}/data/sea_lexicon.txt",
 )

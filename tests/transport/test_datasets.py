@@ -192,8 +192,15 @@ def test_rtp_prompts_are_all_of_them_or_the_toxic_ones(rtp):
 def test_prompts_may_be_a_file_of_sentences(own_files):
     path = own_files / "b.jsonl"
     assert load_prompts(path) == load_prompts({"root": path}) == tuple(f"b{i}" for i in range(30))
-    with pytest.raises(ValueError, match="add root"):
+    with pytest.raises(ValueError, match="rtp needs root"):
         load_prompts({"name": "rtp"})
+
+
+def test_a_prompt_may_be_repeated():
+    prompts = load_prompts({"name": "repeat", "text": "Once upon a time", "n": 500})
+    assert prompts == ("Once upon a time",) * 500
+    with pytest.raises(ValueError, match="n=0"):
+        load_prompts({"name": "repeat", "text": "Once upon a time", "n": 0})
 
 
 def test_malformed_rtp_is_refused(rtp):
@@ -391,10 +398,10 @@ def test_truthfulqa_answers_are_split_at_semicolons_and_follow_their_question(tr
     sides = load_sides("truthfulqa", truthfulqa)
     number = sides.source[0].partition("?")[0].removeprefix("Q: Question ")
     assert [s for s in sides.source if f"Question {number}?" in s] == [
-        f"Q: Question {number}?\n\nA: {word} {number}" for word in ("wrong", "false", "untrue")
+        f"Q: Question {number}?\n\nA: {word} {number}." for word in ("wrong", "false", "untrue")
     ]
     assert [s for s in sides.target if f"Question {number}?" in s] == [
-        f"Q: Question {number}?\n\nA: {word} {number}" for word in ("right", "true")
+        f"Q: Question {number}?\n\nA: {word} {number}." for word in ("right", "true")
     ]
 
 

@@ -1,0 +1,251 @@
+"""The transport configs and their prompt sets: readable, consistent, and what they claim to be."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from aim_plugins.sweep.strengths import parse_strengths
+from aim_plugins.transport.datasets import load_prompts, load_sides, read_sentences
+from aim_plugins.transport.maps import METHODS
+
+CONFIGS = Path(__file__).resolve().parents[2] / "eval_configs" / "transport"
+DATA = CONFIGS / "data"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("make_"))
+DEMOS = ["demo_sea", "demo_sentiment"]
+SECTIONS = {"data", "fit", "generate", "evaluate"}
+TOP = {"pretrained", "modules", "method", "incremental", "pooling", "support", "positions"}
+
+# The modules of a block of each model, as transformers names them.
+BLOCKS = {
+    "gemma2_2b": "input_layernorm self_attn mlp pre_feedforward_layernorm "
+    "post_attention_layernorm post_feedforward_layernorm",
+    "llama3_8b": "input_layernorm self_attn mlp post_attention_layernorm",
+    "gpt2": "ln_1 attn ln_2 mlp",
+    "demo": "input_layernorm self_attn mlp post_attention_layernorm",
+}
+CHOSEN = {
+    "gemma2_2b": {"post_attention_layernorm", "post_feedforward_layernorm"},
+    "llama3_8b": {"input_layernorm", "post_attention_layernorm"},
+    "gpt2": {"ln_1", "ln_2"},
+    "demo": {"input_layernorm", "post_attention_layernorm"},
+}
+
+
+def read_config(name):
+    config = pytest.importorskip("mmengine.config")
+    read = config.Config.fromfile(str(CONFIGS / f"{name}.py"), import_custom_modules=False)
+    return {key: value for key, value in read.to_dict().items() if not key.startswith("_")}
+
+
+def words(sentence):
+    return re.findall(r"[a-z]+", sentence.lower())
+
+
+@pytest.fixture(scope="module")
+def lexicon():
+    return set(DATA.joinpath("sea_lexicon.txt").read_text(encoding="utf-8").split())
+
+
+# Configs.
+
+
+def test_the_papers_three_experiments_are_there_for_its_models_and_gpt2():
+    experiments = {
+        f"{model}_{experiment}"
+        for model in ("gemma2_2b", "llama3_8b", "gpt2")
+        for experiment in ("toxicity", "concept", "truthfulqa")
+    }
+    assert set(NAMES) == experiments | set(DEMOS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_holds_known_settings_with_usable_values(name):
+    config = read_config(name)
+    assert set(config) == TOP | SECTIONS
+    assert config["method"] in METHODS
+    assert config["support"] in ("none", "minmax")
+    assert len(parse_strengths(config["generate"]["strength"])) == 11
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_chooses_the_norms_of_its_models_blocks(name):
+    model = next(model for model in BLOCKS if name.startswith(model))
+    prefix = "transformer.h.3." if model == "gpt2" else "model.layers.3."
+    chosen = {
+        module
+        for module in BLOCKS[model].split()
+        if any(re.fullmatch(p, prefix + module) for p in read_config(name)["modules"])
+    }
+    assert chosen == CHOSEN[model]
+
+
+@pytest.mark.parametrize("model", ["gemma2_2b", "llama3_8b", "gpt2"])
+def test_configs_have_the_settings_of_the_paper(model):
+    toxicity = read_config(f"{model}_toxicity")
+    concept = read_config(f"{model}_concept")
+    truthful = read_config(f"{model}_truthfulqa")
+    for config in (toxicity, concept, truthful):
+        assert (config["method"], config["pooling"], config["incremental"]) == (
+            "linear",
+            "mean",
+            True,
+        )
+        assert list(parse_strengths(config["generate"]["strength"])) == [i / 10 for i in range(11)]
+    assert (toxicity["support"], concept["support"]) == ("minmax", "none")
+    assert toxicity["generate"]["max_new_tokens"] == 32
+    assert toxicity["generate"]["prompts"]["n"] == 1000
+    assert concept["generate"]["prompts"]["n"] == 500
+    assert (toxicity["data"]["n_source"], concept["data"]["n_target"]) == (700, 700)
+    assert truthful["data"]["n_folds"] == 2
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_demo_finds_its_files_from_any_folder(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = read_config(name)
+    sides = load_sides(**config["data"])
+    assert min(len(sides.source), len(sides.target)) >= 48
+    assert len(load_prompts(config["generate"]["prompts"])) >= 16
+    for path in config["evaluate"]["perplexity"]:
+        assert len(read_sentences(path)) >= 40
+
+
+def options_of(module):
+    found = pytest.importorskip(f"aim_plugins.transport.{module}")
+    parser = found.add_parser(argparse.ArgumentParser().add_subparsers())
+    return {action.dest for action in parser._actions}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sections_hold_options_of_the_commands(name):
+    config = read_config(name)
+    assert set(config["fit"]) | (TOP - {"pretrained"}) <= options_of("fit_command")
+    assert set(config["generate"]) <= options_of("generate_command")
+    assert set(config["evaluate"]) <= options_of("evaluate_command")
+
+
+# Prompt sets.
+
+
+@pytest.mark.parametrize("name", ["sea", "sentiment"])
+def test_sides_are_pairs_of_like_length_without_repetition(name):
+    sources, targets, prompts = (
+        read_sentences(DATA / f"{name}_{part}.jsonl") for part in ("source", "target", "prompts")
+    )
+    assert len(sources) == len(targets) >= 48
+    assert len(prompts) >= 16
+    everything = [*sources, *targets, *prompts]
+    assert len({tuple(words(sentence)) for sentence in everything}) == len(everything)
+    for source, target in zip(sources, targets, strict=True):
+        assert abs(len(source.split()) - len(target.split())) <= 3, source
+
+
+@pytest.mark.parametrize("name", ["sea", "sentiment"])
+def test_no_held_out_prompt_begins_a_sentence_that_is_fitted(name):
+    fitted = [
+        " ".join(words(sentence))
+        for part in ("source", "target")
+        for sentence in read_sentences(DATA / f"{name}_{part}.jsonl")
+    ]
+    for prompt in read_sentences(DATA / f"{name}_prompts.jsonl"):
+        assert not any(sentence.startswith(" ".join(words(prompt))) for sentence in fitted), prompt
+
+
+def test_the_seas_words_are_in_its_sentences_alone(lexicon):
+    assert len(lexicon) >= 60
+    for name in ("sea_source", "sea_prompts", "plain_text"):
+        for sentence in read_sentences(DATA / f"{name}.jsonl"):
+            assert not lexicon & set(words(sentence)), sentence
+    shown = [bool(lexicon & set(words(s))) for s in read_sentences(DATA / "sea_target.jsonl")]
+    assert sum(shown) >= 0.9 * len(shown)
+
+
+def test_sentiment_is_told_apart_by_rules_and_little_else():
+    vader = pytest.importorskip("vaderSentiment.vaderSentiment")
+    analyzer = vader.SentimentIntensityAnalyzer()
+
+    def compounds(name):
+        sentences = read_sentences(DATA / f"{name}.jsonl")
+        return [analyzer.polarity_scores(sentence)["compound"] for sentence in sentences]
+
+    assert max(compounds("sentiment_source")) < 0 < min(compounds("sentiment_target"))
+    for neutral in ("sea_source", "sea_target", "sentiment_prompts", "plain_text"):
+        scores = compounds(neutral)
+        assert abs(sum(scores) / len(scores)) < 0.1, neutral
+
+
+def test_plain_passages_are_short_and_distinct():
+    passages = read_sentences(DATA / "plain_text.jsonl")
+    assert len(set(passages)) == len(passages) >= 40
+    assert all(40 <= len(passage.split()) <= 80 for passage in passages)
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_data_files_hold_a_text_a_line_and_nothing_else(path):
+    for line in path.read_text(encoding="utf-8").splitlines():
+        assert list(json.loads(line)) == ["text"]
+
+
+# TruthfulQA's tasks.
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """Tasks of six questions, made by the script."""
+    pytest.importorskip("lm_eval")
+    spec = importlib.util.spec_from_file_location(
+        "make_truthfulqa_tasks", CONFIGS / "make_truthfulqa_tasks.py"
+    )
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    folder = tmp_path_factory.mktemp("truthfulqa")
+    with open(folder / "TruthfulQA.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Question", "Best Answer", "Correct Answers", "Incorrect Answers"])
+        for i in range(6):
+            writer.writerow([f"Q{i}?", f"best {i}", f"best {i}; true {i}", f"no {i}; never {i}"])
+    maker.write(folder / "TruthfulQA.csv", folder / "tasks", seed=0)
+    return folder
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_the_tasks_ask_what_the_fold_did_not_fit(tasks, fold):
+    lines = (tasks / "tasks" / f"truthfulqa_without_fold{fold}.jsonl").read_text().splitlines()
+    asked = [json.loads(line) for line in lines]
+    sides = load_sides("truthfulqa", tasks, fold=fold, n_folds=2, seed=0)
+    assert tuple(document["question"] for document in asked) == sides.held_out
+    fitted = {sentence.partition("\n")[0].removeprefix("Q: ") for sentence in sides.source}
+    assert not fitted & {document["question"] for document in asked}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("truthfulqa")])
+def test_configs_name_tasks_that_are_made(tasks, name):
+    config = read_config(name)
+    made = {path.stem for path in (tasks / "tasks").glob("*.yaml")}
+    assert set(config["evaluate"]["tasks"]) <= made
+    assert all(f"without_fold{config['data']['fold']}_" in t for t in config["evaluate"]["tasks"])
+
+
+def test_the_harness_loads_the_tasks_with_its_own_prompt_and_metric(tasks, monkeypatch):
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tasks / "cache"))
+    manager = TaskManager(include_path=str(tasks / "tasks"), include_defaults=False)
+    names = [f"truthfulqa_without_fold1_{metric}" for metric in ("mc1", "mc2")]
+    loaded = manager.load(names)["tasks"]
+    for name, choices in zip(names, (3, 4), strict=True):
+        task = loaded[name]
+        document = next(iter(task.validation_docs()))
+        number = document["question"].strip("Q?")
+        assert task.doc_to_text(document).endswith(f"Q: Q{number}?\nA:")
+        assert len(task.doc_to_choice(document)) == choices
+        assert task.doc_to_choice(document)[0] == f"best {number}."
+        assert task.doc_to_target(document) == 0
