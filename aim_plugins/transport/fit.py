@@ -145,9 +145,9 @@ def fit_transport(
     batches = sentence_batches(source_ids, target_ids, batch_size)
     check_shared_weights(model, len(batches))
     forward = forward_of(model, sites)
+    shortest = min(source_ids + target_ids, key=len)
+    probe = sentence_batches([shortest], [], 1)[0]
     with torch.no_grad():
-        shortest = min(source_ids + target_ids, key=len)
-        probe = sentence_batches([shortest], [], 1)[0]
         sites = execution_order(model, sites, lambda: forward(probe))
     fit = _Fit(plan, len(source), batches, on_site)
     with tqdm(total=len(sites), disable=not progress, desc="Fitting, sites") as bar:
@@ -222,6 +222,12 @@ class _Fit:
         }
         with change_outputs(model, functions):
             lockstep.run()
+        if list(self.maps) != list(sites):
+            missed = [site for site in sites if site not in self.maps]
+            raise ValueError(
+                f"modules: {', '.join(missed[:3]) or 'some'} ran for some sentences only, or in "
+                "another order: leave modules that depend on the sentence out of the pattern"
+            )
 
     def _run_batch(
         self,

@@ -26,14 +26,15 @@ def forward_of(model: Any, sites: Sequence[str]) -> Callable[[SentenceBatch], ob
     inside = {id(module) for module in body.modules()}
     if any(id(find_module(model, split_site(site)[0])) not in inside for site in sites):
         body = model
+    device = _input_device(model)
     options = {}
     if "use_cache" in inspect.signature(body.forward).parameters:
         options["use_cache"] = False
 
     def forward(batch: SentenceBatch) -> object:
         # Without padding attention needs no mask, and its causal kernel is faster.
-        mask = None if bool(batch.mask.all()) else batch.mask.to(model.device, torch.long)
-        return body(batch.token_ids.to(model.device), attention_mask=mask, **options)
+        mask = None if bool(batch.mask.all()) else batch.mask.to(device, torch.long)
+        return body(batch.token_ids.to(device), attention_mask=mask, **options)
 
     return forward
 
@@ -70,13 +71,13 @@ class ThreadSettings:
     """Settings of torch that belong to a thread, as they are where this is made."""
 
     def __init__(self, model: Any) -> None:
-        self._devices = {"cpu", model.device.type} - {"meta"}
+        self._devices = {"cpu", _input_device(model).type}
         self._autocast = {
             device: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
             for device in sorted(self._devices)
         }
         self._cache = torch.is_autocast_cache_enabled()
-        self._cuda = torch.cuda.current_device() if model.device.type == "cuda" else None
+        self._cuda = torch.cuda.current_device() if "cuda" in self._devices else None
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -93,3 +94,12 @@ class ThreadSettings:
                         )
                     )
             yield
+
+
+def _input_device(model: Any) -> torch.device:
+    """Where token ids go; offloaded weights are on no device while nothing runs."""
+    for parameter in model.parameters():
+        if parameter.device.type != "meta":
+            return parameter.device
+    device = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+    return torch.device("cpu" if device is None else device)

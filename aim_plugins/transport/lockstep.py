@@ -43,7 +43,7 @@ class Lockstep:
         """Runs all parts to their ends.
 
         Raises:
-            RuntimeError: If parts meet at different steps.
+            ValueError: If parts meet at different steps.
             BaseException: Whatever a part or the meeting raised, or an interrupt of the calling
                 thread. All threads have ended by then.
         """
@@ -114,9 +114,10 @@ class Lockstep:
         if index == 0:
             self._step = step
         elif step != self._step:
-            raise RuntimeError(
-                f"parts of the batch differ in what they run: {self._step or 'the end'!r} in one, "
-                f"{step or 'the end'!r} in another"
+            raise ValueError(
+                f"modules: one batch of sentences reaches {self._step or 'the end'!r} where another "
+                f"reaches {step or 'the end'!r}, so that no map can be fitted to all: leave modules "
+                "that only some sentences use out of the pattern"
             )
 
     def _pass_turn(self, index: int) -> None:
