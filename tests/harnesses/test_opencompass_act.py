@@ -23,6 +23,7 @@ from aim_plugins.harnesses.opencompass import (
     HuggingFaceNoiseChatModel,
     HuggingFaceNoiseModel,
 )
+from aim_plugins.harnesses.opencompass.modulations import split_modulation
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 
 TEXTS = ["the capital of France is Paris", "the", "Question : the capital of Germany is Berlin ."]
@@ -270,6 +271,17 @@ def test_a_table_of_strengths_gives_what_single_models_give(tiny_checkpoint, tra
         assert texts[-1] == single.generate(TEXTS, 8)
         np.testing.assert_allclose(view.get_ppl(TEXTS), single.get_ppl(TEXTS), rtol=1e-5)
     assert len({tuple(answers) for answers in texts}) > 2
+
+
+def test_a_refit_while_a_run_goes_on_is_noticed(make_transport, tiny_checkpoint, tmp_path):
+    """Else the answers of the loaded maps would be noted as those of the new ones."""
+    folder = make_transport(tmp_path / "transport", tiny_checkpoint)
+    model = steered(tiny_checkpoint, folder, 0.5)
+    make_transport(folder, tiny_checkpoint, seed=1)
+    column = split_modulation({"transport": str(folder), "strength": 0.5}).modulation
+    with pytest.raises(ValueError, match="fitted anew after it was loaded"):
+        model.table([column])
+    assert model.table([model.modulation]).columns == [model.modulation]
 
 
 def test_logits_are_not_read_past_the_transport(tiny_checkpoint, transport):

@@ -125,10 +125,21 @@ class _ColumnAnswers:
             batch_size: Prompts or contexts in a batch.
             name: What will be asked, for progress bars and errors.
             journal: Keeps finished batches, so that an interrupted run goes on where it was.
+
+        Raises:
+            ValueError: If a column is of another transport than the model has loaded.
         """
         warn_outside(columns)
+        self._refuse_other_transports(columns)
         self._engine.journal = journal or NoJournal()
         return AnswerTable(self._engine, columns, batch_size, name)
+
+    def _refuse_other_transports(self, columns: Sequence[Modulation]) -> None:
+        loaded = self._engine.transport.fingerprint if self._engine.transport else ""
+        if any(column.transport not in ("", loaded) for column in columns):
+            raise ValueError(
+                "the transport was fitted anew after it was loaded: run the config again with -r"
+            )
 
     def under(self, table: AnswerTable, column: int) -> Any:
         """A view of this model that answers from one column of a table; the weights are shared."""
