@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, SIZE, STYLE, VERMILLION, render
 from aim_plugins.sweep.files import safe_name, write_atomic
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 
@@ -25,35 +22,10 @@ TRANSPORT_LABEL = "transport strength λ"
 CONFIDENCE_FACTOR = 1.96
 """Standard errors in a two-sided 95 % interval of a normal law."""
 
-# Okabe and Ito's palette, which people with any colour vision tell apart.
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
-INK = "#222222"
-
-_STYLE: Any = {
-    # Text stays text: searchable, and editable in a drawing program.
-    "svg.fonttype": "none",
-    # Element names are otherwise random, and no two files equal.
-    "svg.hashsalt": "aim-plugins",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#444444",
-    "axes.labelcolor": "#222222",
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
-_SIZE = (6.0, 3.8)  # inches
 _CROWD = 30
 """More points than this are drawn without markers, which would touch and hide the curve."""
 _HEAT_MAP_NAMES = 40
 """Names beside a heat map; of more tasks, evenly chosen ones are named."""
-_DPI = 200
 
 
 @dataclass
@@ -172,8 +144,8 @@ def draw_curve(
     Returns:
         The content of the picture file by its suffix, `png` and `svg`.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
         if curve.exact:
             _draw_exact(axes, curve)
@@ -185,7 +157,7 @@ def draw_curve(
             )
         _label(axes, curve, strength_label)
         _set_limits(axes, curve)
-        return {"png": _png(figure), "svg": _svg(figure)}
+        return render(figure)
 
 
 def plot_heat_map(
@@ -224,14 +196,14 @@ def plot_heat_map(
     values = np.array([[point.value for point in row] for row in rows.values()])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(_STYLE):
-        height = min(10.0, max(_SIZE[1], 1.4 + 0.24 * len(rows)))
-        figure = Figure(figsize=(_SIZE[0], height), dpi=_DPI, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        height = min(10.0, max(SIZE[1], 1.4 + 0.24 * len(rows)))
+        figure = Figure(figsize=(SIZE[0], height), dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
         _draw_heat_map(axes, strengths, values, _without_shared_prefix(list(rows)))
         axes.set_title(title.replace("$", r"\$"))
         axes.set_xlabel(strength_label)
-        contents = {"png": _png(figure), "svg": _svg(figure)}
+        contents = render(figure)
     stem = safe_name(stem)
     return [
         write_atomic(folder / f"{stem}.{suffix}", content) for suffix, content in contents.items()
@@ -386,15 +358,3 @@ def _tops(curve: Curve) -> list[float]:
 
 def _finite(value: float) -> float:
     return value if math.isfinite(value) else math.nan  # a gap in the line
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
-    return content.getvalue()
-
-
-def _svg(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None, "Creator": None})
-    return content.getvalue()

@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from aim_plugins.sweep.files import write_atomic
+from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.plots import (
     STRENGTH_LABEL,
     Curve,
@@ -91,6 +92,7 @@ def write_report(
     images: Mapping[str, Sequence[ImageSample]] | None = None,
     chance: Mapping[tuple[str, str], float] | None = None,
     strength_label: str = STRENGTH_LABEL,
+    overview: Overview | None = None,
 ) -> Path:
     """Writes `report.html`: curves to hover over, tables, sample texts and images, provenance.
 
@@ -107,6 +109,7 @@ def write_report(
         images: Sample images of vision tasks, by task.
         chance: Value of a metric that guessing reaches, by task and metric.
         strength_label: Label of the strength, with its unit.
+        overview: Pictures and a table above the curves.
 
     Returns:
         The path of the page. The same input gives the same bytes.
@@ -140,6 +143,11 @@ def write_report(
             open_tables=len(_tasks(curves)) <= _OPEN_TASKS,
             text_tasks=list(data["texts"]),
             image_tasks=list(data["images"]),
+            overview=overview,
+            overview_pictures=[
+                (title, _data_uri(content))
+                for title, content in (overview.pictures if overview else {}).items()
+            ],
             command=_command(manifest),
             provenance=_flatten({k: v for k, v in manifest.items() if k != "command"}),
             csv="data:text/csv;charset=utf-8," + urllib.parse.quote(_points_csv(curves)),

@@ -1,0 +1,25 @@
+"""What a report shows before its curves, where it compares several sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Pictures and a table above the curves of a report.
+
+    Attributes:
+        title: What they show.
+        note: How to read them.
+        pictures: The content of PNG files, by what each shows.
+        columns: Headings of the table.
+        rows: Its lines, as text; the first cell names the line.
+    """
+
+    title: str
+    note: str = ""
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
