@@ -1,0 +1,379 @@
+"""Pictures of several transports: effect against strength, and against perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.colors
+import matplotlib.ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox, blended_transform_factory
+
+from aim_plugins.sweep.figures import DPI, GREY, INK, STYLE, render
+from aim_plugins.sweep.files import write_atomic
+from aim_plugins.sweep.plots import TRANSPORT_LABEL, half_width
+from aim_plugins.sweep.strengths import format_strength
+from aim_plugins.sweep.table import Point
+
+# Okabe and Ito's palette without its yellow, which is too pale for a line on white; with a marker
+# for each, so that lines are told apart in print as well.
+_LOOKS = (
+    *(("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")),
+    *(("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X")),
+)
+_SIZE = (6.6, 4.2)  # inches
+_PAD = 6
+"""Distance of a label from what it names, in points."""
+_SIDES = (
+    *((_PAD, 0, "left", "center"), (0, _PAD, "center", "bottom"), (0, -_PAD, "center", "top")),
+    *((-_PAD, 0, "right", "center"), (_PAD, _PAD, "left", "bottom"), (_PAD, -_PAD, "left", "top")),
+    *((-_PAD, _PAD, "right", "bottom"), (-_PAD, -_PAD, "right", "top")),
+)
+"""Where a label may stand: its offset in points and alignment, the most readable first."""
+_BROKEN = 10
+"""A model of so many times the plain perplexity is broken; a picture ends there."""
+_NAMED_STRENGTHS = 5
+"""Strengths written at the points of a line, at most."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One transport in a picture.
+
+    Attributes:
+        label: Its name.
+        effects: Points of the effect, by rising strength.
+        costs: Points of the perplexity, by rising strength.
+    """
+
+    label: str
+    effects: Sequence[Point]
+    costs: Sequence[Point]
+
+    @property
+    def pairs(self) -> list[tuple[Point, Point]]:
+        """Perplexity and effect of every strength that has both, by rising strength."""
+        costs = {point.strength: point for point in self.costs}
+        pairs = [(costs[one.strength], one) for one in self.effects if one.strength in costs]
+        return [(x, y) for x, y in pairs if math.isfinite(x.value) and math.isfinite(y.value)]
+
+
+def plot_effect(lines: Sequence[Line], path: Path) -> bytes:
+    """Draws the effect against the strength, a line for each transport, named at its end.
+
+    Args:
+        lines: The transports.
+        path: The picture's path without a suffix; a PNG and an SVG are written.
+
+    Returns:
+        The content of the PNG.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas()
+        ends = []
+        for index, line in enumerate(lines):
+            colour, marker = _look(index)
+            points = [point for point in line.effects if math.isfinite(point.value)]
+            # Side by side, where bars of equal strength would cover each other.
+            shift = (index - (len(lines) - 1) / 2) * _dodge(lines)
+            axes.errorbar(
+                [point.strength + shift for point in points],
+                [point.value for point in points],
+                yerr=[_bar(point) for point in points],
+                color=colour,
+                ecolor=_faint(colour),
+                marker=marker,
+                markersize=4.5,
+                linewidth=1.8,
+                elinewidth=1.2,
+                zorder=3,
+            )
+            if points:
+                ends.append((points[-1].value, line.label, colour))
+        first = lines[0].effects[0]
+        _title(axes, first.metric, f"{first.task}, {_count(lines, 'effects')}")
+        axes.set_xlabel(TRANSPORT_LABEL)
+        axes.set_ylabel(first.metric)
+        axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
+        _limit_effect(axes, lines)
+        _name_ends(axes, ends)
+        return _write(figure, path)
+
+
+def plot_cost(lines: Sequence[Line], path: Path, *, bound: float) -> bytes:
+    """Draws the effect against the perplexity, a line for each transport as its strength grows.
+
+    Args:
+        lines: The transports.
+        path: The picture's path without a suffix; a PNG and an SVG are written.
+        bound: Share by which the perplexity may grow, drawn as a line.
+
+    Returns:
+        The content of the PNG.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _canvas()
+        for index, line in enumerate(lines):
+            colour, marker = _look(index)
+            axes.errorbar(
+                [x.value for x, _ in line.pairs],
+                [y.value for _, y in line.pairs],
+                xerr=[_bar(x) for x, _ in line.pairs],
+                yerr=[_bar(y) for _, y in line.pairs],
+                color=colour,
+                ecolor=_faint(colour),
+                marker=marker,
+                markersize=4.5,
+                linewidth=1.8,
+                elinewidth=1.2,
+                zorder=3,
+                label=line.label.replace("$", r"\$"),
+            )
+        effect, cost = lines[0].effects[0], lines[0].costs[0]
+        counts = f"{_count(lines, 'effects')} and {_count(lines, 'costs')}"
+        _title(axes, f"{effect.metric} against {cost.metric}", f"λ at points, {counts}")
+        axes.set_xlabel(f"{cost.metric} of {cost.task}")
+        axes.set_ylabel(f"{effect.metric} of {effect.task}")
+        axes.grid(color="#E6E6E6", linewidth=0.8)
+        _limit_effect(axes, lines)
+        _limit_cost(axes, lines)
+        _draw_bound(axes, lines, bound)
+        _name_points(axes, lines)
+        return _write(figure, path)
+
+
+def _canvas() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    axes.tick_params(length=3)
+    return figure, axes
+
+
+def _look(index: int) -> tuple[str, str]:
+    colour, marker = _LOOKS[index % len(_LOOKS)]
+    # Beyond the palette colours return with another marker.
+    return colour, _LOOKS[(index + index // len(_LOOKS)) % len(_LOOKS)][1] if index else marker
+
+
+def _bar(point: Point) -> float:
+    width = half_width(point)
+    return width if math.isfinite(width) else 0.0
+
+
+def _count(lines: Sequence[Line], name: str) -> str:
+    counts = sorted({point.n for line in lines for point in getattr(line, name)})
+    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+
+
+def _title(axes: Axes, title: str, note: str) -> None:
+    # Dollar signs would start a formula.
+    axes.set_title(title.replace("$", r"\$"), pad=18)
+    axes.annotate(
+        f"{note}, 95 % intervals".replace("$", r"\$"),
+        (0, 1),
+        xytext=(0, 5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color=GREY,
+        fontsize=9,
+    )
+
+
+def _dodge(lines: Sequence[Line]) -> float:
+    strengths = sorted({point.strength for line in lines for point in line.effects})
+    steps = [high - low for low, high in zip(strengths, strengths[1:], strict=False)]
+    return min(0.12 * min(steps), 0.4 * min(steps) / len(lines)) if steps else 0.0
+
+
+def _faint(colour: str) -> tuple[float, float, float, float]:
+    red, green, blue = matplotlib.colors.to_rgb(colour)
+    return red, green, blue, 0.3
+
+
+def _ink(colour: str) -> tuple[float, float, float]:
+    """The colour for text, where pale ones would be hard to read."""
+    red, green, blue = (0.7 * part for part in matplotlib.colors.to_rgb(colour))
+    return red, green, blue
+
+
+def _limit_effect(axes: Axes, lines: Sequence[Line]) -> None:
+    points = [point for line in lines for point in line.effects]
+    if all(0 <= point.value <= 1 for point in points):
+        # Bars of a share may leave [0, 1]; the axis does not.
+        top = max(point.value + _bar(point) for point in points)
+        axes.set_ylim(0, min(1.03, 1.1 * top or 1.03))
+
+
+def _limit_cost(axes: Axes, lines: Sequence[Line]) -> None:
+    """Cuts the axis where a model is broken, and makes it logarithmic where it is long."""
+    values = [x.value for line in lines for x, _ in line.pairs]
+    plain = [point.value for line in lines for point in line.costs if point.strength == 0]
+    if not values or min(values) <= 0:
+        return
+    end = max(values)
+    if plain and end > _BROKEN * plain[0]:
+        end = _BROKEN * plain[0]
+        axes.set_xlabel(f"{axes.get_xlabel()}, up to {_BROKEN} times the plain model's")
+    if end > 3 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        axes.set_xlim(min(values) / 1.15, end * 1.15)
+    else:
+        margin = 0.08 * (end - min(values)) or 0.5
+        axes.set_xlim(min(values) - margin, end + margin)
+
+
+def _draw_bound(axes: Axes, lines: Sequence[Line], bound: float) -> None:
+    plain = [point.value for line in lines for point in line.costs if point.strength == 0]
+    if not plain:
+        return
+    limit = (1 + bound) * plain[0]
+    axes.axvline(limit, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+    axes.annotate(
+        f"+{bound:.0%}",
+        (limit, 1),
+        xytext=(3, -2),
+        xycoords=blended_transform_factory(axes.transData, axes.transAxes),
+        textcoords="offset points",
+        color=GREY,
+        fontsize=8,
+        va="top",
+    )
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Writes names to the right of the lines' ends, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    gap = 0.055 * (high - low)
+    ordered = sorted(ends)
+    places = spread([value for value, _, _ in ordered], gap)
+    right = axes.get_xlim()[1]
+    for (value, label, colour), place in zip(ordered, places, strict=True):
+        axes.annotate(
+            label.replace("$", r"\$"),
+            (right, value),
+            xytext=(1.03, (place - low) / (high - low)),
+            textcoords="axes fraction",
+            color=_ink(colour),
+            fontsize=9,
+            va="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "shrinkA": 0,
+                "relpos": (0, 0.5),
+            },
+            annotation_clip=False,
+        )
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Moves rising values apart to a least distance, each group about its own middle.
+
+    >>> spread([0.0, 0.0, 1.0], 0.5)
+    [-0.25, 0.25, 1.0]
+    """
+    groups = [([value], value) for value in values]  # members, and the place of the lowest
+    merged = True
+    while merged:
+        merged = False
+        for index in range(len(groups) - 1):
+            (low, start), (high, other) = groups[index], groups[index + 1]
+            if other - start - gap * len(low) < -1e-12:
+                members = low + high
+                middle = sum(members) / len(members)
+                joined = (members, middle - gap * (len(members) - 1) / 2)
+                groups[index : index + 2] = [joined]
+                merged = True
+                break
+    return [start + gap * rank for members, start in groups for rank in range(len(members))]
+
+
+def _name_points(axes: Axes, lines: Sequence[Line]) -> None:
+    """Names the lines beside the picture, and writes strengths at points where there is room."""
+    handles, labels = axes.get_legend_handles_labels()
+    legend = axes.legend(
+        handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=1.6
+    )
+    for index, name in enumerate(legend.get_texts()):
+        name.set_color(_ink(_look(index)[0]))
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # the layout decides where points lie
+    taken = [
+        _box(axes.transData.transform((x.value, y.value)), 3.0 * DPI / 72)
+        for line in lines
+        for x, y in line.pairs
+    ]
+    plain = next((pair for line in lines for pair in line.pairs if pair[1].strength == 0), None)
+    if plain is not None:
+        _place(axes, (plain[0].value, plain[1].value), "λ = 0", INK, 9, taken)
+    shown = _landmarks({y.strength for line in lines for _, y in line.pairs} - {0.0})
+    for index, line in enumerate(lines):
+        for x, y in reversed(line.pairs):
+            if y.strength in shown:
+                text = format_strength(y.strength)
+                _place(axes, (x.value, y.value), text, _ink(_look(index)[0]), 7.5, taken)
+
+
+def _landmarks(strengths: set[float]) -> set[float]:
+    """Strengths that are written at points: all of a few, else some evenly chosen ones."""
+    ordered = sorted(strengths)
+    step = -(-len(ordered) // _NAMED_STRENGTHS)
+    return set(ordered[::-1][:: step or 1])
+
+
+def _place(
+    axes: Axes,
+    point: tuple[float, float],
+    text: str,
+    colour: Any,
+    size: float,
+    taken: list[Bbox],
+) -> None:
+    """Writes a label at the first side where it covers no point and no other label, if any."""
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    inside = axes.get_window_extent()
+    for right, up, horizontal, vertical in _SIDES:
+        label = axes.annotate(
+            text.replace("$", r"\$"),
+            point,
+            xytext=(right, up),
+            textcoords="offset points",
+            color=colour,
+            fontsize=size,
+            ha=horizontal,
+            va=vertical,
+            zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
+        )
+        box = label.get_window_extent()
+        inside_axes = inside.x0 <= box.x0 and box.x1 <= inside.x1
+        inside_axes &= inside.y0 <= box.y0 and box.y1 <= inside.y1
+        if inside_axes and not any(box.overlaps(other) for other in taken):
+            taken.append(box)
+            return
+        label.remove()
+
+
+def _box(centre: Any, half: float) -> Bbox:
+    x, y = centre
+    return Bbox([[x - half, y - half], [x + half, y + half]])
+
+
+def _write(figure: Figure, path: Path) -> bytes:
+    contents = render(figure)
+    for suffix, content in contents.items():
+        write_atomic(path.with_name(f"{path.name}.{suffix}"), content)
+    return contents["png"]
