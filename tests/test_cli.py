@@ -92,6 +92,58 @@ def test_a_negative_strength_is_called_negative_also_as_a_word_of_its_own(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", ["--strength", "--strengths"])
+def test_transport_hands_everything_behind_it_to_its_own_command(monkeypatch, option):
+    module, received = ModuleType("aim_plugins.transport.command"), []
+    monkeypatch.setattr(module, "main", lambda arguments: received.append(arguments) or 3, False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert cli.main(["transport", "generate", "DIR", option, "-1:1:0.5", "--help"]) == 3
+    assert received == [["generate", "DIR", f"{option}=-1:1:0.5", "--help"]]
+
+
+def test_a_failure_of_a_transport_command_is_one_line(monkeypatch, capsys):
+    module = ModuleType("aim_plugins.transport.command")
+    fail = raising(ValueError("strength='x' is malformed"), "aim_plugins.transport.fit")
+    monkeypatch.setattr(module, "main", lambda arguments: fail(), False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert cli.main(["transport", "fit"]) == 2
+    assert capsys.readouterr().err == "error: strength='x' is malformed\n"
+
+
+def test_every_command_is_listed(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    words = capsys.readouterr().out.split()
+    assert {"demo-model", "lm-eval", "sweep", "transport"} <= set(words)
+
+
+def test_a_strength_may_be_negative_as_a_word_of_its_own(monkeypatch, tmp_path):
+    pytest.importorskip("lm_eval")
+    received = {}
+    monkeypatch.setattr(
+        "aim_plugins.harnesses.lm_eval.sweep.run_sweep",
+        lambda rest, **named: received.update(named),
+    )
+    words = ["sweep", "lm-eval", "--strength", "-1:1:0.5", "--output", str(tmp_path)]
+    assert cli.main(words) == 0
+    assert (received["strength"], received["noise_std"]) == ("-1:1:0.5", None)
+
+
+def test_a_sweep_in_which_nothing_or_too_much_varies_is_refused_at_once(tmp_path):
+    words = ["sweep", "lm-eval", "--output", str(tmp_path / "run")]
+    code = (
+        "import sys; from aim_plugins.cli import main\n"
+        f"assert main({words!r}) == 2\n"
+        f"assert main({[*words, '--strength', '1', '--noise-std', '1']!r}) == 2\n"
+        "print(sorted({'torch', 'lm_eval'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+    nothing, both = done.stderr.splitlines()
+    assert "neither --noise-std nor --strength is given" in nothing
+    assert "are both given" in both
+
+
 def test_a_module_started_by_name_words_its_own_errors(tmp_path):
     command = ["sweep", "lm-eval", "--noise-std", "1", "--output", str(tmp_path / "run")]
     code = (
