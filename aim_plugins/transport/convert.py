@@ -20,7 +20,9 @@ act/optimal_transport/archs.py), read for these facts; files that it wrote were 
 
 from __future__ import annotations
 
+import io
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,16 +118,18 @@ def _read_folder(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()  # apart, so that errors of the system keep their own words
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # The first line says what is in the way, the others how to switch the protection off.
-        reason = next((line for line in str(error).splitlines() if "nsupported" in line), "")
+        # Torch's own message goes on to say how the protection is switched off.
+        asked = re.search(r"Unsupported (?:global|class)\S*(?: GLOBAL)? (\S+)", str(error))
+        reason = f" (it asks for {asked[1]})" if asked else ""
         raise ValueError(
-            f"{path} holds more than tensors, or is no state dict, and is not loaded, since that "
-            f"could run code. {reason.strip()}".strip()
+            f"{path} holds more than tensors{reason} or is no state dict: it is not loaded, since "
+            "that could run code"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is cut short or was not saved by torch: copy it again") from error
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")
@@ -248,9 +252,10 @@ def _in_force(
         return held
     if not isinstance(held, list | tuple) or len(held) != 2:
         held = ()
-    if list(held) == [-_EVERYWHERE, _EVERYWHERE]:
-        return "q_all"
-    if held and all(isinstance(end, Tensor) for end in held):
+    if held and not any(isinstance(end, Tensor) for end in held):
+        if list(held) == [-_EVERYWHERE, _EVERYWHERE]:
+            return "q_all"
+    elif held and all(isinstance(end, Tensor) for end in held):
         ends = [end.reshape(-1).double() for end in held]
         for name, bounds in quantiles.items():
             # The Gaussian hooks keep the bounds of those neurons only that they transport.

@@ -1,0 +1,112 @@
+"""The commands that show, fold and convert transports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.transport import artifact_command
+from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+
+NORM = "model.layers.1.input_layernorm"
+WIDTH = 48
+
+
+def run(*words: Any) -> int:
+    parser = argparse.ArgumentParser()
+    artifact_command.add_parser(parser.add_subparsers(required=True))
+    options = parser.parse_args([str(word) for word in words])
+    return options.run(options)
+
+
+@pytest.fixture
+def saved(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A transport with one large move, on a quarter of the neurons with a support."""
+    scale, shift = torch.ones(WIDTH), torch.zeros(WIDTH)
+    low, high = torch.full((WIDTH,), -torch.inf), torch.full((WIDTH,), torch.inf)
+    scale[5], low[5], high[5] = 3.0, 1.0, 3.0  # adds (3 - 1) * 2 in the middle
+    low[6:17], high[6:17] = -1.0, 1.0
+    shift[20] = -2.5
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    maps = ActivationMaps({NORM: AffineMap(scale, shift, low, high)})
+    metadata = TransportMetadata.describe(
+        model, AutoTokenizer.from_pretrained(tiny_checkpoint), method="linear", sites=[NORM]
+    )
+    return LearnedTransport(maps, metadata).save(tmp_path / "transport")
+
+
+def test_show_tells_what_a_transport_moves(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", saved, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    site = shown["sites"][0]
+    assert site["mean_scale_change"] == pytest.approx(2 / WIDTH)
+    assert site["mean_shift"] == pytest.approx(2.5 / WIDTH)
+    assert site["supported_share"] == pytest.approx(12 / WIDTH)
+    assert [(m["neuron"], m["move"]) for m in shown["largest_moves"][:2]] == [(5, 4.0), (20, -2.5)]
+    assert shown["architecture"] == "LlamaForCausalLM"
+
+
+def test_show_prints_a_line_for_each_site(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", saved) == 0
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith(NORM))
+    assert line.split()[1:] == [str(WIDTH), "0.04167", "0.05208", "25%", "0"]
+    assert "linear" in printed and "neuron 5: +4" in printed
+
+
+def test_fold_writes_a_checkpoint_with_its_tokenizer(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    maps = ActivationMaps(
+        {NORM: AffineMap.everywhere(torch.full((WIDTH,), 1.5), torch.linspace(-1, 1, WIDTH))}
+    )
+    metadata = TransportMetadata.describe(model, tokenizer, method="linear", sites=[NORM])
+    folder = LearnedTransport(maps, metadata).save(tmp_path / "transport")
+    where = ("--pretrained", tiny_checkpoint, "-o", tmp_path / "out", "--device", "cpu")
+    assert run("fold", folder, "--strength", 0.5, *where) == 0
+    assert "attention_bias=True" in capsys.readouterr().out
+    folded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "out")(
+        "the capital of France is", return_tensors="pt"
+    )["input_ids"]
+    with torch.no_grad(), maps.applied(model, 0.5):
+        expected = model(tokens).logits
+    with torch.no_grad():
+        torch.testing.assert_close(folded(tokens).logits, expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="exists"):
+        run("fold", folder, "--strength", 0.5, *where)
+
+
+def test_fold_refuses_another_model(saved: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    other = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    other.model.layers[2].mlp.up_proj.weight.data.neg_()
+    other.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="other weights"):
+        run(
+            "fold", saved, "--strength", 1, "--pretrained", tmp_path / "other", "-o", tmp_path / "x"
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_convert_writes_a_transport(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "saved").mkdir()
+    state = {"net.w1": torch.full((1, WIDTH), 2.0), "net.b1": torch.ones(1, WIDTH)}
+    torch.save(state, tmp_path / "saved" / f"{NORM}.statedict")
+    words = ("--pretrained", tiny_checkpoint, "-o", tmp_path / "out", "--device", "cpu")
+    assert run("convert", tmp_path / "saved", *words) == 0
+    assert "1 maps, method linear, support none" in capsys.readouterr().out
+    loaded = LearnedTransport.load(tmp_path / "out")
+    assert torch.equal(loaded.maps.maps[NORM].scale, torch.full((WIDTH,), 2.0))
+    assert loaded.metadata.base_model == str(tiny_checkpoint)
