@@ -35,11 +35,11 @@ from aim_plugins.transport.forward import (
     window_of,
 )
 from aim_plugins.transport.lockstep import Lockstep
-from aim_plugins.transport.maps import Method, check_support, find_method, fit_map
+from aim_plugins.transport.maps import fit_map
+from aim_plugins.transport.plan import FitPlan, plan_fit
 from aim_plugins.transport.responses import (
     Responses,
     as_tokens,
-    check_pooling,
     in_order,
     last_tokens,
     pool,
@@ -66,18 +66,6 @@ class FittedSite:
     constant_neurons: int
     distance: float
     relative_distance: float
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How to fit: the method, and its defaults where the user said nothing."""
-
-    method: Method
-    pooling: str
-    support: str
-    positions: str
-    incremental: bool
-    strength: float
 
 
 def fit_transport(
@@ -133,9 +121,18 @@ def fit_transport(
             several times.
         NotImplementedError: If several batches would have to share weights that are offloaded.
     """
-    plan = _plan(method, pooling, support, positions, incremental, strength)
-    _check_sides(plan.method, source, target)
-    _check_counts(batch_size=batch_size, max_length=max_length)
+    plan = plan_fit(
+        source,
+        target,
+        method=method,
+        pooling=pooling,
+        support=support,
+        positions=positions,
+        incremental=incremental,
+        strength=strength,
+        batch_size=batch_size,
+        max_length=max_length,
+    )
     if model.training:
         raise ValueError("model is in training mode, where dropout is random: call model.eval()")
     sites = choose_sites(model, modules)
@@ -184,7 +181,7 @@ class _Fit:
 
     def __init__(
         self,
-        plan: _Plan,
+        plan: FitPlan,
         n_source: int,
         batches: Sequence[SentenceBatch],
         on_site: Callable[[FittedSite], None] | None,
@@ -287,47 +284,6 @@ class _Running(threading.local):
     """Number of the batch that the current thread runs."""
 
     index = 0
-
-
-def _plan(
-    method: str,
-    pooling: str | None,
-    support: str | None,
-    positions: str | None,
-    incremental: bool | None,
-    strength: float,
-) -> _Plan:
-    chosen = find_method(method)
-    plan = _Plan(
-        chosen,
-        chosen.pooling if pooling is None else pooling,
-        chosen.support if support is None else support,
-        chosen.positions if positions is None else positions,
-        chosen.incremental if incremental is None else incremental,
-        float(strength),
-    )
-    check_pooling(plan.pooling)
-    check_support(chosen, plan.support)
-    if plan.positions not in ("all", "last"):
-        raise ValueError(f"positions={positions!r} is unknown: write 'all' or 'last'")
-    if not math.isfinite(plan.strength):
-        raise ValueError(f"strength={strength!r} must be a finite number")
-    return plan
-
-
-def _check_sides(method: Method, source: Sequence[str], target: Sequence[str]) -> None:
-    for side, sentences in (("source", source), ("target", target)):
-        if len(sentences) < method.minimum_samples:
-            raise ValueError(
-                f"{side} has {len(sentences)} sentence(s), and method={method.name!r} needs at "
-                f"least {method.minimum_samples}: give more sentences"
-            )
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count!r} is below 1: give a whole number from 1 upwards")
 
 
 def _warn_of_constants(constant: dict[str, int]) -> None:

@@ -115,9 +115,9 @@ class Lockstep:
             self._step = step
         elif step != self._step:
             raise ValueError(
-                f"modules: one batch of sentences reaches {self._step or 'the end'!r} where another "
-                f"reaches {step or 'the end'!r}, so that no map can be fitted to all: leave modules "
-                "that only some sentences use out of the pattern"
+                f"modules: one batch of sentences reaches {self._step or 'the end'!r} where "
+                f"another reaches {step or 'the end'!r}, so that no map can be fitted to all: "
+                "leave modules that only some sentences use out of the pattern"
             )
 
     def _pass_turn(self, index: int) -> None:

@@ -437,8 +437,8 @@ def test_a_module_that_only_some_sentences_reach_is_refused(llama, numbers, batc
         ({"support": "q90_10"}, "support='q90_10'"),
         ({"positions": "first"}, "positions='first' is unknown: write 'all' or 'last'"),
         ({"strength": math.nan}, "strength=nan must be a finite number"),
-        ({"batch_size": 0}, "batch_size=0 is below 1"),
-        ({"max_length": 0}, "max_length=0 is below 1"),
+        ({"batch_size": 0}, "batch_size=0: give a whole number from 1"),
+        ({"max_length": 0}, "max_length=0: give a whole number from 1"),
     ],
 )
 def test_an_argument_out_of_range_is_named(llama, numbers, options, message):

@@ -1,0 +1,248 @@
+"""`aim-plugins transport fit`, its configs, and what all transport commands share."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aim_plugins import cli
+from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.fit import fit_transport
+
+SOURCE = ["the capital of France", "Paris is", "Answer : Berlin . Question", "of of the the"]
+TARGET = ["Germany", "the Question is the Answer", "capital capital is ."]
+
+
+@pytest.fixture()
+def files(tmp_path):
+    """One side as JSON lines, the other as plain text."""
+    source, target = tmp_path / "a.jsonl", tmp_path / "b.txt"
+    source.write_text("".join(json.dumps({"text": one}) + "\n" for one in SOURCE))
+    target.write_text("\n".join(TARGET) + "\n")
+    return source, target
+
+
+@pytest.fixture()
+def fit(files, tiny_checkpoint, tmp_path):
+    """Runs the command with two files and further words; returns its status and the folder."""
+
+    def run(*words, output=tmp_path / "out", model=tiny_checkpoint, sides=True):
+        command = ["transport", "fit", "-o", str(output)]
+        if model:
+            command += ["--pretrained", str(model)]
+        if sides:
+            command += ["--source", str(files[0]), "--target", str(files[1])]
+        return cli.main([*command, *words]), output
+
+    return run
+
+
+NORMS = ["--modules", ".*layernorm"]
+
+
+def test_the_command_writes_what_the_function_learns(fit, tiny_checkpoint, capsys):
+    status, folder = fit(*NORMS, "--method", "gaussian", "--batch-size", "3", "--no-incremental")
+    assert status == 0
+    wanted = fit_transport(
+        AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval(),
+        AutoTokenizer.from_pretrained(tiny_checkpoint),
+        SOURCE,
+        TARGET,
+        modules=".*layernorm",
+        method="gaussian",
+        batch_size=3,
+        incremental=False,
+        progress=False,
+    )
+    written = LearnedTransport.load(folder)
+    assert written.fingerprint == wanted.fingerprint
+    printed = capsys.readouterr().out
+    assert "6 sites fitted (gaussian, at once) on 4 + 3 sentences" in printed
+    assert str(folder) in printed and "constant neurons: 0" in printed
+
+
+def test_every_option_reaches_the_fit(fit):
+    words = "--pooling max --support q10_90 --positions last --incremental --strength -0.5"
+    status, folder = fit(
+        *["--modules", r".*\.1\.mlp", ".*self_attn"], *words.split(), *["--max-length", "6"]
+    )
+    found = LearnedTransport.load(folder).metadata
+    assert status == 0
+    assert (found.pooling, found.support, found.positions) == ("max", "q10_90", "last")
+    assert (found.incremental, found.strength, found.max_length) == (True, -0.5, 6)
+    assert list(found.sites) == [
+        "model.layers.0.self_attn",
+        "model.layers.1.self_attn",
+        "model.layers.1.mlp",
+        "model.layers.2.self_attn",
+    ]
+
+
+def test_dtype_is_that_of_the_model(fit):
+    _, folder = fit(*NORMS, "--dtype", "bfloat16")
+    loaded = LearnedTransport.load(folder)
+    assert loaded.metadata.model_signature["dtype"] == "bfloat16"
+    assert {one.scale.dtype for one in loaded.maps.maps.values()} == {torch.float32}
+
+
+def test_a_limit_draws_sentences_by_the_seed(fit, tmp_path):
+    def drawn(seed, name):
+        words = ["--limit", "2", "--seed", str(seed), "--method", "mean"]
+        _, folder = fit(*NORMS, *words, output=tmp_path / name)
+        return LearnedTransport.load(folder).metadata
+
+    first = drawn(0, "first")
+    assert (first.n_source, first.n_target, first.seed) == (2, 2, 0)
+    assert drawn(0, "again").prompts_sha256 == first.prompts_sha256
+    others = {drawn(seed, f"seed{seed}").prompts_sha256 for seed in (1, 2, 3)}
+    assert others != {first.prompts_sha256}
+
+
+def test_a_transport_is_replaced_and_other_files_are_not(fit, tmp_path, capsys):
+    _, folder = fit(*NORMS, "--method", "mean")
+    status, _ = fit(*NORMS, "--method", "linear")
+    assert status == 0
+    assert LearnedTransport.load(folder).metadata.method == "linear"
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter1.tex").write_text("precious")
+    status, _ = fit(*NORMS, output=other)
+    assert status == 2
+    assert "holds files but no transport (first: 'chapter1.tex')" in capsys.readouterr().err
+    assert [path.name for path in other.iterdir()] == ["chapter1.tex"]
+    status, _ = fit(*NORMS, output=other / "chapter1.tex")
+    assert status == 2
+    assert "is a file: choose a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--modules", ".*layer_norm"], "matches none of the"),
+        ([], "modules is missing: add --modules"),
+        ([*NORMS, "--method", "linera"], "did you mean 'linear'"),
+        ([*NORMS, "--limit", "0"], "limit=0 is below 1"),
+        ([*NORMS, "--limit", "1"], "source has 1 sentence(s)"),
+        ([*NORMS, "--batch-size", "0"], "batch_size=0"),
+        ([*NORMS, "--dtype", "float12"], "dtype='float12' is unknown"),
+        ([*NORMS, "--cfg-options", "method=mean"], "add --config FILE"),
+        ([*NORMS, "--config", "none.py"], "config='none.py': no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(fit, capsys, words, message):
+    status, folder = fit(*words)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2
+    assert error.startswith("error: ") and message in error
+    assert not folder.exists()
+
+
+def test_one_side_alone_is_refused(fit, files, capsys):
+    status, _ = fit(*NORMS, "--source", str(files[0]), sides=False)
+    assert status == 2
+    assert "--source is there without the other side" in capsys.readouterr().err
+
+
+def test_a_missing_model_or_side_is_named(fit, capsys):
+    assert fit(*NORMS, model=None)[0] == 2
+    assert "pretrained is missing: add --pretrained" in capsys.readouterr().err
+    assert fit(*NORMS, sides=False)[0] == 2
+    assert "add --source FILE --target FILE" in capsys.readouterr().err
+
+
+@pytest.fixture()
+def config(files, tiny_checkpoint, tmp_path):
+    pytest.importorskip("mmengine.config")
+    path = tmp_path / "config.py"
+    path.write_text(
+        f"""
+pretrained = {str(tiny_checkpoint)!r}
+modules = [".*input_layernorm"]
+method = "mean"
+support = "minmax"
+data = dict(name="files", root={str(tmp_path)!r}, source="a.jsonl", target="b.txt", seed=3)
+fit = dict(batch_size=2, dtype="float32")
+generate = dict(strength="0:1:0.5", max_new_tokens=4, dtype="bfloat16")
+evaluate = dict(max_new_tokens=6)
+_own = 1
+"""
+    )
+    return path
+
+
+def test_a_config_fills_in_what_the_command_line_leaves_open(fit, config):
+    status, folder = fit("--config", str(config), model=None, sides=False)
+    found = LearnedTransport.load(folder).metadata
+    assert status == 0
+    assert (found.method, found.support, found.batch_size) == ("mean", "minmax", 2)
+    assert (found.n_source, found.n_target, found.seed) == (len(SOURCE), len(TARGET), 3)
+    assert all(site.endswith("input_layernorm") for site in found.sites)
+
+
+def test_the_command_line_wins_over_overrides_and_these_over_the_file(fit, config):
+    _, folder = fit(
+        *["--config", str(config), "--method", "caa"],
+        *["--cfg-options", "method=linear", "fit.batch_size=4", "support=none", "data.n_source=3"],
+        model=None,
+        sides=False,
+    )
+    found = LearnedTransport.load(folder).metadata
+    assert (found.method, found.batch_size, found.support) == ("caa", 4, "none")
+    assert (found.n_source, found.n_target) == (3, len(TARGET))
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("methd=mean", "the config holds 'methd', which is no option; did you mean 'method'"),
+        ("fit.batchsize=2", "section 'fit' holds 'batchsize', .* did you mean 'batch_size'"),
+        ("generate.sigma=2", "section 'generate' holds 'sigma', which is no option"),
+        ("fit=2", "the config's 'fit' is 2: give a dictionary"),
+        ("method", "--cfg-options holds 'method': write NAME=VALUE"),
+        ("data.name=unknown", "unknown"),
+    ],
+)
+def test_a_misspelt_setting_is_named(fit, config, capsys, override, message):
+    import re
+
+    status, folder = fit(
+        "--config", str(config), "--cfg-options", override, model=None, sides=False
+    )
+    assert status == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not folder.exists()
+
+
+def test_a_config_that_raises_is_one_line(fit, tmp_path, capsys):
+    pytest.importorskip("mmengine.config")
+    broken = tmp_path / "broken.py"
+    broken.write_text("method = 1 / 0\n")
+    assert fit(*NORMS, "--config", str(broken))[0] == 2
+    assert "broken.py is no config: ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command, tokens", [("generate", 4), ("evaluate", 6)], ids=["generate", "evaluate"]
+)
+def test_generate_and_evaluate_read_their_sections(config, monkeypatch, command, tokens):
+    received = []
+    module = f"aim_plugins.transport.{command}_command.run"
+    monkeypatch.setattr(module, lambda options: received.append(options) or 0)
+    words = ["transport", command, "DIR", "--config", str(config), "--strength", "-1,0"]
+    assert cli.main([*words, "-o", "out"]) == 0
+    (options,) = received
+    assert options.strength == "-1,0"  # of the command line
+    assert (options.max_new_tokens, options.dtype) == (tokens, "bfloat16")
+    assert not hasattr(options, "data")
+    assert options.command[:3] == ["aim-plugins", "transport", command]
+
+
+def test_every_command_has_its_help(capsys):
+    for name in ("fit", "show", "fold", "convert", "generate", "evaluate", "compare"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["transport", name, "--help"])
+        assert stopped.value.code == 0
+        assert f"aim-plugins transport {name}" in capsys.readouterr().out
