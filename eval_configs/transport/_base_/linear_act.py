@@ -1,13 +1,14 @@
 """Linear-AcT as the paper runs it: sentence means, causal, all tokens (arXiv:2410.23054).
 
-Sections of a config hold options of the commands by their long names, with underscores:
-`data` and `fit` those of `transport fit`, `generate` and `evaluate` those of the commands of these
-names. `--cfg-options fit.batch_size=8` overrides one, an option on the command line wins over both.
+An option at the top holds for every command, those in `fit`, `generate` and `evaluate` for one;
+`evaluate` also reads what `generate` says of the texts. `--cfg-options fit.batch_size=8` replaces
+one, and an option on the command line wins over both.
 """
 
 method = "linear"
 pooling = "mean"
 positions = "all"
 incremental = True
+dtype = "bfloat16"
 
-fit = dict(batch_size=32, dtype="bfloat16", max_length=512)
+fit = dict(batch_size=32, max_length=512)
