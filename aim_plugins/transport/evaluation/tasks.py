@@ -39,7 +39,7 @@ def task_command(settings: EvaluationSettings, folder: Path) -> list[str]:
     if settings.trust_remote_code:
         model["trust_remote_code"] = True
     if settings.force:
-        model["force"] = True
+        model["force_transport"] = True
     words = [sys.executable, "-m", "aim_plugins.cli", "sweep", "lm-eval", "--model", "act_hf"]
     words += ["--model-args", json.dumps(model), "--tasks", ",".join(tasks.names)]
     # With the equals sign: a list that starts with a minus would be taken for an option.
