@@ -124,8 +124,7 @@ def run_fold(options: argparse.Namespace) -> int:
         device=options.device,
         trust_remote_code=options.trust_remote_code,
     )
-    transport.check_model(engine.model, engine.tokenizer, force=options.force)
-    folded = fold_transport(engine.model, transport, options.strength)
+    folded = fold_transport(engine.model, transport, options.strength, force=options.force)
     folder = folded.save(options.output, engine.tokenizer)
     added = "".join(f", {name}={value}" for name, value in folded.config_changes.items())
     sites = len(transport.maps.maps)

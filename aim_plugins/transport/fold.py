@@ -148,7 +148,11 @@ class Folded:
 
 
 def fold_transport(
-    model: Any, transport: LearnedTransport | ActivationMaps, strength: float
+    model: Any,
+    transport: LearnedTransport | ActivationMaps,
+    strength: float,
+    *,
+    force: bool = False,
 ) -> Folded:
     """Folds a transport at one strength into a model's weights.
 
@@ -158,17 +162,19 @@ def fold_transport(
         model: A `PreTrainedModel` of a causal language model.
         transport: The transport.
         strength: Its strength λ.
+        force: Whether a learned transport may be folded into another model than its own, such as
+            a fine-tune.
 
     Raises:
         FoldError: If it cannot be folded exactly; all sites at fault are named.
-        ValueError: If the strength is not finite, or the model lacks a site or is not a plain one
-            (PEFT, quantised, offloaded).
+        ValueError: If the strength is not finite, or the model is not the transport's, lacks a
+            site or is not a plain one (PEFT, quantised, offloaded).
     """
     if not math.isfinite(strength):
         raise ValueError(f"strength={strength!r} must be a finite number")
     maps = transport.maps if isinstance(transport, LearnedTransport) else transport
     if isinstance(transport, LearnedTransport):
-        transport.check_model(model, force=True)
+        transport.check_model(model, force=force)
     _refuse_special(model)
     if maps.positions != "all":
         reason = f"weights act on all tokens, and positions={maps.positions!r}"
@@ -227,8 +233,8 @@ class _Folding:
         """Folds one map, or notes why it cannot be."""
         name, output = split_site(site)
         module = find_module(self.model, name)
-        scale = 1 + strength * (one.scale.double() - 1)
-        shift = strength * one.shift.double()
+        scale = 1 + strength * (one.scale.cpu().double() - 1)
+        shift = strength * one.shift.cpu().double()
         if bool((scale == 1).all()) and not bool(shift.any()):
             return
         try:
@@ -277,14 +283,13 @@ class _Folding:
         name = self._names[id(module)]
         if bool((scale != 1).any()):
             self._refuse_shared(module.weight, name)
-            weight = self._value(f"{name}.weight")
-            rows = scale.to(weight.device)
-            self._changed[f"{name}.weight"] = weight * (
-                rows if isinstance(module, Conv1D) else rows[:, None]
-            )
+            rows = scale if isinstance(module, Conv1D) else scale[:, None]
+            weight = self._value(f"{name}.weight") * rows
+            # Matrices are rounded at once: in double precision a model's would fill the memory.
+            self._changed[f"{name}.weight"] = weight.to(module.weight.dtype)
         bias = self._bias(name)
         if bias is not None or bool(shift.any()):
-            before = torch.zeros_like(shift) if bias is None else bias.cpu()
+            before = torch.zeros_like(shift) if bias is None else bias
             self._set_bias(site, name, before * scale + shift)
 
     def _fold_norm(self, site: str, module: Any, scale: Tensor, shift: Tensor) -> None:
@@ -310,9 +315,9 @@ class _Folding:
             weight = self._value(f"{reader}.weight")
             if isinstance(self._modules[reader], Conv1D):
                 weight = weight.T
-            moved = (weight @ shift.to(weight.device)).cpu()
+            moved = weight @ shift
             bias = self._bias(reader)
-            self._set_bias(site, reader, moved if bias is None else bias.cpu() + moved)
+            self._set_bias(site, reader, moved if bias is None else bias + moved)
 
     def _set_bias(self, site: str, name: str, value: Tensor) -> None:
         module = self._modules[name]
@@ -333,10 +338,9 @@ class _Folding:
         return self._value(key)
 
     def _value(self, key: str) -> Tensor:
-        """The weight as it stands after the folds so far."""
-        if key in self._changed:
-            return self._changed[key]
-        return self._parameter(key).detach().double()
+        """The weight as it stands after the folds so far, in double precision."""
+        held = self._changed[key] if key in self._changed else self._parameter(key)
+        return held.detach().cpu().double()  # some devices know no double precision
 
     def _has(self, key: str) -> bool:
         module, parameter = key.rsplit(".", 1)

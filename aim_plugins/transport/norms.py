@@ -37,7 +37,7 @@ def norm_parameters(
     for offset in (0.0, 1.0):
         changes = _scaled(module, offset, trial_scale, trial_shift)
         if _does(module, changes, trial_scale, trial_shift):
-            return _scaled(module, offset, scale.cpu(), shift.cpu())
+            return _scaled(module, offset, scale, shift)
     raise Obstacle(f"the weight of {type(module).__name__} does not scale its output")
 
 

@@ -255,6 +255,23 @@ def test_offloaded_weights_are_warned_of(tiny_llama: Any, caplog: pytest.LogCapt
     assert "3 of 12 sampled weights are quantised or offloaded" in caplog.text
 
 
+def test_quantised_weights_are_warned_of(tiny_llama: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Packed into integers under another name, as bitsandbytes and GPTQ do."""
+    transport = make_transport(tiny_llama)
+    quantised = copy.deepcopy(tiny_llama)
+    quantised.config.quantization_config = {"quant_method": "gptq"}
+    for layer in quantised.model.layers:
+        del layer.mlp.up_proj.weight
+        layer.mlp.up_proj.register_buffer("qweight", torch.zeros(4, 32, dtype=torch.int32))
+        packed = layer.mlp.gate_proj.weight.to(torch.uint8)
+        layer.mlp.gate_proj.weight = torch.nn.Parameter(packed, requires_grad=False)
+    transport.check_model(quantised)
+    assert "2 of 12 sampled weights are quantised or offloaded" in caplog.text
+    quantised.model.norm.weight.data += 1
+    with pytest.raises(ValueError, match=r"other weights .*model\.norm"):
+        transport.check_model(quantised)
+
+
 def test_the_tokenizer_is_told_by_its_rules_not_its_padding(
     tiny_checkpoint: Path, tiny_llama: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
