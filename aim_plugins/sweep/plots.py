@@ -15,12 +15,11 @@ from matplotlib.figure import Figure
 
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, SIZE, STYLE, VERMILLION, render
 from aim_plugins.sweep.files import safe_name, write_atomic
+from aim_plugins.sweep.intervals import CONFIDENCE_FACTOR, interval
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 
 STRENGTH_LABEL = "noise std σ (logits)"
 TRANSPORT_LABEL = "transport strength λ"
-CONFIDENCE_FACTOR = 1.96
-"""Standard errors in a two-sided 95 % interval of a normal law."""
 
 _CROWD = 30
 """More points than this are drawn without markers, which would touch and hide the curve."""
@@ -72,8 +71,23 @@ def _series(curve: Curve, metric: str) -> list[Point]:
 
 
 def half_width(point: Point) -> float:
-    """Half the width of a point's 95 % interval; NaN where its error is unknown."""
+    """Half the width of a mean's 95 % interval; NaN where its error is unknown.
+
+    Shares have a better one, see `intervals.interval`.
+    """
     return math.nan if point.stderr is None else CONFIDENCE_FACTOR * point.stderr
+
+
+def intervals(curve: Curve) -> list[tuple[float, float]]:
+    """The 95 % interval of each sampled point; NaN where unknown.
+
+    A mean of several draws has a normal interval, which is cut where the curve's values end.
+    """
+    ends = [interval(point) for point in curve.sampled]
+    if not is_share(curve):
+        return ends
+    # Both comparisons are false of NaN, which stays.
+    return [(0.0 if low < 0 else low, 1.0 if high > 1 else high) for low, high in ends]
 
 
 def is_share(curve: Curve) -> bool:
@@ -260,14 +274,14 @@ def _draw_sampled(axes: Axes, curve: Curve) -> None:
         return
     strengths = np.array([point.strength for point in curve.sampled])
     values = np.array([_finite(point.value) for point in curve.sampled])
-    widths = np.array([half_width(point) for point in curve.sampled])
-    known = bool(np.isfinite(widths).any())
+    low, high = np.array(intervals(curve)).T
+    known = bool(np.isfinite(high).any())
     crowded = is_crowded(curve)
     if curve.exact and not crowded:
         axes.errorbar(
             strengths,
             values,
-            yerr=np.nan_to_num(widths, nan=0.0) if known else None,
+            yerr=np.nan_to_num([values - low, high - values], nan=0.0) if known else None,
             fmt="o",
             markersize=4,
             color=BLUE,
@@ -276,9 +290,6 @@ def _draw_sampled(axes: Axes, curve: Curve) -> None:
             label="sampled" + (", 95 % interval" if known else ""),
         )
         return
-    low, high = values - widths, values + widths
-    if is_share(curve):
-        low, high = np.maximum(low, 0), np.minimum(high, 1)
     axes.plot(
         strengths,
         values,
@@ -349,11 +360,8 @@ def _set_limits(axes: Axes, curve: Curve) -> None:
 
 
 def _tops(curve: Curve) -> list[float]:
-    return [
-        point.value + np.nan_to_num(half_width(point), nan=0.0)
-        for point in curve.points
-        if math.isfinite(point.value)
-    ]
+    tops = [high for _, high in intervals(curve)] + [point.value for point in curve.points]
+    return [top for top in tops if math.isfinite(top)]
 
 
 def _finite(value: float) -> float:

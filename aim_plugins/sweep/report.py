@@ -24,7 +24,7 @@ from aim_plugins.sweep.plots import (
     Curve,
     describe_sample,
     group_curves,
-    half_width,
+    intervals,
     is_crowded,
     is_share,
 )
@@ -137,6 +137,7 @@ def write_report(
             model=_model_name(manifest),
             summary=_summarise(curves, manifest),
             curves=curves,
+            exact=any(curve.exact for curve in curves),
             published=any(curve.published for curve in curves),
             strength_label=strength_label,
             tables=[_table(task, curves) for task in _tasks(curves)],
@@ -191,7 +192,10 @@ def _curve_data(curve: Curve, chance: Mapping[tuple[str, str], float]) -> dict[s
         "sample": describe_sample(curve),
         "share": is_share(curve),
         "chance": chance.get((curve.task, curve.metric)),
-        "sampled": [_point_data(point) for point in curve.sampled],
+        "sampled": [
+            _point_data(point) | {"low": float(low), "high": float(high)}
+            for point, (low, high) in zip(curve.sampled, intervals(curve), strict=True)
+        ],
         "exact": [_point_data(point) for point in curve.exact],
         "published": [_point_data(point) for point in curve.published],
         "crowded": is_crowded(curve),
@@ -199,11 +203,7 @@ def _curve_data(curve: Curve, chance: Mapping[tuple[str, str], float]) -> dict[s
 
 
 def _point_data(point: Point) -> dict[str, Any]:
-    return {
-        "strength": point.strength,
-        "value": float(point.value),
-        "half": float(half_width(point)),
-    }
+    return {"strength": point.strength, "value": float(point.value), "low": None, "high": None}
 
 
 def _texts_data(samples: Sequence[TextSample]) -> dict[str, Any]:

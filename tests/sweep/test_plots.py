@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aim_plugins.sweep.plots import draw_curve, group_curves, plot_curves, plot_heat_map
+from aim_plugins.sweep.plots import (
+    draw_curve,
+    group_curves,
+    intervals,
+    plot_curves,
+    plot_heat_map,
+)
 from aim_plugins.sweep.table import Point
 
 STRENGTHS = [0.0, 1.0, 2.0, 3.0]
@@ -98,6 +104,26 @@ def test_a_wider_interval_paints_more_of_the_picture():
         return int((pixels[..., 2].astype(int) - pixels[..., 0] > 20).sum())
 
     assert painted(0.08) > 1.5 * painted(0.03) > painted(None)
+
+
+def test_answers_that_are_all_wrong_have_an_interval_all_the_same():
+    def painted(values):
+        some = [Point("quiz", "acc", x, y, 0.0, 40, 1) for x, y in enumerate(values)]
+        (curve,) = group_curves(some)
+        pixels = np.asarray(Image.open(io.BytesIO(draw_curve(curve)["png"])).convert("RGB"))
+        return int((pixels[..., 2].astype(int) - pixels[..., 0] > 20).sum())
+
+    # Of 0/40 Wilson's interval ends at 0.088; a mean of 0.5 without any error has no width.
+    assert painted([0.0, 0.0]) > 3 * painted([0.5, 0.5])
+
+
+def test_no_interval_of_a_share_leaves_zero_to_one():
+    (curve,) = group_curves(points(values=(0.99, 0.5, 0.01, 0.0), stderr=0.03))
+    (low, high) = zip(*intervals(curve), strict=True)
+    assert low == pytest.approx((0.99 - 1.96 * 0.03, 0.5 - 1.96 * 0.03, 0, 0))
+    assert high == pytest.approx((1, 0.5 + 1.96 * 0.03, 0.01 + 1.96 * 0.03, 1.96 * 0.03))
+    (curve,) = group_curves(points(values=(99.0, 50.0, 1.0, 0.0), stderr=3.0))
+    assert intervals(curve)[2] == pytest.approx((1 - 1.96 * 3, 1 + 1.96 * 3))
 
 
 @pytest.mark.parametrize("stderr", [None, math.nan])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from scipy.stats import binomtest
 
 from aim_plugins.sweep.report import ImageSample, TextSample, embed_json, write_report
 from aim_plugins.sweep.table import Point
@@ -118,8 +119,25 @@ def test_the_page_holds_every_point_exactly(page):
     assert (curve["task"], curve["metric"], curve["chance"]) == ("capitals", "acc", 0.25)
     assert [p["strength"] for p in curve["sampled"]] == STRENGTHS
     assert [p["value"] for p in curve["exact"]] == [0.75, 0.5, 0.25]
-    assert {p["half"] for p in curve["sampled"]} == {1.96 * 0.025}
+    for sampled in curve["sampled"]:
+        assert sampled["high"] - sampled["low"] == pytest.approx(2 * 1.96 * 0.025)
+        assert sampled["high"] - sampled["value"] == pytest.approx(1.96 * 0.025)
     assert (other["task"], other["exact"], other["chance"]) == ("cities", [], None)
+
+
+def test_a_share_has_wilsons_interval(tmp_path):
+    some = [Point("quiz", "acc", 0.5, 0.0, 0.0, 40, 1)]
+    page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
+    (point,) = data_of(page)["curves"][0]["sampled"]
+    law = binomtest(0, 40).proportion_ci(0.95, method="wilson")
+    assert (point["low"], point["high"]) == pytest.approx((law.low, law.high), rel=1e-4)
+
+
+@pytest.mark.parametrize("law", [True, False])
+def test_the_law_of_noise_is_explained_only_where_there_is_one(tmp_path, law):
+    some = points() + (points(metric="acc_expected") if law else [])
+    page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
+    assert ("exact expectation over the noise" in page) == law
 
 
 def test_the_table_shows_values_with_errors(page):
@@ -207,7 +225,8 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
     page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
     (curve,) = data_of(page)["curves"]
     assert [p["value"] for p in curve["sampled"]] == [None, None, 0.5]
-    assert [p["half"] for p in curve["sampled"]] == [None] * 3
+    assert [p["low"] for p in curve["sampled"]] == [None] * 3
+    assert [p["high"] for p in curve["sampled"]] == [None] * 3
 
 
 def test_a_sweep_without_texts_has_no_viewer(tmp_path):

@@ -1,0 +1,58 @@
+"""95 % intervals of the points of a curve."""
+
+from __future__ import annotations
+
+import math
+
+from aim_plugins.sweep.table import Point
+
+CONFIDENCE_FACTOR = 1.96
+"""Standard errors in a two-sided 95 % interval of a normal law."""
+
+
+def interval(point: Point) -> tuple[float, float]:
+    """The ends of a point's 95 % interval over documents; NaN where its error is unknown.
+
+    A share of right answers, told by its standard error, has Wilson's interval: it stays within 0
+    and 1, and has a width where all answers are right or all are wrong. Any other mean has 1.96
+    standard errors to either side.
+
+    >>> [round(end, 3) for end in interval(Point("quiz", "acc", 0.0, 0.0, 0.0, 40, 1))]
+    [0.0, 0.088]
+    """
+    if point.stderr is None or math.isnan(point.stderr) or not math.isfinite(point.value):
+        return math.nan, math.nan
+    if is_binomial(point):
+        return wilson_interval(point.value, point.n)
+    half = CONFIDENCE_FACTOR * point.stderr
+    return point.value - half, point.value + half
+
+
+def is_binomial(point: Point) -> bool:
+    """Tells whether a point is a share of documents: its standard error is that of one.
+
+    Harnesses divide the variance by n or by n - 1.
+    """
+    if point.stderr is None or point.n < 2 or not 0 <= point.value <= 1:
+        return False
+    variance = point.value * (1 - point.value)
+    return any(
+        math.isclose(point.stderr, math.sqrt(variance / count), rel_tol=1e-6, abs_tol=1e-12)
+        for count in (point.n, point.n - 1)
+    )
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    JASA 22, 1927.
+
+    >>> [round(end, 4) for end in wilson_interval(0.5, 100)]
+    [0.4038, 0.5962]
+    """
+    square = CONFIDENCE_FACTOR**2 / n
+    centre = (share + square / 2) / (1 + square)
+    half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    # Rounding must not part the interval from its own share.
+    return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
