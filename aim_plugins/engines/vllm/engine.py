@@ -243,8 +243,7 @@ class VLLMEngine:
                     "the model returned NaN or infinite logits for "
                     f"{requests[context.members[0]].label}: try dtype=float32"
                 )
-            key, members = answer
-            for index, (sums, greedy, clean) in zip(context.members, members, strict=True):
+            for index, (sums, greedy, clean, key) in zip(context.members, answer, strict=True):
                 tokens = list(requests[index].continuation)
                 rows[index] = ScoreRow(sums, greedy, clean, key, tokens)
         return rows

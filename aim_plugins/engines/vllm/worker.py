@@ -29,9 +29,9 @@ INDEX_ARGUMENT = "_aim_context"
 _LOGITS_AT_A_TIME = 2**25
 """Logits computed in one go, some 128 MiB in float32; vLLM itself takes all positions at once."""
 
-ContextScores = tuple[int, list[tuple[list[float], list[bool], float]]] | None
-"""Key of the first scored position, and log-likelihoods, greediness and clean log-likelihood of
-each member; None if the model returned NaN."""
+ContextScores = list[tuple[list[float], list[bool], float, int]] | None
+"""Log-likelihoods, greediness, clean log-likelihood and key of the first scored position of each
+member; None if the model returned NaN."""
 
 
 @dataclass
@@ -55,7 +55,6 @@ class ScoredContext:
     sums: Tensor = field(init=False)
     greedy: Tensor = field(init=False)
     clean: Tensor = field(init=False)
-    first_key: int = 0
 
     def __post_init__(self) -> None:
         members = len(self.continuations)
@@ -72,7 +71,6 @@ class ScoredContext:
         if self.keys is None:
             self.keys = prefix_keys(torch.tensor([prompt]))[0]
             self.done = len(prompt) - max(map(len, self.continuations))
-            self.first_key = int(self.keys[self.done])
         if first > self.done:
             raise RuntimeError(
                 f"vLLM computed from position {first} of a prompt that is scored from {self.done}: "
@@ -90,10 +88,11 @@ class ScoredContext:
 
     def result(self) -> ContextScores:
         """What the driver is told."""
-        if self.broken:
+        if self.broken or self.keys is None:
             return None
-        rows = zip(self.sums.tolist(), self.greedy.tolist(), self.clean.tolist(), strict=True)
-        return self.first_key, [(sums, greedy, clean) for sums, greedy, clean in rows]
+        first_keys = [int(self.keys[-len(tokens)]) for tokens in self.continuations]
+        columns = (self.sums.tolist(), self.greedy.tolist(), self.clean.tolist(), first_keys)
+        return list(zip(*columns, strict=True))
 
 
 @dataclass

@@ -1,0 +1,257 @@
+"""`VLLMEngine` against the Hugging Face engine: the same model, prompts, seeds and strengths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError
+
+from aim_plugins.engines.engine import (
+    Modulation,
+    Prompts,
+    ScoreRequest,
+    modulation_columns,
+)
+from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.engines.vllm import VLLMEngine, worker
+
+WINDOW = 160  # of the fixture llm
+COLUMNS = modulation_columns("0,0.3,1,4", 0.5, 11, 2)
+
+
+def padded(rows: list[list[int]]) -> Prompts:
+    """Prompts padded on the left."""
+    width = max(map(len, rows))
+    return Prompts(
+        torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+        torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+    )
+
+
+def random_rows(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, 300, (n,), generator=generator).tolist() for n in lengths]
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    """Prompts of many lengths; some begin alike, for the prefix cache."""
+    rows = random_rows([1, 3, 17, 40, 63, 90])
+    return padded([*rows, rows[4][:48] + [5, 6], rows[5][:70] + [9]])
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[ScoreRequest]:
+    """Continuations of one and of many tokens, several after one context, some beyond the window"""
+    contexts = random_rows([1, 5, 33, 70, WINDOW - 3, WINDOW + 20], seed=1)
+    ends = random_rows([1, 1, 4, 30], seed=2)
+    made = [
+        ScoreRequest(context, end, f"request {n}")
+        for n, context in enumerate(contexts)
+        for end in ends
+    ]
+    # As tokenizers split a text in two places.
+    return [*made, ScoreRequest(contexts[2] + ends[3][:10], ends[3][10:], "split elsewhere")]
+
+
+def preemptions(llm: LLM) -> int:
+    return next(m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions")
+
+
+def prefix_cache_hits(llm: LLM) -> int:
+    return next(m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits")
+
+
+def test_greedy_tokens_are_those_of_transformers_with_caching_chunks_and_preemption(
+    llm: LLM, engine: VLLMEngine, reference_engine: HuggingFaceEngine, prompts: Prompts
+) -> None:
+    before = preemptions(llm), prefix_cache_hits(llm)
+    length = prompts.token_ids.shape[1] + 40
+    options = {"max_length": length, "do_sample": False, "pad_token_id": 0}
+    expected = reference_engine.generate(prompts, COLUMNS, **options)
+    given = engine.generate(prompts, COLUMNS, **options)
+    assert preemptions(llm) > before[0], "the cache was meant to be too small for the batch"
+    assert prefix_cache_hits(llm) > before[1]
+    for row, wanted in zip(given, expected, strict=True):
+        for tokens, reference in zip(row, wanted, strict=True):
+            assert tokens == reference[: len(tokens)]
+            assert len(tokens) == len(reference) or tokens[-1] == 2  # the end token
+    assert len({tuple(tokens) for row in given for tokens in row}) > 40, "strengths differ"
+
+
+def test_request_has_its_tokens_alone_and_in_any_batch(
+    engine: VLLMEngine, prompts: Prompts
+) -> None:
+    length = prompts.token_ids.shape[1] + 12
+    together = engine.generate(prompts, COLUMNS, max_length=length)
+    alone = engine.generate(prompts[3:4], COLUMNS[5:6], max_length=length)
+    assert alone[0][0] == together[3][5]
+
+
+def test_log_likelihoods_are_those_of_transformers(
+    engine: VLLMEngine, reference_engine: HuggingFaceEngine, requests: list[ScoreRequest]
+) -> None:
+    expected = reference_engine.score(requests, COLUMNS, batch_size=4, progress=False)
+    given = engine.score(requests, COLUMNS, progress=False)
+    for row, wanted in zip(given, expected, strict=True):
+        assert row.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-3)
+        assert row.clean == pytest.approx(wanted.clean, abs=1e-3)
+        assert row.is_greedy == wanted.is_greedy
+        assert (row.context_key, list(row.tokens)) == (wanted.context_key, list(wanted.tokens))
+
+
+def test_scoring_a_few_positions_at_a_time_changes_nothing(
+    engine: VLLMEngine, requests: list[ScoreRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = engine.score(requests, COLUMNS, progress=False)
+    model = engine.llm.collective_rpc(lambda w: w.model_runner.model)[0]
+    monkeypatch.setattr(worker, "_LOGITS_AT_A_TIME", 5 * model.config.vocab_size)
+    largest = 0
+    compute = model.compute_logits
+
+    def counting(hidden_states: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, len(hidden_states))
+        return compute(hidden_states)
+
+    monkeypatch.setattr(model, "compute_logits", counting)
+    pieces = engine.score(requests[:8], COLUMNS, progress=False)
+    assert largest <= 5
+    for row, wanted in zip(pieces, whole, strict=False):
+        assert row.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-4)
+
+
+def test_scoring_leaves_generation_as_it_was(
+    engine: VLLMEngine, prompts: Prompts, requests: list[ScoreRequest]
+) -> None:
+    before = engine.generate(prompts, COLUMNS[3:4], max_length=prompts.token_ids.shape[1] + 5)
+    engine.score(requests[:5], COLUMNS, progress=False)
+    after = engine.generate(prompts, COLUMNS[3:4], max_length=prompts.token_ids.shape[1] + 5)
+    assert before == after
+
+
+def test_logits_that_are_not_numbers_name_the_request(
+    engine: VLLMEngine, requests: list[ScoreRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = engine.llm.collective_rpc(lambda w: w.model_runner.model)[0]
+    compute = model.compute_logits
+    monkeypatch.setattr(model, "compute_logits", lambda hidden: compute(hidden) * float("nan"))
+    with pytest.raises(ValueError, match="NaN or infinite logits for request 1: try dtype"):
+        engine.score(requests[4:5], COLUMNS, progress=False)
+
+
+def test_empty_continuation_is_refused(engine: VLLMEngine) -> None:
+    with pytest.raises(ValueError, match="this one has an empty continuation"):
+        engine.score([ScoreRequest([1], [], "this one")], COLUMNS)
+
+
+class Shelf:
+    """A journal in memory."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, dict[str, Any]] = {}
+
+    def read_batch(self, key: str) -> dict[str, Any] | None:
+        return self.records.get(key)
+
+    def write_batch(self, key: str, payload: dict[str, Any]) -> None:
+        self.records[key] = payload
+
+
+def test_finished_batches_are_not_computed_again(
+    llm: LLM, prompts: Prompts, requests: list[ScoreRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = VLLMEngine(llm, journal=Shelf())
+    length = prompts.token_ids.shape[1] + 4
+
+    def run() -> Any:
+        return (
+            engine.score(requests[:6], COLUMNS, batch_size=2, progress=False),
+            engine.generate(prompts, COLUMNS, max_length=length),
+        )
+
+    first = run()
+    monkeypatch.setattr(llm, "generate", lambda *_, **__: pytest.fail("computed again"))
+    assert run() == first
+
+
+def test_sampling_repeats_itself_and_answers_each_occurrence_anew(
+    engine: VLLMEngine, prompts: Prompts
+) -> None:
+    length = prompts.token_ids.shape[1] + 8
+
+    def sample(occurrence: int) -> list[list[list[int]]]:
+        return engine.generate(
+            prompts[:3],
+            COLUMNS[:2],
+            max_length=length,
+            occurrence=occurrence,
+            do_sample=True,
+            temperature=1.5,
+        )
+
+    assert sample(0) == sample(0)
+    assert sample(0) != sample(1)
+    # Both columns are the clean model, and are drawn apart.
+    assert any(first != second for first, second in sample(0))
+
+
+def test_stop_string_ends_a_continuation(
+    engine: VLLMEngine, small_model: SimpleNamespace, prompts: Prompts
+) -> None:
+    length = prompts.token_ids.shape[1] + 20
+    free = engine.generate(prompts[2:3], COLUMNS[:1], max_length=length)[0][0]
+    stop = small_model.tokenizer.decode(free[4:6])
+    assert stop
+    ended = engine.generate(prompts[2:3], COLUMNS[:1], max_length=length, stop=[stop, ""])[0][0]
+    assert len(ended) <= 6
+    assert ended == free[: len(ended)]
+
+
+@pytest.mark.parametrize("option", ["num_beams", "repetition_penalty"])
+def test_option_that_vllm_carries_out_otherwise_is_refused(
+    engine: VLLMEngine, prompts: Prompts, option: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{option}=2 cannot be given"):
+        engine.generate(prompts, COLUMNS, max_length=200, **{option: 2})
+
+
+def test_transport_is_refused(engine: VLLMEngine, prompts: Prompts) -> None:
+    column = replace(Modulation(), transport_strength=0.5, transport="abc")
+    with pytest.raises(ValueError, match="strength=0.5 of a transport"):
+        engine.generate(prompts, [column], max_length=200)
+
+
+def test_unknown_argument_of_a_request_is_refused(llm: LLM) -> None:
+    with pytest.raises(VLLMValidationError, match="aim_strenght=1 is no argument"):
+        llm.generate("a", SamplingParams(extra_args={"aim_strenght": 1}), use_tqdm=False)
+
+
+def test_window_of_the_engine_bounds_the_length(llm: LLM) -> None:
+    assert VLLMEngine(llm).max_length == WINDOW - 1
+    with pytest.raises(ValueError, match=f"max_length={WINDOW} is outside 1 to {WINDOW - 1}"):
+        VLLMEngine(llm, max_length=WINDOW)
+
+
+def test_fingerprint_tells_checkpoints_apart_and_not_their_folders(
+    engine: VLLMEngine, llm: LLM, small_checkpoint, tmp_path
+) -> None:
+    import shutil
+
+    config = llm.llm_engine.model_config
+    copy = shutil.copytree(small_checkpoint, tmp_path / "copy")
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(config, "model", str(copy))
+        assert VLLMEngine(llm).fingerprint == engine.fingerprint
+        weights = copy / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        middle, stretch = len(content) // 2, len(content) // 50
+        content[middle : middle + stretch] = bytes(stretch)
+        weights.write_bytes(content)
+        assert VLLMEngine(llm).fingerprint != engine.fingerprint

@@ -1,0 +1,104 @@
+"""What an engine that cannot modulate answers, and which vLLM is too old."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from aim_plugins.engines.vllm import llm_arguments
+from aim_plugins.engines.vllm.plugin import why_not
+from aim_plugins.engines.vllm.versions import require_supported
+
+
+def configuration(**changed: object) -> SimpleNamespace:
+    """An engine's configuration as far as it matters; names are those of its parts' fields."""
+    model = {
+        "is_encoder_decoder": False,
+        "enable_prompt_embeds": False,
+        "logits_processors": None,
+    }
+    model |= {name: changed.pop(name) for name in list(changed) if name in model}
+    asynchronous = changed.pop("async_scheduling", False)
+    return SimpleNamespace(
+        model_config=SimpleNamespace(**model),
+        scheduler_config=SimpleNamespace(async_scheduling=asynchronous),
+        **{"speculative_config": None, "use_v2_model_runner": False} | changed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"speculative_config": object()}, "decodes speculatively"),
+        ({"is_encoder_decoder": True}, "encoder-decoder"),
+        ({"enable_prompt_embeds": True}, "embeddings"),
+        ({"async_scheduling": True}, "--no-async-scheduling"),
+    ],
+)
+def test_engine_that_cannot_modulate_says_why(changed: dict, reason: str) -> None:
+    assert reason in (why_not(configuration(**changed)) or "")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"async_scheduling": True, "logits_processors": ["named"]},
+        {"async_scheduling": True, "use_v2_model_runner": True},
+    ],
+)
+def test_engine_that_sees_its_tokens_may_modulate(changed: dict) -> None:
+    assert why_not(configuration(**changed)) is None
+
+
+@pytest.mark.parametrize("version", ["0.10.2", "0.30.1"])
+def test_vllm_that_is_too_old_is_named(version: str) -> None:
+    with pytest.raises(ImportError, match=f"vLLM {version} is not supported"):
+        require_supported(version)
+
+
+@pytest.mark.parametrize("version", ["0.31.0", "0.32.0+cpu", "1.0.0", "dev"])
+def test_vllm_of_today_is_taken(version: str) -> None:
+    require_supported(version)
+
+
+def test_speculative_decoding_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(ValueError, match="speculative_config=.* silently turn modulation off"):
+        llm_arguments(speculative_config={"method": "ngram"})
+
+
+def test_worker_extension_of_ones_own_is_refused() -> None:
+    with pytest.raises(ValueError, match="worker_extension_cls='my.Extension'"):
+        llm_arguments(worker_extension_cls="my.Extension")
+
+
+def test_engine_that_decodes_speculatively_refuses_noise_and_serves_the_rest(
+    small_checkpoint: Path,
+) -> None:
+    from vllm import LLM, SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    from aim_plugins.engines.vllm import VLLMEngine
+
+    llm = LLM(
+        str(small_checkpoint),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=64,
+        max_num_seqs=2,
+        kv_cache_memory_bytes=1 << 26,
+        speculative_config={
+            "method": "ngram",
+            "num_speculative_tokens": 2,
+            "prompt_lookup_max": 2,
+        },
+    )
+    with pytest.raises(VLLMValidationError, match="decodes speculatively"):
+        llm.generate("the capital", SamplingParams(extra_args={"aim_std": 0.5}), use_tqdm=False)
+    plain = SamplingParams(max_tokens=3, temperature=0.0)
+    outputs = llm.generate("the capital", plain, use_tqdm=False)
+    assert len(outputs[0].outputs[0].token_ids) == 3
+    with pytest.raises(ValueError, match="decodes speculatively"):
+        VLLMEngine(llm)

@@ -1,0 +1,202 @@
+"""The logits processor by itself, in the hands of either model runner."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
+
+from aim_plugins.engines.vllm import GaussianNoiseVLLMProcessor
+from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
+
+VOCABULARY = 300
+CPU = torch.device("cpu")
+
+
+def configuration(*, enforce_eager: bool = True) -> SimpleNamespace:
+    # A class of its own, as the processor refers to it weakly.
+    class Configuration(SimpleNamespace):
+        pass
+
+    return Configuration(model_config=SimpleNamespace(enforce_eager=enforce_eager))
+
+
+def parameters(std: float, seed: int = 0, mean: float = 0.0) -> SamplingParams:
+    return SamplingParams(extra_args={"aim_std": std, "aim_seed": seed, "aim_mean": mean})
+
+
+def by_transformers(logits: torch.Tensor, tokens: list[int], asked: SamplingParams) -> torch.Tensor:
+    """The row that the processor for transformers makes of the same logits and tokens."""
+    noise = GaussianNoiseLogitsProcessor(
+        asked.extra_args["aim_std"], asked.extra_args["aim_mean"], asked.extra_args["aim_seed"]
+    )
+    return noise(torch.tensor([tokens]), logits[None])[0]
+
+
+def added(processor, rows, *, removed=(), moved=(), size: int) -> None:
+    """Hands the first runner's changes of the batch to the processor."""
+    processor.update_state(
+        BatchUpdate(batch_size=size, removed=list(removed), added=rows, moved=list(moved))
+    )
+
+
+def test_rows_get_the_noise_of_transformers_while_requests_join_move_and_leave() -> None:
+    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    asked = [parameters(0.5, 3), parameters(2.0, 4, mean=1.0), parameters(0.0), parameters(1.0)]
+    prompts = [[5], [7, 8, 9], [1, 2], [250, 0, 0, 17]]
+    outputs: list[list[int]] = [[], [], [], [9, 9]]  # the last one resumes after a preemption
+    added(
+        processor,
+        [(row, asked[row], prompts[row], outputs[row]) for row in range(4)],
+        size=4,
+    )
+    order = [0, 1, 2, 3]
+    for step in range(6):
+        if step == 2:  # two rows change places
+            added(processor, [], moved=[(0, 3, MoveDirectionality.SWAP)], size=4)
+            order = [3, 1, 2, 0]
+        if step == 4:  # a request leaves and the last row fills its place
+            added(
+                processor,
+                [],
+                removed=[1],
+                moved=[(3, 1, MoveDirectionality.UNIDIRECTIONAL)],
+                size=3,
+            )
+            order = [3, 0, 2]
+        clean = torch.randn(len(order), VOCABULARY, generator=torch.Generator().manual_seed(step))
+        noisy = processor.apply(clean.clone())
+        for row, request in enumerate(order):
+            tokens = prompts[request] + outputs[request]
+            expected = by_transformers(clean[row], tokens, asked[request])
+            assert torch.equal(noisy[row], expected)
+        for request in order:
+            outputs[request].append((17 * step + request) % VOCABULARY)
+
+
+def test_second_runner_gets_the_noise_of_transformers() -> None:
+    slots, width = 6, 12
+    tokens = torch.randint(VOCABULARY, (slots, width), generator=torch.Generator().manual_seed(0))
+    state = SimpleNamespace(
+        device=CPU, max_num_reqs=slots, all_token_ids=SimpleNamespace(gpu=tokens.int())
+    )
+    processor = GaussianNoiseVLLMProcessor(configuration(), state)
+    asked = {4: parameters(0.7, 1), 0: parameters(0.0), 2: parameters(1.5, 2, mean=-1.0)}
+    takes = {slot: processor.add_request(slot, given) for slot, given in asked.items()}
+    assert takes == {4: True, 0: False, 2: True}
+    lengths = [9, 3, 5]
+    clean = torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(1))
+    index = torch.tensor(list(asked))
+    noisy = processor.apply(
+        clean.clone(),
+        LogitsContext(
+            expanded_idx_mapping=index,
+            idx_mapping=index,
+            idx_mapping_np=index.numpy(),
+            expanded_local_pos=torch.zeros(3, dtype=torch.int32),
+            input_ids=torch.zeros(3, dtype=torch.int32),
+            pos=torch.tensor(lengths) - 1,
+            seq_lens_upper_bound_np=np.array(lengths),
+        ),
+    )
+    for row, (slot, given) in enumerate(asked.items()):
+        expected = by_transformers(clean[row], tokens[slot, : lengths[row]].tolist(), given)
+        assert torch.equal(noisy[row], expected)
+
+
+def test_slot_of_the_second_runner_forgets_who_had_it_before() -> None:
+    state = SimpleNamespace(device=CPU, max_num_reqs=1, all_token_ids=None)
+    processor = GaussianNoiseVLLMProcessor(configuration(), state)
+    processor.add_request(0, parameters(3.0))
+    assert not processor.add_request(0, SamplingParams())
+
+
+def test_vllm_may_not_skip_greedy_requests() -> None:
+    assert not GaussianNoiseVLLMProcessor(configuration(), CPU, False).is_argmax_invariant()
+
+
+def test_batch_without_noise_is_handed_back_untouched() -> None:
+    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    added(processor, [(0, SamplingParams(), [1], [])], size=1)
+    logits = torch.randn(1, VOCABULARY)
+    before = logits.clone()
+    assert processor.apply(logits) is logits
+    assert torch.equal(logits, before)
+
+
+def test_processor_that_is_loaded_twice_adds_its_noise_once() -> None:
+    config = configuration()
+    both = [GaussianNoiseVLLMProcessor(config, CPU, False) for _ in range(2)]
+    clean = torch.randn(1, VOCABULARY)
+    logits = clean.clone()
+    for processor in both:
+        added(processor, [(0, parameters(1.0), [1, 2], [])], size=1)
+        logits = processor.apply(logits)
+    assert torch.equal(logits[0], by_transformers(clean[0], [1, 2], parameters(1.0)))
+
+
+@pytest.mark.parametrize("output", [[4, -1], [-1]])
+def test_placeholder_of_asynchronous_scheduling_is_never_hashed(output: list[int]) -> None:
+    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    added(processor, [(0, parameters(1.0), [1, 2], output)], size=1)
+    with pytest.raises(RuntimeError, match="async_scheduling=False"):
+        processor.apply(torch.zeros(1, VOCABULARY))
+
+
+def test_placeholder_is_refused_when_it_is_the_only_new_token() -> None:
+    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    output: list[int] = []
+    added(processor, [(0, parameters(1.0), [1, 2], output)], size=1)
+    processor.apply(torch.zeros(1, VOCABULARY))
+    output.append(-1)
+    with pytest.raises(RuntimeError, match="placeholder"):
+        processor.apply(torch.zeros(1, VOCABULARY))
+
+
+def test_compiled_noise_is_the_eager_noise_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIM_PLUGINS_COMPILE", raising=False)
+    clean = torch.zeros(2, VOCABULARY)
+    results = []
+    for eager in (True, False):
+        processor = GaussianNoiseVLLMProcessor(configuration(enforce_eager=eager), CPU, False)
+        added(
+            processor,
+            [(row, parameters(1.0, row), [row, 2], []) for row in range(2)],
+            size=2,
+        )
+        results.append(processor.apply(clean.clone()))
+    assert torch.allclose(*results, atol=1e-5)
+    assert results[0].abs().max() > 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"aim_sdt": 1.0}, "aim_sdt=1.0 is no argument"),
+        ({"aim_std": -0.5}, "aim_std=-0.5 is negative"),
+        ({"aim_std": float("nan")}, "aim_std=nan is not finite"),
+        ({"aim_std": "much"}, "aim_std='much' is a str"),
+        ({"aim_std": True}, "aim_std=True is a bool"),
+        ({"aim_std": 1.0, "aim_seed": 0.5}, "aim_seed=0.5 is no 64-bit integer"),
+        ({"aim_std": 1.0, "aim_seed": 2**63}, "is no 64-bit integer"),
+        ({"aim_std": 1.0, "aim_mean": float("inf")}, "aim_mean=inf is no finite number"),
+    ],
+)
+def test_argument_out_of_range_is_refused(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GaussianNoiseVLLMProcessor.validate_params(SamplingParams(extra_args=given))
+
+
+def test_arguments_of_other_plugins_are_left_alone() -> None:
+    GaussianNoiseVLLMProcessor.validate_params(SamplingParams(extra_args={"other": "anything"}))
+
+
+def test_log_likelihoods_of_a_prompt_are_refused_with_noise() -> None:
+    asked = SamplingParams(prompt_logprobs=1, extra_args={"aim_std": 1.0})
+    with pytest.raises(ValueError, match="does not reach prompt_logprobs=1"):
+        GaussianNoiseVLLMProcessor.validate_params(asked)
