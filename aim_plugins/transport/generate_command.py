@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aim_plugins.engines.engine import Modulation
+    from aim_plugins.transport.artifact import LearnedTransport
     from aim_plugins.transport.evaluation.texts import Decoding
 
 GENERATIONS = "generations.jsonl"
@@ -116,13 +118,12 @@ def run(options: argparse.Namespace) -> int:
             folder holds another run.
     """
     require_options(options, "pretrained", "prompts", "output")
-    from aim_plugins.engines.engine import fingerprint, modulation_columns
+    from aim_plugins.engines.engine import modulation_columns
     from aim_plugins.sweep.store import SweepStore
     from aim_plugins.transport.artifact import LearnedTransport
     from aim_plugins.transport.datasets import load_prompts
     from aim_plugins.transport.evaluation import run as evaluation
-    from aim_plugins.transport.evaluation.settings import DEFAULT_STRENGTHS, warn_of_unfitted
-    from aim_plugins.transport.evaluation.texts import generate_texts, write_generations
+    from aim_plugins.transport.evaluation import settings, texts
 
     prompts, decoding = load_prompts(options.prompts), read_decoding(options)
     if options.batch_size < 1:
@@ -131,34 +132,45 @@ def run(options: argparse.Namespace) -> int:
     columns = modulation_columns(
         options.noise_std,
         noise_seed=options.noise_seed,
-        strength=options.strength or DEFAULT_STRENGTHS,
+        strength=settings.DEFAULT_STRENGTHS if options.strength is None else options.strength,
         transport=transport.fingerprint,
     )
-    warn_of_unfitted([column.transport_strength for column in columns])
-    arguments = {
+    settings.warn_of_unfitted([column.transport_strength for column in columns])
+    arguments = _arguments(options, transport, columns, prompts, decoding)
+    SweepStore.check(options.output, arguments)
+    engine = evaluation.load_steered(options, transport)
+    texts.encode_prompts(engine, prompts, decoding)  # before a folder is made for them
+    with evaluation.open_store(options.output, arguments) as store:
+        store.update_manifest(command=list(getattr(options, "command", [])))
+        evaluation.keep_in(store, engine)
+        written = texts.generate_texts(
+            engine, prompts, columns, decoding, batch_size=options.batch_size
+        )
+        path = texts.write_generations(options.output / GENERATIONS, written)
+    print(f"{len(written)} texts, {len(prompts)} prompts at {len(columns)} strengths: {path}")
+    return 0
+
+
+def _arguments(
+    options: argparse.Namespace,
+    transport: LearnedTransport,
+    columns: Sequence[Modulation],
+    prompts: Sequence[str],
+    decoding: Decoding,
+) -> dict[str, Any]:
+    """What determines the texts, for the manifest."""
+    from aim_plugins.engines.engine import fingerprint
+
+    return {
         "command": "transport generate",
         "pretrained": options.pretrained,
         "transport": transport.fingerprint,
         "method": transport.metadata.method,
-        "columns": [column.fingerprint for column in columns],
+        "strength": [column.transport_strength for column in columns],
+        "noise_std": [column.std for column in columns],
+        "noise_seed": options.noise_seed,
         "prompts": fingerprint(list(prompts)),
         "decoding": decoding.record,
         "dtype": options.dtype,
         "max_length": options.max_length,
     }
-    with SweepStore.open(
-        options.output,
-        arguments,
-        versions=evaluation.package_versions(),
-        strength_name=evaluation.STRENGTH_NAME,
-    ) as store:
-        store.update_manifest(command=_words(options))
-        engine = evaluation.load_steered(options, transport, store)
-        texts = generate_texts(engine, prompts, columns, decoding, batch_size=options.batch_size)
-        path = write_generations(options.output / GENERATIONS, texts)
-    print(f"{len(texts)} texts, {len(prompts)} prompts at {len(columns)} strengths: {path}")
-    return 0
-
-
-def _words(options: argparse.Namespace) -> Sequence[str]:
-    return list(getattr(options, "command", []))

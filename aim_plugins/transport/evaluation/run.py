@@ -19,9 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aim_plugins.engines.engine import modulation_columns
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.sweep.files import write_atomic
+from aim_plugins.sweep.manifest import MANIFEST
 from aim_plugins.sweep.plots import TRANSPORT_LABEL, plot_curves
 from aim_plugins.sweep.report import TextSample, write_report
 from aim_plugins.sweep.store import SweepStore
@@ -43,9 +46,9 @@ from aim_plugins.transport.evaluation.sentiment import (
 )
 from aim_plugins.transport.evaluation.settings import EvaluationSettings, warn_of_unfitted
 from aim_plugins.transport.evaluation.tasks import run_tasks
-from aim_plugins.transport.evaluation.texts import Generation, generate_texts
+from aim_plugins.transport.evaluation.texts import Generation, encode_prompts, generate_texts
 
-PACKAGES = ("aim-plugins", "transformers", "torch")
+_PACKAGES = ("aim-plugins", "transformers", "torch")
 STRENGTH_NAME = "strength"
 PERPLEXITY, TEXT_PERPLEXITY = "perplexity", "text_perplexity"
 TEXTS = "texts.jsonl"
@@ -94,21 +97,27 @@ def evaluate(settings: EvaluationSettings, command: Sequence[str] = ()) -> Path:
     _check_written(settings, transport)
     warn_of_unfitted(settings.strengths)
     arguments = settings.arguments(transport.fingerprint, transport.metadata.method)
-    with SweepStore.open(
-        settings.output, arguments, versions=package_versions(), strength_name=STRENGTH_NAME
-    ) as store:
+    SweepStore.check(settings.output, arguments)
+    engine = None
+    if not (settings.output / MANIFEST).exists():
+        engine = _load(settings, transport)  # a model that is refused leaves no folder behind
+    with open_store(settings.output, arguments) as store:
         store.update_manifest(command=list(command), model=Path(settings.pretrained).name)
         if any(store.read_cell(strength, 0) is None for strength in settings.strengths):
-            measured = _measure(settings, transport, store)
+            measured = _measure(settings, engine or _load(settings, transport), transport, store)
             for strength in settings.strengths:
                 _write_cell(store, settings, measured, strength)
+        engine = None  # the tasks' process loads the model once more
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         rows = [] if settings.tasks is None else run_tasks(settings, settings.output / "lm_eval")
         return _finish(store, settings, rows)
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of what computes the results."""
-    return {name: version(name) for name in PACKAGES}
+def open_store(folder: Path, arguments: dict[str, Any]) -> SweepStore:
+    """Opens a folder of results by strength of a transport."""
+    versions = {name: version(name) for name in _PACKAGES}
+    return SweepStore.open(folder, arguments, versions=versions, strength_name=STRENGTH_NAME)
 
 
 def _check_written(settings: EvaluationSettings, transport: LearnedTransport) -> None:
@@ -129,14 +138,46 @@ def _check_written(settings: EvaluationSettings, transport: LearnedTransport) ->
 # Measuring ---------------------------------------------------------------------------------------
 
 
+def _load(settings: EvaluationSettings, transport: LearnedTransport) -> HuggingFaceEngine | None:
+    """The steered model, where anything is measured of it."""
+    if not (settings.has_texts or settings.perplexity):
+        return None
+    engine = load_steered(settings, transport)
+    if settings.prompts is not None:
+        encode_prompts(engine, settings.prompt_texts, settings.decoding)  # refuses too long ones
+    return engine
+
+
+def load_steered(settings: Any, transport: LearnedTransport) -> HuggingFaceEngine:
+    """Loads the model that a transport steers.
+
+    Args:
+        settings: Names the model and how it runs.
+        transport: The transport; refuses another model unless `settings.force`.
+    """
+    engine = load_engine(
+        settings.pretrained,
+        transport=transport.maps,
+        dtype=settings.dtype,
+        device=settings.device,
+        max_length=settings.max_length,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    transport.check_model(engine.model, engine.tokenizer, force=settings.force)
+    return engine
+
+
 def _measure(
-    settings: EvaluationSettings, transport: LearnedTransport, store: SweepStore
+    settings: EvaluationSettings,
+    engine: HuggingFaceEngine | None,
+    transport: LearnedTransport,
+    store: SweepStore,
 ) -> _Measured:
     size = settings.batch_size
     perplexities: dict[str, list[Estimate]] = {}
-    texts, scores = list(_wanted(settings)), Scores()
-    if settings.has_texts or settings.perplexity:
-        engine = load_steered(settings, transport, store)
+    texts, scores = _wanted(settings), Scores()
+    if engine is not None:
+        keep_in(store, engine)
         columns = modulation_columns(
             strength=list(settings.strengths), transport=transport.fingerprint
         )
@@ -150,44 +191,16 @@ def _measure(
         scores[_TEXT_NLL] = score_generations(engine, texts, batch_size=size)
         if settings.judge is not None:
             scores["judged_presence"] = _judge(settings, texts, store, engine)
-        del engine  # its memory, before another model is loaded
     scores |= _score_plainly(settings, texts)
-    if settings.classifier is not None and settings.label is not None:
-        classifier = Classifier(
-            settings.classifier,
-            settings.label,
-            device=settings.device,
-            journal=store,
-            trust_remote_code=settings.trust_remote_code,
-        )
-        values = classifier.probabilities([text.text for text in texts], batch_size=size)
-        scores[f"{settings.label}_probability"] = list(values)
-        scores[f"{settings.label}_share"] = [float(value > 0.5) for value in values]
+    if settings.classifier is not None:
+        scores |= _classify(settings, texts, store)
     return _Measured(perplexities, texts, scores)
 
 
-def load_steered(
-    settings: Any, transport: LearnedTransport, store: SweepStore
-) -> HuggingFaceEngine:
-    """Loads the model that a transport steers, and pins its weights to the folder.
-
-    Args:
-        settings: Names the model and how it runs.
-        transport: The transport; refuses another model unless `settings.force`.
-        store: The folder of results, which keeps finished batches.
-    """
-    engine = load_engine(
-        settings.pretrained,
-        transport=transport.maps,
-        dtype=settings.dtype,
-        device=settings.device,
-        max_length=settings.max_length,
-        journal=store,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    transport.check_model(engine.model, engine.tokenizer, force=settings.force)
+def keep_in(store: SweepStore, engine: HuggingFaceEngine) -> None:
+    """Keeps an engine's finished batches in a folder, which is then bound to its model."""
     store.pin_manifest(model_fingerprint=engine.fingerprint)
-    return engine
+    engine.journal = store
 
 
 def _wanted(settings: EvaluationSettings) -> list[Generation]:
@@ -222,6 +235,25 @@ def _judge(
         chat=asked.chat,
     )
     return list(judge.presence([text.text for text in texts], batch_size=settings.batch_size))
+
+
+def _classify(
+    settings: EvaluationSettings, texts: Sequence[Generation], store: SweepStore
+) -> Scores:
+    assert settings.classifier is not None and settings.label is not None
+    classifier = Classifier(
+        settings.classifier,
+        settings.label,
+        device=settings.device,
+        journal=store,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    written = [text.text for text in texts]
+    values = classifier.probabilities(written, batch_size=settings.batch_size)
+    return {
+        f"{settings.label}_probability": list(values),
+        f"{settings.label}_share": [float(value > 0.5) for value in values],
+    }
 
 
 def _score_plainly(settings: EvaluationSettings, texts: Sequence[Generation]) -> Scores:

@@ -119,17 +119,7 @@ def generate_texts(
     Raises:
         ValueError: If there is no prompt, or one leaves no room for a text.
     """
-    if not prompts:
-        raise ValueError("prompts is empty: there is nothing to continue; give at least one")
-    encoded = [encode_prompt(engine.tokenizer, prompt) for prompt in prompts]
-    room = engine.max_length - decoding.max_new_tokens
-    for prompt, tokens in zip(prompts, encoded, strict=True):
-        if len(tokens) > room:
-            raise ValueError(
-                f"the prompt {prompt[:60]!r} has {len(tokens)} tokens, and the model's window of "
-                f"{engine.max_length} leaves {room} beside max_new_tokens="
-                f"{decoding.max_new_tokens}: shorten it, or ask for fewer new tokens"
-            )
+    encoded = encode_prompts(engine, prompts, decoding)
     ends = _end_tokens(engine)
     answers: dict[int, list[list[int]]] = {}
     # Prompts of like length stand together, where they need little padding.
@@ -154,6 +144,28 @@ def generate_texts(
         for index, column in enumerate(columns)
         for row, prompt in enumerate(prompts)
     ]
+
+
+def encode_prompts(
+    engine: HuggingFaceEngine, prompts: Sequence[str], decoding: Decoding
+) -> list[list[int]]:
+    """Token ids of prompts.
+
+    Raises:
+        ValueError: If there is no prompt, or one leaves no room for a text.
+    """
+    if not prompts:
+        raise ValueError("prompts is empty: there is nothing to continue; give at least one")
+    encoded = [encode_prompt(engine.tokenizer, prompt) for prompt in prompts]
+    room = engine.max_length - decoding.max_new_tokens
+    for prompt, tokens in zip(prompts, encoded, strict=True):
+        if len(tokens) > room:
+            raise ValueError(
+                f"the prompt {prompt[:60]!r} has {len(tokens)} tokens, and the model's window of "
+                f"{engine.max_length} leaves {room} beside max_new_tokens="
+                f"{decoding.max_new_tokens}: shorten it, or ask for fewer new tokens"
+            )
+    return encoded
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:

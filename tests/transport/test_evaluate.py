@@ -1,0 +1,300 @@
+"""`aim-plugins transport evaluate` from its options to its report."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import sys
+
+import pytest
+import torch
+
+from aim_plugins.sweep.table import read_table
+from aim_plugins.transport.evaluation import run as evaluation
+from aim_plugins.transport.evaluation import tracking
+from aim_plugins.transport.evaluation.texts import read_generations
+
+PLAIN = ["the capital of France is Paris", "Berlin is the capital of Germany . Answer : Paris"]
+PROMPTS = ["the capital of", "Question : is", "Berlin and", "Answer"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, texts in (("plain", PLAIN), ("prompts", PROMPTS)):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "words.txt").write_text("paris\na\nis\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def evaluate(run_command, tiny, tiny_transport, files):
+    def run(*words, output="out", transport=tiny_transport):
+        status = run_command(
+            *("evaluate", transport, "--pretrained", tiny.folder, "-o", files / output),
+            *("--device", "cpu", "--max-new-tokens", 6, *words),
+        )
+        path = files / output / "sweep.csv"
+        rows = read_table(path) if path.exists() else []
+        return status, {(row.task, row.metric, row.strength): row for row in rows}
+
+    return run
+
+
+def measured(files, *more):
+    return (
+        *("--perplexity", files / "plain.jsonl", "--prompts", files / "prompts.jsonl"),
+        *("--lexicon", files / "words.txt", "--sentiment", "vader", "--strength=-0.5,0,1", *more),
+    )
+
+
+def test_the_table_holds_what_plain_loops_find(
+    evaluate, files, tiny, tiny_transport, steered_by_hand
+):
+    status, rows = evaluate(*measured(files))
+    assert status == 0
+    for strength in (-0.5, 0.0, 1.0):
+        nll, count, texts = 0.0, 0, []
+        with steered_by_hand(tiny_transport, strength) as model, torch.no_grad():
+            for document in PLAIN:
+                tokens = torch.tensor([tiny.tokenizer(document).input_ids])
+                loss = model(tokens, labels=tokens).loss  # transformers' own mean over tokens
+                nll += float(loss) * (tokens.shape[1] - 1)
+                count += tokens.shape[1] - 1
+            for prompt in PROMPTS:
+                tokens = tiny.tokenizer(prompt, return_tensors="pt")
+                output = model.generate(**tokens, max_new_tokens=6, do_sample=False)
+                new = output[0, tokens.input_ids.shape[1] :].tolist()
+                texts.append(tiny.tokenizer.decode(new, skip_special_tokens=True))
+        row = rows["plain", "perplexity", strength]
+        assert row.value == pytest.approx(math.exp(nll / count), rel=1e-4)
+        assert row.n == 2
+        hits = [bool({"paris", "a", "is"} & set(re.findall(r"\w+", t.lower()))) for t in texts]
+        found = rows["prompts", "concept_presence", strength]
+        assert (found.value, found.n) == (sum(hits) / 4, 4)
+        assert rows["prompts", "sentiment", strength].n == 4
+        assert rows["prompts", "text_perplexity", strength].value > 1
+
+
+def test_a_finished_evaluation_is_not_computed_again(evaluate, files, monkeypatch):
+    status, rows = evaluate(*measured(files))
+    (files / "out" / "report.html").unlink()
+    monkeypatch.setattr(evaluation, "load_engine", None)  # a call would fail
+    assert evaluate(*measured(files)) == (status, rows)
+    page = (files / "out" / "report.html").read_text(encoding="utf-8")
+    assert "transport strength λ" in page
+    assert "the capital of" in page
+    assert {path.suffix for path in (files / "out" / "curves").iterdir()} == {".png", ".svg"}
+
+
+def test_ctrl_c_keeps_the_finished_batches(evaluate, files, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "score_generations", interrupt)
+        assert evaluate(*measured(files))[0] == 130
+    records = {path.name for path in (files / "out" / "records").iterdir()}
+    assert records
+    # What was finished is read again: damaging it would be noticed, computing it would write it.
+    stamps = {name: (files / "out" / "records" / name).stat().st_ino for name in records}
+    status, rows = evaluate(*measured(files))
+    after = {name: (files / "out" / "records" / name).stat().st_ino for name in records}
+    assert (status, after) == (0, stamps)
+    assert rows == evaluate(*measured(files), output="unbroken")[1]
+
+
+def test_texts_that_generate_wrote_give_the_same_table(evaluate, files, run_command, tiny, request):
+    transport = request.getfixturevalue("tiny_transport")
+    common = ("--pretrained", tiny.folder, "--device", "cpu", "--max-new-tokens", 6)
+    words = ("--prompts", files / "prompts.jsonl", "--strength", "0,1")
+    assert run_command("generate", transport, *common, *words, "-o", files / "texts") == 0
+    lexicon = ("--lexicon", files / "words.txt")
+    _, anew = evaluate(*words, *lexicon)
+    path = files / "texts" / "generations.jsonl"
+    status, read = evaluate("--generations", path, *lexicon, output="read")
+    assert status == 0
+    assert [(m, s) for _, m, s in read] == [(m, s) for _, m, s in anew]
+    for wanted, found in zip(anew.values(), read.values(), strict=True):
+        assert found.value == pytest.approx(wanted.value, rel=1e-6)
+
+
+def test_texts_of_another_transport_are_refused(
+    evaluate, files, run_command, tiny, other_transport, capsys
+):
+    words = ("--pretrained", tiny.folder, "--prompts", files / "prompts.jsonl", "--strength", "0")
+    run_command("generate", other_transport, *words, "--device", "cpu", "-o", files / "texts")
+    path = files / "texts" / "generations.jsonl"
+    assert evaluate("--generations", path) == (2, {})
+    assert "under another transport" in capsys.readouterr().err
+    assert len(read_generations(path)) == 4
+
+
+def test_a_judge_and_a_classifier_score_the_texts(evaluate, files, tiny):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=400,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+        id2label={0: "fine", 1: "toxic"},
+        label2id={"fine": 0, "toxic": 1},
+    )
+    BertForSequenceClassification(config).save_pretrained(files / "classifier")
+    tiny.tokenizer.save_pretrained(files / "classifier")
+    status, rows = evaluate(
+        *("--prompts", files / "prompts.jsonl", "--strength", "0,1", "--concept", "Paris"),
+        *("--judge", tiny.folder, "--judge-answers", "Paris,Berlin"),
+        *("--classifier", files / "classifier", "--label", "toxic"),
+    )
+    assert status == 0
+    for metric in ("judged_presence", "toxic_probability"):
+        assert all(0 < rows["prompts", metric, strength].value < 1 for strength in (0, 1))
+    lines = (files / "out" / "cells" / "strength=1,draw=0" / "texts.jsonl").read_text().splitlines()
+    scores = [json.loads(line)["scores"]["judged_presence"] for line in lines]
+    row = rows["prompts", "judged_presence", 1]
+    assert row.value == pytest.approx(sum(scores) / 4)
+    spread = math.sqrt(sum((score - row.value) ** 2 for score in scores) / 3)
+    assert row.stderr == pytest.approx(spread / 2)
+
+
+def test_a_harnesss_table_joins_our_own(evaluate, files, monkeypatch, capfd):
+    """The subprocess is another program here, which writes the table where it is told to."""
+    table = "task,metric,strength,draw,value,stderr,n\nquiz,acc,0.0,0,0.25,0.1,8\n"
+    script = files / "harness.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "folder = pathlib.Path(sys.argv[sys.argv.index('--output') + 1])\n"
+        "folder.mkdir()\n"
+        f"(folder / 'sweep.csv').write_text({table!r})\n"
+    )
+    from aim_plugins.transport.evaluation import tasks
+
+    plain = tasks.task_command
+    monkeypatch.setattr(
+        tasks, "task_command", lambda *a: [sys.executable, str(script), *plain(*a)[3:]]
+    )
+    words = ("--tasks", "quiz", "--perplexity", files / "plain.jsonl", "--strength", "0")
+    status, rows = evaluate(*words)
+    assert status == 0
+    assert rows["quiz", "acc", 0.0].value == 0.25
+    assert ("plain", "perplexity", 0.0) in rows
+
+
+def test_an_unfitted_strength_is_allowed_and_warned_of(evaluate, files, caplog):
+    status, rows = evaluate("--perplexity", files / "plain.jsonl", "--strength", "0,1.25")
+    assert status == 0
+    assert ("plain", "perplexity", 1.25) in rows
+    assert "strength=1.25 lies outside [0, 1]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no metric is asked for"),
+        (["--lexicon", "words.txt"], "lexicon measures texts"),
+        (["--prompts", "empty.jsonl"], "holds no sentence"),
+        (["--prompts", "prompts.jsonl", "--generations", "x.jsonl"], "both given"),
+        (["--prompts", "prompts.jsonl", "--classifier", "c"], "label is missing"),
+        (["--prompts", "prompts.jsonl", "--judge", "m"], "--concept"),
+        (["--prompts", "prompts.jsonl", "--judge", "m", "--judge-answers", "a"], "judge_answers"),
+        (["--generations", "nowhere.jsonl"], "no such file"),
+        (["--perplexity", "nowhere.jsonl"], "no such file"),
+        (["--perplexity", "plain.jsonl", "--strength", "0,0"], "holds 0 twice"),
+        (["--perplexity", "plain.jsonl", "--dtype", "float33"], "dtype='float33'"),
+        (["--perplexity", "plain.jsonl", "--max-length", "900"], "max_length=900"),
+        (["--perplexity", "plain.jsonl", "--batch-size", "0"], "batch_size=0"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(evaluate, files, capsys, words, message):
+    (files / "empty.jsonl").write_text("", encoding="utf-8")
+    words = [files / word if str(word).endswith((".txt", ".jsonl")) else word for word in words]
+    assert evaluate(*words)[0] == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert message in line
+
+
+def test_a_folder_of_another_run_is_refused(evaluate, files, other_transport, capsys):
+    words = ("--perplexity", files / "plain.jsonl", "--strength", "0")
+    _, rows = evaluate(*words)
+    assert evaluate(*words, transport=other_transport) == (2, rows)
+    assert "holds another sweep" in capsys.readouterr().err
+    (files / "notes").mkdir()
+    (files / "notes" / "mine.txt").write_text("keep")
+    assert evaluate(*words, output="notes")[0] == 2
+    assert "holds files but no sweep" in capsys.readouterr().err
+
+
+def test_a_missing_tracker_is_told_before_anything_is_computed(evaluate, files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    words = ("--perplexity", files / "plain.jsonl", "--wandb", "steering")
+    assert evaluate(*words) == (1, {})
+    assert not (files / "out").exists()
+
+
+def test_curves_are_logged_where_asked(evaluate, files, monkeypatch):
+    logged = {}
+    monkeypatch.setattr(tracking, "require_trackers", lambda *names: None)
+    monkeypatch.setattr(
+        tracking, "_log_to_tensorboard", lambda points, folder: logged.update({folder: points})
+    )
+    words = ("--perplexity", files / "plain.jsonl", "--strength", "0,1")
+    assert evaluate(*words, "--tensorboard", files / "board")[0] == 0
+    assert [point.strength for point in logged[files / "board" / "out"]] == [0.0, 1.0]
+
+
+@pytest.mark.model
+def test_sentiment_words_in_the_demo_models_texts_are_what_vader_counts(
+    run_command, demo_model, tmp_path
+):
+    """With a map that adds the difference of two sentences, one layer deep, on the real model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+    from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    model = AutoModelForCausalLM.from_pretrained(demo_model, dtype="float32").eval()
+    site = "model.layers.12.post_attention_layernorm"
+    means = []
+    with (
+        model.get_submodule(site).register_forward_hook(
+            lambda module, inputs, output: means.append(output[0].mean(0))
+        ),
+        torch.no_grad(),
+    ):
+        for text in ("I hate this awful, terrible day", "I love this great, wonderful day"):
+            model(**tokenizer(text, return_tensors="pt"))
+    shift = 4 * (means[1] - means[0])
+    maps = ActivationMaps({site: AffineMap.everywhere(torch.ones_like(shift), shift)})
+    metadata = TransportMetadata.describe(model, tokenizer, method="mean", sites=[site])
+    folder = LearnedTransport(maps, metadata).save(tmp_path / "transport")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Today I feel\nThe film was\n", encoding="utf-8")
+    status = run_command(
+        *("evaluate", folder, "--pretrained", demo_model, "-o", tmp_path / "out"),
+        *("--prompts", prompts, "--sentiment", "vader", "--strength", "0,1"),
+        *("--max-new-tokens", 8, "--dtype", "float32", "--device", "cpu"),
+    )
+    assert status == 0
+    rows = {(r.metric, r.strength): r for r in read_table(tmp_path / "out" / "sweep.csv")}
+    analyzer = SentimentIntensityAnalyzer()
+    for strength, prompt in itertools.product((0.0, 1.0), [["Today I feel", "The film was"]]):
+        texts = []
+        handle = model.get_submodule(site).register_forward_hook(
+            lambda module, inputs, output, strength=strength: output + strength * shift
+        )
+        for one in prompt:
+            tokens = tokenizer(one, return_tensors="pt")
+            new = model.generate(**tokens, max_new_tokens=8, do_sample=False)[0]
+            texts.append(tokenizer.decode(new[tokens.input_ids.shape[1] :], True))
+        handle.remove()
+        wanted = [analyzer.polarity_scores(text)["compound"] for text in texts]
+        assert rows["sentiment", strength].value == pytest.approx(sum(wanted) / 2)
+        assert rows["positive_share", strength].value == sum(value > 0.05 for value in wanted) / 2
