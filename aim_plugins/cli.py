@@ -144,7 +144,7 @@ def _sweep_opencompass(arguments: Sequence[str]) -> int:
 def _transport(arguments: Sequence[str]) -> int:
     from aim_plugins.transport.command import main as run_transport
 
-    return run_transport(join_negative_values(arguments, {"--strength", "--strengths"}))
+    return run_transport(join_negative_values(arguments, {"--strength"}))
 
 
 def _require(module: str, extra: str) -> None:

@@ -92,13 +92,12 @@ def test_a_negative_strength_is_called_negative_also_as_a_word_of_its_own(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("option", ["--strength", "--strengths"])
-def test_transport_hands_everything_behind_it_to_its_own_command(monkeypatch, option):
+def test_transport_hands_everything_behind_it_to_its_own_command(monkeypatch):
     module, received = ModuleType("aim_plugins.transport.command"), []
     monkeypatch.setattr(module, "main", lambda arguments: received.append(arguments) or 3, False)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    assert cli.main(["transport", "generate", "DIR", option, "-1:1:0.5", "--help"]) == 3
-    assert received == [["generate", "DIR", f"{option}=-1:1:0.5", "--help"]]
+    assert cli.main(["transport", "generate", "DIR", "--strength", "-1:1:0.5", "--help"]) == 3
+    assert received == [["generate", "DIR", "--strength=-1:1:0.5", "--help"]]
 
 
 def test_a_failure_of_a_transport_command_is_one_line(monkeypatch, capsys):
