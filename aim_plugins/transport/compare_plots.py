@@ -157,9 +157,9 @@ def _canvas() -> tuple[Figure, Axes]:
 
 
 def _look(index: int) -> tuple[str, str]:
-    colour, marker = _LOOKS[index % len(_LOOKS)]
     # Beyond the palette colours return with another marker.
-    return colour, _LOOKS[(index + index // len(_LOOKS)) % len(_LOOKS)][1] if index else marker
+    count = len(_LOOKS)
+    return _LOOKS[index % count][0], _LOOKS[(index + index // count) % count][1]
 
 
 def _bar(point: Point) -> float:

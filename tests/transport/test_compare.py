@@ -1,0 +1,172 @@
+"""`aim-plugins transport compare` against tables read by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+
+import pytest
+
+from aim_plugins.sweep.table import Point, Row, write_table
+from aim_plugins.transport.compare import best_within, read_evaluated
+from aim_plugins.transport.compare_plots import Line, plot_cost, plot_effect, spread
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LINEAR = {"concept_presence": (0.1, 0.3, 0.6, 0.9, 0.8), "perplexity": (20, 20.5, 23, 24.5, 40)}
+CAA = {"concept_presence": (0.1, 0.2, 0.7, 0.7, 0.9), "perplexity": (20, 21, 23.9, 23.9, 90)}
+TASKS = {
+    "concept_presence": ("prompts", 40),
+    "toxic_probability": ("prompts", 40),
+    "perplexity": ("plain", 60),
+}
+
+
+def evaluated(folder, values, method, strengths=STRENGTHS, **arguments):
+    """A folder as `transport evaluate` writes it."""
+    rows = [
+        Row(TASKS[metric][0], metric, strength, None, value, 0.01, TASKS[metric][1])
+        for metric, curve in values.items()
+        for strength, value in zip(strengths, curve, strict=True)
+    ]
+    folder.mkdir()
+    write_table(folder / "sweep.csv", rows)
+    known = {"command": "transport evaluate", "method": method, "pretrained": "org/model"}
+    (folder / "manifest.json").write_text(json.dumps({"arguments": known | arguments}))
+    for strength in strengths:
+        cell = folder / "cells" / f"strength={strength},draw=0"
+        cell.mkdir(parents=True)
+        text = {"prompt": "One day", "strength": strength, "text": f"{method} at {strength}"}
+        text["scores"] = {"concept_presence": float(strength > 0.3)}
+        (cell / "texts.jsonl").write_text(json.dumps(text) + "\n")
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return evaluated(tmp_path / "a", LINEAR, "linear"), evaluated(tmp_path / "b", CAA, "caa")
+
+
+def read_best(folder):
+    with open(folder / "compare.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.1, 0.2, 0.25, 9.0])
+def test_the_best_strength_is_that_of_a_search_by_hand(folders, tmp_path, run_command, bound):
+    assert run_command("compare", *folders, "-o", tmp_path / "c", "--bound", bound) == 0
+    for folder, line in zip(folders, read_best(tmp_path / "c"), strict=True):
+        with open(folder / "sweep.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        cost = {r["strength"]: float(r["value"]) for r in rows if r["metric"] == "perplexity"}
+        best = None
+        for row in rows:  # by rising strength, so that the first of equals is the smallest
+            fits = row["metric"] == "concept_presence" and cost[row["strength"]] <= 20 * (1 + bound)
+            if fits and (best is None or float(row["value"]) > float(best["value"])):
+                best = row
+        assert best is not None
+        assert (line["strength"], line["effect"]) == (best["strength"], best["value"])
+        assert (line["effect_n"], line["cost_n"]) == ("40", "60")
+        assert float(line["cost"]) == cost[best["strength"]]
+        assert (line["plain_effect"], line["plain_cost"]) == ("0.1", "20.0")
+
+
+def test_a_toxicity_is_best_where_it_is_lowest(tmp_path, run_command):
+    values = {"toxic_probability": (0.4, 0.2, 0.1, 0.3, 0.05), "perplexity": LINEAR["perplexity"]}
+    folder = evaluated(tmp_path / "a", values, "linear", label="toxic")
+    assert run_command("compare", folder, "-o", tmp_path / "c", "--lower-is-better") == 0
+    (line,) = read_best(tmp_path / "c")
+    assert (line["strength"], line["effect"]) == ("0.5", "0.1")
+
+
+def test_negative_strengths_are_searched_too(tmp_path):
+    values = {"concept_presence": (0.9, 0.1, 0.8), "perplexity": (21.0, 20.0, 21.0)}
+    folder = evaluated(tmp_path / "a", values, "linear", strengths=(-1.0, 0.0, 1.0))
+    (one,) = read_evaluated([folder])
+    best = best_within(one, ("prompts", "concept_presence"), ("plain", "perplexity"), bound=0.2)
+    assert best.effect.strength == -1.0
+
+
+def test_the_report_holds_pictures_table_and_the_texts_of_all(folders, tmp_path, run_command):
+    assert run_command("compare", *folders, "-o", tmp_path / "c", "--labels", "A <b>,B") == 0
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert page.count('<img src="data:image/png;base64,') == 2
+    assert "within +20%" in page
+    assert "<b>" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    texts = json.loads(data[1])["texts"]
+    assert list(texts) == ["A <b>", "B"]
+    assert texts["B"]["documents"][0]["texts"] == [f"caa at {s}" for s in STRENGTHS]
+    for name in ("effect", "cost"):
+        svg = (tmp_path / "c" / f"{name}.svg").read_text(encoding="utf-8")
+        assert "A &lt;b&gt;" in svg
+        assert (tmp_path / "c" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_methods_that_repeat_are_named_by_their_folders(tmp_path, folders):
+    third = evaluated(tmp_path / "minmax", LINEAR, "linear")
+    assert [one.label for one in read_evaluated([*folders, third])] == ["a", "caa", "minmax"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--effect", "bleu"], "effect='bleu' was not measured of all.*prompts/concept_presence"),
+        (["--labels", "x"], "for 2 folders"),
+        (["--labels", "x,x"], "repeat"),
+        (["--bound", "-0.1"], "bound=-0.1"),
+        (["--bound", "nan"], "bound=nan"),
+    ],
+)
+def test_bad_input_is_refused(folders, tmp_path, run_command, capsys, words, message):
+    words = [f"{words[0]}={words[1]}"]
+    assert run_command("compare", *folders, "-o", tmp_path / "c", *words) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "c").exists()
+
+
+def test_folders_without_an_evaluation_are_refused(folders, tmp_path, run_command, capsys):
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "no finished evaluation"), ("sweep", "another sweep")):
+        if name == "sweep":
+            evaluated(tmp_path / "sweep", LINEAR, "linear", command="sweep lm-eval")
+        assert run_command("compare", folders[0], tmp_path / name, "-o", tmp_path / "c") == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_sweep_without_the_plain_model_is_refused(tmp_path, run_command, capsys):
+    values = {name: curve[1:] for name, curve in LINEAR.items()}
+    folder = evaluated(tmp_path / "a", values, "linear", strengths=STRENGTHS[1:])
+    assert run_command("compare", folder, "-o", tmp_path / "c") == 2
+    assert "lacks strength 0" in capsys.readouterr().err
+
+
+def test_names_at_the_ends_of_lines_keep_their_distance_and_order():
+    values = [0.0, 0.01, 0.02, 0.5, 0.52, 0.9]
+    places = spread(values, 0.1)
+    assert all(b - a >= 0.1 - 1e-9 for a, b in zip(places, places[1:], strict=False))
+    assert places[-1] == 0.9
+    assert sum(places[:3]) == pytest.approx(sum(values[:3]))
+
+
+def test_pictures_of_a_broken_model_are_drawn_and_the_same_twice(tmp_path):
+    def line(name, costs):
+        effects = [Point("t", "sentiment", s, s - 0.3, None, 9, 1) for s in STRENGTHS]
+        return Line(
+            name,
+            effects,
+            [
+                Point("p", "perplexity", s, c, 0.1, 9, 1)
+                for s, c in zip(STRENGTHS, costs, strict=True)
+            ],
+        )
+
+    lines = [
+        line("$a", (20, 30, 900, math.inf, math.nan)),
+        *(line(f"m{index}", (20, 21, 22, 23, 24)) for index in range(9)),
+    ]
+    first = plot_cost(lines, tmp_path / "cost", bound=0.2), plot_effect(lines, tmp_path / "effect")
+    again = plot_cost(lines, tmp_path / "cost", bound=0.2), plot_effect(lines, tmp_path / "effect")
+    assert first == again
