@@ -1,0 +1,299 @@
+"""`aim_vllm`: lm-evaluation-harness's vLLM backend with noise on the logits.
+
+    lm_eval --model aim_vllm --model_args pretrained=MODEL,noise_std=0:3:0.25 --tasks gsm8k
+
+The class takes everything that `vllm` takes, and the noise of `aim_hf`. All columns of a
+generation task decode in one continuous batch, and log-likelihoods of all columns come from one
+forward pass.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval import utils
+from lm_eval.models.utils import (
+    Collator,
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+    resolve_max_length,
+)
+
+from aim_plugins.engines.engine import (
+    Engine,
+    Prompts,
+    ScoreRequest,
+    ScoreRow,
+    modulation_columns,
+)
+from aim_plugins.engines.vllm.engine import VLLMEngine, llm_arguments
+from aim_plugins.harnesses.lm_eval.columns import ColumnAnswers
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+logger = logging.getLogger(__name__)
+
+
+def _import_backend() -> ModuleType:
+    """lm-eval's vLLM backend, which asks for the version of a distribution named "vllm".
+
+    vLLM's builds for other devices have other names.
+    """
+    name = "lm_eval.models.vllm_causallms"
+    try:
+        importlib.metadata.version("vllm")
+        return importlib.import_module(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    import vllm
+
+    ask = importlib.metadata.version
+
+    def version(distribution_name: str) -> str:
+        return vllm.__version__ if distribution_name == "vllm" else ask(distribution_name)
+
+    importlib.metadata.version = version
+    try:
+        return importlib.import_module(name)
+    finally:
+        importlib.metadata.version = ask
+
+
+_Backend: Any = _import_backend().VLLM
+
+
+class AimVLLM(ColumnAnswers, _Backend):
+    """A causal language model of vLLM whose logits carry keyed Gaussian noise.
+
+    Args:
+        pretrained: As for `vllm`.
+        noise_std: Standard deviation of the noise in logit units: a number, a list, or a grid such
+            as "0:3:0.25".
+        noise_mean: Mean of the noise in logit units.
+        noise_seed: Seed of the first draw; draw d has seed `noise_seed + d`.
+        noise_draws: Draws of the noise for every strength.
+        max_length: Longest input in tokens, as for `hf`. vLLM's own `max_model_len`, which may be
+            given instead, counts the token that vLLM always decodes as well.
+        batch_size: Requests handed to vLLM at a time; "auto" hands over all.
+        **kwargs: Every other argument of `vllm`.
+
+    Attributes:
+        takes_transport: Whether the model transports activations.
+        columns: The modulations that requests are answered under.
+        engine: Runs the model.
+
+    Raises:
+        ValueError: If a strength is negative, not finite or given twice, or an argument asks for
+            what vLLM cannot modulate.
+
+    Source: arXiv 2603.12755, utility modulation on the scores of a language model.
+    """
+
+    takes_transport = False
+
+    def __init__(
+        self,
+        pretrained: str,
+        noise_std: Any = 0.0,
+        noise_mean: float = 0.0,
+        noise_seed: int = 0,
+        noise_draws: int = 1,
+        *,
+        max_length: int | None = None,
+        max_model_len: int | None = None,
+        batch_size: int | str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        self.columns = modulation_columns(noise_std, noise_mean, noise_seed, noise_draws)
+        if int(kwargs.get("data_parallel_size", 1)) > 1:
+            raise ValueError(
+                f"data_parallel_size={kwargs['data_parallel_size']} makes a new engine for every "
+                "call: use tensor_parallel_size, or one run for each part of the tasks"
+            )
+        if max_length is not None and max_model_len is not None:
+            raise ValueError(
+                f"max_length={max_length} and max_model_len={max_model_len} are both given: give "
+                "one of them"
+            )
+        if max_length is not None:
+            max_model_len = _model_window(pretrained, int(max_length), kwargs)
+        super().__init__(
+            pretrained,
+            max_model_len=max_model_len,
+            batch_size=batch_size,
+            **llm_arguments(**kwargs),
+        )
+        if self.batch_size == 1:
+            logger.warning("batch_size=1 hands vLLM one request at a time: use --batch_size auto")
+        self.batch_sizes: dict[int, int] = {}
+        self.engine: Engine = VLLMEngine(self.model, lora_request=self.lora_request)
+        if len(self.columns) > 1:
+            from aim_plugins.harnesses.lm_eval import replay
+
+            replay.install()
+
+    @property
+    def max_length(self) -> int:
+        """Longest input in tokens."""
+        return self.engine.max_length  # type: ignore[attr-defined]
+
+    # Tables -------------------------------------------------------------------------------------
+
+    def score(self, requests: list[Instance], disable_tqdm: bool = False) -> list[ScoreRow]:
+        """Log-likelihoods of the requests' continuations, [N] rows of [S]."""
+        self.check("loglikelihood", requests)
+        return _Backend.loglikelihood(self, requests, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,
+    ) -> list[ScoreRow]:
+        def keep(index: int, row: ScoreRow) -> None:
+            if (cache_key := requests[index][0]) is not None:
+                self.cache_hook.add_partial(
+                    "loglikelihood", cache_key, self.answer("loglikelihood", row, 0)
+                )
+
+        return self.engine.score(
+            [
+                ScoreRequest(context, continuation, _describe(key))
+                for key, context, continuation in requests
+            ],
+            self.columns,
+            batch_size=0 if self.batch_size == "auto" else self.batch_size,
+            progress=not disable_tqdm,
+            on_row=keep,
+        )
+
+    def score_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[list[float]]:
+        """Log-likelihoods of whole texts, [N] rows of [S], in nats."""
+        windows: list[tuple[None, list[int], list[int]]] = []
+        owners: list[int] = []
+        for index, request in enumerate(requests):
+            pairs = utils.get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            for context, continuation in map(utils.make_disjoint_window, pairs):
+                windows.append((None, context, continuation))
+                owners.append(index)
+        totals = [[0.0] * len(self.columns) for _ in requests]
+        rows = self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm)
+        for owner, row in zip(owners, rows, strict=True):
+            for column, value in enumerate(row.log_likelihoods):
+                totals[owner][column] += value
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total[0])
+        return totals
+
+    def generate(self, requests: list[Instance], disable_tqdm: bool = False) -> list[list[str]]:
+        """Texts that continue the requests' contexts, [N] rows of [S]."""
+        order = Collator(
+            [request.args for request in requests],
+            sort_fn=lambda args: (-len(self.tok_encode(args[0])), args[0]),
+            group_by="gen_kwargs",
+            group_fn=lambda args: args[1],
+        )
+        size = 0 if self.batch_size == "auto" else self.batch_size
+        rows: list[list[str]] = []
+        for batch in order.get_batched(n=size):
+            rows += self._generate_batch(batch, not disable_tqdm)
+        return order.get_original(rows)
+
+    def _generate_batch(
+        self, batch: Sequence[tuple[str, dict[str, Any]]], progress: bool
+    ) -> list[list[str]]:
+        contexts = [context for context, _ in batch]
+        options: dict[str, Any] = normalize_gen_kwargs(batch[0][1], self.max_gen_toks)
+        if wrong := sorted(name for name in options if name.startswith("noise_")):
+            raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
+        end = self.tokenizer.decode(self.eot_token_id)
+        stop = handle_stop_sequences(options.pop("until", None), eos=end)
+        max_gen_toks = options.pop("max_gen_toks")
+        room = self.max_length - max_gen_toks
+        if room <= 0:
+            raise ValueError(
+                f"max_gen_toks={max_gen_toks} leaves no room for a prompt in a window of "
+                f"{self.max_length} tokens: lower it with --gen_kwargs max_gen_toks=…"
+            )
+        prompts = self._prompts(contexts, room)
+        # Of a model that thinks first, stop strings may stand in its thoughts.
+        ends = [term for term in stop if term == end] if self.think_end_token else stop
+        table = self.engine.generate(
+            prompts,
+            self.columns,
+            max_length=options.pop("max_length", prompts.token_ids.shape[1] + max_gen_toks),
+            stop=ends,
+            progress=progress,
+            **options,
+        )
+        rows = [[self._finish_text(tokens, stop) for tokens in answers] for answers in table]
+        for (context, generation_kwargs), row in zip(batch, rows, strict=True):
+            self.cache_hook.add_partial("generate_until", (context, generation_kwargs), row[0])
+        return rows
+
+    def _prompts(self, contexts: list[str], room: int) -> Prompts:
+        """Token ids of the contexts' ends, padded on the left."""
+        encoded = [self.tok_encode(context)[-room:] for context in contexts]
+        rows = [torch.tensor(tokens or [self.prefix_token_id]) for tokens in encoded]
+        pad = torch.nn.utils.rnn.pad_sequence
+        return Prompts(
+            pad(rows, batch_first=True, padding_side="left"),
+            pad([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"),
+        )
+
+    def _finish_text(self, tokens: list[int], stop: list[str]) -> str:
+        """What `hf` makes of generated tokens: no thinking, nothing from a stop string on."""
+        return postprocess_generated_text(
+            generation=self.tokenizer.decode(tokens, skip_special_tokens=True),
+            stop=stop,
+            think_end_token=self.think_end_token,
+        )
+
+    def _text_settings(self) -> dict[str, Any]:
+        names = ("add_bos_token", "custom_prefix_token_id", "truncation_side", "think_end_token")
+        return {
+            **{name: repr(getattr(self, name)) for name in names},
+            "max_gen_toks": self.max_gen_toks,
+            "tokenizer": [self.tokenizer.name_or_path, len(self.tokenizer)],
+        }
+
+
+def _model_window(pretrained: str, max_length: int, options: dict[str, Any]) -> int:
+    """vLLM's `max_model_len` for inputs of `max_length` tokens, as far as the model allows."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        pretrained,
+        revision=options.get("revision"),
+        trust_remote_code=bool(options.get("trust_remote_code", False)),
+    )
+    largest = resolve_max_length(config, default=max_length + 1)
+    if max_length == largest:
+        logger.warning(
+            "max_length=%d is the model's whole window, of which vLLM needs a token for what it "
+            "decodes: longer inputs lose one more token of their start than with aim_hf",
+            max_length,
+        )
+        return largest
+    return max_length + 1
+
+
+def _describe(pair: tuple[str, str] | None) -> str:
+    if pair is None:
+        return "a rolling window"
+    context, continuation = pair
+    return f"the request {context[-60:]!r} + {continuation!r}"
