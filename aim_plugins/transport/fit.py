@@ -133,12 +133,12 @@ def fit_transport(
         batch_size=batch_size,
         max_length=max_length,
     )
+    model = getattr(model, "_orig_mod", model)  # a compiled graph would run without our hooks
     if model.training:
         raise ValueError("model is in training mode, where dropout is random: call model.eval()")
     sites = choose_sites(model, modules)
-    window = window_of(model)
-    source_ids = tokenize(tokenizer, source, "source", max_length, window)
-    target_ids = tokenize(tokenizer, target, "target", max_length, window)
+    sides = {"source": source, "target": target}
+    source_ids, target_ids = tokenize(tokenizer, sides, max_length, window_of(model))
     batches = sentence_batches(source_ids, target_ids, batch_size)
     check_shared_weights(model, len(batches))
     forward = forward_of(model, sites)

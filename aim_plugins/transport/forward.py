@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
-from aim_plugins.modulation.hooks import find_module, split_site
+from aim_plugins.modulation.hooks import split_site
 from aim_plugins.transport.sentences import SentenceBatch
 
 
@@ -24,12 +24,12 @@ def forward_of(model: Any, sites: Sequence[str]) -> Callable[[SentenceBatch], ob
     """
     body = model.base_model if isinstance(model, PreTrainedModel) else model
     inside = {id(module) for module in body.modules()}
-    if any(id(find_module(model, split_site(site)[0])) not in inside for site in sites):
+    if any(id(model.get_submodule(split_site(site)[0])) not in inside for site in sites):
         body = model
     device = _input_device(model)
     options = {}
-    if "use_cache" in inspect.signature(body.forward).parameters:
-        options["use_cache"] = False
+    if _takes(body, "use_cache"):
+        options["use_cache"] = False  # of every batch, it would stay alive to the end
 
     def forward(batch: SentenceBatch) -> object:
         # Without padding attention needs no mask, and its causal kernel is faster.
@@ -94,6 +94,13 @@ class ThreadSettings:
                         )
                     )
             yield
+
+
+def _takes(model: Any, argument: str) -> bool:
+    """Whether a forward pass takes an argument; a wrapper's hands on all that it is given."""
+    parameters = inspect.signature(model.forward).parameters
+    hands_on = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return argument in parameters or hands_on
 
 
 def _input_device(model: Any) -> torch.device:

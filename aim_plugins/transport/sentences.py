@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,29 +30,36 @@ class SentenceBatch:
 
 
 def tokenize(
-    tokenizer: Any, sentences: Sequence[str], side: str, max_length: int | None, window: int | None
-) -> list[list[int]]:
+    tokenizer: Any,
+    sides: Mapping[str, Sequence[str]],
+    max_length: int | None,
+    window: int | None,
+) -> list[list[list[int]]]:
     """Token ids of each sentence, with the special tokens that the tokenizer adds by itself.
 
     Args:
         tokenizer: The model's tokenizer; it is left as it is.
-        sentences: The sentences.
-        side: "source" or "target", for errors.
+        sides: The sentences by the name of their side.
         max_length: Tokens a sentence is cut to; None keeps all.
         window: Tokens the model takes; None if there is no such bound.
 
     Raises:
         ValueError: If a sentence has no tokens, or more than the model takes.
-        TypeError: If `sentences` is a single text, or holds something else than texts.
+        TypeError: If a side is a single text, or holds something else than texts.
     """
-    if isinstance(sentences, str) or not all(isinstance(one, str) for one in sentences):
-        raise TypeError(f"{side} must be a list of texts, one for each sentence")
-    if not sentences:
-        return []
     # Truncation is a state of fast tokenizers, and of the user's other calls with this one.
     own = copy.deepcopy(tokenizer)
+    return [_tokenize(own, side, texts, max_length, window) for side, texts in sides.items()]
+
+
+def _tokenize(
+    tokenizer: Any, side: str, sentences: Sequence[str], max_length: int | None, window: int | None
+) -> list[list[int]]:
+    if isinstance(sentences, str) or not all(isinstance(one, str) for one in sentences):
+        raise TypeError(f"{side} must be a list of texts, one for each sentence")
     cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
-    rows = own(list(sentences), padding=False, return_attention_mask=False, **cut)["input_ids"]
+    encoded = tokenizer(list(sentences), padding=False, return_attention_mask=False, **cut)
+    rows = encoded["input_ids"]
     for number, (text, row) in enumerate(zip(sentences, rows, strict=True)):
         if not text.strip() or not row:
             raise ValueError(f"{side} sentence {number} ({text[:40]!r}) has no tokens: drop it")

@@ -306,6 +306,22 @@ def test_neither_model_nor_tokenizer_keep_a_trace(llama, numbers):
     assert threading.active_count() == threads
 
 
+def test_a_compiled_model_is_fitted_as_the_model_it_was_made_from(llama, numbers):
+    wanted = fit(llama, numbers)
+    assert fit(torch.compile(llama), numbers).fingerprint == wanted.fingerprint
+
+
+@pytest.mark.parametrize("batch_size", [64, 3])
+def test_a_wrapper_that_hands_arguments_on_is_fitted_like_its_model(llama, numbers, batch_size):
+    peft = pytest.importorskip("peft")
+    wanted = fit(llama, numbers)
+    wrapped = peft.get_peft_model(llama, peft.LoraConfig(target_modules=["q_proj"])).eval()
+    found = fit(wrapped, numbers, batch_size=batch_size)
+    assert [site.removeprefix("base_model.model.") for site in found.metadata.sites] == NORMS
+    pairs = zip(found.maps.maps.values(), wanted.maps.maps.values(), strict=True)
+    assert all(torch.allclose(one.scale, other.scale, atol=1e-3) for one, other in pairs)
+
+
 def test_offloaded_weights_are_fitted_in_one_batch_and_refused_in_several(llama, numbers):
     from accelerate import cpu_offload
 
