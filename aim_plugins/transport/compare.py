@@ -27,6 +27,7 @@ from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Point, metric_family, pool_draws, read_table
 from aim_plugins.transport.compare_plots import Line, plot_cost, plot_effect
+from aim_plugins.transport.evaluation.models import local_name
 from aim_plugins.transport.evaluation.run import PERPLEXITY, TEXT_PERPLEXITY, read_samples
 
 EFFECTS = ("judged_presence", "concept_presence", "sentiment")
@@ -318,7 +319,7 @@ def _renamed_points(evaluated: Sequence[Evaluated], metrics: Sequence[Metric]) -
 def _manifest(evaluated: Sequence[Evaluated], command: Sequence[str]) -> dict[str, Any]:
     models = dict.fromkeys(str(one.arguments.get("pretrained")) for one in evaluated)
     return {
-        "model": ", ".join(Path(model).name for model in models),
+        "model": ", ".join(Path(local_name(model)).name for model in models),
         "command": redact(list(command)),
         "transports": {
             one.label: {"folder": str(one.folder), **one.arguments} for one in evaluated

@@ -17,7 +17,8 @@ from matplotlib.transforms import Bbox, blended_transform_factory
 
 from aim_plugins.sweep.figures import DPI, GREY, INK, STYLE, render
 from aim_plugins.sweep.files import write_atomic
-from aim_plugins.sweep.plots import TRANSPORT_LABEL, half_width
+from aim_plugins.sweep.intervals import interval
+from aim_plugins.sweep.plots import TRANSPORT_LABEL
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Point
 
@@ -85,7 +86,7 @@ def plot_effect(lines: Sequence[Line], path: Path) -> bytes:
             axes.errorbar(
                 [point.strength + shift for point in points],
                 [point.value for point in points],
-                yerr=[_bar(point) for point in points],
+                yerr=_bars(points),
                 color=colour,
                 ecolor=_faint(colour),
                 marker=marker,
@@ -124,8 +125,8 @@ def plot_cost(lines: Sequence[Line], path: Path, *, bound: float) -> bytes:
             axes.errorbar(
                 [x.value for x, _ in line.pairs],
                 [y.value for _, y in line.pairs],
-                xerr=[_bar(x) for x, _ in line.pairs],
-                yerr=[_bar(y) for _, y in line.pairs],
+                xerr=_bars([x for x, _ in line.pairs]),
+                yerr=_bars([y for _, y in line.pairs]),
                 color=colour,
                 ecolor=_faint(colour),
                 marker=marker,
@@ -162,9 +163,17 @@ def _look(index: int) -> tuple[str, str]:
     return _LOOKS[index % count][0], _LOOKS[(index + index // count) % count][1]
 
 
-def _bar(point: Point) -> float:
-    width = half_width(point)
-    return width if math.isfinite(width) else 0.0
+def _bars(points: Sequence[Point]) -> list[list[float]]:
+    """Lengths of error bars below and above points; 0 where an error is unknown."""
+    ends = [interval(point) for point in points]
+    return [
+        [_known(point.value - low) for point, (low, _) in zip(points, ends, strict=True)],
+        [_known(high - point.value) for point, (_, high) in zip(points, ends, strict=True)],
+    ]
+
+
+def _known(length: float) -> float:
+    return max(0.0, length) if math.isfinite(length) else 0.0
 
 
 def _count(lines: Sequence[Line], name: str) -> str:
@@ -189,7 +198,7 @@ def _title(axes: Axes, title: str, note: str) -> None:
 def _dodge(lines: Sequence[Line]) -> float:
     strengths = sorted({point.strength for line in lines for point in line.effects})
     steps = [high - low for low, high in zip(strengths, strengths[1:], strict=False)]
-    return min(0.12 * min(steps), 0.4 * min(steps) / len(lines)) if steps else 0.0
+    return min(0.06 * min(steps), 0.3 * min(steps) / len(lines)) if steps else 0.0
 
 
 def _faint(colour: str) -> tuple[float, float, float, float]:
@@ -206,8 +215,7 @@ def _ink(colour: str) -> tuple[float, float, float]:
 def _limit_effect(axes: Axes, lines: Sequence[Line]) -> None:
     points = [point for line in lines for point in line.effects]
     if all(0 <= point.value <= 1 for point in points):
-        # Bars of a share may leave [0, 1]; the axis does not.
-        top = max(point.value + _bar(point) for point in points)
+        top = max(max(point.value, _known(interval(point)[1])) for point in points)
         axes.set_ylim(0, min(1.03, 1.1 * top or 1.03))
 
 

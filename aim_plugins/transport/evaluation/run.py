@@ -32,7 +32,7 @@ from aim_plugins.sweep.table import Row, format_points, pool_draws, write_table
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.evaluation.concepts import Judge
 from aim_plugins.transport.evaluation.estimates import Estimate, mean
-from aim_plugins.transport.evaluation.models import load_engine
+from aim_plugins.transport.evaluation.models import load_engine, local_name
 from aim_plugins.transport.evaluation.perplexity import (
     generation_perplexity,
     score_documents,
@@ -102,7 +102,9 @@ def evaluate(settings: EvaluationSettings, command: Sequence[str] = ()) -> Path:
     if not (settings.output / MANIFEST).exists():
         engine = _load(settings, transport)  # a model that is refused leaves no folder behind
     with open_store(settings.output, arguments) as store:
-        store.update_manifest(command=list(command), model=Path(settings.pretrained).name)
+        store.update_manifest(
+            command=list(command), model=Path(local_name(settings.pretrained)).name
+        )
         if any(store.read_cell(strength, 0) is None for strength in settings.strengths):
             measured = _measure(settings, engine or _load(settings, transport), transport, store)
             for strength in settings.strengths:
@@ -355,7 +357,7 @@ def read_samples(folder: Path, count: int) -> list[TextSample]:
                 found.setdefault(one["strength"], one["scores"]["concept_presence"])
     return [
         TextSample(
-            doc_id=number,
+            doc_id=f"{number}: {_shorten(prompt)}",
             prompt=prompt,
             target="a word of the lexicon" if prompt in scores else "",
             texts=texts[prompt],
@@ -363,3 +365,8 @@ def read_samples(folder: Path, count: int) -> list[TextSample]:
         )
         for number, prompt in enumerate(list(texts)[:count])
     ]
+
+
+def _shorten(text: str, length: int = 32) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
