@@ -1,6 +1,7 @@
 # Needs python3, pip, git and make; everything else is installed into .venv.
 #   make demo     a modulation curve of a real model, from one command
 #   make demo-vision     the same for image classifiers and segmentation
+#   make demo-act        steering: transports learned, applied at many strengths and compared
 #   make test     every test
 # Variables: PYTHON=python3.12 make setup; STRENGTHS=0:4:0.25 make demo
 
@@ -15,6 +16,9 @@ STRENGTHS ?= 0:4:0.5,5,6,8,10,12,14,16,20
 DRAWS ?= 5
 OUTPUT ?= runs/demo
 VISION_OUTPUT ?= runs/demo-vision
+ACT_OUTPUT ?= runs/demo-act
+STEERINGS ?= sea sentiment
+METHODS ?= linear gaussian mean iti caa actadd
 
 # pip's own indexes and folders of wheels, handed to uv, which does not read pip's settings.
 PIP_CONFIG = $(BIN)/python -m pip config get
@@ -29,13 +33,14 @@ PIP_SETTINGS = \
 	if [ -n "$$links" ] && [ -z "$$UV_FIND_LINKS" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
 	if [ -n "$$cert" ] && [ -z "$$SSL_CERT_FILE" ]; then export SSL_CERT_FILE="$$cert"; fi;
 
-.PHONY: help setup demo demo-vision test test-vllm lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision demo-act test test-vllm lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup       install everything into $(VENV)"
 	@echo "make demo        fetch the demo model and draw its modulation curves in $(OUTPUT)"
 	@echo "make demo-vision train small vision models once and draw their curves in $(VISION_OUTPUT)"
+	@echo "make demo-act    steer a small model towards the sea and towards praise, in $(ACT_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make lint        check style and types (make format mends the style)"
@@ -89,6 +94,24 @@ demo-vision: setup
 	@echo "== done"
 	@find $(VISION_OUTPUT) -name report.html -o -name sweep.csv -o -name curves -o -name strip.png \
 		-o -name animation.gif | sort
+
+# CAA and ActAdd add one vector in the middle of the model; the others map every norm.
+demo-act: setup
+	@echo "== fetching the demo model"
+	@$(BIN)/aim-plugins demo-model
+	@set -e; export OMP_NUM_THREADS=$(THREADS); for steering in $(STEERINGS); do \
+		config=eval_configs/transport/demo_$$steering.py; folders=""; \
+		for method in $(METHODS); do \
+			folder=$(ACT_OUTPUT)/$$steering/$$method; folders="$$folders $$folder-evaluation"; \
+			case $$method in caa|actadd) modules='model\.layers\.14';; *) modules='.*layernorm';; esac; \
+			echo "== $$steering: $$method"; \
+			test -f $$folder/transport.json || $(BIN)/aim-plugins transport fit --config $$config \
+				--method $$method --modules "$$modules" -o $$folder; \
+			$(BIN)/aim-plugins transport evaluate $$folder --config $$config -o $$folder-evaluation; \
+		done; \
+		$(BIN)/aim-plugins transport compare $$folders -o $(ACT_OUTPUT)/$$steering/report \
+			--labels "$$(echo $(METHODS) | tr ' ' ',')"; \
+	done
 
 # One thread for each process: small tensors gain nothing from more.
 test: setup

@@ -18,7 +18,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Before any test imports the package: the hook rewrites modules as they are imported.
 install_import_hook(
-    ["aim_plugins.modulation", "aim_plugins.engines.scoring", "aim_plugins.engines.generation"],
+    [
+        "aim_plugins.modulation",
+        "aim_plugins.engines.scoring",
+        "aim_plugins.engines.generation",
+        *(
+            f"aim_plugins.transport.{module}"
+            for module in ("responses", "fit", "sentences", "forward", "plan", "lockstep")
+        ),
+    ],
     "beartype.beartype",
 )
 

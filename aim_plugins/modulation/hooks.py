@@ -105,9 +105,9 @@ def find_module(model: torch.nn.Module, name: str) -> torch.nn.Module:
     Raises:
         ValueError: If there is none, or several.
     """
+    with contextlib.suppress(AttributeError):
+        return model.get_submodule(name)
     modules = dict(model.named_modules())
-    if name in modules:
-        return modules[name]
     below = [other for other in modules if other.endswith(f".{name}")]
     if len(below) == 1:
         return modules[below[0]]
