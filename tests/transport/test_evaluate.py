@@ -50,6 +50,10 @@ def measured(files, *more):
     )
 
 
+def brief(files):
+    return "--prompts", files / "prompts.jsonl", "--strength", "0,1", "--batch-size", "2"
+
+
 def test_the_table_holds_what_plain_loops_find(
     evaluate, files, tiny, tiny_transport, steered_by_hand
 ):
@@ -79,10 +83,10 @@ def test_the_table_holds_what_plain_loops_find(
 
 
 def test_a_finished_evaluation_is_not_computed_again(evaluate, files, monkeypatch):
-    status, rows = evaluate(*measured(files))
+    status, rows = evaluate(*brief(files))
     (files / "out" / "report.html").unlink()
     monkeypatch.setattr(evaluation, "load_engine", None)  # a call would fail
-    assert evaluate(*measured(files)) == (status, rows)
+    assert evaluate(*brief(files)) == (status, rows)
     page = (files / "out" / "report.html").read_text(encoding="utf-8")
     assert "transport strength λ" in page
     assert "the capital of" in page
@@ -95,15 +99,15 @@ def test_ctrl_c_keeps_the_finished_batches(evaluate, files, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "score_generations", interrupt)
-        assert evaluate(*measured(files))[0] == 130
+        assert evaluate(*brief(files))[0] == 130
     records = {path.name for path in (files / "out" / "records").iterdir()}
     assert records
     # What was finished is read again: damaging it would be noticed, computing it would write it.
     stamps = {name: (files / "out" / "records" / name).stat().st_ino for name in records}
-    status, rows = evaluate(*measured(files))
+    status, rows = evaluate(*brief(files))
     after = {name: (files / "out" / "records" / name).stat().st_ino for name in records}
     assert (status, after) == (0, stamps)
-    assert rows == evaluate(*measured(files), output="unbroken")[1]
+    assert rows == evaluate(*brief(files), output="unbroken")[1]
 
 
 def test_texts_that_generate_wrote_give_the_same_table(evaluate, files, run_command, tiny, request):
