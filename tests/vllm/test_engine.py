@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from vllm import LLM, SamplingParams
+from vllm import LLM, SamplingParams, envs
 from vllm.exceptions import VLLMValidationError
+from vllm.v1.engine.core_client import InprocClient
 
 from aim_plugins.engines.engine import (
     Modulation,
@@ -18,7 +20,7 @@ from aim_plugins.engines.engine import (
     modulation_columns,
 )
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.engines.vllm import VLLMEngine, worker
+from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, worker
 
 WINDOW = 160  # of the fixture llm
 COLUMNS = modulation_columns("0,0.3,1,4", 0.5, 11, 2)
@@ -239,7 +241,7 @@ def test_window_of_the_engine_bounds_the_length(llm: LLM) -> None:
 
 
 def test_fingerprint_tells_checkpoints_apart_and_not_their_folders(
-    engine: VLLMEngine, llm: LLM, small_checkpoint, tmp_path
+    engine: VLLMEngine, llm: LLM, small_checkpoint: Path, tmp_path: Path
 ) -> None:
     import shutil
 
@@ -255,3 +257,38 @@ def test_fingerprint_tells_checkpoints_apart_and_not_their_folders(
         content[middle : middle + stretch] = bytes(stretch)
         weights.write_bytes(content)
         assert VLLMEngine(llm).fingerprint != engine.fingerprint
+
+
+def test_engine_in_a_process_of_its_own_answers_the_same(
+    engine: VLLMEngine,
+    small_checkpoint: Path,
+    prompts: Prompts,
+    requests: list[ScoreRequest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    envs.disable_envs_cache()  # vLLM has read it for the first engine
+    apart = LLM(
+        str(small_checkpoint),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=WINDOW,
+        max_num_seqs=16,
+        kv_cache_memory_bytes=1 << 28,
+        **llm_arguments(),
+    )
+    try:
+        assert not isinstance(apart.llm_engine.engine_core, InprocClient)
+        other = VLLMEngine(apart)
+        length = prompts.token_ids.shape[1] + 6
+        assert other.generate(prompts, COLUMNS, max_length=length) == engine.generate(
+            prompts, COLUMNS, max_length=length
+        )
+        given = other.score(requests[:8], COLUMNS, progress=False)
+        expected = engine.score(requests[:8], COLUMNS, progress=False)
+        for row, wanted in zip(given, expected, strict=True):
+            assert row.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-4)
+            assert row.context_key == wanted.context_key
+        assert other.fingerprint == engine.fingerprint
+    finally:
+        apart.llm_engine.engine_core.shutdown()
