@@ -138,6 +138,7 @@ setup(
         "lm_eval.models": [
             "act_hf = aim_plugins.harnesses.lm_eval:ActHFLM",
             "aim_hf = aim_plugins.harnesses.lm_eval:AimHFLM",
+            "aim_vllm = aim_plugins.harnesses.lm_eval.vllm:AimVLLM",
         ],
     },
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,10 +34,10 @@ from aim_plugins.engines.engine import (
     Prompts,
     ScoreRequest,
     ScoreRow,
-    fingerprint,
     modulation_columns,
 )
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.harnesses.lm_eval.columns import ColumnAnswers
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -50,7 +50,7 @@ TRANSPORT_OPTIONS = ("transport", "strength", "force_transport")
 OPTIONS = ("noise_std", "noise_mean", "noise_seed", "noise_draws", *TRANSPORT_OPTIONS)
 
 
-class AimHFLM(HFLM):
+class AimHFLM(ColumnAnswers, HFLM):
     """A causal language model whose logits carry keyed Gaussian noise.
 
     Args:
@@ -132,67 +132,12 @@ class AimHFLM(HFLM):
             self._rank = accelerator.process_index
             self._world_size = accelerator.num_processes
 
-    # What the harness calls ---------------------------------------------------------------------
-
-    def loglikelihood(
-        self, requests: list[Instance], disable_tqdm: bool = False
-    ) -> list[tuple[float, bool]]:
-        self._require_one_column()
-        return [self.answer("loglikelihood", row, 0) for row in self.score(requests, disable_tqdm)]
-
-    def loglikelihood_rolling(
-        self, requests: list[Instance], disable_tqdm: bool = False
-    ) -> list[float]:
-        self._require_one_column()
-        return [row[0] for row in self.score_rolling(requests, disable_tqdm)]
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        self._require_one_column()
-        return [row[0] for row in self.generate(requests, disable_tqdm)]
-
-    def table(self, request_type: str, requests: list[Instance]) -> list[Any]:
-        """Answers requests under every column: one row for each request, see `answer`."""
-        methods: dict[str, Callable[[list[Instance]], list[Any]]] = {
-            "loglikelihood": self.score,
-            "loglikelihood_rolling": self.score_rolling,
-            "generate_until": self.generate,
-        }
-        return methods[request_type](requests)
-
-    @staticmethod
-    def answer(request_type: str, row: Any, column: int) -> Any:
-        """One entry of a table in the form that the harness expects."""
-        if request_type == "loglikelihood":
-            return row.log_likelihoods[column], row.is_greedy[column]
-        return row[column]
-
-    def _require_one_column(self) -> None:
-        if len(self.columns) > 1:
-            raise RuntimeError(
-                f"this model answers under {len(self.columns)} columns at once: evaluate it with "
-                "lm_eval.simple_evaluate, the lm_eval command, or `aim-plugins sweep lm-eval`"
-            )
-
     # Tables -------------------------------------------------------------------------------------
-
-    @staticmethod
-    def check(request_type: str, requests: list[Instance]) -> None:
-        """Refuses requests that have no answer, before anything is computed.
-
-        Raises:
-            ValueError: If a continuation is empty, naming its document.
-        """
-        for request in requests if request_type == "loglikelihood" else ():
-            if request.args[1] == "":
-                raise ValueError(
-                    f"{_label(request)} has an empty continuation, which has no log-likelihood: "
-                    "drop the choice, or give it at least one token"
-                )
 
     def score(self, requests: list[Instance], disable_tqdm: bool = False) -> list[ScoreRow]:
         """Log-likelihoods of the requests' continuations, [N] rows of [S]."""
         self.check("loglikelihood", requests)
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return HFLM.loglikelihood(self, requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(
         self,
@@ -319,7 +264,7 @@ class AimHFLM(HFLM):
             think_end_token=think_end if isinstance(think_end, str) else None,
         )
 
-    # Batch sizes and caches ---------------------------------------------------------------------
+    # Batch sizes --------------------------------------------------------------------------------
 
     def _detect_batch_size(self, requests: Sequence[Any] | None = None, pos: int = 0) -> int:
         """Halves the batch until a forward pass of the longest request fits."""
@@ -362,32 +307,6 @@ class AimHFLM(HFLM):
         logger.info("batch_size=auto: %d for sequences of %d tokens", size, length)
         return size
 
-    def set_cache_hook(self, cache_hook: Any) -> None:
-        """Puts the model and its modulation into the keys of `--use_cache`.
-
-        The harness keys a cached answer by the request alone, so one file would hand answers of
-        one modulation to another.
-
-        Raises:
-            ValueError: If the model has several columns: a sweep keeps its own records.
-        """
-        if cache_hook.dbdict is not None:
-            if len(self.columns) > 1:
-                raise ValueError(
-                    "--use_cache holds one answer for a request and this model gives "
-                    f"{len(self.columns)}: `aim-plugins sweep lm-eval` keeps and resumes them all"
-                )
-            prefix = fingerprint(
-                {
-                    "model": self.engine.fingerprint,
-                    "columns": [column.fingerprint for column in self.columns],
-                    "text": self._text_settings(),
-                }
-            )
-            cache_hook.dbdict.encode_key = lambda key: f"{prefix}:{key}"
-            cache_hook.dbdict.decode_key = lambda key: key.split(":", 1)[-1]
-        super().set_cache_hook(cache_hook)
-
     def _text_settings(self) -> dict[str, Any]:
         """How text becomes tokens and tokens become text, as far as `hf` can be told."""
         names = ("add_bos_token", "custom_prefix_token_id", "truncation", "think_end_token")
@@ -396,17 +315,6 @@ class AimHFLM(HFLM):
             "max_gen_toks": self.max_gen_toks,
             "tokenizer": [self.tokenizer.name_or_path, len(self.tokenizer)],
         }
-
-    def get_model_info(self) -> dict[str, Any]:
-        """The harness's record of the model, with the modulation."""
-        return super().get_model_info() | {
-            "model_fingerprint": self.engine.fingerprint,
-            "modulation_fingerprints": [column.fingerprint for column in self.columns],
-        }
-
-
-def _label(request: Instance) -> str:
-    return f"document {request.doc_id} of task {request.task_name!r}"
 
 
 def _describe(pair: tuple[str, str] | None) -> str:

@@ -21,6 +21,7 @@ import sys
 MODELS = {
     "act_hf": "aim_plugins.harnesses.lm_eval:ActHFLM",
     "aim_hf": "aim_plugins.harnesses.lm_eval:AimHFLM",
+    "aim_vllm": "aim_plugins.harnesses.lm_eval.vllm:AimVLLM",
 }
 """Name in `--model NAME` -> "module:Class", imported only when a run asks for the name."""
 
