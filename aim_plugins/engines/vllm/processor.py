@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from aim_plugins.engines.vllm.parameters import RequestNoise
+from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 from aim_plugins.modulation.noise import (
     COMPILE_VARIABLE,
@@ -56,7 +56,7 @@ class _Request:
         length: Tokens hashed so far.
     """
 
-    noise: RequestNoise
+    noise: RequestModulation
     prompt: list[int]
     output: list[int]
     key: int = 0
@@ -104,7 +104,7 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         self._requests: dict[int, _Request] = {}
         if not isinstance(state, torch.device):
             self._state = state
-            self._slots = [RequestNoise()] * state.max_num_reqs
+            self._slots = [RequestModulation()] * state.max_num_reqs
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -114,7 +114,7 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
             ValueError: If an argument is unknown or out of range, or log-likelihoods of the prompt
                 are asked for, which vLLM computes without its logits processors.
         """
-        noise = RequestNoise.read(sampling_params.extra_args)
+        noise = RequestModulation.read(sampling_params.extra_args)
         if noise.std > 0 and sampling_params.prompt_logprobs is not None:
             raise ValueError(
                 f"aim_std={noise.std} does not reach prompt_logprobs="
@@ -136,12 +136,13 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
     def _apply_to_rows(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
         if not self._requests:
             return logits
-        requests = list(self._requests.values())
+        rows = sorted(self._requests)
+        requests = [self._requests[row] for row in rows]
         _hash_new_tokens(requests)
         device = logits.device
         return self._add(
             logits,
-            torch.tensor(list(self._requests), device=device),
+            torch.tensor(rows, device=device),
             torch.tensor([request.key for request in requests], device=device),
             [request.noise for request in requests],
         )
@@ -150,8 +151,8 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Notes the noise of the request that moves into a slot; tells whether it has any."""
-        noise = RequestNoise.read(sampling_params.extra_args)
-        self._slots[req_idx] = RequestNoise() if self._idle else noise
+        noise = RequestModulation.read(sampling_params.extra_args)
+        self._slots[req_idx] = RequestModulation() if self._idle else noise
         return self._slots[req_idx].std > 0
 
     def _apply_to_slots(
@@ -189,9 +190,9 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
     def _add(
         self,
         logits: Float[Tensor, "rows vocab"],
-        rows: Int[Tensor, " noisy"],
+        rows: Int[Tensor, " noisy"],  # ascending
         keys: Int64[Tensor, " noisy"],
-        noise: list[RequestNoise],
+        noise: list[RequestModulation],
     ) -> Float[Tensor, "rows vocab"]:
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, device=logits.device)[:, None]
@@ -202,16 +203,20 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
             seed=torch.tensor([request.seed for request in noise], device=logits.device),
             compiled=self._compiled,
         )
-        # In the order of `modulation.logits.add_noise`, for the same bits.
+        # In the order of `modulation.logits.add_noise`, for the same bits, and without the passes
+        # over all logits that can be spared.
         draws.mul_(column([request.std for request in noise]))
-        draws.add_(column([request.mean for request in noise]))
+        if any(request.mean for request in noise):
+            draws.add_(column([request.mean for request in noise]))
+        if len(rows) == len(logits):
+            return logits.add_(draws)
         return logits.index_add_(0, rows, draws.to(logits.dtype))
 
 
 def _new_request(
     sampling_params: Any, prompt: list[int] | None, output: list[int]
 ) -> _Request | None:
-    noise = RequestNoise.read(sampling_params.extra_args)
+    noise = RequestModulation.read(sampling_params.extra_args)
     if noise.std == 0:
         return None
     if prompt is None:
