@@ -36,7 +36,8 @@ def test_noise_is_read_from_generation_kwargs_and_from_beside_them(inside):
     settings = dict(path="p", generation_kwargs=dict(do_sample=False, **(noise if inside else {})))
     settings.update({} if inside else noise)
     before = copy.deepcopy(settings)
-    found, rest, _ = split_modulation(settings)
+    split = split_modulation(settings)
+    found, rest = split.modulation, split.rest
     assert found == Modulation(0.5, 0.1, 3)
     assert rest == {"path": "p", "generation_kwargs": {"do_sample": False}}
     rest["generation_kwargs"]["do_sample"] = True
@@ -44,7 +45,8 @@ def test_noise_is_read_from_generation_kwargs_and_from_beside_them(inside):
 
 
 def test_an_entry_without_noise_is_the_unmodulated_model():
-    assert split_modulation({"path": "p"}) == (Modulation(), {"path": "p"}, "")
+    split = split_modulation({"path": "p"})
+    assert (split.modulation, split.rest, split.folder) == (Modulation(), {"path": "p"}, "")
     assert split_modulation({"generation_kwargs": None}).modulation == Modulation()
 
 
