@@ -132,14 +132,17 @@ def test_a_log_likelihood_is_that_of_hooks_written_by_hand(
         assert abs(value - log_likelihood(model, lm, context, continuation)) > 0.1
 
 
-@pytest.mark.parametrize("spec", [[0, 0.5, 1], "0:1:0.5"], ids=str)
-def test_several_strengths_at_once_are_several_runs(build, evaluate, spec):
-    merged = evaluate(build(strength=spec))
+def test_several_strengths_at_once_are_several_runs(build, evaluate):
+    merged = evaluate(build(strength="0:1:0.5"))
     for strength in (0, 0.5, 1):
         alone = evaluate(build(strength=strength))
         assert_equal_to_rounding(responses(merged, f"@{strength:g}"), responses(alone))
         accuracy = alone["results"]["tiny_choice"]["acc,none"]
         assert merged["results"]["tiny_choice"][f"acc@{strength:g},none"] == accuracy
+
+
+def test_a_grid_of_strengths_is_the_list_of_them(build):
+    assert build(strength="0:1:0.5").columns == build(strength=[0, 0.5, 1]).columns
 
 
 def test_without_a_strength_the_maps_are_applied_as_they_were_learned(build):
@@ -158,7 +161,7 @@ def test_noise_varies_under_a_fixed_strength(build, evaluate):
 def test_use_cache_never_returns_another_transports_answers(
     build, evaluate, tmp_path, transport, other_transport
 ):
-    cases = [(transport, 0.5), (transport, 1), (other_transport, 0.5), (transport, 0)]
+    cases = [(transport, 0.5), (transport, 1), (other_transport, 0.5)]
 
     def run(folder, strength, **options):
         model = build(transport=str(folder), strength=strength)
@@ -166,9 +169,8 @@ def test_use_cache_never_returns_another_transports_answers(
 
     fresh = [run(*case) for case in cases]
     assert all(one != other for i, one in enumerate(fresh) for other in fresh[:i])
-    for _ in range(2):
-        for case, wanted in zip(cases, fresh, strict=True):
-            assert_equal_to_rounding(run(*case, use_cache=str(tmp_path / "cache")), {**wanted})
+    for case, wanted in [*zip(cases, fresh, strict=True), (cases[0], fresh[0])]:
+        assert_equal_to_rounding(run(*case, use_cache=str(tmp_path / "cache")), wanted)
 
 
 def test_a_peft_adapter_is_transported_like_the_model_it_adapts(
