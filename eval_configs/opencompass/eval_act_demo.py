@@ -4,9 +4,9 @@
     opencompass eval_configs/opencompass/eval_act_demo.py
 
 Asks for countries by perplexity, for continents by generation, and for capitals in a chat, so that
-the curves show what steering costs: the choices hardly change, while answers in a chat grow wordy
-and no longer match exactly. The results go to runs/opencompass_act_demo/TIME/: the usual folders,
-and summary/sweep/*/report.html.
+the curves show what steering costs: fewer continents are right, and answers in a chat grow wordy,
+some of them wrong, until none matches exactly. The results go to runs/opencompass_act_demo/TIME/:
+the usual folders, and summary/sweep/*/report.html.
 """
 
 from mmengine.config import read_base
