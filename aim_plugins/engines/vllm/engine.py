@@ -10,10 +10,9 @@ distinct context and derives all columns from it in the worker.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,15 @@ from aim_plugins.engines.engine import (
     Prompts,
     ScoreRequest,
     ScoreRow,
+    by_transport,
     fingerprint,
 )
+from aim_plugins.engines.vllm.checkpoint import checkpoint_sample
 from aim_plugins.engines.vllm.parameters import extra_args
 from aim_plugins.engines.vllm.plugin import why_not
+from aim_plugins.engines.vllm.transport import CONFIG_KEY, FORCE_KEY, configured_maps
 from aim_plugins.engines.vllm.versions import require_supported
 from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScores
-from aim_plugins.sweep.strengths import format_strength
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +48,14 @@ _SAMPLING_OPTIONS = frozenset({"temperature", "top_k", "top_p", "min_p"})
 _WITHOUT_EFFECT = frozenset({"do_sample", "pad_token_id", "use_cache"})
 
 
-def llm_arguments(**given: Any) -> dict[str, Any]:
+def llm_arguments(
+    *, transport: str | Path | None = None, force_transport: bool = False, **given: Any
+) -> dict[str, Any]:
     """Arguments of `vllm.LLM` for an engine that modulates.
 
     Args:
+        transport: Folder of the transport that requests may ask for.
+        force_transport: Lets the transport run on another model than its own, with a warning.
         **given: Arguments of one's own; they are kept.
 
     Returns:
@@ -73,6 +78,12 @@ def llm_arguments(**given: Any) -> dict[str, Any]:
         )
     # Named although it is installed: vLLM then hands tokens over also when it schedules ahead.
     processors = [*(given.get("logits_processors") or ()), PROCESSOR]
+    if transport is not None:
+        additional = dict(given.get("additional_config") or {})
+        additional[CONFIG_KEY] = str(Path(transport).resolve())
+        if force_transport:
+            additional[FORCE_KEY] = True
+        given["additional_config"] = additional
     return {**given, "worker_extension_cls": WORKER_EXTENSION, "logits_processors": processors}
 
 
@@ -85,6 +96,9 @@ class VLLMEngine:
             decodes a token, so it is at most one less than the engine's `max_model_len`.
         journal: Keeps finished batches, so that an interrupted run goes on where it was.
         lora_request: Adapter that all requests use.
+
+    Attributes:
+        transport: Maps of the transport that the engine was made with, if any.
 
     Raises:
         ValueError: If the engine cannot modulate, or `max_length` is out of range.
@@ -116,6 +130,7 @@ class VLLMEngine:
         self.max_length = max_length or window
         self.journal = journal
         self.lora_request = lora_request
+        self.transport = configured_maps(config)
         self._fingerprint: str | None = None
 
     @property
@@ -126,7 +141,7 @@ class VLLMEngine:
             self._fingerprint = fingerprint(
                 [
                     "vllm",
-                    _checkpoint_sample(config.model_config, config.load_config),
+                    checkpoint_sample(config.model_config, config.load_config),
                     self.max_length,
                     str(config.model_config.dtype),
                     str(config.model_config.quantization),
@@ -147,7 +162,7 @@ class VLLMEngine:
         progress: bool = True,
         on_row: Callable[[int, ScoreRow], None] | None = None,
     ) -> list[ScoreRow]:
-        """Scores continuations under every column from one forward per distinct context.
+        """Scores continuations, from one forward per distinct context and transport strength.
 
         Args:
             requests: What to score.
@@ -164,12 +179,12 @@ class VLLMEngine:
             ValueError: If a context or a continuation is empty, a continuation is longer than the
                 model's window, or the model returns NaN; each names the request.
         """
-        _refuse_transport(columns)
+        self._check_transport(columns)
         check_requests(requests, self.max_length)
         if batch_size == 0 and self.journal is not None:
             batch_size = _SUBMISSION
         rows: dict[int, ScoreRow] = {}
-        for batch in context_batches(requests, batch_size, _context_key):
+        for batch in context_batches(requests, batch_size, self._context_key):
             for index, row in self._recall(requests, batch, columns, progress).items():
                 rows[index] = row
                 if on_row:
@@ -214,10 +229,39 @@ class VLLMEngine:
         columns: Sequence[Modulation],
         progress: bool,
     ) -> dict[int, ScoreRow]:
+        # A transport changes the forward pass; noise does not.
+        passes = {
+            strength: self._score_contexts(requests, batch, [columns[i] for i in members], progress)
+            for strength, members in by_transport(columns).items()
+        }
+        place = {
+            column: (strength, index)
+            for strength, members in by_transport(columns).items()
+            for index, column in enumerate(members)
+        }
+        where = [place[column] for column in range(len(columns))]
+        return {
+            request: replace(
+                row,
+                log_likelihoods=[passes[s][request].log_likelihoods[i] for s, i in where],
+                is_greedy=[passes[s][request].is_greedy[i] for s, i in where],
+            )
+            for request, row in passes[columns[0].transport_strength].items()
+        }
+
+    def _score_contexts(
+        self,
+        requests: Sequence[ScoreRequest],
+        batch: list[Context],
+        columns: Sequence[Modulation],
+        progress: bool,
+    ) -> dict[int, ScoreRow]:
+        """Scores a batch under columns of one transport strength."""
         continuations = [
             [list(requests[index].continuation) for index in context.members] for context in batch
         ]
         prompts = [list(context.tokens[-(self.max_length + 1) :][:-1]) for context in batch]
+        transport = replace(columns[0], std=0.0, mean=0.0, seed=0)
         parameters = [
             SamplingParams(
                 max_tokens=1,
@@ -225,9 +269,12 @@ class VLLMEngine:
                 detokenize=False,
                 # A position that comes from the cache has no hidden state to score.
                 skip_reading_prefix_cache=True,
-                extra_args={INDEX_ARGUMENT: number},
+                extra_args={
+                    INDEX_ARGUMENT: number,
+                    **extra_args(transport, len(prompt) - len(context.continuation)),
+                },
             )
-            for number in range(len(batch))
+            for number, (context, prompt) in enumerate(zip(batch, prompts, strict=True))
         ]
         noise = [(column.std, column.mean, column.seed) for column in columns]
         self.llm.collective_rpc("aim_begin_scoring", args=(noise, continuations))
@@ -242,11 +289,37 @@ class VLLMEngine:
                 raise ValueError(
                     "the model returned NaN or infinite logits for "
                     f"{requests[context.members[0]].label}: try dtype=float32"
+                    + (
+                        f" or a smaller strength than {transport.transport_strength}"
+                        if transport.transport_strength
+                        else ""
+                    )
                 )
             for index, (sums, greedy, clean, key) in zip(context.members, answer, strict=True):
                 tokens = list(requests[index].continuation)
                 rows[index] = ScoreRow(sums, greedy, clean, key, tokens)
         return rows
+
+    def _context_key(self, request: ScoreRequest) -> Any:
+        seen = (*request.context, *request.continuation[:-1])
+        if self.transport is not None and self.transport.positions == "last":
+            return seen, len(request.context)  # the split decides what is transported
+        return seen
+
+    def _check_transport(self, columns: Sequence[Modulation]) -> None:
+        asked = {column.transport for column in columns if column.transport_strength != 0}
+        if not asked:
+            return
+        if self.transport is None:
+            raise ValueError(
+                "a column has a transport_strength, but this engine has no transport: make it with "
+                "LLM(model, **llm_arguments(transport=DIR))"
+            )
+        if asked - {"", self.transport.fingerprint}:
+            raise ValueError(
+                "the columns' transport is another one than the engine was made with: it may have "
+                "been fitted again since; start anew"
+            )
 
     # Generation ---------------------------------------------------------------------------------
 
@@ -283,7 +356,7 @@ class VLLMEngine:
         Raises:
             ValueError: If an option is not among those.
         """
-        _refuse_transport(columns)
+        self._check_transport(columns)
         sampling = _sampling_options(options)
         rows = [tokens.tolist() for tokens in prompts.unpadded()]
         room = max_length - prompts.token_ids.shape[1]
@@ -319,7 +392,9 @@ class VLLMEngine:
         key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
             return record["tokens"]
-        distinct = list(columns) if draws_tokens else list(dict.fromkeys(c.noise for c in columns))
+        distinct = (
+            list(columns) if draws_tokens else list(dict.fromkeys(c.effective for c in columns))
+        )
         pairs = [(row, column) for row in range(len(prompts)) for column in range(len(distinct))]
         parameters = [
             SamplingParams(
@@ -338,7 +413,7 @@ class VLLMEngine:
         table = [[next(tokens) for _ in distinct] for _ in prompts]
         if not draws_tokens:
             place = {column: index for index, column in enumerate(distinct)}
-            table = [[row[place[column.noise]] for column in columns] for row in table]
+            table = [[row[place[column.effective]] for column in columns] for row in table]
         if self.journal is not None:
             self.journal.write_batch(key, {"tokens": table})
         return table
@@ -359,20 +434,6 @@ class VLLMEngine:
         """Nothing to do: vLLM has taken all its memory at its start and queues what is beyond."""
 
 
-def _context_key(request: ScoreRequest) -> tuple[int, ...]:
-    return (*request.context, *request.continuation[:-1])
-
-
-def _refuse_transport(columns: Sequence[Modulation]) -> None:
-    for column in columns:
-        if column.transport_strength != 0:
-            raise ValueError(
-                f"strength={format_strength(column.transport_strength)} of a transport: this vLLM "
-                "engine modulates logits only; fold the transport into the weights with "
-                "`aim-plugins transport fold`, or use the Hugging Face engine"
-            )
-
-
 def _sampling_options(options: dict[str, Any]) -> dict[str, Any]:
     """Options of `model.generate` as vLLM's sampling parameters."""
     unknown = sorted(set(options) - _SAMPLING_OPTIONS - _WITHOUT_EFFECT)
@@ -386,57 +447,6 @@ def _sampling_options(options: dict[str, Any]) -> dict[str, Any]:
     if not options.get("do_sample"):
         return {"temperature": 0.0}
     return {"temperature": 1.0, **given}
-
-
-def _checkpoint_sample(model_config: Any, load_config: Any) -> list[Any]:
-    """A model's configuration and some bytes of its weight files.
-
-    Workers pack weights in ways of their own, so the files are what tells models apart. Where there
-    are none the name and revision have to do.
-    """
-    described = {
-        name: value
-        for name, value in model_config.hf_config.to_diff_dict().items()
-        if name not in ("_name_or_path", "transformers_version")
-    }
-    sample: list[Any] = [json.dumps(described, sort_keys=True, default=str)]
-    files = sorted(_weight_files(model_config, load_config))
-    if not files:
-        return [*sample, str(model_config.model), str(model_config.revision)]
-    return sample + [[path.name, *_file_sample(path)] for path in files]
-
-
-def _weight_files(model_config: Any, load_config: Any) -> Iterator[Path]:
-    path = Path(model_config.model)
-    if path.is_file():
-        yield path
-        return
-    if not path.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            path = Path(
-                snapshot_download(
-                    model_config.model,
-                    revision=model_config.revision,
-                    cache_dir=load_config.download_dir,
-                    local_files_only=True,
-                )
-            )
-        except (OSError, ValueError):  # nothing in the cache: weights of another kind
-            return
-    for pattern in ("*.safetensors", "*.bin", "*.pt", "*.gguf"):
-        yield from path.glob(pattern)
-
-
-def _file_sample(path: Path, pieces: int = 256, width: int = 64) -> tuple[int, str]:
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        found = []
-        for piece in range(pieces):
-            file.seek(piece * max(1, size // pieces))
-            found.append(file.read(width).hex())
-    return size, fingerprint(found)
 
 
 __all__ = ["VLLMEngine", "llm_arguments"]

@@ -15,25 +15,30 @@ from aim_plugins.engines.engine import Modulation
 from aim_plugins.sweep.strengths import validate_strength
 
 PREFIX = "aim_"
-NAMES = ("aim_std", "aim_mean", "aim_seed")
+NAMES = ("aim_std", "aim_mean", "aim_seed", "aim_strength", "aim_start")
 
 
 @dataclass(frozen=True, slots=True)
-class RequestNoise:
-    """The noise of one request.
+class RequestModulation:
+    """The modulation of one request.
 
     Attributes:
-        std: Standard deviation in logit units; 0 leaves the request as it is.
-        mean: Mean in logit units.
-        seed: Seed of the draw.
+        std: Standard deviation of the noise in logit units; 0 leaves logits as they are.
+        mean: Mean of the noise in logit units.
+        seed: Seed of the noise.
+        strength: Strength of the engine's transport; 0 leaves activations as they are.
+        start: First token that a transport of the "last" positions reaches; None is the last one of
+            the prompt.
     """
 
     std: float = 0.0
     mean: float = 0.0
     seed: int = 0
+    strength: float = 0.0
+    start: int | None = None
 
     @classmethod
-    def read(cls, extra_args: Mapping[str, Any] | None) -> RequestNoise:
+    def read(cls, extra_args: Mapping[str, Any] | None) -> RequestModulation:
         """Reads and checks a request's arguments; those of other plugins are left alone.
 
         Raises:
@@ -50,14 +55,28 @@ class RequestNoise:
             std=validate_strength(given.get("aim_std", 0.0), name="aim_std"),
             mean=_finite(given.get("aim_mean", 0.0)),
             seed=_seed(given.get("aim_seed", 0)),
+            strength=validate_strength(
+                given.get("aim_strength", 0.0), name="aim_strength", signed=True
+            ),
+            start=_start(given.get("aim_start")),
         )
 
 
-def extra_args(column: Modulation) -> dict[str, Any]:
-    """The arguments that ask for a column's noise; none for a column without."""
-    if not column.has_noise:
-        return {}
-    return {"aim_std": column.std, "aim_mean": column.mean, "aim_seed": column.seed}
+def extra_args(column: Modulation, start: int | None = None) -> dict[str, Any]:
+    """The arguments that ask for a column; none for the unmodulated model.
+
+    Args:
+        column: The column.
+        start: First token that a transport of the "last" positions reaches, if not the last.
+    """
+    arguments: dict[str, Any] = {}
+    if column.has_noise:
+        arguments |= {"aim_std": column.std, "aim_mean": column.mean, "aim_seed": column.seed}
+    if column.transport_strength != 0:
+        arguments["aim_strength"] = column.transport_strength
+        if start is not None:
+            arguments["aim_start"] = start
+    return arguments
 
 
 def _finite(value: Any) -> float:
@@ -72,4 +91,10 @@ def _seed(value: Any) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
         raise ValueError(f"aim_seed={value!r} is no 64-bit integer: give a whole number such as 0")
+    return value
+
+
+def _start(value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"aim_start={value!r} is no position: give a whole number from 0 upwards")
     return value

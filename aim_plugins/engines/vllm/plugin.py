@@ -1,9 +1,13 @@
-"""What vLLM runs at its start where aim-plugins is installed: the refusal of silent failures.
+"""What vLLM runs at its start where aim-plugins is installed.
+
+Two things have to be in place before any engine is made: workers attach the transport that their
+configuration names, and requests are checked and told apart at admission.
 
 vLLM admits a request before it knows whether the engine's logits processors will run. Under
 speculative decoding processors of the first model runner are left out without a word, and a request
 for noise would get none. `register` therefore lets the check at admission, which answers a client
-with status 400, look at the engine's configuration too.
+with status 400, look at the engine's configuration too. Requests of different transport strengths
+must not share cached keys and values: each gets a salt of its own there.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from aim_plugins.engines.vllm.parameters import PREFIX
+from aim_plugins.engines.vllm.parameters import PREFIX, RequestModulation
+from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 
 
 def register() -> None:
@@ -22,32 +27,101 @@ def register() -> None:
     """
     from vllm.v1.engine.input_processor import InputProcessor
 
-    from aim_plugins.engines.vllm.versions import changed_interface, require_supported
-
     require_supported()
-    original = InputProcessor.__init__
-    if getattr(original, "refuses_unmodulated", False):
+    _check_requests(InputProcessor)
+    _attach_transports()
+
+
+def _check_requests(processor_class: Any) -> None:
+    original = processor_class.__init__
+    if getattr(original, "checks_modulation", False):
         return
 
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
         original(self, vllm_config, *arguments, **options)
-        validate = getattr(self, "validate_logits_processors_params", None)
-        if validate is None:
-            raise changed_interface("InputProcessor.validate_logits_processors_params")
-        reason = why_not(vllm_config)
+        for name in ("validate_logits_processors_params", "process_inputs"):
+            if not hasattr(self, name):
+                raise changed_interface(f"InputProcessor.{name}")
+        admission = _Admission(vllm_config)
+        validate, process = self.validate_logits_processors_params, self.process_inputs
 
         def validate_request(sampling_params: Any) -> None:
             validate(sampling_params)
-            if reason and any(name.startswith(PREFIX) for name in sampling_params.extra_args or {}):
-                from vllm.exceptions import VLLMValidationError
+            admission.check(sampling_params)
 
-                raise VLLMValidationError(reason)
+        def process_request(*arguments: Any, **options: Any) -> Any:
+            return admission.salt(process(*arguments, **options))
 
         self.validate_logits_processors_params = validate_request
+        self.process_inputs = process_request
 
-    initialize.refuses_unmodulated = True  # type: ignore[attr-defined]
-    InputProcessor.__init__ = initialize
+    initialize.checks_modulation = True  # type: ignore[attr-defined]
+    processor_class.__init__ = initialize
+
+
+class _Admission:
+    """What a request is held against before an engine takes it.
+
+    Args:
+        vllm_config: The engine's configuration.
+
+    Raises:
+        ValueError: If the configuration names a transport that cannot be read or run.
+    """
+
+    def __init__(self, vllm_config: Any) -> None:
+        from aim_plugins.engines.vllm import transport
+
+        self._reason = why_not(vllm_config)
+        self._maps = transport.configured_maps(vllm_config)
+        self._salt = transport.cache_salt
+
+    def check(self, sampling_params: Any) -> None:
+        """Refuses a request whose modulation this engine would leave out."""
+        from vllm.exceptions import VLLMValidationError
+
+        given = sampling_params.extra_args or {}
+        if not any(name.startswith(PREFIX) for name in given):
+            return
+        if self._reason:
+            raise VLLMValidationError(self._reason)
+        strength = RequestModulation.read(given).strength
+        if strength != 0 and self._maps is None:
+            raise VLLMValidationError(
+                f"aim_strength={strength}: this engine has no transport; start vLLM with "
+                '--additional-config \'{"aim_transport": "DIR"}\''
+            )
+
+    def salt(self, request: Any) -> Any:
+        """Keeps cached keys and values of one transport strength from requests of another."""
+        parameters = request.sampling_params
+        if self._maps is not None and parameters is not None:
+            asked = RequestModulation.read(parameters.extra_args)
+            request.cache_salt = self._salt(
+                request.cache_salt, self._maps, asked, len(request.prompt_token_ids or ())
+            )
+        return request
+
+
+def _attach_transports() -> None:
+    from vllm.v1.worker.worker_base import WorkerBase
+
+    original = WorkerBase.__init__
+    if getattr(original, "attaches_transport", False):
+        return
+
+    @functools.wraps(original)
+    def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
+        original(self, vllm_config, *arguments, **options)
+        from aim_plugins.engines.vllm import transport
+
+        # The model runners are heavy imports, which only workers of such an engine need.
+        if transport.configured_maps(vllm_config) is not None:
+            transport.register()
+
+    initialize.attaches_transport = True  # type: ignore[attr-defined]
+    WorkerBase.__init__ = initialize
 
 
 def why_not(vllm_config: Any) -> str | None:

@@ -1,9 +1,9 @@
 """Activation transport in vLLM, a strength for each request, eager or compiled.
 
 An engine is told of its transport by `additional_config={"aim_transport": DIR}`, and a request of
-its strength by `extra_args={"aim_strength": 0.5}`. Hooks are attached as soon as a worker has loaded
-the model, so that they are compiled with it. What they read at every step is one buffer: the
-strength of each token of the batch.
+its strength by `extra_args={"aim_strength": 0.5}`. Hooks are attached as soon as a worker has
+loaded the model, so that they are compiled with it. What they read at every step is one buffer:
+the strength of each token of the batch.
 
 Keys and values of a prompt depend on the strength, so every request's prefix-cache salt names
 transport and strength.
@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.versions import changed_interface
-from aim_plugins.modulation.activations import AffineMap, displace
+from aim_plugins.modulation.activations import ActivationMaps, AffineMap, displace
 from aim_plugins.modulation.hooks import find_module, split_site
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.signature import check_shared_weights, check_sites
@@ -37,6 +38,20 @@ def configured_folder(vllm_config: Any) -> Path | None:
     config = vllm_config.additional_config
     folder = config.get(CONFIG_KEY) if isinstance(config, Mapping) else None
     return Path(folder) if folder else None
+
+
+def configured_maps(vllm_config: Any) -> ActivationMaps | None:
+    """The maps of the transport that an engine's configuration names, if any.
+
+    Raises:
+        ValueError: If it cannot be read, or the engine cannot run it.
+    """
+    folder = configured_folder(vllm_config)
+    if folder is None:
+        return None
+    if (reason := why_not(vllm_config)) is not None:
+        raise ValueError(f"{CONFIG_KEY}={str(folder)!r}: {reason}")
+    return LearnedTransport.load(folder).maps
 
 
 def why_not(vllm_config: Any) -> str | None:
@@ -61,11 +76,23 @@ def why_not(vllm_config: Any) -> str | None:
     return None
 
 
-def cache_salt(salt: str | None, fingerprint: str, strength: float) -> str | None:
-    """The prefix-cache salt of a request that is transported at a strength."""
-    if strength == 0:
+def cache_salt(
+    salt: str | None, maps: ActivationMaps, asked: RequestModulation, prompt_length: int
+) -> str | None:
+    """The prefix-cache salt of a request.
+
+    Args:
+        salt: The request's own.
+        maps: The engine's transport.
+        asked: The request's modulation; strength 0 shares what plain requests have cached.
+        prompt_length: Tokens of the prompt. Where transport begins at its last one, keys and
+            values of the same tokens differ between prompts that end elsewhere.
+    """
+    if asked.strength == 0:
         return salt
-    own = f"aim:{fingerprint}:{strength!r}"
+    own = f"aim:{maps.fingerprint}:{asked.strength!r}"
+    if maps.positions == "last":
+        own += f":{prompt_length - 1 if asked.start is None else asked.start}"
     return own if salt is None else f"{salt}|{own}"
 
 
@@ -127,8 +154,6 @@ class WorkerTransport:
 
     def __init__(self, runner: Any, transport: LearnedTransport) -> None:
         config = runner.vllm_config
-        if (reason := why_not(config)) is not None:
-            raise ValueError(f"{CONFIG_KEY}={config.additional_config[CONFIG_KEY]!r}: {reason}")
         self._runner = runner
         self._last_only = transport.maps.positions == "last"
         self.strengths = torch.zeros((runner.max_num_tokens, 1), device=runner.device)
@@ -187,31 +212,28 @@ class WorkerTransport:
     def fill(self) -> None:
         """Writes the strength of each token of the step that is about to run."""
         runner, batch = self._runner, self._runner.input_batch
-        strengths = [
-            _strength(runner.requests[name]) if name in runner.requests else (0.0, None)
-            for name in batch.req_ids[: batch.num_reqs]
+        modulations = [
+            _modulation(runner.requests.get(name)) for name in batch.req_ids[: batch.num_reqs]
         ]
-        asked = any(strength != 0 for strength, _ in strengths)
+        asked = any(modulation.strength != 0 for modulation in modulations)
         if not asked and not self._busy:
             return
         ends = runner.query_start_loc.np[: batch.num_reqs + 1].tolist()
         values = torch.zeros((ends[-1], 1))
-        for row, (strength, start) in enumerate(strengths):
-            first = ends[row]
+        for row, modulation in enumerate(modulations):
+            first, start = ends[row], modulation.start
             if self._last_only:
                 begin = int(batch.num_prompt_tokens[row]) - 1 if start is None else start
                 first += max(0, begin - int(batch.num_computed_tokens_cpu[row]))
-            values[first : ends[row + 1]] = strength
+            values[first : ends[row + 1]] = modulation.strength
         self.strengths.zero_()
         self.strengths[: ends[-1]].copy_(values)
         self._busy = asked
 
 
-def _strength(request: Any) -> tuple[float, int | None]:
-    """The strength of a request, and the first position that it transports under "last"."""
-    parameters = request.sampling_params
-    given = (parameters.extra_args or {}) if parameters is not None else {}
-    return float(given.get("aim_strength", 0.0)), given.get("aim_start")
+def _modulation(request: Any) -> RequestModulation:
+    parameters = getattr(request, "sampling_params", None)
+    return RequestModulation.read(parameters.extra_args if parameters is not None else None)
 
 
 def _check_model(model: Any, transport: LearnedTransport, *, force: bool) -> None:

@@ -1,0 +1,240 @@
+"""Activation transport in vLLM against the Hugging Face engine, and what it refuses."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError
+
+from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, modulation_columns
+from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.engines.vllm import VLLMEngine, llm_arguments
+from aim_plugins.engines.vllm import transport as vllm_transport
+from aim_plugins.engines.vllm.parameters import RequestModulation
+from aim_plugins.engines.vllm.transport import cache_salt, why_not
+from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.hooks import choose_sites
+from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+
+WINDOW = 160
+STRENGTHS = (0.0, 0.5, 1.0)
+MODULES = [r".*layernorm", r".*\.mlp", r".*o_proj", r"model\.layers\.1"]
+
+
+def random_transport(
+    small_model: SimpleNamespace, positions: str = "all", modules: list[str] = MODULES
+) -> LearnedTransport:
+    """Maps that move a random model; those of the norms have a support."""
+    generator = torch.Generator().manual_seed(0)
+    sites = choose_sites(small_model.model, modules)
+    maps = {}
+    for index, site in enumerate(sites):
+        scale = 1 + 0.1 * torch.randn(128, generator=generator)
+        shift = 0.1 * torch.randn(128, generator=generator)
+        ends = torch.full_like(scale, 1.5)
+        maps[site] = (
+            AffineMap(scale, shift, -ends, ends, clip=index % 4 == 0)
+            if site.endswith("layernorm")
+            else AffineMap.everywhere(scale, shift)
+        )
+    metadata = TransportMetadata.describe(
+        small_model.model, small_model.tokenizer, method="mean", sites=sites, positions=positions
+    )
+    return LearnedTransport(ActivationMaps(maps, positions), metadata)
+
+
+def make_llm(checkpoint: Path, transport: Path, **options: object) -> LLM:
+    settings: dict = {"enforce_eager": True, "max_num_batched_tokens": 48} | options
+    return LLM(
+        str(checkpoint),
+        dtype="float32",
+        max_model_len=WINDOW,
+        max_num_seqs=24,
+        enable_prefix_caching=True,
+        enable_chunked_prefill=True,
+        block_size=32,
+        kv_cache_memory_bytes=1 << 28,
+        disable_log_stats=False,
+        **llm_arguments(transport=transport, **settings),
+    )
+
+
+@pytest.fixture(scope="module", params=["all", "last", "compiled"])
+def steered(request, small_model, small_checkpoint, tmp_path_factory):
+    """A transport, the vLLM engine and the Hugging Face engine that run it."""
+    positions = "last" if request.param == "last" else "all"
+    transport = random_transport(small_model, positions)
+    folder = transport.save(tmp_path_factory.mktemp("transport"))
+    options: dict = {"num_gpu_blocks_override": 28}
+    if request.param == "compiled":
+        options = {"enforce_eager": False}
+        # The shape checks of the test run cannot be compiled.
+        monkeypatch = pytest.MonkeyPatch()
+        request.addfinalizer(monkeypatch.undo)
+        monkeypatch.setattr(vllm_transport, "displace", inspect.unwrap(vllm_transport.displace))
+    return SimpleNamespace(
+        transport=transport,
+        engine=VLLMEngine(make_llm(small_checkpoint, folder, **options)),
+        reference=HuggingFaceEngine(
+            small_model.model,
+            small_model.tokenizer,
+            max_length=WINDOW - 1,
+            softmax_dtype=torch.float32,
+            transport=transport.maps,
+        ),
+    )
+
+
+def rows_of(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, 300, (n,), generator=generator).tolist() for n in lengths]
+
+
+def padded(rows: list[list[int]]) -> Prompts:
+    width = max(map(len, rows))
+    return Prompts(
+        torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+        torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+    )
+
+
+def text(tokens: list[int]) -> list[int]:
+    return tokens[: tokens.index(2)] if 2 in tokens else tokens
+
+
+def test_greedy_tokens_at_every_strength_are_those_of_transformers(steered) -> None:
+    rows = rows_of([2, 17, 60, 90])
+    prompts = padded([*rows, rows[3][:70] + [9]])
+    columns = [
+        *modulation_columns(strength=STRENGTHS, transport=steered.transport.fingerprint),
+        *modulation_columns(0.5, 0, 7, strength=0.5, transport=steered.transport.fingerprint),
+    ]
+    options = {"max_length": prompts.token_ids.shape[1] + 24, "do_sample": False}
+    given = steered.engine.generate(prompts, columns, **options)
+    expected = steered.reference.generate(prompts, columns, pad_token_id=0, **options)
+    for row, wanted in zip(given, expected, strict=True):
+        assert [text(tokens) for tokens in row] == [text(tokens) for tokens in wanted]
+    assert len({tuple(tokens) for tokens in expected[0]}) == len(columns)
+
+
+def test_log_likelihoods_at_every_strength_are_those_of_transformers(steered) -> None:
+    contexts, ends = rows_of([1, 5, 70], seed=1), rows_of([1, 4, 30], seed=2)
+    requests = [ScoreRequest(c, e, "a request") for c in contexts for e in ends]
+    columns = [
+        *modulation_columns(strength=STRENGTHS, transport=steered.transport.fingerprint),
+        *modulation_columns(0.5, 0, 7, strength=0.5, transport=steered.transport.fingerprint),
+    ]
+    given = steered.engine.score(requests, columns, progress=False)
+    expected = steered.reference.score(requests, columns, batch_size=4, progress=False)
+    for row, wanted in zip(given, expected, strict=True):
+        assert row.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-3)
+        assert row.is_greedy == wanted.is_greedy
+        assert row.clean == pytest.approx(wanted.clean, abs=1e-3)
+
+
+def test_cached_prefixes_are_shared_within_a_strength_and_not_between(steered) -> None:
+    llm = steered.engine.llm
+    prompt = {"prompt_token_ids": rows_of([100], seed=5)[0]}
+
+    def hits() -> int:
+        return next(m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits")
+
+    def decode(strength: float) -> list[int]:
+        asked = SamplingParams(temperature=0, max_tokens=8, extra_args={"aim_strength": strength})
+        return list(llm.generate([prompt], asked, use_tqdm=False)[0].outputs[0].token_ids)
+
+    first, before = decode(0.5), hits()
+    other = decode(1.0)
+    assert hits() == before
+    assert decode(0.5) == first and hits() > before
+    assert decode(1.0) == other != first
+
+
+def test_a_request_for_a_strength_without_a_transport_is_refused(llm: LLM) -> None:
+    asked = SamplingParams(extra_args={"aim_strength": 0.5})
+    with pytest.raises(VLLMValidationError, match="no transport.*--additional-config"):
+        llm.generate(["a"], asked, use_tqdm=False)
+    with pytest.raises(ValueError, match="llm_arguments.transport=DIR."):
+        VLLMEngine(llm).score([ScoreRequest([1], [2])], [Modulation(transport_strength=1.0)])
+
+
+@pytest.mark.parametrize("value", [float("nan"), "much", True])
+def test_a_strength_that_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="aim_strength"):
+        RequestModulation.read({"aim_strength": value})
+
+
+def test_columns_of_another_transport_are_refused(steered) -> None:
+    columns = modulation_columns(strength=1.0, transport="another")
+    with pytest.raises(ValueError, match="another one than the engine was made with"):
+        steered.engine.generate(padded([[5, 6]]), columns, max_length=8)
+
+
+def test_a_transport_of_another_model_is_refused(small_model, small_checkpoint, tmp_path) -> None:
+    transport = random_transport(small_model)
+    signature = dict(transport.metadata.model_signature)
+    signature["weights"] = {
+        name: sample | {"values": [value + 1 for value in sample["values"]]}
+        for name, sample in signature["weights"].items()
+    }
+    other = LearnedTransport(transport.maps, replace(transport.metadata, model_signature=signature))
+    with pytest.raises(ValueError, match="learned on another model"):
+        make_llm(small_checkpoint, other.save(tmp_path))
+
+
+def test_modules_that_vllm_fuses_are_named(small_model, small_checkpoint, tmp_path) -> None:
+    transport = random_transport(small_model, modules=[r".*q_proj"])
+    with pytest.raises(ValueError, match="q_proj.*vLLM fuses"):
+        make_llm(small_checkpoint, transport.save(tmp_path))
+
+
+def test_a_damaged_transport_is_refused_before_the_model_is_loaded(
+    small_checkpoint, tmp_path
+) -> None:
+    with pytest.raises(ValueError, match="has no file"):
+        make_llm(small_checkpoint, tmp_path)
+
+
+def configuration(**changed: object) -> SimpleNamespace:
+    stages = changed.pop("pipeline_parallel_size", 1)
+    return SimpleNamespace(
+        parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
+        **{"speculative_config": None, "use_v2_model_runner": False} | changed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
+        ({"pipeline_parallel_size": 2}, "pipeline_parallel_size=2"),
+        ({"speculative_config": object()}, "draft model"),
+    ],
+)
+def test_engines_that_cannot_transport_say_why(changed: dict, reason: str) -> None:
+    assert why_not(configuration()) is None
+    assert reason in (why_not(configuration(**changed)) or "")
+
+
+def test_salts_tell_strengths_transports_and_beginnings_apart() -> None:
+    ones = torch.ones(2)
+    everywhere = ActivationMaps({"a": AffineMap.everywhere(ones, ones)})
+    last = ActivationMaps({"a": AffineMap.everywhere(ones, ones)}, "last")
+    asked = RequestModulation(strength=0.5)
+    salts = {
+        cache_salt(None, everywhere, asked, 5),
+        cache_salt(None, everywhere, replace(asked, strength=0.25), 5),
+        cache_salt("own", everywhere, asked, 5),
+        cache_salt(None, last, asked, 5),
+        cache_salt(None, last, asked, 6),
+        cache_salt(None, last, replace(asked, start=2), 6),
+    }
+    assert len(salts) == 6
+    assert cache_salt(None, everywhere, asked, 9) in salts
+    assert cache_salt("own", last, RequestModulation(), 5) == "own"
