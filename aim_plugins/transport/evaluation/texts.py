@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from tqdm import tqdm
 from aim_plugins.engines.engine import Modulation, Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.sweep.files import write_atomic
+
+_REPEAT = 2**32
+"""Seeds below it stay apart from the count of batches with the same prompts."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +129,19 @@ def generate_texts(
     # Prompts of like length stand together, where they need little padding.
     order = sorted(range(len(prompts)), key=lambda index: (-len(encoded[index]), encoded[index]))
     label = f"Generating, {len(columns)} strengths"
+    asked: Counter[tuple[tuple[int, ...], ...]] = Counter()
     with tqdm(total=len(prompts), disable=not progress, desc=label, unit="prompt") as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
+            # A prompt may be given many times, to sample as many texts.
+            content = tuple(tuple(encoded[index]) for index in chosen)
+            asked[content] += 1
             batch = pad_left([encoded[index] for index in chosen], _padding(engine))
             table = engine.generate(
                 Prompts(batch.token_ids.to(engine.device), batch.mask.to(engine.device)),
                 columns,
                 max_length=batch.token_ids.shape[1] + decoding.max_new_tokens,
-                occurrence=decoding.seed,
+                occurrence=decoding.seed + _REPEAT * (asked[content] - 1),
                 pad_token_id=_padding(engine),
                 **decoding.options,
             )
