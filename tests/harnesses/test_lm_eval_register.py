@@ -78,8 +78,8 @@ def test_every_registered_target_exists():
 
     register()
     for name in MODELS:
-        if name == "aim_vllm" and find_spec("vllm") is None:
-            continue  # it has an environment, and tests, of its own
+        if name.endswith("_vllm") and find_spec("vllm") is None:
+            continue  # they have an environment, and tests, of their own
         assert issubclass(get_model(name), LM)
 
 
@@ -96,6 +96,20 @@ def test_a_missing_lm_eval_names_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_lm_eval)
     with pytest.raises(ImportError, match=re.escape("aim-plugins[lm-eval]")):
         register()
+
+
+@pytest.mark.parametrize("name", ["aim_vllm", "act_vllm"])
+def test_a_missing_vllm_names_the_extra_to_install(name):
+    finished = run(
+        "import sys\n"
+        "sys.modules['vllm'] = None\n"
+        "from aim_plugins.harnesses.lm_eval.register import register; register()\n"
+        "from lm_eval.api.registry import get_model\n"
+        f"get_model({name!r})"
+    )
+    assert finished.returncode == 1
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ") and "pip install 'aim-plugins[vllm]'" in last
 
 
 COMMANDS = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from aim_plugins.harnesses.lm_eval.register import MODELS
 from aim_plugins.sweep.strengths import parse_strengths
 
 if TYPE_CHECKING:
@@ -122,13 +123,13 @@ def sweep_columns(
     check_swept(noise_std, strength)
     if not hasattr(model, "table"):
         raise ValueError(
-            f"--model {name} answers under one strength only: use --model aim_hf or act_hf"
+            f"--model {name} answers under one strength only: use one of {', '.join(MODELS)}"
         )
     takes_transport = bool(getattr(model, "takes_transport", False))
     if strength is not None and not takes_transport:
         raise ValueError(
             f"--strength {strength} is that of an activation transport, which --model {name} has "
-            "not: use --model act_hf with transport=DIR in --model-args, or --noise-std"
+            "not: use --model act_hf or act_vllm with transport=DIR in --model-args, or --noise-std"
         )
     fixed = _fixed_strengths(model_args, noise_varies=strength is None)
     transport: dict[str, Any] = {}

@@ -2,25 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aim_plugins.engines.engine import Engine, Modulation, ScoreRow, fingerprint
+from aim_plugins.engines.engine import (
+    Engine,
+    Modulation,
+    ScoreRow,
+    fingerprint,
+    modulation_columns,
+)
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+
+TRANSPORT_OPTIONS = ("transport", "strength", "force_transport")
+OPTIONS = ("noise_std", "noise_mean", "noise_seed", "noise_draws", *TRANSPORT_OPTIONS)
 
 
 class ColumnAnswers:
     """Answers requests under one column, or hands out the table of them all.
 
     Attributes:
+        takes_transport: Whether the model transports activations, see
+            `transport.TransportArguments`.
         columns: The modulations that requests are answered under.
         engine: Runs the model.
     """
 
+    takes_transport = False
     columns: Sequence[Modulation]
     engine: Engine
+
+    # Arguments ----------------------------------------------------------------------------------
+
+    def _modulations(self, *noise: Any) -> tuple[Modulation, ...]:
+        """The columns of arguments of the noise, before the model is loaded."""
+        return modulation_columns(*noise)
+
+    @staticmethod
+    def refuse_transport(given: Mapping[str, Any], instead: str) -> None:
+        """Refuses arguments of a transport for a model that has none.
+
+        Args:
+            given: What is left of the model's arguments.
+            instead: Name of the model that takes them.
+
+        Raises:
+            ValueError: If one is among them.
+        """
+        if wrong := [name for name in TRANSPORT_OPTIONS if name in given]:
+            raise ValueError(
+                f"{wrong[0]}={given[wrong[0]]!r} belongs to an activation transport, which this "
+                f"model has not: use --model {instead}"
+            )
+
+    @staticmethod
+    def refuse_model_options(given: Mapping[str, Any]) -> None:
+        """Refuses arguments of the model among those of a generation.
+
+        Raises:
+            ValueError: If one is among them.
+        """
+        if wrong := sorted(set(given) & set(OPTIONS)):
+            raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
 
     # Each backend computes its tables.
 

@@ -30,11 +30,9 @@ from tqdm import tqdm
 
 from aim_plugins.engines.engine import (
     Engine,
-    Modulation,
     Prompts,
     ScoreRequest,
     ScoreRow,
-    modulation_columns,
 )
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.harnesses.lm_eval.columns import ColumnAnswers
@@ -45,9 +43,6 @@ if TYPE_CHECKING:
     from aim_plugins.modulation.activations import ActivationMaps
 
 logger = logging.getLogger(__name__)
-
-TRANSPORT_OPTIONS = ("transport", "strength", "force_transport")
-OPTIONS = ("noise_std", "noise_mean", "noise_seed", "noise_draws", *TRANSPORT_OPTIONS)
 
 
 class AimHFLM(ColumnAnswers, HFLM):
@@ -63,7 +58,6 @@ class AimHFLM(ColumnAnswers, HFLM):
         **kwargs: Every other argument of `hf`.
 
     Attributes:
-        takes_transport: Whether the model transports activations, see `transport.ActHFLM`.
         columns: The modulations that requests are answered under.
         engine: Runs the model.
 
@@ -74,8 +68,6 @@ class AimHFLM(ColumnAnswers, HFLM):
     Source: arXiv 2603.12755, utility modulation on the scores of a language model.
     """
 
-    takes_transport = False
-
     def __init__(
         self,
         pretrained: Any,
@@ -85,11 +77,7 @@ class AimHFLM(ColumnAnswers, HFLM):
         noise_draws: int = 1,
         **kwargs: Any,
     ) -> None:
-        if wrong := [name for name in TRANSPORT_OPTIONS if name in kwargs]:
-            raise ValueError(
-                f"{wrong[0]}={kwargs[wrong[0]]!r} belongs to an activation transport, which this "
-                "model has not: use --model act_hf"
-            )
+        self.refuse_transport(kwargs, instead="act_hf")
         self.columns = self._modulations(noise_std, noise_mean, noise_seed, noise_draws)
         super().__init__(pretrained, **kwargs)
         self._join_processes()
@@ -107,10 +95,6 @@ class AimHFLM(ColumnAnswers, HFLM):
             from aim_plugins.harnesses.lm_eval import replay
 
             replay.install()
-
-    def _modulations(self, *noise: Any) -> tuple[Modulation, ...]:
-        """The columns of arguments of the noise, before the model is loaded."""
-        return modulation_columns(*noise)
 
     def _activation_maps(self) -> ActivationMaps | None:
         """What transports the loaded model's activations."""
@@ -223,8 +207,7 @@ class AimHFLM(ColumnAnswers, HFLM):
         contexts = [context for context, _ in batch]
         generation_kwargs = batch[0][1]
         kwargs: dict[str, Any] = normalize_gen_kwargs(generation_kwargs, self.max_gen_toks)
-        if wrong := sorted(set(kwargs) & set(OPTIONS)):
-            raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
+        self.refuse_model_options(kwargs)
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         stop = handle_stop_sequences(kwargs.pop("until", None), eos=end)
         max_gen_toks = kwargs.pop("max_gen_toks")

@@ -3,6 +3,7 @@
     lm_eval --model act_hf --model_args pretrained=MODEL,transport=DIR,strength=0.5 --tasks gsm8k
 
 It is `aim_hf` with learned maps on activations besides, so noise may stand beside them.
+`TransportArguments` is what it shares with `act_vllm`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,15 @@ def load_transport(transport: object) -> LearnedTransport:
     """
     if isinstance(transport, LearnedTransport):
         return transport
+    return LearnedTransport.load(transport_folder(transport))
+
+
+def transport_folder(transport: object) -> Path:
+    """The folder that the argument `transport` names.
+
+    Raises:
+        ValueError: If it is missing, or no folder.
+    """
     if transport is None or transport == "":
         raise ValueError(
             "transport= is missing: name the folder that `aim-plugins transport fit` wrote, as in "
@@ -45,10 +55,61 @@ def load_transport(transport: object) -> LearnedTransport:
         raise ValueError(
             f"transport={name!r} is no folder: name the one that `aim-plugins transport fit` wrote"
         )
-    return LearnedTransport.load(folder)
+    return folder
 
 
-class ActHFLM(AimHFLM):
+class TransportArguments:
+    """What makes a class of `aim_hf`'s kind one for transports; it stands before that class.
+
+    Args:
+        pretrained: As for the class behind it: the model that the maps were learned on.
+        transport: Folder of the maps, as `aim-plugins transport fit` wrote it.
+        strength: Strength λ of the transport: a number, a list, or a grid such as "0:1:0.1".
+        force_transport: Runs the maps on other weights than they were learned on, with a warning.
+        **kwargs: Every argument of the class behind it.
+
+    Attributes:
+        transport: The maps, and where they come from.
+
+    Raises:
+        ValueError: If the transport is missing or damaged.
+    """
+
+    takes_transport = True
+
+    def __init__(
+        self,
+        pretrained: Any,
+        transport: Any = None,
+        strength: Any = DEFAULT_STRENGTH,
+        force_transport: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.transport = load_transport(transport)
+        self._transport = transport
+        self._strength = strength
+        self._force = force_transport
+        super().__init__(pretrained, **kwargs)  # type: ignore[call-arg]
+
+    def _modulations(self, *noise: Any) -> tuple[Modulation, ...]:
+        columns = modulation_columns(
+            *noise, strength=self._strength, transport=self.transport.fingerprint
+        )
+        strengths = dict.fromkeys(column.transport_strength for column in columns)
+        if outside := [strength for strength in strengths if not 0 <= strength <= 1]:
+            warn_once(
+                f"strength={', '.join(map(format_strength, outside))} lies outside 0 to 1, the "
+                "range between the model and the maps as they were learned: texts may break down"
+            )
+        return columns
+
+    def get_model_info(self) -> dict[str, Any]:
+        """The harness's record of the model, with the modulation and the transport."""
+        info: dict[str, Any] = super().get_model_info()  # type: ignore[misc]
+        return info | {"transport_fingerprint": self.transport.fingerprint}
+
+
+class ActHFLM(TransportArguments, AimHFLM):
     """A causal language model whose activations are transported by learned maps.
 
     Args:
@@ -69,33 +130,6 @@ class ActHFLM(AimHFLM):
     Source: arXiv 2410.23054, eq. 4.
     """
 
-    takes_transport = True
-
-    def __init__(
-        self,
-        pretrained: Any,
-        transport: Any = None,
-        strength: Any = DEFAULT_STRENGTH,
-        force_transport: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        self.transport = load_transport(transport)
-        self._strength = strength
-        self._force = force_transport
-        super().__init__(pretrained, **kwargs)
-
-    def _modulations(self, *noise: Any) -> tuple[Modulation, ...]:
-        columns = modulation_columns(
-            *noise, strength=self._strength, transport=self.transport.fingerprint
-        )
-        strengths = dict.fromkeys(column.transport_strength for column in columns)
-        if outside := [strength for strength in strengths if not 0 <= strength <= 1]:
-            warn_once(
-                f"strength={', '.join(map(format_strength, outside))} lies outside 0 to 1, the "
-                "range between the model and the maps as they were learned: texts may break down"
-            )
-        return columns
-
     def _activation_maps(self) -> ActivationMaps:
         try:
             self.transport.check_model(self.model, self.tokenizer, force=self._force)
@@ -103,7 +137,3 @@ class ActHFLM(AimHFLM):
             mend = str(error).replace("force=True", "force_transport=True")
             raise ValueError(f"transport= does not fit pretrained=: {mend}") from error
         return self.transport.maps
-
-    def get_model_info(self) -> dict[str, Any]:
-        """The harness's record of the model, with the modulation and the transport."""
-        return super().get_model_info() | {"transport_fingerprint": self.transport.fingerprint}

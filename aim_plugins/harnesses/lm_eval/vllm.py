@@ -26,14 +26,14 @@ from lm_eval.models.utils import (
     resolve_max_length,
 )
 
+from aim_plugins.engines import vllm as vllm_engine
 from aim_plugins.engines.engine import (
     Engine,
     Prompts,
     ScoreRequest,
     ScoreRow,
-    modulation_columns,
 )
-from aim_plugins.engines.vllm.engine import VLLMEngine, llm_arguments
+from aim_plugins.engines.vllm.versions import require_supported
 from aim_plugins.harnesses.lm_eval.columns import ColumnAnswers
 
 if TYPE_CHECKING:
@@ -46,7 +46,11 @@ def _import_backend() -> ModuleType:
     """lm-eval's vLLM backend, which asks for the version of a distribution named "vllm".
 
     vLLM's builds for other devices have other names.
+
+    Raises:
+        ImportError: If vLLM is missing or too old, with the command that installs it.
     """
+    require_supported()
     name = "lm_eval.models.vllm_causallms"
     try:
         importlib.metadata.version("vllm")
@@ -86,7 +90,6 @@ class AimVLLM(ColumnAnswers, _Backend):
         **kwargs: Every other argument of `vllm`.
 
     Attributes:
-        takes_transport: Whether the model transports activations.
         columns: The modulations that requests are answered under.
         engine: Runs the model.
 
@@ -96,8 +99,6 @@ class AimVLLM(ColumnAnswers, _Backend):
 
     Source: arXiv 2603.12755, utility modulation on the scores of a language model.
     """
-
-    takes_transport = False
 
     def __init__(
         self,
@@ -112,7 +113,8 @@ class AimVLLM(ColumnAnswers, _Backend):
         batch_size: int | str = "auto",
         **kwargs: Any,
     ) -> None:
-        self.columns = modulation_columns(noise_std, noise_mean, noise_seed, noise_draws)
+        self.refuse_transport(kwargs, instead="act_vllm")
+        self.columns = self._modulations(noise_std, noise_mean, noise_seed, noise_draws)
         if int(kwargs.get("data_parallel_size", 1)) > 1:
             raise ValueError(
                 f"data_parallel_size={kwargs['data_parallel_size']} makes a new engine for every "
@@ -129,16 +131,20 @@ class AimVLLM(ColumnAnswers, _Backend):
             pretrained,
             max_model_len=max_model_len,
             batch_size=batch_size,
-            **llm_arguments(**kwargs),
+            **vllm_engine.llm_arguments(**kwargs, **self._transport_arguments()),
         )
         if self.batch_size == 1:
             logger.warning("batch_size=1 hands vLLM one request at a time: use --batch_size auto")
         self.batch_sizes: dict[int, int] = {}
-        self.engine: Engine = VLLMEngine(self.model, lora_request=self.lora_request)
+        self.engine: Engine = vllm_engine.VLLMEngine(self.model, lora_request=self.lora_request)
         if len(self.columns) > 1:
             from aim_plugins.harnesses.lm_eval import replay
 
             replay.install()
+
+    def _transport_arguments(self) -> dict[str, Any]:
+        """What names the transport to `llm_arguments`."""
+        return {}
 
     @property
     def max_length(self) -> int:
@@ -218,8 +224,7 @@ class AimVLLM(ColumnAnswers, _Backend):
     ) -> list[list[str]]:
         contexts = [context for context, _ in batch]
         options: dict[str, Any] = normalize_gen_kwargs(batch[0][1], self.max_gen_toks)
-        if wrong := sorted(name for name in options if name.startswith("noise_")):
-            raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
+        self.refuse_model_options(options)
         end = self.tokenizer.decode(self.eot_token_id)
         stop = handle_stop_sequences(options.pop("until", None), eos=end)
         max_gen_toks = options.pop("max_gen_toks")
