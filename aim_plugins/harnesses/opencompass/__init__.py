@@ -12,16 +12,37 @@ if TYPE_CHECKING:
         HuggingFaceNoiseChatModel,
         HuggingFaceNoiseModel,
     )
+    from aim_plugins.harnesses.opencompass.vllm import (
+        VLLMAcTChatModel,
+        VLLMAcTModel,
+        VLLMNoiseChatModel,
+        VLLMNoiseModel,
+    )
+
+_HOMES = {
+    "HuggingFaceAcTChatModel": "models",
+    "HuggingFaceAcTModel": "models",
+    "HuggingFaceNoiseChatModel": "models",
+    "HuggingFaceNoiseModel": "models",
+    "VLLMAcTChatModel": "vllm",
+    "VLLMAcTModel": "vllm",
+    "VLLMNoiseChatModel": "vllm",
+    "VLLMNoiseModel": "vllm",
+}
 
 __all__ = [
     "HuggingFaceAcTChatModel",
     "HuggingFaceAcTModel",
     "HuggingFaceNoiseChatModel",
     "HuggingFaceNoiseModel",
+    "VLLMAcTChatModel",
+    "VLLMAcTModel",
+    "VLLMNoiseChatModel",
+    "VLLMNoiseModel",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        return getattr(importlib.import_module(f"{__name__}.models"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

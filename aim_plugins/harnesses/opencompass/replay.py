@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, ScoreRow
-from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.engines.engine import Engine, Modulation, Prompts, ScoreRequest, ScoreRow
 from aim_plugins.harnesses.opencompass.modulations import describe
 
 _IGNORED_INPUTS = frozenset({"token_type_ids"})
+
+_QUEUED_ROWS = 512
+"""Rows of generation handed at a time to an engine that queues them; each batch is kept."""
 
 
 class NoJournal:
@@ -68,20 +70,23 @@ class AnswerTable:
     Attributes:
         engine: Runs the model.
         columns: The modulations, S of them.
-        batch_size: Prompts or contexts in a batch of `compute`.
+        batch_size: Prompts or contexts in a batch of `compute`; 0 leaves it to an engine that
+            queues what it is given.
         name: What is being asked, for progress bars and errors.
         texts: What callers derived from texts, such as their token ids, kept for all columns.
         asked: Every span recorded, in order, repetitions included.
         rows: The scores so far.
+        device: Where prompts go.
     """
 
-    engine: HuggingFaceEngine
+    engine: Engine
     columns: Sequence[Modulation]
     batch_size: int = 1
     name: str = "OpenCompass"
     texts: dict[Hashable, Any] = field(default_factory=dict)
     asked: list[Span] = field(default_factory=list)
     rows: dict[Span, ScoreRow] = field(default_factory=dict)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _recording: bool = False
     _kwargs: dict[GenerationOptions, dict[str, Any]] = field(default_factory=dict)
     _prompts: dict[GenerationOptions, dict[tuple[int, ...], None]] = field(default_factory=dict)
@@ -175,9 +180,10 @@ class AnswerTable:
             disable=not progress,
             desc=f"Generating, {len(self.columns)} strengths x draws",
         ) as bar:
-            for start in range(0, len(prompts), batch_size):
-                batch = prompts[start : start + batch_size]
-                padded = _left_padded(batch, self.engine.device)
+            step = batch_size or max(1, _QUEUED_ROWS // len(self.columns))
+            for start in range(0, len(prompts), step):
+                batch = prompts[start : start + step]
+                padded = _left_padded(batch, self.device)
                 # Samples of a strength are not to depend on the strengths beside it.
                 sampling = self._kwargs[options].get("do_sample")
                 groups = [[column] for column in self.columns] if sampling else [self.columns]
@@ -203,7 +209,7 @@ class ColumnModel:
     Everything but `generate` and the call is the model's own.
 
     Args:
-        model: The transformers model.
+        model: The model that the engine runs.
         table: Answers for all columns.
         column: Index of the column.
     """
@@ -219,18 +225,28 @@ class ColumnModel:
             raise AttributeError(name)
         return getattr(self._model, name)
 
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self._table.device
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model where nothing is modulated.
 
         Raises:
             NotImplementedError: If the column modulates: logits read past the engine would be
-                those of the plain model.
+                those of the plain model. Or if the model shows no logits.
         """
         column = self._table.columns[self._column]
         if not column.is_identity:
             raise NotImplementedError(
                 f"{describe(column)}: this inferencer reads the model's logits itself, past the "
                 "modulation: use a generation, perplexity or log-likelihood inferencer"
+            )
+        if not callable(self._model):
+            raise NotImplementedError(
+                f"this inferencer reads logits, which {type(self._model).__name__} does not show: "
+                "use a model of type HuggingFaceNoiseModel or HuggingFaceAcTModel"
             )
         return self._model(*args, **kwargs)
 

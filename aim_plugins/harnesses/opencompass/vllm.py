@@ -1,0 +1,238 @@
+"""The models for OpenCompass run by vLLM: the same entries, all strengths in one batch.
+
+    from aim_plugins.harnesses.opencompass import VLLMNoiseModel
+    models = [
+        dict(
+            type=VLLMNoiseModel,
+            path=...,
+            model_kwargs=dict(tensor_parallel_size=2, gpu_memory_utilization=0.8),
+            generation_kwargs=dict(noise_std=x / 10),
+        )
+        for x in range(16)
+    ]
+
+Prompts, chat templates, stop words and scores are those of the Hugging Face models, whose code
+tokenises and decodes here too; vLLM is given tokens. It is imported when a model is loaded.
+
+Source: arXiv 2603.12755, utility modulation; arXiv 2410.23054, eq. 4.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
+from opencompass.registry import MODELS
+from transformers import AutoConfig, GenerationConfig
+
+from aim_plugins.engines.engine import Journal, Modulation
+from aim_plugins.engines.vllm.versions import require_supported
+from aim_plugins.harnesses.opencompass.columns import ColumnAnswers, TextScores
+from aim_plugins.harnesses.opencompass.modulations import SplitSettings, read_transport
+from aim_plugins.harnesses.opencompass.replay import AnswerTable
+from aim_plugins.transport.artifact import tokenizer_sha256
+
+if TYPE_CHECKING:
+    from aim_plugins.engines.vllm.engine import VLLMEngine
+
+
+class _RunByVLLM(ColumnAnswers):
+    """Answers with an engine of vLLM; the other bases only tokenise and decode."""
+
+    def _load_tokenizer(self, path: str, *args: Any, **kwargs: Any) -> None:
+        super()._load_tokenizer(path, *args, **kwargs)
+        self._tokenizer_path = path
+
+    def _load_model(
+        self,
+        path: str,
+        kwargs: dict[str, Any],
+        peft_path: str | None = None,
+        peft_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        """Starts vLLM where OpenCompass's class would load a model of transformers.
+
+        Raises:
+            ImportError: If vLLM is missing or too old.
+            ValueError: If an argument is for transformers alone, or vLLM cannot modulate with it.
+        """
+        require_supported()
+        from vllm import LLM
+
+        from aim_plugins.engines.vllm.engine import llm_arguments
+
+        if peft_path is not None:
+            raise ValueError(
+                f"peft_path={peft_path!r} is not for {type(self).__name__}: merge the adapter into "
+                "the weights, or use a model of type HuggingFaceNoiseModel or HuggingFaceAcTModel"
+            )
+        arguments = _engine_arguments(path, kwargs)
+        split = self._split
+        if split.folder:
+            self._warn_of_other_tokenizer(split.folder)
+            folder = os.path.expanduser(split.folder)
+            arguments |= {"transport": folder, "force_transport": split.force}
+        self._warn_of_penalties(path)
+        self.model = LLM(path, tokenizer=self._tokenizer_path, **llm_arguments(**arguments))
+
+    def _make_engine(self, split: SplitSettings) -> VLLMEngine:
+        from aim_plugins.engines.vllm.engine import VLLMEngine
+
+        engine = VLLMEngine(self.model)
+        if self.max_seq_len > engine.max_length:
+            self.logger.warning(
+                f"max_seq_len={self.max_seq_len} is more than vLLM takes, since max_model_len="
+                f"{engine.max_length + 1} counts what is decoded as well: prompts are cut to "
+                f"{engine.max_length} tokens; write model_kwargs=dict(max_model_len=...) for more"
+            )
+        self.max_seq_len = engine.max_length = min(self.max_seq_len, engine.max_length)
+        return engine
+
+    def _longest_prompt(self, path: str, model_kwargs: dict[str, Any]) -> int:
+        window = model_kwargs.get("max_model_len")
+        if not isinstance(window, int) or window <= 0:
+            window = super()._longest_prompt(path, model_kwargs)
+        return window - 1  # vLLM always decodes a token
+
+    def table(
+        self,
+        columns: Sequence[Modulation],
+        *,
+        batch_size: int = 0,
+        name: str = "OpenCompass",
+        journal: Journal | None = None,
+    ) -> AnswerTable:
+        """Starts a table of this model's answers under many modulations.
+
+        Args:
+            columns: The modulations, S of them.
+            batch_size: Without effect: vLLM queues all prompts and makes batches of its own.
+            name: What will be asked, for progress bars and errors.
+            journal: Keeps finished batches, so that an interrupted run goes on where it was.
+
+        Raises:
+            ValueError: If a column is of another transport than the model has loaded.
+        """
+        return super().table(columns, batch_size=0, name=name, journal=journal)
+
+    def _warn_of_other_tokenizer(self, folder: str) -> None:
+        known = read_transport(folder).metadata.tokenizer_sha256
+        if known and tokenizer_sha256(self.tokenizer) != known:
+            self.logger.warning(f"transport={folder!r} was fitted with another tokenizer")
+
+    def _warn_of_penalties(self, path: str) -> None:
+        """Warns of what transformers would change of the logits besides the noise."""
+        try:
+            penalty = GenerationConfig.from_pretrained(path).repetition_penalty
+        except OSError:  # models need no generation_config.json
+            return
+        if penalty not in (None, 1.0):
+            self.logger.warning(
+                f"generation_config.json of {path} has repetition_penalty={penalty}, which "
+                f"{type(self).__name__} leaves out, unlike the models run by transformers"
+            )
+
+
+def _engine_arguments(path: str, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of `vllm.LLM`; `torch_dtype` is taken for its `dtype`."""
+    arguments = dict(model_kwargs)
+    if "device_map" in arguments:
+        raise ValueError(
+            f"model_kwargs: device_map={arguments['device_map']!r} is of transformers; vLLM "
+            "spreads a model by tensor_parallel_size, so leave it out"
+        )
+    dtype = arguments.pop("torch_dtype", None)
+    if dtype is not None and arguments.setdefault("dtype", dtype) != dtype:
+        raise ValueError(
+            f"model_kwargs: torch_dtype={dtype!r} and dtype={arguments['dtype']!r} disagree: give "
+            "one of them"
+        )
+    if "dtype" not in arguments:
+        config = AutoConfig.from_pretrained(
+            path, trust_remote_code=arguments.get("trust_remote_code", False)
+        )
+        # vLLM would halve the precision of float32 weights.
+        arguments["dtype"] = "float32" if str(config.dtype) == "torch.float32" else "auto"
+    arguments["dtype"] = str(arguments["dtype"]).removeprefix("torch.")
+    return arguments
+
+
+@MODELS.register_module()
+class VLLMNoiseModel(_RunByVLLM, TextScores, HuggingFaceBaseModel):
+    """A base model of vLLM with Gaussian noise on its logits.
+
+    Args:
+        path: A folder or hub name.
+        noise_std: Standard deviation of the noise in logit units; 0 is the unmodulated model.
+        noise_seed: Seed of the noise.
+        noise_mean: Mean of the noise in logit units.
+        generation_kwargs: As for `HuggingFaceNoiseModel`, of which vLLM knows `do_sample`,
+            `temperature`, `top_k`, `top_p` and `min_p`; the noise's may stand here instead.
+        max_seq_len: Longest prompt in tokens; by default one less than the `max_model_len` of
+            `model_kwargs` or the model's window, into which prompt and answer have to fit.
+        model_kwargs: Arguments of `vllm.LLM`, such as `tensor_parallel_size`,
+            `gpu_memory_utilization` and `max_model_len`; `torch_dtype` stands for its `dtype`, and
+            `trust_remote_code` is False unless given.
+        **settings: Every other argument of `HuggingFaceNoiseModel` but adapters. In a sweep
+            `batch_size` is without effect, since vLLM queues all prompts.
+
+    Raises:
+        ImportError: If vLLM is missing or too old.
+    """
+
+
+@MODELS.register_module()
+class VLLMNoiseChatModel(_RunByVLLM, HuggingFacewithChatTemplate):
+    """A chat model of vLLM with Gaussian noise on its logits; prompts take its template.
+
+    Args:
+        path: A folder or hub name.
+        noise_std: Standard deviation of the noise in logit units; 0 is the unmodulated model.
+        noise_seed: Seed of the noise.
+        noise_mean: Mean of the noise in logit units.
+        model_kwargs: Arguments of `vllm.LLM`, as for `VLLMNoiseModel`.
+        **settings: Every other argument of `HuggingFaceNoiseChatModel` but adapters, as for
+            `VLLMNoiseModel`.
+
+    Raises:
+        ImportError: If vLLM is missing or too old.
+    """
+
+
+@MODELS.register_module()
+class VLLMAcTModel(VLLMNoiseModel):
+    """A base model of vLLM whose activations are transported (AcT).
+
+    Args:
+        path: A folder or hub name.
+        transport: Folder of a transport that was learned on this model. vLLM fuses some modules:
+            the transport has to be one of norms, `o_proj`, `down_proj`, blocks or layers.
+        strength: Strength λ of the transport; 0 is the unmodulated model, 1 the maps as learned.
+        force_transport: Runs the maps on other weights than they were learned on, with a warning.
+        **settings: Every argument of `VLLMNoiseModel`, its noise among them.
+
+    Raises:
+        ImportError: If vLLM is missing or too old.
+    """
+
+    takes_transport = True
+
+
+@MODELS.register_module()
+class VLLMAcTChatModel(VLLMNoiseChatModel):
+    """A chat model of vLLM whose activations are transported; prompts take its template.
+
+    Args:
+        path: A folder or hub name.
+        transport: Folder of a transport that was learned on this model, as for `VLLMAcTModel`.
+        strength: Strength λ of the transport; 0 is the unmodulated model, 1 the maps as learned.
+        force_transport: Runs the maps on other weights than they were learned on, with a warning.
+        **settings: Every argument of `VLLMNoiseChatModel`, its noise among them.
+
+    Raises:
+        ImportError: If vLLM is missing or too old.
+    """
+
+    takes_transport = True
