@@ -63,6 +63,29 @@ def small_model(small_checkpoint: Path) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
+def small_transport(small_model: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random transport of the model's norms and its last layer."""
+    import torch
+
+    from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+    from aim_plugins.modulation.hooks import choose_sites
+    from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+
+    generator = torch.Generator().manual_seed(0)
+
+    def vector(mean: float) -> torch.Tensor:
+        return mean + 0.2 * torch.randn(128, generator=generator)
+
+    sites = choose_sites(small_model.model, [r".*layernorm", r"model\.layers\.1"])
+    maps = {site: AffineMap.everywhere(vector(1.0), vector(0.0)) for site in sites}
+    metadata = TransportMetadata.describe(
+        small_model.model, small_model.tokenizer, method="linear", sites=sites
+    )
+    folder = tmp_path_factory.mktemp("small-transport")
+    return LearnedTransport(ActivationMaps(maps), metadata).save(folder)
+
+
+@pytest.fixture(scope="session")
 def reference_engine(small_model: SimpleNamespace):
     """The Hugging Face engine of the model."""
     from aim_plugins.engines.huggingface import HuggingFaceEngine

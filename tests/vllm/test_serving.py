@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import socket
@@ -11,11 +12,15 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import openai
 import pytest
+import torch
 
-from aim_plugins.engines.engine import Modulation, Prompts
+from aim_plugins.engines.engine import Modulation, Prompts, modulation_columns
+from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.transport.artifact import LearnedTransport
 
 NAME = "small"
 NEW_TOKENS = 12
@@ -43,21 +48,19 @@ def lines_of(process: subprocess.Popen[str]) -> queue.Queue[str | None]:
     return lines
 
 
-@pytest.fixture(scope="module")
-def client(small_checkpoint: Path) -> Iterator[openai.OpenAI]:
-    """A client of a server on the loopback interface, which runs for the tests of this module."""
-    port = free_port()
+def start_server(checkpoint: Path, port: int, *options: str) -> subprocess.Popen[str]:
     command = [
         # What `vllm serve` runs; the command itself asks for the version of a package "vllm", which
         # the CPU build is not called.
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", str(small_checkpoint)),
+        *("--model", str(checkpoint)),
         *("--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)),
         *("--dtype", "float32", "--enforce-eager", "--max-model-len", "128"),
         *("--max-num-seqs", "16", "--kv-cache-memory-bytes", str(1 << 28)),
+        *options,
     ]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO", "VLLM_NO_USAGE_STATS": "1"}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -65,22 +68,56 @@ def client(small_checkpoint: Path) -> Iterator[openai.OpenAI]:
         env=environment,
         start_new_session=True,
     )
+
+
+def wait_for(process: subprocess.Popen[str]) -> None:
+    """Returns as soon as a server takes requests."""
     lines, said = lines_of(process), []
+    while "Application startup complete" not in (said[-1] if said else ""):
+        line = lines.get(timeout=WAIT)
+        assert line is not None, "".join(said)[-3000:]
+        said.append(line)
+
+
+@pytest.fixture(scope="module")
+def clients(small_checkpoint: Path, small_transport: Path) -> Iterator[SimpleNamespace]:
+    """Clients of two servers on the loopback interface, which run for the tests of this module."""
+    named = json.dumps({"aim_transport": str(small_transport)})
+    servers = {"plain": [], "transport": ["--additional-config", named]}
+    ports = {name: free_port() for name in servers}
+    # Both at once: a server mostly waits for its imports.
+    processes = [
+        start_server(small_checkpoint, ports[name], *options) for name, options in servers.items()
+    ]
     try:
-        while "Application startup complete" not in (said[-1] if said else ""):
-            line = lines.get(timeout=WAIT)
-            assert line is not None, "".join(said)[-3000:]
-            said.append(line)
-        yield openai.OpenAI(
-            base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=WAIT
+        for process in processes:
+            wait_for(process)
+        yield SimpleNamespace(
+            **{
+                name: openai.OpenAI(
+                    base_url=f"http://127.0.0.1:{port}/v1",
+                    api_key="none",
+                    max_retries=0,
+                    timeout=WAIT,
+                )
+                for name, port in ports.items()
+            }
         )
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def client(clients: SimpleNamespace) -> openai.OpenAI:
+    """A client of the server without a transport."""
+    return clients.plain
 
 
 def complete(client: openai.OpenAI, prompt: list[int], **arguments: object) -> list[int]:
@@ -95,21 +132,24 @@ def complete(client: openai.OpenAI, prompt: list[int], **arguments: object) -> l
     return answer.choices[0].token_ids  # type: ignore[attr-defined]
 
 
-def test_every_request_is_answered_at_its_own_strength(
-    client: openai.OpenAI, reference_engine, small_model
-) -> None:
-    import torch
-
-    prompt = small_model.tokenizer("the capital of France").input_ids
-    columns = [Modulation(std, 0.0, seed) for std in (0.0, 0.5, 2.0, 4.0) for seed in (1, 2)]
+def offline(engine: HuggingFaceEngine, prompt: list[int], columns: list) -> list[list[int]]:
+    """The engine's new token ids of a prompt for each column."""
     token_ids = torch.tensor([prompt])
-    expected = reference_engine.generate(
+    return engine.generate(
         Prompts(token_ids, torch.ones_like(token_ids)),
         columns,
         max_length=len(prompt) + NEW_TOKENS,
         do_sample=False,
         pad_token_id=0,
     )[0]
+
+
+def test_every_request_is_answered_at_its_own_strength(
+    client: openai.OpenAI, reference_engine, small_model
+) -> None:
+    prompt = small_model.tokenizer("the capital of France").input_ids
+    columns = [Modulation(std, 0.0, seed) for std in (0.0, 0.5, 2.0, 4.0) for seed in (1, 2)]
+    expected = offline(reference_engine, prompt, columns)
     with ThreadPoolExecutor(len(columns)) as pool:
         given = list(
             pool.map(lambda c: complete(client, prompt, aim_std=c.std, aim_seed=c.seed), columns)
@@ -119,6 +159,38 @@ def test_every_request_is_answered_at_its_own_strength(
     ]
     assert given[0] == given[1]
     assert len({tuple(tokens) for tokens in given}) > 3
+
+
+def test_every_request_is_answered_at_its_own_strength_of_the_transport(
+    clients: SimpleNamespace, small_model, small_transport: Path
+) -> None:
+    prompt = small_model.tokenizer("the capital of France").input_ids
+    transport = LearnedTransport.load(small_transport)
+    engine = HuggingFaceEngine(
+        small_model.model, small_model.tokenizer, max_length=127, transport=transport.maps
+    )
+    columns = [
+        column
+        for std in (0.0, 1.0)
+        for column in modulation_columns(
+            std, 0, 3, strength=(0.0, 0.25, 0.5, 1.0), transport=transport.fingerprint
+        )
+    ]
+    expected = offline(engine, prompt, columns)
+
+    def ask(column: Modulation) -> list[int]:
+        return complete(
+            clients.transport,
+            prompt,
+            aim_strength=column.transport_strength,
+            aim_std=column.std,
+            aim_seed=column.seed,
+        )
+
+    with ThreadPoolExecutor(len(columns)) as pool:
+        given = list(pool.map(ask, columns))
+    assert given == [tokens[: len(answer)] for tokens, answer in zip(expected, given, strict=True)]
+    assert len({tuple(tokens) for tokens in given}) > 6
 
 
 @pytest.mark.parametrize(
@@ -132,10 +204,36 @@ def test_every_request_is_answered_at_its_own_strength(
 def test_bad_value_is_refused_and_disturbs_nobody(
     client: openai.OpenAI, arguments: dict, reason: str
 ) -> None:
+    assert_refused_alone(client, arguments, reason, {"aim_std": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"aim_strength": "much"}, "aim_strength='much' is a str"),
+        ({"aim_strength": 0.5, "aim_start": -1}, "aim_start=-1 is no position"),
+    ],
+)
+def test_bad_strength_of_the_transport_is_refused_and_disturbs_nobody(
+    clients: SimpleNamespace, arguments: dict, reason: str
+) -> None:
+    assert_refused_alone(clients.transport, arguments, reason, {"aim_strength": 0.5})
+
+
+def test_strength_without_a_transport_is_refused_and_disturbs_nobody(
+    client: openai.OpenAI,
+) -> None:
+    assert_refused_alone(client, {"aim_strength": 0.5}, "--additional-config", {"aim_std": 1.0})
+
+
+def assert_refused_alone(
+    client: openai.OpenAI, arguments: dict, reason: str, modulation: dict
+) -> None:
+    """Asserts that arguments are answered with 400 and a reason, and requests beside them well."""
     prompt = [5, 6, 7]
-    before = complete(client, prompt, aim_std=1.0)
+    before = complete(client, prompt, **modulation)
     with ThreadPoolExecutor(4) as pool:
-        others = [pool.submit(complete, client, prompt, aim_std=1.0) for _ in range(3)]
+        others = [pool.submit(complete, client, prompt, **modulation) for _ in range(3)]
         refused = pool.submit(complete, client, prompt, **arguments)
         with pytest.raises(openai.BadRequestError) as caught:
             refused.result()
