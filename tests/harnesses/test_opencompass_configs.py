@@ -25,7 +25,7 @@ from aim_plugins.harnesses.opencompass.partitioner import (
 )
 
 CONFIGS = Path(__file__).resolve().parents[2] / "eval_configs" / "opencompass"
-DEMO, ACT_DEMO = "eval_noise_demo", "eval_act_demo"
+DEMO, ACT_DEMO, VLLM = "eval_noise_demo", "eval_act_demo", "eval_noise_vllm"
 NAMES = sorted(path.stem for path in CONFIGS.glob("eval_*.py"))
 NOISE = [name for name in NAMES if name.startswith("eval_noise")]
 ACT = [name for name in NAMES if name.startswith("eval_act")]
@@ -70,15 +70,15 @@ def types(value: object) -> Iterator[str]:
 
 def test_the_configs_that_the_readme_names_are_there():
     assert {DEMO, "eval_noise_llama3", "eval_noise_qwen2", "eval_noise_ppl"} <= set(NAMES)
-    assert {"eval_noise_slurm", "eval_act_gemma2", ACT_DEMO} <= set(NAMES)
+    assert {"eval_noise_slurm", "eval_act_gemma2", ACT_DEMO, VLLM} <= set(NAMES)
     assert sorted(NOISE + ACT) == NAMES
 
 
 @each_config()
 def test_every_type_is_importable_after_dumping(reloaded, name):
     found = set(types(reloaded(name).to_dict()))
-    kind = "AcT" if name in ACT else "Noise"
-    assert f"aim_plugins.harnesses.opencompass.HuggingFace{kind}Model" in found
+    runner, kind = "VLLM" if name == VLLM else "HuggingFace", "AcT" if name in ACT else "Noise"
+    assert f"aim_plugins.harnesses.opencompass.{runner}{kind}Model" in found
     for dotted in found:
         module, _, attribute = dotted.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), dotted
@@ -116,7 +116,7 @@ def test_every_steered_model_has_the_strengths_from_0_to_1(reloaded, name):
     assert transport in docstring or "make demo-act" in docstring
 
 
-@each_config(*(name for name in NOISE if name != DEMO))
+@each_config(*(name for name in NOISE if name not in (DEMO, VLLM)))
 def test_every_model_has_the_32_strengths_of_the_readme_of_aim(reloaded, name):
     strengths = defaultdict(set)
     for model in reloaded(name).models:
@@ -125,7 +125,7 @@ def test_every_model_has_the_32_strengths_of_the_readme_of_aim(reloaded, name):
     assert all(sorted(found) == README_STRENGTHS for found in strengths.values())
 
 
-@each_config(*(name for name in NAMES if name not in (DEMO, ACT_DEMO)))
+@each_config(*(name for name in NAMES if name not in (DEMO, ACT_DEMO, VLLM)))
 def test_the_data_sets_are_the_whole_of_mmlu_with_its_average(reloaded, name):
     cfg = reloaded(name)
     abbrs = {data.abbr for data in cfg.datasets}
@@ -149,6 +149,19 @@ def test_the_slurm_config_keeps_our_tasks_and_asks_for_one_gpu(reloaded):
 def partition(cfg: Config, folder: Path) -> tuple[list[Config], list[Config]]:
     cfg["work_dir"] = str(folder)
     return SweepInferPartitioner(str(folder))(cfg), SweepEvalPartitioner(str(folder))(cfg)
+
+
+def test_the_config_for_vllm_is_one_task_of_16_strengths(reloaded, tmp_path, monkeypatch):
+    """Read where vLLM is not installed."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    cfg = reloaded(VLLM)
+    (infer,), (evaluate,) = partition(cfg, tmp_path)
+    assert [data.abbr for data in infer.datasets[0]] == ["gsm8k"]
+    assert len(infer.sweep.models) == len(evaluate.sweep.models) == 16
+    stds = [model.generation_kwargs.noise_std for model in cfg.models]
+    assert stds == [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6, 2.8, 3]
+    for model in cfg.models:
+        assert model.max_seq_len + model.max_out_len <= model.model_kwargs.max_model_len
 
 
 def test_the_full_llama_3_config_is_six_tasks_of_a_modest_size(reloaded, tmp_path, monkeypatch):
