@@ -1,8 +1,13 @@
-"""`aim_vllm` in lm-evaluation-harness against `aim_hf`: the same tasks, strengths and answers."""
+"""`aim_vllm` and `act_vllm` in lm-evaluation-harness: the answers of `aim_hf` and `act_hf`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +16,10 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from aim_plugins.harnesses.lm_eval.model import AimHFLM
+from aim_plugins.harnesses.lm_eval.transport import ActHFLM
 from aim_plugins.harnesses.lm_eval.vllm import AimVLLM
+from aim_plugins.harnesses.lm_eval.vllm_transport import ActVLLM
+from aim_plugins.transport.artifact import LearnedTransport
 
 ARGUMENTS: dict[str, Any] = {
     "noise_std": "0,0.5,2",
@@ -76,24 +84,30 @@ def test_texts_are_those_of_aim_hf(models: SimpleNamespace) -> None:
     assert len({text for row in ours for text in row}) > len(prompts)
 
 
-def test_table_of_strengths_goes_through_the_harness(models: SimpleNamespace) -> None:
+def accuracies(lm: Any, task: str, limit: int) -> dict[str, float]:
+    """A demo task's accuracy at each strength, by the names that the harness shows."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    def evaluate(lm: Any) -> dict[str, float]:
-        results = lm_eval.simple_evaluate(
-            lm,
-            tasks=["aim_demo_capitals"],
-            task_manager=TaskManager(include_path="eval_configs/lm_eval"),
-            limit=6,
-            bootstrap_iters=0,
-        )
-        metrics = results["results"]["aim_demo_capitals"]
-        return {name: value for name, value in metrics.items() if "@" in name and "err" not in name}
+    results = lm_eval.simple_evaluate(
+        lm,
+        tasks=[task],
+        task_manager=TaskManager(include_path="eval_configs/lm_eval"),
+        limit=limit,
+        bootstrap_iters=0,
+    )
+    metrics = results["results"][task]
+    return {
+        name.split(",")[0]: value
+        for name, value in metrics.items()
+        if "@" in name and "err" not in name
+    }
 
-    accuracies = evaluate(models.vllm)
-    assert {name.split(",")[0] for name in accuracies} >= {"acc@0", "acc@0.5", "acc@2"}
-    assert accuracies == pytest.approx(evaluate(models.hf))
+
+def test_table_of_strengths_goes_through_the_harness(models: SimpleNamespace) -> None:
+    given = accuracies(models.vllm, "aim_demo_capitals", 6)
+    assert given.keys() >= {"acc@0", "acc@0.5", "acc@2"}
+    assert given == pytest.approx(accuracies(models.hf, "aim_demo_capitals", 6))
 
 
 def test_model_says_which_arguments_it_does_not_take(demo_model: Path) -> None:
@@ -116,24 +130,30 @@ def test_answer_of_several_columns_has_to_be_asked_for_as_a_table(models: Simple
         models.vllm.loglikelihood([])
 
 
-def test_sweep_writes_its_folder_and_goes_on_from_it(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lm_eval.api.registry import model_registry
+Words = Callable[..., list[str]]
 
-    from aim_plugins.harnesses.lm_eval.register import register
+
+@pytest.fixture()
+def words(small_checkpoint: Path) -> Words:
+    """Arguments of the harness for the small model."""
+
+    def build(model: str, tasks: str, limit: int = 3, **arguments: Any) -> list[str]:
+        given = {"pretrained": small_checkpoint, "dtype": "float32", **VLLM_ARGUMENTS, **arguments}
+        return [
+            *("--model", model, "--batch_size", "auto", "--limit", str(limit)),
+            *("--model_args", ",".join(f"{name}={value}" for name, value in given.items())),
+            *("--tasks", tasks, "--include_path", "eval_configs/lm_eval"),
+        ]
+
+    return build
+
+
+def test_sweep_writes_its_folder_and_goes_on_from_it(
+    words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from aim_plugins.harnesses.lm_eval.sweep import run_sweep
 
-    register()
-    if "aim_vllm" not in model_registry:
-        model_registry.register("aim_vllm", target="aim_plugins.harnesses.lm_eval.vllm:AimVLLM")
-    options = ",".join(f"{name}={value}" for name, value in VLLM_ARGUMENTS.items())
-    arguments = [
-        *("--model", "aim_vllm", "--batch_size", "auto", "--limit", "3"),
-        *("--model_args", f"pretrained={small_checkpoint},dtype=float32,{options}"),
-        *("--tasks", "aim_demo_continents,aim_demo_generation"),
-        *("--include_path", "eval_configs/lm_eval"),
-    ]
+    arguments = words("aim_vllm", "aim_demo_continents,aim_demo_generation")
     output = tmp_path / "sweep"
     report = run_sweep(arguments, output=output, noise_std="0,1", noise_draws=2)
     table = (output / "sweep.csv").read_text()
@@ -145,3 +165,117 @@ def test_sweep_writes_its_folder_and_goes_on_from_it(
     monkeypatch.setattr(AimVLLM, "__init__", lambda *_, **__: pytest.fail("loaded again"))
     run_sweep(arguments, output=output, noise_std="0,1", noise_draws=2)
     assert (output / "sweep.csv").read_text() == table
+
+
+# Transports -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def transported(small_checkpoint: Path, small_transport: Path) -> Iterator[SimpleNamespace]:
+    """Both backends of the small model with one transport, each loaded once for all strengths."""
+    arguments: dict[str, Any] = {
+        "transport": str(small_transport),
+        "strength": "-0.5,0,0.5,1",
+        "dtype": "float32",
+        "max_length": 127,
+    }
+    ours = ActVLLM(str(small_checkpoint), **arguments, **VLLM_ARGUMENTS)
+    theirs = ActHFLM(str(small_checkpoint), device="cpu", batch_size=4, **arguments)
+    yield SimpleNamespace(vllm=ours, hf=theirs)
+    ours.model.llm_engine.engine_core.shutdown()
+
+
+def test_transported_log_likelihoods_are_those_of_act_hf(transported: SimpleNamespace) -> None:
+    contexts = ["The capital of France is", "Germany", "", "the capital " * 80]
+    requests = instances("loglikelihood", [(c, end) for c in contexts for end in (" Paris", " of")])
+    ours = transported.vllm.table("loglikelihood", requests)
+    theirs = transported.hf.score(requests, True)
+    for row, wanted in zip(ours, theirs, strict=True):
+        assert row.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-3)
+        assert row.is_greedy == wanted.is_greedy
+        assert max(row.log_likelihoods) - min(row.log_likelihoods) > 0.05
+
+
+def test_transported_texts_are_those_of_act_hf(transported: SimpleNamespace) -> None:
+    prompts = ["The capital of France is", "Germany", "the capital " * 80]
+    options = {"until": ["."], "max_gen_toks": 12, "do_sample": False}
+    requests = instances("generate_until", [(prompt, options) for prompt in prompts])
+    ours = transported.vllm.table("generate_until", requests)
+    assert ours == transported.hf.generate(requests, True)
+    assert len(set(ours[0])) == 4
+
+
+def test_record_of_a_transported_model_names_its_transport(
+    transported: SimpleNamespace, small_transport: Path
+) -> None:
+    info = transported.vllm.get_model_info()
+    assert info["transport_fingerprint"] == LearnedTransport.load(small_transport).fingerprint
+    assert transported.vllm.columns == transported.hf.columns
+
+
+def test_strength_is_no_option_of_a_request(transported: SimpleNamespace) -> None:
+    request = instances("generate_until", [("a", {"until": [], "strength": 1.0})])
+    with pytest.raises(ValueError, match="strength is an argument of the model"):
+        transported.vllm.generate(request)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"transport": None}, "transport= is missing: .*transport=DIR"),
+        ({"transport": "no/such/folder"}, "transport='no/such/folder' is no folder"),
+        ({"strength": "much"}, "strength='much' is malformed"),
+        ({"strength": [0.5, 0.5]}, "holds 0.5 twice"),
+        ({"strength": [0, 1], "noise_std": [0, 1]}, "both hold several strengths"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_act_vllm_are_named_before_the_model_is_loaded(
+    small_transport: Path, tmp_path: Path, arguments: dict, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        ActVLLM(str(tmp_path / "no model"), **{"transport": str(small_transport)} | arguments)
+
+
+def test_maps_that_workers_cannot_read_are_refused(small_transport: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"transport.save\(DIR\)"):
+        ActVLLM(str(tmp_path / "no model"), LearnedTransport.load(small_transport))
+
+
+@pytest.mark.parametrize("name", ["transport", "strength", "force_transport"])
+def test_aim_vllm_sends_transports_to_act_vllm(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}='x' .*use --model act_vllm"):
+        AimVLLM(str(tmp_path / "no model"), **{name: "x"})
+
+
+def test_sweep_and_stock_command_find_the_accuracies_of_act_hf(
+    transported: SimpleNamespace, words: Words, small_transport: Path, tmp_path: Path
+) -> None:
+    from aim_plugins.cli import main
+
+    task, limit = "aim_demo_continents", 40
+    expected = accuracies(transported.hf, task, limit)
+    assert len(set(expected.values())) > 1
+    given = {"limit": limit, "transport": small_transport, "max_length": 127}
+
+    output = tmp_path / "sweep"
+    arguments = [*words("act_vllm", task, **given), "--strength", "0:1:0.5"]
+    assert main(["sweep", "lm-eval", *arguments, "--output", str(output)]) == 0
+    with open(output / "sweep.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "acc"]
+    assert {f"acc@{float(row['strength']):g}": float(row["value"]) for row in rows} == {
+        name: pytest.approx(expected[name]) for name in ("acc@0", "acc@0.5", "acc@1")
+    }
+
+    arguments = words("act_vllm", task, strength=-0.5, **given)
+    finished = subprocess.run(
+        [sys.executable, "-m", "lm_eval", *arguments, "--output_path", str(tmp_path)],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    [path] = tmp_path.glob("*/results_*.json")
+    accuracy = json.loads(path.read_text())["results"][task]["acc,none"]
+    assert accuracy == pytest.approx(expected["acc@-0.5"])

@@ -58,6 +58,7 @@ def _import_backend() -> ModuleType:
     except importlib.metadata.PackageNotFoundError:
         pass
     import vllm
+    from vllm.platforms import current_platform  # noqa: F401 - it, too, looks at the names
 
     ask = importlib.metadata.version
 
