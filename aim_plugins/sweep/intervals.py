@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from aim_plugins.sweep.table import Point
 
@@ -10,19 +11,32 @@ CONFIDENCE_FACTOR = 1.96
 """Standard errors in a two-sided 95 % interval of a normal law."""
 
 
-def interval(point: Point) -> tuple[float, float]:
-    """The ends of a point's 95 % interval over documents; NaN where its error is unknown.
+def point_intervals(points: Sequence[Point]) -> list[tuple[float, float]]:
+    """The ends of the 95 % intervals over documents of a curve; NaN where an error is unknown.
 
-    A share of right answers, told by its standard error, has Wilson's interval: it stays within 0
-    and 1, and has a width where all answers are right or all are wrong. Any other mean has 1.96
-    standard errors to either side.
+    A share of right answers, told by its standard errors, has Wilson's intervals: they stay within
+    0 and 1, and have a width where all answers are right or all are wrong. Any other mean has 1.96
+    standard errors to either side. A point at 0 or 1 may be of either kind, so the others of its
+    curve decide.
 
-    >>> [round(end, 3) for end in interval(Point("quiz", "acc", 0.0, 0.0, 0.0, 40, 1))]
-    [0.0, 0.088]
+    >>> [(low, high)] = point_intervals([Point("quiz", "acc", 0.0, 0.0, 0.0, 40, 1)])
+    >>> round(low, 3), round(high, 3)
+    (0.0, 0.088)
     """
-    if point.stderr is None or math.isnan(point.stderr) or not math.isfinite(point.value):
+    share = all(is_binomial(point) for point in points if is_known(point))
+    return [_interval(point, share) for point in points]
+
+
+def is_known(point: Point) -> bool:
+    """Whether a point has a value and an error."""
+    known = point.stderr is not None and not math.isnan(point.stderr)
+    return known and math.isfinite(point.value)
+
+
+def _interval(point: Point, share: bool) -> tuple[float, float]:
+    if point.stderr is None or not is_known(point):
         return math.nan, math.nan
-    if is_binomial(point):
+    if share:
         return wilson_interval(point.value, point.n)
     half = CONFIDENCE_FACTOR * point.stderr
     return point.value - half, point.value + half

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, SIZE, STYLE, VERMILLION, render
 from aim_plugins.sweep.files import safe_name, write_atomic
-from aim_plugins.sweep.intervals import CONFIDENCE_FACTOR, interval
+from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 
 STRENGTH_LABEL = "noise std σ (logits)"
@@ -70,20 +70,12 @@ def _series(curve: Curve, metric: str) -> list[Point]:
     return curve.exact if is_expected(metric) else curve.sampled
 
 
-def half_width(point: Point) -> float:
-    """Half the width of a mean's 95 % interval; NaN where its error is unknown.
-
-    Shares have a better one, see `intervals.interval`.
-    """
-    return math.nan if point.stderr is None else CONFIDENCE_FACTOR * point.stderr
-
-
 def intervals(curve: Curve) -> list[tuple[float, float]]:
     """The 95 % interval of each sampled point; NaN where unknown.
 
     A mean of several draws has a normal interval, which is cut where the curve's values end.
     """
-    ends = [interval(point) for point in curve.sampled]
+    ends = point_intervals(curve.sampled)
     if not is_share(curve):
         return ends
     # Both comparisons are false of NaN, which stays.

@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox, blended_transform_factory
 
 from aim_plugins.sweep.figures import DPI, GREY, INK, STYLE, render
 from aim_plugins.sweep.files import write_atomic
-from aim_plugins.sweep.intervals import interval
+from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.plots import TRANSPORT_LABEL
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Point
@@ -165,7 +165,7 @@ def _look(index: int) -> tuple[str, str]:
 
 def _bars(points: Sequence[Point]) -> list[list[float]]:
     """Lengths of error bars below and above points; 0 where an error is unknown."""
-    ends = [interval(point) for point in points]
+    ends = point_intervals(points)
     return [
         [_known(point.value - low) for point, (low, _) in zip(points, ends, strict=True)],
         [_known(high - point.value) for point, (_, high) in zip(points, ends, strict=True)],
@@ -215,7 +215,8 @@ def _ink(colour: str) -> tuple[float, float, float]:
 def _limit_effect(axes: Axes, lines: Sequence[Line]) -> None:
     points = [point for line in lines for point in line.effects]
     if all(0 <= point.value <= 1 for point in points):
-        top = max(max(point.value, _known(interval(point)[1])) for point in points)
+        ends = [end for line in lines for _, end in point_intervals(line.effects)]
+        top = max(map(max, zip((point.value for point in points), map(_known, ends), strict=True)))
         axes.set_ylim(0, min(1.03, 1.1 * top or 1.03))
 
 
