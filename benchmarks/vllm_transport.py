@@ -1,0 +1,123 @@
+"""What a transport costs vLLM's decoding: 60 maps on norms, every request at a strength.
+
+    make test-vllm
+    .venv-vllm/bin/python -m benchmarks.vllm_transport [--rows 32] [--tokens 48] [--eager]
+
+Two engines of one model take turns, one without a transport and one with, in CPU seconds of this
+process, in which vLLM's workers run too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._timing import paired_times, write_result
+
+
+def save_transport(model_folder: Path, folder: Path) -> int:
+    """Writes small random maps of all layer norms; returns their number."""
+    from transformers import AutoModelForCausalLM
+
+    from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+    from aim_plugins.modulation.hooks import choose_sites
+    from aim_plugins.transport import LearnedTransport, TransportMetadata
+
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    sites = choose_sites(model, r".*layernorm")
+    generator = torch.Generator().manual_seed(0)
+    width = model.config.hidden_size
+    maps = {
+        site: AffineMap.everywhere(
+            1 + 0.01 * torch.randn(width, generator=generator),
+            0.01 * torch.randn(width, generator=generator),
+        )
+        for site in sites
+    }
+    metadata = TransportMetadata.describe(model, None, method="mean", sites=sites)
+    LearnedTransport(ActivationMaps(maps), metadata).save(folder)
+    return len(sites)
+
+
+def measure(model_folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Paired times of both engines."""
+    from vllm import LLM, SamplingParams, TokensPrompt
+
+    from aim_plugins.engines.vllm import llm_arguments
+
+    def load(**given: Any) -> LLM:
+        return LLM(
+            str(model_folder),
+            dtype="float32",
+            enforce_eager=options.eager,
+            max_model_len=256,
+            max_num_seqs=options.rows,
+            kv_cache_memory_bytes=1 << 30,
+            **llm_arguments(**given),
+        )
+
+    def run(llm: LLM, strength: float) -> None:
+        asked = SamplingParams(
+            temperature=0.0,
+            max_tokens=options.tokens,
+            ignore_eos=True,
+            detokenize=False,
+            extra_args={"aim_strength": strength} if strength else None,
+        )
+        prompts = [TokensPrompt(prompt_token_ids=[n + 5, 7, 11]) for n in range(options.rows)]
+        llm.generate(prompts, asked, use_tqdm=False)
+
+    with tempfile.TemporaryDirectory() as folder:
+        sites = save_transport(model_folder, Path(folder))
+        plain, steered = load(), load(transport=folder)
+    times = paired_times(
+        {
+            "plain engine": lambda: run(plain, 0.0),
+            "strength 0.5": lambda: run(steered, 0.5),
+            "strength 0": lambda: run(steered, 0.0),
+        },
+        rounds=options.rounds,
+    )
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "sites": sites,
+        "rows": options.rows,
+        "compiled": not options.eager,
+        "CPU seconds": medians,
+        "strength 0.5 / plain engine": medians["strength 0.5"] / medians["plain engine"],
+        "strength 0 / plain engine": medians["strength 0"] / medians["plain engine"],
+    }
+
+
+def main() -> None:
+    """Measures and writes the result."""
+    parser = argparse.ArgumentParser(description="the cost of a transport in vLLM's decoding")
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--eager", action="store_true", help="do not compile the model")
+    options = parser.parse_args()
+    if importlib.util.find_spec("vllm") is None:
+        print("vLLM is not installed here: make test-vllm, then", end=" ")
+        print(".venv-vllm/bin/python -m benchmarks.vllm_transport")
+        sys.exit(0)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    from aim_plugins.demo_model import demo_model_folder
+
+    result = measure(demo_model_folder(), options)
+    for name in ("strength 0.5 / plain engine", "strength 0 / plain engine"):
+        print(f"{name}: {result[name]:.3f}")
+    name = "vllm_transport_eager" if options.eager else "vllm_transport"
+    print(f"written: {write_result(name, result)}")
+
+
+if __name__ == "__main__":
+    main()
