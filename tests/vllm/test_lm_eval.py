@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -84,30 +83,25 @@ def test_texts_are_those_of_aim_hf(models: SimpleNamespace) -> None:
     assert len({text for row in ours for text in row}) > len(prompts)
 
 
-def accuracies(lm: Any, task: str, limit: int) -> dict[str, float]:
-    """A demo task's accuracy at each strength, by the names that the harness shows."""
+def evaluate(lm: Any, task: str, limit: int) -> dict[str, Any]:
+    """The harness's results of a demo task."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    results = lm_eval.simple_evaluate(
-        lm,
-        tasks=[task],
-        task_manager=TaskManager(include_path="eval_configs/lm_eval"),
-        limit=limit,
-        bootstrap_iters=0,
+    manager = TaskManager(include_path="eval_configs/lm_eval")
+    return lm_eval.simple_evaluate(
+        lm, tasks=[task], task_manager=manager, limit=limit, bootstrap_iters=0
     )
-    metrics = results["results"][task]
-    return {
-        name.split(",")[0]: value
-        for name, value in metrics.items()
-        if "@" in name and "err" not in name
-    }
 
 
 def test_table_of_strengths_goes_through_the_harness(models: SimpleNamespace) -> None:
-    given = accuracies(models.vllm, "aim_demo_capitals", 6)
-    assert given.keys() >= {"acc@0", "acc@0.5", "acc@2"}
-    assert given == pytest.approx(accuracies(models.hf, "aim_demo_capitals", 6))
+    def accuracies(lm: Any) -> dict[str, float]:
+        metrics = evaluate(lm, "aim_demo_capitals", 6)["results"]["aim_demo_capitals"]
+        return {name: value for name, value in metrics.items() if "@" in name and "err" not in name}
+
+    given = accuracies(models.vllm)
+    assert {name.split(",")[0] for name in given} >= {"acc@0", "acc@0.5", "acc@2"}
+    assert given == pytest.approx(accuracies(models.hf))
 
 
 def test_model_says_which_arguments_it_does_not_take(demo_model: Path) -> None:
@@ -137,10 +131,10 @@ Words = Callable[..., list[str]]
 def words(small_checkpoint: Path) -> Words:
     """Arguments of the harness for the small model."""
 
-    def build(model: str, tasks: str, limit: int = 3, **arguments: Any) -> list[str]:
+    def build(model: str, tasks: str, **arguments: Any) -> list[str]:
         given = {"pretrained": small_checkpoint, "dtype": "float32", **VLLM_ARGUMENTS, **arguments}
         return [
-            *("--model", model, "--batch_size", "auto", "--limit", str(limit)),
+            *("--model", model, "--batch_size", "auto", "--limit", "3"),
             *("--model_args", ",".join(f"{name}={value}" for name, value in given.items())),
             *("--tasks", tasks, "--include_path", "eval_configs/lm_eval"),
         ]
@@ -248,34 +242,47 @@ def test_aim_vllm_sends_transports_to_act_vllm(tmp_path: Path, name: str) -> Non
         AimVLLM(str(tmp_path / "no model"), **{name: "x"})
 
 
-def test_sweep_and_stock_command_find_the_accuracies_of_act_hf(
+def log_likelihoods(samples: list[dict[str, Any]], label: str = "") -> list[float]:
+    """Every response in the harness's samples, of one strength where its label is given."""
+    kept = [sample for sample in samples if sample["filter"].endswith(label)]
+    kept.sort(key=lambda sample: sample["doc_id"])
+    return [float(response[0]) for sample in kept for [response] in sample["resps"]]
+
+
+def samples_in(folder: Path) -> list[dict[str, Any]]:
+    [path] = folder.rglob("samples_*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_sweep_and_stock_command_give_the_responses_of_act_hf(
     transported: SimpleNamespace, words: Words, small_transport: Path, tmp_path: Path
 ) -> None:
     from aim_plugins.cli import main
 
-    task, limit = "aim_demo_continents", 40
-    expected = accuracies(transported.hf, task, limit)
-    assert len(set(expected.values())) > 1
-    given = {"limit": limit, "transport": small_transport, "max_length": 127}
+    task = "aim_demo_continents"
+    samples = evaluate(transported.hf, task, 3)["samples"][task]
+    expected = {label: log_likelihoods(samples, f"@{label}") for label in ("-0.5", "0.5", "1")}
+    assert abs(expected["0.5"][0] - expected["1"][0]) > 0.01
+    given = {"transport": small_transport, "max_length": 127}
 
-    output = tmp_path / "sweep"
-    arguments = [*words("act_vllm", task, **given), "--strength", "0:1:0.5"]
-    assert main(["sweep", "lm-eval", *arguments, "--output", str(output)]) == 0
-    with open(output / "sweep.csv") as file:
-        rows = [row for row in csv.DictReader(file) if row["metric"] == "acc"]
-    assert {f"acc@{float(row['strength']):g}": float(row["value"]) for row in rows} == {
-        name: pytest.approx(expected[name]) for name in ("acc@0", "acc@0.5", "acc@1")
-    }
+    sweep = tmp_path / "sweep"
+    arguments = [*words("act_vllm", task, **given), "--strength", "0.5,1"]
+    assert main(["sweep", "lm-eval", *arguments, "--output", str(sweep)]) == 0
+    for label in ("0.5", "1"):
+        cell = samples_in(sweep / "cells" / f"strength={label},draw=0")
+        assert log_likelihoods(cell) == pytest.approx(expected[label], abs=1e-3)
 
+    folder = tmp_path / "stock"
     arguments = words("act_vllm", task, strength=-0.5, **given)
     finished = subprocess.run(
-        [sys.executable, "-m", "lm_eval", *arguments, "--output_path", str(tmp_path)],
+        [
+            *(sys.executable, "-m", "lm_eval", *arguments),
+            *("--output_path", str(folder), "--log_samples"),
+        ],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
-    [path] = tmp_path.glob("*/results_*.json")
-    accuracy = json.loads(path.read_text())["results"][task]["acc,none"]
-    assert accuracy == pytest.approx(expected["acc@-0.5"])
+    assert log_likelihoods(samples_in(folder)) == pytest.approx(expected["-0.5"], abs=1e-3)
