@@ -301,9 +301,12 @@ def test_the_prompt_is_read_once_for_all_choices_and_strengths(tmp_path, checkpo
     """Four choices differ in their last token alone: nine documents are nine forward rows."""
     rows = []
     forward = HuggingFaceEngine._forward
-    monkeypatch.setattr(
-        HuggingFaceEngine, "_forward", lambda self, ids: rows.append(len(ids)) or forward(self, ids)
-    )
+
+    def counted(self, ids, *rest):
+        rows.append(len(ids))
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(HuggingFaceEngine, "_forward", counted)
     run = config(tmp_path / "run", entries(checkpoint), mmlu("mmlu/mmlu_ppl_ac766d.py")[:1])
     (task,) = infer_tasks(run)
     SweepOpenICLInferTask(task).run()
@@ -401,9 +404,12 @@ def test_a_killed_task_goes_on_where_it_was(tmp_path, checkpoint, perplexity_run
     assert done, "the task ended before it could be killed"
     rows = []
     forward = HuggingFaceEngine._forward
-    monkeypatch.setattr(
-        HuggingFaceEngine, "_forward", lambda self, ids: rows.append(len(ids)) or forward(self, ids)
-    )
+
+    def counted(self, ids, *rest):
+        rows.append(len(ids))
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(HuggingFaceEngine, "_forward", counted)
     run_all(run)
     assert 0 < sum(rows) < 18
     for subject in SUBJECTS:
