@@ -93,14 +93,17 @@ def reference_engine(small_model: SimpleNamespace):
     return HuggingFaceEngine(small_model.model, small_model.tokenizer, max_length=WINDOW - 1)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def llm(small_checkpoint: Path):
-    """vLLM with prefix caching, prefill in chunks, and too few cache blocks for its requests."""
+    """vLLM with prefix caching, prefill in chunks, and too few cache blocks for its requests.
+
+    Of a module, as all engines are: ending one takes away the process groups of the others.
+    """
     from vllm import LLM
 
     from aim_plugins.engines.vllm import llm_arguments
 
-    return LLM(
+    llm = LLM(
         str(small_checkpoint),
         dtype="float32",
         enforce_eager=True,
@@ -115,6 +118,8 @@ def llm(small_checkpoint: Path):
         disable_log_stats=False,
         **llm_arguments(),
     )
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
 
 
 @pytest.fixture()

@@ -225,7 +225,7 @@ def test_option_that_vllm_carries_out_otherwise_is_refused(
 
 def test_transport_is_refused(engine: VLLMEngine, prompts: Prompts) -> None:
     column = replace(Modulation(), transport_strength=0.5, transport="abc")
-    with pytest.raises(ValueError, match="strength=0.5 of a transport"):
+    with pytest.raises(ValueError, match=r"this engine has no transport: make it with LLM"):
         engine.generate(prompts, [column], max_length=200)
 
 

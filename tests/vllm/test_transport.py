@@ -78,9 +78,10 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
         monkeypatch = pytest.MonkeyPatch()
         request.addfinalizer(monkeypatch.undo)
         monkeypatch.setattr(vllm_transport, "displace", inspect.unwrap(vllm_transport.displace))
-    return SimpleNamespace(
+    llm = make_llm(small_checkpoint, folder, **options)
+    yield SimpleNamespace(
         transport=transport,
-        engine=VLLMEngine(make_llm(small_checkpoint, folder, **options)),
+        engine=VLLMEngine(llm),
         reference=HuggingFaceEngine(
             small_model.model,
             small_model.tokenizer,
@@ -89,6 +90,7 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
             transport=transport.maps,
         ),
     )
+    llm.llm_engine.engine_core.shutdown()
 
 
 def rows_of(lengths: list[int], seed: int = 0) -> list[list[int]]:
