@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorLis
 
 from aim_plugins.engines.engine import modulation_columns
 from aim_plugins.harnesses.lm_eval import AimHFLM
-from aim_plugins.harnesses.opencompass import HuggingFaceNoiseChatModel, HuggingFaceNoiseModel
+from aim_plugins.harnesses.opencompass import (
+    HuggingFaceNoiseChatModel,
+    HuggingFaceNoiseModel,
+    VLLMNoiseModel,
+)
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 
 TEXTS = ["the capital of France is Paris", "the", "Question : the capital of Germany is Berlin ."]
@@ -285,6 +290,12 @@ def test_logits_are_not_read_past_the_noise(noisy, clean):
     assert clean.model(ids).logits.shape[1] == 3
     with pytest.raises(NotImplementedError, match=r"noise_std=2\.0"):
         noisy.model(ids)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_a_missing_vllm_names_the_extra_that_brings_it(tiny_checkpoint):
+    with pytest.raises(ImportError, match=r"pip install 'aim-plugins\[vllm\]'"):
+        VLLMNoiseModel(path=str(tiny_checkpoint), noise_std=0.5)
 
 
 def test_a_missing_output_length_is_named(clean):

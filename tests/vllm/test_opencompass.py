@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +18,7 @@ import torch
 
 pytest.importorskip("opencompass")
 
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from aim_plugins.engines.engine import Modulation, modulation_columns
@@ -26,6 +31,7 @@ from aim_plugins.harnesses.opencompass import (
     VLLMNoiseModel,
 )
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.sweep.table import read_table
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 
 TEXTS = [
@@ -62,6 +68,7 @@ ENGINE: dict[str, Any] = {
     "max_num_seqs": 24,
 }
 PROMPT_LENGTH = 120
+STDS = (0.0, 0.5, 4.0)
 SITES = {
     "model.layers.0.post_attention_layernorm": 128,
     "model.layers.0.mlp": 128,
@@ -218,3 +225,118 @@ def test_chats_are_those_of_transformers(chatting, transport):
         texts.append(ours.generate(CHAT, 16))
         assert texts[-1] == theirs.generate(CHAT, 16)
     assert len({"|".join(text) for text in texts}) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_kwargs": {"device_map": "auto"}}, "device_map='auto' is of transformers"),
+        ({"model_kwargs": {"torch_dtype": "torch.float32", "dtype": "half"}}, "disagree"),
+        ({"peft_path": "adapter"}, "peft_path='adapter' is not for VLLMNoiseModel"),
+        ({"lora_path": "adapter"}, "lora_path='adapter' is not for VLLMNoiseModel"),
+        ({"transport": "DIR", "strength": 1.0}, "write type=VLLMAcTModel"),
+    ],
+)
+def test_settings_that_vllm_cannot_take_are_refused_before_it_starts(
+    small_checkpoint: Path, transport: Path, settings: dict, message: str
+):
+    settings = {name: str(transport) if x == "DIR" else x for name, x in settings.items()}
+    with pytest.raises(ValueError, match=message):
+        VLLMNoiseModel(path=str(small_checkpoint), **settings)
+
+
+def test_a_transport_of_another_model_is_refused(
+    small_checkpoint: Path, transport: Path, tmp_path: Path
+):
+    shutil.copytree(small_checkpoint, tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    moved = {name: 2 * tensor for name, tensor in weights.items()}
+    save_file(moved, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"is of another model: .*force_transport=True"):
+        VLLMAcTModel(path=str(tmp_path / "other"), model_kwargs=ENGINE, transport=str(transport))
+
+
+def test_prompts_leave_room_for_the_token_that_vllm_decodes(
+    steered: SimpleNamespace, small_checkpoint: Path
+):
+    assert steered.ours.max_seq_len == PROMPT_LENGTH
+    tokenizer_of = {"path": str(small_checkpoint), "tokenizer_only": True}
+    assert VLLMNoiseModel(**tokenizer_of).max_seq_len == 255
+    assert VLLMNoiseModel(**tokenizer_of, model_kwargs={"max_model_len": 64}).max_seq_len == 63
+
+
+def test_logits_are_not_shown(noisy: SimpleNamespace):
+    (plain,) = views(noisy.ours, (Modulation(),))
+    with pytest.raises(NotImplementedError, match="which LLM does not show"):
+        plain.model(torch.tensor([[1, 2, 3]]))
+
+
+def test_a_whole_run_of_three_strengths_starts_vllm_once(
+    small_checkpoint: Path, small_model: SimpleNamespace, tmp_path: Path
+):
+    """By the stock command, vLLM in processes of its own; answers as transformers gives them."""
+    lines = [
+        {"question": f"the capital of {name}", "A": "Paris", "B": "Berlin", "answer": "AB"[index]}
+        for index, name in enumerate(["France", "Germany"])
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    template = "Question : {question} Answer :"
+    (tmp_path / "run.py").write_text(
+        f"""
+from mmengine.config import read_base
+from aim_plugins.harnesses.opencompass import VLLMNoiseModel
+with read_base():
+    from aim_plugins.harnesses.opencompass.sweep import eval, infer, summarizer
+models = [
+    dict(
+        type=VLLMNoiseModel,
+        abbr=f"small-noise{{std}}",
+        path={str(small_checkpoint)!r},
+        model_kwargs={ENGINE!r},
+        max_seq_len={PROMPT_LENGTH},
+        generation_kwargs=dict(noise_std=std),
+        max_out_len=8,
+        run_cfg=dict(num_gpus=0),
+    )
+    for std in {list(STDS)!r}
+]
+datasets = [
+    dict(path="data.jsonl", abbr="text", data_type="mcq", infer_method="gen",
+         template={template!r}),
+    dict(path="data.jsonl", abbr="choice", data_type="mcq", infer_method="ppl",
+         template=dict(A={template + " {A}"!r}, B={template + " {B}"!r})),
+]
+work_dir = "out"
+"""
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    del environment["VLLM_ENABLE_V1_MULTIPROCESSING"]
+    finished = subprocess.run(
+        [sys.executable, "-m", "opencompass.cli.main", "run.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    logs = list(tmp_path.glob("out/*/logs/infer/*/*.out"))
+    assert finished.returncode == 0, finished.stderr + "".join(log.read_text() for log in logs)
+    assert len(logs) == 1
+    assert logs[0].read_text().count("Initializing a V1 LLM engine") <= 1
+    (sweep,) = tmp_path.glob("out/*/summary/sweep/small")
+    found = {(row.task, row.strength) for row in read_table(sweep / "sweep.csv")}
+    assert found == {(task, std) for task in ("choice", "text") for std in STDS}
+    for std in STDS:
+        model = by_transformers(HuggingFaceNoiseModel, small_checkpoint, noise_std=std)
+        (folder,) = tmp_path.glob(f"out/*/predictions/small-noise{std}")
+        texts = json.loads((folder / "text.json").read_text())
+        choices = json.loads((folder / "choice.json").read_text())
+        for index, line in enumerate(lines):
+            prompt = template.format(**line)
+            answer = texts[str(index)]
+            assert answer["origin_prompt"] == prompt
+            assert answer["prediction"] == model.generate([prompt], 8)[0]
+            for letter in "AB":
+                (expected,) = model.get_ppl([f"{prompt} {line[letter]}"])
+                ours = choices[str(index)][f"label: {letter}"]["PPL"]
+                assert ours == pytest.approx(expected, abs=1e-3)

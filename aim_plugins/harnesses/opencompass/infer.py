@@ -190,8 +190,8 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         if not hasattr(self._base, "table") and len(self.group.entries) > 1:
             raise TypeError(
                 f"type={self.group.entries[0]['type']} answers under one strength only: use "
-                "HuggingFaceNoiseModel or HuggingFaceAcTModel of "
-                "aim_plugins.harnesses.opencompass"
+                "HuggingFaceNoiseModel or HuggingFaceAcTModel, or VLLMNoiseModel or VLLMAcTModel, "
+                "of aim_plugins.harnesses.opencompass"
             )
 
     def _own_part(self, index: int) -> tuple[int, int, ConfigDict]:
@@ -270,7 +270,7 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         self.model, self.model_cfg = model, entry
         self.max_out_len = entry.get("max_out_len")
         self.min_out_len = entry.get("min_out_len")
-        self.batch_size = entry.get("batch_size")
+        self.batch_size = entry.get("batch_size") or 1  # OpenCompass's PPLInferencer has no default
         self.infer_cfg = copy.deepcopy(self.dataset_cfg["infer_cfg"])
         self.sub_cfg = {"models": [entry], "datasets": [[self.dataset_cfg]]}
         own_dir, self.work_dir = self.work_dir, work_dir

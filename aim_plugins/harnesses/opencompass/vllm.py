@@ -38,20 +38,26 @@ if TYPE_CHECKING:
     from aim_plugins.engines.vllm.engine import VLLMEngine
 
 
+_ADAPTERS = ("peft_path", "lora_path")
+
+
 class _RunByVLLM(ColumnAnswers):
     """Answers with an engine of vLLM; the other bases only tokenise and decode."""
+
+    def __init__(self, path: str, *args: Any, **settings: Any) -> None:
+        for name in _ADAPTERS:
+            if settings.get(name) is not None:
+                raise ValueError(
+                    f"{name}={settings[name]!r} is not for {type(self).__name__}: merge the "
+                    "adapter into the weights, or use HuggingFaceNoiseModel or HuggingFaceAcTModel"
+                )
+        super().__init__(path, *args, **settings)
 
     def _load_tokenizer(self, path: str, *args: Any, **kwargs: Any) -> None:
         super()._load_tokenizer(path, *args, **kwargs)
         self._tokenizer_path = path
 
-    def _load_model(
-        self,
-        path: str,
-        kwargs: dict[str, Any],
-        peft_path: str | None = None,
-        peft_kwargs: dict[str, Any] | None = None,
-    ) -> None:
+    def _load_model(self, path: str, kwargs: dict[str, Any], **adapter: Any) -> None:
         """Starts vLLM where OpenCompass's class would load a model of transformers.
 
         Raises:
@@ -63,11 +69,6 @@ class _RunByVLLM(ColumnAnswers):
 
         from aim_plugins.engines.vllm.engine import llm_arguments
 
-        if peft_path is not None:
-            raise ValueError(
-                f"peft_path={peft_path!r} is not for {type(self).__name__}: merge the adapter into "
-                "the weights, or use a model of type HuggingFaceNoiseModel or HuggingFaceAcTModel"
-            )
         arguments = _engine_arguments(path, kwargs)
         split = self._split
         if split.folder:
@@ -75,7 +76,15 @@ class _RunByVLLM(ColumnAnswers):
             folder = os.path.expanduser(split.folder)
             arguments |= {"transport": folder, "force_transport": split.force}
         self._warn_of_penalties(path)
-        self.model = LLM(path, tokenizer=self._tokenizer_path, **llm_arguments(**arguments))
+        try:
+            self.model = LLM(path, tokenizer=self._tokenizer_path, **llm_arguments(**arguments))
+        except ValueError as error:
+            if "the transport was learned on another model" not in str(error):
+                raise
+            raise ValueError(
+                f"transport={split.folder!r} is of another model: {error}; load that model, or "
+                "say force_transport=True to go on"
+            ) from error
 
     def _make_engine(self, split: SplitSettings) -> VLLMEngine:
         from aim_plugins.engines.vllm.engine import VLLMEngine
