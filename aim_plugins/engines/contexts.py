@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aim_plugins.engines.engine import BatchSize, ScoreRequest
+from aim_plugins.engines.engine import (
+    BatchSize,
+    Engine,
+    Modulation,
+    ScoreRequest,
+    ScoreRow,
+    fingerprint,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -138,3 +145,42 @@ def context_batches(
         batches.append(contexts[start : start + size])
         start += size
     return batches
+
+
+def recalled_scores(
+    engine: Engine,
+    requests: Sequence[ScoreRequest],
+    batch: Sequence[Context],
+    columns: Sequence[Modulation],
+    compute: Callable[[], dict[int, ScoreRow]],
+) -> dict[int, ScoreRow]:
+    """A batch's rows by request, from the journal where an earlier run finished it.
+
+    Args:
+        engine: Whose journal keeps finished batches; without one they are computed always.
+        requests: All requests.
+        batch: The contexts of the batch.
+        columns: The modulations.
+        compute: Scores the batch.
+    """
+    journal = engine.journal
+    if journal is None:
+        return compute()
+    members = [index for context in batch for index in context.members]
+    key = fingerprint(
+        {
+            "kind": "score",
+            "model": engine.fingerprint,
+            "columns": [column.fingerprint for column in columns],
+            "inputs": [
+                [list(requests[index].context), list(requests[index].continuation)]
+                for index in members
+            ],
+        }
+    )
+    record = journal.read_batch(key)
+    if record is not None:
+        return {index: ScoreRow(*row) for index, row in zip(members, record["rows"], strict=True)}
+    rows = compute()
+    journal.write_batch(key, {"rows": [astuple(rows[index]) for index in members]})
+    return rows

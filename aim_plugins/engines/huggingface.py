@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from aim_plugins.engines.contexts import (
     ScoredTokens,
     check_requests,
     context_batches,
+    recalled_scores,
 )
 from aim_plugins.engines.engine import (
     BatchSize,
@@ -142,43 +142,19 @@ class HuggingFaceEngine:
             desc=f"Scoring, {len(columns)} strengths x draws",
         ) as bar:
             for batch in context_batches(requests, batch_size, self._context_key):
-                answers = self._recall(requests, batch, columns)
+                answers = recalled_scores(
+                    self,
+                    requests,
+                    batch,
+                    columns,
+                    lambda batch=batch: self._score_in_parts(requests, batch, columns),  # type: ignore[misc]
+                )
                 for index, row in answers.items():
                     rows[index] = row
                     if on_row:
                         on_row(index, row)
                 bar.update(len(answers))
         return [rows[index] for index in range(len(requests))]
-
-    def _recall(
-        self,
-        requests: Sequence[ScoreRequest],
-        batch: list[Context],
-        columns: Sequence[Modulation],
-    ) -> dict[int, ScoreRow]:
-        """The batch's rows, from the journal where an earlier run finished it."""
-        members = [index for context in batch for index in context.members]
-        if self.journal is None:
-            return self._score_in_parts(requests, batch, columns)
-        key = fingerprint(
-            {
-                "kind": "score",
-                "model": self.fingerprint,
-                "columns": [column.fingerprint for column in columns],
-                "inputs": [
-                    [list(requests[index].context), list(requests[index].continuation)]
-                    for index in members
-                ],
-            }
-        )
-        record = self.journal.read_batch(key)
-        if record is not None:
-            return {
-                index: ScoreRow(*row) for index, row in zip(members, record["rows"], strict=True)
-            }
-        answers = self._score_in_parts(requests, batch, columns)
-        self.journal.write_batch(key, {"rows": [astuple(answers[index]) for index in members]})
-        return answers
 
     def _score_in_parts(
         self,

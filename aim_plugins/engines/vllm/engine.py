@@ -12,13 +12,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vllm import LLM, SamplingParams, TokensPrompt
 
-from aim_plugins.engines.contexts import Context, check_requests, context_batches
+from aim_plugins.engines.contexts import (
+    Context,
+    check_requests,
+    context_batches,
+    recalled_scores,
+)
 from aim_plugins.engines.engine import (
     BatchSize,
     Journal,
@@ -185,42 +190,18 @@ class VLLMEngine:
             batch_size = _SUBMISSION
         rows: dict[int, ScoreRow] = {}
         for batch in context_batches(requests, batch_size, self._context_key):
-            for index, row in self._recall(requests, batch, columns, progress).items():
+            answers = recalled_scores(
+                self,
+                requests,
+                batch,
+                columns,
+                lambda batch=batch: self._score_batch(requests, batch, columns, progress),  # type: ignore[misc]
+            )
+            for index, row in answers.items():
                 rows[index] = row
                 if on_row:
                     on_row(index, row)
         return [rows[index] for index in range(len(requests))]
-
-    def _recall(
-        self,
-        requests: Sequence[ScoreRequest],
-        batch: list[Context],
-        columns: Sequence[Modulation],
-        progress: bool,
-    ) -> dict[int, ScoreRow]:
-        """The batch's rows, from the journal where an earlier run finished it."""
-        if self.journal is None:
-            return self._score_batch(requests, batch, columns, progress)
-        members = [index for context in batch for index in context.members]
-        key = fingerprint(
-            {
-                "kind": "score",
-                "model": self.fingerprint,
-                "columns": [column.fingerprint for column in columns],
-                "inputs": [
-                    [list(requests[index].context), list(requests[index].continuation)]
-                    for index in members
-                ],
-            }
-        )
-        record = self.journal.read_batch(key)
-        if record is not None:
-            return {
-                index: ScoreRow(*row) for index, row in zip(members, record["rows"], strict=True)
-            }
-        rows = self._score_batch(requests, batch, columns, progress)
-        self.journal.write_batch(key, {"rows": [astuple(rows[index]) for index in members]})
-        return rows
 
     def _score_batch(
         self,
