@@ -250,12 +250,13 @@ class Engine(Protocol):
         *,
         max_length: int,
         stop: Sequence[str] = (),
-        occurrence: int = 0,
+        occurrences: Sequence[int] | None = None,
         **options: Any,
     ) -> list[list[list[int]]]:
         """Continues prompts: new token ids for each prompt and column.
 
-        Sampling answers each `occurrence` of the same prompts anew.
+        Sampling answers a prompt anew for each of its `occurrences`, the number of times it was
+        asked before; none was if left out.
         """
 
     def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:

@@ -20,8 +20,10 @@ from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteria
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aim_plugins.engines.engine import Modulation, Prompts, by_transport
+from aim_plugins.engines.sampling import is_sampling, keyed_sampling
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
+from aim_plugins.modulation.sampling import sampling_seed
 
 _LEAVING_SHARE = 0.2
 """Decoding pauses when this share of the rows has finished: copying the cache of the others costs
@@ -94,6 +96,7 @@ class _Rows:
     std: Tensor
     seed: Tensor
     strengths: Tensor
+    sampling_seed: Tensor | None
     mean: float
     origin: list[int]
     transport: ActivationMaps | None
@@ -110,9 +113,9 @@ class _Rows:
         if len(alive) == len(self.origin):
             return
         index = torch.tensor(alive, dtype=torch.long)
-        for name in ("token_ids", "mask", "std", "seed", "strengths"):
-            rows = getattr(self, name)
-            setattr(self, name, rows[index.to(rows.device)])
+        for name in ("token_ids", "mask", "std", "seed", "strengths", "sampling_seed"):
+            if (rows := getattr(self, name)) is not None:
+                setattr(self, name, rows[index.to(rows.device)])
         self.origin = [self.origin[row] for row in alive]
         if self.cache is not None:
             self.cache.batch_select_indices(index)
@@ -128,6 +131,7 @@ def generate_columns(
     stop: Sequence[str] = (),
     stopping_factory: StoppingFactory | None = None,
     transport: ActivationMaps | None = None,
+    occurrences: Sequence[int] | None = None,
     **generation_kwargs: Any,
 ) -> list[list[list[int]]]:
     """Continues every prompt under every column.
@@ -142,14 +146,16 @@ def generate_columns(
         stopping_factory: Stopping criteria of the calls that run to their end; a harness hands in
             its own, so that one column decodes exactly as it would without us.
         transport: Maps of activations for columns with a `transport_strength`.
+        occurrences: Where tokens are sampled, how often each prompt was sampled before: each time
+            it gets another text. `None` leaves sampling to transformers and its generator.
         **generation_kwargs: Further arguments of `model.generate`.
 
     Returns:
         New token ids [P][S][...]; what follows an end token or a stop string is of no meaning.
 
     Raises:
-        ValueError: If several sequences are asked for one prompt, or a column has a strength of a
-            transport that is not there.
+        ValueError: If several sequences are asked for one prompt, several beams sample, or a column
+            has a strength of a transport that is not there.
     """
     if generation_kwargs.get("num_return_sequences", 1) != 1:
         raise ValueError(
@@ -158,6 +164,10 @@ def generate_columns(
         )
     distinct, where = distinct_columns(model, columns, generation_kwargs)
     rows = _expand(prompts, distinct, transport)
+    if occurrences is not None and is_sampling(model, generation_kwargs):
+        rows.sampling_seed = torch.tensor(
+            [sampling_seed(column.seed, count) for count in occurrences for column in distinct]
+        )
     if len(distinct) > 1 and _can_pause(model, generation_kwargs):
         rows.cache = _shared_prefill(model, prompts, distinct, transport, generation_kwargs)
     if rows.cache is not None:
@@ -179,11 +189,6 @@ def generate_columns(
         [answers[prompt * len(distinct) + index] for index in where]
         for prompt in range(len(prompts.token_ids))
     ]
-
-
-def is_sampling(model: Any, generation_kwargs: Mapping[str, Any]) -> bool:
-    """Whether `model.generate` draws tokens at random, told to or by the model's own config."""
-    return bool(generation_kwargs.get("do_sample", model.generation_config.do_sample))
 
 
 def distinct_columns(
@@ -242,6 +247,7 @@ def _expand(
         std=torch.tensor([column.std for column in columns] * count),
         seed=torch.tensor([column.seed for column in columns] * count),
         strengths=strengths,
+        sampling_seed=None,
         mean=means.pop() if means else 0.0,
         origin=list(range(count * len(columns))),
         transport=transport,
@@ -318,6 +324,11 @@ def _decode(
         processors.append(
             GaussianNoiseLogitsProcessor(rows.std, rows.mean, rows.seed, attention_mask=rows.mask)
         )
+    if rows.sampling_seed is not None:
+        sampling, generation_kwargs = keyed_sampling(
+            model, generation_kwargs, rows.sampling_seed, rows.mask
+        )
+        processors += sampling
     cache = {} if rows.cache is None else {"past_key_values": rows.cache}
     with rows.transported(model):
         return model.generate(

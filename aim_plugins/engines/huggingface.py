@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,13 +37,14 @@ from aim_plugins.engines.generation import (
     StoppingFactory,
     distinct_columns,
     generate_columns,
-    is_sampling,
 )
+from aim_plugins.engines.sampling import is_sampling
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
 from aim_plugins.engines.weights import model_fingerprint
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.noise import prefix_keys
+from aim_plugins.modulation.sampling import SAMPLING_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ class HuggingFaceEngine:
         max_length: int,
         stop: Sequence[str] = (),
         stopping_factory: StoppingFactory | None = None,
-        occurrence: int = 0,
+        occurrences: Sequence[int] | None = None,
         **generation_kwargs: Any,
     ) -> list[list[list[int]]]:
         """Continues prompts under every column, in one batch if it fits into memory.
@@ -302,8 +303,8 @@ class HuggingFaceEngine:
             max_length: Tokens of the padded prompt and the continuation together.
             stop: Strings after which a continuation is complete.
             stopping_factory: See `generate_columns`.
-            occurrence: How many times the harness has asked this before. Sampling answers each
-                occurrence anew; greedy decoding has one answer.
+            occurrences: How often each prompt was asked before; none was if left out. Sampling
+                answers it anew each time; greedy decoding has one answer.
             **generation_kwargs: Further arguments of `model.generate`.
 
         Returns:
@@ -319,15 +320,19 @@ class HuggingFaceEngine:
             "kwargs": {name: repr(value) for name, value in generation_kwargs.items()},
             "defaults": repr(sorted(self.model.generation_config.to_diff_dict().items())),
         }
-        if occurrence and is_sampling(self.model, generation_kwargs):
-            asked["occurrence"] = occurrence
+        if self._samples_by_key(columns, generation_kwargs):
+            occurrences = list(occurrences or [0] * len(prompts.token_ids))
+            seeds = [column.seed for column in columns]
+            asked["sampling"] = [SAMPLING_VERSION, seeds, occurrences]
+        else:
+            occurrences = None
         key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
             return record["tokens"]
         answers = self._generate_in_parts(
-            key,
             prompts,
             columns,
+            occurrences,
             max_length=max_length,
             stop=stop,
             stopping_factory=stopping_factory,
@@ -339,23 +344,25 @@ class HuggingFaceEngine:
 
     def _generate_in_parts(
         self,
-        key: str,
         prompts: Prompts,
         columns: Sequence[Modulation],
+        occurrences: Sequence[int] | None,
         **options: Any,
     ) -> list[list[list[int]]]:
         distinct, where = distinct_columns(self.model, columns, options)
         count = len(prompts.token_ids)
 
         def generate(block: Block) -> list[list[list[int]]]:
-            some = prompts[block.prompts.start : block.prompts.stop]
-            under = distinct[block.columns.start : block.columns.stop]
-            # Parts of one seed would draw the same random numbers.
-            whole = block.rows == count * len(distinct)
-            seed = key if whole else fingerprint([key, block.prompts.start, block.columns.start])
-            with torch.no_grad(), self._autocast(), self._sampling(seed, columns, options):
+            part = slice(block.prompts.start, block.prompts.stop)
+            with torch.no_grad(), self._autocast():
                 return generate_columns(
-                    self.model, self.tokenizer, some, under, transport=self.transport, **options
+                    self.model,
+                    self.tokenizer,
+                    prompts[part],
+                    distinct[block.columns.start : block.columns.stop],
+                    transport=self.transport,
+                    occurrences=None if occurrences is None else occurrences[part],
+                    **options,
                 )
 
         rows: list[list[list[int]]] = [[] for _ in range(count)]
@@ -364,26 +371,13 @@ class HuggingFaceEngine:
                 rows[prompt] += row
         return [[row[index] for index in where] for row in rows]
 
-    @contextlib.contextmanager
-    def _sampling(
-        self, key: str, columns: Sequence[Modulation], options: dict[str, Any]
-    ) -> Iterator[None]:
-        """Seeds temperature sampling by the batch, so that a resumed run repeats an unbroken one.
+    def _samples_by_key(self, columns: Sequence[Modulation], options: Mapping[str, Any]) -> bool:
+        """Whether sampled tokens are drawn by keys: always but for a lone unmodulated column.
 
-        One column without a journal samples from the global generator, as the harness itself does.
+        That one, without a journal, is `hf` itself, which samples from the global generator.
         """
-        harness_alone = len(columns) == 1 and self.journal is None
-        if harness_alone or not is_sampling(self.model, options):
-            yield
-            return
-        warn_once(
-            "sampling (do_sample=True) is repeatable, but unlike greedy decoding its texts depend "
-            "on the batch size and on the strengths beside them"
-        )
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(key[:15], 16))
-            yield
+        alone = len(columns) == 1 and columns[0].effective == Modulation() and self.journal is None
+        return is_sampling(self.model, options) and not alone
 
     def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:
         """Takes the memory of one batch, so that an automatic batch size can be found.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         label_probability,
         pairwise_order_probability,
     )
+    from aim_plugins.modulation.sampling import KeyedSamplingProcessor, sampling_seed
 
 __all__ = [
     "NOISE_VERSION",
@@ -38,6 +39,7 @@ __all__ = [
     "AffineMap",
     "GaussianNoiseLogitsProcessor",
     "HalfNormalFocusProcessor",
+    "KeyedSamplingProcessor",
     "add_noise",
     "argmax_probabilities",
     "extend_keys",
@@ -46,12 +48,13 @@ __all__ = [
     "label_probability",
     "pairwise_order_probability",
     "prefix_keys",
+    "sampling_seed",
     "sequence_keys",
     "standard_normal",
     "standard_normal_at",
 ]
 
-_MODULES = ("noise", "ordering", "activations", "logits")
+_MODULES = ("noise", "ordering", "activations", "logits", "sampling")
 
 
 def __getattr__(name: str) -> object:

@@ -61,7 +61,7 @@ def add_noise(
     return torch.where(stds > 0, modulated.to(logits.dtype), logits)
 
 
-class _KeyedLogitsProcessor(LogitsProcessor):
+class KeyedLogitsProcessor(LogitsProcessor):
     """Picks the rows that are modulated, and hands over their keys.
 
     `generate` repeats every prompt for its beams or return sequences, so a step may bring a
@@ -142,7 +142,7 @@ class _KeyedLogitsProcessor(LogitsProcessor):
         raise NotImplementedError
 
 
-class GaussianNoiseLogitsProcessor(_KeyedLogitsProcessor):
+class GaussianNoiseLogitsProcessor(KeyedLogitsProcessor):
     """Utility modulation: adds N(mean, std²) to every logit.
 
     In beam search transformers passes log-probabilities through the processors, so the noise is
@@ -181,7 +181,7 @@ class GaussianNoiseLogitsProcessor(_KeyedLogitsProcessor):
         return add_noise(scores, keys, std, self.mean, seed)
 
 
-class HalfNormalFocusProcessor(_KeyedLogitsProcessor):
+class HalfNormalFocusProcessor(KeyedLogitsProcessor):
     """Focus modulation: adds ±|n|, n ~ N(0, std²), to the logits of chosen tokens.
 
     Targets draw independently and share one std. With the seed of a `GaussianNoiseLogitsProcessor`

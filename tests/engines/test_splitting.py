@@ -196,7 +196,8 @@ def test_what_a_failed_attempt_held_is_free_before_the_next(make_engine, model, 
 def test_each_occurrence_samples_anew_and_the_same_one_repeats(make_engine, prompts):
     engine = make_engine()
     first, second, again = (
-        decode(engine, prompts, do_sample=True, occurrence=occurrence) for occurrence in (0, 1, 0)
+        decode(engine, prompts, do_sample=True, occurrences=[count] * PROMPTS)
+        for count in (0, 1, 0)
     )
     assert first == again
     assert first != second
@@ -207,9 +208,9 @@ def test_greedy_decoding_has_one_answer_whatever_the_occurrence(make_engine, mod
     engine = make_engine(Memory())
     first = decode(engine, prompts)
     with room_for(model, 0):  # the journal has it
-        assert decode(engine, prompts, occurrence=3) == first
+        assert decode(engine, prompts, occurrences=[3] * PROMPTS) == first
     decode(engine, prompts, do_sample=True)
-    decode(engine, prompts, do_sample=True, occurrence=3)
+    decode(engine, prompts, do_sample=True, occurrences=[3] * PROMPTS)
     assert len(engine.journal) == 3
 
 
@@ -219,28 +220,21 @@ def test_a_model_that_samples_by_its_own_config_is_known_to(
     monkeypatch.setattr(model.generation_config, "do_sample", True)
     engine, length = make_engine(), prompts.token_ids.shape[1] + 20
     first, second, again = (
-        until_end(engine.generate(prompts, COLUMNS, max_length=length, occurrence=occurrence))
-        for occurrence in (0, 1, 0)
+        until_end(
+            engine.generate(prompts, COLUMNS, max_length=length, occurrences=[count] * PROMPTS)
+        )
+        for count in (0, 1, 0)
     )
     assert first == again
     assert first != second
     assert first[0][0] != first[0][1]  # two draws of the unmodulated model
 
 
-def test_samples_do_not_depend_on_how_far_a_failed_attempt_came(make_engine, model, prompts):
-    with room_for(model, 10):
-        early = decode(make_engine(), prompts, do_sample=True)
-    with room_for(model, 10, after=6):
-        late = make_engine()
-        assert decode(late, prompts, do_sample=True) == early
-        assert decode(late, prompts, do_sample=True) == early
-
-
-def test_parts_of_a_batch_sample_independently(make_engine, model, prompts):
-    twice = Prompts(prompts.token_ids[[2, 2]], prompts.mask[[2, 2]])
-    with room_for(model, 1):
-        [[first], [second]] = decode(make_engine(Memory()), twice, COLUMNS[:1], do_sample=True)
-    assert first != second
+@pytest.mark.parametrize("rows", [1, 2, 15])
+def test_a_split_batch_samples_as_the_whole(make_engine, model, prompts, rows):
+    expected = decode(make_engine(), prompts, do_sample=True)
+    with room_for(model, rows, after=6):
+        assert decode(make_engine(), prompts, do_sample=True) == expected
 
 
 # Scoring ----------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from aim_plugins.engines.vllm.plugin import why_not
 from aim_plugins.engines.vllm.transport import CONFIG_KEY, FORCE_KEY, configured_maps
 from aim_plugins.engines.vllm.versions import require_supported
 from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScores
+from aim_plugins.modulation.sampling import SAMPLING_VERSION, sampling_seed
 
 logger = logging.getLogger(__name__)
 
@@ -311,7 +312,7 @@ class VLLMEngine:
         *,
         max_length: int,
         stop: Sequence[str] = (),
-        occurrence: int = 0,
+        occurrences: Sequence[int] | None = None,
         progress: bool = False,
         stopping_factory: Any = None,
         **options: Any,
@@ -323,8 +324,8 @@ class VLLMEngine:
             columns: The modulations, S of them.
             max_length: Tokens of the padded prompt and the continuation together.
             stop: Strings after which a continuation is complete.
-            occurrence: How many times the harness has asked this before. Sampling answers each
-                occurrence anew; greedy decoding has one answer.
+            occurrences: How often each prompt was asked before; none was if left out. Sampling
+                answers it anew each time; greedy decoding has one answer.
             progress: Whether to show vLLM's progress bar.
             stopping_factory: Of the Hugging Face engine; without effect.
             **options: Of `model.generate` those that vLLM carries out alike: `do_sample`,
@@ -342,11 +343,13 @@ class VLLMEngine:
         rows = [tokens.tolist() for tokens in prompts.unpadded()]
         room = max_length - prompts.token_ids.shape[1]
         step = len(rows) if self.journal is None else max(1, _SUBMISSION // len(columns))
+        counts = list(occurrences or [0] * len(rows))
+        ends = [term for term in stop if term]
         answers: list[list[list[int]]] = []
         for start in range(0, len(rows), max(1, step)):
-            some = rows[start : start + step]
+            part = slice(start, start + step)
             answers += self._generate_batch(
-                some, columns, room, [term for term in stop if term], occurrence, sampling, progress
+                rows[part], columns, room, ends, counts[part], sampling, progress
             )
         return answers
 
@@ -356,7 +359,7 @@ class VLLMEngine:
         columns: Sequence[Modulation],
         room: int,
         stop: list[str],
-        occurrence: int,
+        occurrences: list[int],
         sampling: dict[str, Any],
         progress: bool,
     ) -> list[list[list[int]]]:
@@ -368,8 +371,9 @@ class VLLMEngine:
             "options": [room, stop, sampling],
         }
         draws_tokens = sampling["temperature"] > 0
-        if occurrence and draws_tokens:
-            asked["occurrence"] = occurrence
+        if draws_tokens:
+            seeds = [column.seed for column in columns]
+            asked["sampling"] = [SAMPLING_VERSION, seeds, occurrences]
         key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
             return record["tokens"]
@@ -384,7 +388,9 @@ class VLLMEngine:
                 # Stop strings may be spelt with special tokens.
                 skip_special_tokens=False,
                 spaces_between_special_tokens=False,
-                seed=int(fingerprint([key, row, column])[:15], 16) if draws_tokens else None,
+                seed=_draw_seed(prompts[row], distinct[column].seed, occurrences[row])
+                if draws_tokens
+                else None,
                 extra_args=extra_args(distinct[column]),
                 **sampling,
             )
@@ -413,6 +419,11 @@ class VLLMEngine:
 
     def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:
         """Nothing to do: vLLM has taken all its memory at its start and queues what is beyond."""
+
+
+def _draw_seed(prompt: list[int], seed: int, occurrence: int) -> int:
+    """Seed of a request's own generator, which no other request has a part in."""
+    return int(fingerprint([prompt, sampling_seed(seed, occurrence)])[:15], 16)
 
 
 def _sampling_options(options: dict[str, Any]) -> dict[str, Any]:

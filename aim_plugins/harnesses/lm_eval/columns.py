@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lm_eval import utils
+from lm_eval.models.utils import Collator, handle_stop_sequences, normalize_gen_kwargs
+
 from aim_plugins.engines.engine import (
+    BatchSize,
     Engine,
     Modulation,
+    ScoreRequest,
     ScoreRow,
     fingerprint,
     modulation_columns,
@@ -18,6 +24,9 @@ if TYPE_CHECKING:
 
 TRANSPORT_OPTIONS = ("transport", "strength", "force_transport")
 OPTIONS = ("noise_std", "noise_mean", "noise_seed", "noise_draws", *TRANSPORT_OPTIONS)
+
+TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
+"""Texts of a request, token ids of its context and of its continuation."""
 
 
 class ColumnAnswers:
@@ -33,6 +42,16 @@ class ColumnAnswers:
     takes_transport = False
     columns: Sequence[Modulation]
     engine: Engine
+
+    if TYPE_CHECKING:  # of the harness's class beside which this one stands
+        cache_hook: Any
+        max_gen_toks: int
+        prefix_token_id: int
+
+        @property
+        def max_length(self) -> int: ...
+
+        def tok_encode(self, string: str) -> list[int]: ...
 
     # Arguments ----------------------------------------------------------------------------------
 
@@ -66,6 +85,100 @@ class ColumnAnswers:
         """
         if wrong := sorted(set(given) & set(OPTIONS)):
             raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
+
+    # What the backends' tables have in common ----------------------------------------------------
+
+    def _score_tokens(
+        self, requests: Sequence[TokenRequest], batch_size: BatchSize, progress: bool
+    ) -> list[ScoreRow]:
+        """Log-likelihoods of continuations; the first column's go to the harness's own cache."""
+
+        def keep(index: int, row: ScoreRow) -> None:
+            if (cache_key := requests[index][0]) is not None:
+                self.cache_hook.add_partial(
+                    "loglikelihood", cache_key, self.answer("loglikelihood", row, 0)
+                )
+
+        return self.engine.score(
+            [
+                ScoreRequest(context, continuation, _describe(key))
+                for key, context, continuation in requests
+            ],
+            self.columns,
+            batch_size=batch_size,
+            progress=progress,
+            on_row=keep,
+        )
+
+    def _rolling_windows(
+        self, requests: Sequence[Instance]
+    ) -> tuple[list[TokenRequest], list[int]]:
+        """Windows that score every token of the requests' texts once, and whose each window is."""
+        windows: list[TokenRequest] = []
+        owners: list[int] = []
+        for index, request in enumerate(requests):
+            pairs = utils.get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
+            for context, continuation in map(utils.make_disjoint_window, pairs):
+                windows.append((None, context, continuation))
+                owners.append(index)
+        return windows, owners
+
+    def _rolling_totals(
+        self, requests: Sequence[Instance], owners: Sequence[int], rows: Iterable[ScoreRow]
+    ) -> list[list[float]]:
+        """Sums of the windows' log-likelihoods, [N] rows of [S]."""
+        totals = [[0.0] * len(self.columns) for _ in requests]
+        for owner, row in zip(owners, rows, strict=True):
+            for column, value in enumerate(row.log_likelihoods):
+                totals[owner][column] += value
+        for request, total in zip(requests, totals, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total[0])
+        return totals
+
+    def _order_to_generate(self, requests: Sequence[Instance]) -> Collator:
+        """Batches of (context, arguments, occurrence) of one kind, the longest contexts first.
+
+        The harness repeats a request for every sample it wants of it: these are its occurrences.
+        """
+        asked: Counter[tuple[Any, ...]] = Counter()
+        entries = []
+        for request in requests:
+            identity = (request.task_name, request.doc_id, request.idx, request.args[0])
+            entries.append((*request.args, asked[identity]))
+            asked[identity] += 1
+        return Collator(
+            entries,
+            sort_fn=lambda entry: (-len(self.tok_encode(entry[0])), entry[0]),
+            group_by="gen_kwargs",
+            group_fn=lambda entry: entry[1],
+        )
+
+    def _read_generation_arguments(
+        self, given: Mapping[str, Any], end: str
+    ) -> tuple[dict[str, Any], list[str], int]:
+        """Takes apart the arguments of a generation.
+
+        Returns:
+            What is left for the engine, the stop strings, and the number of new tokens.
+
+        Raises:
+            ValueError: If an argument belongs to the model, or the new tokens leave no room.
+        """
+        options: dict[str, Any] = normalize_gen_kwargs(dict(given), self.max_gen_toks)
+        self.refuse_model_options(options)
+        stop = handle_stop_sequences(options.pop("until", None), eos=end)
+        new_tokens = options.pop("max_gen_toks")
+        if new_tokens >= self.max_length:
+            raise ValueError(
+                f"max_gen_toks={new_tokens} leaves no room for a prompt in a window of "
+                f"{self.max_length} tokens: lower it with --gen_kwargs max_gen_toks=…"
+            )
+        return options, stop, new_tokens
 
     # Each backend computes its tables.
 
@@ -178,3 +291,10 @@ class ColumnAnswers:
             "model_fingerprint": self.engine.fingerprint,
             "modulation_fingerprints": [column.fingerprint for column in self.columns],
         }
+
+
+def _describe(pair: tuple[str, str] | None) -> str:
+    if pair is None:
+        return "a rolling window"
+    context, continuation = pair
+    return f"the request {context[-60:]!r} + {continuation!r}"

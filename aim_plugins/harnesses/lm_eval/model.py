@@ -17,11 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import find_executable_batch_size
-from lm_eval import utils
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import (
-    Collator,
-    handle_stop_sequences,
     normalize_gen_kwargs,
     postprocess_generated_text,
 )
@@ -31,7 +28,6 @@ from tqdm import tqdm
 from aim_plugins.engines.engine import (
     Engine,
     Prompts,
-    ScoreRequest,
     ScoreRow,
 )
 from aim_plugins.engines.huggingface import HuggingFaceEngine
@@ -133,60 +129,28 @@ class AimHFLM(ColumnAnswers, HFLM):
         if auto:
             self.batch_sizes: dict[int, int] = {}
 
-        def keep(index: int, row: ScoreRow) -> None:
-            if (cache_key := requests[index][0]) is not None:
-                self.cache_hook.add_partial(
-                    "loglikelihood", cache_key, self.answer("loglikelihood", row, 0)
-                )
-
-        return self.engine.score(
-            [
-                ScoreRequest(context, continuation, _describe(key))
-                for key, context, continuation in requests
-            ],
-            self.columns,
-            batch_size=self._batch_scheduler if auto else override_bs or self.batch_size,
+        return self._score_tokens(
+            requests,
+            self._batch_scheduler if auto else override_bs or self.batch_size,
             progress=not disable_tqdm and self.rank == 0,
-            on_row=keep,
         )
 
     def score_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[list[float]]:
         """Log-likelihoods of whole texts, [N] rows of [S], in nats."""
-        windows: list[tuple[None, list[int], list[int]]] = []
-        owners: list[int] = []
-        for index, request in enumerate(requests):
-            pairs = utils.get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length,
-                context_len=1,
-            )
-            for context, continuation in map(utils.make_disjoint_window, pairs):
-                windows.append((None, context, continuation))
-                owners.append(index)
+        windows, owners = self._rolling_windows(requests)
         size = self._detect_batch_size() if self.batch_size == "auto" else self.batch_size
-        totals = [[0.0] * len(self.columns) for _ in requests]
+        rows: list[ScoreRow] = []
         starts = range(0, len(windows), size)
         for start in tqdm(starts, disable=disable_tqdm or self.rank != 0, desc="Rolling windows"):
             batch = windows[start : start + size]
-            rows = self._loglikelihood_tokens(batch, disable_tqdm=True, override_bs=len(batch))
-            for owner, row in zip(owners[start : start + size], rows, strict=True):
-                for column, value in enumerate(row.log_likelihoods):
-                    totals[owner][column] += value
-        for request, total in zip(requests, totals, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total[0])
-        return totals
+            rows += self._loglikelihood_tokens(batch, disable_tqdm=True, override_bs=len(batch))
+        return self._rolling_totals(requests, owners, rows)
 
     def generate(self, requests: list[Instance], disable_tqdm: bool = False) -> list[list[str]]:
         """Texts that continue the requests' contexts, [N] rows of [S]."""
-        order = Collator(
-            [request.args for request in requests],
-            sort_fn=lambda args: (-len(self.tok_encode(args[0])), args[0]),
-            group_by="gen_kwargs",
-            group_fn=lambda args: args[1],
-        )
+        order = self._order_to_generate(requests)
         size = (
             self._detect_generation_batch_size(requests)
             if self.batch_size == "auto"
@@ -203,29 +167,23 @@ class AimHFLM(ColumnAnswers, HFLM):
                 bar.update(len(batch))
         return order.get_original(rows)
 
-    def _generate_batch(self, batch: Sequence[tuple[str, dict[str, Any]]]) -> list[list[str]]:
-        contexts = [context for context, _ in batch]
+    def _generate_batch(self, batch: Sequence[tuple[str, dict[str, Any], int]]) -> list[list[str]]:
+        contexts = [context for context, *_ in batch]
         generation_kwargs = batch[0][1]
-        kwargs: dict[str, Any] = normalize_gen_kwargs(generation_kwargs, self.max_gen_toks)
-        self.refuse_model_options(kwargs)
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
-        stop = handle_stop_sequences(kwargs.pop("until", None), eos=end)
-        max_gen_toks = kwargs.pop("max_gen_toks")
-        room = self.max_length - max_gen_toks
-        if room <= 0:
-            raise ValueError(
-                f"max_gen_toks={max_gen_toks} leaves no room for a prompt in a window of "
-                f"{self.max_length} tokens: lower it with --gen_kwargs max_gen_toks=…"
-            )
+        kwargs, stop, new_tokens = self._read_generation_arguments(generation_kwargs, end)
         token_ids, mask = self.tok_batch_encode(
-            contexts, left_truncate_len=room, truncation=self.truncation
+            contexts,
+            left_truncate_len=self.max_length - new_tokens,
+            truncation=self.truncation,
         )
         table = self.engine.generate(
             Prompts(token_ids.to(self.device), mask.to(self.device)),
             self.columns,
-            max_length=kwargs.pop("max_length", token_ids.shape[1] + max_gen_toks),
+            max_length=kwargs.pop("max_length", token_ids.shape[1] + new_tokens),
             stop=stop,
             stopping_factory=functools.partial(stop_sequences_criteria, self.tokenizer, stop),
+            occurrences=[occurrence for *_, occurrence in batch],
             **_decoding_options(kwargs, self.tokenizer.pad_token_id),
         )
         rows = [[self._finish_text(tokens, stop) for tokens in answers] for answers in table]
@@ -298,13 +256,6 @@ class AimHFLM(ColumnAnswers, HFLM):
             "max_gen_toks": self.max_gen_toks,
             "tokenizer": [self.tokenizer.name_or_path, len(self.tokenizer)],
         }
-
-
-def _describe(pair: tuple[str, str] | None) -> str:
-    if pair is None:
-        return "a rolling window"
-    context, continuation = pair
-    return f"the request {context[-60:]!r} + {continuation!r}"
 
 
 def _decoding_options(kwargs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:

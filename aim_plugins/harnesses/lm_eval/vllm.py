@@ -17,11 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval import utils
 from lm_eval.models.utils import (
-    Collator,
-    handle_stop_sequences,
-    normalize_gen_kwargs,
     postprocess_generated_text,
     resolve_max_length,
 )
@@ -30,7 +26,6 @@ from aim_plugins.engines import vllm as vllm_engine
 from aim_plugins.engines.engine import (
     Engine,
     Prompts,
-    ScoreRequest,
     ScoreRow,
 )
 from aim_plugins.engines.vllm.versions import require_supported
@@ -164,56 +159,20 @@ class AimVLLM(ColumnAnswers, _Backend):
         requests: Sequence[tuple[Any, list[int], list[int]]],
         disable_tqdm: bool = False,
     ) -> list[ScoreRow]:
-        def keep(index: int, row: ScoreRow) -> None:
-            if (cache_key := requests[index][0]) is not None:
-                self.cache_hook.add_partial(
-                    "loglikelihood", cache_key, self.answer("loglikelihood", row, 0)
-                )
-
-        return self.engine.score(
-            [
-                ScoreRequest(context, continuation, _describe(key))
-                for key, context, continuation in requests
-            ],
-            self.columns,
-            batch_size=0 if self.batch_size == "auto" else self.batch_size,
-            progress=not disable_tqdm,
-            on_row=keep,
-        )
+        size = 0 if self.batch_size == "auto" else self.batch_size
+        return self._score_tokens(requests, size, progress=not disable_tqdm)
 
     def score_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[list[float]]:
         """Log-likelihoods of whole texts, [N] rows of [S], in nats."""
-        windows: list[tuple[None, list[int], list[int]]] = []
-        owners: list[int] = []
-        for index, request in enumerate(requests):
-            pairs = utils.get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length,
-                context_len=1,
-            )
-            for context, continuation in map(utils.make_disjoint_window, pairs):
-                windows.append((None, context, continuation))
-                owners.append(index)
-        totals = [[0.0] * len(self.columns) for _ in requests]
+        windows, owners = self._rolling_windows(requests)
         rows = self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm)
-        for owner, row in zip(owners, rows, strict=True):
-            for column, value in enumerate(row.log_likelihoods):
-                totals[owner][column] += value
-        for request, total in zip(requests, totals, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total[0])
-        return totals
+        return self._rolling_totals(requests, owners, rows)
 
     def generate(self, requests: list[Instance], disable_tqdm: bool = False) -> list[list[str]]:
         """Texts that continue the requests' contexts, [N] rows of [S]."""
-        order = Collator(
-            [request.args for request in requests],
-            sort_fn=lambda args: (-len(self.tok_encode(args[0])), args[0]),
-            group_by="gen_kwargs",
-            group_fn=lambda args: args[1],
-        )
+        order = self._order_to_generate(requests)
         size = 0 if self.batch_size == "auto" else self.batch_size
         rows: list[list[str]] = []
         for batch in order.get_batched(n=size):
@@ -221,33 +180,24 @@ class AimVLLM(ColumnAnswers, _Backend):
         return order.get_original(rows)
 
     def _generate_batch(
-        self, batch: Sequence[tuple[str, dict[str, Any]]], progress: bool
+        self, batch: Sequence[tuple[str, dict[str, Any], int]], progress: bool
     ) -> list[list[str]]:
-        contexts = [context for context, _ in batch]
-        options: dict[str, Any] = normalize_gen_kwargs(batch[0][1], self.max_gen_toks)
-        self.refuse_model_options(options)
         end = self.tokenizer.decode(self.eot_token_id)
-        stop = handle_stop_sequences(options.pop("until", None), eos=end)
-        max_gen_toks = options.pop("max_gen_toks")
-        room = self.max_length - max_gen_toks
-        if room <= 0:
-            raise ValueError(
-                f"max_gen_toks={max_gen_toks} leaves no room for a prompt in a window of "
-                f"{self.max_length} tokens: lower it with --gen_kwargs max_gen_toks=…"
-            )
-        prompts = self._prompts(contexts, room)
+        options, stop, new_tokens = self._read_generation_arguments(batch[0][1], end)
+        prompts = self._prompts([context for context, *_ in batch], self.max_length - new_tokens)
         # Of a model that thinks first, stop strings may stand in its thoughts.
         ends = [term for term in stop if term == end] if self.think_end_token else stop
         table = self.engine.generate(
             prompts,
             self.columns,
-            max_length=options.pop("max_length", prompts.token_ids.shape[1] + max_gen_toks),
+            max_length=options.pop("max_length", prompts.token_ids.shape[1] + new_tokens),
             stop=ends,
+            occurrences=[occurrence for *_, occurrence in batch],
             progress=progress,
             **options,
         )
         rows = [[self._finish_text(tokens, stop) for tokens in answers] for answers in table]
-        for (context, generation_kwargs), row in zip(batch, rows, strict=True):
+        for (context, generation_kwargs, _), row in zip(batch, rows, strict=True):
             self.cache_hook.add_partial("generate_until", (context, generation_kwargs), row[0])
         return rows
 
@@ -296,10 +246,3 @@ def _model_window(pretrained: str, max_length: int, options: dict[str, Any]) -> 
         )
         return largest
     return max_length + 1
-
-
-def _describe(pair: tuple[str, str] | None) -> str:
-    if pair is None:
-        return "a rolling window"
-    context, continuation = pair
-    return f"the request {context[-60:]!r} + {continuation!r}"

@@ -12,7 +12,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ _QUEUED_ROWS = 512
 
 
 class NoJournal:
-    """Keeps no batches, but makes the engine seed temperature sampling, as a journal does."""
+    """Keeps no batches, but makes the engine draw samples by keys, as with a journal."""
 
     def read_batch(self, key: str) -> None:
         """Finds nothing."""
@@ -184,22 +183,16 @@ class AnswerTable:
             for start in range(0, len(prompts), step):
                 batch = prompts[start : start + step]
                 padded = _left_padded(batch, self.device)
-                # Samples of a strength are not to depend on the strengths beside it.
-                sampling = self._kwargs[options].get("do_sample")
-                groups = [[column] for column in self.columns] if sampling else [self.columns]
-                answers = [
-                    self.engine.generate(
-                        padded,
-                        columns,
-                        max_length=padded.token_ids.shape[1] + options.max_new_tokens,
-                        stop=options.stop,
-                        occurrence=options.occurrence,
-                        **self._kwargs[options],
-                    )
-                    for columns in groups
-                ]
-                for prompt, *rows in zip(batch, *answers, strict=True):
-                    self._continuations[options, prompt] = list(chain.from_iterable(rows))
+                answers = self.engine.generate(
+                    padded,
+                    self.columns,
+                    max_length=padded.token_ids.shape[1] + options.max_new_tokens,
+                    stop=options.stop,
+                    occurrences=[options.occurrence] * len(batch),
+                    **self._kwargs[options],
+                )
+                for prompt, rows in zip(batch, answers, strict=True):
+                    self._continuations[options, prompt] = rows
                 bar.update(len(batch))
 
 

@@ -17,7 +17,7 @@ from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.sweep.files import write_atomic
 
 _REPEAT = 2**32
-"""Seeds below it stay apart from the count of batches with the same prompts."""
+"""Seeds below it stay apart from the count of samples of a prompt."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def generate_texts(
     A batch holds `batch_size` prompts under all columns, so all strengths cost about one decoding.
 
     Args:
-        engine: Runs the model. Sampling is seeded only if it has a journal, or several columns.
+        engine: Runs the model.
         prompts: The prompts.
         columns: One for each strength.
         decoding: How to decode.
@@ -129,19 +129,21 @@ def generate_texts(
     # Prompts of like length stand together, where they need little padding.
     order = sorted(range(len(prompts)), key=lambda index: (-len(encoded[index]), encoded[index]))
     label = f"Generating, {len(columns)} strengths"
-    asked: Counter[tuple[tuple[int, ...], ...]] = Counter()
+    asked: Counter[tuple[int, ...]] = Counter()
     with tqdm(total=len(prompts), disable=not progress, desc=label, unit="prompt") as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             # A prompt may be given many times, to sample as many texts.
-            content = tuple(tuple(encoded[index]) for index in chosen)
-            asked[content] += 1
+            occurrences = []
+            for prompt in (tuple(encoded[index]) for index in chosen):
+                occurrences.append(decoding.seed + _REPEAT * asked[prompt])
+                asked[prompt] += 1
             batch = pad_left([encoded[index] for index in chosen], _padding(engine))
             table = engine.generate(
                 Prompts(batch.token_ids.to(engine.device), batch.mask.to(engine.device)),
                 columns,
                 max_length=batch.token_ids.shape[1] + decoding.max_new_tokens,
-                occurrence=decoding.seed + _REPEAT * (asked[content] - 1),
+                occurrences=occurrences,
                 pad_token_id=_padding(engine),
                 **decoding.options,
             )
