@@ -1,8 +1,7 @@
-"""Reads a command's config: an mmengine config file, and `--cfg-options` that override it.
+"""A command's config and the `--cfg-options` above it, on top of `aim_plugins.config_file`.
 
-A config is a Python, YAML or JSON file of settings, possibly on top of others (`_base_`). Settings
-are flat, so that an override reaches what uses it; a name that starts with an underscore is the
-file's own. A word such as "demo:resnet20" stands for something made here (`vision_bench.demo`).
+Settings are flat, so that an override reaches what uses it. A word such as "demo:resnet20" stands
+for something made here (`vision_bench.demo`).
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from aim_plugins import config_file
 from vision_bench.demo import resolve
-
-_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
 
 def read_config(
@@ -37,26 +35,7 @@ def read_config(
             unknown.
         ImportError: If mmengine is not installed.
     """
-    try:
-        from mmengine.config import Config
-    except ImportError as error:
-        raise ImportError(
-            "config files need mmengine: pip install 'aim-plugins[vision]'"
-        ) from error
-    path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{path}: the suffix is {path.suffix!r}, not one of {' '.join(_SUFFIXES)}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such config file")
-    replacements = _parse_overrides(overrides)
-    try:
-        config = Config.fromfile(str(path), import_custom_modules=False)
-        config.merge_from_dict(replacements)
-        settings = config.to_dict()
-    except Exception as error:
-        # The file is the user's own program, which may raise anything.
-        raise ValueError(f"{path} is no config: {type(error).__name__}: {error}") from error
-    settings = {name: value for name, value in settings.items() if not name.startswith("_")}
+    settings = config_file.read_config(path, overrides)
     for name in settings:
         if name not in known:
             nearest = difflib.get_close_matches(name, list(known), n=1)
@@ -108,7 +87,9 @@ def require_count(name: str, value: object, lowest: int) -> None:
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments CONFIG and --cfg-options to a command."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="config file")
+    parser.add_argument(
+        "config", type=Path, metavar="CONFIG", help="config file; a .py file is run"
+    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -116,16 +97,3 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="settings that replace those of the file, such as limit=100",
     )
-
-
-def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    from mmengine.config import DictAction
-
-    for word in overrides:
-        if not word.partition("=")[1]:
-            raise ValueError(f"--cfg-options holds {word!r}: write NAME=VALUE")
-    if not overrides:
-        return {}
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-    return parser.parse_args(["--cfg-options", *overrides]).cfg_options

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
+from aim_plugins.config_file import read_config
 from aim_plugins.sweep.manifest import redact
 from aim_plugins.transport import (
     artifact_command,
@@ -26,7 +27,6 @@ from aim_plugins.transport.settings import (
     SECTIONS,
     add_config_options,
     command_defaults,
-    read_config,
 )
 
 _MODULES = (

@@ -225,6 +225,49 @@ def test_a_config_that_raises_is_one_line(fit, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("a.yaml", "method: !!python/object/apply:os.mkdir [{0}]", "ConstructorError"),
+        ("a.yml", "_base_: ./below.py", "a.yml builds on './below.py'"),
+        ("a.json", '{{"_base_": ["below.py"]}}', "a.json builds on 'below.py'"),
+        ("a.yaml", "_base_: middle.json", "middle.json builds on 'below.py'"),
+        ("a.yaml", "- method", "a.yaml holds no settings by name"),
+        ("a.json", "{{", "JSONDecodeError"),
+    ],
+)
+def test_a_config_of_data_runs_no_code(fit, tmp_path, capsys, name, text, message):
+    pytest.importorskip("mmengine.config")
+    ran = tmp_path / "ran"
+    (tmp_path / "below.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    (tmp_path / "middle.json").write_text('{"_base_": "below.py"}')
+    (tmp_path / name).write_text(text.format(ran))
+    status, folder = fit(*NORMS, "--config", str(tmp_path / name))
+    assert not ran.exists() and not folder.exists()
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert status == 2 and len(errors) == 1 and message in errors[0]
+
+
+def test_yaml_and_json_configs_build_on_each_other(fit, files, tiny_checkpoint, tmp_path):
+    pytest.importorskip("mmengine.config")
+    data = {"name": "files", "root": str(tmp_path), "source": "a.jsonl", "target": "b.txt"}
+    below = {"pretrained": str(tiny_checkpoint), "method": "caa", "data": {**data, "seed": 1}}
+    (tmp_path / "below.json").write_text(json.dumps({**below, "fit": {"batch_size": 3}}))
+    (tmp_path / "own.yaml").write_text(
+        "_base_: below.json\n_own: 1\nmodules: ['.*layernorm']\nmethod: mean\n"
+        "data: {seed: 5, n_source: 2}\nfit: {_delete_: true, max_length: 7}\n"
+    )
+    status, folder = fit(
+        *["--config", str(tmp_path / "own.yaml"), "--cfg-options", "data.n_target=2"],
+        model=None,
+        sides=False,
+    )
+    assert status == 0
+    found = LearnedTransport.load(folder).metadata
+    assert (found.method, found.seed, found.n_source, found.n_target) == ("mean", 5, 2, 2)
+    assert (found.max_length, found.batch_size) == (7, 32)
+
+
+@pytest.mark.parametrize(
     "command, tokens", [("generate", 4), ("evaluate", 6)], ids=["generate", "evaluate"]
 )
 def test_generate_and_evaluate_read_their_sections(config, monkeypatch, command, tokens):

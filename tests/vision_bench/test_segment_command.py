@@ -498,10 +498,12 @@ def test_an_empty_data_set_is_one_line(config, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("absent.py", None, "no such config file"),
+        ("absent.py", None, "no such file"),
         ("config.txt", "", "the suffix is '.txt'"),
         ("config.py", "model = ", "is no config: "),
         ("config.py", "model = 1 / 0", "is no config: ZeroDivisionError"),
+        ("config.yaml", "model: !!python/name:os.sep", "is no config: ConstructorError"),
+        ("config.json", '{"_base_": "below.py"}', "builds on 'below.py'"),
     ],
 )
 def test_a_file_that_is_no_config_is_one_line(tmp_path, capsys, name, content, message):
