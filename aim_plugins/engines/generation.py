@@ -16,7 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aim_plugins.engines.engine import Modulation, Prompts, by_transport
@@ -87,6 +92,19 @@ class _RowEnds(StoppingCriteria):
         return done
 
 
+class _FiniteLogits(LogitsProcessor):
+    """Refuses logits that a transport has broken, from which any token would be taken."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        largest = scores.amax(dim=1)
+        if not bool((largest < torch.inf).all()):
+            raise ValueError(
+                "the transport breaks the model, which returns NaN or infinite logits: take "
+                "smaller strengths"
+            )
+        return scores
+
+
 @dataclass
 class _Rows:
     """The rows still decoding, and where each belongs."""
@@ -102,11 +120,14 @@ class _Rows:
     transport: ActivationMaps | None
     cache: Any = None
 
-    def transported(self, model: Any) -> contextlib.AbstractContextManager[None]:
+    def transported(self, model: Any, *, cached: bool) -> contextlib.AbstractContextManager[None]:
         """Transports activations while the block runs, each row at its strength."""
         if self.transport is None:
             return contextlib.nullcontext()
-        return self.transport.applied(model, self.strengths)
+        # Without a cache every step computes all positions again, as they were at their time.
+        last = self.token_ids.shape[1] - 1
+        starts = None if cached else torch.full((len(self.token_ids),), last)
+        return self.transport.applied(model, self.strengths, starts)
 
     def keep(self, alive: Sequence[int]) -> None:
         """Drops every row that is not in `alive`."""
@@ -329,8 +350,11 @@ def _decode(
             model, generation_kwargs, rows.sampling_seed, rows.mask
         )
         processors += sampling
+    if bool((rows.strengths != 0).any()):
+        processors.insert(0, _FiniteLogits())
     cache = {} if rows.cache is None else {"past_key_values": rows.cache}
-    with rows.transported(model):
+    cached = generation_kwargs.get("use_cache", model.generation_config.use_cache) is not False
+    with rows.transported(model, cached=cached):
         return model.generate(
             input_ids=rows.token_ids,
             attention_mask=rows.mask,

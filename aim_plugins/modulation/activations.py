@@ -187,9 +187,11 @@ class ActivationMaps:
                 )
             displacement = self._displacement(site, one, activations.device)
             # Maps are float32; a half-precision model's activations are rounded once, at the end.
-            exact = activations.float()
-            moved = torch.addcmul(exact, weights.of(activations), displacement(exact))
-            return moved.to(activations.dtype)
+            exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
+            weight = weights.of(activations)
+            moved = torch.addcmul(exact, weight, displacement(exact)).to(activations.dtype)
+            # An infinite displacement times 0 is no 0.
+            return torch.where(weight == 0, activations, moved) if weights.partial else moved
 
         return transport
 
@@ -211,7 +213,11 @@ class ActivationMaps:
 
 
 class _Weights:
-    """The strength of each activation of a batch, broadcast over neurons."""
+    """The strength of each activation of a batch, broadcast over neurons.
+
+    Attributes:
+        partial: Whether some activations are to stay as they are.
+    """
 
     def __init__(
         self, rows: Float[Tensor, " rows"], starts: Tensor | None, *, last_only: bool
@@ -219,6 +225,7 @@ class _Weights:
         self._rows = rows
         self._starts = None if starts is None else starts.cpu()
         self._last_only = last_only
+        self.partial = last_only or bool((rows == 0).any())
         self._batch: tuple[int, int] | None = None
         self._kept: dict[Any, Tensor] = {}
 

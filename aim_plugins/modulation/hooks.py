@@ -129,8 +129,8 @@ def change_outputs(
         functions: A function for each site, called with the output's tensor in every forward pass.
 
     Raises:
-        ValueError: If the model has no such module.
-        TypeError: If a module's output is no tensor; raised in the forward pass.
+        ValueError: If the model has no such module, or its output is no tensor; the latter is
+            raised in the forward pass.
     """
     with contextlib.ExitStack() as attached:
         for site, function in functions.items():
@@ -145,14 +145,16 @@ def _hook(site: str, index: int, function: OutputFunction) -> Callable[[Any, Any
         if isinstance(outputs, Tensor) and index == 0:
             return function(outputs)
         if not isinstance(outputs, tuple | list) or not _holds_tensor(outputs, index):
-            raise TypeError(
+            raise ValueError(
                 f"output {index} of module {site!r} is no tensor but belongs to "
                 f"{type(outputs).__name__}: choose another module, or another output by 'name:k'"
             )
         changed = function(outputs[index])
         if changed is None:
             return None
-        return type(outputs)([*outputs[:index], changed, *outputs[index + 1 :]])
+        items = [*outputs[:index], changed, *outputs[index + 1 :]]
+        # Named tuples take their items one by one.
+        return type(outputs)(*items) if hasattr(outputs, "_fields") else type(outputs)(items)
 
     return hook
 

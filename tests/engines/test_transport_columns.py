@@ -170,6 +170,29 @@ def test_decoding_agrees_with_the_scores_of_what_it_decoded(family):
         assert scored.is_greedy == [True]
 
 
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_decoding_without_a_cache_is_decoding_with_one(family, positions):
+    maps = random_maps(family, positions=positions)
+    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
+    ask = dict(max_length=5 + 8, do_sample=False, pad_token_id=0)
+    prompts = left_padded([[1, 7, 8, 9, 30], [1, 40]])
+    cached, uncached = (
+        engine_of(family, maps).generate(prompts, columns, use_cache=use_cache, **ask)
+        for use_cache in (True, False)
+    )
+    for row, wanted in zip(uncached, cached, strict=True):
+        assert [_text(tokens) for tokens in row] == [_text(tokens) for tokens in wanted]
+
+
+def test_a_transport_that_breaks_the_model_is_refused(tiny_llama):
+    maps = random_maps(tiny_llama)
+    columns = modulation_columns(strength=[0.0, 1e30], transport=maps.fingerprint)
+    with pytest.raises(ValueError, match="the transport breaks the model.*smaller strengths"):
+        engine_of(tiny_llama, maps).generate(
+            left_padded([[1, 2]]), columns, max_length=6, do_sample=False
+        )
+
+
 def test_a_strength_without_a_transport_is_refused(tiny_llama):
     columns = [Modulation(transport_strength=0.5)]
     engine = engine_of(tiny_llama, None)

@@ -52,6 +52,14 @@ def test_a_map_is_the_formula_of_the_paper(kind, strength):
     np.testing.assert_allclose(one(x, strength), by_hand(one, x, strength), atol=1e-6)
 
 
+def test_the_ends_of_a_hard_support_stay_where_they_are():
+    one = random_map(support=True)
+    for end in (one.support_min, one.support_max):
+        assert torch.equal(one(end, 1.0), end)
+    inside = (one.support_min + one.support_max) / 2
+    assert not torch.isclose(one(inside, 1.0), inside).any()
+
+
 def test_clip_is_continuous_and_a_hard_support_is_not():
     hard, soft = random_map(support=True), random_map(support=True, clip=True)
     step = 1e-4
@@ -140,6 +148,28 @@ def test_strength_zero_attaches_nothing(stack, tokens):
     with torch.no_grad(), maps.applied(stack, [0.0, 0.0, 0.0, 0.0]):
         assert not stack.layer._forward_hooks
         assert torch.equal(stack(tokens), stack(tokens))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_row_at_strength_zero_keeps_its_bits_beside_others(stack, tokens, dtype):
+    one = random_map()
+    one.scale[0] = torch.finfo(torch.float32).max  # of a displacement that overflows
+    stack.to(dtype).embed.weight.data.mul_(1e3)
+    with torch.no_grad():
+        plain = stack(tokens)
+        with ActivationMaps({"layer": one}).applied(stack, [0.0, 1.0, 0.0, 1.0]):
+            mixed = stack(tokens)
+    assert torch.equal(mixed[[0, 2]], plain[[0, 2]])
+    assert not torch.equal(mixed[[1, 3]], plain[[1, 3]])
+
+
+def test_double_precision_is_kept(stack, tokens):
+    maps, exact = ActivationMaps({"flat": random_map()}), stack.double()
+    with torch.no_grad():
+        plain = exact(tokens)
+        with maps.applied(exact, 0.5):
+            moved = exact(tokens)
+    np.testing.assert_allclose(moved, by_hand(maps.maps["flat"], plain, 0.5), atol=1e-12)
 
 
 def test_half_precision_is_rounded_once(stack, tokens):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -109,11 +111,27 @@ def test_one_item_of_a_tuple_is_changed_and_the_rest_stays():
     assert torch.equal(first, x) and torch.equal(second, 2 * x + 1) and note == "a note"
 
 
+def test_a_named_tuple_stays_one():
+    class Named(NamedTuple):
+        first: torch.Tensor
+        second: torch.Tensor
+
+    class Inner(nn.Module):
+        def forward(self, x):
+            return Named(x, 2 * x)
+
+    model = nn.Sequential(Inner())
+    with change_outputs(model, {"0:1": lambda output: output + 1}):
+        outputs = model(torch.arange(3.0))
+    assert isinstance(outputs, Named)
+    assert outputs.second.tolist() == [1.0, 3.0, 5.0]
+
+
 def test_an_output_that_is_no_tensor_is_refused():
     model = Pair()
     for site in ("inner:2", "inner:7"):
         with (
-            pytest.raises(TypeError, match=f"module '{site}' is no tensor"),
+            pytest.raises(ValueError, match=f"module '{site}' is no tensor"),
             change_outputs(model, {site: lambda output: output}),
         ):
             model(torch.ones(3))
