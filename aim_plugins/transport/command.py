@@ -26,6 +26,7 @@ from aim_plugins.transport import (
 from aim_plugins.transport.settings import (
     SECTIONS,
     add_config_options,
+    as_on_command_line,
     command_defaults,
 )
 
@@ -88,4 +89,4 @@ def _config_defaults(
     defaults = command_defaults(config, options.name, names)
     if getattr(options, "generations", None) is not None:
         defaults.pop("prompts", None)  # texts that are there need not be written
-    return defaults
+    return as_on_command_line(commands[options.name], defaults)

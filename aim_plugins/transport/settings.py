@@ -23,6 +23,10 @@ SECTIONS = {
 """For each command that takes a config, the sections it reads; later ones win."""
 
 _DATA = "data"
+_DESCRIBED = {"prompts"}
+"""Options that a config may describe in a dictionary."""
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +73,62 @@ def command_defaults(
         values.update(sections[name])
     chosen = {name: value for name, value in values.items() if name in options[command]}
     return {**chosen, _DATA: sections[_DATA]} if command == "fit" else chosen
+
+
+def as_on_command_line(
+    parser: argparse.ArgumentParser, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Reads a config's values as the options read the words of a command line.
+
+    A flag takes True and False alone: "no" is a text, which Python takes for true. Lists may stand
+    for words separated by commas, and dictionaries for descriptions of prompts.
+
+    Args:
+        parser: The parser of the command.
+        values: Values by option; other names are left as they are.
+
+    Returns:
+        Defaults for the parser.
+
+    Raises:
+        ValueError: If an option does not take its value.
+    """
+    actions = {action.dest: action for action in parser._actions}
+    return {
+        name: _option_value(actions[name], value) if name in actions else value
+        for name, value in values.items()
+    }
+
+
+def _option_value(action: argparse.Action, value: Any) -> Any:
+    if value is None and action.default is None:
+        return None
+    described = isinstance(value, Mapping) and action.dest in _DESCRIBED
+    if described or (action.nargs == 0 and isinstance(value, bool)):
+        return value
+    if action.nargs == 0:
+        raise ValueError(f"the config's {action.dest}={value!r}: write True or False")
+    if action.nargs == "+":
+        words = list(value) if isinstance(value, list | tuple) else [value]
+        return [_word_value(action, word) for word in words]
+    if isinstance(value, list | tuple) and action.type is None:
+        return ",".join(str(_word_value(action, word)) for word in value)
+    return _word_value(action, value)
+
+
+def _word_value(action: argparse.Action, value: Any) -> Any:
+    """One word of a command line, converted and checked as argparse does it."""
+    kind: Any = action.type or str
+    place = f"the config's {action.dest}={value!r}"
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Path):
+        raise ValueError(f"{place}: give {_KINDS.get(kind, 'one value')}")
+    try:
+        converted = kind(str(value))
+    except ValueError as error:
+        raise ValueError(f"{place}: give {_KINDS.get(kind, 'another value')}") from error
+    if action.choices is not None and converted not in action.choices:
+        raise ValueError(f"{place}: choose from {', '.join(map(repr, action.choices))}")
+    return converted
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

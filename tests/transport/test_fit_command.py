@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -281,6 +282,70 @@ def test_generate_and_evaluate_read_their_sections(config, monkeypatch, command,
     assert (options.max_new_tokens, options.dtype) == (tokens, "bfloat16")
     assert not hasattr(options, "data")
     assert options.command[:3] == ["aim-plugins", "transport", command]
+
+
+@pytest.fixture()
+def received(config, monkeypatch):
+    """What a command is given under a config with one or more overrides."""
+
+    def run(command, *overrides):
+        options = []
+        module = f"aim_plugins.transport.{command}_command.run"
+        monkeypatch.setattr(module, lambda given: options.append(given) or 0)
+        words = ["transport", command, "-o", "out", *(["DIR"] if command != "fit" else [])]
+        status = cli.main([*words, "--config", str(config), "--cfg-options", *overrides])
+        return status, options[0] if options else None
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command, override, message",
+    [
+        ("generate", "trust_remote_code=no", "the config's trust_remote_code='no': write True or"),
+        ("generate", "do_sample=no", "the config's do_sample='no': write True or False"),
+        ("generate", "generate.force=0", "the config's force=0: write True or False"),
+        ("fit", "incremental=off", "the config's incremental='off': write True or False"),
+        ("evaluate", "judge_chat=maybe", "judge_chat='maybe': choose from 'auto', 'yes', 'no'"),
+        ("evaluate", "sentiment=vadar", "sentiment='vadar': choose from 'vader'"),
+        ("evaluate", "batch_size=many", "the config's batch_size='many': give a whole number"),
+        ("evaluate", "batch_size=1.5", "the config's batch_size=1.5: give a whole number"),
+        ("evaluate", "batch_size=None", "the config's batch_size=None: give a whole number"),
+        ("evaluate", "temperature=true", "the config's temperature=True: give a number"),
+        ("evaluate", "lexicon=a,b", "the config's lexicon=['a', 'b']: give a path"),
+        ("evaluate", "judge.name=b", "the config's judge={'name': 'b'}: give a text"),
+        ("fit", "modules=true", "the config's modules=True: give a text"),
+    ],
+)
+def test_a_config_s_values_are_checked_as_on_the_command_line(
+    received, capsys, command, override, message
+):
+    status, options = received(command, override)
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert (status, options) == (2, None)
+    assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
+
+
+def test_a_config_s_values_are_those_of_the_command_line(received):
+    words = ["perplexity=a.txt", "do_sample=false", "force=true", "judge_answers=ja,nein"]
+    words += ["generate.strength=[0,0.5]", "tasks=[one,two]", "temperature=2", "max_length=None"]
+    status, options = received("evaluate", *words)
+    assert status == 0
+    assert options.perplexity == [Path("a.txt")]
+    assert (options.do_sample, options.force, options.max_length) == (False, True, None)
+    assert (options.judge_answers, options.tasks) == ("ja,nein", "one,two")
+    assert options.strength == "0,0.5"
+    assert isinstance(options.temperature, float)
+
+
+def test_a_config_describes_prompts(received):
+    _, options = received("generate", "prompts.name=repeat", "prompts.text=x", "prompts.n=2")
+    assert options.prompts == {"name": "repeat", "text": "x", "n": 2}
+
+
+@pytest.mark.parametrize("value, wanted", [("false", False), ("true", True), ("None", None)])
+def test_a_config_leaves_a_method_s_own_choice_or_replaces_it(received, value, wanted):
+    assert received("fit", f"incremental={value}")[1].incremental is wanted
 
 
 def test_every_command_has_its_help(capsys):
