@@ -126,8 +126,7 @@ def run(options: argparse.Namespace) -> int:
     from aim_plugins.transport.evaluation import settings, texts
 
     prompts, decoding = load_prompts(options.prompts), read_decoding(options)
-    if options.batch_size < 1:
-        raise ValueError(f"batch_size={options.batch_size}: give 1 or more")
+    settings.check_batch_size(options.batch_size)
     transport = LearnedTransport.load(options.transport)
     columns = modulation_columns(
         options.noise_std,

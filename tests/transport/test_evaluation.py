@@ -31,6 +31,7 @@ from aim_plugins.transport.evaluation.sentiment import Classifier, vader_compoun
 from aim_plugins.transport.evaluation.settings import (
     EvaluationSettings,
     TaskSettings,
+    check_batch_size,
     warn_of_unfitted,
 )
 from aim_plugins.transport.evaluation.tasks import run_sweep, task_command
@@ -315,6 +316,10 @@ def test_tokens_end_before_the_first_end_token():
     ("options", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"max_new_tokens": 4.5}, "max_new_tokens=4.5: give a whole number"),
+        ({"max_new_tokens": True}, "max_new_tokens=True"),
+        ({"do_sample": True, "top_k": 1.5}, "top_k=1.5: give a whole number"),
+        ({"seed": 0.5}, "seed=0.5: give a whole number"),
         ({"temperature": 0.5}, "do_sample"),
         ({"do_sample": True, "temperature": 0.0}, "temperature=0.0"),
         ({"do_sample": True, "top_p": 1.5}, "top_p=1.5"),
@@ -325,6 +330,12 @@ def test_tokens_end_before_the_first_end_token():
 def test_impossible_decoding_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Decoding(**options)
+
+
+@pytest.mark.parametrize("size", [0, 2.5, True, "8"])
+def test_a_batch_is_a_whole_number(size):
+    with pytest.raises(ValueError, match=f"batch_size={size!r}: give a whole number"):
+        check_batch_size(size)
 
 
 def test_a_strength_outside_the_fitted_range_is_warned_of_once(caplog):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,7 @@ class EvaluationSettings:
             FileNotFoundError: If a file is missing.
             ImportError: If a package is missing.
         """
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: give 1 or more")
+        check_batch_size(self.batch_size)
         if self.prompts is not None and self.generations is not None:
             raise ValueError("prompts and generations are both given: give the one or the other")
         of_texts = {
@@ -227,6 +227,16 @@ class EvaluationSettings:
             "sentiment": self.sentiment,
             "tasks": vars(tasks) if tasks else None,
         }
+
+
+def check_batch_size(size: Any) -> None:
+    """Refuses a batch size that is no whole number of at least 1; a config may hold anything.
+
+    Raises:
+        ValueError: If so.
+    """
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+        raise ValueError(f"batch_size={size!r}: give a whole number, 1 or more")
 
 
 def warn_of_unfitted(strengths: Sequence[float]) -> None:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # A config may hold anything, and a length of 4.5 would run to the end.
+        for name in ("max_new_tokens", "top_k", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise ValueError(f"{name}={value!r}: give a whole number")
         sampled = self.temperature != 1.0 or self.top_k != 0 or self.top_p != 1.0
         if sampled and not self.do_sample:
             raise ValueError(
