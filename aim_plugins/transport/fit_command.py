@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from aim_plugins.transport.artifact import LearnedTransport
     from aim_plugins.transport.fit import FittedSite
 
+_SPLIT_BY_SEED = {"truthfulqa"}
+"""Data sets whose `seed` also decides which part is held out for the evaluation."""
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Adds the command to `aim-plugins transport`."""
@@ -59,7 +62,7 @@ def _add_sentence_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=int, metavar="N", help="sentences a side, drawn at random; default all"
     )
-    parser.add_argument("--seed", type=int, help="of that draw; default 0")
+    parser.add_argument("--seed", type=int, help="of that draw; default the data's, or 0")
     parser.add_argument(
         "--max-length", type=int, metavar="TOKENS", help="cut sentences; default leave them whole"
     )
@@ -148,7 +151,7 @@ def read_sides(options: argparse.Namespace) -> tuple[list[str], list[str]]:
         ValueError: If a side is missing, or a file is malformed.
         FileNotFoundError: If a file is missing.
     """
-    from aim_plugins.transport.datasets import load_sides, read_sentences
+    from aim_plugins.transport.datasets import read_sentences
     from aim_plugins.transport.text_files import choose
 
     if options.limit is not None and options.limit < 1:
@@ -161,19 +164,35 @@ def read_sides(options: argparse.Namespace) -> tuple[list[str], list[str]]:
     if given:
         sides = read_sentences(options.source), read_sentences(options.target)
     else:
-        data = dict(options.data)
-        for name in ("name", "root"):
-            if name not in data:
-                raise ValueError(f"the config's section 'data' has no {name!r}: add it")
-        if options.seed is not None:
-            data["seed"] = options.seed
-        loaded = load_sides(**data)
-        sides = list(loaded.source), list(loaded.target)
+        sides = _configured_sides(options)
     if options.limit is None:
         return sides
     source, target = (
         choose(one, min(options.limit, len(one)), _seed(options), name)
         for one, name in zip(sides, ("source", "target"), strict=True)
+    )
+    return list(source), list(target)
+
+
+def _configured_sides(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The sentences that a config's section `data` describes, drawn with --seed if it is given."""
+    from aim_plugins.transport.datasets import load_sides
+    from aim_plugins.transport.text_files import choose
+
+    data = dict(options.data)
+    for name in ("name", "root"):
+        if name not in data:
+            raise ValueError(f"the config's section 'data' has no {name!r}: add it")
+    if options.seed is None or data["name"] not in _SPLIT_BY_SEED:
+        loaded = load_sides(**data if options.seed is None else data | {"seed": options.seed})
+        return list(loaded.source), list(loaded.target)
+    # Tasks ask the questions that the data's own seed holds out: another draw must not move them.
+    counts = data.pop("n_source", None), data.pop("n_target", None)
+    loaded = load_sides(**data)
+    places = f"{data['root']}: source", f"{data['root']}: target"
+    source, target = (
+        choose(side, count, options.seed, place)
+        for side, count, place in zip((loaded.source, loaded.target), counts, places, strict=True)
     )
     return list(source), list(target)
 

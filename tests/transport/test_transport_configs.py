@@ -14,6 +14,7 @@ import pytest
 
 from aim_plugins.sweep.strengths import parse_strengths
 from aim_plugins.transport.datasets import load_prompts, load_sides, read_sentences
+from aim_plugins.transport.fit_command import read_sides
 from aim_plugins.transport.maps import METHODS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "eval_configs" / "transport"
@@ -225,6 +226,28 @@ def test_the_tasks_ask_what_the_fold_did_not_fit(tasks, fold):
     assert tuple(document["question"] for document in asked) == sides.held_out
     fitted = {sentence.partition("\n")[0].removeprefix("Q: ") for sentence in sides.source}
     assert not fitted & {document["question"] for document in asked}
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_the_seed_of_a_draw_fits_no_question_that_the_tasks_ask(tasks, seed):
+    def fitted(**changes):
+        data = {"name": "truthfulqa", "root": str(tasks), "fold": 0, "n_folds": 2} | changes
+        given = {"source": None, "target": None, "limit": None, "seed": seed, "data": data}
+        return read_sides(argparse.Namespace(**given))
+
+    asked = (tasks / "tasks" / "truthfulqa_without_fold0.jsonl").read_text()
+    everything = [set(side) for side in fitted()]
+    assert not any(sentence.split("\n")[0][3:] in asked for side in everything for sentence in side)
+    drawn = fitted(n_source=3, n_target=2)
+    assert [len(side) for side in drawn] == [3, 2]
+    assert set(drawn[0]) < everything[0] and set(drawn[1]) < everything[1]
+
+
+def test_the_seed_moves_the_draw_within_a_fold(tasks):
+    data = {"name": "truthfulqa", "root": str(tasks), "n_source": 3}
+    given = {"source": None, "target": None, "limit": None, "data": data}
+    draws = [read_sides(argparse.Namespace(**given, seed=seed))[0] for seed in range(5)]
+    assert len(set(map(tuple, draws))) > 1
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("truthfulqa")])
