@@ -223,6 +223,25 @@ def test_bad_input_is_refused_in_a_line(evaluate, files, capsys, words, message)
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("names", "tasks", "message"),
+    [
+        (["a/plain.jsonl", "b/plain.jsonl"], (), r"a/plain.jsonl' and .*b/plain.jsonl' .*rename"),
+        (["a/plain.jsonl", "a/plain.txt"], (), "curve 'plain': rename"),
+        (["a/plain.jsonl", "a/plain.jsonl"], (), "curve 'plain': rename"),
+        (["a/quiz.jsonl"], ("--tasks", "arc_easy,quiz"), "quiz.jsonl' and the task 'quiz'"),
+    ],
+)
+def test_files_that_would_share_a_curve_are_refused(evaluate, files, capsys, names, tasks, message):
+    """The table would hold the one, under the name of both."""
+    for index, name in enumerate(names):
+        (files / name).parent.mkdir(exist_ok=True)
+        (files / name).write_text(PLAIN[index], encoding="utf-8")
+    words = ("--perplexity", *(files / name for name in names), *tasks)
+    assert evaluate(*words) == (2, {})
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_a_folder_of_another_run_is_refused(evaluate, files, other_transport, capsys):
     words = ("--perplexity", files / "plain.jsonl", "--strength", "0")
     _, rows = evaluate(*words)

@@ -136,6 +136,7 @@ class EvaluationSettings:
                 "--judge, --classifier or --sentiment) or --tasks NAMES"
             )
         self._check_texts()
+        self._check_names()
         _ = self.strengths, self.documents, self.words
         if self.tasks is not None and find_spec("lm_eval") is None:
             raise ImportError("tasks need lm-eval: pip install 'aim-plugins[transport]'")
@@ -150,6 +151,23 @@ class EvaluationSettings:
             require_vader()
         if self.judge is not None:
             check_question(self.judge.question, self.judge.concept)
+
+    def _check_names(self) -> None:
+        """Refuses files whose curves would have one name, of which the table keeps one."""
+        files: dict[str, Path] = {}
+        for path in map(Path, self.perplexity):
+            if path.stem in files:
+                raise ValueError(
+                    f"perplexity={str(files[path.stem])!r} and {str(path)!r} would both be the "
+                    f"curve {path.stem!r}: rename one"
+                )
+            files[path.stem] = path
+        for name in () if self.tasks is None else self.tasks.names:
+            if name in files:
+                raise ValueError(
+                    f"perplexity={str(files[name])!r} and the task {name!r} would both be the "
+                    f"curve {name!r}: rename the file"
+                )
 
     @property
     def has_texts(self) -> bool:
