@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from vllm import LLM, SamplingParams
+from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
+from vllm.v1.engine.async_llm import AsyncLLM
 
 from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, modulation_columns
 from aim_plugins.engines.huggingface import HuggingFaceEngine
@@ -156,6 +159,45 @@ def test_cached_prefixes_are_shared_within_a_strength_and_not_between(steered) -
     assert hits() == before
     assert decode(0.5) == first and hits() > before
     assert decode(1.0) == other != first
+
+
+def test_asynchronous_engines_keep_strengths_apart_in_their_cache(
+    small_checkpoint, small_transport, monkeypatch
+) -> None:
+    # The engine runs in a process of its own, which a fork of this one's threads could block.
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+    prompt = {"prompt_token_ids": rows_of([100], seed=5)[0]}
+
+    async def answers() -> list[tuple[list[int], int]]:
+        engine = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                str(small_checkpoint),
+                dtype="float32",
+                enforce_eager=True,
+                max_model_len=WINDOW,
+                max_num_seqs=4,
+                block_size=32,
+                enable_prefix_caching=True,
+                kv_cache_memory_bytes=1 << 26,
+                **llm_arguments(transport=small_transport),
+            )
+        )
+        given = []
+        try:
+            for number, strength in enumerate((0.0, 1.0, 1.0)):
+                asked = SamplingParams(
+                    temperature=0, max_tokens=8, extra_args={"aim_strength": strength}
+                )
+                async for output in engine.generate(prompt, asked, str(number)):
+                    last = output
+                given.append((list(last.outputs[0].token_ids), last.num_cached_tokens))
+        finally:
+            engine.shutdown()
+        return given
+
+    (_, _), (first, cached), (again, cached_again) = asyncio.run(answers())
+    assert cached == 0
+    assert (again, cached_again) == (first, 96)
 
 
 def test_a_request_for_a_strength_without_a_transport_is_refused(llm: LLM) -> None:

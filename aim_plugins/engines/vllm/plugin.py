@@ -40,24 +40,29 @@ def _check_requests(processor_class: Any) -> None:
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
         original(self, vllm_config, *arguments, **options)
-        for name in ("validate_logits_processors_params", "process_inputs"):
-            if not hasattr(self, name):
-                raise changed_interface(f"InputProcessor.{name}")
-        admission = _Admission(vllm_config)
-        validate, process = self.validate_logits_processors_params, self.process_inputs
+        validate = getattr(self, "validate_logits_processors_params", None)
+        if validate is None:
+            raise changed_interface("InputProcessor.validate_logits_processors_params")
+        self.aim_admission = _Admission(vllm_config)
 
         def validate_request(sampling_params: Any) -> None:
             validate(sampling_params)
-            admission.check(sampling_params)
-
-        def process_request(*arguments: Any, **options: Any) -> Any:
-            return admission.salt(process(*arguments, **options))
+            self.aim_admission.check(sampling_params)
 
         self.validate_logits_processors_params = validate_request
-        self.process_inputs = process_request
+
+    # On the class, as `__init__` binds the method for the prompts of asynchronous engines.
+    process = getattr(processor_class, "process_inputs", None)
+    if process is None:
+        raise changed_interface("InputProcessor.process_inputs")
+
+    @functools.wraps(process)
+    def process_inputs(self: Any, *arguments: Any, **options: Any) -> Any:
+        return self.aim_admission.salt(process(self, *arguments, **options))
 
     initialize.checks_modulation = True  # type: ignore[attr-defined]
     processor_class.__init__ = initialize
+    processor_class.process_inputs = process_inputs
 
 
 class _Admission:
