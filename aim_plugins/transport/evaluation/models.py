@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,87 @@ def local_name(name: str) -> str:
     return str(demo_model_folder()) if name == DEMO_MODEL else name
 
 
+def read_model_config(argument: str, name: str, *, trust_remote_code: bool = False) -> Any:
+    """Reads a model's configuration, without its weights.
+
+    Args:
+        argument: Name of the argument that names the model, for the error.
+        name: Name on the hub, a local folder, or "demo:smollm2".
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    from transformers import AutoConfig
+
+    name = local_name(name)
+    _check_folder(argument, name)
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{argument}={name!r}: no model was found there: {reason}") from error
+
+
+def refuse_random_weights(argument: str, name: str, loading: Mapping[str, Any]) -> None:
+    """Refuses a model whose weights were not all in its checkpoint.
+
+    transformers draws those at random and goes on, as for a head that the checkpoint lacks.
+
+    Args:
+        argument: Name of the argument that names the model, for the error.
+        name: The model.
+        loading: What `from_pretrained` tells with `output_loading_info`.
+
+    Raises:
+        ValueError: If weights are missing; they are named.
+    """
+    missing = sorted(map(str, loading["missing_keys"]))
+    if missing:
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+        raise ValueError(
+            f"{argument}={name!r} lacks the weights {shown}, which would be random: give a model "
+            f"that was trained as a {'classifier' if argument == 'classifier' else 'causal model'}"
+        )
+
+
+def check_judge(name: str, *, chat: bool | None = None, trust_remote_code: bool = False) -> None:
+    """Refuses a judge that is missing or no causal language model, before its weights are loaded.
+
+    Args:
+        name: Name on the hub, a local folder, or "demo:smollm2".
+        chat: Whether it has to have a chat template.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ValueError: If so.
+    """
+    from transformers import AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = read_model_config("judge", name, trust_remote_code=trust_remote_code)
+    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
+        "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    )
+    heads = config.architectures or []
+    if not causal or any(head.endswith("ForSequenceClassification") for head in heads):
+        kind = ", ".join(heads) or config.model_type
+        raise ValueError(f"judge={name!r} is a {kind}: give a causal language model, which answers")
+    if chat:
+        tokenizer = AutoTokenizer.from_pretrained(
+            local_name(name), trust_remote_code=trust_remote_code
+        )
+        if not getattr(tokenizer, "chat_template", None):
+            raise ValueError(
+                f"judge_chat=yes, but the tokenizer of judge={name!r} has no chat template: "
+                "give auto or no"
+            )
+
+
 def load_engine(
     name: str,
     *,
+    argument: str = "pretrained",
     transport: ActivationMaps | None = None,
     dtype: str = "auto",
     device: str | None = None,
@@ -37,6 +116,7 @@ def load_engine(
 
     Args:
         name: Name on the hub, a local folder, or "demo:smollm2".
+        argument: Name of the argument that names the model, for errors.
         transport: Maps for columns with a transport strength.
         dtype: Such as "float32"; "auto" keeps the checkpoint's.
         device: Where it runs; by default an accelerator if there is one.
@@ -45,16 +125,21 @@ def load_engine(
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
-        ValueError: If the model is not there, or `dtype` or `max_length` is malformed.
+        ValueError: If the model is not there or its checkpoint lacks weights, or `dtype` or
+            `max_length` is malformed.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name = local_name(name)
-    _check_folder(name)
+    _check_folder(argument, name)
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is unknown: write auto, float32, bfloat16 or float16")
     options = {"trust_remote_code": trust_remote_code}
-    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, output_loading_info=True, **options
+    )
+    model, loading = loaded
+    refuse_random_weights(argument, name, loading)
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
     window = model_window(model, tokenizer)
     if max_length is not None and not 2 <= max_length <= window:
@@ -79,10 +164,10 @@ def model_window(model: Any, tokenizer: Any) -> int:
     return int(limit) if limit < _NO_WINDOW else _DEFAULT_WINDOW
 
 
-def _check_folder(name: str) -> None:
+def _check_folder(argument: str, name: str) -> None:
     looks_local = Path(name).is_absolute() or name.startswith(("./", "../", "~"))
     if looks_local and not Path(name).expanduser().is_dir():
-        raise ValueError(f"pretrained={name!r}: no such folder")
+        raise ValueError(f"{argument}={name!r}: no such folder")
 
 
 def _best_device() -> str:

@@ -9,6 +9,11 @@ from tqdm import tqdm
 
 from aim_plugins.engines.engine import Journal, fingerprint
 from aim_plugins.engines.weights import model_fingerprint
+from aim_plugins.transport.evaluation.models import (
+    local_name,
+    read_model_config,
+    refuse_random_weights,
+)
 
 POSITIVE_COMPOUND = 0.05
 """A text of a larger compound score counts as positive, as VADER's authors suggest."""
@@ -43,6 +48,37 @@ def require_vader() -> None:
         )
 
 
+def check_classifier(name: str, label: str, *, trust_remote_code: bool = False) -> None:
+    """Refuses a classifier that is missing, or lacks a label, before its weights are loaded.
+
+    Args:
+        name: Name on the hub, or a local folder.
+        label: The label.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ValueError: If so, or it is a language model; labels that the model has are named.
+    """
+    from transformers.models.auto import modeling_auto
+
+    config = read_model_config("classifier", name, trust_remote_code=trust_remote_code)
+    language_models = {
+        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+        *modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.values(),
+    }
+    heads = config.architectures or []
+    if heads and language_models.issuperset(heads):
+        raise ValueError(
+            f"classifier={name!r} is a {', '.join(heads)}, whose labels would be read from random "
+            "weights: give a model that was trained as a classifier, or ask this one with --judge"
+        )
+    labels = list((config.id2label or {}).values())
+    if label not in labels:
+        raise ValueError(
+            f"label={label!r} is none of those of {name}: give one of {', '.join(labels)}"
+        )
+
+
 class Classifier:
     """A text classifier of transformers, read for the probability of one label.
 
@@ -54,7 +90,8 @@ class Classifier:
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
-        ValueError: If the model has no such label; those it has are named.
+        ValueError: If the model has no such label, or its checkpoint lacks weights, as that of a
+            language model lacks a classifier's; they are named.
     """
 
     def __init__(
@@ -66,23 +103,25 @@ class Classifier:
         journal: Journal | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        from transformers import pipeline
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+        check_classifier(name, label, trust_remote_code=trust_remote_code)
+        options: Any = {"trust_remote_code": trust_remote_code}
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            local_name(name), output_loading_info=True, **options
+        )
+        model, loading = loaded
+        refuse_random_weights("classifier", name, loading)
         self._pipeline: Any = pipeline(
             "text-classification",
-            model=name,
+            model=model,
+            tokenizer=AutoTokenizer.from_pretrained(local_name(name), **options),
             top_k=None,
             device=device or "cpu",
-            trust_remote_code=trust_remote_code,
         )
-        labels = list((self._pipeline.model.config.id2label or {}).values())
-        if label not in labels:
-            raise ValueError(
-                f"label={label!r} is none of those of {name}: give one of {', '.join(labels)}"
-            )
         self.label = label
         self._journal = journal
-        self._fingerprint = model_fingerprint(self._pipeline.model)
+        self.fingerprint = model_fingerprint(self._pipeline.model)
 
     def probabilities(
         self, texts: Sequence[str], *, batch_size: int = 8, progress: bool = True
@@ -103,7 +142,7 @@ class Classifier:
         return values
 
     def _recall(self, batch: list[str]) -> list[float]:
-        key = fingerprint(["classify", self._fingerprint, self.label, batch])
+        key = fingerprint(["classify", self.fingerprint, self.label, batch])
         if self._journal is not None and (record := self._journal.read_batch(key)) is not None:
             return record["values"]
         answers = self._pipeline(batch, batch_size=len(batch), truncation=True)
