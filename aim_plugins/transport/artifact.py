@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.sweep.files import write_atomic
+from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.transport.signature import check_signature, check_sites, model_signature
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,28 @@ class TransportMetadata:
             tokenizer_sha256="" if tokenizer is None else tokenizer_sha256(tokenizer),
             versions=_versions(),
             **fields,
+        )
+
+    @property
+    def learned_strengths(self) -> tuple[float, float]:
+        """Lowest and highest strength that the maps were learned for.
+
+        Between 0 and 1 a map interpolates. Where later maps were learned on activations that
+        earlier ones transported more strongly, or backwards, that strength was learned for as well.
+        """
+        reached = self.strength if self.incremental else 0.0
+        return min(0.0, reached), max(1.0, reached)
+
+    def warning_of(self, strengths: Iterable[float]) -> str:
+        """What to warn of, given strengths to run at; empty where all were learned for."""
+        low, high = self.learned_strengths
+        outside = [one for one in dict.fromkeys(strengths) if not low <= one <= high]
+        if not outside:
+            return ""
+        return (
+            f"strength={', '.join(map(format_strength, outside))} lies outside {low:g} to {high:g},"
+            " the strengths that the transport was learned for: its maps are extrapolated, and "
+            "texts may break down"
         )
 
 

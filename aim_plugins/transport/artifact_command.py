@@ -114,10 +114,12 @@ def run_fold(options: argparse.Namespace) -> int:
     """
     from aim_plugins.transport.artifact import LearnedTransport
     from aim_plugins.transport.evaluation.models import load_engine
+    from aim_plugins.transport.evaluation.settings import warn_of_unfitted
     from aim_plugins.transport.fold import fold_transport, refuse_existing
 
     refuse_existing(options.output)
     transport = LearnedTransport.load(options.transport)
+    warn_of_unfitted(transport.metadata, [options.strength])
     engine = load_engine(
         options.pretrained,
         dtype=options.dtype,

@@ -134,7 +134,8 @@ def run(options: argparse.Namespace) -> int:
         strength=settings.DEFAULT_STRENGTHS if options.strength is None else options.strength,
         transport=transport.fingerprint,
     )
-    settings.warn_of_unfitted([column.transport_strength for column in columns])
+    strengths = [column.transport_strength for column in columns]
+    settings.warn_of_unfitted(transport.metadata, strengths)
     arguments = _arguments(options, transport, columns, prompts, decoding)
     SweepStore.check(options.output, arguments)
     engine = evaluation.load_steered(options, transport)

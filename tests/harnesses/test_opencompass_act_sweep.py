@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -183,6 +184,19 @@ def test_a_strength_outside_the_range_is_warned_of_once(transport, monkeypatch):
         check_config({"models": [entry(transport, strength) for strength in (-0.5, 1.0, 1.5)]})
     (warning,) = warnings
     assert warning.startswith("strength=-0.5, 1.5 lies outside 0 to 1")
+
+
+def test_a_strength_that_a_fit_transported_at_is_not_warned_of(transport, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(modulations.get_logger(), "warning", warnings.append)
+    modulations._warn_once.cache_clear()
+    learned = LearnedTransport.load(transport)
+    metadata = dataclasses.replace(learned.metadata, incremental=True, strength=2.0)
+    LearnedTransport(learned.maps, metadata).save(transport)
+    check_config({"models": [entry(transport, strength) for strength in (0.0, 2.0)]})
+    assert warnings == []
+    check_config({"models": [entry(transport, strength) for strength in (0.0, 2.5)]})
+    assert warnings[0].startswith("strength=2.5 lies outside 0 to 2")
 
 
 # Cells ------------------------------------------------------------------------------------------

@@ -301,3 +301,19 @@ def test_metadata_of_other_sites_or_positions_is_refused(tiny_llama: Any) -> Non
     metadata = TransportMetadata(method="linear", sites=[NORM, MLP], positions="last")
     with pytest.raises(ValueError, match="positions"):
         LearnedTransport(transport.maps, metadata)
+
+
+@pytest.mark.parametrize(
+    "incremental, fitted, low, high",
+    [(True, 2.0, 0, 2), (True, -0.5, -0.5, 1), (True, 0.5, 0, 1), (False, 2.0, 0, 1)],
+)
+def test_a_transport_is_learned_for_the_strength_of_its_incremental_fit(
+    incremental, fitted, low, high
+):
+    known = TransportMetadata(
+        method="linear", sites=["norm"], incremental=incremental, strength=fitted
+    )
+    assert known.warning_of([low, 0.0, 1.0, high]) == ""
+    below, above = low - 0.25, high + 0.25
+    text = f"strength={below:g}, {above:g} lies outside {low:g} to {high:g},"
+    assert known.warning_of([below, 0.0, above, above]).startswith(text)

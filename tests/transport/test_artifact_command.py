@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from aim_plugins.engines.huggingface import warn_once
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.transport import artifact_command
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
@@ -84,6 +85,13 @@ def test_fold_writes_a_checkpoint_with_its_tokenizer(
         torch.testing.assert_close(folded(tokens).logits, expected, rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="exists"):
         run("fold", folder, "--strength", 0.5, *where)
+
+
+def test_fold_warns_of_a_strength_that_was_not_learned_for(saved, tmp_path, caplog) -> None:
+    warn_once.cache_clear()
+    with pytest.raises(ValueError, match="no such folder"):
+        run("fold", saved, "--strength", 3, "--pretrained", tmp_path / "none", "-o", tmp_path / "x")
+    assert "strength=3 lies outside 0 to 1" in caplog.text
 
 
 def test_fold_refuses_another_model(saved: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -16,7 +16,6 @@ from aim_plugins.engines.engine import Modulation, modulation_columns
 from aim_plugins.engines.huggingface import warn_once
 from aim_plugins.harnesses.lm_eval.model import AimHFLM
 from aim_plugins.modulation.activations import ActivationMaps
-from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.transport.artifact import LearnedTransport
 
 DEFAULT_STRENGTH = 1.0
@@ -95,12 +94,9 @@ class TransportArguments:
         columns = modulation_columns(
             *noise, strength=self._strength, transport=self.transport.fingerprint
         )
-        strengths = dict.fromkeys(column.transport_strength for column in columns)
-        if outside := [strength for strength in strengths if not 0 <= strength <= 1]:
-            warn_once(
-                f"strength={', '.join(map(format_strength, outside))} lies outside 0 to 1, the "
-                "range between the model and the maps as they were learned: texts may break down"
-            )
+        strengths = [column.transport_strength for column in columns]
+        if warning := self.transport.metadata.warning_of(strengths):
+            warn_once(warning)
         return columns
 
     def get_model_info(self) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from opencompass.utils import get_logger
 
 from aim_plugins.engines.engine import Modulation, modulation_columns
-from aim_plugins.sweep.strengths import format_strength, parse_strengths
-from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.sweep.strengths import parse_strengths
+from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 
 NOISE_KEYS = ("noise_std", "noise_mean", "noise_seed")
 TRANSPORT_KEYS = ("transport", "strength", "force_transport")
@@ -29,6 +29,9 @@ TRANSPORT_KEYS = ("transport", "strength", "force_transport")
 _FULL_STRENGTH = 1.0
 """Applies maps as they were learned; what an entry without a `strength` asks for."""
 _SIMILARITY = 0.8
+
+_read: dict[str, TransportMetadata] = {}
+"""What is known of the transports that this process has read, by their fingerprints."""
 
 
 class SplitSettings(NamedTuple):
@@ -129,12 +132,13 @@ def refuse_misplaced(kind: str, split: SplitSettings, *, takes_transport: bool) 
 
 def warn_outside(columns: Iterable[Modulation]) -> None:
     """Warns of strengths of a transport beyond the range that it was learned for; they may run."""
-    strengths = dict.fromkeys(column.transport_strength for column in columns)
-    if outside := [format_strength(strength) for strength in strengths if not 0 <= strength <= 1]:
-        _warn_once(
-            f"strength={', '.join(outside)} lies outside 0 to 1, the range between the model and "
-            "the maps as they were learned: texts may break down"
-        )
+    strengths: dict[str, list[float]] = {}
+    for column in columns:
+        strengths.setdefault(column.transport, []).append(column.transport_strength)
+    for transport, asked in strengths.items():
+        known = _read.get(transport)  # whoever has a transport's fingerprint has read it
+        if known is not None and (warning := known.warning_of(asked)):
+            _warn_once(warning)
 
 
 @cache
@@ -160,7 +164,9 @@ def items(settings: Mapping[str, Any]) -> ItemsView[str, Any]:
 
 @lru_cache(maxsize=64)
 def _read_transport(folder: str, _states: tuple[tuple[str, int, int], ...]) -> LearnedTransport:
-    return LearnedTransport.load(Path(folder))
+    transport = LearnedTransport.load(Path(folder))
+    _read[transport.fingerprint] = transport.metadata
+    return transport
 
 
 def _take(settings: dict[str, Any], *, transports: bool) -> dict[str, Any]:

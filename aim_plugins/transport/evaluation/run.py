@@ -95,7 +95,7 @@ def evaluate(settings: EvaluationSettings, command: Sequence[str] = ()) -> Path:
     settings.check()
     transport = LearnedTransport.load(settings.transport)
     _check_written(settings, transport)
-    warn_of_unfitted(settings.strengths)
+    warn_of_unfitted(transport.metadata, settings.strengths)
     arguments = settings.arguments(transport.fingerprint, transport.metadata.method)
     SweepStore.check(settings.output, arguments)
     engine = None

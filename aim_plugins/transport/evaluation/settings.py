@@ -14,6 +14,7 @@ from aim_plugins.engines.engine import fingerprint
 from aim_plugins.engines.huggingface import warn_once
 from aim_plugins.sweep.files import sha256_of
 from aim_plugins.sweep.strengths import format_strength, parse_strengths
+from aim_plugins.transport.artifact import TransportMetadata
 from aim_plugins.transport.datasets import load_prompts, read_sentences
 from aim_plugins.transport.evaluation.concepts import DEFAULT_QUESTION, Lexicon, check_question
 from aim_plugins.transport.evaluation.sentiment import require_vader
@@ -257,11 +258,7 @@ def check_batch_size(size: Any) -> None:
         raise ValueError(f"batch_size={size!r}: give a whole number, 1 or more")
 
 
-def warn_of_unfitted(strengths: Sequence[float]) -> None:
-    """Warns, once, of strengths outside those that a transport interpolates between."""
-    outside = [strength for strength in strengths if not 0 <= strength <= 1]
-    if outside:
-        warn_once(
-            f"strength={', '.join(map(format_strength, outside))} lies outside [0, 1], between "
-            "which a transport interpolates: this extrapolates its maps"
-        )
+def warn_of_unfitted(transport: TransportMetadata, strengths: Sequence[float]) -> None:
+    """Warns, once, of strengths that a transport was not learned for."""
+    if warning := transport.warning_of(strengths):
+        warn_once(warning)
