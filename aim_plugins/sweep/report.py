@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from aim_plugins.sweep.files import write_atomic
+from aim_plugins.sweep.headline import format_value, summarise, task_names
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.plots import (
     STRENGTH_LABEL,
@@ -135,13 +136,13 @@ def write_report(
         .get_template("report.html.j2")
         .render(
             model=_model_name(manifest),
-            summary=_summarise(curves, manifest),
+            summary=summarise(curves, _model_name(manifest)),
             curves=curves,
             exact=any(curve.exact for curve in curves),
             published=any(curve.published for curve in curves),
             strength_label=strength_label,
-            tables=[_table(task, curves) for task in _tasks(curves)],
-            open_tables=len(_tasks(curves)) <= _OPEN_TASKS,
+            tables=[_table(task, curves) for task in task_names(curves)],
+            open_tables=len(task_names(curves)) <= _OPEN_TASKS,
             text_tasks=list(data["texts"]),
             image_tasks=list(data["images"]),
             overview=overview,
@@ -293,11 +294,7 @@ def _cell(point: Point | None) -> tuple[str, str, str]:
     error = "" if point.stderr is None or math.isnan(point.stderr) else f"± {point.stderr:.3g}"
     if error and 0.001 <= point.stderr < 10:  # type: ignore[operator]
         error = f"± {point.stderr:.3f}"
-    return repr(float(point.value)), _number(point.value), error
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.5g}"
+    return repr(float(point.value)), format_value(point.value), error
 
 
 def _points_csv(curves: Sequence[Curve]) -> str:
@@ -308,42 +305,6 @@ def _points_csv(curves: Sequence[Curve]) -> str:
         numbers = (repr(point.strength), repr(float(point.value)), stderr, point.n, point.draws)
         lines.append(f"{names},{','.join(map(str, numbers))}")
     return "\n".join(lines) + "\n"
-
-
-def _summarise(curves: Sequence[Curve], manifest: Mapping[str, Any]) -> str:
-    strengths = sorted({point.strength for curve in curves for point in curve.points})
-    tasks = _tasks(curves)
-    low, high = format_strength(strengths[0]), format_strength(strengths[-1])
-    span = f"strength {low}" if len(strengths) == 1 else f"{len(strengths)} strengths"
-    span += "" if len(strengths) == 1 else f" from {low} to {high}"
-    sentence = f"{_model_name(manifest)} on {_count(len(tasks), 'task')} at {span}"
-    changes = [_change(next(curve for curve in curves if curve.task == task)) for task in tasks]
-    changes = [change for change in changes if change]
-    if not changes or len(strengths) == 1:
-        return sentence + "."
-    more = len(changes) - 3
-    rest = f", and {_count(more, 'more task')} below" if more > 0 else ""
-    return f"{sentence}: {'; '.join(changes[:3])}{rest}."
-
-
-def _change(curve: Curve) -> str:
-    series = curve.sampled or curve.exact or curve.published
-    first, last = series[0].value, series[-1].value
-    if not (math.isfinite(first) and math.isfinite(last)):
-        return ""
-    verb = "falls" if last < first else "rises" if last > first else "stays"
-    change = (
-        f"at {_number(first)}" if first == last else f"from {_number(first)} to {_number(last)}"
-    )
-    return f"{curve.metric} of {curve.task} {verb} {change}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _tasks(curves: Sequence[Curve]) -> list[str]:
-    return list(dict.fromkeys(curve.task for curve in curves))
 
 
 def _model_name(manifest: Mapping[str, Any]) -> str:
