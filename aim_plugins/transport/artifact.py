@@ -25,7 +25,12 @@ from safetensors import SafetensorError
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.strengths import format_strength
-from aim_plugins.transport.signature import check_signature, check_sites, model_signature
+from aim_plugins.transport.signature import (
+    check_signature,
+    check_sites,
+    is_signature,
+    model_signature,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -344,10 +349,8 @@ def _well_formed(payload: Mapping[str, Any]) -> bool:
             and isinstance(entry.get("clip"), bool)
             for entry in sites
         )
-        and all(
-            isinstance(payload[name], dict)
-            for name in ("model_signature", "constant_neurons", "versions")
-        )
+        and all(isinstance(payload[name], dict) for name in ("constant_neurons", "versions"))
+        and is_signature(payload["model_signature"])
         and all(isinstance(payload[name], str) for name in ("method", "base_model", "positions"))
         and isinstance(payload["strength"], int | float)
     )

@@ -64,6 +64,25 @@ def model_signature(model: Any) -> dict[str, Any]:
     }
 
 
+def is_signature(value: object) -> bool:
+    """Whether a value has the form of a signature; parts of it may be missing."""
+    if not isinstance(value, Mapping):
+        return False
+    weights = value.get("weights") or {}
+    return (
+        isinstance(value.get("architecture", ""), str)
+        and isinstance(value.get("dtype", ""), str)
+        and isinstance(weights, Mapping)
+        and all(
+            isinstance(name, str)
+            and isinstance(sample, Mapping)
+            and _is_list_of(sample.get("shape"), int)
+            and _is_list_of(sample.get("values"), int | float)
+            for name, sample in weights.items()
+        )
+    )
+
+
 def check_signature(model: Any, signature: Mapping[str, Any]) -> Difference | None:
     """Compares a model with a signature; None if they agree."""
     known = signature.get("architecture")
@@ -123,6 +142,10 @@ def check_shared_weights(model: Any, signature: Mapping[str, Any], *, force: boo
     if not force:
         raise ValueError(text)
     logger.warning(text)
+
+
+def _is_list_of(value: object, kind: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, kind) for one in value)
 
 
 def _compare(

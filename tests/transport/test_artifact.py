@@ -153,6 +153,34 @@ def test_edited_metadata_is_refused(saved: Path, changes: dict[str, Any]) -> Non
     refusal(saved)
 
 
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "x",
+        {"architecture": 3},
+        {"weights": "x"},
+        {"weights": ["model.norm.weight"]},
+        {"weights": {"model.norm.weight": {}}},
+        {"weights": {"model.norm.weight": {"shape": [32], "values": 1.0}}},
+        {"weights": {"model.norm.weight": {"shape": 32, "values": [1.0]}}},
+        {"weights": {"model.norm.weight": {"shape": [32], "values": ["1"]}}},
+    ],
+)
+def test_a_malformed_signature_is_refused(saved: Path, signature: object) -> None:
+    rewrite(saved, model_signature=signature)
+    assert "values of other types" in refusal(saved)
+
+
+@pytest.mark.parametrize("signature", [{}, {"weights": None}, {"architecture": "A", "weights": {}}])
+def test_an_unknown_model_is_read_and_warned_of(
+    saved: Path, tiny_llama: Any, caplog: pytest.LogCaptureFixture, signature: dict[str, Any]
+) -> None:
+    rewrite(saved, model_signature=signature)
+    transport = LearnedTransport.load(saved)
+    transport.check_model(tiny_llama, force=True)
+    assert len(caplog.records) == 1
+
+
 def test_a_swapped_order_of_execution_is_refused(saved: Path) -> None:
     sites = json.loads((saved / artifact.METADATA_FILE).read_text())["sites"]
     rewrite(saved, sites=sites[::-1])
