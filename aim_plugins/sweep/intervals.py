@@ -27,6 +27,25 @@ def point_intervals(points: Sequence[Point]) -> list[tuple[float, float]]:
     return [_interval(point, share) for point in points]
 
 
+def interval_texts(points: Sequence[Point], decimals: int = 2) -> list[str]:
+    """The 95 % intervals of a curve in brackets, for tables; empty texts where it needs none.
+
+    A curve needs them where it holds a share of 0 or 1: its standard error is 0 there, as if a few
+    documents had settled the matter. All its points have them then, so that a column reads alike.
+
+    >>> interval_texts([Point("quiz", "acc", 0.0, 0.0, 0.0, 4, 1)])
+    ['[0.00, 0.49]']
+    """
+    known = [point for point in points if is_known(point)]
+    settled = any(point.stderr == 0 and point.value in (0, 1) for point in known)
+    if not settled or not all(is_binomial(point) for point in known):
+        return [""] * len(points)
+    return [
+        f"[{low:.{decimals}f}, {high:.{decimals}f}]" if math.isfinite(low) else ""
+        for low, high in point_intervals(points)
+    ]
+
+
 def is_known(point: Point) -> bool:
     """Whether a point has a value and an error."""
     known = point.stderr is not None and not math.isnan(point.stderr)

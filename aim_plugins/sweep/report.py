@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.headline import format_value, summarise, task_names
+from aim_plugins.sweep.intervals import interval_texts
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.plots import (
     STRENGTH_LABEL,
@@ -269,28 +270,33 @@ def _column(values: Mapping[float, Any], strengths: Sequence[float]) -> list[Any
 
 def _table(task: str, curves: Sequence[Curve]) -> dict[str, Any]:
     """One row per strength, one column per metric."""
-    cells: dict[float, dict[str, Point]] = {}
+    cells: dict[float, dict[str, tuple[str, str, str]]] = {}
     metrics: list[str] = []
     own = [curve for curve in curves if curve.task == task]
-    for point in (point for curve in own for point in curve.points):
-        cells.setdefault(point.strength, {})[point.metric] = point
-        if point.metric not in metrics:
-            metrics.append(point.metric)
+    for series in (one for curve in own for one in (curve.sampled, curve.exact, curve.published)):
+        for point, interval in zip(series, interval_texts(series, decimals=3), strict=True):
+            cells.setdefault(point.strength, {})[point.metric] = _cell(point, interval)
+            if point.metric not in metrics:
+                metrics.append(point.metric)
     return {
         "task": task,
         "metrics": metrics,
         "sample": describe_sample(Curve(task, "", [p for curve in own for p in curve.points])),
         "rows": [
-            (strength, format_strength(strength), [_cell(cells[strength].get(m)) for m in metrics])
+            (
+                strength,
+                format_strength(strength),
+                [cells[strength].get(metric, ("", "–", "")) for metric in metrics],
+            )
             for strength in sorted(cells)
         ],
     }
 
 
-def _cell(point: Point | None) -> tuple[str, str, str]:
+def _cell(point: Point, interval: str) -> tuple[str, str, str]:
     """The sort key, the value and the error of a table cell, as text."""
-    if point is None:
-        return "", "–", ""
+    if interval:
+        return repr(float(point.value)), format_value(point.value), interval
     error = "" if point.stderr is None or math.isnan(point.stderr) else f"± {point.stderr:.3g}"
     if error and 0.001 <= point.stderr < 10:  # type: ignore[operator]
         error = f"± {point.stderr:.3f}"

@@ -146,6 +146,16 @@ def test_the_table_shows_values_with_errors(page):
     assert len(cells) == 9  # three strengths of acc, acc_expected and exact_match
 
 
+def test_the_table_shows_intervals_of_a_share_of_none(tmp_path):
+    some = [Point("quiz", "acc", 0.5, 0.0, 0.0, 4, 1), Point("quiz", "nll", 0.5, 0.0, 0.1, 4, 1)]
+    page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
+    law = binomtest(0, 4).proportion_ci(0.95, method="wilson")
+    assert re.findall(r"<span class=\"quiet\">([^<]*)</span></td>", page) == [
+        f"[{law.low:.3f}, {law.high:.3f}]",
+        "± 0.100",
+    ]
+
+
 def test_the_saved_csv_holds_the_points(page):
     (link,) = re.findall(r'download="points.csv" href="data:text/csv;charset=utf-8,([^"]*)"', page)
     lines = urllib.parse.unquote(html.unescape(link)).splitlines()

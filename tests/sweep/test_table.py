@@ -6,8 +6,17 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from aim_plugins.sweep.table import Row, is_expected, metric_family, pool_draws, read_table
+from aim_plugins.sweep.table import (
+    Point,
+    Row,
+    format_points,
+    is_expected,
+    metric_family,
+    pool_draws,
+    read_table,
+)
 from aim_plugins.sweep.table import write_table as write
 
 
@@ -123,3 +132,42 @@ def test_the_pooled_error_covers_the_true_one_when_draws_share_documents():
     naive = np.mean(pooled) / math.sqrt(draws)
     # 2000 repetitions know the true error to 1.6 %; taking draws as independent documents is wrong.
     assert np.mean(pooled) > true_error > 1.3 * naive
+
+
+def curve(metric, values, errors, counts):
+    return [
+        Point("prompts", metric, strength, value, error, n, 1)
+        for strength, (value, error, n) in enumerate(zip(values, errors, counts, strict=True))
+    ]
+
+
+def test_a_printed_share_of_none_has_wilsons_interval_instead_of_no_error():
+    printed = format_points(curve("presence", (0.0, 0.75), (0.0, 0.25), (4, 4))).splitlines()
+    law = [binomtest(hits, 4).proportion_ci(0.95, method="wilson") for hits in (0, 3)]
+    assert printed[0] == "prompts (n=4), ± standard error or [95 % interval]"
+    assert printed[2].endswith(f"0.0000 [{law[0].low:.2f}, {law[0].high:.2f}]")
+    assert printed[3].endswith(f"0.7500 [{law[1].low:.2f}, {law[1].high:.2f}]")
+
+
+def test_other_printed_values_keep_their_standard_errors():
+    shares = curve("presence", (0.25, 0.75), (0.25, 0.25), (4, 4))
+    means = curve("sentiment", (0.0, 0.3), (0.0, 0.1), (4, 4))
+    printed = format_points(shares + means)
+    assert "[" not in printed
+    assert "0.2500 ± 0.2500     0.0000 ± 0.0000" in printed
+
+
+def test_each_printed_metric_has_its_own_count_where_they_differ():
+    some = curve("presence", (0.2, 0.3), (0.1, 0.1), (4, 4))
+    some += curve("repeated_3grams", (0.2, 0.3), (0.1, 0.1), (4, 2))
+    printed = format_points(some).splitlines()
+    assert printed[0] == "prompts (n=2 to 4)"
+    assert printed[2].split("  ")[-1].strip() == "2 to 4"
+    assert printed[2].split() == ["n", "4", "2", "to", "4"]
+    assert "n " not in format_points(some[:2]).splitlines()[2]
+
+
+def test_printed_columns_line_up_whatever_their_numbers():
+    some = curve("perplexity", (20.0, 521.4753), (1.0, 102.913), (9, 9))
+    heading, *lines = format_points(some).splitlines()[1:]
+    assert {len(line) for line in lines} == {len(heading)}
