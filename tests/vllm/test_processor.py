@@ -12,6 +12,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
 
 from aim_plugins.engines.vllm import GaussianNoiseVLLMProcessor
+from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 
 VOCABULARY = 300
@@ -184,12 +185,24 @@ def test_compiled_noise_is_the_eager_noise_to_rounding(monkeypatch: pytest.Monke
         ({"aim_std": True}, "aim_std=True is a bool"),
         ({"aim_std": 1.0, "aim_seed": 0.5}, "aim_seed=0.5 is no 64-bit integer"),
         ({"aim_std": 1.0, "aim_seed": 2**63}, "is no 64-bit integer"),
-        ({"aim_std": 1.0, "aim_mean": float("inf")}, "aim_mean=inf is no finite number"),
+        ({"aim_std": 1.0, "aim_mean": float("inf")}, "aim_mean=inf is not finite"),
+        ({"aim_std": 1.0, "aim_mean": True}, "aim_mean=True is a bool"),
+        ({"aim_std": 1e39}, r"aim_std=1e\+39 is beyond 10000: give a number from 0 to 10000"),
+        ({"aim_mean": -1e300}, r"aim_mean=-1e\+300 is beyond 10000: .* from -10000 to 10000"),
+        ({"aim_strength": 1e39}, r"aim_strength=1e\+39 is beyond 100: .* from -100 to 100"),
     ],
 )
 def test_argument_out_of_range_is_refused(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GaussianNoiseVLLMProcessor.validate_params(SamplingParams(extra_args=given))
+
+
+@pytest.mark.parametrize("name", ["aim_std", "aim_mean", "aim_strength", "aim_seed", "aim_sdt"])
+@pytest.mark.parametrize("value", [1e300, 10**400], ids=["float", "integer"])
+def test_huge_numbers_are_refused_in_a_short_message(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name) as refused:
+        RequestModulation.read({name: value})
+    assert len(str(refused.value)) < 200
 
 
 def test_arguments_of_other_plugins_are_left_alone() -> None:

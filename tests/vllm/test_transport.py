@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, modulation_columns
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.engines.vllm import VLLMEngine, llm_arguments
+from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, parameters
 from aim_plugins.engines.vllm import transport as vllm_transport
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.transport import cache_salt, why_not
@@ -76,7 +77,7 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
     folder = transport.save(tmp_path_factory.mktemp("transport"))
     options: dict = {"num_gpu_blocks_override": 28}
     if request.param == "compiled":
-        options = {"enforce_eager": False}
+        options["enforce_eager"] = False
         # The shape checks of the test run cannot be compiled.
         monkeypatch = pytest.MonkeyPatch()
         request.addfinalizer(monkeypatch.undo)
@@ -159,6 +160,30 @@ def test_cached_prefixes_are_shared_within_a_strength_and_not_between(steered) -
     assert hits() == before
     assert decode(0.5) == first and hits() > before
     assert decode(1.0) == other != first
+
+
+def test_activations_that_run_over_disturb_no_other_request(steered, monkeypatch) -> None:
+    llm = steered.engine.llm
+    # As a transport whose maps multiply more would run over within the bound.
+    monkeypatch.setattr(parameters, "MAX_STRENGTH", math.inf)
+    short, long = rows_of([3] * 40, seed=6), rows_of([100], seed=7)
+
+    def decode(prompts: list[list[int]], strengths: list[float]) -> list[list[int]]:
+        given = llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            [
+                SamplingParams(temperature=0, max_tokens=8, extra_args={"aim_strength": strength})
+                for strength in strengths
+            ],
+            use_tqdm=False,
+        )
+        return [list(output.outputs[0].token_ids) for output in given]
+
+    before = decode(short, [0.0] * 40)
+    beside = decode([*long, *short], [1e30] + [0.0] * 40)
+    assert beside[1:] == before
+    # In blocks that the one before has left.
+    assert decode(short, [0.0] * 40) == before
 
 
 def test_asynchronous_engines_keep_strengths_apart_in_their_cache(

@@ -7,6 +7,7 @@ as `vllm_xargs` in the body of the request.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,14 @@ from aim_plugins.sweep.strengths import validate_strength
 
 PREFIX = "aim_"
 NAMES = ("aim_std", "aim_mean", "aim_seed", "aim_strength", "aim_start")
+
+MAX_STD = 1e4
+"""Largest std, and mean either way. Logits differ by tens: at a hundred times that nothing is left
+of the model, and float32 keeps three decimals of the sum, where farther out it would lose them."""
+
+MAX_STRENGTH = 100.0
+"""Largest strength of a transport either way. 1 reaches the target; each site of a model multiplies
+what the sites before it have moved, so that far beyond float32 runs over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +57,14 @@ class RequestModulation:
         unknown = sorted(name for name in given if name.startswith(PREFIX) and name not in NAMES)
         if unknown:
             raise ValueError(
-                f"{unknown[0]}={given[unknown[0]]!r} is no argument of aim-plugins; "
+                f"{unknown[0]}={shown(given[unknown[0]])} is no argument of aim-plugins; "
                 f"it knows {', '.join(NAMES)}"
             )
         return cls(
-            std=validate_strength(given.get("aim_std", 0.0), name="aim_std"),
-            mean=_finite(given.get("aim_mean", 0.0)),
+            std=_number(given, "aim_std", MAX_STD, signed=False),
+            mean=_number(given, "aim_mean", MAX_STD),
             seed=_seed(given.get("aim_seed", 0)),
-            strength=validate_strength(
-                given.get("aim_strength", 0.0), name="aim_strength", signed=True
-            ),
+            strength=_number(given, "aim_strength", MAX_STRENGTH),
             start=_start(given.get("aim_start")),
         )
 
@@ -79,22 +86,35 @@ def extra_args(column: Modulation, start: int | None = None) -> dict[str, Any]:
     return arguments
 
 
-def _finite(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"aim_mean={value!r} is no finite number: give a number of logit units")
-    return float(value)
+def shown(value: Any) -> str:
+    """A value as an error prints it: shortened, as clients may send integers of many digits."""
+    return reprlib.repr(value)
+
+
+def _number(given: Mapping[str, Any], name: str, bound: float, *, signed: bool = True) -> float:
+    value = given.get(name, 0.0)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and abs(value) > bound and abs(value) != math.inf:
+        raise ValueError(
+            f"{name}={shown(value)} is beyond {bound:g}: give a number from "
+            f"{-bound if signed else 0:g} to {bound:g}"
+        )
+    return validate_strength(value, name=name, signed=signed)
 
 
 def _seed(value: Any) -> int:
     # Bodies of requests are JSON, whose numbers some clients all write as 3.0.
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise ValueError(f"aim_seed={value!r} is no 64-bit integer: give a whole number such as 0")
-    return value
+    seed = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise ValueError(
+            f"aim_seed={shown(value)} is no 64-bit integer: give a whole number such as 0"
+        )
+    return seed
 
 
 def _start(value: Any) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise ValueError(f"aim_start={value!r} is no position: give a whole number from 0 upwards")
+        raise ValueError(
+            f"aim_start={shown(value)} is no position: give a whole number from 0 upwards"
+        )
     return value

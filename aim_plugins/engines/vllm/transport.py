@@ -168,6 +168,31 @@ class WorkerTransport:
             name = next(name for name, other in parents.items() if other is module)
             in_stack = isinstance(parents.get(name.rpartition(".")[0]), torch.nn.ModuleList)
             self._attach(module, site, one.to(runner.device), in_stack=in_stack)
+        self._keep_cache_finite(model)
+
+    def _keep_cache_finite(self, model: torch.nn.Module) -> None:
+        """Lets no key or value into the cache that would disturb other requests.
+
+        Attention reads whole blocks and weighs what is not the request's own by 0, but 0 times
+        infinity is NaN: what a strength too high leaves behind would spoil whoever gets the block
+        next. The request's own hidden states stay as they are, so that its scores tell.
+        """
+        from vllm.model_executor.layers.attention import Attention, MLAAttention
+
+        def finite(value: Any) -> Any:
+            return torch.nan_to_num(value) if isinstance(value, Tensor) else value
+
+        def hook(module: Any, inputs: Any, options: Any) -> Any:
+            if not torch.compiler.is_compiling() and not self._busy:
+                return None
+            return (*inputs[:1], *map(finite, inputs[1:])), {
+                name: value if name in ("query", "q") else finite(value)
+                for name, value in options.items()
+            }
+
+        for module in model.modules():
+            if isinstance(module, Attention | MLAAttention):
+                module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def _attach(
         self, module: torch.nn.Module, site: str, one: AffineMap, *, in_stack: bool
