@@ -125,6 +125,21 @@ def test_texts_that_generate_wrote_give_the_same_table(evaluate, files, run_comm
         assert found.value == pytest.approx(wanted.value, rel=1e-6)
 
 
+def test_texts_under_several_noises_are_refused(
+    evaluate, files, run_command, tiny, tiny_transport, capsys
+):
+    """A point of the curve would be the mean of all."""
+    words = ("--pretrained", tiny.folder, "--prompts", files / "prompts.jsonl", "--strength", "1")
+    words += ("--device", "cpu", "--max-new-tokens", 3)
+    for output, noise in (("mixed", "0,3"), ("noisy", "3")):
+        options = ("--noise-std", noise, "-o", files / output)
+        assert run_command("generate", tiny_transport, *words, *options) == 0
+    assert evaluate("--generations", files / "mixed" / "generations.jsonl") == (2, {})
+    assert "noise_std=0, 3, which one curve would mix" in capsys.readouterr().err
+    status, rows = evaluate("--generations", files / "noisy" / "generations.jsonl")
+    assert (status, rows["generations", "length_in_tokens", 1.0].n) == (0, len(PROMPTS))
+
+
 def test_texts_of_another_transport_are_refused(
     evaluate, files, run_command, tiny, other_transport, capsys
 ):
@@ -221,6 +236,29 @@ def test_bad_input_is_refused_in_a_line(evaluate, files, capsys, words, message)
     assert evaluate(*words)[0] == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--judge", "/nowhere", "--concept", "sea"], "judge='/nowhere': no such folder"),
+        (["--classifier", "/nowhere", "--label", "toxic"], "classifier='/nowhere': no such folder"),
+        (["--classifier", "MODEL", "--label", "LABEL_1"], "is a LlamaForCausalLM"),
+        (["--classifier", "CLASSIFIER", "--label", "rude"], "label='rude' is none of"),
+    ],
+)
+def test_models_that_cannot_score_are_refused_before_a_text_is_written(
+    evaluate, files, tiny, monkeypatch, capsys, words, message
+):
+    config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+    (files / "classifier").mkdir()
+    (files / "classifier" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(evaluation, "load_engine", None)  # a call would fail
+    folders = {"MODEL": tiny.folder, "CLASSIFIER": files / "classifier"}
+    words = [folders.get(word, word) for word in words]
+    assert evaluate("--prompts", files / "prompts.jsonl", *words) == (2, {})
+    assert message in capsys.readouterr().err
+    assert not (files / "out").exists()
 
 
 @pytest.mark.parametrize(

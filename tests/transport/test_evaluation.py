@@ -20,7 +20,7 @@ from aim_plugins.sweep.table import Point
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.evaluation import estimates, tracking
 from aim_plugins.transport.evaluation.concepts import Judge, Lexicon, check_question
-from aim_plugins.transport.evaluation.models import load_engine
+from aim_plugins.transport.evaluation.models import check_judge, load_engine
 from aim_plugins.transport.evaluation.perplexity import (
     generation_perplexity,
     score_documents,
@@ -287,6 +287,40 @@ def test_a_classifiers_probability_is_that_of_a_plain_forward_pass(tiny, classif
 def test_a_label_that_a_classifier_lacks_is_refused_with_those_it_has(classifier_folder):
     with pytest.raises(ValueError, match="label='rude'.*fine, odd, toxic"):
         Classifier(str(classifier_folder), "rude")
+
+
+def test_a_language_model_is_no_classifier(tiny):
+    """transformers would give it a head of random weights, and the labels LABEL_0 and LABEL_1."""
+    with pytest.raises(ValueError, match="is a LlamaForCausalLM.*random weights"):
+        Classifier(str(tiny.folder), "LABEL_1")
+
+
+def test_weights_that_a_checkpoint_lacks_are_refused_and_named(tiny, tmp_path):
+    """Configurations of the right kind, whose checkpoints hold the bare model."""
+    for argument, head, load in (
+        ("classifier", "LlamaForSequenceClassification", lambda p: Classifier(str(p), "LABEL_1")),
+        ("pretrained", "LlamaForCausalLM", lambda p: load_engine(str(p), device="cpu")),
+    ):
+        folder = tmp_path / argument
+        tiny.model.model.save_pretrained(folder)
+        tiny.tokenizer.save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"architectures": [head], "tie_word_embeddings": False}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=rf"{argument}=.* lacks the weights (score|lm_head)\."):
+            load(folder)
+
+
+def test_a_judge_is_a_language_model_with_what_it_is_asked_for(tiny, classifier_folder, tmp_path):
+    check_judge(str(tiny.folder))
+    for name, chat, message in (
+        (classifier_folder, None, "is a BertForSequenceClassification"),
+        (tmp_path / "nowhere", None, "judge=.*nowhere.*no such folder"),
+        (tmp_path, None, "judge=.*no model was found"),
+        (tiny.folder, True, "judge_chat=yes.*no chat template"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_judge(str(name), chat=chat)
 
 
 def test_repetition_is_counted_as_by_a_set_of_slices():

@@ -51,6 +51,11 @@ from aim_plugins.transport.evaluation.texts import Generation, encode_prompts, g
 _PACKAGES = ("aim-plugins", "transformers", "torch")
 STRENGTH_NAME = "strength"
 PERPLEXITY, TEXT_PERPLEXITY = "perplexity", "text_perplexity"
+TEXT_METRICS = frozenset(
+    {TEXT_PERPLEXITY, "judged_presence", "concept_presence", "sentiment", "positive_share"}
+    | {"repeated_3grams", "distinct_2", "length_in_tokens"}
+)
+"""Metrics of texts, beside those that a classifier's label names."""
 TEXTS = "texts.jsonl"
 _TEXT_NLL = "text_nll"
 """Name of what is kept of each text for its perplexity; no metric, since it grows with length."""
@@ -103,7 +108,9 @@ def evaluate(settings: EvaluationSettings, command: Sequence[str] = ()) -> Path:
         engine = _load(settings, transport)  # a model that is refused leaves no folder behind
     with open_store(settings.output, arguments) as store:
         store.update_manifest(
-            command=list(command), model=Path(local_name(settings.pretrained)).name
+            command=list(command),
+            model=Path(local_name(settings.pretrained)).name,
+            texts=settings.texts_record,
         )
         if any(store.read_cell(strength, 0) is None for strength in settings.strengths):
             measured = _measure(settings, engine or _load(settings, transport), transport, store)
@@ -124,12 +131,7 @@ def open_store(folder: Path, arguments: dict[str, Any]) -> SweepStore:
 
 def _check_written(settings: EvaluationSettings, transport: LearnedTransport) -> None:
     """Refuses texts that another transport wrote, as far as the folder beside them tells."""
-    if settings.generations is None:
-        return
-    manifest = Path(settings.generations).parent / "manifest.json"
-    if not manifest.is_file():
-        return
-    wrote = json.loads(manifest.read_text(encoding="utf-8")).get("arguments", {}).get("transport")
+    wrote = settings.written_with.get("transport")
     if wrote not in (None, transport.fingerprint):
         raise ValueError(
             f"generations={str(settings.generations)!r} were written under another transport than "
@@ -223,6 +225,7 @@ def _judge(
     if asked.model != settings.pretrained:
         engine = load_engine(
             asked.model,
+            argument="judge",
             dtype=settings.dtype,
             device=settings.device,
             journal=store,
@@ -250,6 +253,7 @@ def _classify(
         journal=store,
         trust_remote_code=settings.trust_remote_code,
     )
+    store.pin_manifest(classifier_fingerprint=classifier.fingerprint)
     written = [text.text for text in texts]
     values = classifier.probabilities(written, batch_size=settings.batch_size)
     return {

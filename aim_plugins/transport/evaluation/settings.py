@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,11 +14,13 @@ from typing import Any
 from aim_plugins.engines.engine import fingerprint
 from aim_plugins.engines.huggingface import warn_once
 from aim_plugins.sweep.files import sha256_of
+from aim_plugins.sweep.manifest import MANIFEST
 from aim_plugins.sweep.strengths import format_strength, parse_strengths
 from aim_plugins.transport.artifact import TransportMetadata
 from aim_plugins.transport.datasets import load_prompts, read_sentences
 from aim_plugins.transport.evaluation.concepts import DEFAULT_QUESTION, Lexicon, check_question
-from aim_plugins.transport.evaluation.sentiment import require_vader
+from aim_plugins.transport.evaluation.models import check_judge
+from aim_plugins.transport.evaluation.sentiment import check_classifier, require_vader
 from aim_plugins.transport.evaluation.texts import Decoding, Generation, read_generations
 
 DEFAULT_STRENGTHS = "0:1:0.1"
@@ -141,6 +144,7 @@ class EvaluationSettings:
         _ = self.strengths, self.documents, self.words
         if self.tasks is not None and find_spec("lm_eval") is None:
             raise ImportError("tasks need lm-eval: pip install 'aim-plugins[transport]'")
+        self._check_models()
 
     def _check_texts(self) -> None:
         if (self.classifier is None) != (self.label is None):
@@ -152,6 +156,14 @@ class EvaluationSettings:
             require_vader()
         if self.judge is not None:
             check_question(self.judge.question, self.judge.concept)
+
+    def _check_models(self) -> None:
+        """Refuses models that could not score, by their configurations alone."""
+        trust = self.trust_remote_code
+        if self.judge is not None:
+            check_judge(self.judge.model, chat=self.judge.chat, trust_remote_code=trust)
+        if self.classifier is not None and self.label is not None:
+            check_classifier(self.classifier, self.label, trust_remote_code=trust)
 
     def _check_names(self) -> None:
         """Refuses files whose curves would have one name, of which the table keeps one."""
@@ -210,7 +222,24 @@ class EvaluationSettings:
     @cached_property
     def written(self) -> tuple[Generation, ...]:
         """Texts that an earlier command wrote."""
-        return () if self.generations is None else tuple(read_generations(self.generations))
+        if self.generations is None:
+            return ()
+        written = tuple(read_generations(self.generations))
+        if len(noises := sorted({text.noise_std for text in written})) > 1:
+            raise ValueError(
+                f"generations={str(self.generations)!r} hold texts under noise_std="
+                f"{', '.join(map(format_strength, noises))}, which one curve would mix: give texts "
+                f"of one, as `transport generate --noise-std {format_strength(noises[0])}` writes"
+            )
+        return written
+
+    @cached_property
+    def written_with(self) -> dict[str, Any]:
+        """What `generations` were written with, as far as the folder around them tells."""
+        manifest = Path(self.generations or "").parent / MANIFEST
+        if self.generations is None or not manifest.is_file():
+            return {}
+        return json.loads(manifest.read_text(encoding="utf-8")).get("arguments", {})
 
     @property
     def text_task(self) -> str:
@@ -218,6 +247,23 @@ class EvaluationSettings:
         if isinstance(self.prompts, Mapping):
             return f"{self.prompts.get('name', 'files')} prompts"
         return Path(self.prompts or self.generations or "texts").stem
+
+    @property
+    def texts_record(self) -> dict[str, Any] | None:
+        """What determines the texts beside model and transport, however they came here."""
+        if self.prompts is not None:
+            asked = fingerprint(list(self.prompt_texts))
+            return {"prompts": asked, "decoding": self.decoding.record, "noise_std": 0.0}
+        if not self.written:
+            return None
+        first = self.written[0]
+        prompts = [text.prompt for text in self.written if text.strength == first.strength]
+        record = {"prompts": fingerprint(prompts), "noise_std": first.noise_std}
+        if first.noise_std:
+            record["noise_seed"] = self.written_with.get("noise_seed")
+        if "decoding" in self.written_with:
+            record["decoding"] = self.written_with["decoding"]
+        return record
 
     def arguments(self, transport: str, method: str) -> dict[str, Any]:
         """What determines the results, for the manifest.
