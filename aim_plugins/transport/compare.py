@@ -27,6 +27,7 @@ from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Point, metric_family, pool_draws, read_table
 from aim_plugins.transport.compare_plots import Line, plot_cost, plot_effect
+from aim_plugins.transport.compare_settings import find_difference
 from aim_plugins.transport.evaluation.models import local_name
 from aim_plugins.transport.evaluation.run import PERPLEXITY, TEXT_PERPLEXITY, read_samples
 
@@ -49,13 +50,18 @@ class Evaluated:
         label: How pictures and tables name it.
         folder: Its folder, as `transport evaluate` wrote it.
         curves: Points by rising strength, of each task and metric.
-        arguments: What it was evaluated with.
+        manifest: What it was evaluated with.
     """
 
     label: str
     folder: Path
     curves: dict[Metric, list[Point]]
-    arguments: dict[str, Any]
+    manifest: dict[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What was asked for."""
+        return self.manifest["arguments"]
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,8 @@ def read_evaluated(folders: Sequence[str | Path], labels: Sequence[str] = ()) ->
     """
     if labels and len(labels) != len(folders):
         raise ValueError(f"labels={list(labels)!r} for {len(folders)} folders: give one for each")
-    manifests = [_read_arguments(Path(folder)) for folder in folders]
-    methods = [str(arguments.get("method") or "transport") for arguments in manifests]
+    manifests = [_read_manifest(Path(folder)) for folder in folders]
+    methods = [str(one["arguments"].get("method") or "transport") for one in manifests]
     if not labels:
         several = Counter(methods)
         labels = [
@@ -101,11 +107,11 @@ def read_evaluated(folders: Sequence[str | Path], labels: Sequence[str] = ()) ->
     if len(set(labels)) < len(labels):
         raise ValueError(f"labels={list(labels)!r} repeat one: tell them apart with --labels")
     found = []
-    for folder, label, arguments in zip(map(Path, folders), labels, manifests, strict=True):
+    for folder, label, manifest in zip(map(Path, folders), labels, manifests, strict=True):
         curves: dict[Metric, list[Point]] = {}
         for point in pool_draws(read_table(folder / "sweep.csv")):
             curves.setdefault((point.task, point.metric), []).append(point)
-        found.append(Evaluated(label, folder, curves, arguments))
+        found.append(Evaluated(label, folder, curves, manifest))
     return found
 
 
@@ -133,6 +139,28 @@ def choose_metric(
         f"{name}={asked!r} was not measured of all transports (all have {there}): choose one of "
         f"these with --{name}, or evaluate them alike"
     )
+
+
+def refuse_unlike(evaluated: Sequence[Evaluated], metric: Metric, name: str) -> None:
+    """Refuses transports whose metric was measured otherwise than that of the first.
+
+    Args:
+        evaluated: The transports.
+        metric: The metric.
+        name: Name of the argument that chooses it, for the error.
+
+    Raises:
+        ValueError: If models, texts or settings that determine the metric differ.
+    """
+    first = evaluated[0]
+    for other in evaluated[1:]:
+        found = find_difference(first.manifest, other.manifest, *metric)
+        if found is not None:
+            raise ValueError(
+                f"{name}: {'/'.join(metric)} of {first.label!r} and {other.label!r} was measured "
+                f"with another {found.name}, {found.one} and {found.other}: evaluate them alike, "
+                f"or choose another --{name}"
+            )
 
 
 def best_within(
@@ -194,13 +222,16 @@ def compare(
         The report's path.
 
     Raises:
-        ValueError: If the transports have no metric in common, or `bound` is negative.
+        ValueError: If the transports have no metric in common or were measured otherwise, or
+            `bound` is negative.
     """
     if not bound >= 0:
         raise ValueError(f"bound={bound!r}: give a share from 0 upwards, as 0.2 for 20 %")
     labelled = [f"{one.arguments.get('label')}_probability" for one in evaluated[:1]]
     chosen = choose_metric(evaluated, effect, [*labelled, *EFFECTS], "effect")
     paid = choose_metric(evaluated, cost, COSTS, "cost")
+    refuse_unlike(evaluated, chosen, "effect")
+    refuse_unlike(evaluated, paid, "cost")
     found = [
         best_within(one, chosen, paid, bound=bound, lower_is_better=lower_is_better)
         for one in evaluated
@@ -280,19 +311,20 @@ def _note(found: Sequence[Best], bound: float, lower_is_better: bool) -> str:
     )
 
 
-def _read_arguments(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     if not (folder / "sweep.csv").is_file() or not (folder / "manifest.json").is_file():
         raise ValueError(
             f"{str(folder)!r} holds no finished evaluation: run `aim-plugins transport evaluate "
             f"... -o {folder}` first"
         )
     try:
-        arguments = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["arguments"]
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        arguments = manifest["arguments"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'manifest.json'} is no manifest ({error})") from error
     if not isinstance(arguments, dict) or arguments.get("command") != "transport evaluate":
         raise ValueError(f"{str(folder)!r} holds another sweep than one of `transport evaluate`")
-    return arguments
+    return manifest
 
 
 def _renamed_points(evaluated: Sequence[Evaluated], metrics: Sequence[Metric]) -> list[Point]:

@@ -13,7 +13,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "compare",
         help="several evaluated transports in one report",
         description="Draws the effect of several transports against strength and against "
-        "perplexity, and finds the best strength of each within a bound on the perplexity.",
+        "perplexity, and finds the best strength of each within a bound on the perplexity. "
+        "Evaluations of other models, prompts or settings are refused.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -39,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command.
 
     Raises:
-        ValueError: If a folder holds no evaluation, or they have no metric in common.
+        ValueError: If a folder holds no evaluation, or they have no metric in common or were
+            measured otherwise.
     """
     from aim_plugins.transport.compare import compare, read_evaluated
 

@@ -23,7 +23,7 @@ TASKS = {
 }
 
 
-def evaluated(folder, values, method, strengths=STRENGTHS, **arguments):
+def evaluated(folder, values, method, strengths=STRENGTHS, recorded=(), **arguments):
     """A folder as `transport evaluate` writes it."""
     rows = [
         Row(TASKS[metric][0], metric, strength, None, value, 0.01, TASKS[metric][1])
@@ -33,7 +33,8 @@ def evaluated(folder, values, method, strengths=STRENGTHS, **arguments):
     folder.mkdir()
     write_table(folder / "sweep.csv", rows)
     known = {"command": "transport evaluate", "method": method, "pretrained": "org/model"}
-    (folder / "manifest.json").write_text(json.dumps({"arguments": known | arguments}))
+    manifest = {"arguments": known | arguments, **dict(recorded)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     for strength in strengths:
         cell = folder / "cells" / f"strength={strength},draw=0"
         cell.mkdir(parents=True)
@@ -125,6 +126,91 @@ def test_bad_input_is_refused(folders, tmp_path, run_command, capsys, words, mes
     assert run_command("compare", *folders, "-o", tmp_path / "c", *words) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "c").exists()
+
+
+ALIKE = {
+    "perplexity": {"plain": "a" * 64},
+    "decoding": {"max_new_tokens": 32, "do_sample": False},
+    "prompts": "b" * 64,
+    "lexicon": ["sea"],
+    "judge": {"model": "org/judge", "concept": "sea"},
+    "max_length": None,
+}
+MARKS = {"model_fingerprint": "c" * 64}
+OTHER_MODEL = {"model_fingerprint": "f" * 64}
+
+
+@pytest.mark.parametrize(
+    ("changed", "marks", "message"),
+    [
+        ({"prompts": "d" * 64}, {}, "effect: .*concept_presence .*prompts, b{12}… and d{12}…"),
+        (
+            {"decoding": {"max_new_tokens": 8, "do_sample": False}},
+            {},
+            "concept_presence of 'linear' and 'caa' .*another decoding.max_new_tokens, 32 and 8:",
+        ),
+        ({"lexicon": ["sea", "wave"]}, {}, r'lexicon, \["sea"\] and \["sea", "wave"\]:'),
+        ({"perplexity": {"plain": "e" * 64}}, {}, r"cost: plain/perp.*perplexity\['plain'\]"),
+        ({"pretrained": "org/other"}, OTHER_MODEL, 'pretrained, "org/model" and "org/other":'),
+        ({}, OTHER_MODEL, "fingerprint of the model, c{12}… and f{12}…"),
+        ({"max_length": 64}, OTHER_MODEL, "another max_length, null and 64:"),
+        ({}, {"texts": {"prompts": "b" * 64, "noise_std": 3.0}}, "another noise_std, 0.0 and 3.0:"),
+    ],
+)
+def test_what_was_measured_otherwise_is_refused(
+    tmp_path, run_command, capsys, changed, marks, message
+):
+    texts = {"texts": {name: ALIKE[name] for name in ("prompts", "decoding")} | {"noise_std": 0.0}}
+    if "texts" not in marks:
+        texts = {}
+    one = evaluated(tmp_path / "a", LINEAR, "linear", recorded=MARKS | texts, **ALIKE)
+    other = evaluated(tmp_path / "b", CAA, "caa", recorded=MARKS | marks, **ALIKE | changed)
+    assert run_command("compare", one, other, "-o", tmp_path / "c") == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "marks"),
+    [
+        ({}, {}),
+        ({"pretrained": "./the-same-model", "dtype": "float32"}, MARKS),
+        ({"judge": {"model": "org/another", "concept": "wave"}}, {}),
+        ({"strength": [0.0, 1.0], "tasks": {"names": ["quiz"], "limit": 5}}, {}),
+        ({"perplexity": {"plain": "a" * 64, "more": "0" * 64}}, {}),
+    ],
+)
+def test_settings_that_no_compared_metric_depends_on_may_differ(
+    tmp_path, run_command, changed, marks
+):
+    one = evaluated(tmp_path / "a", LINEAR, "linear", recorded=marks, dtype="auto", **ALIKE)
+    words = {"dtype": "auto"} | ALIKE | changed
+    other = evaluated(tmp_path / "b", CAA, "caa", recorded=marks, **words)
+    assert run_command("compare", one, other, "-o", tmp_path / "c") == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "arguments", "changed", "message"),
+    [
+        ("judged_presence", {}, {"judge": {"model": "org/j", "concept": "sea"}}, "another judge,"),
+        ("judged_presence", {}, {"judge": {"model": "org/judge", "concept": "c"}}, "judge.concept"),
+        ("toxic_probability", {"label": "toxic", "classifier": "a"}, {"classifier": "b"}, "class"),
+        ("acc", {"tasks": {"names": ["q"], "limit": 5}}, {"tasks": {"limit": 9}}, "tasks.limit"),
+    ],
+)
+def test_each_metric_is_held_to_what_measures_it(
+    tmp_path, run_command, capsys, metric, arguments, changed, message
+):
+    folders = []
+    for name, settings in (("a", {}), ("b", changed)):
+        folder = evaluated(
+            tmp_path / name, LINEAR, f"method {name}", **ALIKE | arguments | settings
+        )
+        table = folder / "sweep.csv"
+        table.write_text(table.read_text().replace("concept_presence", metric), "utf-8")
+        folders.append(folder)
+    assert run_command("compare", *folders, "-o", tmp_path / "c", "--effect", metric) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_folders_without_an_evaluation_are_refused(folders, tmp_path, run_command, capsys):

@@ -125,6 +125,42 @@ def test_texts_that_generate_wrote_give_the_same_table(evaluate, files, run_comm
         assert found.value == pytest.approx(wanted.value, rel=1e-6)
 
 
+def test_only_like_evaluations_are_compared(
+    evaluate, files, run_command, tiny, tiny_transport, other_transport, capsys
+):
+    """Prompts of the same file name, and texts written anew or by an earlier command."""
+    (files / "b").mkdir()
+    (files / "b" / "prompts.jsonl").write_text('{"text": "Paris"}\n', encoding="utf-8")
+    lexicon = ("--lexicon", files / "words.txt", "--strength", "0,1")
+    words = ("--prompts", files / "prompts.jsonl", *lexicon)
+    common = ("--pretrained", tiny.folder, "--device", "cpu", "--max-new-tokens", 6)
+    run_command("generate", other_transport, *common, *words[:2], *lexicon[2:], "-o", files / "g")
+    written = ("--generations", files / "g" / "generations.jsonl", *lexicon)
+    for output, transport, asked in (
+        ("one", tiny_transport, words),
+        ("like", other_transport, words),
+        ("written", other_transport, written),
+        ("prompts", other_transport, ("--prompts", files / "b" / "prompts.jsonl", *lexicon)),
+        ("longer", other_transport, (*words, "--max-new-tokens", 7)),
+    ):
+        assert evaluate(*asked, output=output, transport=transport)[0] == 0
+
+    def compare(output):
+        return run_command("compare", files / "one", files / output, "-o", files / "compared")
+
+    assert compare("like") == 0
+    for output, message in (
+        ("prompts", "another prompts"),
+        ("longer", "another decoding.max_new_tokens, 6 and 7"),
+    ):
+        assert compare(output) == 2
+        assert message in capsys.readouterr().err
+    manifests = [
+        json.loads((files / name / "manifest.json").read_text()) for name in ("one", "written")
+    ]
+    assert manifests[0]["texts"] == manifests[1]["texts"]
+
+
 def test_texts_under_several_noises_are_refused(
     evaluate, files, run_command, tiny, tiny_transport, capsys
 ):
