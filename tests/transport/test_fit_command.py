@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,49 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(fit, capsys, words, mes
     assert status == 2
     assert error.startswith("error: ") and message in error
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("device", ["xyz", "cuda:-1", "meta", "hpu"])
+def test_a_device_that_is_not_there_is_one_line(fit, capsys, device):
+    status, folder = fit(*NORMS, "--device", device)
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert status == 2 and len(errors) == 1 and not folder.exists()
+    assert errors[0].startswith(f"error: device={device!r} cannot be used: ")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        ("empty", "no model was found there: Unrecognized model"),
+        ("config", "no model was found there: "),
+        ("kind", "cannot be loaded: Unrecognized configuration class"),
+        ("weights", "cannot be loaded: Error"),
+        ("cut", "cannot be loaded: Error while deserializing header"),
+        ("tokenizer", "cannot be loaded: "),
+    ],
+)
+def test_a_damaged_model_is_one_line(fit, tiny_checkpoint, tmp_path, capsys, damage, message):
+    model = tmp_path / "model"
+    if damage == "empty":
+        model.mkdir()
+    else:
+        shutil.copytree(tiny_checkpoint, model)
+    if damage == "config":
+        (model / "config.json").write_text("{")
+    elif damage == "kind":
+        (model / "config.json").write_text('{"model_type": "vit"}')
+    elif damage == "weights":
+        (model / "model.safetensors").unlink()
+    elif damage == "cut":
+        (model / "model.safetensors").write_bytes(b"\x00" * 20)
+    elif damage == "tokenizer":
+        for path in model.glob("*token*"):
+            path.unlink()
+    status, folder = fit(*NORMS, model=model)
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert status == 2 and not folder.exists()
+    assert errors[-1].startswith(f"error: pretrained={str(model)!r}") and message in errors[-1]
+    assert not any("Traceback" in line for line in errors)
 
 
 def test_one_side_alone_is_refused(fit, files, capsys):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from aim_plugins.demo_model import demo_model_folder
 from aim_plugins.engines.engine import Journal
@@ -17,6 +19,9 @@ DEMO_MODEL = "demo:smollm2"
 _DEFAULT_WINDOW = 2048
 _NO_WINDOW = 10**6
 """Tokenizers without a limit state a number far above this."""
+
+_REASON = 300
+"""Characters of another library's reason that an error repeats."""
 
 
 def local_name(name: str) -> str:
@@ -42,8 +47,28 @@ def read_model_config(argument: str, name: str, *, trust_remote_code: bool = Fal
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = _in_a_line(error)
         raise ValueError(f"{argument}={name!r}: no model was found there: {reason}") from error
+
+
+def check_device(device: str | None) -> None:
+    """Refuses a device that is not there, before a large model is loaded.
+
+    Args:
+        device: Such as "cuda:1"; None and "" stand for the best one.
+
+    Raises:
+        ValueError: If torch has no such device, or none that holds values.
+    """
+    if not device:
+        return
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, ImportError) as error:  # builds without it raise them all
+        reason = _in_a_line(error)
+        raise ValueError(
+            f"device={device!r} cannot be used: {reason}; give cpu, or leave it out"
+        ) from error
 
 
 def refuse_random_weights(argument: str, name: str, loading: Mapping[str, Any]) -> None:
@@ -125,8 +150,8 @@ def load_engine(
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
-        ValueError: If the model is not there or its checkpoint lacks weights, or `dtype` or
-            `max_length` is malformed.
+        ValueError: If the model is not there, cannot be read or its checkpoint lacks weights, or
+            `dtype`, `device` or `max_length` is not usable.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -134,13 +159,19 @@ def load_engine(
     _check_folder(argument, name)
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is unknown: write auto, float32, bfloat16 or float16")
+    check_device(device)
     options = {"trust_remote_code": trust_remote_code}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, output_loading_info=True, **options
-    )
+    read_model_config(argument, name, **options)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, output_loading_info=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = _in_a_line(error)
+        raise ValueError(f"{argument}={name!r} cannot be loaded: {reason}") from error
     model, loading = loaded
     refuse_random_weights(argument, name, loading)
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
     window = model_window(model, tokenizer)
     if max_length is not None and not 2 <= max_length <= window:
         raise ValueError(f"max_length={max_length}: give 2 to {window}, the model's window")
@@ -168,6 +199,10 @@ def _check_folder(argument: str, name: str) -> None:
     looks_local = Path(name).is_absolute() or name.startswith(("./", "../", "~"))
     if looks_local and not Path(name).expanduser().is_dir():
         raise ValueError(f"{argument}={name!r}: no such folder")
+
+
+def _in_a_line(error: Exception) -> str:
+    return textwrap.shorten(str(error), _REASON, placeholder=" ...")
 
 
 def _best_device() -> str:
