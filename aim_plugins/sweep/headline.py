@@ -108,18 +108,21 @@ def describe_data(curves: Sequence[Curve], manifest: Mapping[str, Any]) -> str:
 
 
 def describe_concept(arguments: Any) -> str:
-    """Names the lexicon of an evaluation by its first words.
+    """Names what an evaluation was told to look for: a judge's concept, or a lexicon's first words.
 
     >>> describe_concept({"lexicon": ["coast", "ferry"]})
     'concept of 2 words: coast, ferry'
     """
-    words = arguments.get("lexicon") if isinstance(arguments, Mapping) else None
+    if not isinstance(arguments, Mapping):
+        return ""
+    judge, words = arguments.get("judge"), arguments.get("lexicon")
+    if isinstance(judge, Mapping) and judge.get("concept"):
+        return f"concept: {judge['concept']}"
     if not isinstance(words, list | tuple) or not words:
         return ""
+    shown = ", ".join(map(str, words[:_SHOWN_WORDS]))
     rest = ", …" if len(words) > _SHOWN_WORDS else ""
-    return f"concept of {_count(len(words), 'word')}: " + (
-        ", ".join(map(str, words[:_SHOWN_WORDS])) + rest
-    )
+    return f"concept of {_count(len(words), 'word')}: {shown}{rest}"
 
 
 def task_names(curves: Sequence[Curve]) -> list[str]:

@@ -16,6 +16,7 @@ class Overview:
         pictures: The content of PNG files, by what each shows.
         columns: Headings of the table.
         rows: Its lines, as text; the first cell names the line.
+        subject: Data and concept, for the head of the page.
     """
 
     title: str
@@ -23,3 +24,4 @@ class Overview:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
+    subject: str = ""

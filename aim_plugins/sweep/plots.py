@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, SIZE, STYLE, VERMILLION, render
 from aim_plugins.sweep.files import safe_name, write_atomic
@@ -23,6 +24,8 @@ TRANSPORT_LABEL = "transport strength λ"
 
 _CROWD = 30
 """More points than this are drawn without markers, which would touch and hide the curve."""
+_LONG = 50
+"""A curve whose largest value is more times its smallest has a logarithmic axis."""
 _HEAT_MAP_NAMES = 40
 """Names beside a heat map; of more tasks, evenly chosen ones are named."""
 
@@ -84,8 +87,32 @@ def intervals(curve: Curve) -> list[tuple[float, float]]:
 
 def is_share(curve: Curve) -> bool:
     """Tells whether a curve stays within 0 and 1, as accuracies do."""
-    values = [point.value for point in curve.points if math.isfinite(point.value)]
-    return all(0 <= value <= 1 for value in values)
+    return all(0 <= value <= 1 for value in _finite_values(curve))
+
+
+def logarithmic(curves: Sequence[Curve]) -> list[bool]:
+    """Tells for each curve whether its values need a logarithmic axis.
+
+    They do where noise multiplies them, such as a perplexity. Curves of one quantity are read side
+    by side: where one needs such an axis all have it. Perplexities of any kind are one quantity.
+    """
+    positive = [not is_share(curve) and min(_finite_values(curve)) > 0 for curve in curves]
+    asked = {
+        _quantity(curve)
+        for curve, fits in zip(curves, positive, strict=True)
+        if fits and max(_finite_values(curve)) > _LONG * min(_finite_values(curve))
+    }
+    return [
+        fits and _quantity(curve) in asked for curve, fits in zip(curves, positive, strict=True)
+    ]
+
+
+def _quantity(curve: Curve) -> str:
+    return "perplexity" if curve.metric.endswith("perplexity") else curve.metric
+
+
+def _finite_values(curve: Curve) -> list[float]:
+    return [point.value for point in curve.points if math.isfinite(point.value)]
 
 
 def describe_sample(curve: Curve) -> str:
@@ -131,21 +158,31 @@ def plot_curves(
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     stems: set[str] = set()
-    for curve in curves:
+    for curve, log in zip(curves, logarithmic(curves), strict=True):
         level = (chance or {}).get((curve.task, curve.metric))
         stem = f"{safe_name(curve.task)}-{safe_name(curve.metric)}"
         if stem in stems:  # "a-b" with "c", and "a" with "b-c"
             stem = safe_name(f"{stem}/{curve.metric}")
         stems.add(stem)
-        for suffix, content in draw_curve(curve, level, strength_label).items():
+        for suffix, content in draw_curve(curve, level, strength_label, log=log).items():
             written.append(write_atomic(folder / f"{stem}.{suffix}", content))
     return written
 
 
 def draw_curve(
-    curve: Curve, chance: float | None = None, strength_label: str = STRENGTH_LABEL
+    curve: Curve,
+    chance: float | None = None,
+    strength_label: str = STRENGTH_LABEL,
+    *,
+    log: bool = False,
 ) -> dict[str, bytes]:
     """Draws one curve.
+
+    Args:
+        curve: What is drawn.
+        chance: Value that guessing reaches.
+        strength_label: Label of the horizontal axis, with its unit.
+        log: Whether the vertical axis is logarithmic, as `logarithmic` says.
 
     Returns:
         The content of the picture file by its suffix, `png` and `svg`.
@@ -162,7 +199,7 @@ def draw_curve(
                 chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="chance"
             )
         _label(axes, curve, strength_label)
-        _set_limits(axes, curve)
+        _set_limits(axes, curve, log)
         return render(figure)
 
 
@@ -337,18 +374,20 @@ def _label(axes: Axes, curve: Curve, strength_label: str) -> None:
     axes.legend(loc="best", handlelength=2.2)
 
 
-def _set_limits(axes: Axes, curve: Curve) -> None:
+def _set_limits(axes: Axes, curve: Curve, log: bool) -> None:
     strengths = [point.strength for point in curve.points]
     margin = 0.02 * (max(strengths) - min(strengths)) or 0.5
     axes.set_xlim(min(strengths) - margin, max(strengths) + margin)
-    values = [point.value for point in curve.points if math.isfinite(point.value)]
-    if not values:
+    if not _finite_values(curve):
         return
     if is_share(curve):
         # A share is read against zero; a cut axis would make a small change look large.
         axes.set_ylim(0, min(1.02, 1.15 * max(_tops(curve)) or 1.02))
-    elif min(values) > 0 and max(values) > 50 * min(values):
-        axes.set_yscale("log")  # such as a perplexity, which noise multiplies
+    elif log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _tops(curve: Curve) -> list[float]:

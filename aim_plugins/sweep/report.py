@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from aim_plugins.sweep.files import write_atomic
-from aim_plugins.sweep.headline import format_value, summarise, task_names
+from aim_plugins.sweep.headline import describe_data, format_value, summarise, task_names
 from aim_plugins.sweep.intervals import interval_texts
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.plots import (
@@ -29,6 +29,7 @@ from aim_plugins.sweep.plots import (
     intervals,
     is_crowded,
     is_share,
+    logarithmic,
 )
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Point
@@ -125,7 +126,10 @@ def write_report(
         raise ValueError("points is empty: there is nothing to report; evaluate at least one task")
     scripts = [_plotly_script(), _read_template("report.js.j2")]
     data = {
-        "curves": [_curve_data(curve, chance or {}) for curve in curves],
+        "curves": [
+            _curve_data(curve, chance or {}) | {"log": log}
+            for curve, log in zip(curves, logarithmic(curves), strict=True)
+        ],
         "texts": {task: _texts_data(samples) for task, samples in (texts or {}).items() if samples},
         "images": {
             task: _images_data(samples) for task, samples in (images or {}).items() if samples
@@ -137,6 +141,7 @@ def write_report(
         .get_template("report.html.j2")
         .render(
             model=_model_name(manifest),
+            subject=overview.subject if overview else describe_data(curves, manifest),
             summary=summarise(curves, _model_name(manifest)),
             curves=curves,
             exact=any(curve.exact for curve in curves),

@@ -14,6 +14,7 @@ from aim_plugins.sweep.plots import (
     draw_curve,
     group_curves,
     intervals,
+    logarithmic,
     plot_curves,
     plot_heat_map,
 )
@@ -247,3 +248,34 @@ def test_a_heat_map_of_one_strength_or_uneven_ones_is_drawn(tmp_path):
 def test_a_heat_map_needs_the_same_strengths_everywhere(tmp_path, cells):
     with pytest.raises(ValueError, match="give a whole sweep"):
         plot_heat_map(cells, tmp_path, stem="x", title="x")
+
+
+def costs(task, metric, values):
+    return [Point(task, metric, x, y, 0.1, 40, 1) for x, y in enumerate(values)]
+
+
+def test_curves_of_one_quantity_have_the_same_kind_of_axis():
+    curves = group_curves(
+        costs("a", "perplexity", (20.0, 2000.0))
+        + costs("b", "perplexity", (20.0, 40.0))
+        + costs("b", "text_perplexity", (30.0, math.inf))
+        + costs("b", "length", (3.0, 40.0))
+        + costs("b", "acc", (0.001, 1.0))
+        + costs("c", "perplexity", (-1.0, 40.0))
+        + costs("d", "perplexity", (math.nan, math.nan))
+    )
+    assert logarithmic(curves) == [True, True, True, False, False, False, False]
+    assert logarithmic(curves[1:3]) == [False, False]
+
+
+def test_pictures_of_one_quantity_have_the_same_kind_of_axis(tmp_path):
+    def picture(folder, some):
+        plot_curves(some, folder)
+        return (folder / "b-perplexity.svg").read_bytes()
+
+    short = costs("b", "perplexity", (20.0, 30.0, 40.0))
+    alone = picture(tmp_path / "alone", short)
+    beside = picture(tmp_path / "beside", short + costs("a", "perplexity", (20.0, 30.0, 2000.0)))
+    assert alone != beside
+    again = picture(tmp_path / "again", short + costs("a", "perplexity", (20.0, 30.0, 40.0)))
+    assert alone == again

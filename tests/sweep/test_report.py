@@ -114,6 +114,24 @@ def test_the_page_says_what_it_found_in_one_sentence(page):
     )
 
 
+def test_the_page_names_data_and_concept_at_its_top(tmp_path):
+    arguments = {"lexicon": ["coast", "ferry"]}
+    some = points() + points("cities")
+    page = write_report(tmp_path, some, {"arguments": arguments}).read_text(encoding="utf-8")
+    head = page[page.index("<h1>") : page.index("</header>")]
+    assert "capitals, cities; concept of 2 words: coast, ferry" in head
+    arguments = {"judge": {"model": "m", "concept": "the <sea>"}}
+    page = write_report(tmp_path, some, {"arguments": arguments}).read_text(encoding="utf-8")
+    assert "capitals, cities; concept: the &lt;sea&gt;" in page
+
+
+def test_panels_of_one_quantity_have_the_same_kind_of_axis(tmp_path):
+    some = points(metric="perplexity", values=(20.0, 30.0, 2000.0))
+    some += points("cities", "perplexity", (20.0, 30.0, 40.0))
+    page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
+    assert [curve["log"] for curve in data_of(page)["curves"]] == [True, True]
+
+
 def test_the_page_holds_every_point_exactly(page):
     curve, other = data_of(page)["curves"]
     assert (curve["task"], curve["metric"], curve["chance"]) == ("capitals", "acc", 0.25)
@@ -387,6 +405,8 @@ def test_in_a_browser_the_curves_are_drawn_and_hostile_text_is_only_read(tmp_pat
     dom = see(path, tmp_path / "profile")
     assert "<title>Tiny-Llama: quality against strength</title>" in dom
     assert dom.count('data-drawn="yes"') == 2
+    # Beside a task of that name "mean" would be a riddle.
+    assert "sampled, n = 240, 3 draws" in dom and "measured, n = 240, 3 draws" in dom
     assert dom.count('class="trace scatter') == 4  # law and samples; band and line
     assert content(dom, "prompt") == content(dom, "text") == hostile
     assert content(dom, "mark") == "✓ right"
