@@ -141,32 +141,18 @@ def fit_transport(
     source_ids, target_ids = tokenize(tokenizer, sides, max_length, window_of(model))
     batches = sentence_batches(source_ids, target_ids, batch_size)
     check_shared_weights(model, len(batches))
-    forward = forward_of(model, sites)
-    shortest = min(source_ids + target_ids, key=len)
-    probe = sentence_batches([shortest], [], 1)[0]
-    with torch.no_grad():
-        sites = execution_order(model, sites, lambda: forward(probe))
     fit = _Fit(plan, len(source), batches, on_site)
-    with tqdm(total=len(sites), disable=not progress, desc="Fitting, sites") as bar:
-        fit.run(model, sites, forward, bar)
+    fit.run(model, sites, min(source_ids + target_ids, key=len), progress=progress)
     _warn_of_constants(fit.constant)
     metadata = TransportMetadata.describe(
         model,
         tokenizer,
-        method=plan.method.name,
         sites=list(fit.maps),
-        pooling=plan.pooling,
-        positions=plan.positions,
-        incremental=plan.incremental,
-        strength=plan.strength,
-        support=plan.support,
-        n_source=len(source),
-        n_target=len(target),
         constant_neurons=fit.constant,
-        prompts_sha256=prompts_sha256(source, target),
         seed=seed,
         max_length=max_length,
         batch_size=batch_size,
+        **_described(plan, source, target),
     )
     return LearnedTransport(ActivationMaps(fit.maps, plan.positions), metadata)
 
@@ -174,6 +160,21 @@ def fit_transport(
 def prompts_sha256(source: Sequence[str], target: Sequence[str]) -> str:
     """SHA-256 of the sentences of both sides, in their order."""
     return hashlib.sha256(json.dumps([list(source), list(target)]).encode()).hexdigest()
+
+
+def _described(plan: FitPlan, source: Sequence[str], target: Sequence[str]) -> dict[str, Any]:
+    """What the metadata say of the plan and the sentences."""
+    return {
+        "method": plan.method.name,
+        "pooling": plan.pooling,
+        "positions": plan.positions,
+        "incremental": plan.incremental,
+        "strength": plan.strength,
+        "support": plan.support,
+        "n_source": len(source),
+        "n_target": len(target),
+        "prompts_sha256": prompts_sha256(source, target),
+    }
 
 
 class _Fit:
@@ -194,14 +195,36 @@ class _Fit:
         self._on_site = on_site
 
     def run(
+        self, model: torch.nn.Module, sites: Sequence[str], shortest: list[int], *, progress: bool
+    ) -> None:
+        """Makes the forward pass over all batches.
+
+        Args:
+            model: The model.
+            sites: The sites in any order.
+            shortest: Tokens of a sentence, which show the order.
+            progress: Whether to show a progress bar.
+        """
+        forward = forward_of(model, sites)
+        probe = sentence_batches([shortest], [], 1)[0]
+        with torch.no_grad():
+            sites = execution_order(model, sites, lambda: forward(probe))
+        with tqdm(total=len(sites), disable=not progress, desc="Fitting, sites") as bar:
+            self._run_batches(model, sites, forward, bar)
+        if list(self.maps) != list(sites):
+            missed = [site for site in sites if site not in self.maps]
+            raise ValueError(
+                f"modules: {', '.join(missed[:3]) or 'some'} ran for some sentences only, or in "
+                "another order: leave modules that depend on the sentence out of the pattern"
+            )
+
+    def _run_batches(
         self,
         model: torch.nn.Module,
         sites: Sequence[str],
         forward: Callable[[SentenceBatch], object],
         bar: tqdm[Any],
     ) -> None:
-        """Makes the forward pass over all batches."""
-
         def meeting(site: str, responses: list[Responses]) -> list[AffineMap | None]:
             learned = self._learn(site, responses)
             bar.update()
@@ -219,12 +242,6 @@ class _Fit:
         }
         with change_outputs(model, functions):
             lockstep.run()
-        if list(self.maps) != list(sites):
-            missed = [site for site in sites if site not in self.maps]
-            raise ValueError(
-                f"modules: {', '.join(missed[:3]) or 'some'} ran for some sentences only, or in "
-                "another order: leave modules that depend on the sentence out of the pattern"
-            )
 
     def _run_batch(
         self,
