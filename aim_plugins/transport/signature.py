@@ -148,6 +148,13 @@ def _is_list_of(value: object, kind: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, kind) for one in value)
 
 
+def differing_weights(tensors: Mapping[str, Tensor], signature: Mapping[str, Any]) -> list[str]:
+    """Names of those of some weights that differ from the ones that a signature sampled."""
+    sampled: Mapping[str, Any] = signature.get("weights") or {}
+    shared = {name: sample for name, sample in sampled.items() if name in tensors}
+    return _compare(tensors, shared)[0]
+
+
 def _compare(
     parameters: Mapping[str, Tensor], sampled: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:

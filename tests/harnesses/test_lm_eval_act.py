@@ -264,6 +264,16 @@ def test_aim_hf_sends_transports_to_act_hf(build, tmp_path, name):
         build(AimHFLM, tmp_path / "no such model", **{name: "x"})
 
 
+@pytest.mark.parametrize(
+    ("model", "name", "near"),
+    [(ActHFLM, "strenght", "strength"), (ActHFLM, "transprot", "transport")]
+    + [(AimHFLM, "noise_sdt", "noise_std")],
+)
+def test_misspelt_arguments_are_told_from_those_of_transformers(build, tmp_path, model, name, near):
+    with pytest.raises(ValueError, match=f"{name}=1 is unknown: did you mean {near}="):
+        build(model, **{name: 1})
+
+
 def test_a_strength_given_for_generation_only_is_refused(build, evaluate):
     with pytest.raises(ValueError, match="strength is an argument of the model"):
         evaluate(build(), ["tiny_generation"], gen_kwargs={"strength": 1.0})

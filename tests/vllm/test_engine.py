@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -192,7 +193,7 @@ def test_sampling_repeats_itself_and_answers_each_occurrence_anew(
             prompts[:3],
             COLUMNS[:2],
             max_length=length,
-            occurrence=occurrence,
+            occurrences=[occurrence] * 3,
             do_sample=True,
             temperature=1.5,
         )
@@ -221,6 +222,43 @@ def test_option_that_vllm_carries_out_otherwise_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"{option}=2 cannot be given"):
         engine.generate(prompts, COLUMNS, max_length=200, **{option: 2})
+
+
+def test_options_without_effect_are_taken(engine: VLLMEngine, prompts: Prompts) -> None:
+    length = prompts.token_ids.shape[1] + 5
+    neutral = {"repetition_penalty": 1.0, "num_return_sequences": 1, "num_beams": 1}
+    plain = engine.generate(prompts, COLUMNS, max_length=length)
+    assert engine.generate(prompts, COLUMNS, max_length=length, **neutral) == plain
+
+
+def test_sampled_texts_depend_neither_on_their_batch_nor_on_the_columns_beside(
+    engine: VLLMEngine, prompts: Prompts
+) -> None:
+    columns = modulation_columns([0, 1], noise_draws=2)
+    options: dict = {"do_sample": True, "temperature": 1.5}
+
+    def sample(some: Prompts, columns: Sequence[Modulation], **more: Any) -> list:
+        length = some.token_ids.shape[1] + 8
+        return engine.generate(some, columns, max_length=length, **options, **more)
+
+    # Of prompts that fit into one step: of others, vLLM 0.32 winds back the seeded generator, which
+    # a CPU's cannot.
+    together = sample(prompts[:3], columns)
+    assert len({tuple(row) for row in together[2]}) == len(columns)
+    for place in (0, 2):
+        one = prompts[place : place + 1]
+        assert sample(one, columns) == [together[place]]
+        assert sample(one, columns[2:3]) == [[together[place][2]]]
+        assert sample(one, columns, occurrences=[1]) != [together[place]]
+
+
+def test_a_penalty_of_the_models_own_config_is_named(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = llm.llm_engine.vllm_config.model_config
+    monkeypatch.setattr(model, "try_get_generation_config", lambda: {"repetition_penalty": 1.5})
+    VLLMEngine(llm)
+    assert "repetition_penalty=1.5, which is left out" in caplog.text
 
 
 def test_transport_is_refused(engine: VLLMEngine, prompts: Prompts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from lm_eval.api.instance import Instance
+from safetensors.torch import load_file, save_file
 
 from aim_plugins.harnesses.lm_eval.model import AimHFLM
 from aim_plugins.harnesses.lm_eval.transport import ActHFLM
@@ -72,6 +74,19 @@ def test_log_likelihoods_of_whole_texts_are_those_of_aim_hf(models: SimpleNamesp
     ):
         # Windows of 127 tokens: some hundred terms in a sum.
         assert row == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_transport_of_another_model_is_refused_before_vllm_starts(
+    small_checkpoint: Path, small_transport: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In vLLM's worker the error would end the engine, and hide behind its own."""
+    shutil.copytree(small_checkpoint, tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    moved = {name: 1.1 * tensor for name, tensor in weights.items()}
+    save_file(moved, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr("vllm.LLM.__init__", None)
+    with pytest.raises(ValueError, match=r"learned on another model .*force_transport=True"):
+        ActVLLM(str(tmp_path / "other"), transport=str(small_transport))
 
 
 def test_texts_are_those_of_aim_hf(models: SimpleNamespace) -> None:

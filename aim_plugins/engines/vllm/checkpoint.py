@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.engines.engine import fingerprint
+from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.signature import differing_weights
 
 
 def checkpoint_sample(model_config: Any, load_config: Any) -> list[Any]:
@@ -33,22 +35,61 @@ def _weight_files(model_config: Any, load_config: Any) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    if not path.is_dir():
-        from huggingface_hub import snapshot_download
+    folder = _folder(model_config.model, model_config.revision, load_config.download_dir)
+    for pattern in ("*.safetensors", "*.bin", "*.pt", "*.gguf") if folder else ():
+        yield from folder.glob(pattern)
 
-        try:
-            path = Path(
-                snapshot_download(
-                    model_config.model,
-                    revision=model_config.revision,
-                    cache_dir=load_config.download_dir,
-                    local_files_only=True,
-                )
-            )
-        except (OSError, ValueError):  # nothing in the cache: weights of another kind
-            return
-    for pattern in ("*.safetensors", "*.bin", "*.pt", "*.gguf"):
-        yield from path.glob(pattern)
+
+def _folder(model: str, revision: str | None, cache: str | None) -> Path | None:
+    """The checkpoint's folder, or None where the cache has none: weights of another kind."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(model, revision=revision, cache_dir=cache, local_files_only=True)
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def check_checkpoint(
+    model: str,
+    transport: LearnedTransport,
+    *,
+    revision: str | None = None,
+    download_dir: str | None = None,
+) -> None:
+    """Compares a checkpoint with the model of a transport before vLLM loads it.
+
+    Workers compare as well, but what they raise ends the engine and reaches its user as "engine
+    core initialization failed". Checkpoints without safetensors are left to them.
+
+    Args:
+        model: Folder or hub name of the checkpoint.
+        transport: The transport.
+        revision: Its revision on the hub.
+        download_dir: Where vLLM downloads to.
+
+    Raises:
+        ValueError: If weights differ.
+    """
+    from safetensors import safe_open
+
+    folder = _folder(model, revision, download_dir)
+    signature = transport.metadata.model_signature
+    sampled = set(signature.get("weights") or {})
+    tensors = {}
+    for path in folder.glob("*.safetensors") if folder else ():
+        with safe_open(path, "pt") as file:
+            tensors |= {name: file.get_tensor(name) for name in sampled.intersection(file.keys())}
+    if differing := differing_weights(tensors, signature):
+        raise ValueError(
+            f"the transport was learned on another model than {model!r}: other weights "
+            f"({len(differing)} of {len(tensors)}, such as {differing[0]!r}); load the model "
+            f"{transport.metadata.base_model!r}, or give force_transport=True to go on"
+        )
 
 
 def _file_sample(path: Path, pieces: int = 256, width: int = 64) -> tuple[int, str]:

@@ -52,6 +52,8 @@ _SUBMISSION = 512
 
 _SAMPLING_OPTIONS = frozenset({"temperature", "top_k", "top_p", "min_p"})
 _WITHOUT_EFFECT = frozenset({"do_sample", "pad_token_id", "use_cache"})
+_NEUTRAL = {"repetition_penalty": 1.0, "num_return_sequences": 1, "num_beams": 1}
+"""Options that vLLM has not, or applies after the noise, at values that change nothing."""
 
 
 def llm_arguments(
@@ -132,6 +134,7 @@ class VLLMEngine:
                 f"max_length={max_length!r} is outside 1 to {window}, one less than the engine's "
                 f"max_model_len={window + 1}: raise max_model_len, or lower max_length"
             )
+        _warn_of_penalties(config.model_config)
         self.llm = llm
         self.max_length = max_length or window
         self.journal = journal
@@ -421,6 +424,18 @@ class VLLMEngine:
         """Nothing to do: vLLM has taken all its memory at its start and queues what is beyond."""
 
 
+def _warn_of_penalties(model_config: Any) -> None:
+    """Warns of what transformers would change of the logits before the noise."""
+    penalty = model_config.try_get_generation_config().get("repetition_penalty")
+    if penalty not in (None, 1.0):
+        logger.warning(
+            "generation_config.json of %s has repetition_penalty=%s, which is left out here, since "
+            "vLLM would apply it after the noise; the Hugging Face engine applies it before",
+            model_config.model,
+            penalty,
+        )
+
+
 def _draw_seed(prompt: list[int], seed: int, occurrence: int) -> int:
     """Seed of a request's own generator, which no other request has a part in."""
     return int(fingerprint([prompt, sampling_seed(seed, occurrence)])[:15], 16)
@@ -428,6 +443,7 @@ def _draw_seed(prompt: list[int], seed: int, occurrence: int) -> int:
 
 def _sampling_options(options: dict[str, Any]) -> dict[str, Any]:
     """Options of `model.generate` as vLLM's sampling parameters."""
+    options = {k: v for k, v in options.items() if k not in _NEUTRAL or v != _NEUTRAL[k]}
     unknown = sorted(set(options) - _SAMPLING_OPTIONS - _WITHOUT_EFFECT)
     if unknown:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,12 +61,14 @@ class ColumnAnswers:
         return modulation_columns(*noise)
 
     @staticmethod
-    def refuse_transport(given: Mapping[str, Any], instead: str) -> None:
-        """Refuses arguments of a transport for a model that has none.
+    def refuse_unknown(given: Mapping[str, Any], instead: str) -> None:
+        """Refuses misspelt arguments, and those of a transport for a model that has none.
+
+        Others may be for transformers or vLLM, which would only say that they are not theirs.
 
         Args:
             given: What is left of the model's arguments.
-            instead: Name of the model that takes them.
+            instead: Name of the model that takes a transport's.
 
         Raises:
             ValueError: If one is among them.
@@ -75,6 +78,9 @@ class ColumnAnswers:
                 f"{wrong[0]}={given[wrong[0]]!r} belongs to an activation transport, which this "
                 f"model has not: use --model {instead}"
             )
+        for name in given:
+            if near := difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.8):
+                raise ValueError(f"{name}={given[name]!r} is unknown: did you mean {near[0]}=?")
 
     @staticmethod
     def refuse_model_options(given: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ class AimHFLM(ColumnAnswers, HFLM):
         noise_draws: int = 1,
         **kwargs: Any,
     ) -> None:
-        self.refuse_transport(kwargs, instead="act_hf")
+        self.refuse_unknown(kwargs, instead="act_hf")
         self.columns = self._modulations(noise_std, noise_mean, noise_seed, noise_draws)
         super().__init__(pretrained, **kwargs)
         self._join_processes()

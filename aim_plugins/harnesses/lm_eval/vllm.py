@@ -81,7 +81,8 @@ class AimVLLM(ColumnAnswers, _Backend):
         noise_seed: Seed of the first draw; draw d has seed `noise_seed + d`.
         noise_draws: Draws of the noise for every strength.
         max_length: Longest input in tokens, as for `hf`. vLLM's own `max_model_len`, which may be
-            given instead, counts the token that vLLM always decodes as well.
+            given instead, counts the token that vLLM always decodes as well; without either, inputs
+            may have a token less than the model's window.
         batch_size: Requests handed to vLLM at a time; "auto" hands over all.
         **kwargs: Every other argument of `vllm`.
 
@@ -109,7 +110,7 @@ class AimVLLM(ColumnAnswers, _Backend):
         batch_size: int | str = "auto",
         **kwargs: Any,
     ) -> None:
-        self.refuse_transport(kwargs, instead="act_vllm")
+        self.refuse_unknown(kwargs, instead="act_vllm")
         self.columns = self._modulations(noise_std, noise_mean, noise_seed, noise_draws)
         if int(kwargs.get("data_parallel_size", 1)) > 1:
             raise ValueError(

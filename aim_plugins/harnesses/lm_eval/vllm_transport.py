@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from aim_plugins.engines.vllm.checkpoint import check_checkpoint
 from aim_plugins.harnesses.lm_eval.transport import TransportArguments, transport_folder
 from aim_plugins.harnesses.lm_eval.vllm import AimVLLM
 from aim_plugins.transport.artifact import LearnedTransport, tokenizer_sha256
@@ -40,6 +41,10 @@ class ActVLLM(TransportArguments, AimVLLM):
     """
 
     def __init__(self, pretrained: str, transport: Any = None, **kwargs: Any) -> None:
+        self._checkpoint: dict[str, Any] = {
+            "model": pretrained,
+            **{name: kwargs.get(name) for name in ("revision", "download_dir")},
+        }
         super().__init__(pretrained, transport, **kwargs)
         known = self.transport.metadata.tokenizer_sha256
         if known and tokenizer_sha256(self.tokenizer) != known:
@@ -52,4 +57,6 @@ class ActVLLM(TransportArguments, AimVLLM):
                 "transport.save(DIR), and give transport=DIR"
             )
         folder = transport_folder(self._transport)
+        if not self._force:
+            check_checkpoint(transport=self.transport, **self._checkpoint)
         return {"transport": folder, "force_transport": self._force}

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from opencompass.registry import MODELS
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
 from aim_plugins.engines.engine import Journal, Modulation
 from aim_plugins.engines.vllm.versions import require_supported
@@ -67,6 +67,7 @@ class _RunByVLLM(ColumnAnswers):
         require_supported()
         from vllm import LLM
 
+        from aim_plugins.engines.vllm.checkpoint import check_checkpoint
         from aim_plugins.engines.vllm.engine import llm_arguments
 
         arguments = _engine_arguments(path, kwargs)
@@ -74,17 +75,10 @@ class _RunByVLLM(ColumnAnswers):
         if split.folder:
             self._warn_of_other_tokenizer(split.folder)
             folder = os.path.expanduser(split.folder)
+            if not split.force:
+                check_checkpoint(path, read_transport(folder), revision=arguments.get("revision"))
             arguments |= {"transport": folder, "force_transport": split.force}
-        self._warn_of_penalties(path)
-        try:
-            self.model = LLM(path, tokenizer=self._tokenizer_path, **llm_arguments(**arguments))
-        except ValueError as error:
-            if "the transport was learned on another model" not in str(error):
-                raise
-            raise ValueError(
-                f"transport={split.folder!r} is of another model: {error}; load that model, or "
-                "say force_transport=True to go on"
-            ) from error
+        self.model = LLM(path, tokenizer=self._tokenizer_path, **llm_arguments(**arguments))
 
     def _make_engine(self, split: SplitSettings) -> VLLMEngine:
         from aim_plugins.engines.vllm.engine import VLLMEngine
@@ -130,18 +124,6 @@ class _RunByVLLM(ColumnAnswers):
         known = read_transport(folder).metadata.tokenizer_sha256
         if known and tokenizer_sha256(self.tokenizer) != known:
             self.logger.warning(f"transport={folder!r} was fitted with another tokenizer")
-
-    def _warn_of_penalties(self, path: str) -> None:
-        """Warns of what transformers would change of the logits besides the noise."""
-        try:
-            penalty = GenerationConfig.from_pretrained(path).repetition_penalty
-        except OSError:  # models need no generation_config.json
-            return
-        if penalty not in (None, 1.0):
-            self.logger.warning(
-                f"generation_config.json of {path} has repetition_penalty={penalty}, which "
-                f"{type(self).__name__} leaves out, unlike the models run by transformers"
-            )
 
 
 def _engine_arguments(path: str, model_kwargs: dict[str, Any]) -> dict[str, Any]:
