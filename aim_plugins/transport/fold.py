@@ -45,6 +45,11 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 _HALF_TOLERANCE = 0.05  # in half precision folded weights and transported activations both round
 
 
+def _some(sites: list[str], shown: int = 3) -> str:
+    listed = ", ".join(sites[:shown])
+    return listed if len(sites) <= shown else f"{listed} and {len(sites) - shown} more"
+
+
 class FoldError(ValueError):
     """A transport cannot be folded exactly.
 
@@ -57,7 +62,7 @@ class FoldError(ValueError):
         sites_of: dict[str, list[str]] = {}
         for site, reason in self.reasons.items():
             sites_of.setdefault(reason, []).append(site)
-        listed = "; ".join(f"{reason}: {', '.join(sites)}" for reason, sites in sites_of.items())
+        listed = "; ".join(f"{reason}: {_some(sites)}" for reason, sites in sites_of.items())
         super().__init__(
             f"{len(self.reasons)} of {sites} sites cannot be folded exactly; {listed}. Run this "
             "transport with hooks, or fit one without them"
@@ -166,7 +171,7 @@ def fold_transport(
             a fine-tune.
 
     Raises:
-        FoldError: If it cannot be folded exactly; all sites at fault are named.
+        FoldError: If it cannot be folded exactly; it names the reasons.
         ValueError: If the strength is not finite, or the model is not the transport's, lacks a
             site or is not a plain one (PEFT, quantised, offloaded).
     """
@@ -239,7 +244,7 @@ class _Folding:
             return
         try:
             if one.is_bounded:
-                raise Obstacle("maps with a support are not affine")
+                raise Obstacle("maps with a support are not affine (fit with --support none)")
             if output or site not in self._readers:
                 raise Obstacle("only the first output of modules that run is a weight's")
             if isinstance(module, LINEAR_LAYERS):
