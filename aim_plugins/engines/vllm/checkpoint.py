@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from aim_plugins.engines.engine import fingerprint
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.signature import differing_weights
@@ -36,7 +38,9 @@ def _weight_files(model_config: Any, load_config: Any) -> Iterator[Path]:
         yield path
         return
     folder = _folder(model_config.model, model_config.revision, load_config.download_dir)
-    for pattern in ("*.safetensors", "*.bin", "*.pt", "*.gguf") if folder else ():
+    if folder is None:
+        return
+    for pattern in ("*.safetensors", "*.bin", "*.pt", "*.gguf"):
         yield from folder.glob(pattern)
 
 
@@ -80,7 +84,7 @@ def check_checkpoint(
     folder = _folder(model, revision, download_dir)
     signature = transport.metadata.model_signature
     sampled = set(signature.get("weights") or {})
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for path in folder.glob("*.safetensors") if folder else ():
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name) for name in sampled.intersection(file.keys())}
