@@ -8,8 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from vllm import LLM
 
-from aim_plugins.engines.vllm import llm_arguments
+from aim_plugins.engines.vllm import GaussianNoiseVLLMProcessor, llm_arguments
 from aim_plugins.engines.vllm.plugin import why_not
 from aim_plugins.engines.vllm.versions import require_supported
 
@@ -64,6 +65,29 @@ def test_vllm_that_is_too_old_is_named(version: str) -> None:
 @pytest.mark.parametrize("version", ["0.31.0", "0.32.0+cpu", "1.0.0", "dev"])
 def test_vllm_of_today_is_taken(version: str) -> None:
     require_supported(version)
+
+
+def test_installed_processor_is_loaded_once(
+    small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, make = [], GaussianNoiseVLLMProcessor.__init__
+
+    def noted(self: GaussianNoiseVLLMProcessor, *arguments: object) -> None:
+        made.append(arguments[0])
+        make(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GaussianNoiseVLLMProcessor, "__init__", noted)
+    llm = LLM(
+        str(small_checkpoint),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=64,
+        max_num_seqs=2,
+        kv_cache_memory_bytes=1 << 26,
+    )
+    config = llm.llm_engine.vllm_config
+    llm.llm_engine.engine_core.shutdown()
+    assert [one is config for one in made] == [True]
 
 
 def test_speculative_decoding_is_refused_before_anything_is_loaded() -> None:

@@ -209,7 +209,10 @@ def test_arguments_of_other_plugins_are_left_alone() -> None:
     GaussianNoiseVLLMProcessor.validate_params(SamplingParams(extra_args={"other": "anything"}))
 
 
-def test_log_likelihoods_of_a_prompt_are_refused_with_noise() -> None:
-    asked = SamplingParams(prompt_logprobs=1, extra_args={"aim_std": 1.0})
-    with pytest.raises(ValueError, match="does not reach prompt_logprobs=1"):
+@pytest.mark.parametrize(
+    ("name", "value"), [("prompt_logprobs", 1), ("prompt_logprob_token_ids", [[3]])]
+)
+def test_log_likelihoods_of_a_prompt_are_refused_with_noise(name: str, value: object) -> None:
+    asked = SamplingParams(extra_args={"aim_std": 1.0}, **{name: value})
+    with pytest.raises(ValueError, match=f"does not reach {name}="):
         GaussianNoiseVLLMProcessor.validate_params(asked)

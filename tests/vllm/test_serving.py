@@ -20,10 +20,12 @@ import torch
 
 from aim_plugins.engines.engine import Modulation, Prompts, modulation_columns
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.transport.artifact import LearnedTransport
 
 NAME = "small"
 NEW_TOKENS = 12
+PROCESSED = ("--logprobs-mode", "processed_logprobs")
 WAIT = 240
 """Seconds that a loaded machine may take to start the server."""
 
@@ -83,7 +85,7 @@ def wait_for(process: subprocess.Popen[str]) -> None:
 def clients(small_checkpoint: Path, small_transport: Path) -> Iterator[SimpleNamespace]:
     """Clients of two servers on the loopback interface, which run for the tests of this module."""
     named = json.dumps({"aim_transport": str(small_transport)})
-    servers = {"plain": [], "transport": ["--additional-config", named]}
+    servers = {"plain": [], "transport": ["--additional-config", named, *PROCESSED]}
     ports = {name: free_port() for name in servers}
     # Both at once: a server mostly waits for its imports.
     processes = [
@@ -240,6 +242,77 @@ def assert_refused_alone(
         assert [other.result() for other in others] == [before] * 3
     assert caught.value.status_code == 400
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"aim_std": 2.0}, 'move it into vllm_xargs, {"vllm_xargs": {"aim_std": 2.0}}'),
+        ({"aim_strength": 0.5, "vllm_xargs": {"aim_std": 1.0}}, "aim_strength=0.5 stands at"),
+        ({"use_beam_search": True, "n": 2, "vllm_xargs": {"aim_std": 2.0}}, "leaves aim_std=2.0"),
+        ({"logprobs": 1, "vllm_xargs": {"aim_std": 2.0}}, "--logprobs-mode processed_logprobs"),
+        ({"n": 2, "temperature": 1.0, "vllm_xargs": {"aim_std": 1e39}}, "is beyond 10000"),
+        ({"vllm_xargs": {"aim_std": 1.0, "aim_mean": 1e300}}, "is beyond 10000"),
+        ({"vllm_xargs": {"aim_strength": 1e39}}, "is beyond 100"),
+    ],
+)
+def test_modulation_that_would_be_lost_or_run_over_is_refused(
+    client: openai.OpenAI, body: dict, reason: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model=NAME, prompt=[5, 6, 7], max_tokens=2, extra_body=body)
+    assert reason in caught.value.body["message"]  # type: ignore[index]
+    assert len(complete(client, [5, 6, 7])) > 0
+
+
+@pytest.mark.parametrize(
+    "body", [{"aim_std": 2.0}, {"use_beam_search": True, "vllm_xargs": {"aim_std": 2.0}}]
+)
+def test_chat_whose_modulation_would_be_lost_is_refused(client: openai.OpenAI, body: dict) -> None:
+    with pytest.raises(openai.BadRequestError, match="aim_std=2.0"):
+        client.chat.completions.create(
+            model=NAME, messages=[{"role": "user", "content": "a"}], extra_body=body
+        )
+
+
+def test_beams_without_modulation_are_served(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model=NAME, prompt=[5, 6, 7], max_tokens=2, n=2, extra_body={"use_beam_search": True}
+    )
+    assert len(answer.choices) == 2
+
+
+def test_processed_log_probabilities_are_those_of_the_noisy_logits(
+    clients: SimpleNamespace, small_model
+) -> None:
+    prompt = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        logits = small_model.model(prompt).logits[:, -1]
+    expected = GaussianNoiseLogitsProcessor(2.0, 0.0, 1)(prompt, logits).log_softmax(-1).max()
+    answer = clients.transport.completions.create(
+        model=NAME,
+        prompt=prompt[0].tolist(),
+        temperature=0.0,
+        max_tokens=1,
+        logprobs=0,
+        extra_body={"vllm_xargs": {"aim_std": 2.0, "aim_seed": 1}},
+    )
+    assert answer.choices[0].logprobs.token_logprobs == pytest.approx([expected.item()], abs=1e-4)
+
+
+def test_every_answer_of_a_request_is_modulated(client: openai.OpenAI) -> None:
+    # Noise so strong that sampling has one choice left.
+    arguments = {"aim_std": 1e4, "aim_seed": 1}
+    answer = client.completions.create(
+        model=NAME,
+        prompt=[5, 6, 7],
+        temperature=1.0,
+        max_tokens=NEW_TOKENS,
+        n=3,
+        extra_body={"return_token_ids": True, "vllm_xargs": arguments},
+    )
+    given = [choice.token_ids for choice in answer.choices]  # type: ignore[attr-defined]
+    assert given == [complete(client, [5, 6, 7], **arguments)] * 3
 
 
 def test_request_without_arguments_gets_the_plain_model(client: openai.OpenAI) -> None:

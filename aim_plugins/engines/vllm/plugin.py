@@ -6,7 +6,8 @@ configuration names, and requests are checked and told apart at admission.
 vLLM admits a request before it knows whether the engine's logits processors will run. Under
 speculative decoding processors of the first model runner are left out without a word, and a request
 for noise would get none. `register` therefore lets the check at admission, which answers a client
-with status 400, look at the engine's configuration too. Requests of different transport strengths
+with status 400, look at the engine's configuration too, and refuses there what vLLM would drop
+from the body of a request before that. Requests of different transport strengths
 must not share cached keys and values: each gets a salt of its own there.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from aim_plugins.engines.vllm.parameters import PREFIX, RequestModulation
+from aim_plugins.engines.vllm.parameters import PREFIX, RequestModulation, shown
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 
 
@@ -40,6 +41,7 @@ def _check_requests(processor_class: Any) -> None:
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
         original(self, vllm_config, *arguments, **options)
+        _check_bodies()
         validate = getattr(self, "validate_logits_processors_params", None)
         if validate is None:
             raise changed_interface("InputProcessor.validate_logits_processors_params")
@@ -65,6 +67,54 @@ def _check_requests(processor_class: Any) -> None:
     processor_class.process_inputs = process_inputs
 
 
+def _check_bodies() -> None:
+    """Lets servers refuse bodies whose modulation would be lost before the request is admitted."""
+    # Only processes that take requests come here; workers need not import any of it.
+    from vllm.entrypoints.serve.engine.serving import BaseServing
+
+    original = getattr(BaseServing, "_check_model", None)
+    if original is None:
+        raise changed_interface("BaseServing._check_model")
+    if getattr(original, "checks_modulation", False):
+        return
+
+    @functools.wraps(original)
+    async def check(self: Any, request: Any, *arguments: Any, **options: Any) -> Any:
+        refuse_lost_arguments(request)
+        return await original(self, request, *arguments, **options)
+
+    check.checks_modulation = True  # type: ignore[attr-defined]
+    BaseServing._check_model = check  # type: ignore[method-assign]
+
+
+def refuse_lost_arguments(request: Any) -> None:
+    """Refuses the body of a request whose modulation vLLM would ignore without a word.
+
+    Args:
+        request: The body as the server has parsed it.
+
+    Raises:
+        VLLMValidationError: If arguments stand outside `vllm_xargs`, or beam search is asked for,
+            whose parameters have no room for them.
+    """
+    from vllm.exceptions import VLLMValidationError
+
+    extra = getattr(request, "model_extra", None) or {}
+    for name in sorted(name for name in extra if name.startswith(PREFIX)):
+        value = shown(extra[name])
+        raise VLLMValidationError(
+            f"{name}={value} stands at the top of the body, where vLLM ignores it: move it into "
+            f'vllm_xargs, {{"vllm_xargs": {{"{name}": {value}}}}}'
+        )
+    given = getattr(request, "vllm_xargs", None) or {}
+    asked = sorted(name for name in given if name.startswith(PREFIX))
+    if asked and getattr(request, "use_beam_search", False):
+        raise VLLMValidationError(
+            f"use_beam_search=True leaves {asked[0]}={shown(given[asked[0]])} out, as vLLM hands "
+            "vllm_xargs to no beam: leave one of the two out"
+        )
+
+
 class _Admission:
     """What a request is held against before an engine takes it.
 
@@ -79,6 +129,7 @@ class _Admission:
         from aim_plugins.engines.vllm import transport
 
         self._reason = why_not(vllm_config)
+        self._logprobs_mode = vllm_config.model_config.logprobs_mode
         self._maps = transport.configured_maps(vllm_config)
         self._salt = transport.cache_salt
 
@@ -91,10 +142,17 @@ class _Admission:
             return
         if self._reason:
             raise VLLMValidationError(self._reason)
-        strength = RequestModulation.read(given).strength
-        if strength != 0 and self._maps is None:
+        asked = RequestModulation.read(given)
+        wanted = sampling_params.num_logprobs
+        if asked.std > 0 and wanted is not None and self._logprobs_mode.startswith("raw_"):
             raise VLLMValidationError(
-                f"aim_strength={strength}: this engine has no transport; start vLLM with "
+                f"aim_std={asked.std} does not reach logprobs={wanted}, which this engine takes "
+                f"from clean logits (logprobs_mode={self._logprobs_mode!r}): start vLLM with "
+                "--logprobs-mode processed_logprobs, or leave one of the two out"
+            )
+        if asked.strength != 0 and self._maps is None:
+            raise VLLMValidationError(
+                f"aim_strength={asked.strength}: this engine has no transport; start vLLM with "
                 '--additional-config \'{"aim_transport": "DIR"}\''
             )
 

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from aim_plugins.engines.vllm.parameters import RequestModulation
+from aim_plugins.engines.vllm.parameters import RequestModulation, shown
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 from aim_plugins.modulation.noise import (
     COMPILE_VARIABLE,
@@ -115,12 +115,14 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
                 are asked for, which vLLM computes without its logits processors.
         """
         noise = RequestModulation.read(sampling_params.extra_args)
-        if noise.std > 0 and sampling_params.prompt_logprobs is not None:
-            raise ValueError(
-                f"aim_std={noise.std} does not reach prompt_logprobs="
-                f"{sampling_params.prompt_logprobs}, which vLLM computes from clean logits: score "
-                "prompts with aim_plugins.engines.vllm.VLLMEngine, or leave one of the two out"
-            )
+        for name in ("prompt_logprobs", "prompt_logprob_token_ids"):
+            wanted = getattr(sampling_params, name)
+            if noise.std > 0 and wanted is not None:
+                raise ValueError(
+                    f"aim_std={noise.std} does not reach {name}={shown(wanted)}, which vLLM "
+                    "computes from clean logits: score prompts with "
+                    "aim_plugins.engines.vllm.VLLMEngine, or leave one of the two out"
+                )
 
     def is_argmax_invariant(self) -> bool:
         """No: without it vLLM would leave greedy requests unmodulated."""
