@@ -19,20 +19,26 @@ _Measured = tuple[Point, tuple[float, float]]
 """A point and its 95 % interval."""
 
 
-def summarise(curves: Sequence[Curve], model: str) -> str:
-    """Says in one sentence what was evaluated, and what the first curve of each task does."""
+def summarise(curves: Sequence[Curve], model: str, noun: str = "task") -> str:
+    """Says in one sentence what was evaluated, and what the first curve of each task does.
+
+    Args:
+        curves: All curves.
+        model: Name of the model.
+        noun: What stands in the place of the tasks, such as transports that are compared.
+    """
     strengths = sorted({point.strength for curve in curves for point in curve.points})
     names = task_names(curves)
     low, high = format_strength(strengths[0]), format_strength(strengths[-1])
     span = f"strength {low}" if len(strengths) == 1 else f"{len(strengths)} strengths"
     span += "" if len(strengths) == 1 else f" from {low} to {high}"
-    sentence = f"{model} on {_count(len(names), 'task')} at {span}"
+    sentence = f"{model} {'on' if noun == 'task' else 'with'} {_count(len(names), noun)} at {span}"
     changes = [describe_change(next(one for one in curves if one.task == name)) for name in names]
     changes = [change for change in changes if change]
     if not changes or len(strengths) == 1:
         return sentence + "."
     more = len(changes) - _SHOWN_CHANGES
-    rest = f", and {_count(more, 'more task')} below" if more > 0 else ""
+    rest = f", and {_count(more, f'more {noun}')} below" if more > 0 else ""
     return f"{sentence}: {'; '.join(changes[:_SHOWN_CHANGES])}{rest}."
 
 

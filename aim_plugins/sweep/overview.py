@@ -17,6 +17,7 @@ class Overview:
         columns: Headings of the table.
         rows: Its lines, as text; the first cell names the line.
         subject: Data and concept, for the head of the page.
+        noun: What stands in the place of the tasks.
     """
 
     title: str
@@ -25,3 +26,4 @@ class Overview:
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     subject: str = ""
+    noun: str = "task"

@@ -142,7 +142,7 @@ def write_report(
         .render(
             model=_model_name(manifest),
             subject=overview.subject if overview else describe_data(curves, manifest),
-            summary=summarise(curves, _model_name(manifest)),
+            summary=summarise(curves, _model_name(manifest), overview.noun if overview else "task"),
             curves=curves,
             exact=any(curve.exact for curve in curves),
             published=any(curve.published for curve in curves),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.sweep.files import write_atomic
+from aim_plugins.sweep.headline import describe_concept
 from aim_plugins.sweep.manifest import redact
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.plots import TRANSPORT_LABEL
@@ -251,6 +252,8 @@ def compare(
         pictures=pictures,
         columns=columns,
         rows=rows,
+        subject=_subject(evaluated[0], chosen, paid),
+        noun="transport",
     )
     print(_layout([columns, *rows]))
     report = write_report(
@@ -327,15 +330,25 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def _subject(one: Evaluated, effect: Metric, cost: Metric) -> str:
+    """Names data and concept; all transports have the same."""
+    measured = f"{effect[1]} of {effect[0]}, {cost[1]} of {cost[0]}"
+    concept = describe_concept(one.arguments)
+    return f"{measured}; {concept}" if concept else measured
+
+
 def _renamed_points(evaluated: Sequence[Evaluated], metrics: Sequence[Metric]) -> list[Point]:
-    """Curves of the metrics that are compared, with the transport in the place of the task."""
+    """Curves of the metrics that are compared, with the transport in the place of the task.
+
+    It is called a transport, because a method may have the name of a statistic, as the mean.
+    """
     points = []
     for one in evaluated:
         shown = [*metrics, *(key for key in one.curves if key[1] == COLLAPSE)]
         for key in dict.fromkeys(shown):
             points += [
                 Point(
-                    one.label,
+                    f"{one.label} transport",
                     metric_family(key[1]),
                     point.strength,
                     point.value,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import matplotlib.colors
@@ -15,12 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox, blended_transform_factory
 
-from aim_plugins.sweep.figures import DPI, GREY, INK, STYLE, render
+from aim_plugins.sweep.figures import DPI, GREY, STYLE, render
 from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.plots import TRANSPORT_LABEL
 from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Point
+from aim_plugins.transport.labels import cover_line, place_label, spread
 
 # Okabe and Ito's palette without its yellow, which is too pale for a line on white; with a marker
 # for each, so that lines are told apart in print as well.
@@ -29,14 +30,6 @@ _LOOKS = (
     *(("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X")),
 )
 _SIZE = (6.6, 4.2)  # inches
-_PAD = 6
-"""Distance of a label from what it names, in points."""
-_SIDES = (
-    *((_PAD, 0, "left", "center"), (0, _PAD, "center", "bottom"), (0, -_PAD, "center", "top")),
-    *((-_PAD, 0, "right", "center"), (_PAD, _PAD, "left", "bottom"), (_PAD, -_PAD, "left", "top")),
-    *((-_PAD, _PAD, "right", "bottom"), (-_PAD, -_PAD, "right", "top")),
-)
-"""Where a label may stand: its offset in points and alignment, the most readable first."""
 _BROKEN = 10
 """A model of so many times the plain perplexity is broken; a picture ends there."""
 _NAMED_STRENGTHS = 5
@@ -81,24 +74,32 @@ def plot_effect(lines: Sequence[Line], path: Path) -> bytes:
         for index, line in enumerate(lines):
             colour, marker = _look(index)
             points = [point for point in line.effects if math.isfinite(point.value)]
-            # Side by side, where bars of equal strength would cover each other.
-            shift = (index - (len(lines) - 1) / 2) * _dodge(lines)
-            axes.errorbar(
-                [point.strength + shift for point in points],
-                [point.value for point in points],
-                yerr=_bars(points),
+            values = [point.value for point in points]
+            axes.plot(
+                [point.strength for point in points],
+                values,
                 color=colour,
-                ecolor=_faint(colour),
                 marker=marker,
                 markersize=4.5,
                 linewidth=1.8,
-                elinewidth=1.2,
                 zorder=3,
+            )
+            # Points stand at their strengths; bars side by side, where they would cover each other.
+            shift = (index - (len(lines) - 1) / 2) * _dodge(lines)
+            axes.errorbar(
+                [point.strength + shift for point in points],
+                values,
+                yerr=_bars(points),
+                fmt="none",
+                ecolor=_faint(colour),
+                elinewidth=1.2,
+                zorder=2,
             )
             if points:
                 ends.append((points[-1].value, line.label, colour))
         first = lines[0].effects[0]
-        _title(axes, first.metric, f"{first.task}, {_count(lines, 'effects')}")
+        beside = " beside their points" if len(lines) > 1 else ""
+        _title(axes, first.metric, f"{first.task}, {_count(lines, 'effects')}", beside)
         axes.set_xlabel(TRANSPORT_LABEL)
         axes.set_ylabel(first.metric)
         axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
@@ -138,14 +139,15 @@ def plot_cost(lines: Sequence[Line], path: Path, *, bound: float) -> bytes:
             )
         effect, cost = lines[0].effects[0], lines[0].costs[0]
         counts = f"{_count(lines, 'effects')} and {_count(lines, 'costs')}"
-        _title(axes, f"{effect.metric} against {cost.metric}", f"λ at points, {counts}")
         axes.set_xlabel(f"{cost.metric} of {cost.task}")
         axes.set_ylabel(f"{effect.metric} of {effect.task}")
         axes.grid(color="#E6E6E6", linewidth=0.8)
         _limit_effect(axes, lines)
         _limit_cost(axes, lines)
-        _draw_bound(axes, lines, bound)
-        _name_points(axes, lines)
+        missing = _mark_exits(axes, lines)
+        title = f"{effect.metric} against {cost.metric}"
+        _title(axes, title, f"λ at points, {counts}", missing)
+        _name_points(axes, lines, bound)
         return _write(figure, path)
 
 
@@ -181,11 +183,11 @@ def _count(lines: Sequence[Line], name: str) -> str:
     return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
 
 
-def _title(axes: Axes, title: str, note: str) -> None:
+def _title(axes: Axes, title: str, note: str, end: str = "") -> None:
     # Dollar signs would start a formula.
     axes.set_title(title.replace("$", r"\$"), pad=18)
     axes.annotate(
-        f"{note}, 95 % intervals".replace("$", r"\$"),
+        f"{note}, 95 % intervals{end}".replace("$", r"\$"),
         (0, 1),
         xytext=(0, 5),
         xycoords="axes fraction",
@@ -217,7 +219,8 @@ def _limit_effect(axes: Axes, lines: Sequence[Line]) -> None:
     if all(0 <= point.value <= 1 for point in points):
         ends = [end for line in lines for _, end in point_intervals(line.effects)]
         top = max(map(max, zip((point.value for point in points), map(_known, ends), strict=True)))
-        axes.set_ylim(0, min(1.03, 1.1 * top or 1.03))
+        lows = [low for line in lines for low, _ in point_intervals(line.effects) if low < 0]
+        axes.set_ylim(1.1 * min(lows, default=0.0), min(1.03, 1.1 * top or 1.03))
 
 
 def _limit_cost(axes: Axes, lines: Sequence[Line]) -> None:
@@ -226,37 +229,85 @@ def _limit_cost(axes: Axes, lines: Sequence[Line]) -> None:
     plain = [point.value for line in lines for point in line.costs if point.strength == 0]
     if not values or min(values) <= 0:
         return
-    end = max(values)
-    if plain and end > _BROKEN * plain[0]:
+    ends = [
+        end
+        for line in lines
+        for pair in point_intervals([x for x, _ in line.pairs])
+        for end in pair
+    ]
+    known = [end for end in ends if math.isfinite(end) and end > 0]
+    start, end = min(values + known), max(values + known)
+    if plain and max(values) > _BROKEN * plain[0]:
         end = _BROKEN * plain[0]
         axes.set_xlabel(f"{axes.get_xlabel()}, up to {_BROKEN} times the plain model's")
-    if end > 3 * min(values):
+    if max(values) > 3 * min(values):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        axes.set_xlim(min(values) / 1.15, end * 1.15)
+        axes.set_xlim(start / 1.08, end * 1.15)
     else:
-        margin = 0.08 * (end - min(values)) or 0.5
-        axes.set_xlim(min(values) - margin, end + margin)
+        margin = 0.08 * (end - start) or 0.5
+        axes.set_xlim(start - margin, end + margin)
 
 
-def _draw_bound(axes: Axes, lines: Sequence[Line], bound: float) -> None:
-    plain = [point.value for line in lines for point in line.costs if point.strength == 0]
-    if not plain:
+def _mark_exits(axes: Axes, lines: Sequence[Line]) -> str:
+    """Marks where lines leave the frame on the right, and says how many points lie beyond."""
+    edge = float(axes.get_xlim()[1])
+    for index, line in enumerate(lines):
+        for (x, y), (other, next_y) in zip(line.pairs, line.pairs[1:], strict=False):
+            if (x.value > edge) == (other.value > edge):
+                continue
+            ends = axes.transData.transform([(x.value, y.value), (other.value, next_y.value)])
+            right = axes.transData.transform((edge, 0))[0]
+            # Lines are straight in the picture, whatever the axis.
+            share = (right - ends[0][0]) / (ends[1][0] - ends[0][0])
+            height = y.value + share * (next_y.value - y.value)
+            axes.plot([edge], [height], ">", color=_look(index)[0], clip_on=False, zorder=4)
+    return _describe_missing(lines, edge)
+
+
+def _describe_missing(lines: Sequence[Line], edge: float) -> str:
+    beyond = sum(x.value > edge for line in lines for x, _ in line.pairs)
+    absent = sum(len(line.effects) - len(line.pairs) for line in lines)
+    parts = [f"▸ {beyond} point{'s' * (beyond != 1)} beyond"] if beyond else []
+    parts += [f"{absent} without a number"] if absent else []
+    return "".join(f", {part}" for part in parts)
+
+
+def _plain_cost(lines: Sequence[Line]) -> float | None:
+    """The plain model's perplexity, where all lines have the same."""
+    plain = {point.value for line in lines for point in line.costs if point.strength == 0}
+    return plain.pop() if len(plain) == 1 else None
+
+
+def _draw_bound(axes: Axes, lines: Sequence[Line], bound: float, taken: list[Bbox]) -> None:
+    """Draws the plain model's perplexity and its bound, named at an end that no curve covers."""
+    plain = _plain_cost(lines)
+    if plain is None or not math.isfinite(plain):
         return
-    limit = (1 + bound) * plain[0]
-    axes.axvline(limit, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-    axes.annotate(
-        f"+{bound:.0%}",
-        (limit, 1),
-        xytext=(3, -2),
-        xycoords=blended_transform_factory(axes.transData, axes.transAxes),
-        textcoords="offset points",
-        color=GREY,
-        fontsize=8,
-        va="top",
-    )
+    for value, text in ((plain, "λ = 0"), ((1 + bound) * plain, f"+{bound:.0%}")):
+        axes.axvline(value, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+        sides = [(1, -2, "top"), (0, 4, "bottom")]
+        across = [(-3, "right"), (3, "left")] if text == "λ = 0" else [(3, "left"), (-3, "right")]
+        for (height, up, vertical), (right, horizontal) in itertools.product(sides, across):
+            label = axes.annotate(
+                text,
+                (value, height),
+                xytext=(right, up),
+                xycoords=blended_transform_factory(axes.transData, axes.transAxes),
+                textcoords="offset points",
+                color=GREY,
+                fontsize=8,
+                ha=horizontal,
+                va=vertical,
+                rotation=90,
+            )
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            label.remove()
 
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
@@ -286,29 +337,7 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Moves rising values apart to a least distance, each group about its own middle.
-
-    >>> spread([0.0, 0.0, 1.0], 0.5)
-    [-0.25, 0.25, 1.0]
-    """
-    groups = [([value], value) for value in values]  # members, and the place of the lowest
-    merged = True
-    while merged:
-        merged = False
-        for index in range(len(groups) - 1):
-            (low, start), (high, other) = groups[index], groups[index + 1]
-            if other - start - gap * len(low) < -1e-12:
-                members = low + high
-                middle = sum(members) / len(members)
-                joined = (members, middle - gap * (len(members) - 1) / 2)
-                groups[index : index + 2] = [joined]
-                merged = True
-                break
-    return [start + gap * rank for members, start in groups for rank in range(len(members))]
-
-
-def _name_points(axes: Axes, lines: Sequence[Line]) -> None:
+def _name_points(axes: Axes, lines: Sequence[Line], bound: float) -> None:
     """Names the lines beside the picture, and writes strengths at points where there is room."""
     handles, labels = axes.get_legend_handles_labels()
     legend = axes.legend(
@@ -320,19 +349,19 @@ def _name_points(axes: Axes, lines: Sequence[Line]) -> None:
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()  # the layout decides where points lie
     taken = [
-        _box(axes.transData.transform((x.value, y.value)), 3.0 * DPI / 72)
+        box
         for line in lines
-        for x, y in line.pairs
+        for box in cover_line(axes, [(x.value, y.value) for x, y in line.pairs])
     ]
-    plain = next((pair for line in lines for pair in line.pairs if pair[1].strength == 0), None)
-    if plain is not None:
-        _place(axes, (plain[0].value, plain[1].value), "λ = 0", INK, 9, taken)
+    _draw_bound(axes, lines, bound, taken)
     shown = _landmarks({y.strength for line in lines for _, y in line.pairs} - {0.0})
+    if _plain_cost(lines) is None:
+        shown.add(0.0)
     for index, line in enumerate(lines):
         for x, y in reversed(line.pairs):
             if y.strength in shown:
                 text = format_strength(y.strength)
-                _place(axes, (x.value, y.value), text, _ink(_look(index)[0]), 7.5, taken)
+                place_label(axes, (x.value, y.value), text, _ink(_look(index)[0]), 7.5, taken)
 
 
 def _landmarks(strengths: set[float]) -> set[float]:
@@ -340,45 +369,6 @@ def _landmarks(strengths: set[float]) -> set[float]:
     ordered = sorted(strengths)
     step = -(-len(ordered) // _NAMED_STRENGTHS)
     return set(ordered[::-1][:: step or 1])
-
-
-def _place(
-    axes: Axes,
-    point: tuple[float, float],
-    text: str,
-    colour: Any,
-    size: float,
-    taken: list[Bbox],
-) -> None:
-    """Writes a label at the first side where it covers no point and no other label, if any."""
-    figure = axes.figure
-    assert isinstance(figure, Figure)
-    inside = axes.get_window_extent()
-    for right, up, horizontal, vertical in _SIDES:
-        label = axes.annotate(
-            text.replace("$", r"\$"),
-            point,
-            xytext=(right, up),
-            textcoords="offset points",
-            color=colour,
-            fontsize=size,
-            ha=horizontal,
-            va=vertical,
-            zorder=5,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
-        )
-        box = label.get_window_extent()
-        inside_axes = inside.x0 <= box.x0 and box.x1 <= inside.x1
-        inside_axes &= inside.y0 <= box.y0 and box.y1 <= inside.y1
-        if inside_axes and not any(box.overlaps(other) for other in taken):
-            taken.append(box)
-            return
-        label.remove()
-
-
-def _box(centre: Any, half: float) -> Bbox:
-    x, y = centre
-    return Bbox([[x - half, y - half], [x + half, y + half]])
 
 
 def _write(figure: Figure, path: Path) -> bytes:

@@ -7,8 +7,10 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
+from aim_plugins.sweep.figures import render
 from aim_plugins.sweep.table import Point, Row, write_table
 from aim_plugins.transport.compare import best_within, read_evaluated
 from aim_plugins.transport.compare_plots import Line, plot_cost, plot_effect, spread
@@ -256,3 +258,112 @@ def test_pictures_of_a_broken_model_are_drawn_and_the_same_twice(tmp_path):
     first = plot_cost(lines, tmp_path / "cost", bound=0.2), plot_effect(lines, tmp_path / "effect")
     again = plot_cost(lines, tmp_path / "cost", bound=0.2), plot_effect(lines, tmp_path / "effect")
     assert first == again
+
+
+def plotted(monkeypatch, plot, *args, **kwargs):
+    """The axes of a picture as it is written."""
+    axes = []
+    monkeypatch.setattr(
+        "aim_plugins.transport.compare_plots.render",
+        lambda figure: axes.extend(figure.axes) or render(figure),
+    )
+    plot(*args, **kwargs)
+    return axes[0]
+
+
+def line_of(label, effects, costs, stderr=0.5):
+    strengths = range(len(effects))
+    return Line(
+        label,
+        [
+            Point("texts", "sentiment", s, e, 0.1, 9, 1)
+            for s, e in zip(strengths, effects, strict=True)
+        ],
+        [
+            Point("plain", "perplexity", s, c, stderr, 9, 1)
+            for s, c in zip(strengths, costs, strict=True)
+        ],
+    )
+
+
+BROKEN = [
+    line_of("a", (0.1, 0.4, 0.6, 0.8), (20.0, 25.0, 2500.0, 3000.0)),
+    line_of("b", (0.1, 0.2, 0.3, 0.4), (20.0, 24.0, 30.0, math.inf)),
+]
+
+
+def texts_of(axes):
+    return [text for text in axes.texts if text.get_text()]
+
+
+def test_a_line_that_leaves_the_frame_has_a_mark_there_and_its_points_are_counted(
+    monkeypatch, tmp_path
+):
+    axes = plotted(monkeypatch, plot_cost, BROKEN, tmp_path / "cost", bound=0.2)
+    edge = axes.get_xlim()[1]
+    assert 200 < edge < 2500
+    (mark,) = [line for line in axes.lines if line.get_marker() == ">"]
+    # Straight between (25, 0.4) and (2500, 0.6) on a logarithmic axis.
+    height = 0.4 + 0.2 * math.log(edge / 25) / math.log(2500 / 25)
+    assert mark.get_xdata() == pytest.approx([edge])
+    assert mark.get_ydata() == pytest.approx([height])
+    (note,) = [text for text in texts_of(axes) if "intervals" in text.get_text()]
+    assert note.get_text().endswith("95 % intervals, ▸ 2 points beyond, 1 without a number")
+
+
+def test_a_picture_that_shows_all_says_nothing_of_points_beyond(monkeypatch, tmp_path):
+    lines = [line_of("a", (0.1, 0.4), (20.0, 30.0), stderr=4.0)]
+    axes = plotted(monkeypatch, plot_cost, lines, tmp_path / "cost", bound=0.2)
+    assert not any(line.get_marker() == ">" for line in axes.lines)
+    assert not any("beyond" in text.get_text() for text in texts_of(axes))
+    low, high = axes.get_xlim()
+    assert low < 20 - 1.96 * 4 and high > 30 + 1.96 * 4
+
+
+def test_labels_lie_on_no_curve(monkeypatch, tmp_path):
+    steep = [
+        line_of(str(k), (0.05 * k, 0.3 + 0.1 * k, 0.6, 0.9 - 0.05 * k), (20.0, 20.5, 21.0, 40.0))
+        for k in range(5)
+    ]
+    axes = plotted(monkeypatch, plot_cost, steep, tmp_path / "cost", bound=0.2)
+    labels = [text for text in texts_of(axes) if "intervals" not in text.get_text()]
+    assert {"λ = 0", "+20%"} < {text.get_text() for text in labels}
+    share = np.linspace(0, 1, 500)[:, None]
+    for line in steep:
+        corners = axes.transData.transform([(x.value, y.value) for x, y in line.pairs])
+        for start, end in zip(corners, corners[1:], strict=False):
+            for text in labels:
+                box = text.get_window_extent()
+                assert box.count_contains(start + share * (end - start)) == 0, text.get_text()
+
+
+def test_plain_models_of_unlike_perplexities_have_no_common_line(monkeypatch, tmp_path):
+    lines = [line_of("a", (0.1, 0.4), (20.0, 30.0)), line_of("b", (0.2, 0.5), (22.0, 33.0))]
+    axes = plotted(monkeypatch, plot_cost, lines, tmp_path / "cost", bound=0.2)
+    shown = [text.get_text() for text in texts_of(axes)]
+    assert "+20%" not in shown and "λ = 0" not in shown
+    assert shown.count("0") == 2
+
+
+def test_points_stand_at_their_strengths_and_bars_beside_them(monkeypatch, tmp_path):
+    axes = plotted(monkeypatch, plot_effect, BROKEN, tmp_path / "effect")
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0, 1, 2, 3]] * 2
+    bars = [segment[0][0] for bar in axes.collections for segment in bar.get_segments()]
+    assert len(set(bars)) == len(bars) == 8
+    assert any("intervals beside their points" in text.get_text() for text in texts_of(axes))
+
+
+def test_an_interval_below_zero_stays_in_the_frame(monkeypatch, tmp_path):
+    axes = plotted(monkeypatch, plot_effect, BROKEN, tmp_path / "effect")
+    assert axes.get_ylim()[0] < 0.1 - 1.96 * 0.1
+
+
+def test_the_report_names_data_and_concept_and_calls_transports_so(tmp_path, run_command):
+    values = {"concept_presence": (0.1, 0.9), "perplexity": (20.0, 30.0)}
+    folder = evaluated(tmp_path / "a", values, "mean", strengths=(0.0, 1.0), lexicon=["sea", "bay"])
+    assert run_command("compare", folder, "-o", tmp_path / "c") == 0
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    head = page[page.index("<h1>") : page.index("</header>")]
+    assert "concept_presence of prompts, perplexity of plain; concept of 2 words: sea, bay" in head
+    told = "model with 1 transport at 2 strengths from 0 to 1: concept_presence of mean transport"
+    assert f"{told} rises from 0.100 to 0.900." in page
