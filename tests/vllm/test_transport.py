@@ -306,4 +306,13 @@ def test_salts_tell_strengths_transports_and_beginnings_apart() -> None:
     }
     assert len(salts) == 6
     assert cache_salt(None, everywhere, asked, 9) in salts
-    assert cache_salt("own", last, RequestModulation(), 5) == "own"
+    assert cache_salt(None, last, RequestModulation(), 5) is None
+
+
+def test_no_salt_of_a_client_is_that_of_a_strength() -> None:
+    ones = torch.ones(2)
+    maps = ActivationMaps({"a": AffineMap.everywhere(ones, ones)})
+    plain, asked = RequestModulation(), RequestModulation(strength=0.5)
+    given = [cache_salt(salt, maps, asked, 5) for salt in (None, "own", "null", '"own", ')]
+    imitated = [cache_salt(salt, maps, plain, 5) for salt in (*given, "own", "null", '["own"]')]
+    assert len({*given, *imitated, None}) == len(given) + len(imitated) + 1

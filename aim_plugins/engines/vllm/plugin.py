@@ -84,7 +84,7 @@ def _check_bodies() -> None:
         return await original(self, request, *arguments, **options)
 
     check.checks_modulation = True  # type: ignore[attr-defined]
-    BaseServing._check_model = check  # type: ignore[method-assign]
+    BaseServing._check_model = check
 
 
 def refuse_lost_arguments(request: Any) -> None:

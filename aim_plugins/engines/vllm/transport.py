@@ -12,6 +12,7 @@ transport and strength.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,13 @@ def cache_salt(
         prompt_length: Tokens of the prompt. Where transport begins at its last one, keys and
             values of the same tokens differ between prompts that end elsewhere.
     """
+    # JSON, so that no salt of a client reads like one that is made here.
     if asked.strength == 0:
-        return salt
-    own = f"aim:{maps.fingerprint}:{asked.strength!r}"
+        return None if salt is None else json.dumps([salt])
+    own: list[Any] = [salt, maps.fingerprint, asked.strength]
     if maps.positions == "last":
-        own += f":{prompt_length - 1 if asked.start is None else asked.start}"
-    return own if salt is None else f"{salt}|{own}"
+        own.append(prompt_length - 1 if asked.start is None else asked.start)
+    return json.dumps(own)
 
 
 def register() -> None:
