@@ -102,11 +102,11 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command.
 
     Raises:
-        ValueError: If an option is not usable, or the output folder holds something else.
+        ValueError: If an option is not usable, or the output folder is not empty.
         FileNotFoundError: If a file is missing.
     """
     _require(options, "pretrained", "modules")
-    refuse_foreign(options.output)
+    refuse_filled(options.output)
     source, target = read_sides(options)
 
     from aim_plugins.transport.evaluation.models import load_engine
@@ -197,17 +197,21 @@ def _configured_sides(options: argparse.Namespace) -> tuple[list[str], list[str]
     return list(source), list(target)
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Refuses to write a transport among files that are none.
+def refuse_filled(folder: Path) -> None:
+    """Refuses to write a transport over another, or among files that are none.
 
     Raises:
-        ValueError: If the folder is a file, or holds files but no transport.
+        ValueError: If the folder is a file, or is not empty.
     """
     from aim_plugins.transport.artifact import METADATA_FILE
 
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output={str(folder)!r} is a file: choose a folder")
-    if not folder.exists() or (folder / METADATA_FILE).is_file():
+    if (folder / METADATA_FILE).is_file():
+        raise ValueError(
+            f"output={str(folder)!r} holds a transport already: choose another folder, or remove it"
+        )
+    if not folder.exists():
         return
     if foreign := sorted(path.name for path in folder.iterdir()):
         raise ValueError(

@@ -103,11 +103,12 @@ def test_a_limit_draws_sentences_by_the_seed(fit, tmp_path):
     assert others != {first.prompts_sha256}
 
 
-def test_a_transport_is_replaced_and_other_files_are_not(fit, tmp_path, capsys):
+def test_neither_another_transport_nor_other_files_are_replaced(fit, tmp_path, capsys):
     _, folder = fit(*NORMS, "--method", "mean")
     status, _ = fit(*NORMS, "--method", "linear")
-    assert status == 0
-    assert LearnedTransport.load(folder).metadata.method == "linear"
+    assert status == 2
+    assert "holds a transport already: choose another folder" in capsys.readouterr().err
+    assert LearnedTransport.load(folder).metadata.method == "mean"
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter1.tex").write_text("precious")
