@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,13 +183,38 @@ def test_finished_batches_are_not_computed_again(
     assert run() == first
 
 
-def test_sampling_repeats_itself_and_answers_each_occurrence_anew(
+@pytest.fixture(scope="module")
+def sampler(small_checkpoint: Path) -> Iterator[VLLMEngine]:
+    """An engine that reads every prompt in one step, without which vLLM's CPU build cannot seed."""
+    llm = LLM(
+        str(small_checkpoint),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=WINDOW,
+        max_num_seqs=8,
+        max_num_batched_tokens=WINDOW,
+        enable_chunked_prefill=False,
+        kv_cache_memory_bytes=1 << 28,
+        **llm_arguments(),
+    )
+    yield VLLMEngine(llm)
+    llm.llm_engine.engine_core.shutdown()
+
+
+def test_sampling_that_would_end_the_engine_is_refused(
     engine: VLLMEngine, prompts: Prompts
+) -> None:
+    with pytest.raises(ValueError, match=r"do_sample=True: .*enable_chunked_prefill=False"):
+        engine.generate(prompts, COLUMNS, max_length=200, do_sample=True)
+
+
+def test_sampling_repeats_itself_and_answers_each_occurrence_anew(
+    sampler: VLLMEngine, prompts: Prompts
 ) -> None:
     length = prompts.token_ids.shape[1] + 8
 
     def sample(occurrence: int) -> list[list[list[int]]]:
-        return engine.generate(
+        return sampler.generate(
             prompts[:3],
             COLUMNS[:2],
             max_length=length,
@@ -232,18 +257,16 @@ def test_options_without_effect_are_taken(engine: VLLMEngine, prompts: Prompts) 
 
 
 def test_sampled_texts_depend_neither_on_their_batch_nor_on_the_columns_beside(
-    engine: VLLMEngine, prompts: Prompts
+    sampler: VLLMEngine, prompts: Prompts
 ) -> None:
     columns = modulation_columns([0, 1], noise_draws=2)
     options: dict = {"do_sample": True, "temperature": 1.5}
 
     def sample(some: Prompts, columns: Sequence[Modulation], **more: Any) -> list:
         length = some.token_ids.shape[1] + 8
-        return engine.generate(some, columns, max_length=length, **options, **more)
+        return sampler.generate(some, columns, max_length=length, **options, **more)
 
-    # Of prompts that fit into one step: of others, vLLM 0.32 winds back the seeded generator, which
-    # a CPU's cannot.
-    together = sample(prompts[:3], columns)
+    together = sample(prompts, columns)
     assert len({tuple(row) for row in together[2]}) == len(columns)
     for place in (0, 2):
         one = prompts[place : place + 1]

@@ -2,6 +2,7 @@
 
 - `processor`: the logits processor that adds keyed noise, each request at its own strength;
 - `plugin`: what an installed aim-plugins adds to every vLLM, so that nothing is silently ignored;
+- `transport`: maps on activations inside vLLM's workers, each request at its own strength;
 - `worker`: scoring of prompts under all columns, inside vLLM's workers;
 - `engine`: `VLLMEngine`, which brings these together for the harnesses.
 
@@ -14,13 +15,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aim_plugins.engines.vllm.engine import VLLMEngine, llm_arguments
+    from aim_plugins.engines.vllm.arguments import llm_arguments
+    from aim_plugins.engines.vllm.engine import VLLMEngine
     from aim_plugins.engines.vllm.processor import GaussianNoiseVLLMProcessor
 
 _HOMES = {
     "GaussianNoiseVLLMProcessor": "processor",
     "VLLMEngine": "engine",
-    "llm_arguments": "engine",
+    "llm_arguments": "arguments",
 }
 
 __all__ = ["GaussianNoiseVLLMProcessor", "VLLMEngine", "llm_arguments"]

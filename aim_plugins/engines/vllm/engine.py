@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from vllm import LLM, SamplingParams, TokensPrompt
@@ -34,65 +33,18 @@ from aim_plugins.engines.engine import (
     by_transport,
     fingerprint,
 )
+from aim_plugins.engines.vllm.arguments import WORKER_EXTENSION, sampling_options
 from aim_plugins.engines.vllm.checkpoint import checkpoint_sample
 from aim_plugins.engines.vllm.parameters import extra_args
 from aim_plugins.engines.vllm.plugin import why_not
-from aim_plugins.engines.vllm.transport import CONFIG_KEY, FORCE_KEY, configured_maps
-from aim_plugins.engines.vllm.versions import require_supported
+from aim_plugins.engines.vllm.transport import configured_maps
 from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScores
 from aim_plugins.modulation.sampling import SAMPLING_VERSION, sampling_seed
 
 logger = logging.getLogger(__name__)
 
-WORKER_EXTENSION = "aim_plugins.engines.vllm.worker.ScoringExtension"
-PROCESSOR = "aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor"
-
 _SUBMISSION = 512
 """Contexts, or rows of generation, submitted at a time where finished batches are kept."""
-
-_SAMPLING_OPTIONS = frozenset({"temperature", "top_k", "top_p", "min_p"})
-_WITHOUT_EFFECT = frozenset({"do_sample", "pad_token_id", "use_cache"})
-_NEUTRAL = {"repetition_penalty": 1.0, "num_return_sequences": 1, "num_beams": 1}
-"""Options that vLLM has not, or applies after the noise, at values that change nothing."""
-
-
-def llm_arguments(
-    *, transport: str | Path | None = None, force_transport: bool = False, **given: Any
-) -> dict[str, Any]:
-    """Arguments of `vllm.LLM` for an engine that modulates.
-
-    Args:
-        transport: Folder of the transport that requests may ask for.
-        force_transport: Lets the transport run on another model than its own, with a warning.
-        **given: Arguments of one's own; they are kept.
-
-    Returns:
-        They and what `VLLMEngine` needs.
-
-    Raises:
-        ValueError: If `given` asks for speculative decoding or names another worker extension.
-        ImportError: If vLLM is too old.
-    """
-    require_supported()
-    if given.get("speculative_config"):
-        raise ValueError(
-            f"speculative_config={given['speculative_config']!r} would silently turn modulation "
-            "off, since vLLM leaves logits processors out of speculative decoding: leave it out"
-        )
-    if given.get("worker_extension_cls", WORKER_EXTENSION) != WORKER_EXTENSION:
-        raise ValueError(
-            f"worker_extension_cls={given['worker_extension_cls']!r} takes the place of "
-            f"{WORKER_EXTENSION}: derive your class from that one, or leave it out"
-        )
-    # Named although it is installed: vLLM then hands tokens over also when it schedules ahead.
-    processors = [*(given.get("logits_processors") or ()), PROCESSOR]
-    if transport is not None:
-        additional = dict(given.get("additional_config") or {})
-        additional[CONFIG_KEY] = str(Path(transport).resolve())
-        if force_transport:
-            additional[FORCE_KEY] = True
-        given["additional_config"] = additional
-    return {**given, "worker_extension_cls": WORKER_EXTENSION, "logits_processors": processors}
 
 
 class VLLMEngine:
@@ -339,10 +291,12 @@ class VLLMEngine:
             of no meaning.
 
         Raises:
-            ValueError: If an option is not among those.
+            ValueError: If an option is not among those, or sampling would end the engine.
         """
         self._check_transport(columns)
-        sampling = _sampling_options(options)
+        sampling = sampling_options(options)
+        if sampling["temperature"] > 0:
+            _check_can_sample(self.llm.llm_engine.vllm_config)
         rows = [tokens.tolist() for tokens in prompts.unpadded()]
         room = max_length - prompts.token_ids.shape[1]
         step = len(rows) if self.journal is None else max(1, _SUBMISSION // len(columns))
@@ -436,25 +390,18 @@ def _warn_of_penalties(model_config: Any) -> None:
         )
 
 
+def _check_can_sample(config: Any) -> None:
+    """Refuses what ends vLLM 0.32: it winds back generators of CPUs, which cannot be wound back.
+
+    It does so for seeded requests of which a step has read a part only.
+    """
+    if config.device_config.device_type == "cpu" and config.scheduler_config.enable_chunked_prefill:
+        raise ValueError(
+            "do_sample=True: vLLM on a CPU cannot sample with seeds while it reads prompts in "
+            "parts; start it with enable_chunked_prefill=False, or use the Hugging Face engine"
+        )
+
+
 def _draw_seed(prompt: list[int], seed: int, occurrence: int) -> int:
     """Seed of a request's own generator, which no other request has a part in."""
     return int(fingerprint([prompt, sampling_seed(seed, occurrence)])[:15], 16)
-
-
-def _sampling_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of `model.generate` as vLLM's sampling parameters."""
-    options = {k: v for k, v in options.items() if k not in _NEUTRAL or v != _NEUTRAL[k]}
-    unknown = sorted(set(options) - _SAMPLING_OPTIONS - _WITHOUT_EFFECT)
-    if unknown:
-        raise ValueError(
-            f"{unknown[0]}={options[unknown[0]]!r} cannot be given to the vLLM engine, which knows "
-            f"{', '.join(sorted(_SAMPLING_OPTIONS | {'do_sample'}))}; use the Hugging Face engine"
-        )
-    given = {name: options[name] for name in sorted(_SAMPLING_OPTIONS & set(options))}
-    given = {name: value for name, value in given.items() if value is not None}
-    if not options.get("do_sample"):
-        return {"temperature": 0.0}
-    return {"temperature": 1.0, **given}
-
-
-__all__ = ["VLLMEngine", "llm_arguments"]

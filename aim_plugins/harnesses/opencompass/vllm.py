@@ -67,8 +67,8 @@ class _RunByVLLM(ColumnAnswers):
         require_supported()
         from vllm import LLM
 
+        from aim_plugins.engines.vllm.arguments import llm_arguments
         from aim_plugins.engines.vllm.checkpoint import check_checkpoint
-        from aim_plugins.engines.vllm.engine import llm_arguments
 
         arguments = _engine_arguments(path, kwargs)
         split = self._split

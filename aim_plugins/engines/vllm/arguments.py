@@ -1,0 +1,72 @@
+"""What an engine of vLLM is made with, and what its requests may ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.engines.vllm.transport import CONFIG_KEY, FORCE_KEY
+from aim_plugins.engines.vllm.versions import require_supported
+
+WORKER_EXTENSION = "aim_plugins.engines.vllm.worker.ScoringExtension"
+PROCESSOR = "aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor"
+
+_SAMPLING_OPTIONS = frozenset({"temperature", "top_k", "top_p", "min_p"})
+_WITHOUT_EFFECT = frozenset({"do_sample", "pad_token_id", "use_cache"})
+_NEUTRAL = {"repetition_penalty": 1.0, "num_return_sequences": 1, "num_beams": 1}
+"""Options that vLLM has not, or applies after the noise, at values that change nothing."""
+
+
+def llm_arguments(
+    *, transport: str | Path | None = None, force_transport: bool = False, **given: Any
+) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for an engine that modulates.
+
+    Args:
+        transport: Folder of the transport that requests may ask for.
+        force_transport: Lets the transport run on another model than its own, with a warning.
+        **given: Arguments of one's own; they are kept.
+
+    Returns:
+        They and what `VLLMEngine` needs.
+
+    Raises:
+        ValueError: If `given` asks for speculative decoding or names another worker extension.
+        ImportError: If vLLM is too old.
+    """
+    require_supported()
+    if given.get("speculative_config"):
+        raise ValueError(
+            f"speculative_config={given['speculative_config']!r} would silently turn modulation "
+            "off, since vLLM leaves logits processors out of speculative decoding: leave it out"
+        )
+    if given.get("worker_extension_cls", WORKER_EXTENSION) != WORKER_EXTENSION:
+        raise ValueError(
+            f"worker_extension_cls={given['worker_extension_cls']!r} takes the place of "
+            f"{WORKER_EXTENSION}: derive your class from that one, or leave it out"
+        )
+    # Named although it is installed: vLLM then hands tokens over also when it schedules ahead.
+    processors = [*(given.get("logits_processors") or ()), PROCESSOR]
+    if transport is not None:
+        additional = dict(given.get("additional_config") or {})
+        additional[CONFIG_KEY] = str(Path(transport).resolve())
+        if force_transport:
+            additional[FORCE_KEY] = True
+        given["additional_config"] = additional
+    return {**given, "worker_extension_cls": WORKER_EXTENSION, "logits_processors": processors}
+
+
+def sampling_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `model.generate` as vLLM's sampling parameters."""
+    options = {k: v for k, v in options.items() if k not in _NEUTRAL or v != _NEUTRAL[k]}
+    unknown = sorted(set(options) - _SAMPLING_OPTIONS - _WITHOUT_EFFECT)
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]}={options[unknown[0]]!r} cannot be given to the vLLM engine, which knows "
+            f"{', '.join(sorted(_SAMPLING_OPTIONS | {'do_sample'}))}; use the Hugging Face engine"
+        )
+    given = {name: options[name] for name in sorted(_SAMPLING_OPTIONS & set(options))}
+    given = {name: value for name, value in given.items() if value is not None}
+    if not options.get("do_sample"):
+        return {"temperature": 0.0}
+    return {"temperature": 1.0, **given}
