@@ -39,7 +39,8 @@ def validate_strength(
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}={value!r} is not a number: give one such as 0.5") from error
     if not math.isfinite(strength):
-        raise ValueError(f"{name}={value!r} is not finite: give a number from 0 upwards")
+        wanted = "a number" if signed else "a number from 0 upwards"
+        raise ValueError(f"{name}={value!r} is not finite: give {wanted}")
     if strength < 0 and not signed:
         raise ValueError(
             f"{name}={value!r} is negative: give a number from 0 upwards (0 changes nothing)"

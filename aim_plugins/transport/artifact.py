@@ -269,7 +269,7 @@ class LearnedTransport:
         if problem is not None:
             text = f"the transport was learned on {self._learned_on()}: {problem.message}"
             if problem.refused and not force:
-                raise ValueError(f"{text}; load that model, or say force=True to go on")
+                raise ValueError(f"{text}; load that model, or say force=True (--force) to go on")
             logger.warning(text)
         known = self.metadata.tokenizer_sha256
         if tokenizer is not None and known and tokenizer_sha256(tokenizer) != known:

@@ -130,6 +130,6 @@ class ActHFLM(TransportArguments, AimHFLM):
         try:
             self.transport.check_model(self.model, self.tokenizer, force=self._force)
         except ValueError as error:
-            mend = str(error).replace("force=True", "force_transport=True")
+            mend = str(error).replace("force=True (--force)", "force_transport=True")
             raise ValueError(f"transport= does not fit pretrained=: {mend}") from error
         return self.transport.maps

@@ -48,7 +48,7 @@ class _RunByTransformers(ColumnAnswers):
         try:
             transport.check_model(self.model, self.tokenizer, force=split.force)
         except ValueError as error:
-            mend = str(error).replace("force=True", "force_transport=True")
+            mend = str(error).replace("force=True (--force)", "force_transport=True")
             raise ValueError(f"transport={split.folder!r} is of another model: {mend}") from error
         return transport.maps
 
