@@ -2,13 +2,12 @@
 
 `model.generate` draws tokens from one generator for the whole batch, so that its texts depend on
 whatever else is in the batch. Here the last logits processor draws instead, keyed by the prefix
-(`aim_plugins.modulation.sampling`): texts are the same alone and in any batch, and strengths share
-their draws as they share their noise.
+(`aim_plugins.modulation.sampling`): texts are the same alone, in any batch and in either engine,
+and strengths share their draws as they share their noise.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
+    LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -27,11 +27,12 @@ from transformers import (
 
 from aim_plugins.modulation.sampling import KeyedSamplingProcessor
 
-_NEUTRAL: dict[str, Any] = {
+SAMPLING_OPTIONS: dict[str, Any] = {
     **{"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "top_h": None},
     **{"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
 }
-"""What transformers takes where nothing is given, which greedy decoding accepts without a word."""
+"""Options of `generate` that shape the distribution, and what transformers takes where nothing is
+given, which greedy decoding accepts without a word."""
 
 
 def is_sampling(model: Any, generation_kwargs: Mapping[str, Any]) -> bool:
@@ -56,37 +57,59 @@ def keyed_sampling(
     Raises:
         ValueError: If several beams sample.
     """
-    config = copy.deepcopy(model.generation_config)
-    config.update(**generation_kwargs)
-    if (config.num_beams or 1) > 1:
+    own = model.generation_config.to_dict()
+    beams = generation_kwargs.get("num_beams", own.get("num_beams")) or 1
+    if beams > 1:
         raise ValueError(
-            f"num_beams={config.num_beams} and do_sample=True: beams of one prompt cannot share a "
-            "keyed draw; take num_beams=1 or do_sample=False"
+            f"num_beams={beams} and do_sample=True: beams of one prompt cannot share a keyed draw; "
+            "take num_beams=1 or do_sample=False"
         )
+    settings = sampling_settings(own, generation_kwargs)
     processors = LogitsProcessorList(
-        [*_warpers(config), KeyedSamplingProcessor(seeds, attention_mask=mask)]
+        [*warpers(settings), KeyedSamplingProcessor(seeds, attention_mask=mask)]
     )
-    return processors, {**generation_kwargs, **_NEUTRAL, "do_sample": False}
+    return processors, {**generation_kwargs, **SAMPLING_OPTIONS, "do_sample": False}
 
 
-def _warpers(config: Any) -> list[Any]:
-    """Those that `generate` of transformers makes of a config, in its order."""
-    top_k = _NEUTRAL["top_k"] if config.top_k is None else config.top_k
-    found: list[Any] = []
-    if config.temperature is not None and config.temperature != 1.0:
-        found.append(TemperatureLogitsWarper(config.temperature))
-    if getattr(config, "top_h", None) is not None:
-        found.append(TopHLogitsWarper(top_h=config.top_h))
-    if top_k != 0:
-        found.append(TopKLogitsWarper(top_k=top_k))
-    if config.top_p is not None and config.top_p < 1.0:
-        found.append(TopPLogitsWarper(top_p=config.top_p))
-    if config.min_p is not None:
-        found.append(MinPLogitsWarper(min_p=config.min_p))
-    if config.typical_p is not None and config.typical_p < 1.0:
-        found.append(TypicalLogitsWarper(mass=config.typical_p))
-    if 0.0 < (config.epsilon_cutoff or 0.0) < 1.0:
-        found.append(EpsilonLogitsWarper(epsilon=config.epsilon_cutoff))
-    if 0.0 < (config.eta_cutoff or 0.0) < 1.0:
-        found.append(EtaLogitsWarper(epsilon=config.eta_cutoff))
+def sampling_settings(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, float]:
+    """What `generate` samples with, by the model's own generation config and what is given.
+
+    Args:
+        own: Entries of the generation config.
+        given: Arguments of `generate`.
+
+    Returns:
+        The options of `SAMPLING_OPTIONS` that are set, by name.
+    """
+    settings = {name: given.get(name, own.get(name)) for name in SAMPLING_OPTIONS}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def warpers(settings: Mapping[str, float]) -> list[LogitsProcessor]:
+    """Those that `generate` of transformers makes of its options, in its order.
+
+    Args:
+        settings: Options by name, as of `sampling_settings`.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    options = SAMPLING_OPTIONS | dict(settings)
+    found: list[LogitsProcessor] = []
+    if options["temperature"] != 1.0:
+        found.append(TemperatureLogitsWarper(options["temperature"]))
+    if options["top_h"] is not None:
+        found.append(TopHLogitsWarper(top_h=options["top_h"]))
+    if options["top_k"] != 0:
+        found.append(TopKLogitsWarper(top_k=options["top_k"]))
+    if options["top_p"] < 1.0:
+        found.append(TopPLogitsWarper(top_p=options["top_p"]))
+    if options["min_p"] is not None:
+        found.append(MinPLogitsWarper(min_p=options["min_p"]))
+    if options["typical_p"] < 1.0:
+        found.append(TypicalLogitsWarper(mass=options["typical_p"]))
+    if 0.0 < options["epsilon_cutoff"] < 1.0:
+        found.append(EpsilonLogitsWarper(epsilon=options["epsilon_cutoff"]))
+    if 0.0 < options["eta_cutoff"] < 1.0:
+        found.append(EtaLogitsWarper(epsilon=options["eta_cutoff"]))
     return found

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
         label_probability,
         pairwise_order_probability,
     )
-    from aim_plugins.modulation.sampling import KeyedSamplingProcessor, sampling_seed
+    from aim_plugins.modulation.sampling import (
+        KeyedSamplingProcessor,
+        draw_tokens,
+        sampling_seed,
+    )
 
 __all__ = [
     "NOISE_VERSION",
@@ -42,6 +46,7 @@ __all__ = [
     "KeyedSamplingProcessor",
     "add_noise",
     "argmax_probabilities",
+    "draw_tokens",
     "extend_keys",
     "focus_probabilities",
     "greedy_survival",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from aim_plugins.modulation.logits import KeyedLogitsProcessor, PromptMask, Seed
@@ -40,6 +41,37 @@ def sampling_seed(seed: int, occurrence: int = 0) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
+def draw_tokens(
+    keys: Int64[Tensor, " rows"],
+    scores: Float[Tensor, "rows vocab"],
+    seed: Int64[Tensor, " rows"],
+    *,
+    compiled: bool | None = None,
+) -> Int64[Tensor, " rows"]:
+    """Draws a token for each row from the softmax of its scores.
+
+    Args:
+        keys: Key of the prefix each row continues.
+        scores: Logits after temperature, top-k and the like; those at -inf are never drawn.
+        seed: Seed of each row's draw.
+        compiled: As in `standard_normal`.
+
+    Returns:
+        Token ids.
+    """
+
+    def normal(seed: Tensor) -> Tensor:
+        return standard_normal(
+            keys, scores.shape[1], seed=seed, device=scores.device, compiled=compiled
+        )
+
+    second = normal(seed + _SECOND)
+    exponential = normal(seed).square_().addcmul_(second, second).mul_(0.5)
+    # The smallest normal number, where both draws round to 0.
+    exponential.clamp_min_(torch.finfo(torch.float32).tiny)
+    return (scores - exponential.log_()).argmax(dim=1)
+
+
 class KeyedSamplingProcessor(KeyedLogitsProcessor):
     """Draws the next token and leaves no other; greedy decoding then takes it.
 
@@ -57,11 +89,5 @@ class KeyedSamplingProcessor(KeyedLogitsProcessor):
         super().__init__(1.0, seed, attention_mask)
 
     def _modulate(self, keys: Tensor, scores: Tensor, std: Tensor, seed: Tensor) -> Tensor:
-        vocab_size, device = scores.shape[1], scores.device
-        exponential = standard_normal(keys, vocab_size, seed=seed, device=device).square_()
-        second = standard_normal(keys, vocab_size, seed=seed + _SECOND, device=device)
-        exponential.addcmul_(second, second).mul_(0.5)
-        # The smallest normal number, where both draws round to 0.
-        exponential.clamp_min_(torch.finfo(torch.float32).tiny)
-        drawn = (scores - exponential.log_()).argmax(dim=1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+        drawn = draw_tokens(keys, scores, seed)
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)

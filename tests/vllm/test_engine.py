@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,52 +182,6 @@ def test_finished_batches_are_not_computed_again(
     assert run() == first
 
 
-@pytest.fixture(scope="module")
-def sampler(small_checkpoint: Path) -> Iterator[VLLMEngine]:
-    """An engine that reads every prompt in one step, without which vLLM's CPU build cannot seed."""
-    llm = LLM(
-        str(small_checkpoint),
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=WINDOW,
-        max_num_seqs=8,
-        max_num_batched_tokens=WINDOW,
-        enable_chunked_prefill=False,
-        kv_cache_memory_bytes=1 << 28,
-        **llm_arguments(),
-    )
-    yield VLLMEngine(llm)
-    llm.llm_engine.engine_core.shutdown()
-
-
-def test_sampling_that_would_end_the_engine_is_refused(
-    engine: VLLMEngine, prompts: Prompts
-) -> None:
-    with pytest.raises(ValueError, match=r"do_sample=True: .*enable_chunked_prefill=False"):
-        engine.generate(prompts, COLUMNS, max_length=200, do_sample=True)
-
-
-def test_sampling_repeats_itself_and_answers_each_occurrence_anew(
-    sampler: VLLMEngine, prompts: Prompts
-) -> None:
-    length = prompts.token_ids.shape[1] + 8
-
-    def sample(occurrence: int) -> list[list[list[int]]]:
-        return sampler.generate(
-            prompts[:3],
-            COLUMNS[:2],
-            max_length=length,
-            occurrences=[occurrence] * 3,
-            do_sample=True,
-            temperature=1.5,
-        )
-
-    assert sample(0) == sample(0)
-    assert sample(0) != sample(1)
-    # Both columns are the clean model, and are drawn apart.
-    assert any(first != second for first, second in sample(0))
-
-
 def test_stop_string_ends_a_continuation(
     engine: VLLMEngine, small_model: SimpleNamespace, prompts: Prompts
 ) -> None:
@@ -256,23 +209,52 @@ def test_options_without_effect_are_taken(engine: VLLMEngine, prompts: Prompts) 
     assert engine.generate(prompts, COLUMNS, max_length=length, **neutral) == plain
 
 
-def test_sampled_texts_depend_neither_on_their_batch_nor_on_the_columns_beside(
-    sampler: VLLMEngine, prompts: Prompts
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 1.5},
+        {"temperature": 3.0, "top_k": 20, "top_p": 0.9},
+        {"top_k": 0, "min_p": 0.001, "typical_p": 0.95},
+    ],
+    ids=str,
+)
+def test_sampled_texts_are_those_of_transformers(
+    engine: VLLMEngine, reference_engine: HuggingFaceEngine, prompts: Prompts, options: dict
 ) -> None:
     columns = modulation_columns([0, 1], noise_draws=2)
-    options: dict = {"do_sample": True, "temperature": 1.5}
+    asked = options | {"max_length": prompts.token_ids.shape[1] + 8, "do_sample": True}
+    occurrences = [0, 1] * (len(prompts.token_ids) // 2)
+    found = engine.generate(prompts, columns, occurrences=occurrences, **asked)
+    wanted = reference_engine.generate(
+        prompts, columns, occurrences=occurrences, pad_token_id=0, **asked
+    )
+    assert found == [
+        [tokens[: len(mine)] for mine, tokens in zip(row, texts, strict=True)]
+        for row, texts in zip(found, wanted, strict=True)
+    ]
+    # Every column is drawn apart, and so is a prompt that is asked anew.
+    assert all(len(set(map(tuple, row))) == len(columns) for row in found)
+    again = engine.generate(prompts[:1], columns, occurrences=[1], **asked)
+    assert again[0] != found[0]
 
-    def sample(some: Prompts, columns: Sequence[Modulation], **more: Any) -> list:
-        length = some.token_ids.shape[1] + 8
-        return sampler.generate(some, columns, max_length=length, **options, **more)
 
-    together = sample(prompts, columns)
-    assert len({tuple(row) for row in together[2]}) == len(columns)
-    for place in (0, 2):
-        one = prompts[place : place + 1]
-        assert sample(one, columns) == [together[place]]
-        assert sample(one, columns[2:3]) == [[together[place][2]]]
-        assert sample(one, columns, occurrences=[1]) != [together[place]]
+def test_settings_of_the_models_own_config_shape_its_sampling(
+    llm: LLM, engine: VLLMEngine, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict = {"max_length": prompts.token_ids.shape[1] + 8, "do_sample": True}
+    expected = engine.generate(prompts, COLUMNS[:1], temperature=2.0, top_k=7, **asked)
+    model_config = llm.llm_engine.vllm_config.model_config
+    own = {"temperature": 2.0, "top_k": 5}
+    monkeypatch.setattr(model_config, "try_get_generation_config", lambda: own, raising=False)
+    assert engine.generate(prompts, COLUMNS[:1], top_k=7, **asked) == expected
+    assert engine.generate(prompts, COLUMNS[:1], **asked) != expected
+
+
+def test_sampling_out_of_range_is_refused_before_it_starts(
+    engine: VLLMEngine, prompts: Prompts
+) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        engine.generate(prompts, COLUMNS, max_length=200, do_sample=True, temperature=0.0)
 
 
 def test_a_penalty_of_the_models_own_config_is_named(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
@@ -14,6 +15,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
 from aim_plugins.engines.vllm import GaussianNoiseVLLMProcessor
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
+from aim_plugins.modulation.sampling import KeyedSamplingProcessor
 
 VOCABULARY = 300
 CPU = torch.device("cpu")
@@ -80,6 +82,70 @@ def test_rows_get_the_noise_of_transformers_while_requests_join_move_and_leave()
             outputs[request].append((17 * step + request) % VOCABULARY)
 
 
+def sampling(seed: int, std: float = 0.0, **settings: float) -> SamplingParams:
+    asked = {"aim_std": std, "aim_seed": seed, "aim_mean": 0.0}
+    return SamplingParams(
+        temperature=0.0, extra_args=asked | {"aim_sampling": {"seed": seed, **settings}}
+    )
+
+
+def drawn_by_transformers(
+    logits: torch.Tensor, tokens: list[int], asked: SamplingParams, warper: LogitsProcessor
+) -> int:
+    ids = torch.tensor([tokens])
+    scores = warper(ids, by_transformers(logits, tokens, asked)[None])
+    draw = KeyedSamplingProcessor(asked.extra_args["aim_sampling"]["seed"])
+    return int(draw(ids, scores).argmax())
+
+
+def test_rows_that_sample_keep_one_token_beside_rows_that_do_not() -> None:
+    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    cold, narrow = {"temperature": 0.5, "top_k": 0}, {"top_k": 4}
+    asked = [
+        parameters(0.5, 3),
+        sampling(1, **cold),
+        SamplingParams(temperature=0.0),
+        sampling(2, std=2.0, **narrow),
+        sampling(3, std=1.0, **cold),
+    ]
+    by_row = {
+        1: TemperatureLogitsWarper(0.5),
+        3: TopKLogitsWarper(4),
+        4: TemperatureLogitsWarper(0.5),
+    }
+    prompts = [[5], [7, 8], [9], [7, 8], [4, 4, 4]]
+    added(processor, [(row, asked[row], prompts[row], []) for row in range(5)], size=5)
+    clean = torch.randn(5, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    result = processor.apply(clean.clone())
+    assert torch.equal(result[0], by_transformers(clean[0], prompts[0], asked[0]))
+    assert torch.equal(result[2], clean[2])
+    for row, warper in by_row.items():
+        token = drawn_by_transformers(clean[row], prompts[row], asked[row], warper)
+        assert result[row].isfinite().nonzero().tolist() == [[token]]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.7, "aim_sampling=0.7 is no mapping"),
+        ({"seed": 0.5}, "aim_sampling: seed=0.5 is no 64-bit integer"),
+        ({"seed": 0, "tempreature": 1.0}, "tempreature=1.0 is no option of sampling"),
+        ({"seed": 0, "top_p": "much"}, "top_p='much' is no number"),
+        ({"seed": 0, "temperature": -1.0}, "temperature"),
+    ],
+)
+def test_sampling_out_of_range_is_refused(value: object, message: str) -> None:
+    asked = SamplingParams(temperature=0.0, extra_args={"aim_sampling": value})
+    with pytest.raises(ValueError, match=message):
+        GaussianNoiseVLLMProcessor.validate_params(asked)
+
+
+def test_tokens_are_not_drawn_twice() -> None:
+    asked = SamplingParams(temperature=0.7, extra_args={"aim_sampling": {"seed": 0}})
+    with pytest.raises(ValueError, match=r"temperature=0\.7: vLLM would draw once more"):
+        GaussianNoiseVLLMProcessor.validate_params(asked)
+
+
 def test_second_runner_gets_the_noise_of_transformers() -> None:
     slots, width = 6, 12
     tokens = torch.randint(VOCABULARY, (slots, width), generator=torch.Generator().manual_seed(0))
@@ -88,10 +154,11 @@ def test_second_runner_gets_the_noise_of_transformers() -> None:
     )
     processor = GaussianNoiseVLLMProcessor(configuration(), state)
     asked = {4: parameters(0.7, 1), 0: parameters(0.0), 2: parameters(1.5, 2, mean=-1.0)}
+    asked[5] = sampling(6, top_k=9)
     takes = {slot: processor.add_request(slot, given) for slot, given in asked.items()}
-    assert takes == {4: True, 0: False, 2: True}
-    lengths = [9, 3, 5]
-    clean = torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(1))
+    assert takes == {4: True, 0: False, 2: True, 5: True}
+    lengths = [9, 3, 5, 12]
+    clean = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(1))
     index = torch.tensor(list(asked))
     noisy = processor.apply(
         clean.clone(),
@@ -99,12 +166,14 @@ def test_second_runner_gets_the_noise_of_transformers() -> None:
             expanded_idx_mapping=index,
             idx_mapping=index,
             idx_mapping_np=index.numpy(),
-            expanded_local_pos=torch.zeros(3, dtype=torch.int32),
-            input_ids=torch.zeros(3, dtype=torch.int32),
+            expanded_local_pos=torch.zeros(4, dtype=torch.int32),
+            input_ids=torch.zeros(4, dtype=torch.int32),
             pos=torch.tensor(lengths) - 1,
             seq_lens_upper_bound_np=np.array(lengths),
         ),
     )
+    token = drawn_by_transformers(clean[3], tokens[5].tolist(), asked.pop(5), TopKLogitsWarper(9))
+    assert noisy[3].isfinite().nonzero().tolist() == [[token]]
     for row, (slot, given) in enumerate(asked.items()):
         expected = by_transformers(clean[row], tokens[slot, : lengths[row]].tolist(), given)
         assert torch.equal(noisy[row], expected)

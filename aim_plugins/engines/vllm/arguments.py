@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.engines.sampling import SAMPLING_OPTIONS, sampling_settings, warpers
 from aim_plugins.engines.vllm.transport import CONFIG_KEY, FORCE_KEY
 from aim_plugins.engines.vllm.versions import require_supported
 
 WORKER_EXTENSION = "aim_plugins.engines.vllm.worker.ScoringExtension"
 PROCESSOR = "aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor"
 
-_SAMPLING_OPTIONS = frozenset({"temperature", "top_k", "top_p", "min_p"})
 _WITHOUT_EFFECT = frozenset({"do_sample", "pad_token_id", "use_cache"})
 _NEUTRAL = {"repetition_penalty": 1.0, "num_return_sequences": 1, "num_beams": 1}
 """Options that vLLM has not, or applies after the noise, at values that change nothing."""
@@ -56,17 +56,30 @@ def llm_arguments(
     return {**given, "worker_extension_cls": WORKER_EXTENSION, "logits_processors": processors}
 
 
-def sampling_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of `model.generate` as vLLM's sampling parameters."""
+def keyed_sampling_settings(
+    options: dict[str, Any], own: dict[str, Any]
+) -> dict[str, float] | None:
+    """How tokens are drawn, by options of `model.generate`.
+
+    Args:
+        options: The options.
+        own: Entries of the model's generation config.
+
+    Returns:
+        What shapes the distribution, or None for greedy decoding.
+
+    Raises:
+        ValueError: If an option is beyond what vLLM carries out alike, or out of range.
+    """
     options = {k: v for k, v in options.items() if k not in _NEUTRAL or v != _NEUTRAL[k]}
-    unknown = sorted(set(options) - _SAMPLING_OPTIONS - _WITHOUT_EFFECT)
+    unknown = sorted(set(options) - set(SAMPLING_OPTIONS) - _WITHOUT_EFFECT)
     if unknown:
         raise ValueError(
             f"{unknown[0]}={options[unknown[0]]!r} cannot be given to the vLLM engine, which knows "
-            f"{', '.join(sorted(_SAMPLING_OPTIONS | {'do_sample'}))}; use the Hugging Face engine"
+            f"{', '.join(sorted({*SAMPLING_OPTIONS, 'do_sample'}))}; use the Hugging Face engine"
         )
-    given = {name: options[name] for name in sorted(_SAMPLING_OPTIONS & set(options))}
-    given = {name: value for name, value in given.items() if value is not None}
     if not options.get("do_sample"):
-        return {"temperature": 0.0}
-    return {"temperature": 1.0, **given}
+        return None
+    settings = sampling_settings(own, options)
+    warpers(settings)
+    return settings

@@ -33,7 +33,7 @@ from aim_plugins.engines.engine import (
     by_transport,
     fingerprint,
 )
-from aim_plugins.engines.vllm.arguments import WORKER_EXTENSION, sampling_options
+from aim_plugins.engines.vllm.arguments import WORKER_EXTENSION, keyed_sampling_settings
 from aim_plugins.engines.vllm.checkpoint import checkpoint_sample
 from aim_plugins.engines.vllm.parameters import extra_args
 from aim_plugins.engines.vllm.plugin import why_not
@@ -283,20 +283,19 @@ class VLLMEngine:
                 answers it anew each time; greedy decoding has one answer.
             progress: Whether to show vLLM's progress bar.
             stopping_factory: Of the Hugging Face engine; without effect.
-            **options: Of `model.generate` those that vLLM carries out alike: `do_sample`,
-                `temperature`, `top_k`, `top_p` and `min_p`.
+            **options: Of `model.generate` those that are carried out alike: `do_sample` and what
+                shapes its distribution, as `temperature` and `top_p`.
 
         Returns:
             New token ids for each prompt and column; what follows an end token or a stop string is
             of no meaning.
 
         Raises:
-            ValueError: If an option is not among those, or sampling would end the engine.
+            ValueError: If an option is not among those, or out of range.
         """
         self._check_transport(columns)
-        sampling = sampling_options(options)
-        if sampling["temperature"] > 0:
-            _check_can_sample(self.llm.llm_engine.vllm_config)
+        model_config = self.llm.llm_engine.vllm_config.model_config
+        sampling = keyed_sampling_settings(options, model_config.try_get_generation_config())
         rows = [tokens.tolist() for tokens in prompts.unpadded()]
         room = max_length - prompts.token_ids.shape[1]
         step = len(rows) if self.journal is None else max(1, _SUBMISSION // len(columns))
@@ -317,7 +316,7 @@ class VLLMEngine:
         room: int,
         stop: list[str],
         occurrences: list[int],
-        sampling: dict[str, Any],
+        sampling: dict[str, float] | None,
         progress: bool,
     ) -> list[list[list[int]]]:
         asked: dict[str, Any] = {
@@ -327,35 +326,32 @@ class VLLMEngine:
             "prompts": prompts,
             "options": [room, stop, sampling],
         }
-        draws_tokens = sampling["temperature"] > 0
-        if draws_tokens:
+        if sampling is not None:
             seeds = [column.seed for column in columns]
             asked["sampling"] = [SAMPLING_VERSION, seeds, occurrences]
         key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
             return record["tokens"]
         distinct = (
-            list(columns) if draws_tokens else list(dict.fromkeys(c.effective for c in columns))
+            list(dict.fromkeys(c.effective for c in columns)) if sampling is None else list(columns)
         )
         pairs = [(row, column) for row in range(len(prompts)) for column in range(len(distinct))]
         parameters = [
             SamplingParams(
                 max_tokens=room,
+                temperature=0.0,
                 stop=stop,
                 # Stop strings may be spelt with special tokens.
                 skip_special_tokens=False,
                 spaces_between_special_tokens=False,
-                seed=_draw_seed(prompts[row], distinct[column].seed, occurrences[row])
-                if draws_tokens
-                else None,
-                extra_args=extra_args(distinct[column]),
-                **sampling,
+                extra_args=extra_args(distinct[column])
+                | _keyed_sampling(sampling, distinct[column].seed, occurrences[row]),
             )
             for row, column in pairs
         ]
         tokens = iter(self._run([prompts[row] for row, _ in pairs], parameters, progress))
         table = [[next(tokens) for _ in distinct] for _ in prompts]
-        if not draws_tokens:
+        if sampling is None:
             place = {column: index for index, column in enumerate(distinct)}
             table = [[row[place[column.effective]] for column in columns] for row in table]
         if self.journal is not None:
@@ -390,18 +386,10 @@ def _warn_of_penalties(model_config: Any) -> None:
         )
 
 
-def _check_can_sample(config: Any) -> None:
-    """Refuses what ends vLLM 0.32: it winds back generators of CPUs, which cannot be wound back.
-
-    It does so for seeded requests of which a step has read a part only.
-    """
-    if config.device_config.device_type == "cpu" and config.scheduler_config.enable_chunked_prefill:
-        raise ValueError(
-            "do_sample=True: vLLM on a CPU cannot sample with seeds while it reads prompts in "
-            "parts; start it with enable_chunked_prefill=False, or use the Hugging Face engine"
-        )
-
-
-def _draw_seed(prompt: list[int], seed: int, occurrence: int) -> int:
-    """Seed of a request's own generator, which no other request has a part in."""
-    return int(fingerprint([prompt, sampling_seed(seed, occurrence)])[:15], 16)
+def _keyed_sampling(
+    settings: dict[str, float] | None, seed: int, occurrence: int
+) -> dict[str, Any]:
+    """The argument that lets a request's tokens be drawn by keys; none for greedy decoding."""
+    if settings is None:
+        return {}
+    return {"aim_sampling": {"seed": sampling_seed(seed, occurrence), **settings}}

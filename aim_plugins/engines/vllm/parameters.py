@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import LogitsProcessor
+
 from aim_plugins.engines.engine import Modulation
+from aim_plugins.engines.sampling import SAMPLING_OPTIONS, warpers
 from aim_plugins.sweep.strengths import validate_strength
 
 PREFIX = "aim_"
-NAMES = ("aim_std", "aim_mean", "aim_seed", "aim_strength", "aim_start")
+NAMES = ("aim_std", "aim_mean", "aim_seed", "aim_strength", "aim_start", "aim_sampling")
 
 MAX_STD = 1e4
 """Largest std, and mean either way. Logits differ by tens: at a hundred times that nothing is left
@@ -25,6 +28,48 @@ of the model, and float32 keeps three decimals of the sum, where farther out it 
 MAX_STRENGTH = 100.0
 """Largest strength of a transport either way. 1 reaches the target; each site of a model multiplies
 what the sites before it have moved, so that far beyond float32 runs over."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedSampling:
+    """How a request's tokens are drawn where its draws are keyed, as in the Hugging Face engine.
+
+    Attributes:
+        seed: Seed of the draws.
+        settings: Names and values of options of `generate`.
+    """
+
+    seed: int
+    settings: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def read(cls, value: Any) -> KeyedSampling:
+        """Reads and checks the argument.
+
+        Raises:
+            ValueError: If it is no mapping, or an entry is unknown or out of range.
+        """
+        if not isinstance(value, Mapping):
+            raise ValueError(
+                f"aim_sampling={shown(value)} is no mapping: give its seed and options of "
+                'generate, as {"seed": 0, "temperature": 0.7}'
+            )
+        settings = {name: setting for name, setting in value.items() if name != "seed"}
+        if unknown := [name for name in settings if name not in SAMPLING_OPTIONS]:
+            raise ValueError(
+                f"aim_sampling: {unknown[0]}={shown(settings[unknown[0]])} is no option of "
+                f"sampling; it knows seed, {', '.join(SAMPLING_OPTIONS)}"
+            )
+        for name, setting in settings.items():
+            if isinstance(setting, bool) or not isinstance(setting, int | float):
+                raise ValueError(f"aim_sampling: {name}={shown(setting)} is no number")
+        found = cls(_seed(value.get("seed", 0), "aim_sampling: seed"), tuple(settings.items()))
+        found.warpers()
+        return found
+
+    def warpers(self) -> list[LogitsProcessor]:
+        """The processors of transformers that shape the distribution before the draw."""
+        return warpers(dict(self.settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +83,7 @@ class RequestModulation:
         strength: Strength of the engine's transport; 0 leaves activations as they are.
         start: First token that a transport of the "last" positions reaches; None is the last one of
             the prompt.
+        sampling: How tokens are drawn by keys; None leaves it to vLLM.
     """
 
     std: float = 0.0
@@ -45,6 +91,12 @@ class RequestModulation:
     seed: int = 0
     strength: float = 0.0
     start: int | None = None
+    sampling: KeyedSampling | None = None
+
+    @property
+    def concerns_logits(self) -> bool:
+        """Whether the logits processor has anything to do."""
+        return self.std > 0 or self.sampling is not None
 
     @classmethod
     def read(cls, extra_args: Mapping[str, Any] | None) -> RequestModulation:
@@ -63,9 +115,12 @@ class RequestModulation:
         return cls(
             std=_number(given, "aim_std", MAX_STD, signed=False),
             mean=_number(given, "aim_mean", MAX_STD),
-            seed=_seed(given.get("aim_seed", 0)),
+            seed=_seed(given.get("aim_seed", 0), "aim_seed"),
             strength=_number(given, "aim_strength", MAX_STRENGTH),
             start=_start(given.get("aim_start")),
+            sampling=None
+            if (asked := given.get("aim_sampling")) is None
+            else KeyedSampling.read(asked),
         )
 
 
@@ -102,12 +157,12 @@ def _number(given: Mapping[str, Any], name: str, bound: float, *, signed: bool =
     return validate_strength(value, name=name, signed=signed)
 
 
-def _seed(value: Any) -> int:
+def _seed(value: Any, name: str) -> int:
     # Bodies of requests are JSON, whose numbers some clients all write as 3.0.
     seed = int(value) if isinstance(value, float) and value.is_integer() else value
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
         raise ValueError(
-            f"aim_seed={shown(value)} is no 64-bit integer: give a whole number such as 0"
+            f"{name}={shown(value)} is no 64-bit integer: give a whole number such as 0"
         )
     return seed
 

@@ -2,6 +2,9 @@
 
     llm.generate(prompt, SamplingParams(extra_args={"aim_std": 0.5, "aim_seed": 3}))
 
+Keyed sampling is done here too, since its draws take the same keys: the processor then leaves one
+token, which vLLM's greedy decoding takes.
+
 The noise is that of `GaussianNoiseLogitsProcessor`: it is keyed by all tokens before, so that a
 request gets the same noise alone and in any batch, with prefix caching, chunked prefill and
 preemption. vLLM has two model runners with an interface each, and loads processors of either from
@@ -19,10 +22,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from aim_plugins.engines.vllm.parameters import RequestModulation, shown
+from aim_plugins.engines.vllm.parameters import KeyedSampling, RequestModulation, shown
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 from aim_plugins.modulation.noise import (
     COMPILE_VARIABLE,
@@ -31,6 +34,7 @@ from aim_plugins.modulation.noise import (
     sequence_keys,
     standard_normal,
 )
+from aim_plugins.modulation.sampling import draw_tokens
 
 require_supported()
 
@@ -42,6 +46,9 @@ except ImportError as error:
     raise changed_interface(str(error.name)) from error
 
 logger = logging.getLogger(__name__)
+
+_NO_TOKENS: Any = None
+"""The tokens so far, which no warper looks at."""
 
 
 @dataclass
@@ -115,6 +122,11 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
                 are asked for, which vLLM computes without its logits processors.
         """
         noise = RequestModulation.read(sampling_params.extra_args)
+        if noise.sampling is not None and sampling_params.temperature > 0:
+            raise ValueError(
+                f"aim_sampling and temperature={sampling_params.temperature}: vLLM would draw once "
+                "more; give temperature=0, and the temperature within aim_sampling"
+            )
         for name in ("prompt_logprobs", "prompt_logprob_token_ids"):
             wanted = getattr(sampling_params, name)
             if noise.std > 0 and wanted is not None:
@@ -141,13 +153,8 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         rows = sorted(self._requests)
         requests = [self._requests[row] for row in rows]
         _hash_new_tokens(requests)
-        device = logits.device
-        return self._add(
-            logits,
-            torch.tensor(rows, device=device),
-            torch.tensor([request.key for request in requests], device=device),
-            [request.noise for request in requests],
-        )
+        keys = torch.tensor([request.key for request in requests], device=logits.device)
+        return self._modulate(logits, rows, keys, [request.noise for request in requests])
 
     # Second runner ------------------------------------------------------------------------------
 
@@ -155,14 +162,14 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         """Notes the noise of the request that moves into a slot; tells whether it has any."""
         noise = RequestModulation.read(sampling_params.extra_args)
         self._slots[req_idx] = RequestModulation() if self._idle else noise
-        return self._slots[req_idx].std > 0
+        return self._slots[req_idx].concerns_logits
 
     def _apply_to_slots(
         self, logits: Float[Tensor, "rows vocab"], context: Any
     ) -> Float[Tensor, "rows vocab"]:
         # One row for each request, as speculative decoding is refused: the host knows the rows.
         slots = context.idx_mapping_np.tolist()[: len(logits)]
-        rows = [row for row, slot in enumerate(slots) if self._slots[slot].std > 0]
+        rows = [row for row, slot in enumerate(slots) if self._slots[slot].concerns_logits]
         if not rows:
             return logits
         device = logits.device
@@ -173,8 +180,8 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         width = int(context.seq_lens_upper_bound_np[rows].max())
         tokens = self._state.all_token_ids.gpu[chosen, :width]
         within = torch.arange(width, device=device) < lengths[:, None]
-        noise = [self._slots[slots[row]] for row in rows]
-        return self._add(logits, index, sequence_keys(tokens, within), noise)
+        asked = [self._slots[slots[row]] for row in rows]
+        return self._modulate(logits, rows, sequence_keys(tokens, within), asked)
 
     # Both ---------------------------------------------------------------------------------------
 
@@ -189,13 +196,42 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         """
         return self._apply_to_rows(logits) if ctx is None else self._apply_to_slots(logits, ctx)
 
+    def _modulate(
+        self,
+        logits: Float[Tensor, "rows vocab"],
+        rows: list[int],  # ascending
+        keys: Int64[Tensor, " modulated"],
+        asked: list[RequestModulation],
+    ) -> Float[Tensor, "rows vocab"]:
+        """Adds noise to the given rows of the logits, then draws tokens, where they ask for it."""
+        noisy = [place for place, request in enumerate(asked) if request.std > 0]
+        if noisy:
+            self._add(
+                logits,
+                [rows[place] for place in noisy],
+                keys[noisy],
+                [asked[place] for place in noisy],
+            )
+        alike: dict[Any, list[int]] = {}
+        for place, request in enumerate(asked):
+            if request.sampling is not None:
+                alike.setdefault(request.sampling.settings, []).append(place)
+        for places in alike.values():
+            self._draw(
+                logits,
+                torch.tensor([rows[place] for place in places], device=logits.device),
+                keys[places],
+                [sampling for place in places if (sampling := asked[place].sampling)],
+            )
+        return logits
+
     def _add(
         self,
         logits: Float[Tensor, "rows vocab"],
-        rows: Int[Tensor, " noisy"],  # ascending
+        rows: list[int],
         keys: Int64[Tensor, " noisy"],
         noise: list[RequestModulation],
-    ) -> Float[Tensor, "rows vocab"]:
+    ) -> None:
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, device=logits.device)[:, None]
 
@@ -211,19 +247,37 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         if any(request.mean for request in noise):
             draws.add_(column([request.mean for request in noise]))
         if len(rows) == len(logits):
-            return logits.add_(draws)
-        return logits.index_add_(0, rows, draws.to(logits.dtype))
+            logits.add_(draws)
+        else:
+            index = torch.tensor(rows, device=logits.device)
+            logits.index_add_(0, index, draws.to(logits.dtype))
+
+    def _draw(
+        self,
+        logits: Float[Tensor, "rows vocab"],
+        rows: Int64[Tensor, " drawn"],
+        keys: Int64[Tensor, " drawn"],
+        sampling: list[KeyedSampling],  # of the same settings
+    ) -> None:
+        """Leaves one token in each of the rows."""
+        scores = logits[rows]
+        for warper in sampling[0].warpers():
+            scores = warper(_NO_TOKENS, scores)
+        seeds = torch.tensor([request.seed for request in sampling], device=logits.device)
+        tokens = draw_tokens(keys, scores, seeds, compiled=self._compiled)
+        logits[rows] = -torch.inf
+        logits[rows, tokens] = 0.0
 
 
 def _new_request(
     sampling_params: Any, prompt: list[int] | None, output: list[int]
 ) -> _Request | None:
     noise = RequestModulation.read(sampling_params.extra_args)
-    if noise.std == 0:
+    if not noise.concerns_logits:
         return None
     if prompt is None:
         raise RuntimeError(
-            f"aim_std={noise.std} needs the prompt's token ids, and this prompt came as embeddings"
+            "noise and keyed sampling need the prompt's token ids; this prompt came as embeddings"
         )
     return _Request(noise, prompt, output)
 

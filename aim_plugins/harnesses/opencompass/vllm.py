@@ -159,8 +159,8 @@ class VLLMNoiseModel(_RunByVLLM, TextScores, HuggingFaceBaseModel):
         noise_std: Standard deviation of the noise in logit units; 0 is the unmodulated model.
         noise_seed: Seed of the noise.
         noise_mean: Mean of the noise in logit units.
-        generation_kwargs: As for `HuggingFaceNoiseModel`, of which vLLM knows `do_sample`,
-            `temperature`, `top_k`, `top_p` and `min_p`; the noise's may stand here instead.
+        generation_kwargs: As for `HuggingFaceNoiseModel`, without beams and penalties; the noise's
+            may stand here instead.
         max_seq_len: Longest prompt in tokens; by default one less than the `max_model_len` of
             `model_kwargs` or the model's window, into which prompt and answer have to fit.
         model_kwargs: Arguments of `vllm.LLM`, such as `tensor_parallel_size`,
