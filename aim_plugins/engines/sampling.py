@@ -82,6 +82,8 @@ def sampling_settings(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
         The options of `SAMPLING_OPTIONS` that are set, by name.
     """
     settings = {name: given.get(name, own.get(name)) for name in SAMPLING_OPTIONS}
+    if "top_k" in given and given["top_k"] is None:
+        settings["top_k"] = 0  # to transformers a None that is given means none
     return {name: value for name, value in settings.items() if value is not None}
 
 

@@ -66,7 +66,14 @@ def test_a_prompt_that_is_asked_again_gets_another_text(engine, padded):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.7, "top_k": 0}, {"top_k": 6}, {"top_p": 0.6}, {"min_p": 0.01}],
+    [
+        {},
+        {"temperature": 0.7, "top_k": 0},
+        {"top_k": None},
+        {"top_k": 6},
+        {"top_p": 0.6},
+        {"min_p": 0.01},
+    ],
     ids=str,
 )
 def test_first_tokens_have_the_distribution_of_transformers(engine, model, padded, options):

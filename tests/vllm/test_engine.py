@@ -244,10 +244,34 @@ def test_settings_of_the_models_own_config_shape_its_sampling(
     asked: dict = {"max_length": prompts.token_ids.shape[1] + 8, "do_sample": True}
     expected = engine.generate(prompts, COLUMNS[:1], temperature=2.0, top_k=7, **asked)
     model_config = llm.llm_engine.vllm_config.model_config
-    own = {"temperature": 2.0, "top_k": 5}
+    own = {"do_sample": True, "temperature": 2.0, "top_k": 5}
     monkeypatch.setattr(model_config, "try_get_generation_config", lambda: own, raising=False)
     assert engine.generate(prompts, COLUMNS[:1], top_k=7, **asked) == expected
     assert engine.generate(prompts, COLUMNS[:1], **asked) != expected
+    del asked["do_sample"]
+    assert engine.generate(prompts, COLUMNS[:1], top_k=7, **asked) == expected
+    assert engine.generate(prompts, COLUMNS[:1], do_sample=False, **asked) != expected
+
+
+def test_finished_samples_are_recalled_each_for_its_own_occurrence(
+    llm: LLM, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = VLLMEngine(llm, journal=Shelf())
+    length = prompts.token_ids.shape[1] + 8
+
+    def sample(occurrence: int) -> list[list[list[int]]]:
+        return engine.generate(
+            prompts,
+            COLUMNS[:2],
+            max_length=length,
+            occurrences=[occurrence] * len(prompts.token_ids),
+            do_sample=True,
+        )
+
+    first, second = sample(0), sample(1)
+    assert first != second
+    monkeypatch.setattr(llm, "generate", lambda *_, **__: pytest.fail("computed again"))
+    assert (sample(0), sample(1)) == (first, second)
 
 
 def test_sampling_out_of_range_is_refused_before_it_starts(

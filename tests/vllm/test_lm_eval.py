@@ -89,9 +89,10 @@ def test_a_transport_of_another_model_is_refused_before_vllm_starts(
         ActVLLM(str(tmp_path / "other"), transport=str(small_transport))
 
 
-def test_texts_are_those_of_aim_hf(models: SimpleNamespace) -> None:
+@pytest.mark.parametrize("decoding", [{}, {"do_sample": True, "temperature": 0.7}], ids=str)
+def test_texts_are_those_of_aim_hf(models: SimpleNamespace, decoding: dict) -> None:
     prompts = ["The capital of France is", "Once upon a time, there", "Q: 2+2?\nA:", "word " * 200]
-    options = {"until": ["\n\n", "."], "max_gen_toks": 12, "do_sample": False}
+    options = {"until": ["\n\n", "."], "max_gen_toks": 12, "do_sample": False} | decoding
     requests = instances("generate_until", [(prompt, options) for prompt in prompts])
     ours = models.vllm.table("generate_until", requests)
     assert ours == models.hf.generate(requests, True)

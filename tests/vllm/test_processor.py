@@ -130,7 +130,8 @@ def test_rows_that_sample_keep_one_token_beside_rows_that_do_not() -> None:
         (0.7, "aim_sampling=0.7 is no mapping"),
         ({"seed": 0.5}, "aim_sampling: seed=0.5 is no 64-bit integer"),
         ({"seed": 0, "tempreature": 1.0}, "tempreature=1.0 is no option of sampling"),
-        ({"seed": 0, "top_p": "much"}, "top_p='much' is no number"),
+        ({"seed": 0, "top_p": "much"}, "top_p='much' is no finite number"),
+        ({"seed": 0, "typical_p": float("nan")}, "typical_p=nan is no finite number"),
         ({"seed": 0, "temperature": -1.0}, "temperature"),
     ],
 )
@@ -143,6 +144,17 @@ def test_sampling_out_of_range_is_refused(value: object, message: str) -> None:
 def test_tokens_are_not_drawn_twice() -> None:
     asked = SamplingParams(temperature=0.7, extra_args={"aim_sampling": {"seed": 0}})
     with pytest.raises(ValueError, match=r"temperature=0\.7: vLLM would draw once more"):
+        GaussianNoiseVLLMProcessor.validate_params(asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("repetition_penalty", 1.2), ("frequency_penalty", 0.5), ("presence_penalty", -0.5)],
+)
+def test_penalties_that_would_come_after_the_draw_are_refused(name: str, value: float) -> None:
+    asked = sampling(0)
+    setattr(asked, name, value)
+    with pytest.raises(ValueError, match=f"{name}={value}: vLLM penalises tokens after the draw"):
         GaussianNoiseVLLMProcessor.validate_params(asked)
 
 

@@ -249,6 +249,8 @@ def assert_refused_alone(
     [
         ({"aim_std": 2.0}, 'move it into vllm_xargs, {"vllm_xargs": {"aim_std": 2.0}}'),
         ({"aim_strength": 0.5, "vllm_xargs": {"aim_std": 1.0}}, "aim_strength=0.5 stands at"),
+        ({"aim_sampling": {"seed": 1}}, "sample with temperature and seed"),
+        ({"vllm_xargs": {"aim_sampling": "{}"}}, "aim_sampling='{}' is no mapping"),
         ({"use_beam_search": True, "n": 2, "vllm_xargs": {"aim_std": 2.0}}, "leaves aim_std=2.0"),
         ({"logprobs": 1, "vllm_xargs": {"aim_std": 2.0}}, "--logprobs-mode processed_logprobs"),
         ({"n": 2, "temperature": 1.0, "vllm_xargs": {"aim_std": 1e39}}, "is beyond 10000"),

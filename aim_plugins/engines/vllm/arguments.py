@@ -78,7 +78,7 @@ def keyed_sampling_settings(
             f"{unknown[0]}={options[unknown[0]]!r} cannot be given to the vLLM engine, which knows "
             f"{', '.join(sorted({*SAMPLING_OPTIONS, 'do_sample'}))}; use the Hugging Face engine"
         )
-    if not options.get("do_sample"):
+    if not options.get("do_sample", own.get("do_sample")):
         return None
     settings = sampling_settings(own, options)
     warpers(settings)

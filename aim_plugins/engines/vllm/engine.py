@@ -328,7 +328,7 @@ class VLLMEngine:
         }
         if sampling is not None:
             seeds = [column.seed for column in columns]
-            asked["sampling"] = [SAMPLING_VERSION, seeds, occurrences]
+            asked["sampling"] = ["keyed", SAMPLING_VERSION, seeds, occurrences]
         key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
             return record["tokens"]

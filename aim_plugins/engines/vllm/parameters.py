@@ -1,7 +1,7 @@
 """What one vLLM request asks for: `extra_args` of its sampling parameters, read and checked.
 
 Offline `SamplingParams(extra_args={"aim_std": 0.5, "aim_seed": 3})`; to a server the same entries
-as `vllm_xargs` in the body of the request.
+as `vllm_xargs` in the body of the request, but for `aim_sampling`: a body has no room for mappings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from aim_plugins.engines.sampling import SAMPLING_OPTIONS, warpers
 from aim_plugins.sweep.strengths import validate_strength
 
 PREFIX = "aim_"
-NAMES = ("aim_std", "aim_mean", "aim_seed", "aim_strength", "aim_start", "aim_sampling")
+NAMES = ("aim_std", "aim_mean", "aim_seed", "aim_strength", "aim_start")
+SAMPLING_NAME = "aim_sampling"
 
 MAX_STD = 1e4
 """Largest std, and mean either way. Logits differ by tens: at a hundred times that nothing is left
@@ -51,8 +52,9 @@ class KeyedSampling:
         """
         if not isinstance(value, Mapping):
             raise ValueError(
-                f"aim_sampling={shown(value)} is no mapping: give its seed and options of "
-                'generate, as {"seed": 0, "temperature": 0.7}'
+                f"aim_sampling={shown(value)} is no mapping such as "
+                '{"seed": 0, "temperature": 0.7}, which only extra_args can hold; clients of a '
+                "server sample with temperature and seed"
             )
         settings = {name: setting for name, setting in value.items() if name != "seed"}
         if unknown := [name for name in settings if name not in SAMPLING_OPTIONS]:
@@ -61,8 +63,9 @@ class KeyedSampling:
                 f"sampling; it knows seed, {', '.join(SAMPLING_OPTIONS)}"
             )
         for name, setting in settings.items():
-            if isinstance(setting, bool) or not isinstance(setting, int | float):
-                raise ValueError(f"aim_sampling: {name}={shown(setting)} is no number")
+            number = isinstance(setting, int | float) and not isinstance(setting, bool)
+            if not number or not math.isfinite(setting):
+                raise ValueError(f"aim_sampling: {name}={shown(setting)} is no finite number")
         found = cls(_seed(value.get("seed", 0), "aim_sampling: seed"), tuple(settings.items()))
         found.warpers()
         return found
@@ -106,7 +109,8 @@ class RequestModulation:
             ValueError: If a name that starts with "aim_" is unknown, or a value is out of range.
         """
         given = extra_args or {}
-        unknown = sorted(name for name in given if name.startswith(PREFIX) and name not in NAMES)
+        known = {*NAMES, SAMPLING_NAME}
+        unknown = sorted(name for name in given if name.startswith(PREFIX) and name not in known)
         if unknown:
             raise ValueError(
                 f"{unknown[0]}={shown(given[unknown[0]])} is no argument of aim-plugins; "
@@ -119,7 +123,7 @@ class RequestModulation:
             strength=_number(given, "aim_strength", MAX_STRENGTH),
             start=_start(given.get("aim_start")),
             sampling=None
-            if (asked := given.get("aim_sampling")) is None
+            if (asked := given.get(SAMPLING_NAME)) is None
             else KeyedSampling.read(asked),
         )
 

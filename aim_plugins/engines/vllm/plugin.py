@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from aim_plugins.engines.vllm.parameters import PREFIX, RequestModulation, shown
+from aim_plugins.engines.vllm.parameters import PREFIX, SAMPLING_NAME, RequestModulation, shown
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 
 
@@ -102,6 +102,10 @@ def refuse_lost_arguments(request: Any) -> None:
     extra = getattr(request, "model_extra", None) or {}
     for name in sorted(name for name in extra if name.startswith(PREFIX)):
         value = shown(extra[name])
+        if name == SAMPLING_NAME:
+            raise VLLMValidationError(
+                f"{name}={value} is no argument of a server: sample with temperature and seed"
+            )
         raise VLLMValidationError(
             f"{name}={value} stands at the top of the body, where vLLM ignores it: move it into "
             f'vllm_xargs, {{"vllm_xargs": {{"{name}": {value}}}}}'

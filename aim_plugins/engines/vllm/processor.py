@@ -84,8 +84,9 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
     """Adds N(mean, std²) to the logits of the requests that ask for it.
 
     A request asks with `extra_args` (`vllm_xargs` in the body sent to a server): `aim_std`,
-    `aim_mean` and `aim_seed`. Installing aim-plugins is enough for vLLM to load the class; where it
-    is named in `logits_processors` as well, the second instance stays idle.
+    `aim_mean` and `aim_seed`; with `aim_sampling` its tokens are drawn by keys. Installing
+    aim-plugins is enough for vLLM to load the class; where it is named in `logits_processors` as
+    well, the second instance stays idle.
 
     Where vLLM compiles the model the noise is compiled too; `AIM_PLUGINS_COMPILE` decides
     otherwise.
@@ -118,15 +119,13 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         """Checks a request before it is admitted.
 
         Raises:
-            ValueError: If an argument is unknown or out of range, or log-likelihoods of the prompt
-                are asked for, which vLLM computes without its logits processors.
+            ValueError: If an argument is unknown or out of range, vLLM would change a keyed draw,
+                or log-likelihoods of the prompt are asked for, which vLLM computes without its
+                logits processors.
         """
         noise = RequestModulation.read(sampling_params.extra_args)
-        if noise.sampling is not None and sampling_params.temperature > 0:
-            raise ValueError(
-                f"aim_sampling and temperature={sampling_params.temperature}: vLLM would draw once "
-                "more; give temperature=0, and the temperature within aim_sampling"
-            )
+        if noise.sampling is not None:
+            _refuse_beside_keyed_sampling(sampling_params)
         for name in ("prompt_logprobs", "prompt_logprob_token_ids"):
             wanted = getattr(sampling_params, name)
             if noise.std > 0 and wanted is not None:
@@ -267,6 +266,22 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         tokens = draw_tokens(keys, scores, seeds, compiled=self._compiled)
         logits[rows] = -torch.inf
         logits[rows, tokens] = 0.0
+
+
+def _refuse_beside_keyed_sampling(parameters: Any) -> None:
+    """Refuses what vLLM would do to logits of which one token is left."""
+    if parameters.temperature > 0:
+        raise ValueError(
+            f"aim_sampling and temperature={parameters.temperature}: vLLM would draw once more; "
+            "give temperature=0, and the temperature within aim_sampling"
+        )
+    penalties = {"repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+    for name, neutral in penalties.items():
+        if (value := getattr(parameters, name)) != neutral:
+            raise ValueError(
+                f"aim_sampling and {name}={value}: vLLM penalises tokens after the draw, which "
+                f"changes nothing; leave {name} out"
+            )
 
 
 def _new_request(

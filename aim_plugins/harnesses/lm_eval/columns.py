@@ -170,12 +170,14 @@ class ColumnAnswers:
         """Takes apart the arguments of a generation.
 
         Returns:
-            What is left for the engine, the stop strings, and the number of new tokens.
+            What is left for the engine as `hf` passes it, the stop strings, and the number of new
+            tokens.
 
         Raises:
             ValueError: If an argument belongs to the model, or the new tokens leave no room.
         """
         options: dict[str, Any] = normalize_gen_kwargs(dict(given), self.max_gen_toks)
+        _settle_sampling(options)
         self.refuse_model_options(options)
         stop = handle_stop_sequences(options.pop("until", None), eos=end)
         new_tokens = options.pop("max_gen_toks")
@@ -304,3 +306,12 @@ def _describe(pair: tuple[str, str] | None) -> str:
         return "a rolling window"
     context, continuation = pair
     return f"the request {context[-60:]!r} + {continuation!r}"
+
+
+def _settle_sampling(options: dict[str, Any]) -> None:
+    """Makes decoding greedy unless sampling is asked for, as `hf` does."""
+    options.setdefault("temperature", 0.0)
+    if options["temperature"] == 0.0 and options.get("do_sample") is None:
+        options["do_sample"] = False
+    if options["temperature"] == 0.0 and options["do_sample"] is False:
+        del options["temperature"]

@@ -184,7 +184,7 @@ class AimHFLM(ColumnAnswers, HFLM):
             stop=stop,
             stopping_factory=functools.partial(stop_sequences_criteria, self.tokenizer, stop),
             occurrences=[occurrence for *_, occurrence in batch],
-            **_decoding_options(kwargs, self.tokenizer.pad_token_id),
+            **(kwargs | {"pad_token_id": self.tokenizer.pad_token_id, "use_cache": True}),
         )
         rows = [[self._finish_text(tokens, stop) for tokens in answers] for answers in table]
         for context, row in zip(contexts, rows, strict=True):
@@ -256,13 +256,3 @@ class AimHFLM(ColumnAnswers, HFLM):
             "max_gen_toks": self.max_gen_toks,
             "tokenizer": [self.tokenizer.name_or_path, len(self.tokenizer)],
         }
-
-
-def _decoding_options(kwargs: dict[str, Any], pad_token_id: int) -> dict[str, Any]:
-    """Arguments of `model.generate` as `hf` passes them: greedy unless sampling is asked for."""
-    options = {"temperature": 0.0, **kwargs}
-    if options["temperature"] == 0.0 and options.get("do_sample") is None:
-        options["do_sample"] = False
-    if options["temperature"] == 0.0 and options["do_sample"] is False:
-        del options["temperature"]
-    return {**options, "pad_token_id": pad_token_id, "use_cache": True}

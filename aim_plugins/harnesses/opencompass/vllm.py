@@ -44,6 +44,8 @@ _ADAPTERS = ("peft_path", "lora_path")
 class _RunByVLLM(ColumnAnswers):
     """Answers with an engine of vLLM; the other bases only tokenise and decode."""
 
+    generation_kwargs: dict[str, Any]
+
     def __init__(self, path: str, *args: Any, **settings: Any) -> None:
         for name in _ADAPTERS:
             if settings.get(name) is not None:
@@ -52,6 +54,8 @@ class _RunByVLLM(ColumnAnswers):
                     "adapter into the weights, or use HuggingFaceNoiseModel or HuggingFaceAcTModel"
                 )
         super().__init__(path, *args, **settings)
+        # As OpenCompass has it of a model of transformers, whatever the model's own config says.
+        self.generation_kwargs.setdefault("do_sample", False)
 
     def _load_tokenizer(self, path: str, *args: Any, **kwargs: Any) -> None:
         super()._load_tokenizer(path, *args, **kwargs)
