@@ -31,6 +31,17 @@ install_import_hook(
 )
 
 
+class _Memory(dict):
+    read_batch = dict.get
+    write_batch = dict.__setitem__
+
+
+@pytest.fixture
+def journal() -> _Memory:
+    """A journal in memory, where engines keep their finished batches."""
+    return _Memory()
+
+
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """Folder of the demo model (SmolLM2-135M-Instruct), fetched once into the user's cache."""

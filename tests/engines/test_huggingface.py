@@ -158,23 +158,16 @@ def test_a_request_that_cannot_be_scored_is_named(engine, request_, problem):
         engine.score([request_], [Modulation()], batch_size=1, progress=False)
 
 
-class Memory(dict):
-    """A journal in memory."""
-
-    read_batch = dict.get
-    write_batch = dict.__setitem__
-
-
-def test_a_journalled_batch_is_not_computed_again(engine, requests, monkeypatch):
-    monkeypatch.setattr(engine, "journal", Memory())
+def test_a_journalled_batch_is_not_computed_again(engine, requests, journal, monkeypatch):
+    monkeypatch.setattr(engine, "journal", journal)
     first = engine.score(requests, COLUMNS, batch_size=3, progress=False)
     monkeypatch.setattr(engine, "_forward", lambda tokens: pytest.fail("computed again"))
     again = engine.score(requests, COLUMNS, batch_size=3, progress=False)
     assert [row.log_likelihoods for row in again] == [row.log_likelihoods for row in first]
 
 
-def test_the_journal_keeps_modulations_apart(engine, requests, monkeypatch):
-    monkeypatch.setattr(engine, "journal", Memory())
+def test_the_journal_keeps_modulations_apart(engine, requests, journal, monkeypatch):
+    monkeypatch.setattr(engine, "journal", journal)
     plain = engine.score(requests, [Modulation(1.0)], batch_size=3, progress=False)
     other = engine.score(requests, [Modulation(2.0)], batch_size=3, progress=False)
     assert [row.log_likelihoods for row in plain] != [row.log_likelihoods for row in other]

@@ -7,7 +7,6 @@ import logging
 import pytest
 import torch
 from scipy import stats
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.engines.engine import Modulation, Prompts, modulation_columns
 from aim_plugins.engines.huggingface import HuggingFaceEngine
@@ -15,16 +14,6 @@ from aim_plugins.engines.huggingface import HuggingFaceEngine
 COLUMNS = modulation_columns([0, 1, 3], noise_draws=2)
 PROMPTS = ["the capital of France is", "the", "Question : Berlin", "the capital of France is"]
 END = 2
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint):
-    return AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32).eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_checkpoint):
-    return AutoTokenizer.from_pretrained(tiny_checkpoint, padding_side="left")
 
 
 @pytest.fixture

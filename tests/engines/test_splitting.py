@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.engines.engine import Prompts, ScoreRequest, modulation_columns
 from aim_plugins.engines.huggingface import HuggingFaceEngine
@@ -23,23 +22,6 @@ COLUMNS = modulation_columns("0:3:1", noise_seed=5, noise_draws=2)
 DISTINCT = 7  # the identity's two draws are one
 PROMPTS = 3
 END = 2
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint):
-    return AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32).eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_checkpoint):
-    return AutoTokenizer.from_pretrained(tiny_checkpoint, padding_side="left")
-
-
-class Memory(dict):
-    """A journal in memory."""
-
-    read_batch = dict.get
-    write_batch = dict.__setitem__
 
 
 @pytest.fixture
@@ -204,8 +186,10 @@ def test_each_occurrence_samples_anew_and_the_same_one_repeats(make_engine, prom
     assert first == decode(engine, prompts, do_sample=True)
 
 
-def test_greedy_decoding_has_one_answer_whatever_the_occurrence(make_engine, model, prompts):
-    engine = make_engine(Memory())
+def test_greedy_decoding_has_one_answer_whatever_the_occurrence(
+    make_engine, model, prompts, journal
+):
+    engine = make_engine(journal)
     first = decode(engine, prompts)
     with room_for(model, 0):  # the journal has it
         assert decode(engine, prompts, occurrences=[3] * PROMPTS) == first
@@ -284,8 +268,7 @@ def test_a_single_context_that_does_not_fit_raises(make_engine, model, requests)
 # Records, automatic batch sizes, processes ------------------------------------------------------
 
 
-def test_a_resumed_run_finds_what_was_split_before(make_engine, model, requests, prompts):
-    journal = Memory()
+def test_a_resumed_run_finds_what_was_split_before(make_engine, model, requests, prompts, journal):
     with room_for(model, 4):
         engine = make_engine(journal)
         texts = decode(engine, prompts)

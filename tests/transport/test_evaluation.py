@@ -260,27 +260,20 @@ def classifier_folder(tiny, tmp_path_factory):
     return folder
 
 
-class Records(dict):
-    def read_batch(self, key):
-        return self.get(key)
-
-    def write_batch(self, key, payload):
-        self[key] = payload
-
-
-def test_a_classifiers_probability_is_that_of_a_plain_forward_pass(tiny, classifier_folder):
+def test_a_classifiers_probability_is_that_of_a_plain_forward_pass(
+    tiny, classifier_folder, journal
+):
     from transformers import AutoModelForSequenceClassification
 
-    records = Records()
-    classifier = Classifier(str(classifier_folder), "toxic", journal=records)
+    classifier = Classifier(str(classifier_folder), "toxic", journal=journal)
     found = classifier.probabilities(DOCUMENTS, batch_size=2, progress=False)
     model = AutoModelForSequenceClassification.from_pretrained(classifier_folder).eval()
     for document, value in zip(DOCUMENTS, found, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([tiny.tokenizer(document).input_ids])).logits[0]
         assert value == pytest.approx(float(logits.double().softmax(-1)[2]), abs=1e-5)
-    assert len(records) == 2
-    records.update({key: {"values": [0.0] * len(one["values"])} for key, one in records.items()})
+    assert len(journal) == 2
+    journal.update({key: {"values": [0.0] * len(one["values"])} for key, one in journal.items()})
     assert classifier.probabilities(DOCUMENTS, batch_size=2, progress=False) == [0.0] * 3
 
 

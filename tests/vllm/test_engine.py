@@ -14,6 +14,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.core_client import InprocClient
 
 from aim_plugins.engines.engine import (
+    Journal,
     Modulation,
     Prompts,
     ScoreRequest,
@@ -152,23 +153,14 @@ def test_empty_continuation_is_refused(engine: VLLMEngine) -> None:
         engine.score([ScoreRequest([1], [], "this one")], COLUMNS)
 
 
-class Shelf:
-    """A journal in memory."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, dict[str, Any]] = {}
-
-    def read_batch(self, key: str) -> dict[str, Any] | None:
-        return self.records.get(key)
-
-    def write_batch(self, key: str, payload: dict[str, Any]) -> None:
-        self.records[key] = payload
-
-
 def test_finished_batches_are_not_computed_again(
-    llm: LLM, prompts: Prompts, requests: list[ScoreRequest], monkeypatch: pytest.MonkeyPatch
+    llm: LLM,
+    prompts: Prompts,
+    requests: list[ScoreRequest],
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    engine = VLLMEngine(llm, journal=Shelf())
+    engine = VLLMEngine(llm, journal=journal)
     length = prompts.token_ids.shape[1] + 4
 
     def run() -> Any:
@@ -254,9 +246,9 @@ def test_settings_of_the_models_own_config_shape_its_sampling(
 
 
 def test_finished_samples_are_recalled_each_for_its_own_occurrence(
-    llm: LLM, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
+    llm: LLM, prompts: Prompts, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = VLLMEngine(llm, journal=Shelf())
+    engine = VLLMEngine(llm, journal=journal)
     length = prompts.token_ids.shape[1] + 8
 
     def sample(occurrence: int) -> list[list[list[int]]]:
