@@ -47,9 +47,9 @@ for name, text in json.loads(os.environ.get("LOGS", "{}")).items():
     (folder / name).write_text(text)
 if "HANG" in os.environ:
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
-    child = subprocess.Popen(
-        f"{sys.executable} -c '{code}'; true", shell=True, stdout=subprocess.PIPE, text=True
-    )
+    # Below a shell, as OpenCompass runs its tasks.
+    words = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, code]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     (folder / "child").write_text(child.stdout.readline())
     os.rename(folder / "child", os.environ["HANG"])
     child.wait()
