@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # Okabe and Ito's palette, which people with any colour vision tell apart.
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
@@ -35,6 +37,13 @@ STYLE: Any = {
 """For `matplotlib.rc_context`."""
 SIZE = (6.0, 3.8)  # inches
 DPI = 200
+
+
+def label_decades(axis: Axis) -> None:
+    """Labels a logarithmic axis at 1, 2 and 5 of each decade, in plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def render(figure: Figure) -> dict[str, bytes]:

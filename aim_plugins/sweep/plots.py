@@ -12,9 +12,18 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, SIZE, STYLE, VERMILLION, render
+from aim_plugins.sweep.figures import (
+    BLUE,
+    DPI,
+    GREY,
+    INK,
+    SIZE,
+    STYLE,
+    VERMILLION,
+    label_decades,
+    render,
+)
 from aim_plugins.sweep.files import safe_name, write_atomic
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
@@ -385,9 +394,7 @@ def _set_limits(axes: Axes, curve: Curve, log: bool) -> None:
         axes.set_ylim(0, min(1.02, 1.15 * max(_tops(curve)) or 1.02))
     elif log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        label_decades(axes.yaxis)
 
 
 def _tops(curve: Curve) -> list[float]:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.colors
-import matplotlib.ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox, blended_transform_factory
 
-from aim_plugins.sweep.figures import DPI, GREY, STYLE, render
+from aim_plugins.sweep.figures import DPI, GREY, STYLE, label_decades, render
 from aim_plugins.sweep.files import write_atomic
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.plots import TRANSPORT_LABEL
@@ -242,9 +241,7 @@ def _limit_cost(axes: Axes, lines: Sequence[Line]) -> None:
         axes.set_xlabel(f"{axes.get_xlabel()}, up to {_BROKEN} times the plain model's")
     if max(values) > 3 * min(values):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        label_decades(axes.xaxis)
         axes.set_xlim(start / 1.08, end * 1.15)
     else:
         margin = 0.08 * (end - start) or 0.5
