@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aim_plugins._command import guarded, join_negative_values
+from aim_plugins.core.commands import guarded, join_negative_values
 from aim_plugins.sweep.manifest import redact
 
 
@@ -119,7 +119,7 @@ def _sweep_lm_eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from aim_plugins.harnesses.lm_eval.arguments import check_swept
 
     check_swept(options.noise_std, options.strength)
-    from aim_plugins.harnesses.lm_eval.sweep import run_sweep
+    from aim_plugins.harnesses.lm_eval.study import run_sweep
 
     run_sweep(
         rest,
@@ -142,7 +142,7 @@ def _sweep_opencompass(arguments: Sequence[str]) -> int:
 
 
 def _transport(arguments: Sequence[str]) -> int:
-    from aim_plugins.transport.command import main as run_transport
+    from aim_plugins.steering.commands.parser import main as run_transport
 
     return run_transport(join_negative_values(arguments, {"--strength"}))
 

@@ -27,7 +27,7 @@ from typing import Any
 import platformdirs
 from filelock import FileLock, Timeout
 
-from aim_plugins.sweep.files import sha256_of
+from aim_plugins.core.files import sha256_of
 
 NAME = "SmolLM2-135M-Instruct"
 HUB_REPOSITORY = f"HuggingFaceTB/{NAME}"

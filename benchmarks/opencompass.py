@@ -21,7 +21,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from aim_plugins.harnesses.opencompass.partitioner import SweepInferPartitioner
+from aim_plugins.harnesses.opencompass.run.partitioner import SweepInferPartitioner
 from benchmarks._timing import write_result
 
 CONFIGS = Path(__file__).parent.parent / "eval_configs" / "opencompass"

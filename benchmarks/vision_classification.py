@@ -17,10 +17,10 @@ from torch import Tensor
 
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
 from benchmarks._timing import paired_medians, write_result
-from vision_bench.classification import AccuracyCurve, exact_law
-from vision_bench.classify_settings import perturb_grid
-from vision_bench.models import VisionModel, load_model
-from vision_bench.sampled_runs import sample_run
+from vision_bench.classification.curve import AccuracyCurve, exact_law
+from vision_bench.classification.sampled_runs import sample_run
+from vision_bench.classification.settings import perturb_grid
+from vision_bench.models.load import VisionModel, load_model
 
 IMAGES, BATCH = 500, 100
 STDS = perturb_grid(101, 0.2)

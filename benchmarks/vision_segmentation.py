@@ -26,11 +26,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks._timing import cpu_seconds, paired_times, wall_seconds, write_result
-from vision_bench.envelope import upper_envelope
-from vision_bench.models import load_model
+from vision_bench.logits.upsampling import tile_rows, upsample_rows
+from vision_bench.models.load import load_model
 from vision_bench.perturbators import UtilityPerturbator, image_key, pixel_noise
-from vision_bench.segmentation import segmentation_curve
-from vision_bench.upsampling import tile_rows, upsample_rows
+from vision_bench.segmentation.curve import segmentation_curve
+from vision_bench.segmentation.envelope import upper_envelope
 
 NAME = "image"
 SPREAD = 4.0

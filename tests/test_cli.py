@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from aim_plugins import cli
-from aim_plugins._command import guarded
+from aim_plugins.core.commands import guarded
 from aim_plugins.demo_model import DemoModelError
 from aim_plugins.sweep.store import SweepLockedError
 
@@ -23,7 +23,7 @@ def raising(error: BaseException, module: str):
 
 
 LIBRARY = "some_library.tasks"
-OURS = "aim_plugins.sweep.strengths"
+OURS = "aim_plugins.core.strengths"
 
 
 def test_a_finished_command_keeps_its_own_status(capsys):
@@ -36,8 +36,8 @@ def test_a_finished_command_keeps_its_own_status(capsys):
     [
         (ValueError("noise_std is negative"), OURS, 2),
         (ZeroDivisionError("no documents"), OURS, 2),
-        (NotImplementedError("no such engine"), "vision_bench.logits", 2),
-        (FileNotFoundError("a.npz: no such file"), "vision_bench.logits", 2),
+        (NotImplementedError("no such engine"), "vision_bench.logits.classes", 2),
+        (FileNotFoundError("a.npz: no such file"), "vision_bench.logits.classes", 2),
         (ValueError("Tasks not found: x"), "lm_eval.config.evaluate_config", 2),
         (ValueError("no such model"), "lm_eval.api.registry", 2),
         (ImportError("install the extra"), OURS, 1),
@@ -93,7 +93,7 @@ def test_a_negative_strength_is_called_negative_also_as_a_word_of_its_own(tmp_pa
 
 
 def test_transport_hands_everything_behind_it_to_its_own_command(monkeypatch):
-    module, received = ModuleType("aim_plugins.transport.command"), []
+    module, received = ModuleType("aim_plugins.steering.commands.parser"), []
     monkeypatch.setattr(module, "main", lambda arguments: received.append(arguments) or 3, False)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert cli.main(["transport", "generate", "DIR", "--strength", "-1:1:0.5", "--help"]) == 3
@@ -101,7 +101,7 @@ def test_transport_hands_everything_behind_it_to_its_own_command(monkeypatch):
 
 
 def test_a_failure_of_a_transport_command_is_one_line(monkeypatch, capsys):
-    module = ModuleType("aim_plugins.transport.command")
+    module = ModuleType("aim_plugins.steering.commands.parser")
     fail = raising(ValueError("strength='x' is malformed"), "aim_plugins.transport.fit")
     monkeypatch.setattr(module, "main", lambda arguments: fail(), False)
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -120,7 +120,7 @@ def test_a_strength_may_be_negative_as_a_word_of_its_own(monkeypatch, tmp_path):
     pytest.importorskip("lm_eval")
     received = {}
     monkeypatch.setattr(
-        "aim_plugins.harnesses.lm_eval.sweep.run_sweep",
+        "aim_plugins.harnesses.lm_eval.study.run_sweep",
         lambda rest, **named: received.update(named),
     )
     words = ["sweep", "lm-eval", "--strength", "-1:1:0.5", "--output", str(tmp_path)]
@@ -158,7 +158,10 @@ def test_a_module_started_by_name_words_its_own_errors(tmp_path):
 
 
 def test_the_guard_imports_no_torch():
-    code = "import sys, aim_plugins._command; print(sorted({'torch', 'lm_eval'} & {*sys.modules}))"
+    code = (
+        "import sys, aim_plugins.core.commands\n"
+        "print(sorted({'torch', 'lm_eval'} & {*sys.modules}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -168,7 +171,7 @@ def test_a_token_on_the_command_line_does_not_reach_the_results(monkeypatch, tmp
 
     received = {}
     monkeypatch.setattr(
-        "aim_plugins.harnesses.lm_eval.sweep.run_sweep",
+        "aim_plugins.harnesses.lm_eval.study.run_sweep",
         lambda rest, **named: received.update(named),
     )
     words = ["--model-args", "pretrained=gpt2,token=hf_x", "--noise-std", "1"]

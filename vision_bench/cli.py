@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from aim_plugins._command import guarded, join_negative_values
+from aim_plugins.core.commands import guarded, join_negative_values
 from aim_plugins.sweep.manifest import redact
 
 
@@ -27,8 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Each command's module adds its own parser, which sets `run`, and imports torch only there."""
-    from vision_bench import classify_command, segment_command, top_classes_command
+    from vision_bench.classification import commands as classify_command
+    from vision_bench.classification import photographs as top_classes_command
     from vision_bench.demo import command as demo_command
+    from vision_bench.segmentation import commands as segment_command
 
     parser = argparse.ArgumentParser(
         prog="vision-bench", description="Measure what modulating a frozen vision model costs."

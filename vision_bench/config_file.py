@@ -1,4 +1,4 @@
-"""A command's config and the `--cfg-options` above it, on top of `aim_plugins.config_file`.
+"""A command's config and the `--cfg-options` above it, on top of `aim_plugins.core.config_file`.
 
 Settings are flat, so that an override reaches what uses it. A word such as "demo:resnet20" stands
 for something made here (`vision_bench.demo`).
@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from aim_plugins import config_file
+from aim_plugins.core import config_file
 from vision_bench.demo import resolve
 
 

@@ -28,8 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from aim_plugins.core.strengths import validate_strength
 from aim_plugins.modulation.noise import extend_keys, prefix_keys, standard_normal
-from aim_plugins.sweep.strengths import validate_strength
 
 ImageKey = int | str
 """What names an image: an index, or the name of its file."""

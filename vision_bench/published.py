@@ -45,7 +45,7 @@ def published_curve(
     """Finds what is reported of a model with its published weights.
 
     Args:
-        model: Name of the model, as in `vision_bench.models`.
+        model: Name of the model, as in `vision_bench.models.load`.
         data: Name of the whole data set and its split, such as "cifar10-test".
         metric: "acc" for classification; "miou", "iou" or "recall" for segmentation, the latter
             two of the class in focus.

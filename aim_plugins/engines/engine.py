@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol
 from jaxtyping import Int
 from torch import Tensor
 
+from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.modulation.noise import NOISE_VERSION
-from aim_plugins.sweep.strengths import parse_strengths
 
 BatchSize = int | Callable[[int, Sequence[tuple[None, Sequence[int], Sequence[int]]]], int]
 """Contexts in a forward pass, or a function of the next context's index and of all of them."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aim_plugins.core.identity import model_fingerprint
 from aim_plugins.engines.contexts import (
     Context,
     ScoredTokens,
@@ -41,7 +42,6 @@ from aim_plugins.engines.generation import (
 from aim_plugins.engines.sampling import is_sampling
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
-from aim_plugins.engines.weights import model_fingerprint
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.noise import prefix_keys
 from aim_plugins.modulation.sampling import SAMPLING_VERSION

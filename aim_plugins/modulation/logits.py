@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from aim_plugins.core.strengths import validate_strength
 from aim_plugins.modulation.noise import sequence_keys, standard_normal, standard_normal_at
-from aim_plugins.sweep.strengths import validate_strength
 
 Std = float | Sequence[float] | Float[Tensor, "..."]
 Seed = int | Sequence[int] | Int[Tensor, "..."]

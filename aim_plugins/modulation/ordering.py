@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from aim_plugins.core.strengths import validate_strength
 from aim_plugins.modulation.quadrature import (
     HALF_NORMAL_SUPPORT,
     LEGENDRE_NODES,
@@ -36,7 +37,6 @@ from aim_plugins.modulation.quadrature import (
     reach,
     trapezoid,
 )
-from aim_plugins.sweep.strengths import validate_strength
 
 _CPU_ELEMENTS = 1 << 16
 """Elements per buffer on a CPU: half a MiB of float64 stays in the second-level cache."""

@@ -12,7 +12,7 @@ of its results:
 Only `strengths` and `table` are imported here, because they need the standard library alone.
 """
 
-from aim_plugins.sweep.strengths import format_strength, parse_strengths, validate_strength
+from aim_plugins.core.strengths import format_strength, parse_strengths, validate_strength
 from aim_plugins.sweep.table import Point, Row, pool_draws, read_table, write_table
 
 __all__ = [

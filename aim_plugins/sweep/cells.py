@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.sweep.files import seal, sha256_of, write_atomic
-from aim_plugins.sweep.strengths import validate_strength
+from aim_plugins.core.files import seal, sha256_of, write_atomic
+from aim_plugins.core.strengths import validate_strength
 from aim_plugins.sweep.table import Row
 
 CELL = "cell.json"

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aim_plugins.core.strengths import format_strength
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.plots import Curve
-from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Point
 
 _SHOWN_CHANGES = 3

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.sweep.files import is_temporary
+from aim_plugins.core.files import is_temporary
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from aim_plugins.core.files import safe_name, write_atomic
 from aim_plugins.sweep.figures import (
     BLUE,
     DPI,
@@ -24,7 +25,6 @@ from aim_plugins.sweep.figures import (
     label_decades,
     render,
 )
-from aim_plugins.sweep.files import safe_name, write_atomic
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 

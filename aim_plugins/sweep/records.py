@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.sweep.files import CorruptRecordError, is_temporary, seal, unseal, write_atomic
+from aim_plugins.core.files import CorruptRecordError, is_temporary, seal, unseal, write_atomic
 
 _KEY_PATTERN = re.compile(r"[A-Za-z0-9_=,+-][A-Za-z0-9._=,+-]{0,149}")
 

@@ -17,7 +17,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from aim_plugins.sweep.files import write_atomic
+from aim_plugins.core.files import write_atomic
+from aim_plugins.core.strengths import format_strength
 from aim_plugins.sweep.headline import describe_data, format_value, summarise, task_names
 from aim_plugins.sweep.intervals import interval_texts
 from aim_plugins.sweep.overview import Overview
@@ -31,7 +32,6 @@ from aim_plugins.sweep.plots import (
     is_share,
     logarithmic,
 )
-from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Point
 
 _TEMPLATES = Path(__file__).parent / "templates"

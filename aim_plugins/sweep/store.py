@@ -26,8 +26,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aim_plugins.sweep.cells import CELL, NOISE_STRENGTH, CellRecord, StagedCell, check_cell
-from aim_plugins.sweep.files import (
+from aim_plugins.core.files import (
     CorruptRecordError,
     is_temporary,
     sha256_of,
@@ -35,6 +34,8 @@ from aim_plugins.sweep.files import (
     unseal,
     write_atomic,
 )
+from aim_plugins.core.strengths import format_strength
+from aim_plugins.sweep.cells import CELL, NOISE_STRENGTH, CellRecord, StagedCell, check_cell
 from aim_plugins.sweep.manifest import (
     LOCK,
     MANIFEST,
@@ -49,7 +50,6 @@ from aim_plugins.sweep.manifest import (
     refuse_mismatch,
 )
 from aim_plugins.sweep.records import BatchRecords, CorruptRecordWarning, warn_corrupt
-from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Row
 
 __all__ = [

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from aim_plugins.sweep.files import write_atomic
-from aim_plugins.sweep.strengths import format_strength, validate_strength
+from aim_plugins.core.files import write_atomic
+from aim_plugins.core.strengths import format_strength, validate_strength
 
 _EXPECTED_SUFFIX = "_expected"
 _PUBLISHED_SUFFIX = "_published"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
     from aim_plugins.transport.fit import fit_transport
-    from aim_plugins.transport.fold import fold_transport
+    from aim_plugins.transport.folding.fold import fold_transport
     from aim_plugins.transport.maps import (
         CAA,
         ITI,
@@ -55,7 +55,7 @@ _MODULES = {
     "LearnedTransport": "artifact",
     "TransportMetadata": "artifact",
     "fit_transport": "fit",
-    "fold_transport": "fold",
+    "fold_transport": "folding.fold",
 }
 
 

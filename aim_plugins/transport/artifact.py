@@ -22,15 +22,15 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.sweep.files import write_atomic
-from aim_plugins.sweep.strengths import format_strength
-from aim_plugins.transport.signature import (
+from aim_plugins.core.files import write_atomic
+from aim_plugins.core.signature import (
     check_signature,
     check_sites,
     is_signature,
     model_signature,
 )
+from aim_plugins.core.strengths import format_strength
+from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 
 logger = logging.getLogger(__name__)
 

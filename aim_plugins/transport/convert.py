@@ -33,7 +33,7 @@ from torch import Tensor
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import execution_order, split_site
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
-from aim_plugins.transport.readers import evaluating, probe_tokens
+from aim_plugins.transport.folding.readers import evaluating, probe_tokens
 
 SUFFIX = ".statedict"
 

@@ -15,8 +15,8 @@ import importlib.util
 import json
 from pathlib import Path
 
-from aim_plugins.sweep.files import write_atomic
-from aim_plugins.transport.corpora import TruthfulQuestion, read_truthfulqa, split_folds
+from aim_plugins.core.files import write_atomic
+from aim_plugins.transport.data.corpora import TruthfulQuestion, read_truthfulqa, split_folds
 
 N_FOLDS = 2
 

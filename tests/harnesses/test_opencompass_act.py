@@ -23,7 +23,7 @@ from aim_plugins.harnesses.opencompass import (
     HuggingFaceNoiseChatModel,
     HuggingFaceNoiseModel,
 )
-from aim_plugins.harnesses.opencompass.modulations import split_modulation
+from aim_plugins.harnesses.opencompass.config.modulations import split_modulation
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 
 TEXTS = ["the capital of France is Paris", "the", "Question : the capital of Germany is Berlin ."]

@@ -18,19 +18,19 @@ from mmengine.config import Config, ConfigDict
 from opencompass.datasets.custom import make_custom_dataset_config
 
 from aim_plugins.engines.engine import Modulation
-from aim_plugins.harnesses.opencompass import modulations
 from aim_plugins.harnesses.opencompass.cells import Cell
-from aim_plugins.harnesses.opencompass.check import check_config
-from aim_plugins.harnesses.opencompass.entries import SweepGroup, sweep_groups
-from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
-from aim_plugins.harnesses.opencompass.infer import SweepOpenICLInferTask
-from aim_plugins.harnesses.opencompass.modulations import split_modulation
-from aim_plugins.harnesses.opencompass.partitioner import (
+from aim_plugins.harnesses.opencompass.config import modulations
+from aim_plugins.harnesses.opencompass.config.check import check_config
+from aim_plugins.harnesses.opencompass.config.entries import SweepGroup, sweep_groups
+from aim_plugins.harnesses.opencompass.config.modulations import split_modulation
+from aim_plugins.harnesses.opencompass.results.summarizer import SweepSummarizer
+from aim_plugins.harnesses.opencompass.results.table import split_sweeps
+from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
+from aim_plugins.harnesses.opencompass.run.infer import SweepOpenICLInferTask
+from aim_plugins.harnesses.opencompass.run.partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )
-from aim_plugins.harnesses.opencompass.summarizer import SweepSummarizer
-from aim_plugins.harnesses.opencompass.table import split_sweeps
 from aim_plugins.sweep.table import read_table
 from aim_plugins.transport.artifact import LearnedTransport
 

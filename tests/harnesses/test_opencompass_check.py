@@ -11,7 +11,7 @@ pytest.importorskip("opencompass")
 
 from mmengine.config import ConfigDict
 
-from aim_plugins.harnesses.opencompass.check import check_config, visible_gpus
+from aim_plugins.harnesses.opencompass.config.check import check_config, visible_gpus
 
 MODEL = "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
 CUSTOM = "opencompass.datasets.custom.CustomDataset"
@@ -23,7 +23,8 @@ def here(tmp_path, monkeypatch):
     monkeypatch.delenv("COMPASS_DATA_CACHE", raising=False)
     monkeypatch.delenv("DATASET_SOURCE", raising=False)
     monkeypatch.setattr(
-        "aim_plugins.harnesses.opencompass.content.DEFAULT_DATA_FOLDER", str(tmp_path / "downloads")
+        "aim_plugins.harnesses.opencompass.config.content.DEFAULT_DATA_FOLDER",
+        str(tmp_path / "downloads"),
     )
     (tmp_path / "data.jsonl").write_text(json.dumps({"question": "?", "answer": "!"}) + "\n")
     return tmp_path
@@ -146,7 +147,7 @@ def test_a_dry_run_without_gpus_is_warned_and_goes_on(monkeypatch, caplog):
     logger = logging.Logger("test")
     logger.addHandler(caplog.handler)
     monkeypatch.setattr(
-        "aim_plugins.harnesses.opencompass.check.get_logger", lambda *_, **__: logger
+        "aim_plugins.harnesses.opencompass.config.check.get_logger", lambda *_, **__: logger
     )
     runner = {"type": "opencompass.runners.LocalRunner", "debug": True}
     check_config(config(entry(run_cfg={"num_gpus": 1}), infer={"runner": runner}))
@@ -156,7 +157,9 @@ def test_a_dry_run_without_gpus_is_warned_and_goes_on(monkeypatch, caplog):
 def test_npus_stand_in_the_place_of_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr("aim_plugins.harnesses.opencompass.check.is_npu_available", lambda: True)
+    monkeypatch.setattr(
+        "aim_plugins.harnesses.opencompass.config.check.is_npu_available", lambda: True
+    )
     check_config(config(entry(run_cfg={"num_gpus": 2})))
     with pytest.raises(ValueError, match="2 GPUs are visible.*ASCEND_RT_VISIBLE_DEVICES"):
         check_config(config(entry(run_cfg={"num_gpus": 3})))

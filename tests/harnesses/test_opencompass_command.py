@@ -19,7 +19,7 @@ from mmengine.config import Config
 
 from aim_plugins.cli import main
 from aim_plugins.harnesses.opencompass import command
-from aim_plugins.harnesses.opencompass.missing import MissingCell, describe_missing, last_error
+from aim_plugins.harnesses.opencompass.run.missing import MissingCell, describe_missing, last_error
 
 MODEL = "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
 CUSTOM = "opencompass.datasets.custom.CustomDataset"
@@ -135,14 +135,14 @@ def test_parts_that_opencompass_cut_a_data_set_into_count_as_its_prediction(stoc
 def test_a_file_without_a_fresh_note_is_missing_for_our_partitioners(
     tmp_path, stock, monkeypatch, capfd
 ):
-    partitioner = "aim_plugins.harnesses.opencompass.partitioner.SweepInferPartitioner"
+    partitioner = "aim_plugins.harnesses.opencompass.run.partitioner.SweepInferPartitioner"
     config = write_config(tmp_path / "ours.py", infer={"partitioner": {"type": partitioner}})
     finish(monkeypatch, *EVERYTHING)
     assert sweep(config) == 1
     assert "m x 2 data sets (one, two): infer failed" in capfd.readouterr().err
 
 
-OURS = "aim_plugins.harnesses.opencompass.partitioner.Sweep{}Partitioner"
+OURS = "aim_plugins.harnesses.opencompass.run.partitioner.Sweep{}Partitioner"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ pytest.importorskip("opencompass")
 
 from mmengine.config import Config
 
-from aim_plugins.harnesses.opencompass.partitioner import (
+from aim_plugins.harnesses.opencompass.run.partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )

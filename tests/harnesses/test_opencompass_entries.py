@@ -12,12 +12,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyObject
 
 from aim_plugins.engines.engine import Modulation
-from aim_plugins.harnesses.opencompass.entries import (
+from aim_plugins.harnesses.opencompass.config.entries import (
     canonical,
     disjoint_combinations,
     sweep_groups,
 )
-from aim_plugins.harnesses.opencompass.modulations import split_modulation
+from aim_plugins.harnesses.opencompass.config.modulations import split_modulation
 
 MODEL = "opencompass.models.HuggingFaceBaseModel"
 

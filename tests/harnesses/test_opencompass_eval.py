@@ -15,10 +15,8 @@ from opencompass.datasets import Gsm8kEvaluator
 from opencompass.datasets.custom import make_custom_dataset_config
 from opencompass.openicl.icl_evaluator import AccEvaluator, BaseEvaluator
 
-from aim_plugins.harnesses.opencompass import evaluate
 from aim_plugins.harnesses.opencompass.cells import Cell
-from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
-from aim_plugins.harnesses.opencompass.scores import (
+from aim_plugins.harnesses.opencompass.results.scores import (
     compare_texts,
     decode_scores,
     encode_scores,
@@ -26,6 +24,8 @@ from aim_plugins.harnesses.opencompass.scores import (
     mean_stderr,
     read_correctness,
 )
+from aim_plugins.harnesses.opencompass.run import evaluate
+from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
 
 GOLD = ["4", "8", "12", "16", "20"]
 ERROR = {"error": "the judge is away"}
@@ -436,4 +436,4 @@ def test_name_and_output_paths_speak_for_all_entries(run):
 def test_the_command_starts_the_task_anywhere(run):
     command = run.task(run.dataset()).get_command("params.py", "CUDA_VISIBLE_DEVICES= {task_cmd}")
     assert command.startswith("CUDA_VISIBLE_DEVICES= ")
-    assert command.endswith(" -m aim_plugins.harnesses.opencompass.process eval params.py")
+    assert command.endswith(" -m aim_plugins.harnesses.opencompass.run.process eval params.py")

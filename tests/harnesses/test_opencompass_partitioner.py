@@ -14,7 +14,7 @@ from opencompass.utils import get_logger
 from opencompass.utils.run import try_fill_in_custom_cfgs
 
 from aim_plugins.harnesses.opencompass.cells import Cell
-from aim_plugins.harnesses.opencompass.partitioner import SweepInferPartitioner
+from aim_plugins.harnesses.opencompass.run.partitioner import SweepInferPartitioner
 
 BASE = """
 from mmengine.config import read_base

@@ -15,11 +15,11 @@ from opencompass.datasets.custom import make_custom_dataset_config
 from aim_plugins.engines.engine import Modulation
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.command import COMMAND_VARIABLE
-from aim_plugins.harnesses.opencompass.entries import sweep_groups
-from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
-from aim_plugins.harnesses.opencompass.summarizer import SweepSummarizer, chance_level
-from aim_plugins.harnesses.opencompass.table import split_sweeps
-from aim_plugins.harnesses.opencompass.texts import documents_shown, sample_texts
+from aim_plugins.harnesses.opencompass.config.entries import sweep_groups
+from aim_plugins.harnesses.opencompass.results.summarizer import SweepSummarizer, chance_level
+from aim_plugins.harnesses.opencompass.results.table import split_sweeps
+from aim_plugins.harnesses.opencompass.results.texts import documents_shown, sample_texts
+from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
 from aim_plugins.sweep.table import pool_draws, read_table
 
 
@@ -532,7 +532,7 @@ def test_summarising_again_changes_nothing_and_forgets_no_command(run, monkeypat
     monkeypatch.delenv(COMMAND_VARIABLE)
     monkeypatch.setattr("sys.argv", ["/bin/opencompass", "config.py", "-m", "viz", "-r"])
     monkeypatch.setattr(
-        "aim_plugins.harnesses.opencompass.manifest.new_manifest",
+        "aim_plugins.harnesses.opencompass.results.manifest.new_manifest",
         lambda arguments, versions: {
             **json.loads(files[run.sweep() / "manifest.json"]),
             "created": "later",

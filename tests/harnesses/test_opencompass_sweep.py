@@ -24,14 +24,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorLis
 
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.harnesses.lm_eval import AimHFLM
-from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
-from aim_plugins.harnesses.opencompass.infer import SweepOpenICLInferTask
-from aim_plugins.harnesses.opencompass.partitioner import (
+from aim_plugins.harnesses.opencompass.results.summarizer import SweepSummarizer
+from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
+from aim_plugins.harnesses.opencompass.run.infer import SweepOpenICLInferTask
+from aim_plugins.harnesses.opencompass.run.partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )
-from aim_plugins.harnesses.opencompass.process import task_command
-from aim_plugins.harnesses.opencompass.summarizer import SweepSummarizer
+from aim_plugins.harnesses.opencompass.run.process import task_command
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.sweep.table import read_table
 
@@ -388,7 +388,7 @@ def test_a_killed_task_goes_on_where_it_was(tmp_path, checkpoint, perplexity_run
     (task,) = infer_tasks(run)
     task.dump(str(tmp_path / "task.py"))
     child = subprocess.Popen(
-        [sys.executable, "-m", "aim_plugins.harnesses.opencompass.process", "infer"]
+        [sys.executable, "-m", "aim_plugins.harnesses.opencompass.run.process", "infer"]
         + [str(tmp_path / "task.py")],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from aim_plugins.sweep import files
+from aim_plugins.core import files
+from aim_plugins.core.files import safe_name, seal, unseal
 from aim_plugins.sweep import store as store_module
-from aim_plugins.sweep.files import safe_name, seal, unseal
 from aim_plugins.sweep.manifest import redact
 from aim_plugins.sweep.store import (
     CorruptRecordWarning,

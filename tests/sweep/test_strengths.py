@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from aim_plugins.sweep.strengths import (
+from aim_plugins.core.strengths import (
     MAX_STRENGTHS,
     format_strength,
     parse_strengths,

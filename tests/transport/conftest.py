@@ -76,8 +76,10 @@ def run_command():
     """Runs `aim-plugins transport ...` as its parser would; returns the exit status."""
     import argparse
 
-    from aim_plugins._command import guarded
-    from aim_plugins.transport import compare_command, evaluate_command, generate_command
+    from aim_plugins.core.commands import guarded
+    from aim_plugins.steering.commands import compare as compare_command
+    from aim_plugins.steering.commands import evaluate as evaluate_command
+    from aim_plugins.steering.commands import generate as generate_command
 
     def run(*words: object) -> int:
         parser = argparse.ArgumentParser()

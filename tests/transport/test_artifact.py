@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from aim_plugins.core import files
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.sweep import files
 from aim_plugins.transport import artifact
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 

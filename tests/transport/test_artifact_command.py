@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.engines.huggingface import warn_once
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.transport import artifact_command
+from aim_plugins.steering.commands import artifact as artifact_command
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 
 NORM = "model.layers.1.input_layernorm"

@@ -10,10 +10,10 @@ import re
 import numpy as np
 import pytest
 
+from aim_plugins.steering.compare.compare import best_within, read_evaluated
+from aim_plugins.steering.compare.plots import Line, plot_cost, plot_effect, spread
 from aim_plugins.sweep.figures import render
 from aim_plugins.sweep.table import Point, Row, write_table
-from aim_plugins.transport.compare import best_within, read_evaluated
-from aim_plugins.transport.compare_plots import Line, plot_cost, plot_effect, spread
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LINEAR = {"concept_presence": (0.1, 0.3, 0.6, 0.9, 0.8), "perplexity": (20, 20.5, 23, 24.5, 40)}
@@ -264,7 +264,7 @@ def plotted(monkeypatch, plot, *args, **kwargs):
     """The axes of a picture as it is written."""
     axes = []
     monkeypatch.setattr(
-        "aim_plugins.transport.compare_plots.render",
+        "aim_plugins.steering.compare.plots.render",
         lambda figure: axes.extend(figure.axes) or render(figure),
     )
     plot(*args, **kwargs)

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from aim_plugins.transport.corpora import read_truthfulqa, split_folds
-from aim_plugins.transport.datasets import load_prompts, load_sides, read_sentences
+from aim_plugins.transport.data.corpora import read_truthfulqa, split_folds
+from aim_plugins.transport.data.datasets import load_prompts, load_sides, read_sentences
 
 
 def write_lines(path, values):
@@ -106,7 +106,7 @@ def test_a_draw_depends_on_the_seed_and_not_on_the_order_of_the_file(own_files):
 
 def test_a_draw_is_the_same_under_every_hash_seed(own_files):
     program = (
-        "import sys; from aim_plugins.transport.datasets import load_sides; "
+        "import sys; from aim_plugins.transport.data.datasets import load_sides; "
         "print(load_sides('files', sys.argv[1], source='a.jsonl', target='b.jsonl', "
         "n_source=7, n_target=9, seed=3))"
     )

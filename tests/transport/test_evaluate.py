@@ -11,10 +11,10 @@ import sys
 import pytest
 import torch
 
+from aim_plugins.steering import study as evaluation
+from aim_plugins.steering.texts import read_generations
+from aim_plugins.sweep import trackers as tracking
 from aim_plugins.sweep.table import read_table
-from aim_plugins.transport.evaluation import run as evaluation
-from aim_plugins.transport.evaluation import tracking
-from aim_plugins.transport.evaluation.texts import read_generations
 
 PLAIN = ["the capital of France is Paris", "Berlin is the capital of Germany . Answer : Paris"]
 PROMPTS = ["the capital of", "Question : is", "Berlin and", "Answer"]
@@ -228,7 +228,7 @@ def test_a_harnesss_table_joins_our_own(evaluate, files, monkeypatch, capfd):
         "folder.mkdir()\n"
         f"(folder / 'sweep.csv').write_text({table!r})\n"
     )
-    from aim_plugins.transport.evaluation import tasks
+    from aim_plugins.steering import tasks
 
     plain = tasks.task_command
     monkeypatch.setattr(

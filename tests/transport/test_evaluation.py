@@ -16,26 +16,27 @@ import pytest
 import torch
 
 from aim_plugins.engines.engine import modulation_columns
-from aim_plugins.sweep.table import Point
-from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
-from aim_plugins.transport.evaluation import estimates, tracking
-from aim_plugins.transport.evaluation.concepts import Judge, Lexicon, check_question
-from aim_plugins.transport.evaluation.models import check_judge, load_engine
-from aim_plugins.transport.evaluation.perplexity import (
+from aim_plugins.engines.loading import check_judge, load_engine
+from aim_plugins.steering.concepts import Judge, Lexicon, check_question
+from aim_plugins.steering.perplexity import (
     generation_perplexity,
     score_documents,
     score_generations,
 )
-from aim_plugins.transport.evaluation.repetition import distinct_share, repeated_share
-from aim_plugins.transport.evaluation.sentiment import Classifier, vader_compounds
-from aim_plugins.transport.evaluation.settings import (
+from aim_plugins.steering.repetition import distinct_share, repeated_share
+from aim_plugins.steering.sentiment import Classifier, vader_compounds
+from aim_plugins.steering.settings import (
     EvaluationSettings,
     TaskSettings,
     check_batch_size,
     warn_of_unfitted,
 )
-from aim_plugins.transport.evaluation.tasks import run_sweep, task_command
-from aim_plugins.transport.evaluation.texts import Decoding, Generation, until
+from aim_plugins.steering.tasks import run_sweep, task_command
+from aim_plugins.steering.texts import Decoding, Generation, until
+from aim_plugins.sweep import estimates
+from aim_plugins.sweep import trackers as tracking
+from aim_plugins.sweep.table import Point
+from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 
 DOCUMENTS = [
     "the capital of France is Paris",
@@ -393,7 +394,7 @@ def test_the_harness_reads_its_command_back_as_it_was_meant(tmp_path):
     options, rest = _parser().parse_known_args(words[3:])
     assert options.strength == "-0.5,0,1"
     assert options.output == tmp_path / "out"
-    from aim_plugins.harnesses.lm_eval.sweep import parse_harness_arguments
+    from aim_plugins.harnesses.lm_eval.study import parse_harness_arguments
 
     config = parse_harness_arguments(rest)
     assert config.model == "act_hf"

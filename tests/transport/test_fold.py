@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import choose_sites, find_module
-from aim_plugins.transport import fold
-from aim_plugins.transport.fold import FoldError, fold_transport
-from aim_plugins.transport.readers import find_readers
+from aim_plugins.transport.folding import fold
+from aim_plugins.transport.folding.fold import FoldError, fold_transport
+from aim_plugins.transport.folding.readers import find_readers
 
 VOCABULARY = 96
 SIZES = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.transport.evaluation.texts import read_generations
+from aim_plugins.steering.texts import read_generations
 
 PROMPTS = ["the capital of", "Question : the capital of France is", "Berlin"]
 STRENGTHS = (-0.5, 0.0, 0.5, 1.0)

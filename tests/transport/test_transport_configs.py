@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from aim_plugins.sweep.strengths import parse_strengths
-from aim_plugins.transport.datasets import load_prompts, load_sides, read_sentences
-from aim_plugins.transport.fit_command import read_sides
+from aim_plugins.core.strengths import parse_strengths
+from aim_plugins.steering.commands.fit import read_sides
+from aim_plugins.transport.data.datasets import load_prompts, load_sides, read_sentences
 from aim_plugins.transport.maps import METHODS
 
 CONFIGS = Path(__file__).resolve().parents[2] / "eval_configs" / "transport"

@@ -13,13 +13,13 @@ from torch.nn import functional
 
 pytest.importorskip("torchvision")
 
-from vision_bench.architectures import efficientnet_lite, segformer  # noqa: E402
-from vision_bench.architectures.cifar import (  # noqa: E402
+from vision_bench.models.architectures import efficientnet_lite, segformer  # noqa: E402
+from vision_bench.models.architectures.cifar import (  # noqa: E402
     CIFAR_MODELS,
     build_cifar_model,
     checkpoint_url,
 )
-from vision_bench.architectures.repvgg import RepVGG, fuse_repvgg  # noqa: E402
+from vision_bench.models.architectures.repvgg import RepVGG, fuse_repvgg  # noqa: E402
 
 # Columns of the published table: parameters in millions with 10 and 100 classes, and
 # multiply-adds in millions of the convolutions and linear layers on a 32×32 image, 10 classes.
@@ -442,7 +442,7 @@ def test_a_checkpoint_of_no_known_size_is_refused():
 
 def test_converted_segformer_computes_what_its_authors_describe(tmp_path):
     pytest.importorskip("transformers")
-    from vision_bench.models import load_model
+    from vision_bench.models.load import load_model
 
     state = random_authors_state("b0", 19)
     path = tmp_path / "segformer.b0.1024x1024.city.160k.pth"

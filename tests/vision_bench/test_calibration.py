@@ -8,8 +8,8 @@ import torch
 from scipy import special, stats
 from sklearn.calibration import calibration_curve
 
-from vision_bench.calibration import BINS, Reliability, confidence_and_entropy
-from vision_bench.classification import accuracy_curve
+from vision_bench.classification.calibration import BINS, Reliability, confidence_and_entropy
+from vision_bench.classification.curve import accuracy_curve
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 from scipy import special, stats
 
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
-from vision_bench.classification import AccuracyCurve, ExactLaw, accuracy_curve, exact_law
-from vision_bench.sampled_runs import SampledRun, sample_run
+from vision_bench.classification.curve import AccuracyCurve, ExactLaw, accuracy_curve, exact_law
+from vision_bench.classification.sampled_runs import SampledRun, sample_run
 
 STDS = [0.0, 1.0, 2.0, 4.0, 8.0, 20.0]
 
@@ -90,7 +90,7 @@ def test_a_strength_does_not_depend_on_the_others(digits):
 
 def test_chunks_of_documents_agree(digits, monkeypatch):
     curve = accuracy_curve(*digits, [2.0], draws=2)
-    monkeypatch.setattr("vision_bench.sampled_runs._NOISE_ELEMENTS", 70)
+    monkeypatch.setattr("vision_bench.classification.sampled_runs._NOISE_ELEMENTS", 70)
     assert torch.equal(accuracy_curve(*digits, [2.0], draws=2).sampled, curve.sampled)
 
 
@@ -187,7 +187,7 @@ def level_by_level(
 
 @pytest.mark.parametrize("targets", [None, TARGETS], ids=["utility", "focus"])
 def test_a_sweep_equals_a_loop_over_levels_with_the_same_noise(digits, targets, monkeypatch):
-    monkeypatch.setattr("vision_bench.sampled_runs._NOISE_ELEMENTS", 2000)
+    monkeypatch.setattr("vision_bench.classification.sampled_runs._NOISE_ELEMENTS", 2000)
     curve = accuracy_curve(*digits, STDS, draws=2, seed=4, targets=targets)
     names = dict(enumerate("abcdefghij"))
     values = {(r.metric, r.strength, r.draw): r for r in curve.rows("digits")}
@@ -271,7 +271,7 @@ def test_what_is_kept_of_a_run_reads_back_exactly(digits):
 
 
 def test_progress_reaches_every_document_once(digits, monkeypatch):
-    monkeypatch.setattr("vision_bench.sampled_runs._NOISE_ELEMENTS", 2000)
+    monkeypatch.setattr("vision_bench.classification.sampled_runs._NOISE_ELEMENTS", 2000)
     for measure in (sample_run, exact_law):
         steps: list[int] = []
         measure(*digits, [1.0], advance=steps.append)

@@ -17,19 +17,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vision_bench
-from aim_plugins.sweep.files import sha256_of
-from vision_bench import classify_sweep, cli, published
-from vision_bench.classification import accuracy_curve
-from vision_bench.classify_command import main
-from vision_bench.classify_settings import (
+from aim_plugins.core.files import sha256_of
+from vision_bench import cli, published
+from vision_bench.classification import study as classify_sweep
+from vision_bench.classification.commands import main
+from vision_bench.classification.curve import accuracy_curve
+from vision_bench.classification.settings import (
     ClassifySettings,
     chosen_classes,
     perturb_grid,
     read_settings,
     unique_names,
 )
-from vision_bench.data import load_dataset
-from vision_bench.models import load_model
+from vision_bench.data.classification import load_dataset
+from vision_bench.models.load import load_model
 
 CONFIGS = Path(vision_bench.__file__).parents[1] / "eval_configs" / "vision"
 SCHEDULE = ("--num-perturb-steps", "3", "--perturb-step", "4")
@@ -143,7 +144,7 @@ def test_a_finished_sweep_computes_nothing_and_changes_nothing(weights, tmp_path
 
     for name in ("sample_run", "exact_law"):
         monkeypatch.setattr(classify_sweep, name, refuse)
-    monkeypatch.setattr("vision_bench.logits_cache._compute", refuse)
+    monkeypatch.setattr("vision_bench.logits.cache._compute", refuse)
     assert run(tmp_path, weights, *SCHEDULE, "--plot") == 0
     assert files_of(tmp_path) == before
 
@@ -171,7 +172,14 @@ def test_two_processes_write_what_one_does_and_one_speaks(weights: Path, tmp_pat
     assert run(tmp_path / "one", weights, *SCHEDULE) == 0
     places = ("--output", str(tmp_path / "two/out"), "--logits-cache", str(tmp_path / "two/logits"))
     words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    words += ["-m", "vision_bench.classification", "--dataset", "digits", "--model", "resnet20"]
+    words += [
+        "-m",
+        "vision_bench.classification.curve",
+        "--dataset",
+        "digits",
+        "--model",
+        "resnet20",
+    ]
     words += ["--weights", str(weights), "--limit", "300", *places, *SCHEDULE]
     package = str(Path(vision_bench.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
@@ -227,7 +235,7 @@ def test_published_figures_need_the_published_weights(weights, tmp_path, monkeyp
 
     assert sweep("other") == []
     url = f"https://x/cifar10_resnet20-{sha256_of(weights)[:8]}.pt"
-    monkeypatch.setattr("vision_bench.architectures.cifar.checkpoint_url", lambda name: url)
+    monkeypatch.setattr("vision_bench.models.architectures.cifar.checkpoint_url", lambda name: url)
     assert sweep("same") == [0.5] * 6
     assert '"published"' in (tmp_path / "same/out/report.html").read_text()
     assert json.loads((tmp_path / "same/out/manifest.json").read_text())["published"]

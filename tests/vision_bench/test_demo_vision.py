@@ -215,7 +215,7 @@ def scenes(tmp_path_factory) -> Path:
 
 
 def test_written_scenes_are_read_back_by_the_reader_of_real_data(scenes, digits_to_paste):
-    from vision_bench.segmentation_data import load_segmentation_dataset
+    from vision_bench.data.segmentation import load_segmentation_dataset
 
     data = load_segmentation_dataset("folder", scenes, split="training")
     assert (len(data), data.classes) == (32, SCENES.classes)
@@ -236,7 +236,7 @@ def test_training_and_validation_scenes_show_different_objects():
 
 
 def test_the_classifier_learns_from_a_few_digits_and_repeats_itself():
-    from vision_bench.data import load_dataset
+    from vision_bench.data.classification import load_dataset
 
     recipe = ClassifierRecipe("digits", images=500, epochs=8, flip=False, batch_size=50)
     torch.manual_seed(5)
@@ -254,7 +254,7 @@ def test_the_classifier_learns_from_a_few_digits_and_repeats_itself():
 def test_trained_weights_are_loaded_as_a_published_checkpoint(tmp_path):
     from safetensors.torch import save_file
 
-    from vision_bench.models import load_model
+    from vision_bench.models.load import load_model
 
     recipe = ClassifierRecipe("digits", images=64, epochs=1, flip=True, batch_size=32)
     model = train_classifier(recipe, progress=False)
@@ -266,8 +266,8 @@ def test_trained_weights_are_loaded_as_a_published_checkpoint(tmp_path):
 
 
 def test_the_segmenter_learns_and_is_loaded_as_any_other_folder(scenes, tmp_path):
-    from vision_bench.models import load_model
-    from vision_bench.segmentation_data import load_segmentation_dataset
+    from vision_bench.data.segmentation import load_segmentation_dataset
+    from vision_bench.models.load import load_model
 
     train_segmenter(scenes, tmp_path, SegmenterRecipe("digits", epochs=12), progress=False)
     model = load_model(str(tmp_path))
@@ -294,7 +294,9 @@ def test_only_words_of_the_demo_are_replaced():
 
 
 def test_without_fashion_mnist_digits_take_its_place(monkeypatch, cache, tmp_path):
-    monkeypatch.setattr("vision_bench.data.DEBIAN_FASHION_MNIST", tmp_path / "absent")
+    monkeypatch.setattr(
+        "vision_bench.data.classification.DEBIAN_FASHION_MNIST", tmp_path / "absent"
+    )
     assert (resolve("demo:dataset"), resolve("demo:data-root")) == ("digits", None)
     # torchvision's layout, in the cache folder.
     (cache / "FashionMNIST" / "raw").mkdir(parents=True)
@@ -316,7 +318,7 @@ def test_demo_configs_are_read_by_their_commands(config, monkeypatch):
 
 
 def test_the_photographs_are_copied_from_their_packages(monkeypatch):
-    from vision_bench.images import read_image
+    from vision_bench.data.images import read_image
 
     folder = Path(resolve("demo:photographs"))
     assert read_image(folder / "chelsea.png").size == (451, 300)

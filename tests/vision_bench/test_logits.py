@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vision_bench.logits import load_logits
+from vision_bench.logits.classes import load_logits
 
 LOGITS = np.array([[1.0, 2.0, -np.inf], [0.5, 0.0, 3.0]], dtype=np.float32)
 LABELS = np.array([1, 2])

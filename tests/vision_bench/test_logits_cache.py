@@ -21,15 +21,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 import vision_bench
-from vision_bench import logits_store
-from vision_bench.data import ClassificationData, load_dataset
-from vision_bench.images import UnreadableImageError
-from vision_bench.logits import load_logits
-from vision_bench.logits_cache import SkippedImagesWarning, cache_logits
-from vision_bench.models import Preprocessing, VisionModel, wrap_model
-from vision_bench.sampled_runs import sample_run
-from vision_bench.segmentation_data import SegmentationData, load_segmentation_dataset
-from vision_bench.upsampling import upsample
+from vision_bench.classification.sampled_runs import sample_run
+from vision_bench.data.classification import ClassificationData, load_dataset
+from vision_bench.data.images import UnreadableImageError
+from vision_bench.data.segmentation import SegmentationData, load_segmentation_dataset
+from vision_bench.logits import store as logits_store
+from vision_bench.logits.cache import SkippedImagesWarning, cache_logits
+from vision_bench.logits.classes import load_logits
+from vision_bench.logits.upsampling import upsample
+from vision_bench.models.load import Preprocessing, VisionModel, wrap_model
 
 DIGITS = 100
 """Images in most tests: four shards, the last one short."""

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 pytest.importorskip("torchvision")
 
-from vision_bench.architectures.cifar import build_cifar_model  # noqa: E402
-from vision_bench.architectures.repvgg import RepVGG, fuse_repvgg  # noqa: E402
-from vision_bench.checkpoints import read_state_dict  # noqa: E402
-from vision_bench.models import (  # noqa: E402
+from vision_bench.models.architectures.cifar import build_cifar_model  # noqa: E402
+from vision_bench.models.architectures.repvgg import RepVGG, fuse_repvgg  # noqa: E402
+from vision_bench.models.checkpoints import read_state_dict  # noqa: E402
+from vision_bench.models.load import (  # noqa: E402
     LogitsOnly,
     Preprocessing,
     VisionModel,
@@ -386,7 +386,7 @@ def test_images_are_prepared_as_by_the_image_processor(segformer_folder, tmp_pat
     from PIL import Image
     from transformers import SegformerImageProcessorPil
 
-    from vision_bench.segmentation_data import default_resize, network_input
+    from vision_bench.data.segmentation import default_resize, network_input
 
     image = Image.effect_noise((70, 90), 60).convert("RGB")
     folder = with_processor(segformer_folder, tmp_path / "copy", **settings)

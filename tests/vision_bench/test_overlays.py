@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vision_bench.overlays import (
+from vision_bench.segmentation.overlays import (
     class_palette,
     colour_map,
     level_overlays,

@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 from torch.nn import functional
 
-from vision_bench.perturbation_config import perturbators_from_config
 from vision_bench.perturbators import (
     MultiClassPerturbator,
     SingleClassPerturbator,
@@ -16,6 +15,7 @@ from vision_bench.perturbators import (
     image_key,
     pixel_noise,
 )
+from vision_bench.segmentation.perturbation_config import perturbators_from_config
 
 LOGITS = torch.randn(5, 61, 83, generator=torch.Generator().manual_seed(0))
 ALL = [

@@ -20,16 +20,19 @@ from PIL import Image
 from sklearn import metrics
 
 from aim_plugins.sweep.plots import plot_curves
-from vision_bench import published, segment_records, segment_results, segment_sweep
+from vision_bench import published
 from vision_bench.cli import main
-from vision_bench.overlays import class_palette
+from vision_bench.logits.upsampling import upsample
 from vision_bench.perturbators import (
     MultiClassPerturbator,
     SingleClassPerturbator,
     UtilityPerturbator,
 )
-from vision_bench.segment_settings import read_settings, targets_of
-from vision_bench.upsampling import upsample
+from vision_bench.segmentation import records as segment_records
+from vision_bench.segmentation import results as segment_results
+from vision_bench.segmentation import study as segment_sweep
+from vision_bench.segmentation.overlays import class_palette
+from vision_bench.segmentation.settings import read_settings, targets_of
 
 CLASSES = 150
 PERSON = 12

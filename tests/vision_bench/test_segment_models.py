@@ -9,10 +9,10 @@ import torch
 
 pytest.importorskip("transformers")
 
-from vision_bench.architectures import segformer  # noqa: E402
-from vision_bench.models import load_model  # noqa: E402
-from vision_bench.segment_settings import SegmentSettings  # noqa: E402
-from vision_bench.segment_sweep import load_segmentation_model  # noqa: E402
+from vision_bench.models.architectures import segformer  # noqa: E402
+from vision_bench.models.load import load_model  # noqa: E402
+from vision_bench.segmentation.settings import SegmentSettings  # noqa: E402
+from vision_bench.segmentation.study import load_segmentation_model  # noqa: E402
 
 
 def settings(dataset: str, weights: str, **options: str) -> SegmentSettings:

@@ -13,17 +13,17 @@ from sklearn import metrics
 from torch.nn import functional
 
 from aim_plugins.modulation.ordering import argmax_probabilities, focus_probabilities
-from vision_bench import segmentation
-from vision_bench.envelope import upper_envelope
+from vision_bench.logits.upsampling import tile_rows, upsample, upsample_pixels, upsample_rows
 from vision_bench.perturbators import (
     MultiClassPerturbator,
     SingleClassPerturbator,
     UtilityPerturbator,
 )
-from vision_bench.pixel_argmax import sampled_argmax
-from vision_bench.pixel_samples import sample_pixels
-from vision_bench.segmentation import predict_levels, segmentation_curve
-from vision_bench.upsampling import tile_rows, upsample, upsample_pixels, upsample_rows
+from vision_bench.segmentation import curve as segmentation
+from vision_bench.segmentation.curve import predict_levels, segmentation_curve
+from vision_bench.segmentation.envelope import upper_envelope
+from vision_bench.segmentation.pixel_argmax import sampled_argmax
+from vision_bench.segmentation.pixel_samples import sample_pixels
 
 CLASSES = 6
 STDS = [0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 20.0]

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from vision_bench.images import UnreadableImageError, to_tensor
-from vision_bench.models import Preprocessing
-from vision_bench.segmentation_data import load_segmentation_dataset, target_size
+from vision_bench.data.images import UnreadableImageError, to_tensor
+from vision_bench.data.segmentation import load_segmentation_dataset, target_size
+from vision_bench.models.load import Preprocessing
 
 # Indices after label reduction that AIM's experiments name.
 ADE20K_INDICES = {

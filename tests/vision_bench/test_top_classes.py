@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from vision_bench.classification.top_classes import kept_rows, top_classes
 from vision_bench.cli import main
-from vision_bench.top_classes import kept_rows, top_classes
 
 
 def monte_carlo(logits: torch.Tensor, std: float, draws: int = 200_000) -> torch.Tensor:

@@ -16,7 +16,7 @@ import pytest
 from lm_eval.api.instance import Instance
 from safetensors.torch import load_file, save_file
 
-from aim_plugins.harnesses.lm_eval.model import AimHFLM
+from aim_plugins.harnesses.lm_eval.huggingface import AimHFLM
 from aim_plugins.harnesses.lm_eval.transport import ActHFLM
 from aim_plugins.harnesses.lm_eval.vllm import AimVLLM
 from aim_plugins.harnesses.lm_eval.vllm_transport import ActVLLM
@@ -161,7 +161,7 @@ def words(small_checkpoint: Path) -> Words:
 def test_sweep_writes_its_folder_and_goes_on_from_it(
     words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aim_plugins.harnesses.lm_eval.sweep import run_sweep
+    from aim_plugins.harnesses.lm_eval.study import run_sweep
 
     arguments = words("aim_vllm", "aim_demo_continents,aim_demo_generation")
     output = tmp_path / "sweep"

@@ -58,7 +58,7 @@ def demo_dataset() -> tuple[str, Path | None]:
     Fashion-MNIST is taken from where Debian's package dataset-fashion-mnist puts it, or from
     `FashionMNIST/raw`, torchvision's layout, in the cache folder; otherwise scikit-learn's digits.
     """
-    from vision_bench.data import DEBIAN_FASHION_MNIST
+    from vision_bench.data.classification import DEBIAN_FASHION_MNIST
 
     if DEBIAN_FASHION_MNIST.is_dir():
         return "fashion-mnist", None

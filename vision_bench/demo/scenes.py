@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vision_bench.data import load_dataset
+from vision_bench.data.classification import load_dataset
 from vision_bench.demo.store import make_once
 
 TEXTURES = ("stripes", "checks", "sand")

@@ -19,8 +19,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from aim_plugins.core.files import seal, sha256_of, unseal
 from aim_plugins.demo_model import cache_folder
-from aim_plugins.sweep.files import seal, sha256_of, unseal
 
 RECORD = "record.json"
 _PARTIAL = ".partial-"

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from aim_plugins.core.signature import differing_weights
 from aim_plugins.engines.engine import fingerprint
 from aim_plugins.transport.artifact import LearnedTransport
-from aim_plugins.transport.signature import differing_weights
 
 
 def checkpoint_sample(model_config: Any, load_config: Any) -> list[Any]:

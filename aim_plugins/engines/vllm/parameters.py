@@ -14,9 +14,9 @@ from typing import Any
 
 from transformers import LogitsProcessor
 
+from aim_plugins.core.strengths import validate_strength
 from aim_plugins.engines.engine import Modulation
 from aim_plugins.engines.sampling import SAMPLING_OPTIONS, warpers
-from aim_plugins.sweep.strengths import validate_strength
 
 PREFIX = "aim_"
 NAMES = ("aim_std", "aim_mean", "aim_seed", "aim_strength", "aim_start")

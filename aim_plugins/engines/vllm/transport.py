@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aim_plugins.core.signature import check_shared_weights, check_sites
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.versions import changed_interface
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap, displace
 from aim_plugins.modulation.hooks import find_module, split_site
 from aim_plugins.transport.artifact import LearnedTransport
-from aim_plugins.transport.signature import check_shared_weights, check_sites
 
 CONFIG_KEY = "aim_transport"
 """Entry of vLLM's `additional_config` that names the transport's folder."""

@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aim_plugins.harnesses.lm_eval.model import AimHFLM
+    from aim_plugins.harnesses.lm_eval.huggingface import AimHFLM
     from aim_plugins.harnesses.lm_eval.transport import ActHFLM
 
 __all__ = ["ActHFLM", "AimHFLM"]
 
-_MODULES = {"ActHFLM": "transport", "AimHFLM": "model"}
+_MODULES = {"ActHFLM": "transport", "AimHFLM": "huggingface"}
 
 
 def __getattr__(name: str) -> object:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.harnesses.lm_eval.register import MODELS
-from aim_plugins.sweep.strengths import parse_strengths
 
 if TYPE_CHECKING:
     from lm_eval.config.evaluate_config import EvaluatorConfig

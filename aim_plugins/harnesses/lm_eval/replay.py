@@ -16,8 +16,8 @@ from typing import Any
 
 from lm_eval import evaluator
 
+from aim_plugins.core.strengths import format_strength
 from aim_plugins.engines.engine import swept_strength
-from aim_plugins.sweep.strengths import format_strength
 from aim_plugins.sweep.table import Row, pool_draws
 
 Evaluate = Callable[[Any], dict[str, Any] | None]

@@ -14,7 +14,7 @@ from typing import Any
 
 from aim_plugins.engines.engine import Modulation, modulation_columns
 from aim_plugins.engines.huggingface import warn_once
-from aim_plugins.harnesses.lm_eval.model import AimHFLM
+from aim_plugins.harnesses.lm_eval.huggingface import AimHFLM
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.transport.artifact import LearnedTransport
 

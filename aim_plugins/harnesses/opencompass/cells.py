@@ -20,15 +20,15 @@ from typing import Any
 
 from opencompass.utils import dataset_abbr_from_cfg, get_infer_output_path
 
+from aim_plugins.core.files import CorruptRecordError, seal, unseal, write_atomic
 from aim_plugins.engines.engine import fingerprint
-from aim_plugins.harnesses.opencompass.content import data_content, model_content
-from aim_plugins.harnesses.opencompass.entries import (
+from aim_plugins.harnesses.opencompass.config.content import data_content, model_content
+from aim_plugins.harnesses.opencompass.config.entries import (
     canonical,
     entry_abbr,
     split_entry,
     unlabelled,
 )
-from aim_plugins.sweep.files import CorruptRecordError, seal, unseal, write_atomic
 
 _OUTSIDE_PREDICTIONS = ("run_cfg", "batch_size", "pred_postprocessor")
 """Settings of an entry that do not shape what the model answers."""

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from transformers import AutoConfig
 
 from aim_plugins.engines.engine import Engine, Journal, Modulation, ScoreRow
-from aim_plugins.harnesses.opencompass.modulations import (
+from aim_plugins.harnesses.opencompass.config.modulations import (
     SplitSettings,
     refuse_misplaced,
     split_modulation,
     warn_outside,
 )
-from aim_plugins.harnesses.opencompass.replay import AnswerTable, ColumnModel, NoJournal, Span
+from aim_plugins.harnesses.opencompass.run.replay import AnswerTable, ColumnModel, NoJournal, Span
 from aim_plugins.modulation.activations import ActivationMaps
 
 _WINDOWS = ("max_position_embeddings", "seq_length", "model_max_length", "n_positions")

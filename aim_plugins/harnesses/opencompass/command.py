@@ -154,7 +154,11 @@ def _load_config(path: str) -> Any:
 
 
 def _check(cfg: Any, options: argparse.Namespace) -> None:
-    from aim_plugins.harnesses.opencompass.check import check_config, check_processes, type_name
+    from aim_plugins.harnesses.opencompass.config.check import (
+        check_config,
+        check_processes,
+        type_name,
+    )
 
     infers = options.mode in ("all", "infer") and not (options.slurm or options.dlc)
     # A resumed run may need no GPU any more, which the partitioner finds out.
@@ -240,7 +244,7 @@ def _report(folder: Path, process_id: int, options: argparse.Namespace, again: s
     """Says where the results are, or what is missing."""
     from mmengine.config import Config
 
-    from aim_plugins.harnesses.opencompass.missing import describe_missing, missing_cells
+    from aim_plugins.harnesses.opencompass.run.missing import describe_missing, missing_cells
 
     dumps = list((folder / "configs").glob(f"*_{process_id}.py"))
     if not dumps:

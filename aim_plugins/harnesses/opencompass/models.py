@@ -20,7 +20,7 @@ from opencompass.registry import MODELS
 
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.harnesses.opencompass.columns import ColumnAnswers, TextScores
-from aim_plugins.harnesses.opencompass.modulations import SplitSettings, read_transport
+from aim_plugins.harnesses.opencompass.config.modulations import SplitSettings, read_transport
 from aim_plugins.modulation.activations import ActivationMaps
 
 

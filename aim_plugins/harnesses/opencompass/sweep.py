@@ -12,13 +12,13 @@ machines.
 
 from opencompass.runners import LocalRunner
 
-from aim_plugins.harnesses.opencompass.evaluate import SweepOpenICLEvalTask
-from aim_plugins.harnesses.opencompass.infer import SweepOpenICLInferTask
-from aim_plugins.harnesses.opencompass.partitioner import (
+from aim_plugins.harnesses.opencompass.results.summarizer import SweepSummarizer
+from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
+from aim_plugins.harnesses.opencompass.run.infer import SweepOpenICLInferTask
+from aim_plugins.harnesses.opencompass.run.partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )
-from aim_plugins.harnesses.opencompass.summarizer import SweepSummarizer
 
 infer = dict(
     partitioner=dict(type=SweepInferPartitioner),

@@ -30,8 +30,8 @@ from transformers import AutoConfig
 from aim_plugins.engines.engine import Journal, Modulation
 from aim_plugins.engines.vllm.versions import require_supported
 from aim_plugins.harnesses.opencompass.columns import ColumnAnswers, TextScores
-from aim_plugins.harnesses.opencompass.modulations import SplitSettings, read_transport
-from aim_plugins.harnesses.opencompass.replay import AnswerTable
+from aim_plugins.harnesses.opencompass.config.modulations import SplitSettings, read_transport
+from aim_plugins.harnesses.opencompass.run.replay import AnswerTable
 from aim_plugins.transport.artifact import tokenizer_sha256
 
 if TYPE_CHECKING:

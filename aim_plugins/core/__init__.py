@@ -1,0 +1,1 @@
+"""What every room stands on: settings, files, strengths, identities, devices. Imports no torch."""

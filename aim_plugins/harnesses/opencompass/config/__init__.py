@@ -1,0 +1,1 @@
+"""What a configuration of OpenCompass says about modulations, checked before anything runs."""

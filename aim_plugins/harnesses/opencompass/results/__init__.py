@@ -1,0 +1,1 @@
+"""What OpenCompass's finished cells say: scores, tables, texts and the sweep's folder."""

@@ -1,0 +1,1 @@
+"""The commands of `aim-plugins transport`: fit, generate, evaluate, compare, and the artifact's."""

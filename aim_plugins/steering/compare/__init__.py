@@ -1,0 +1,1 @@
+"""Evaluations of several transports laid side by side."""

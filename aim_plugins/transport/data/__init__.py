@@ -1,0 +1,1 @@
+"""Sentences to learn from: data sets in their published layout, corpora, text files."""

@@ -1,0 +1,1 @@
+"""Folding a transport into a model's weights."""

@@ -1,0 +1,1 @@
+"""Image classification under noise on its logits."""

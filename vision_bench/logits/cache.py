@@ -1,0 +1,374 @@
+"""One pass of a model over a data set, whose logits are kept on disk for every strength.
+
+The cache, whose files `vision_bench.logits.store` describes, has a key over the model's weights,
+the contents of the data and the preprocessing, so that changed inputs never meet old logits. A
+killed pass goes on where it stopped.
+
+Under `accelerate launch` every process computes its share of the shards. A batch never spans two
+shards, so that any number of processes writes the same files. Without a GPU, accelerate starts
+several processes only by `accelerate launch --multi_gpu --num_processes 2`; torchrun does too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from aim_plugins.core.files import safe_name
+from vision_bench.data.classification import ClassificationData, check_on_error, first_of
+from vision_bench.data.images import UnreadableImageError
+from vision_bench.data.segmentation import SegmentationData
+from vision_bench.logits.classes import CachedLogits
+from vision_bench.logits.forward import UnfitImageError, forward
+from vision_bench.logits.pixels import CachedSegmentationLogits
+from vision_bench.logits.store import LogitsStore, Sample
+
+if TYPE_CHECKING:
+    from vision_bench.models.load import VisionModel
+
+
+class SkippedImagesWarning(UserWarning):
+    """Images of a data set were left out because they cannot be used."""
+
+
+@overload
+def cache_logits(
+    model: VisionModel,
+    data: ClassificationData,
+    folder: str | Path,
+    *,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> CachedLogits: ...
+
+
+@overload
+def cache_logits(
+    model: VisionModel,
+    data: SegmentationData,
+    folder: str | Path,
+    *,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> CachedSegmentationLogits: ...
+
+
+def cache_logits(
+    model: VisionModel,
+    data: ClassificationData | SegmentationData,
+    folder: str | Path,
+    *,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> CachedLogits | CachedSegmentationLogits:
+    """Computes a model's logits on a data set, or finds them computed.
+
+    Args:
+        model: The model; hooks on it are not part of its identity, so give a hooked model another
+            name.
+        data: The data set, with the preprocessing that the model expects.
+        folder: Where caches lie, each in a folder of its own.
+        batch_size: Images in a forward pass. Another one changes logits by rounding only, and
+            resumes the same cache.
+        device: Where the model runs; by default where it is, under `accelerate launch` the
+            process's own device.
+        dtype: Type to store; by default float32 for classification and float16 for segmentation.
+        workers: Processes that read images.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The logits of every readable image in the data set's order. Images left out are named in
+        `unreadable`, here and in the data set.
+
+    Raises:
+        ValueError: If model and data do not fit together, an argument is unusable, no image is
+            readable, or the model returns NaN or what the dtype cannot hold.
+        UnreadableImageError: If an image is unusable and the data set was loaded with
+            `on_error="raise"`, or a classifier does not take images of this size.
+    """
+    task = "segmentation" if isinstance(data, SegmentationData) else "classification"
+    _check(model, data, task, batch_size, workers)
+    if dtype is None:
+        dtype = torch.float16 if task == "segmentation" else torch.float32
+    processes = _processes()
+    store = _store(model, data, task, Path(folder), dtype)
+    with _only_writer(store.folder, processes):
+        if processes.index == 0:
+            store.start()
+            store.drop_damaged()
+        processes.wait()
+        found = store.find()
+        if found is None:
+            run = functools.partial(_forward, model, device or processes.device, dtype)
+            _compute(store, run, processes, batch_size, workers, progress)
+            processes.wait()
+            if processes.index == 0:
+                store.finish()
+            processes.wait()
+            found = store.find()
+        if found is None:
+            raise OSError(f"{store.folder} was changed from outside: start again")
+        if processes.index == 0:
+            store.tidy()
+    data.unreadable.update(found.unreadable)
+    check_on_error(data.name, data.unreadable, data.on_error)
+    if data.unreadable and processes.index == 0:
+        warnings.warn(
+            f"{data.name}: left out {data.skipped} unusable images; {first_of(data.unreadable)}",
+            SkippedImagesWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Processes:
+    """This process among those that `accelerate launch` started; alone otherwise."""
+
+    index: int
+    count: int
+    wait: Callable[[], object]
+    device: torch.device | None
+
+
+def _processes() -> _Processes:
+    if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return _Processes(0, 1, lambda: None, None)
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise ImportError(
+            "several processes need accelerate: pip install 'aim-plugins[vision]'"
+        ) from error
+    # Without being told, accelerate takes processes on CPUs for independent ones.
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    cpu = cpu or not (torch.cuda.is_available() or torch.xpu.is_available())
+    # A fast process waits for a slow one for as long as the pass takes.
+    state = PartialState(cpu=cpu, timeout=datetime.timedelta(days=7))
+    return _Processes(
+        state.process_index, state.num_processes, state.wait_for_everyone, state.device
+    )
+
+
+def _check(
+    model: VisionModel,
+    data: ClassificationData | SegmentationData,
+    task: str,
+    batch_size: int,
+    workers: int,
+) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is below 1")
+    if workers < 0:
+        raise ValueError(f"workers={workers} is below 0")
+    if model.task != task:
+        raise ValueError(f"{model.name} is a {model.task} model, but {data.name} is for {task}")
+    if model.classes != len(data.classes):
+        raise ValueError(
+            f"{model.name} has {model.classes} classes, but {data.name} has {len(data.classes)}: "
+            "choose the data set it was trained for"
+        )
+    # A wrapper's own flag changes nothing; layers such as dropout have no parts.
+    if any(part.training for part in model.module.modules() if not list(part.children())):
+        raise ValueError(f"{model.name} is in training mode: call its module's eval()")
+
+
+def _store(
+    model: VisionModel,
+    data: ClassificationData | SegmentationData,
+    task: str,
+    folder: Path,
+    dtype: torch.dtype,
+) -> LogitsStore:
+    identity = {
+        "task": task,
+        "model": [model.name, model.fingerprint, _weights_digest(model.module)],
+        "classes": model.classes,
+        "dtype": str(dtype),
+        **data.identity(),
+    }
+    return LogitsStore(folder, safe_name(f"{model.name}-{data.name}"), identity, data)
+
+
+def _weights_digest(module: nn.Module) -> str:
+    """SHA-256 of every weight: a model whose masks or ablations differ is another model."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path, processes: _Processes) -> Iterator[None]:
+    """Waits until no other run writes this cache; the system frees a killed run's lock."""
+    if processes.index != 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder}: another run computes these logits; waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Samples(Dataset):
+    """The data set with the reason in the place of an unreadable sample."""
+
+    def __init__(self, data: ClassificationData | SegmentationData) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        try:
+            return index, self.data[index][0]
+        except UnreadableImageError as error:
+            reason = str(error)
+            if self.data.on_error == "raise":
+                name = self.data.names[index]
+                text = reason if name in reason else f"{name}: {reason}"
+                raise UnreadableImageError(text) from error
+            return index, reason
+
+
+def _as_list(samples: list[Any]) -> list[Any]:
+    return samples
+
+
+def _compute(
+    store: LogitsStore,
+    run: Callable[[list[Tensor]], list[Tensor]],
+    processes: _Processes,
+    batch_size: int,
+    workers: int,
+    progress: bool,
+) -> None:
+    """Computes this process's share of the shards that are missing."""
+    from tqdm import tqdm
+
+    share = store.shards()[processes.index :: processes.count]
+    missing = [shard for shard in share if store.note(shard) is None]
+    # Fixed batches: their sizes decide how sums are rounded.
+    batches = [
+        list(shard[start : start + batch_size])
+        for shard in missing
+        for start in range(0, len(shard), batch_size)
+    ]
+    loader = iter(
+        DataLoader(
+            _Samples(store.data),
+            batch_sampler=batches,
+            collate_fn=_as_list,
+            num_workers=workers,
+        )
+    )
+    with tqdm(
+        desc=store.title,
+        total=sum(map(len, share)),
+        initial=sum(map(len, share)) - sum(map(len, missing)),
+        unit="image",
+        disable=not progress or processes.index != 0,
+    ) as bar:
+        for shard in missing:
+            samples: list[Sample] = []
+            while len(samples) < len(shard):
+                batch = next(loader)
+                samples += _logits_of(store, run, batch)
+                bar.update(len(batch))
+            store.write(shard, samples)
+
+
+def _logits_of(
+    store: LogitsStore,
+    run: Callable[[list[Tensor]], list[Tensor]],
+    batch: Iterable[tuple[int, Tensor | str]],
+) -> list[Sample]:
+    """Index, logits (or why there are none) and input size of each image of a batch."""
+    by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    results: dict[int, Sample] = {}
+    for index, image in batch:
+        if isinstance(image, str):
+            results[index] = Sample(index, image, ())
+        else:
+            by_shape.setdefault(tuple(image.shape), []).append((index, image))
+    for shape, members in by_shape.items():
+        try:
+            logits = run([image for _, image in members])
+        except UnfitImageError as error:
+            # A classifier's images are of one size, and none would be left.
+            if store.data.on_error == "raise" or isinstance(store.data, ClassificationData):
+                raise
+            results |= {index: Sample(index, str(error), ()) for index, _ in members}
+            continue
+        for (index, _), values in zip(members, logits, strict=True):
+            _check_values(store, index, values)
+            results[index] = Sample(index, values, shape[1:])
+    return [results[index] for index in sorted(results)]
+
+
+@torch.inference_mode()
+def _forward(
+    model: VisionModel,
+    device: str | torch.device | None,
+    dtype: torch.dtype,
+    images: list[Tensor],
+) -> list[Tensor]:
+    """Logits of images of one size, in the type to store, on the CPU."""
+    module = model.module if device is None else model.module.to(device)
+    weight = next(module.parameters(), torch.zeros(()))
+    batch = torch.stack(images).to(weight.device, weight.dtype)
+    logits = forward(model, batch)
+    dimensions = 4 if model.task == "segmentation" else 2
+    if logits.dim() != dimensions or tuple(logits.shape[:2]) != (len(images), model.classes):
+        raise ValueError(
+            f"{model.name} returns {list(logits.shape)} for {len(images)} images, not "
+            f"[{len(images)}, {model.classes}{', rows, columns' if dimensions == 4 else ''}]"
+        )
+    stored = logits.to(dtype)
+    if (overflow := stored.isinf() & logits.isfinite()).any():
+        raise ValueError(
+            f"dtype={dtype} cannot hold logits of {float(logits[overflow].abs().max()):.3g} "
+            f"of {model.name}: give dtype=torch.float32"
+        )
+    # Views of one batch could not be stored apart, nor could channels-last memory.
+    return [row.clone(memory_format=torch.contiguous_format) for row in stored.cpu()]
+
+
+def _check_values(store: LogitsStore, index: int, logits: Tensor) -> None:
+    if not (logits.amax(0).isfinite().all()):
+        raise ValueError(
+            f"{store.title}: the logits of {store.data.names[index]} "
+            "are NaN, +inf or all -inf: check the weights, or run the model in float32"
+        )

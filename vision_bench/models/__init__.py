@@ -1,0 +1,1 @@
+"""Vision models by name, from files: torchvision, timm, SegFormer, pytorch-cifar, any module."""

@@ -1,0 +1,357 @@
+"""Where `load_model` finds architectures and weights: one function per library."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vision_bench.models.architectures import cifar, efficientnet_lite, segformer
+from vision_bench.models.checkpoints import (
+    load_weights,
+    read_state_dict,
+    refuse_misfit,
+    unwrap_state_dict,
+)
+from vision_bench.models.image_processors import processor_settings
+from vision_bench.models.load import (
+    LogitsOnly,
+    Preprocessing,
+    VisionModel,
+    model_fingerprint,
+    unknown_name,
+)
+
+_HUB, _RANDOM = "hub", "random"
+_IMAGENET_CLASSES, _ADE20K_CLASSES, _CITYSCAPES_CLASSES = 1000, 150, 19
+
+Weights = str | Path | None
+
+
+def load_cifar(name: str, weights: Weights, classes: int | None) -> VisionModel:
+    """Loads a model of pytorch-cifar-models; a fused RepVGG checkpoint is recognised."""
+    _require("torchvision")
+    dataset, architecture = cifar.split_name(name)
+    data = cifar.DATA[dataset]
+    classes = classes or data.classes
+    module = cifar.build_cifar_model(architecture, classes)
+    if _wants_weights(name, weights):
+        if weights == _HUB:
+            state = _download(cifar.checkpoint_url(name))
+        else:
+            state = read_state_dict(_path(weights))
+        if architecture.startswith("repvgg") and any("rbr_reparam" in key for key in state):
+            from vision_bench.models.architectures.repvgg import RepVGG
+
+            module = RepVGG(architecture.removeprefix("repvgg_"), classes, fused=True)
+        load_weights(module, state, name=name, source=_path(weights))
+    return _classifier(name, module, classes, Preprocessing(mean=data.mean, std=data.std))
+
+
+def load_torchvision(
+    name: str, model_name: str, weights: Weights, classes: int | None
+) -> VisionModel:
+    """Loads a classifier of torchvision, prepared as the published weights of the file's name."""
+    models = _require("torchvision.models")
+    known = models.list_models(module=models)
+    if model_name not in known:
+        raise unknown_name(name, (f"torchvision:{other}" for other in known))
+    wanted = _wants_weights(name, weights)
+    published = _published_weights(models, model_name, _path(weights) if wanted else None)
+    options: dict[str, Any] = {"num_classes": classes or _IMAGENET_CLASSES}
+    if wanted and model_name in ("googlenet", "inception_v3"):
+        # Their ImageNet weights expect images rescaled by the model itself; torchvision sets this
+        # only where it loads the weights.
+        imagenet = options["num_classes"] == _IMAGENET_CLASSES
+        options |= {"transform_input": imagenet, "init_weights": False}
+    module = models.get_model(model_name, weights=None, **options)
+    if wanted:
+        state = _download(published.url) if weights == _HUB else read_state_dict(_path(weights))
+        # The published DenseNet files still have the key names of PyTorch 0.3.
+        if model_name.startswith("densenet"):
+            state = {_DENSENET_KEY.sub(r"\1\2.", key): value for key, value in state.items()}
+        load_weights(module, state, name=name, source=_path(weights))
+    transforms = published.transforms()
+    preprocessing = Preprocessing(
+        size=transforms.resize_size[0],
+        crop=transforms.crop_size[0],
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        interpolation=transforms.interpolation.value,
+    )
+    return _classifier(name, module, options["num_classes"], preprocessing)
+
+
+def load_timm(name: str, model_name: str, weights: Weights, classes: int | None) -> VisionModel:
+    """Loads a classifier of timm."""
+    timm = _require("timm")
+    wanted = _wants_weights(name, weights)
+    if not timm.is_model(model_name):
+        raise unknown_name(name, (f"timm:{other}" for other in timm.list_models()))
+    options = {} if classes is None else {"num_classes": classes}
+    module = timm.create_model(model_name, pretrained=weights == _HUB, **options)
+    if wanted and weights != _HUB:
+        path = (
+            efficientnet_lite.package_weights()
+            if weights == efficientnet_lite.PACKAGE
+            else _path(weights)
+        )
+        state = _timm_keys(read_state_dict(path), module)
+        load_weights(module, state, name=name, source=path)
+    return _classifier(name, module, module.num_classes, _timm_preprocessing(timm, name, module))
+
+
+def load_segformer(name: str, weights: Weights, classes: int | None) -> VisionModel:
+    """Loads SegFormer B0 to B5 from a file of either layout, a folder or the hub."""
+    size = name.removeprefix("segformer-")
+    if not _wants_weights(name, weights):
+        transformers = _require("transformers")
+        classes = classes or _ADE20K_CLASSES
+        config = segformer.segformer_config(size, classes)
+        module = transformers.SegformerForSemanticSegmentation(config)
+        return _segmenter(name, module, _segformer_preprocessing(size, classes))
+    if weights == _HUB:
+        return load_transformers(_hub_segformer(size, classes), None, classes, name=name)
+    if _path(weights).is_dir():
+        return load_transformers(str(weights), None, classes, name=name)
+    return _segformer_file(name, size, _path(weights), classes)
+
+
+def load_original_segformer(name: str, weights: Weights, classes: int | None) -> VisionModel:
+    """Loads a SegFormer checkpoint in its authors' layout, whose size is read off its tensors."""
+    _refuse_weights(name, weights)
+    path = Path(name)
+    state = read_state_dict(path)
+    if not segformer.is_original_layout(state):
+        raise ValueError(
+            f"name={name!r} is no SegFormer in its authors' layout (no key patch_embed1.proj): "
+            "give the architecture's name, and this file as weights="
+        )
+    size = segformer.size_of(state)
+    return _segformer_file(f"segformer-{size}", size, path, classes, state)
+
+
+def load_transformers(
+    source: str, weights: Weights, classes: int | None, *, name: str | None = None
+) -> VisionModel:
+    """Loads a segmentation model that transformers saved, from a folder or the hub."""
+    _refuse_weights(source, weights)
+    transformers = _require("transformers")
+    local = Path(source).is_dir()
+    try:
+        with _report_left_to_us(transformers):
+            module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
+                source,
+                local_files_only=local,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError) as error:
+        where = "folder" if local else "hub name (and no folder here)"
+        raise ValueError(
+            f"name={source!r}: transformers loads no segmentation model from this {where}: {error}"
+        ) from error
+    _refuse_incomplete(report, name or source, source)
+    if classes is not None and classes != module.config.num_labels:
+        raise ValueError(
+            f"classes={classes}, but {source!r} has {module.config.num_labels}: leave classes out"
+        )
+    return _segmenter(
+        name or source, module, processor_settings(source, local) or _ade_preprocessing()
+    )
+
+
+def is_hub_name(name: str) -> bool:
+    """Tells whether a name has the form OWNER/NAME of the Hugging Face hub.
+
+    >>> is_hub_name("nvidia/segformer-b0-finetuned-ade-512-512"), is_hub_name("./models/b0")
+    (True, False)
+    """
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
+
+
+_NOT_ARCHITECTURE = frozenset(
+    ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
+)
+"""Settings of transformers that change no logit; the type is the weights' own."""
+
+_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
+
+
+def _classifier(
+    name: str, module: nn.Module, classes: int, preprocessing: Preprocessing
+) -> VisionModel:
+    fingerprint = model_fingerprint(module, name)
+    return VisionModel(name, module.eval(), "classification", classes, preprocessing, fingerprint)
+
+
+def _segmenter(name: str, module: Any, preprocessing: Preprocessing) -> VisionModel:
+    # A folder's name says nothing: the same model may lie in two places.
+    settings = module.config.to_diff_dict()
+    architecture = {key: settings[key] for key in settings if key not in _NOT_ARCHITECTURE}
+    fingerprint = model_fingerprint(
+        module, f"{type(module).__name__} {json.dumps(architecture, sort_keys=True, default=str)}"
+    )
+    classes = module.config.num_labels
+    wrapped = LogitsOnly(module).eval()
+    return VisionModel(name, wrapped, "segmentation", classes, preprocessing, fingerprint)
+
+
+def _require(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f"{package} is not installed or does not work ({error}): "
+            "pip install 'aim-plugins[vision]'"
+        ) from error
+
+
+def _wants_weights(name: str, weights: Weights) -> bool:
+    if weights is None:
+        raise ValueError(
+            f"weights=None for {name!r}: give a checkpoint's path, 'hub' to download the published "
+            "one, or 'random' for an untrained model"
+        )
+    return weights != _RANDOM
+
+
+def _refuse_weights(name: str, weights: Weights) -> None:
+    if weights is not None:
+        raise ValueError(f"weights={str(weights)!r}, but name={name!r} has weights: leave them out")
+
+
+def _path(weights: Weights) -> Path:
+    assert weights is not None
+    return Path(weights)
+
+
+def _download(url: str) -> dict[str, Tensor]:
+    content = torch.hub.load_state_dict_from_url(
+        url, map_location="cpu", check_hash=True, weights_only=True
+    )
+    return unwrap_state_dict(content, source=url)
+
+
+def _published_weights(models: ModuleType, model_name: str, path: Path | None) -> Any:
+    """The published weights that the file is named after, or else torchvision's default ones."""
+    every = models.get_model_weights(model_name)
+    named = (entry for entry in every if path and entry.url.rpartition("/")[2] == path.name)
+    return next(named, every.DEFAULT)
+
+
+def _timm_keys(state: dict[str, Tensor], module: nn.Module) -> Mapping[str, Tensor]:
+    if efficientnet_lite.is_efficientnet_pytorch_layout(state):
+        return efficientnet_lite.convert_to_timm_keys(state)
+    if state.keys() == module.state_dict().keys():
+        return state
+    # By timm's convention, what renames the keys of a model's original authors.
+    rename = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    return state if rename is None else rename(state, module)
+
+
+def _timm_preprocessing(timm: ModuleType, name: str, module: nn.Module) -> Preprocessing:
+    # Some are evaluated on larger images than they were trained with.
+    config = timm.data.resolve_model_data_config(module, use_test_size=True)
+    side = config["input_size"][-1]
+    if config["input_size"][-2] != side or config["crop_mode"] not in ("center", "squash"):
+        raise ValueError(
+            f"name={name!r} takes images of {config['input_size']} with crop mode "
+            f"{config['crop_mode']!r}: build it with timm and pass it to wrap_model"
+        )
+    return Preprocessing(
+        size=int(side / config["crop_pct"]),
+        crop=side,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        resize="square" if config["crop_mode"] == "squash" else "short",
+    )
+
+
+def _ade_preprocessing() -> Preprocessing:
+    return Preprocessing(size=512, resize="square")
+
+
+def _segformer_preprocessing(size: str, classes: int) -> Preprocessing:
+    return replace(
+        _ade_preprocessing(), size=_ade_side(size) if classes == _ADE20K_CLASSES else 512
+    )
+
+
+def _ade_side(size: str) -> int:
+    """Side of the images that a SegFormer was trained with (arXiv:2105.15203, section 4.1)."""
+    return 640 if size == "b5" else 512
+
+
+def _hub_segformer(size: str, classes: int | None) -> str:
+    if classes == _CITYSCAPES_CLASSES:
+        return f"nvidia/segformer-{size}-finetuned-cityscapes-1024-1024"
+    if classes not in (None, _ADE20K_CLASSES):
+        raise ValueError(
+            f"classes={classes}: the published SegFormers have {_ADE20K_CLASSES} classes (ADE20K) "
+            f"or {_CITYSCAPES_CLASSES} (Cityscapes): give your own as weights="
+        )
+    side = _ade_side(size)
+    return f"nvidia/segformer-{size}-finetuned-ade-{side}-{side}"
+
+
+def _segformer_file(
+    name: str,
+    size: str,
+    path: Path,
+    classes: int | None,
+    state: dict[str, Tensor] | None = None,
+) -> VisionModel:
+    transformers = _require("transformers")
+    state = read_state_dict(path) if state is None else state
+    if segformer.is_original_layout(state):
+        state = segformer.convert_original_keys(state)
+    if classes is None:
+        bias = state.get("decode_head.classifier.bias")
+        classes = _ADE20K_CLASSES if bias is None else len(bias)
+    # transformers renames published keys to those of its own version's modules.
+    with _report_left_to_us(transformers):
+        module, report = transformers.SegformerForSemanticSegmentation.from_pretrained(
+            None,
+            config=segformer.segformer_config(size, classes),
+            state_dict=state,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    _refuse_incomplete(report, name, path)
+    return _segmenter(name, module, _segformer_preprocessing(size, classes))
+
+
+@contextlib.contextmanager
+def _report_left_to_us(transformers: ModuleType) -> Iterator[None]:
+    """Silences what transformers says about weights that don't fit, which is an error here."""
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _refuse_incomplete(report: Mapping[str, Any], name: str, source: str | Path) -> None:
+    """Passes transformers' report on as an error, unless every weight found its place."""
+    refuse_misfit(
+        sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked")),
+        sorted(report["unexpected_keys"]),
+        sorted(report["mismatched_keys"]),
+        name=name,
+        source=source,
+    )

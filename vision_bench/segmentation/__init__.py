@@ -1,0 +1,1 @@
+"""Semantic segmentation under noise on its logits."""

@@ -1,0 +1,220 @@
+"""What a segmentation sweep writes beside its table: every class, confusion matrices, overlays."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from aim_plugins.core.files import write_atomic
+from aim_plugins.core.strengths import format_strength
+from aim_plugins.sweep.report import ImageSample
+from vision_bench.data.classification import evenly
+from vision_bench.logits.pixels import CachedSegmentationLogits
+from vision_bench.perturbators import Perturbator
+from vision_bench.segmentation.curve import EXPECTED_METRICS, SegmentationCurve, predict_levels
+from vision_bench.segmentation.group_counts import GroupCounts
+from vision_bench.segmentation.overlays import class_palette, overlay, present_classes
+
+_METRICS = ("iou", "recall", "precision", "f1")
+_COLUMNS = ("class", "name", "law", "strength", "draw", "pixels", "predicted")
+
+REPORT_LEVELS = 13
+"""Strengths at which the report shows pictures, at most."""
+
+_LEGEND_CLASSES = 14
+_QUALITY = 75
+"""Of WebP, half as large as JPEG where noise colours single pixels: some 50 kB at 384 pixels."""
+
+_SMALL = 200
+"""Pictures below this width are kept exactly; they weigh little, and show their pixels."""
+
+
+def write_class_table(path: Path, curve: SegmentationCurve, names: Sequence[str]) -> Path:
+    """Writes the metrics of every class at every strength as CSV.
+
+    Args:
+        path: The file.
+        curve: The sweep.
+        names: Names of the classes.
+
+    Returns:
+        The path. A class without ground truth has pixels predicted but no metrics, and the law
+        has none of precision and F1.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    errors = [f"{metric}_stderr" for metric in _METRICS]
+    writer.writerow(
+        [*_COLUMNS, *(name for pair in zip(_METRICS, errors, strict=True) for name in pair)]
+    )
+    for draw, groups in enumerate(curve.sampled_groups):
+        writer.writerows(_class_lines(groups, curve.stds, names, "sampled", str(draw)))
+    if curve.expected_groups is not None:
+        writer.writerows(_class_lines(curve.expected_groups, curve.stds, names, "expected", ""))
+    return write_atomic(path, text.getvalue())
+
+
+def write_confusion(path: Path, curve: SegmentationCurve, names: Sequence[str]) -> Path:
+    """Writes the confusion matrices as a compressed .npz file of plain arrays.
+
+    Args:
+        path: The file.
+        curve: The sweep.
+        names: Names of the classes.
+
+    Returns:
+        The path. `confusion` [draws, strengths, truth, predicted] counts pixels, `expected`
+        [strengths, truth, predicted] is the law where it was computed, exact or estimated on
+        sampled pixels; `strengths` and `classes` name their axes.
+    """
+    arrays: dict[str, Any] = {
+        "strengths": np.array(curve.stds),
+        "classes": np.array(list(names)),
+        "confusion": curve.confusion.numpy(),
+    }
+    if curve.expected is not None:
+        arrays["expected"] = curve.expected.numpy()
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return write_atomic(path, content.getvalue())
+
+
+def report_images(
+    cached: CachedSegmentationLogits,
+    perturbator: Perturbator,
+    stds: Sequence[float],
+    *,
+    targets: Sequence[int],
+    count: int,
+    width: int,
+    device: torch.device | str = "cpu",
+) -> list[ImageSample]:
+    """Draws overlays for the report.
+
+    Args:
+        cached: Logits of the images.
+        perturbator: The modulation.
+        stds: Strengths; of many, `REPORT_LEVELS` evenly chosen ones are shown.
+        targets: Images with ground truth of these classes go first.
+        count: Number of images.
+        width: Width of the pictures at most, in pixels.
+        device: Where to compute.
+
+    Returns:
+        One sample per image, spread over the data set.
+    """
+    levels = [stds[index] for index in spread(len(stds), REPORT_LEVELS)]
+    chosen = _choose(cached, targets, count)
+    return [
+        _sample(cached, position, perturbator, levels, targets, width, device)
+        for position in chosen
+    ]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Positions of at most `count` of `total` items: both ends, and evenly between.
+
+    >>> spread(101, 5), spread(2, 5)
+    ([0, 25, 50, 75, 100], [0, 1])
+    """
+    count = min(total, count)
+    return [round(index * (total - 1) / max(1, count - 1)) for index in range(count)]
+
+
+def _class_lines(
+    groups: GroupCounts, stds: Sequence[float], names: Sequence[str], law: str, draw: str
+) -> Iterator[list[Any]]:
+    metrics, errors = groups.metrics(), groups.standard_errors()
+    truth, predicted = groups.truth.sum(0), groups.predicted.sum(0)
+    shown = _METRICS if law == "sampled" else EXPECTED_METRICS
+    for index, name in enumerate(names):
+        for level, std in enumerate(stds):
+            counts = [_count(counts[level, index]) for counts in (truth, predicted)]
+            line = [index, name, law, format_strength(std), draw, *counts]
+            for metric in _METRICS:
+                for values in (metrics, errors):
+                    value = float(values[metric][level, index])
+                    left_out = np.isnan(value) or metric not in shown
+                    line.append("" if left_out else repr(value))
+            yield line
+
+
+def _count(pixels: torch.Tensor) -> str:
+    """Pixels, which are whole when counted and fractions when expected."""
+    value = float(pixels)
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+def _choose(cached: CachedSegmentationLogits, targets: Sequence[int], count: int) -> list[int]:
+    """Positions of images to show, spread over the data set, those with targets first."""
+    count = min(count, len(cached))
+    if count == 0:
+        return []
+    spread = evenly(len(cached), count)
+    if not targets:
+        return spread
+    order = torch.randperm(len(cached), generator=torch.Generator().manual_seed(0)).tolist()
+    wanted = torch.tensor(targets)
+    found = []
+    for position in order:
+        if torch.isin(cached.read_labels(position), wanted).any():
+            found.append(position)
+        if len(found) == count:
+            break
+    return sorted([*found, *(p for p in order if p not in found)][:count])
+
+
+def _sample(
+    cached: CachedSegmentationLogits,
+    position: int,
+    perturbator: Perturbator,
+    levels: Sequence[float],
+    targets: Sequence[int],
+    width: int,
+    device: torch.device | str,
+) -> ImageSample:
+    names = cached.data.classes
+    item, labels = cached[position], cached.read_labels(position)
+    maps = predict_levels(item.logits.to(device), perturbator, levels, size=item.size, key=item.key)
+    photograph = cached.data.read_photograph(item.index)
+    photograph.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
+    truth = overlay(photograph, labels, names, legend=[])
+    pictures = {
+        std: _encode(overlay(photograph, prediction, names, legend=[]))
+        for std, prediction in zip(levels, maps, strict=True)
+    }
+    present = present_classes([labels, *maps], len(names))
+    shown = [*targets, *(entry for entry in present if entry not in targets)][:_LEGEND_CLASSES]
+    counted = labels != 255
+    captions = {}
+    for std, prediction in zip(levels, maps.long(), strict=True):
+        right = float((prediction == labels)[counted].double().mean()) if counted.any() else 0.0
+        captions[std] = f"{100 * right:.1f} % of labelled pixels right"
+    return ImageSample(
+        name=item.name.rsplit("/", 1)[-1],
+        pictures=pictures,
+        captions=captions,
+        references={"image": _encode(photograph), "ground truth": _encode(truth)},
+        legend={names[entry]: _hex(entry) for entry in shown},
+    )
+
+
+def _encode(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    if picture.width < _SMALL:
+        picture.convert("RGB").save(content, "PNG", optimize=True)
+    else:
+        picture.convert("RGB").save(content, "WEBP", quality=_QUALITY)
+    return content.getvalue()
+
+
+def _hex(index: int) -> str:
+    red, green, blue = (int(value) for value in class_palette(index + 1)[index])
+    return f"#{red:02x}{green:02x}{blue:02x}"
