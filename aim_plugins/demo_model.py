@@ -27,6 +27,7 @@ from typing import Any
 import platformdirs
 from filelock import FileLock, Timeout
 
+from aim_plugins.core.errors import ForeseenFailure
 from aim_plugins.core.files import sha256_of
 
 NAME = "SmolLM2-135M-Instruct"
@@ -52,7 +53,7 @@ SOURCE_FILE = "source.json"
 _PARTIAL = ".partial-"
 
 
-class DemoModelError(RuntimeError):
+class DemoModelError(ForeseenFailure):
     """The demo model could not be fetched, or is not the file it should be."""
 
 

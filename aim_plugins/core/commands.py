@@ -7,15 +7,14 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
 
-from aim_plugins.demo_model import DemoModelError
-from aim_plugins.sweep.store import SweepLockedError
+from aim_plugins.core.errors import ForeseenFailure
 
 _FAILURE = 1
 _BAD_INPUT = 2
 _INTERRUPTED = 130
 
 _BAD_INPUT_ERRORS = (ValueError, NotImplementedError, ArithmeticError, FileNotFoundError)
-_FAILURES = (ImportError, SweepLockedError, DemoModelError)
+_FAILURES = (ImportError, ForeseenFailure)
 _WORDED_FOR_USERS = (
     "aim_plugins",
     "vision_bench",

@@ -26,6 +26,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from aim_plugins.core.errors import ForeseenFailure
 from aim_plugins.core.files import (
     CorruptRecordError,
     is_temporary,
@@ -66,7 +67,7 @@ _STAGING = ".staging"
 _RECORDS = "records"
 
 
-class SweepLockedError(RuntimeError):
+class SweepLockedError(ForeseenFailure):
     """Another process is writing to the folder."""
 
 
