@@ -33,9 +33,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.demo_model import demo_model_folder
-from aim_plugins.engines.engine import Prompts, modulation_columns
+from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.activations import ActivationMaps
+from aim_plugins.modulation.columns import columns_of
 from aim_plugins.transport import fit_transport, fold_transport
 from aim_plugins.transport.maps import fit_map
 from benchmarks._timing import paired_medians, write_result
@@ -128,7 +129,7 @@ def strengths(model: Any, tokenizer: Any, rounds: int = 3) -> dict[str, Any]:
     prompts = tokenizer(
         [text[:40] for text in source[:4]], return_tensors="pt", padding=True, padding_side="left"
     )
-    columns = modulation_columns(strength=STRENGTHS, transport=transport.fingerprint)
+    columns = columns_of(strength=STRENGTHS, transport=transport.fingerprint)
     engine = HuggingFaceEngine(model, tokenizer, max_length=256, transport=transport.maps)
     options: dict[str, Any] = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     length = prompts.input_ids.shape[1] + 32

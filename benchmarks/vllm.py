@@ -22,8 +22,15 @@ from typing import Any
 
 import torch
 
-from aim_plugins.engines.engine import Modulation, Prompts, modulation_columns
+from aim_plugins.engines.engine import Prompts
+from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.gaussian import GaussianNoise
 from benchmarks._timing import cpu_seconds, paired_times, write_result
+
+
+def noisy(std, mean=0.0, seed=0):
+    return Column((GaussianNoise(std, mean, seed),), seed)
+
 
 PLACES = ("France", "Japan", "Peru", "Kenya", "Norway", "India", "Canada", "Egypt")
 
@@ -66,10 +73,10 @@ def compare_sweeps(llm: Any, folder: Path, options: argparse.Namespace) -> dict[
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = read_prompts(tokenizer, options.prompts)
     length = prompts.token_ids.shape[1] + options.tokens
-    columns = modulation_columns([3 * n / options.strengths for n in range(options.strengths)])
+    columns = columns_of(noise_std=[3 * n / options.strengths for n in range(options.strengths)])
     engine = VLLMEngine(llm)
 
-    def sweep(under: tuple[Modulation, ...]) -> list[list[list[int]]]:
+    def sweep(under: tuple[...]) -> list[list[list[int]]]:
         return engine.generate(prompts, under, max_length=length)
 
     # Some from all over the grid, since a strength decides when texts end.
@@ -142,7 +149,7 @@ def measure_overhead(llm: Any, options: argparse.Namespace) -> dict[str, Any]:
                 max_tokens=2 * options.tokens,
                 ignore_eos=True,
                 detokenize=False,
-                extra_args=extra_args(Modulation(std, seed=n)),
+                extra_args=extra_args(noisy(std, seed=n)),
             )
             for n in range(rows)
         ]

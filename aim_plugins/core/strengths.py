@@ -2,30 +2,77 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import SupportsFloat
+
+StrengthSpec = str | SupportsFloat | Iterable[str | SupportsFloat]
+"""A grid, a list or a single strength."""
 
 MAX_STRENGTHS = 10_000
 """A longer grid is taken for a mistyped step."""
 
 
+@dataclass(frozen=True)
+class Axis:
+    """What a strength measures: the horizontal axis of a curve.
+
+    Attributes:
+        name: In names of cells and in manifests, an identifier such as "std".
+        symbol: In formulas, such as "σ".
+        quantity: In words, such as "noise std".
+        unit: Its unit, such as "logits"; empty where it has none.
+        low: Lowest strength that has a meaning.
+        high: Highest strength that has one.
+
+    >>> Axis("std", "σ", "noise std", "logits", low=0.0).label
+    'noise std σ (logits)'
+    """
+
+    name: str
+    symbol: str
+    quantity: str
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"name={self.name!r} is no name of an axis: give one such as 'std'")
+
+    @property
+    def label(self) -> str:
+        """The label of a picture's axis."""
+        return f"{self.quantity} {self.symbol}" + (f" ({self.unit})" if self.unit else "")
+
+    def check(self, value: SupportsFloat, argument: str = "strength") -> float:
+        """Checks one strength; see `validate_strength`."""
+        return validate_strength(value, name=argument, low=self.low, high=self.high)
+
+    def parse(self, spec: StrengthSpec, argument: str = "strength") -> tuple[float, ...]:
+        """Reads a grid, a list or a single strength; see `parse_strengths`."""
+        return parse_strengths(spec, name=argument, low=self.low, high=self.high)
+
+
 def validate_strength(
-    value: SupportsFloat, *, name: str = "noise_std", signed: bool = False
+    value: SupportsFloat, *, name: str = "noise_std", low: float = 0.0, high: float = math.inf
 ) -> float:
     """Checks one strength.
 
     Args:
         value: The strength, for logit noise its standard deviation in logit units.
         name: Name of the argument, for the error.
-        signed: Whether the modulation has a meaning below 0.
+        low: Lowest strength that has a meaning.
+        high: Highest strength that has one.
 
     Returns:
         The strength as a float; negative zero becomes zero.
 
     Raises:
-        ValueError: If the value is no number, NaN, infinite, or negative and not `signed`.
+        ValueError: If the value is no number, NaN, infinite, or out of range.
 
     >>> validate_strength(1)
     1.0
@@ -39,20 +86,15 @@ def validate_strength(
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}={value!r} is not a number: give one such as 0.5") from error
     if not math.isfinite(strength):
-        wanted = "a number" if signed else "a number from 0 upwards"
-        raise ValueError(f"{name}={value!r} is not finite: give {wanted}")
-    if strength < 0 and not signed:
-        raise ValueError(
-            f"{name}={value!r} is negative: give a number from 0 upwards (0 changes nothing)"
-        )
+        raise ValueError(f"{name}={value!r} is not finite: give {_domain(low, high)}")
+    if not low <= strength <= high:
+        problem = "negative" if low == 0 and strength < 0 else "out of range"
+        raise ValueError(f"{name}={value!r} is {problem}: give {_domain(low, high)}")
     return strength + 0.0  # negative zero becomes zero
 
 
 def parse_strengths(
-    spec: str | SupportsFloat | Iterable[str | SupportsFloat],
-    *,
-    name: str = "noise_std",
-    signed: bool = False,
+    spec: StrengthSpec, *, name: str = "noise_std", low: float = 0.0, high: float = math.inf
 ) -> tuple[float, ...]:
     """Reads a grid, a list or a single strength.
 
@@ -61,25 +103,23 @@ def parse_strengths(
             `"0:1:0.1"` holds exactly 0.3), `"0,0.5,1"` or `"[0, 0.5]"` whose items may be grids, a
             number, or an iterable of any of these.
         name: Name of the argument, for errors.
-        signed: Whether the modulation has a meaning below 0.
+        low: Lowest strength that has a meaning.
+        high: Highest strength that has one.
 
     Returns:
         The strengths in the order given.
 
     Raises:
-        ValueError: If nothing is given, an item is malformed, NaN, infinite, or negative and not
-            `signed`, a strength occurs twice, or there are more than `MAX_STRENGTHS`.
+        ValueError: If nothing is given, an item is malformed, NaN, infinite or out of range, a
+            strength occurs twice, or there are more than `MAX_STRENGTHS`.
 
     >>> parse_strengths("0:1:0.25")
     (0.0, 0.25, 0.5, 0.75, 1.0)
     >>> parse_strengths([0, "1:2:0.5"])
     (0.0, 1.0, 1.5, 2.0)
     """
-    strengths = [
-        strength
-        for item in _items(spec, name)
-        for strength in _parse_item(item, name=name, signed=signed)
-    ]
+    check = functools.partial(validate_strength, name=name, low=low, high=high)
+    strengths = [strength for item in _items(spec) for strength in _parse_item(item, name, check)]
     if not strengths:
         raise ValueError(f"{name}={spec!r} holds no strength: give at least one, such as 0.5")
     _refuse_too_many(len(strengths), spec, name)
@@ -105,9 +145,13 @@ def format_strength(strength: SupportsFloat) -> str:
     return repr(float(strength)).removesuffix(".0")
 
 
-def _items(
-    spec: str | SupportsFloat | Iterable[str | SupportsFloat], name: str
-) -> list[str | SupportsFloat]:
+def _domain(low: float, high: float) -> str:
+    if math.isfinite(high):
+        return f"a number from {low:g} to {high:g}"
+    return f"a number from {low:g} upwards" if math.isfinite(low) else "a number"
+
+
+def _items(spec: StrengthSpec) -> list[str | SupportsFloat]:
     if isinstance(spec, str):
         text = spec.strip()
         if text[:1] + text[-1:] in ("[]", "()"):
@@ -121,15 +165,17 @@ def _items(
         return [spec]  # type: ignore[list-item]
 
 
-def _parse_item(item: str | SupportsFloat, *, name: str, signed: bool) -> list[float]:
+def _parse_item(
+    item: str | SupportsFloat, name: str, check: Callable[[float], float]
+) -> list[float]:
     if not isinstance(item, str):
-        return [validate_strength(item, name=name, signed=signed)]
+        return [check(item)]  # type: ignore[arg-type]
     parts = item.split(":")
     if len(parts) == 1:
-        return [float(_parse_decimal(item, item, name, signed))]
+        return [float(_parse_decimal(item, item, name, check))]
     if len(parts) != 3:
         raise ValueError(f"{name}={item!r} is malformed: a grid is start:stop:step, as in 0:3:0.25")
-    start, stop, step = (_parse_decimal(part, item, name, signed) for part in parts)
+    start, stop, step = (_parse_decimal(part, item, name, check) for part in parts)
     if float(step) <= 0:
         raise ValueError(f"{name}={item!r} has the step {step}: give a step above 0")
     if stop < start:
@@ -139,7 +185,7 @@ def _parse_item(item: str | SupportsFloat, *, name: str, signed: bool) -> list[f
     return [float(start + index * step) for index in range(int((stop - start) / step) + 1)]
 
 
-def _parse_decimal(text: str, item: str, name: str, signed: bool) -> Decimal:
+def _parse_decimal(text: str, item: str, name: str, check: Callable[[float], float]) -> Decimal:
     try:
         number = Decimal(text.strip())
     except InvalidOperation as error:
@@ -147,7 +193,7 @@ def _parse_decimal(text: str, item: str, name: str, signed: bool) -> Decimal:
             f"{name}={item!r} is malformed: {text.strip()!r} is not a number; "
             "write a grid as 0:3:0.25 or a list as 0,0.5,1"
         ) from error
-    validate_strength(float(number), name=name, signed=signed)
+    check(float(number))
     return number + 0  # negative zero becomes zero
 
 

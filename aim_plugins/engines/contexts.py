@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.engine import (
     BatchSize,
     Engine,
-    Modulation,
     ScoreRequest,
     ScoreRow,
-    fingerprint,
 )
+from aim_plugins.modulation.columns import Column
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +147,23 @@ def context_batches(
     return batches
 
 
+def shared_context(columns: Sequence[Column]) -> Callable[[ScoreRequest], Any]:
+    """What requests share if one forward pass answers them under all columns."""
+    last = any(change.positions == "last" for column in columns for change in column.forward)
+
+    def key(request: ScoreRequest) -> Any:
+        seen = (*request.context, *request.continuation[:-1])
+        # The split decides which tokens are changed.
+        return (seen, len(request.context)) if last else seen
+
+    return key
+
+
 def recalled_scores(
     engine: Engine,
     requests: Sequence[ScoreRequest],
     batch: Sequence[Context],
-    columns: Sequence[Modulation],
+    columns: Sequence[Column],
     compute: Callable[[], dict[int, ScoreRow]],
 ) -> dict[int, ScoreRow]:
     """A batch's rows by request, from the journal where an earlier run finished it.
@@ -160,7 +172,7 @@ def recalled_scores(
         engine: Whose journal keeps finished batches; without one they are computed always.
         requests: All requests.
         batch: The contexts of the batch.
-        columns: The modulations.
+        columns: The columns.
         compute: Scores the batch.
     """
     journal = engine.journal

@@ -1,7 +1,7 @@
-"""Decoding a batch of prompts under many modulations at once, with transformers' own `generate`.
+"""Decoding a batch of prompts under many columns at once, with transformers' own `generate`.
 
-Every prompt becomes one row for each column. The prompts are read once for each strength of a
-transport, and their key-value cache is repeated over the columns. Decoding pauses whenever a good
+Every prompt becomes one row for each column. The prompts are read once for each change of their
+activations, and their key-value cache is repeated over the columns. Decoding pauses whenever a good
 part of the rows has finished, and those rows leave the batch. Where decoding cannot be paused and
 taken up again (beam search, a cache without batch selection, options that count steps), all rows
 run in one call.
@@ -24,10 +24,10 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from aim_plugins.engines.engine import Modulation, Prompts, by_transport
+from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.sampling import is_sampling, keyed_sampling
-from aim_plugins.modulation.activations import ActivationMaps
-from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
+from aim_plugins.modulation.columns import Change, Column, applied, distinct_columns
+from aim_plugins.modulation.logits import ChangedLogits
 from aim_plugins.modulation.sampling import sampling_seed
 
 _LEAVING_SHARE = 0.2
@@ -93,13 +93,16 @@ class _RowEnds(StoppingCriteria):
 
 
 class _FiniteLogits(LogitsProcessor):
-    """Refuses logits that a transport has broken, from which any token would be taken."""
+    """Refuses logits that changes have broken, from which any token would be taken."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self.names = " and ".join(dict.fromkeys(f"the {change.name}" for change in changes))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         largest = scores.amax(dim=1)
         if not bool((largest < torch.inf).all()):
             raise ValueError(
-                "the transport breaks the model, which returns NaN or infinite logits: take "
+                f"{self.names} breaks the model, which returns NaN or infinite logits: take "
                 "smaller strengths"
             )
         return scores
@@ -111,32 +114,43 @@ class _Rows:
 
     token_ids: Tensor
     mask: Tensor
-    std: Tensor
-    seed: Tensor
-    strengths: Tensor
-    sampling_seed: Tensor | None
-    mean: float
+    columns: list[Column]
     origin: list[int]
-    transport: ActivationMaps | None
+    sampling_seed: Tensor | None = None
     cache: Any = None
 
-    def transported(self, model: Any, *, cached: bool) -> contextlib.AbstractContextManager[None]:
-        """Transports activations while the block runs, each row at its strength."""
-        if self.transport is None:
-            return contextlib.nullcontext()
+    @property
+    def activations(self) -> list[tuple[Change, ...]]:
+        """What changes the activations of each row."""
+        return [column.acting_on("activations") for column in self.columns]
+
+    def steered(self, model: Any, *, cached: bool) -> contextlib.AbstractContextManager[None]:
+        """Changes activations while the block runs, each row as its column says."""
         # Without a cache every step computes all positions again, as they were at their time.
         last = self.token_ids.shape[1] - 1
         starts = None if cached else torch.full((len(self.token_ids),), last)
-        return self.transport.applied(model, self.strengths, starts)
+        return applied(model, self.activations, starts)
+
+    def changed_logits(self) -> list[LogitsProcessor]:
+        """What changes the logits of each row, in the order of its column."""
+        rows = [column.acting_on("logits") for column in self.columns]
+        found: list[LogitsProcessor] = []
+        for place in range(max(map(len, rows), default=0)):
+            here = [row[place] if place < len(row) else None for row in rows]
+            for kind in dict.fromkeys(type(change) for change in here if change is not None):
+                own = [change if isinstance(change, kind) else None for change in here]
+                found.append(ChangedLogits(own, attention_mask=self.mask))
+        return found
 
     def keep(self, alive: Sequence[int]) -> None:
         """Drops every row that is not in `alive`."""
         if len(alive) == len(self.origin):
             return
         index = torch.tensor(alive, dtype=torch.long)
-        for name in ("token_ids", "mask", "std", "seed", "strengths", "sampling_seed"):
+        for name in ("token_ids", "mask", "sampling_seed"):
             if (rows := getattr(self, name)) is not None:
                 setattr(self, name, rows[index.to(rows.device)])
+        self.columns = [self.columns[row] for row in alive]
         self.origin = [self.origin[row] for row in alive]
         if self.cache is not None:
             self.cache.batch_select_indices(index)
@@ -146,12 +160,11 @@ def generate_columns(
     model: Any,
     tokenizer: Any,
     prompts: Prompts,
-    columns: Sequence[Modulation],
+    columns: Sequence[Column],
     *,
     max_length: int,
     stop: Sequence[str] = (),
     stopping_factory: StoppingFactory | None = None,
-    transport: ActivationMaps | None = None,
     occurrences: Sequence[int] | None = None,
     **generation_kwargs: Any,
 ) -> list[list[list[int]]]:
@@ -161,12 +174,11 @@ def generate_columns(
         model: A transformers causal language model.
         tokenizer: Its tokenizer.
         prompts: P prompts, padded on the left.
-        columns: S modulations.
+        columns: S columns.
         max_length: Tokens of the padded prompt and the continuation together.
         stop: Strings after which a row is complete.
         stopping_factory: Stopping criteria of the calls that run to their end; a harness hands in
             its own, so that one column decodes exactly as it would without us.
-        transport: Maps of activations for columns with a `transport_strength`.
         occurrences: Where tokens are sampled, how often each prompt was sampled before: each time
             it gets another text. `None` leaves sampling to transformers and its generator.
         **generation_kwargs: Further arguments of `model.generate`.
@@ -175,22 +187,74 @@ def generate_columns(
         New token ids [P][S][...]; what follows an end token or a stop string is of no meaning.
 
     Raises:
-        ValueError: If several sequences are asked for one prompt, several beams sample, or a column
-            has a strength of a transport that is not there.
+        ValueError: If several sequences are asked for one prompt, or several beams sample.
     """
     if generation_kwargs.get("num_return_sequences", 1) != 1:
         raise ValueError(
             f"num_return_sequences={generation_kwargs['num_return_sequences']} gives several "
             "answers to one request: use noise_draws, or repeats in the task"
         )
-    distinct, where = distinct_columns(model, columns, generation_kwargs)
-    rows = _expand(prompts, distinct, transport)
+    distinct, where = decoded_columns(model, columns, generation_kwargs)
+    answers: list[list[list[int]]] = [[[]] * len(distinct) for _ in prompts.token_ids]
+    for weights in dict.fromkeys(column.acting_on("weights") for column in distinct):
+        own = [i for i, column in enumerate(distinct) if column.acting_on("weights") == weights]
+        with applied(model, [weights]):
+            table = _generate_rows(
+                model,
+                tokenizer,
+                prompts,
+                [distinct[index] for index in own],
+                max_length=max_length,
+                stop=stop,
+                stopping_factory=stopping_factory,
+                occurrences=occurrences,
+                **generation_kwargs,
+            )
+        for row, found in zip(answers, table, strict=True):
+            for index, tokens in zip(own, found, strict=True):
+                row[index] = tokens
+    return [[row[index] for index in where] for row in answers]
+
+
+def decoded_columns(
+    model: Any, columns: Sequence[Column], generation_kwargs: Mapping[str, Any]
+) -> tuple[list[Column], list[int]]:
+    """Columns that have to be decoded, since equal columns of greedy decoding share a row.
+
+    Returns:
+        The distinct columns, and for each of `columns` its index among them.
+    """
+    if is_sampling(model, generation_kwargs):
+        return list(columns), list(range(len(columns)))
+    return distinct_columns(columns)
+
+
+def _generate_rows(
+    model: Any,
+    tokenizer: Any,
+    prompts: Prompts,
+    columns: Sequence[Column],
+    *,
+    max_length: int,
+    stop: Sequence[str],
+    stopping_factory: StoppingFactory | None,
+    occurrences: Sequence[int] | None,
+    **generation_kwargs: Any,
+) -> list[list[list[int]]]:
+    """Continues prompts under columns of the same weights, each in a row of its own."""
+    count, width = len(prompts.token_ids), len(columns)
+    rows = _Rows(
+        token_ids=prompts.token_ids.repeat_interleave(width, 0),
+        mask=prompts.mask.repeat_interleave(width, 0),
+        columns=list(columns) * count,
+        origin=list(range(count * width)),
+    )
     if occurrences is not None and is_sampling(model, generation_kwargs):
         rows.sampling_seed = torch.tensor(
-            [sampling_seed(column.seed, count) for count in occurrences for column in distinct]
+            [sampling_seed(column.seed, asked) for asked in occurrences for column in columns]
         )
-    if len(distinct) > 1 and _can_pause(model, generation_kwargs):
-        rows.cache = _shared_prefill(model, prompts, distinct, transport, generation_kwargs)
+    if width > 1 and _can_pause(model, generation_kwargs):
+        rows.cache = _shared_prefill(model, prompts, columns, generation_kwargs)
     if rows.cache is not None:
         answers = _decode_with_pauses(
             model, tokenizer, rows, max_length=max_length, stop=stop, **generation_kwargs
@@ -206,25 +270,7 @@ def generate_columns(
         )
         output = _decode(model, rows, max_length, stopping, **generation_kwargs)
         answers = output.sequences[:, start:].tolist()
-    return [
-        [answers[prompt * len(distinct) + index] for index in where]
-        for prompt in range(len(prompts.token_ids))
-    ]
-
-
-def distinct_columns(
-    model: Any, columns: Sequence[Modulation], generation_kwargs: Mapping[str, Any]
-) -> tuple[list[Modulation], list[int]]:
-    """Columns that have to be decoded, since equal columns of greedy decoding share a row.
-
-    Returns:
-        The distinct columns, and for each of `columns` its index among them.
-    """
-    if is_sampling(model, generation_kwargs):
-        return list(columns), list(range(len(columns)))
-    distinct = list(dict.fromkeys(column.effective for column in columns))
-    place = {column: index for index, column in enumerate(distinct)}
-    return distinct, [place[column.effective] for column in columns]
+    return [answers[prompt * width : (prompt + 1) * width] for prompt in range(count)]
 
 
 def _decode_with_pauses(
@@ -251,30 +297,6 @@ def _decode_with_pauses(
     return answers
 
 
-def _expand(
-    prompts: Prompts, columns: Sequence[Modulation], transport: ActivationMaps | None
-) -> _Rows:
-    """One row for each prompt and column, prompts outside."""
-    count = len(prompts.token_ids)
-    means = {column.mean for column in columns if column.has_noise}
-    if len(means) > 1:
-        raise ValueError(f"columns of one table have one noise mean, not {sorted(means)}")
-    strengths = torch.tensor([column.transport_strength for column in columns] * count)
-    if transport is None and bool((strengths != 0).any()):
-        raise ValueError("a column has a transport_strength, but the engine has no transport")
-    return _Rows(
-        token_ids=prompts.token_ids.repeat_interleave(len(columns), 0),
-        mask=prompts.mask.repeat_interleave(len(columns), 0),
-        std=torch.tensor([column.std for column in columns] * count),
-        seed=torch.tensor([column.seed for column in columns] * count),
-        strengths=strengths,
-        sampling_seed=None,
-        mean=means.pop() if means else 0.0,
-        origin=list(range(count * len(columns))),
-        transport=transport,
-    )
-
-
 def _can_pause(model: Any, generation_kwargs: dict[str, Any]) -> bool:
     config = model.generation_config
     prompt_learning = getattr(
@@ -293,26 +315,27 @@ def _can_pause(model: Any, generation_kwargs: dict[str, Any]) -> bool:
 def _shared_prefill(
     model: Any,
     prompts: Prompts,
-    columns: Sequence[Modulation],
-    transport: ActivationMaps | None,
+    columns: Sequence[Column],
     generation_kwargs: dict[str, Any],
 ) -> Any | None:
     """Reads all but the last token of each prompt once and repeats the cache over the columns.
 
-    Noise leaves the cache as it is; a transport of all positions does not, so that prompts are read
-    once for each of its strengths. `generate` itself does the reading, since it knows each
-    architecture's positions and cache; the one token it decodes is thrown away.
+    Changes of logits leave the cache as it is, and so do those of the last positions; prompts are
+    read once for every other change of activations. `generate` itself does the reading, since it
+    knows each architecture's positions and cache; the one token it decodes is thrown away.
 
     Returns:
         The cache, or None if a prompt is too short or the cache cannot repeat and select rows.
     """
     if int(prompts.mask[:, :-1].sum(1).min()) == 0:
         return None
-    unchanged = transport is None or transport.positions == "last"
-    members = {0.0: list(range(len(columns)))} if unchanged else by_transport(columns)
+    members: dict[tuple[Change, ...], list[int]] = {}
+    for index, column in enumerate(columns):
+        changes = column.acting_on("activations")
+        reading = tuple(change for change in changes if change.positions != "last")
+        members.setdefault(reading, []).append(index)
     count, passes = len(prompts.token_ids), len(members)
-    strengths = torch.tensor(list(members) * count)
-    with contextlib.nullcontext() if transport is None else transport.applied(model, strengths):
+    with applied(model, list(members) * count):
         cache = model.generate(
             input_ids=prompts.token_ids[:, :-1].repeat_interleave(passes, 0),
             attention_mask=prompts.mask[:, :-1].repeat_interleave(passes, 0),
@@ -340,21 +363,17 @@ def _decode(
     **generation_kwargs: Any,
 ) -> Any:
     """One call of `generate` for all rows."""
-    processors = LogitsProcessorList()
-    if bool((rows.std > 0).any()):
-        processors.append(
-            GaussianNoiseLogitsProcessor(rows.std, rows.mean, rows.seed, attention_mask=rows.mask)
-        )
+    processors = LogitsProcessorList(rows.changed_logits())
     if rows.sampling_seed is not None:
         sampling, generation_kwargs = keyed_sampling(
             model, generation_kwargs, rows.sampling_seed, rows.mask
         )
         processors += sampling
-    if bool((rows.strengths != 0).any()):
-        processors.insert(0, _FiniteLogits())
+    if steering := [change for column in rows.columns for change in column.forward]:
+        processors.insert(0, _FiniteLogits(steering))
     cache = {} if rows.cache is None else {"past_key_values": rows.cache}
     cached = generation_kwargs.get("use_cache", model.generation_config.use_cache) is not False
-    with rows.transported(model, cached=cached):
+    with rows.steered(model, cached=cached):
         return model.generate(
             input_ids=rows.token_ids,
             attention_mask=rows.mask,

@@ -7,7 +7,6 @@ would make, and derives every column from its logits. Generation lives in `gener
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,33 +15,33 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from aim_plugins.core.identity import model_fingerprint
+from aim_plugins.core.identity import fingerprint, model_fingerprint
 from aim_plugins.engines.contexts import (
     Context,
     ScoredTokens,
     check_requests,
     context_batches,
     recalled_scores,
+    shared_context,
 )
 from aim_plugins.engines.engine import (
     BatchSize,
     Journal,
-    Modulation,
     Prompts,
     ScoreRequest,
     ScoreRow,
-    by_transport,
-    fingerprint,
 )
-from aim_plugins.engines.generation import (
-    StoppingFactory,
-    distinct_columns,
-    generate_columns,
-)
+from aim_plugins.engines.generation import StoppingFactory, decoded_columns, generate_columns
 from aim_plugins.engines.sampling import is_sampling
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
-from aim_plugins.modulation.activations import ActivationMaps
+from aim_plugins.modulation.columns import (
+    Change,
+    Column,
+    applied,
+    by_forward,
+    distinct_columns,
+)
 from aim_plugins.modulation.noise import prefix_keys
 from aim_plugins.modulation.sampling import SAMPLING_VERSION
 
@@ -63,7 +62,6 @@ class HuggingFaceEngine:
         device: Where inputs go; None takes the model's first device.
         share_contexts: Whether requests with equal input tokens share a forward pass.
         journal: Keeps finished batches, so that an interrupted run goes on where it was.
-        transport: Maps of activations for columns with a `transport_strength`.
     """
 
     def __init__(
@@ -77,7 +75,6 @@ class HuggingFaceEngine:
         device: torch.device | None = None,
         share_contexts: bool = True,
         journal: Journal | None = None,
-        transport: ActivationMaps | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -87,7 +84,6 @@ class HuggingFaceEngine:
         self.device: torch.device = model.device if device is None else device
         self.share_contexts = share_contexts
         self.journal = journal
-        self.transport = transport
         self._fingerprint: str | None = None
         divisible = not forward_is_collective(model)
         self._context_limit = RowLimit("contexts", divisible=divisible)
@@ -112,7 +108,7 @@ class HuggingFaceEngine:
     def score(
         self,
         requests: Sequence[ScoreRequest],
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
         *,
         batch_size: BatchSize,
         progress: bool = True,
@@ -122,7 +118,7 @@ class HuggingFaceEngine:
 
         Args:
             requests: What to score.
-            columns: The modulations, S of them.
+            columns: The columns, S of them.
             batch_size: Contexts in a forward pass, or a function of the index of the next context
                 and the ordered contexts, as lm-evaluation-harness's scheduler.
             progress: Whether to show a progress bar, in requests.
@@ -136,13 +132,14 @@ class HuggingFaceEngine:
                 model's window, or the model returns NaN; each names the request.
         """
         check_requests(requests, self.max_length)
+        shared = shared_context(columns) if self.share_contexts else _nothing_shared
         rows: dict[int, ScoreRow] = {}
         with tqdm(
             total=len(requests),
             disable=not progress,
             desc=f"Scoring, {len(columns)} strengths x draws",
         ) as bar:
-            for batch in context_batches(requests, batch_size, self._context_key):
+            for batch in context_batches(requests, batch_size, shared):
                 answers = recalled_scores(
                     self,
                     requests,
@@ -161,7 +158,7 @@ class HuggingFaceEngine:
         self,
         requests: Sequence[ScoreRequest],
         batch: list[Context],
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
     ) -> dict[int, ScoreRow]:
         def score(block: Block) -> dict[int, ScoreRow]:
             return self._score_batch(
@@ -175,7 +172,7 @@ class HuggingFaceEngine:
         self,
         requests: Sequence[ScoreRequest],
         batch: list[Context],
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
     ) -> dict[int, ScoreRow]:
         inputs = [
             torch.tensor(context.tokens[-(self.max_length + 1) :][:-1], dtype=torch.long)
@@ -191,25 +188,23 @@ class HuggingFaceEngine:
                 for length, context in zip(lengths, batch, strict=True)
             ]
         )
-        log_probabilities, is_argmax = [Tensor()] * len(columns), [Tensor()] * len(columns)
-        clean = Tensor()
-        # A transport changes the forward pass; noise does not.
-        for strength, members in by_transport(columns).items():
-            logits = self._forward(token_ids, strength, starts)
-            noise = [columns[index].noise for index in members]
+        log_probabilities, is_argmax, clean = ([Tensor()] * len(columns) for _ in range(3))
+        for changes, members in by_forward(columns).items():
+            logits = self._forward(token_ids, changes, starts)
             try:
-                scores, hits, unmodulated = self._token_scores(logits, keys, targets, noise)
+                scores, hits, unmodulated = self._token_scores(
+                    logits, keys, targets, [columns[index] for index in members]
+                )
             except NotFiniteLogitsError as error:
-                raise self._explain(error, requests, targets, strength) from error
+                raise self._explain(error, requests, targets, changes) from error
             for index, score, hit in zip(members, scores, hits, strict=True):
-                log_probabilities[index], is_argmax[index] = score, hit
-            clean = clean if len(clean) else unmodulated
+                log_probabilities[index], is_argmax[index], clean[index] = score, hit, unmodulated
         first_keys = keys.cpu()[targets.position].tolist()
         return {
             index: ScoreRow(
                 log_likelihoods=[float(scores[span].sum()) for scores in log_probabilities],
                 is_greedy=[bool(hits[span].all()) for hits in is_argmax],
-                clean=float(clean[span].double().sum()),
+                clean=[float(values[span].double().sum()) for values in clean],
                 context_key=first_keys[span.start],
                 tokens=list(requests[index].continuation),
             )
@@ -217,7 +212,11 @@ class HuggingFaceEngine:
         }
 
     def _token_scores(
-        self, logits: Tensor, keys: Tensor, targets: ScoredTokens, noise: Sequence[Modulation]
+        self,
+        logits: Tensor,
+        keys: Tensor,
+        targets: ScoredTokens,
+        columns: Sequence[Column],
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         device = logits.device
         return token_log_probabilities(
@@ -226,7 +225,7 @@ class HuggingFaceEngine:
             keys.to(device),
             targets.position.to(device),
             targets.token.to(device),
-            noise,
+            columns,
             self.softmax_dtype,
         )
 
@@ -235,7 +234,7 @@ class HuggingFaceEngine:
         error: NotFiniteLogitsError,
         requests: Sequence[ScoreRequest],
         targets: ScoredTokens,
-        strength: float,
+        changes: Sequence[Change],
     ) -> ValueError:
         label = next(
             requests[index].label
@@ -243,37 +242,19 @@ class HuggingFaceEngine:
             if span.start <= error.target < span.stop
         )
         mend = "try dtype=float32 or another attention implementation"
-        if strength != 0:
-            mend = f"the transport at strength={strength} breaks the model: take a smaller one"
+        if changes:
+            asked = " and ".join(f"the {one.name} at strength={one.strength}" for one in changes)
+            mend = f"{asked} breaks the model: take a smaller one"
         return ValueError(f"{error} for {label}: {mend}")
 
-    def _context_key(self, request: ScoreRequest) -> Any:
-        """What requests share if one forward pass answers them; None if nothing is shared."""
-        if not self.share_contexts:
-            return None
-        seen = (*request.context, *request.continuation[:-1])
-        if self.transport is not None and self.transport.positions == "last":
-            return seen, len(request.context)  # the split decides what is transported
-        return seen
-
-    def _forward(self, token_ids: Tensor, strength: float = 0.0, starts: Any = None) -> Tensor:
+    def _forward(
+        self, token_ids: Tensor, changes: Sequence[Change] = (), starts: Tensor | None = None
+    ) -> Tensor:
         # Right padding needs no mask under causal attention, and the call stays the harness's own.
-        with torch.no_grad(), self._autocast(), self._transported(strength, starts):
+        with torch.no_grad(), self._autocast(), applied(self.model, [changes], starts):
             logits = self.model(token_ids).logits
         # Prompt tuning prepends virtual tokens, which have logits but no token ids.
         return logits[:, -token_ids.shape[1] :]
-
-    def _transported(
-        self, strength: float, starts: Tensor | None = None
-    ) -> contextlib.AbstractContextManager[None]:
-        if strength == 0:
-            return contextlib.nullcontext()
-        return self._maps().applied(self.model, strength, starts)
-
-    def _maps(self) -> ActivationMaps:
-        if self.transport is None:
-            raise ValueError("a column has a transport_strength, but the engine has no transport")
-        return self.transport
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(
@@ -287,7 +268,7 @@ class HuggingFaceEngine:
     def generate(
         self,
         prompts: Prompts,
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
         *,
         max_length: int,
         stop: Sequence[str] = (),
@@ -299,7 +280,7 @@ class HuggingFaceEngine:
 
         Args:
             prompts: Left-padded token ids and their mask.
-            columns: The modulations, S of them.
+            columns: The columns, S of them.
             max_length: Tokens of the padded prompt and the continuation together.
             stop: Strings after which a continuation is complete.
             stopping_factory: See `generate_columns`.
@@ -345,11 +326,11 @@ class HuggingFaceEngine:
     def _generate_in_parts(
         self,
         prompts: Prompts,
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
         occurrences: Sequence[int] | None,
         **options: Any,
     ) -> list[list[list[int]]]:
-        distinct, where = distinct_columns(self.model, columns, options)
+        distinct, where = decoded_columns(self.model, columns, options)
         count = len(prompts.token_ids)
 
         def generate(block: Block) -> list[list[list[int]]]:
@@ -360,7 +341,6 @@ class HuggingFaceEngine:
                     self.tokenizer,
                     prompts[part],
                     distinct[block.columns.start : block.columns.stop],
-                    transport=self.transport,
                     occurrences=None if occurrences is None else occurrences[part],
                     **options,
                 )
@@ -371,21 +351,23 @@ class HuggingFaceEngine:
                 rows[prompt] += row
         return [[row[index] for index in where] for row in rows]
 
-    def _samples_by_key(self, columns: Sequence[Modulation], options: Mapping[str, Any]) -> bool:
+    def _samples_by_key(self, columns: Sequence[Column], options: Mapping[str, Any]) -> bool:
         """Whether sampled tokens are drawn by keys: always but for a lone unmodulated column.
 
         That one, without a journal, is `hf` itself, which samples from the global generator.
         """
-        alone = len(columns) == 1 and columns[0].effective == Modulation() and self.journal is None
+        alone = len(columns) == 1 and columns[0].is_identity and self.journal is None
         return is_sampling(self.model, options) and not alone
 
-    def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:
+    def probe(
+        self, batch_size: int, length: int, columns: Sequence[Column], *, generation: bool
+    ) -> None:
         """Takes the memory of one batch, so that an automatic batch size can be found.
 
         Args:
             batch_size: Contexts or prompts.
             length: Tokens of each, in generation with its continuation.
-            columns: Rows a prompt becomes in generation. Scoring needs no memory for columns.
+            columns: The columns; in generation each makes a row of a prompt.
             generation: Whether to probe generation, which keeps a cache for each row.
         """
         token_ids = torch.ones((batch_size, length), dtype=torch.long, device=self.device)
@@ -393,19 +375,16 @@ class HuggingFaceEngine:
             self._forward(token_ids).float()
             return
         token_ids = token_ids[:, : max(1, length - 2)]
-        noise = [Modulation(1.0, seed=seed) for seed in range(columns)]
         with torch.no_grad(), self._autocast():
             generate_columns(
                 self.model,
                 self.tokenizer,
                 Prompts(token_ids, torch.ones_like(token_ids)),
-                noise,
+                distinct_columns(columns)[0],
                 max_length=max(2, length),
                 do_sample=False,
             )
 
 
-@functools.cache
-def warn_once(message: str) -> None:
-    """Warns the user, once for each message."""
-    logger.warning(message)
+def _nothing_shared(request: ScoreRequest) -> None:
+    return None

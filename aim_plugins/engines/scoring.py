@@ -1,4 +1,4 @@
-"""Log-likelihoods of tokens under many noise columns, from logits computed once."""
+"""Log-likelihoods of tokens under many changes of the logits, from logits computed once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from aim_plugins.engines.engine import Modulation
-from aim_plugins.modulation.noise import standard_normal
+from aim_plugins.modulation.columns import Change, Column, Scratch
 
 _BLOCK_ELEMENTS = {"cpu": 2**18}
 """Logits worked on at a time: one block and its noise stay in a CPU core's second-level cache."""
@@ -35,7 +34,7 @@ def token_log_probabilities(
     keys: Int[Tensor, " positions"],
     position: Int[Tensor, " targets"],
     token: Int[Tensor, " targets"],
-    columns: Sequence[Modulation],
+    columns: Sequence[Column],
     softmax_dtype: torch.dtype | None = None,
 ) -> tuple[
     list[Shaped[Tensor, " targets"]], list[Bool[Tensor, " targets"]], Float[Tensor, " targets"]
@@ -53,11 +52,11 @@ def token_log_probabilities(
         keys: Prefix keys of these positions.
         position: Index of the position that predicts each target.
         token: Token id of each target.
-        columns: The modulations.
+        columns: The columns, of which only the changes of logits count.
         softmax_dtype: Dtype of the identity column's softmax; None keeps that of `logits`.
 
     Returns:
-        Log-probabilities of the targets for each column (float64 where there is noise), whether
+        Log-probabilities of the targets for each column (float64 where logits are changed), whether
         the target is the argmax for each column, and the clean float32 log-probabilities.
 
     Raises:
@@ -68,31 +67,34 @@ def token_log_probabilities(
     native_dtype = softmax_dtype or logits.dtype
     # Filled block by block: results kept of every block would scatter over the heap and keep the
     # memory of the blocks between them from being used again.
+    asked = [column.acting_on("logits") for column in columns]
     answers = {
-        column: (
-            torch.empty(
-                count, dtype=native_dtype if column.is_identity else torch.float64, device=device
-            ),
+        changes: (
+            torch.empty(count, dtype=torch.float64 if changes else native_dtype, device=device),
             torch.empty(count, dtype=torch.bool, device=device),
         )
-        for column in dict.fromkeys(column.effective for column in columns)
+        for changes in dict.fromkeys(asked)
     }
-    identity = answers.get(Modulation())
+    identity = answers.get(())
     for block, local, targets in _blocks(logits, rows, position):
         _score_clean(logits[rows[block]], local, token, targets, clean, identity, softmax_dtype)
     # By seed, so that only one draw has to be kept at a time.
-    noisy = sorted((c for c in answers if not c.is_identity), key=lambda column: column.seed)
-    if noisy:
+    modulated = sorted(filter(None, answers), key=lambda changes: [one.seed for one in changes])
+    if modulated:
         kept, place = _distinct(keys)
         for block, local, targets in _blocks(logits, kept, place[position]):
             chosen = kept[block]
-            _score_noisy(
-                logits[rows[chosen]].float(), keys[chosen], local, token, targets, noisy, answers
+            _score_modulated(
+                logits[rows[chosen]].float(),
+                keys[chosen],
+                local,
+                token,
+                targets,
+                {changes: answers[changes] for changes in modulated},
             )
-    effective = [column.effective for column in columns]
     return (
-        [answers[column][0].cpu() for column in effective],
-        [answers[column][1].cpu() for column in effective],
+        [answers[changes][0].cpu() for changes in asked],
+        [answers[changes][1].cpu() for changes in asked],
         clean.cpu(),
     )
 
@@ -146,27 +148,22 @@ def _score_clean(
         identity[1][targets] = native.argmax(dim=-1)[position] == token
 
 
-def _score_noisy(
+def _score_modulated(
     logits: Tensor,
     keys: Tensor,
     position: Tensor,
     token: Tensor,
     targets: Tensor,
-    columns: Sequence[Modulation],
-    answers: dict[Modulation, tuple[Tensor, Tensor]],
+    answers: dict[tuple[Change, ...], tuple[Tensor, Tensor]],
 ) -> None:
-    token = token[targets]
-    drawn, noise = None, logits
-    buffer = torch.empty_like(logits)
-    for column in columns:
-        if column.seed != drawn:
-            drawn = column.seed
-            noise = standard_normal(keys, logits.shape[1], seed=drawn, device=logits.device)
-        # A mean shifts every logit alike, which neither softmax nor argmax can see.
-        torch.add(logits, noise, alpha=column.std, out=buffer)
-        target = buffer[position, token]
-        largest = buffer.amax(dim=-1, keepdim=True)
-        log_normalizer = buffer.sub_(largest).exp_().sum(dim=-1).log_() + largest[:, 0]
-        log_probabilities, is_argmax = answers[column]
+    token, scratch = token[targets], Scratch()
+    for changes, (log_probabilities, is_argmax) in answers.items():
+        changed = logits
+        for change in changes:
+            changed = change.modulate(changed, keys, scratch)
+        target = changed[position, token]
+        largest = changed.amax(dim=-1, keepdim=True)
+        shifted = torch.sub(changed, largest, out=scratch.buffer(logits))
+        log_normalizer = shifted.exp_().sum(dim=-1).log_() + largest[:, 0]
         log_probabilities[targets] = (target - log_normalizer[position]).double()
         is_argmax[targets] = target == largest[position, 0]

@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+    from aim_plugins.modulation.columns import (
+        Change,
+        Column,
+        columns_of,
+        read_columns,
+        register,
+    )
+    from aim_plugins.modulation.gaussian import GaussianNoise, add_noise
     from aim_plugins.modulation.logits import (
         GaussianNoiseLogitsProcessor,
         HalfNormalFocusProcessor,
-        add_noise,
     )
     from aim_plugins.modulation.noise import (
         NOISE_VERSION,
@@ -41,11 +48,15 @@ __all__ = [
     "NOISE_VERSION",
     "ActivationMaps",
     "AffineMap",
+    "Change",
+    "Column",
+    "GaussianNoise",
     "GaussianNoiseLogitsProcessor",
     "HalfNormalFocusProcessor",
     "KeyedSamplingProcessor",
     "add_noise",
     "argmax_probabilities",
+    "columns_of",
     "draw_tokens",
     "extend_keys",
     "focus_probabilities",
@@ -53,13 +64,15 @@ __all__ = [
     "label_probability",
     "pairwise_order_probability",
     "prefix_keys",
+    "read_columns",
+    "register",
     "sampling_seed",
     "sequence_keys",
     "standard_normal",
     "standard_normal_at",
 ]
 
-_MODULES = ("noise", "ordering", "activations", "logits", "sampling")
+_MODULES = ("columns", "noise", "gaussian", "ordering", "activations", "logits", "sampling")
 
 
 def __getattr__(name: str) -> object:

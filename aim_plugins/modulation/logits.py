@@ -16,62 +16,42 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
 from aim_plugins.core.strengths import validate_strength
-from aim_plugins.modulation.noise import sequence_keys, standard_normal, standard_normal_at
+from aim_plugins.modulation.columns import Change
+from aim_plugins.modulation.gaussian import GaussianNoise
+from aim_plugins.modulation.noise import sequence_keys, standard_normal_at
 
 Std = float | Sequence[float] | Float[Tensor, "..."]
 Seed = int | Sequence[int] | Int[Tensor, "..."]
 PromptMask = Bool[Tensor, "prompts positions"] | Int[Tensor, "prompts positions"]
 
 
-def add_noise(
-    logits: Float[Tensor, "rows vocab"],
-    keys: Int64[Tensor, " rows"],
-    std: Float[Tensor, " rows"],
-    mean: float = 0.0,
-    seed: int | Int[Tensor, " rows"] = 0,
-) -> Float[Tensor, "rows vocab"]:
-    """Adds keyed Gaussian noise: logits + mean + std·z(seed, key, token id).
-
-    Args:
-        logits: Clean logits.
-        keys: Key of the prefix each row continues.
-        std: Noise standard deviation of each row, in logit units; a row of std 0 is returned
-            bit for bit, also where `mean` is not 0.
-        mean: Noise mean, in logit units. It shifts a row's logits alike: it changes no
-            probability unless another processor looks at the logits' absolute values.
-        seed: Seed of the draw; one for all rows or one per row.
-
-    Returns:
-        New logits in the dtype of `logits`, computed in float32 or wider.
-
-    Raises:
-        ValueError: `seed` has another number of rows than `keys`.
-    """
-    noise = standard_normal(keys, logits.shape[1], seed=seed, device=logits.device)
-    stds = std.to(noise)[:, None]
-    # A float64 row keeps its precision; half precision is widened by the addition.
-    modulated = noise.mul_(stds).add_(mean).add(logits)
-    return torch.where(stds > 0, modulated.to(logits.dtype), logits)
-
-
 class KeyedLogitsProcessor(LogitsProcessor):
     """Picks the rows that are modulated, and hands over their keys.
 
     `generate` repeats every prompt for its beams or return sequences, so a step may bring a
-    multiple of the rows that std, seed and attention mask were given for.
+    multiple of the rows that settings and attention mask were given for.
+
+    Args:
+        settings: What `_modulate` needs to know of each prompt, or of all; None leaves a row as it
+            is.
+        attention_mask: Mask of the padded prompts.
+        name: How errors call the settings.
     """
 
-    def __init__(self, std: Std, seed: Seed, attention_mask: PromptMask | None) -> None:
-        self.std = [validate_strength(value, name="std") for value in _as_list(std, "std")]
-        self.seed = [_validate_seed(value) for value in _as_list(seed, "seed")]
+    def __init__(
+        self, settings: Sequence[Any], attention_mask: PromptMask | None, name: str = "std"
+    ) -> None:
+        self.settings = list(settings)
         self.attention_mask = None if attention_mask is None else _validate_mask(attention_mask)
+        self._name = name
 
     def __call__(
         self, input_ids: Int[Tensor, "rows positions"], scores: Float[Tensor, "rows vocab"]
@@ -83,44 +63,25 @@ class KeyedLogitsProcessor(LogitsProcessor):
             scores: Scores of the next token.
 
         Returns:
-            The same tensor where every std is 0, else a new one of the same dtype.
+            The same tensor where every row stays as it is, else a new one of the same dtype.
 
         Raises:
-            ValueError: The rows are no multiple of those of std, seed or attention mask, the
-                mask is longer than `input_ids`, or a score is NaN.
+            ValueError: The rows are no multiple of those of settings or attention mask, the mask is
+                longer than `input_ids`, or a score is NaN.
         """
-        rows = len(scores)
-        stds = _expand(self.std, rows, "std")
-        active = [row for row, std in enumerate(stds) if std > 0]
+        settings = _expand(self.settings, len(scores), self._name)
+        active = [row for row, setting in enumerate(settings) if setting is not None]
         if not active:
             return scores
         _refuse_nan(scores)
         mask = self._expanded_mask(input_ids)
-        seeds = _expand(self.seed, rows, "seed")
-        if len(active) < rows:
-            return self._modulate_some(active, input_ids, mask, scores, stds, seeds)
-        return self._modulate(
-            sequence_keys(input_ids, mask),
-            scores,
-            torch.tensor(stds, device=scores.device),
-            torch.tensor(seeds, device=scores.device),
-        )
-
-    def _modulate_some(
-        self,
-        active: list[int],
-        input_ids: Tensor,
-        mask: Tensor | None,
-        scores: Tensor,
-        stds: list[float],
-        seeds: list[int],
-    ) -> Tensor:
+        if len(active) == len(scores):
+            return self._modulate(sequence_keys(input_ids, mask), scores, settings)
         result = scores.clone()
         result[active] = self._modulate(
             sequence_keys(input_ids[active], None if mask is None else mask[active]),
             scores[active],
-            torch.tensor([stds[row] for row in active], device=scores.device),
-            torch.tensor([seeds[row] for row in active], device=scores.device),
+            [settings[row] for row in active],
         )
         return result
 
@@ -138,11 +99,35 @@ class KeyedLogitsProcessor(LogitsProcessor):
         # Whatever follows the prompt was generated, and is a token.
         return torch.nn.functional.pad(mask, (0, generated), value=1)
 
-    def _modulate(self, keys: Tensor, scores: Tensor, std: Tensor, seed: Tensor) -> Tensor:
+    def _modulate(self, keys: Tensor, scores: Tensor, settings: list[Any]) -> Tensor:
         raise NotImplementedError
 
 
-class GaussianNoiseLogitsProcessor(KeyedLogitsProcessor):
+class ChangedLogits(KeyedLogitsProcessor):
+    """Changes of one kind, each prompt by its own.
+
+    Args:
+        changes: A change of logits for each prompt, or for all; None leaves a row as it is.
+        attention_mask: As in `GaussianNoiseLogitsProcessor`.
+
+    Raises:
+        ValueError: As in `GaussianNoiseLogitsProcessor`.
+    """
+
+    def __init__(
+        self,
+        changes: Sequence[Change | None],
+        *,
+        attention_mask: PromptMask | None = None,
+        name: str = "std",
+    ) -> None:
+        super().__init__(changes, attention_mask, name)
+
+    def _modulate(self, keys: Tensor, scores: Tensor, settings: list[Change]) -> Tensor:
+        return type(settings[0]).modulate_rows(scores, keys, settings)
+
+
+class GaussianNoiseLogitsProcessor(ChangedLogits):
     """Utility modulation: adds N(mean, std²) to every logit.
 
     In beam search transformers passes log-probabilities through the processors, so the noise is
@@ -172,13 +157,11 @@ class GaussianNoiseLogitsProcessor(KeyedLogitsProcessor):
         *,
         attention_mask: PromptMask | None = None,
     ) -> None:
-        super().__init__(std, seed, attention_mask)
         if not math.isfinite(mean):
             raise ValueError(f"mean={mean!r} is not finite; pass a number of logit units")
-        self.mean = float(mean)
-
-    def _modulate(self, keys: Tensor, scores: Tensor, std: Tensor, seed: Tensor) -> Tensor:
-        return add_noise(scores, keys, std, self.mean, seed)
+        name, rows = _stds_and_seeds(std, seed)
+        changes = [GaussianNoise(one, float(mean), draw) if one > 0 else None for one, draw in rows]
+        super().__init__(changes, attention_mask=attention_mask, name=name)
 
 
 class HalfNormalFocusProcessor(KeyedLogitsProcessor):
@@ -211,7 +194,8 @@ class HalfNormalFocusProcessor(KeyedLogitsProcessor):
         *,
         attention_mask: PromptMask | None = None,
     ) -> None:
-        super().__init__(std, seed, attention_mask)
+        name, rows = _stds_and_seeds(std, seed)
+        super().__init__([row if row[0] > 0 else None for row in rows], attention_mask, name)
         if not targets:
             raise ValueError("targets={} names no token; pass {token_id: +1 or -1}")
         for token_id, sign in targets.items():
@@ -221,7 +205,7 @@ class HalfNormalFocusProcessor(KeyedLogitsProcessor):
                 raise ValueError(f"targets[{token_id}]={sign!r} is no sign; pass +1 or -1")
         self.targets = dict(targets)
 
-    def _modulate(self, keys: Tensor, scores: Tensor, std: Tensor, seed: Tensor) -> Tensor:
+    def _modulate(self, keys: Tensor, scores: Tensor, settings: list[tuple[float, int]]) -> Tensor:
         beyond = [token_id for token_id in self.targets if token_id >= scores.shape[1]]
         if beyond:
             raise ValueError(
@@ -230,11 +214,29 @@ class HalfNormalFocusProcessor(KeyedLogitsProcessor):
             )
         token_ids = torch.tensor(list(self.targets), device=scores.device)
         signs = torch.tensor(list(self.targets.values()), device=scores.device)
+        std, seed = (torch.tensor(one, device=scores.device) for one in zip(*settings, strict=True))
         noise = standard_normal_at(keys.to(scores.device), token_ids, seed=seed)
         shift = signs * (noise * std[:, None]).abs()
         result = scores.clone()
         result[:, token_ids] = (scores[:, token_ids] + shift).to(scores.dtype)
         return result
+
+
+def _stds_and_seeds(std: Std, seed: Seed) -> tuple[str, list[tuple[float, int]]]:
+    """One pair for each prompt, or for all, and which of the two was given for each."""
+    stds = [validate_strength(value, name="std") for value in _as_list(std, "std")]
+    seeds = validate_seeds(seed)
+    count, name = max((len(stds), "std"), (len(seeds), "seed"), key=lambda one: one[0])
+    return name, list(zip(_expand(stds, count, "std"), _expand(seeds, count, "seed"), strict=True))
+
+
+def validate_seeds(seed: Seed) -> list[int]:
+    """Seeds as a list, one for each prompt or one for all.
+
+    Raises:
+        ValueError: If one is no integer, or none is given.
+    """
+    return [_validate_seed(value) for value in _as_list(seed, "seed")]
 
 
 def _as_list(value: object, name: str) -> list:

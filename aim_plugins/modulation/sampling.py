@@ -17,7 +17,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from aim_plugins.modulation.logits import KeyedLogitsProcessor, PromptMask, Seed
+from aim_plugins.modulation.logits import (
+    KeyedLogitsProcessor,
+    PromptMask,
+    Seed,
+    validate_seeds,
+)
 from aim_plugins.modulation.noise import standard_normal
 
 SAMPLING_VERSION = 1
@@ -86,8 +91,8 @@ class KeyedSamplingProcessor(KeyedLogitsProcessor):
     """
 
     def __init__(self, seed: Seed = 0, *, attention_mask: PromptMask | None = None) -> None:
-        super().__init__(1.0, seed, attention_mask)
+        super().__init__(validate_seeds(seed), attention_mask, name="seed")
 
-    def _modulate(self, keys: Tensor, scores: Tensor, std: Tensor, seed: Tensor) -> Tensor:
-        drawn = draw_tokens(keys, scores, seed)
+    def _modulate(self, keys: Tensor, scores: Tensor, settings: list[int]) -> Tensor:
+        drawn = draw_tokens(keys, scores, torch.tensor(settings, device=scores.device))
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)

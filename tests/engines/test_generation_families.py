@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from aim_plugins.engines.engine import Prompts, modulation_columns
+from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.generation import generate_columns
+from aim_plugins.modulation.columns import columns_of
 
 SMALL = {
     "vocab_size": 100,
@@ -35,7 +36,7 @@ FAMILIES = {
         "block_multiple_of": 16,
     },
 }
-COLUMNS = modulation_columns("0:3:1", noise_seed=5)
+COLUMNS = columns_of(noise_std="0:3:1", noise_seed=5)
 LENGTHS = (12, 9, 14)
 
 

@@ -9,11 +9,18 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, modulation_columns
+from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
 
-COLUMNS = modulation_columns("0:3:1", noise_seed=5, noise_draws=2)
+
+def noisy(std, mean=0.0, seed=0):
+    return Column((GaussianNoise(float(std), float(mean), seed),), seed)
+
+
+COLUMNS = columns_of(noise_std="0:3:1", noise_seed=5, noise_draws=2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,7 @@ def brute_force(engine, request, column):
     noise = standard_normal(
         prefix_keys(tokens)[0, :-1], logits.shape[1], seed=column.seed, dtype=torch.float64
     )
-    noisy = logits + (column.std * noise + column.mean if column.std else 0)
+    noisy = logits + column.settings.get("noise_std", 0) * noise
     start = len(request.context) - 1
     scored = F.log_softmax(noisy, dim=-1)[start:]
     target = torch.tensor(request.continuation)
@@ -60,7 +67,9 @@ def test_every_entry_equals_an_unbatched_float64_computation(engine, requests):
             expected, expected_greedy = brute_force(engine, request, column)
             assert value == pytest.approx(expected, abs=2e-4)
             assert greedy == expected_greedy
-        assert row.clean == pytest.approx(brute_force(engine, request, Modulation())[0], abs=1e-4)
+        assert row.clean == pytest.approx(
+            [brute_force(engine, request, Column())[0]] * len(COLUMNS), abs=1e-4
+        )
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16])
@@ -86,7 +95,7 @@ def test_a_column_of_a_sweep_is_the_single_run_to_the_bit(engine, requests):
 
 def test_the_modulated_model_obeys_the_chain_rule(engine):
     context, first, second = [5, 60, 70], [81, 82], [90, 91, 92]
-    column = Modulation(2.0, seed=1)
+    column = noisy(2.0, seed=1)
     whole, head, tail = engine.score(
         [
             ScoreRequest(context, first + second),
@@ -104,9 +113,9 @@ def test_the_modulated_model_obeys_the_chain_rule(engine):
 def test_requests_that_split_one_text_differently_are_not_confused(engine):
     tokens = [5, 60, 70, 81, 82, 90, 91]
     requests = [ScoreRequest(tokens[:cut], tokens[cut:]) for cut in (2, 5)]
-    together = engine.score(requests, [Modulation()], batch_size=8, progress=False)
+    together = engine.score(requests, [Column()], batch_size=8, progress=False)
     for request, row in zip(requests, together, strict=True):
-        alone = brute_force(engine, request, Modulation())[0]
+        alone = brute_force(engine, request, Column())[0]
         assert row.log_likelihoods[0] == pytest.approx(alone, abs=1e-4)
 
 
@@ -123,7 +132,7 @@ def test_choices_of_one_context_take_one_forward_pass(engine, requests):
 
 def test_the_noise_mean_changes_nothing(engine, requests):
     plain, shifted = (
-        engine.score(requests, [Modulation(1.5, mean, 3)], batch_size=4, progress=False)
+        engine.score(requests, [noisy(1.5, mean, 3)], batch_size=4, progress=False)
         for mean in (0.0, 40.0)
     )
     assert [r.log_likelihoods for r in plain] == [r.log_likelihoods for r in shifted]
@@ -137,7 +146,7 @@ def test_nan_logits_name_the_request(engine):
         with pytest.raises(ValueError, match="NaN.*the broken one"):
             engine.score(
                 [ScoreRequest([5], [6], "the broken one")],
-                [Modulation()],
+                [Column()],
                 batch_size=1,
                 progress=False,
             )
@@ -155,7 +164,7 @@ def test_nan_logits_name_the_request(engine):
 )
 def test_a_request_that_cannot_be_scored_is_named(engine, request_, problem):
     with pytest.raises(ValueError, match=problem):
-        engine.score([request_], [Modulation()], batch_size=1, progress=False)
+        engine.score([request_], [Column()], batch_size=1, progress=False)
 
 
 def test_a_journalled_batch_is_not_computed_again(engine, requests, journal, monkeypatch):
@@ -168,8 +177,8 @@ def test_a_journalled_batch_is_not_computed_again(engine, requests, journal, mon
 
 def test_the_journal_keeps_modulations_apart(engine, requests, journal, monkeypatch):
     monkeypatch.setattr(engine, "journal", journal)
-    plain = engine.score(requests, [Modulation(1.0)], batch_size=3, progress=False)
-    other = engine.score(requests, [Modulation(2.0)], batch_size=3, progress=False)
+    plain = engine.score(requests, [noisy(1.0)], batch_size=3, progress=False)
+    other = engine.score(requests, [noisy(2.0)], batch_size=3, progress=False)
     assert [row.log_likelihoods for row in plain] != [row.log_likelihoods for row in other]
 
 
@@ -202,7 +211,7 @@ def test_every_column_decodes_as_it_would_alone(engine, prompts):
 
 def test_without_noise_the_text_is_that_of_plain_generate(engine, prompts):
     length = prompts.token_ids.shape[1] + 30
-    [[ours], *_] = engine.generate(prompts, [Modulation()], max_length=length, do_sample=False)
+    [[ours], *_] = engine.generate(prompts, [Column()], max_length=length, do_sample=False)
     plain = engine.model.generate(
         input_ids=prompts.token_ids,
         attention_mask=prompts.mask,
@@ -215,7 +224,7 @@ def test_without_noise_the_text_is_that_of_plain_generate(engine, prompts):
 
 
 def test_scoring_calls_greedy_what_generation_decodes(engine, prompts):
-    columns = modulation_columns("0:4:1", noise_seed=11)
+    columns = columns_of(noise_std="0:4:1", noise_seed=11)
     table = engine.generate(
         prompts, columns, max_length=prompts.token_ids.shape[1] + 25, do_sample=False
     )
@@ -233,7 +242,7 @@ def test_rows_that_have_finished_leave_the_batch(engine, prompts):
     hook = engine.model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    columns = modulation_columns([0.0, 3.0, 6.0])
+    columns = columns_of(noise_std=[0.0, 3.0, 6.0])
     length = prompts.token_ids.shape[1] + 80
     free = engine.generate(prompts, columns, max_length=length, do_sample=False)
     texts = [engine.tokenizer.decode(tokens) for row in free for tokens in row]
@@ -257,7 +266,7 @@ def test_equal_columns_of_greedy_decoding_share_a_row(engine, prompts):
     )
     table = engine.generate(
         prompts,
-        modulation_columns([0.0, 1.0], noise_draws=3),
+        columns_of(noise_std=[0.0, 1.0], noise_draws=3),
         max_length=prompts.token_ids.shape[1] + 3,
         do_sample=False,
     )
@@ -268,7 +277,7 @@ def test_equal_columns_of_greedy_decoding_share_a_row(engine, prompts):
 
 def test_beam_search_runs_under_every_column(engine, prompts):
     length = prompts.token_ids.shape[1] + 6
-    columns = modulation_columns([0.0, 1.0])
+    columns = columns_of(noise_std=[0.0, 1.0])
     table = engine.generate(prompts, columns, max_length=length, num_beams=3, do_sample=False)
     for index, column in enumerate(columns):
         alone = engine.generate(prompts, [column], max_length=length, num_beams=3, do_sample=False)
@@ -284,8 +293,13 @@ def test_several_sequences_per_prompt_are_refused(engine, prompts):
 
 
 def test_columns_run_over_strengths_outside_and_draws_inside():
-    columns = modulation_columns("0,1", noise_seed=4, noise_draws=2)
-    assert [(c.std, c.seed) for c in columns] == [(0, 4), (0, 5), (1, 4), (1, 5)]
+    columns = columns_of(noise_std="0,1", noise_seed=4, noise_draws=2)
+    assert [(c.strength_of(GaussianNoise), c.seed) for c in columns] == [
+        (0, 4),
+        (0, 5),
+        (1, 4),
+        (1, 5),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -305,10 +319,10 @@ def test_columns_run_over_strengths_outside_and_draws_inside():
 )
 def test_impossible_columns_are_refused_by_name(arguments, problem):
     with pytest.raises(ValueError, match=problem):
-        modulation_columns(**arguments)
+        columns_of(**arguments)
 
 
 def test_fingerprints_tell_modulations_apart_and_the_identity_is_one():
-    assert Modulation(0, 1, 2).fingerprint == Modulation().fingerprint
-    prints = {Modulation(s, m, d).fingerprint for s in (1, 2) for m in (0, 1) for d in (0, 1)}
+    assert noisy(0, 1, 2).fingerprint == Column().fingerprint
+    prints = {noisy(s, m, d).fingerprint for s in (1, 2) for m in (0, 1) for d in (0, 1)}
     assert len(prints) == 8

@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from aim_plugins.engines.engine import Modulation, Prompts, modulation_columns
+from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.columns import Column, columns_of
 
-COLUMNS = modulation_columns([0, 1, 3], noise_draws=2)
+COLUMNS = columns_of(noise_std=[0, 1, 3], noise_draws=2)
 PROMPTS = ["the capital of France is", "the", "Question : Berlin", "the capital of France is"]
 END = 2
 
@@ -77,7 +78,7 @@ def test_first_tokens_have_the_distribution_of_transformers(engine, model, padde
         return_dict_in_generate=True,
         **options,
     ).scores[0][0]
-    columns = [Modulation(seed=seed) for seed in range(count)]
+    columns = [Column(seed=seed) for seed in range(count)]
     ((*rows,),) = sample(engine, prompts, columns, tokens=1, **options)
     expected = scores.double().softmax(0) * count
     found = torch.bincount(torch.tensor([row[0] for row in rows]), minlength=len(scores)).double()

@@ -7,10 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from aim_plugins.engines import scoring
-from aim_plugins.engines.engine import Modulation, modulation_columns
+from aim_plugins.modulation import gaussian
+from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
 
-COLUMNS = modulation_columns("0:3:1", noise_seed=5, noise_draws=2)
+
+def noisy(std, mean=0.0, seed=0):
+    return Column((GaussianNoise(float(std), float(mean), seed),), seed)
+
+
+COLUMNS = columns_of(noise_std="0:3:1", noise_seed=5, noise_draws=2)
 VOCABULARY = 50
 TEXTS = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 30, 9], [5, 6, 7, 8, 31], [5, 40, 7, 8, 9]])
 PREFIXES = {tuple(text[: end + 1]) for text in TEXTS.tolist() for end in range(len(text))}
@@ -33,7 +40,7 @@ def drawn(monkeypatch):
         blocks.append(keys.tolist())
         return standard_normal(keys, *arguments, **options)
 
-    monkeypatch.setattr(scoring, "standard_normal", record)
+    monkeypatch.setattr(gaussian, "standard_normal", record)
     return blocks
 
 
@@ -58,7 +65,7 @@ def test_values_are_those_of_the_formula_whatever_the_blocks(logits, monkeypatch
     flat, keys = logits.reshape(-1, VOCABULARY).double(), prefix_keys(TEXTS).flatten()
     for column, scores, hits in zip(COLUMNS, log_probabilities, is_argmax, strict=True):
         noise = standard_normal(keys, VOCABULARY, seed=column.seed, dtype=torch.float64)
-        noisy = flat + column.std * noise
+        noisy = flat + column.strength_of(GaussianNoise) * noise
         expected = F.log_softmax(noisy, dim=-1)[:, [3, 44]].flatten()
         torch.testing.assert_close(scores.double(), expected, atol=1e-5, rtol=0)
         best = noisy.argmax(-1, keepdim=True) == torch.tensor([3, 44])
@@ -81,20 +88,20 @@ def test_without_noise_each_position_has_the_bits_of_its_own_logits(logits, dtyp
 
 
 def test_noise_is_drawn_once_for_each_prefix_and_seed(logits, drawn):
-    score(logits, modulation_columns([1.0, 2.0, 3.0], noise_seed=7))
+    score(logits, columns_of(noise_std=[1.0, 2.0, 3.0], noise_seed=7))
     [keys] = drawn
     assert len(keys) == len(set(keys)) == len(PREFIXES)
     drawn.clear()
     score(logits, COLUMNS)
     assert [len(keys) for keys in drawn] == [len(PREFIXES)] * 2
     drawn.clear()
-    score(logits, [Modulation()])
+    score(logits, [Column()])
     assert drawn == []
 
 
 def test_noise_is_drawn_for_a_block_at_a_time(logits, drawn, monkeypatch):
     monkeypatch.setitem(scoring._BLOCK_ELEMENTS, "cpu", 4 * VOCABULARY)
-    score(logits, [Modulation(1.0)])
+    score(logits, [noisy(1.0)])
     assert max(len(keys) for keys in drawn) == 4
 
 

@@ -14,11 +14,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aim_plugins.engines.engine import Prompts, ScoreRequest, modulation_columns
+from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective, is_out_of_memory
+from aim_plugins.modulation.columns import columns_of
 
-COLUMNS = modulation_columns("0:3:1", noise_seed=5, noise_draws=2)
+COLUMNS = columns_of(noise_std="0:3:1", noise_seed=5, noise_draws=2)
 DISTINCT = 7  # the identity's two draws are one
 PROMPTS = 3
 END = 2
@@ -284,7 +285,7 @@ def test_a_resumed_run_finds_what_was_split_before(make_engine, model, requests,
 def test_a_probe_sees_the_error(make_engine, model, requests, generation):
     engine = make_engine()
     with room_for(model, 5), pytest.raises(torch.OutOfMemoryError):
-        engine.probe(6, 10, 3, generation=generation)
+        engine.probe(6, 10, columns_of(noise_std=[1, 2, 3]), generation=generation)
     with room_for(model, 10) as passes:
         engine.score(requests, COLUMNS, batch_size=10, progress=False)
     assert passes == [10]  # a probe that failed says nothing of batches of other lengths
@@ -321,7 +322,7 @@ def _rank(rank: int, folder: Path) -> None:
     with room_for(model, 1 if rank == 0 else 100):
         table = engine.generate(
             Prompts(tokens, torch.ones_like(tokens)),
-            modulation_columns([0.0, 1.0, 2.0]),
+            columns_of(noise_std=[0.0, 1.0, 2.0]),
             max_length=16,
             do_sample=False,
         )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, modulation_columns
+from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.hooks import choose_sites
+from aim_plugins.transport.change import Transport
 
 STRENGTHS = (0.0, 0.3, 1.0)
 
@@ -25,10 +30,8 @@ def random_maps(model, pattern=r".*(layernorm|layer_norm|ln_\d)", positions="all
     return ActivationMaps(maps, positions)
 
 
-def engine_of(model, maps):
-    return HuggingFaceEngine(
-        model, None, max_length=64, softmax_dtype=torch.float32, transport=maps
-    )
+def engine_of(model):
+    return HuggingFaceEngine(model, None, max_length=64, softmax_dtype=torch.float32)
 
 
 def by_hand(model, maps, tokens, strength, start=0):
@@ -62,8 +65,8 @@ REQUESTS = [
 @pytest.mark.parametrize("positions", ["all", "last"])
 def test_scores_at_every_strength_are_those_of_hooks_written_by_hand(tiny_llama, positions):
     maps = random_maps(tiny_llama, positions=positions)
-    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
-    rows = engine_of(tiny_llama, maps).score(REQUESTS, columns, batch_size=2, progress=False)
+    columns = columns_of(strength=STRENGTHS, transport=maps)
+    rows = engine_of(tiny_llama).score(REQUESTS, columns, batch_size=2, progress=False)
     for request, row in zip(REQUESTS, rows, strict=True):
         tokens = [*request.context, *request.continuation]
         first = len(request.context)
@@ -76,11 +79,9 @@ def test_scores_at_every_strength_are_those_of_hooks_written_by_hand(tiny_llama,
 
 def test_strength_zero_has_the_bits_of_the_plain_model(tiny_llama):
     maps = random_maps(tiny_llama)
-    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
-    steered = engine_of(tiny_llama, maps).score(REQUESTS, columns, batch_size=3, progress=False)
-    plain = engine_of(tiny_llama, None).score(
-        REQUESTS, [Modulation()], batch_size=3, progress=False
-    )
+    columns = columns_of(strength=STRENGTHS, transport=maps)
+    steered = engine_of(tiny_llama).score(REQUESTS, columns, batch_size=3, progress=False)
+    plain = engine_of(tiny_llama).score(REQUESTS, [Column()], batch_size=3, progress=False)
     for row, wanted in zip(steered, plain, strict=True):
         assert row.log_likelihoods[0] == wanted.log_likelihoods[0]
 
@@ -88,8 +89,8 @@ def test_strength_zero_has_the_bits_of_the_plain_model(tiny_llama):
 def test_noise_beside_a_transport_is_noise_on_the_transported_logits(tiny_llama):
     maps = random_maps(tiny_llama)
     request = ScoreRequest([1, 5, 9], [7])
-    columns = modulation_columns(0.8, strength=0.5, noise_seed=3, transport=maps.fingerprint)
-    (row,) = engine_of(tiny_llama, maps).score([request], columns, batch_size=1, progress=False)
+    columns = columns_of(noise_std=0.8, strength=0.5, noise_seed=3, transport=maps)
+    (row,) = engine_of(tiny_llama).score([request], columns, batch_size=1, progress=False)
     law = by_hand(tiny_llama, maps, [1, 5, 9], 0.5)[-1]
     from aim_plugins.modulation.noise import prefix_keys, standard_normal
 
@@ -144,8 +145,8 @@ def family(request):
 def test_a_batch_of_strengths_decodes_as_separate_runs(family, positions, options):
     maps = random_maps(family, positions=positions)
     prompts = left_padded([[1, 7, 8, 9, 30], [1, 40]])
-    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
-    engine = engine_of(family, maps)
+    columns = columns_of(strength=STRENGTHS, transport=maps)
+    engine = engine_of(family)
     ask = dict(max_length=5 + 12, do_sample=False, pad_token_id=0, **options)
     table = engine.generate(prompts, columns, **ask)
     for index, column in enumerate(columns):
@@ -157,8 +158,8 @@ def test_a_batch_of_strengths_decodes_as_separate_runs(family, positions, option
 
 def test_decoding_agrees_with_the_scores_of_what_it_decoded(family):
     maps = random_maps(family, positions="last")
-    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
-    engine = engine_of(family, maps)
+    columns = columns_of(strength=STRENGTHS, transport=maps)
+    engine = engine_of(family)
     prompt = [1, 7, 8, 9, 30]
     (row,) = engine.generate(
         left_padded([prompt]), columns, max_length=15, do_sample=False, pad_token_id=0
@@ -173,11 +174,11 @@ def test_decoding_agrees_with_the_scores_of_what_it_decoded(family):
 @pytest.mark.parametrize("positions", ["all", "last"])
 def test_decoding_without_a_cache_is_decoding_with_one(family, positions):
     maps = random_maps(family, positions=positions)
-    columns = modulation_columns(strength=STRENGTHS, transport=maps.fingerprint)
+    columns = columns_of(strength=STRENGTHS, transport=maps)
     ask = dict(max_length=5 + 8, do_sample=False, pad_token_id=0)
     prompts = left_padded([[1, 7, 8, 9, 30], [1, 40]])
     cached, uncached = (
-        engine_of(family, maps).generate(prompts, columns, use_cache=use_cache, **ask)
+        engine_of(family).generate(prompts, columns, use_cache=use_cache, **ask)
         for use_cache in (True, False)
     )
     for row, wanted in zip(uncached, cached, strict=True):
@@ -186,31 +187,26 @@ def test_decoding_without_a_cache_is_decoding_with_one(family, positions):
 
 def test_a_transport_that_breaks_the_model_is_refused(tiny_llama):
     maps = random_maps(tiny_llama)
-    columns = modulation_columns(strength=[0.0, 1e30], transport=maps.fingerprint)
+    columns = columns_of(strength=[0.0, 1e30], transport=maps)
     with pytest.raises(ValueError, match="the transport breaks the model.*smaller strengths"):
-        engine_of(tiny_llama, maps).generate(
+        engine_of(tiny_llama).generate(
             left_padded([[1, 2]]), columns, max_length=6, do_sample=False
         )
 
 
-def test_a_strength_without_a_transport_is_refused(tiny_llama):
-    columns = [Modulation(transport_strength=0.5)]
-    engine = engine_of(tiny_llama, None)
-    with pytest.raises(ValueError, match="has no transport"):
-        engine.score(REQUESTS, columns, batch_size=1)
-    with pytest.raises(ValueError, match="has no transport"):
-        engine.generate(left_padded([[1, 2]]), columns, max_length=4, do_sample=False)
+def test_a_strength_without_a_transport_is_refused():
+    with pytest.raises(ValueError, match="strength=0.5 has no transport"):
+        columns_of(strength=0.5)
 
 
-def test_only_one_modulation_of_a_curve_may_vary():
-    with pytest.raises(ValueError, match="fix the other"):
-        modulation_columns([0, 1], strength=[0, 1])
-
-
-def test_noise_of_all_strengths_of_a_transport_is_drawn_in_order():
-    columns = modulation_columns(0.5, noise_draws=2, strength="-1:1:1", transport="t")
-    found = [(column.transport_strength, column.seed) for column in columns]
-    assert found == [(-1, 0), (-1, 1), (0, 0), (0, 1), (1, 0), (1, 1)]
+def test_strengths_of_two_kinds_make_a_grid_and_noise_is_drawn_in_order(tiny_llama):
+    maps = random_maps(tiny_llama)
+    columns = columns_of(noise_std=[0, 2], noise_draws=2, strength="-1:1:1", transport=maps)
+    found = [
+        (column.strength_of(Transport), column.strength_of(GaussianNoise), column.seed)
+        for column in columns
+    ]
+    assert found == list(itertools.product((-1, 0, 1), (0, 2), (0, 1)))
 
 
 def _text(tokens):

@@ -1,0 +1,150 @@
+"""Activation transport as a change: learned maps on activations, at a strength λ for each row.
+
+Source: arXiv 2410.23054, eq. 1: (1 - λ) x + λ T(x).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.core.strengths import Axis
+from aim_plugins.modulation.activations import ActivationMaps
+from aim_plugins.modulation.columns import Change
+from aim_plugins.transport.artifact import LearnedTransport
+
+logger = logging.getLogger(__name__)
+
+FULL_STRENGTH = 1.0
+"""Applies maps as they were learned; what a transport without a `strength` asks for."""
+
+
+@dataclass(frozen=True)
+class Transport(Change):
+    """A transport of activations at one strength.
+
+    Attributes:
+        strength: Strength λ; 0 leaves activations as they are, 1 applies the maps as learned.
+        fingerprint: Fingerprint of the maps.
+        maps: The maps.
+        learned: The maps with what they were learned on, where that is known.
+        folder: Where they were read from, if anywhere.
+        force: Whether they may run on another model than they were learned on.
+    """
+
+    name = "transport"
+    axis = Axis("strength", "λ", "transport strength")
+    acts_on = "activations"
+    arguments = {
+        "strength": "strengths of the transport: 1 applies its maps as they were learned",
+        "transport": "folder that `aim-plugins transport fit` wrote",
+        "force_transport": "run the maps on other weights than they were learned on",
+    }
+    # 1 reaches the target; each site of a model multiplies what the sites before it have moved, so
+    # that far beyond float32 runs over.
+    request_limit = 100.0
+
+    strength: float
+    fingerprint: str
+    maps: ActivationMaps = field(compare=False, repr=False)
+    learned: LearnedTransport | None = field(default=None, compare=False, repr=False)
+    folder: str = field(default="", compare=False)
+    force: bool = field(default=False, compare=False)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> tuple[Transport, ...]:
+        strengths = cls.axis.parse(given.get("strength", FULL_STRENGTH), "strength")
+        force = given.get("force_transport", False)
+        if not isinstance(force, bool):
+            raise ValueError(f"force_transport={force!r} is neither True nor False: write one")
+        named = given.get("transport")
+        if named is None or named == "":
+            asked = f"strength={given['strength']!r}" if "strength" in given else "transport="
+            raise ValueError(
+                f"{asked} has no transport: name the folder that `aim-plugins transport fit` "
+                "wrote, as in transport=DIR"
+            )
+        if isinstance(named, ActivationMaps):
+            return tuple(cls(one, named.fingerprint, named, force=force) for one in strengths)
+        learned, folder = (
+            (named, "") if isinstance(named, LearnedTransport) else read_transport(named)
+        )
+        if warning := learned.metadata.warning_of(strengths):
+            warn_once(warning)
+        return tuple(
+            cls(one, learned.fingerprint, learned.maps, learned, folder, force) for one in strengths
+        )
+
+    @property
+    def positions(self) -> str:  # type: ignore[override]
+        """Which tokens are transported."""
+        return self.maps.positions
+
+    def check_model(self, model: Any, tokenizer: Any) -> None:
+        if self.learned is None:
+            return
+        try:
+            self.learned.check_model(model, tokenizer, force=self.force)
+        except ValueError as error:
+            mend = str(error).replace("force=True (--force)", "force_transport=True")
+            place = f"={self.folder!r}" if self.folder else ""
+            raise ValueError(f"transport{place} is of another model: {mend}") from error
+
+    @classmethod
+    @contextlib.contextmanager
+    def applied(
+        cls, model: Any, changes: Sequence[Transport | None], starts: Any = None
+    ) -> Iterator[None]:
+        of_maps: dict[str, ActivationMaps] = {
+            change.fingerprint: change.maps for change in changes if change is not None
+        }
+        with contextlib.ExitStack() as stack:
+            for fingerprint, maps in of_maps.items():
+                strengths = [
+                    change.strength if change and change.fingerprint == fingerprint else 0.0
+                    for change in changes
+                ]
+                stack.enter_context(maps.applied(model, strengths, starts))
+            yield
+
+
+def read_transport(named: object) -> tuple[LearnedTransport, str]:
+    """Reads a transport, once for each state of its files.
+
+    Args:
+        named: The folder that `aim-plugins transport fit` wrote.
+
+    Returns:
+        The transport, and its folder.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If its files are missing or damaged.
+    """
+    # A harness reads a folder's name made of digits as a number.
+    name = os.fspath(named) if isinstance(named, os.PathLike) else str(named)
+    place = Path(name).expanduser().absolute()
+    if not place.is_dir():
+        raise FileNotFoundError(
+            f"transport={name!r} is no folder: name the one that `aim-plugins transport fit` "
+            "wrote, or start from the folder it is relative to"
+        )
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in place.iterdir()]
+    return _read(place, tuple(sorted(states))), str(place)
+
+
+@lru_cache(maxsize=64)
+def _read(folder: Path, _states: tuple[tuple[str, int, int], ...]) -> LearnedTransport:
+    return LearnedTransport.load(folder)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warns the user, once for each message."""
+    logger.warning(message)
