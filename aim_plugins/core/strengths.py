@@ -48,6 +48,14 @@ class Axis:
         """The label of a picture's axis."""
         return f"{self.quantity} {self.symbol}" + (f" ({self.unit})" if self.unit else "")
 
+    def to_json(self) -> dict[str, str | float]:
+        """What `Axis(**...)` is made of again; bounds that are infinite are left out."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, str) or math.isfinite(value)
+        }
+
     def check(self, value: SupportsFloat, argument: str = "strength") -> float:
         """Checks one strength; see `validate_strength`."""
         return validate_strength(value, name=argument, low=self.low, high=self.high)

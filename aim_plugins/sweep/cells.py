@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.files import seal, sha256_of, write_atomic
-from aim_plugins.core.strengths import validate_strength
+from aim_plugins.core.strengths import Axis, format_strength
 from aim_plugins.sweep.table import Row
 
 CELL = "cell.json"
-NOISE_STRENGTH = "std"
-"""What names the cells of a noise's strengths, which are never negative."""
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One cell of a sweep: where its results belong.
+
+    Attributes:
+        strength: Its strength along the first axis.
+        draw: Index of the draw.
+        second_strength: Of a grid, its strength along the second axis.
+    """
+
+    strength: float
+    draw: int = 0
+    second_strength: float | None = None
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """Its strength along each axis."""
+        second = self.second_strength
+        return (self.strength,) if second is None else (self.strength, second)
+
+    def checked(self, axes: Sequence[Axis]) -> Cell:
+        """The cell with its strengths as floats.
+
+        Raises:
+            ValueError: If the draw is no index, or a strength is none of its axis.
+        """
+        draw = self.draw
+        if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
+            raise ValueError(f"draw={draw!r} is no draw: give an integer from 0 upwards")
+        pairs = zip(axes, self.strengths, strict=True)
+        first, *rest = (axis.check(strength) for axis, strength in pairs)
+        return Cell(first, draw, *rest)
+
+    def name(self, axes: Sequence[Axis]) -> str:
+        """The name of its folder."""
+        parts = zip(axes, self.strengths, strict=True)
+        named = [f"{axis.name}={format_strength(strength)}" for axis, strength in parts]
+        return ",".join([*named, f"draw={self.draw}"])
 
 
 @dataclass(frozen=True)
@@ -22,16 +60,14 @@ class CellRecord:
     """What one finished cell holds.
 
     Attributes:
-        strength: Strength of the modulation.
-        draw: Index of the noise draw.
-        seed: Seed of that draw.
+        cell: Where it belongs.
+        seed: Seed of its draw.
         rows: The cell's part of the tidy table.
         metadata: Whatever else belongs to it; JSON.
         folder: The cell's folder, with the harness's own files.
     """
 
-    strength: float
-    draw: int
+    cell: Cell
     seed: int
     rows: tuple[Row, ...]
     metadata: dict[str, Any]
@@ -45,9 +81,10 @@ class StagedCell:
         folder: Where the harness writes its own files.
     """
 
-    def __init__(self, folder: Path, strength: float, draw: int) -> None:
+    def __init__(self, folder: Path, cell: Cell) -> None:
         self.folder = folder
-        self._content: dict[str, Any] = {"strength": strength, "draw": draw}
+        self.cell = cell
+        self._content: dict[str, Any] = {"cell": asdict(cell)}
 
     def record(
         self, rows: Iterable[Row], *, seed: int, metadata: Mapping[str, Any] | None = None
@@ -58,12 +95,12 @@ class StagedCell:
             ValueError: If a row belongs to another strength.
         """
         rows = list(rows)
-        strength = self._content["strength"]
         for row in rows:
-            if float(row.strength) != strength:
+            own = Cell(float(row.strength), self.cell.draw, row.second_strength)
+            if own != self.cell:
                 raise ValueError(
-                    f"rows: {row.task}/{row.metric} has strength={row.strength}, but the cell has "
-                    f"{strength}: record each row in its own cell"
+                    f"rows: {row.task}/{row.metric} has strength={_shown(own)}, but the cell has "
+                    f"{_shown(self.cell)}: record each row in its own cell"
                 )
         self._content |= {
             "seed": seed,
@@ -74,7 +111,7 @@ class StagedCell:
     def _finish(self) -> None:
         if "rows" not in self._content:
             raise RuntimeError(
-                f"the cell of strength={self._content['strength']}, draw={self._content['draw']} "
+                f"the cell of strength={_shown(self.cell)}, draw={self.cell.draw} "
                 "ended without results: call its record() inside the with block"
             )
         files = {}
@@ -85,18 +122,8 @@ class StagedCell:
         write_atomic(self.folder / CELL, seal(self._content | {"files": files}))
 
 
-def check_cell(
-    strength: float, draw: int, *, strength_name: str = NOISE_STRENGTH
-) -> tuple[float, int]:
-    """Refuses a cell that cannot be.
-
-    Raises:
-        ValueError: If the draw is no index, or the strength not finite or, of noise, negative.
-    """
-    if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
-        raise ValueError(f"draw={draw!r} is no draw: give an integer from 0 upwards")
-    signed = strength_name != NOISE_STRENGTH
-    return validate_strength(strength, name="strength", signed=signed), draw
+def _shown(cell: Cell) -> str:
+    return ",".join(map(str, cell.strengths))
 
 
 def _flush(path: Path) -> None:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aim_plugins.core.strengths import format_strength
+from aim_plugins.core.strengths import Axis, format_strength
+from aim_plugins.sweep.heat_maps import Grid
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.plots import Curve
 from aim_plugins.sweep.table import Point
@@ -40,6 +41,45 @@ def summarise(curves: Sequence[Curve], model: str, noun: str = "task") -> str:
     more = len(changes) - _SHOWN_CHANGES
     rest = f", and {_count(more, f'more {noun}')} below" if more > 0 else ""
     return f"{sentence}: {'; '.join(changes[:_SHOWN_CHANGES])}{rest}."
+
+
+def summarise_grids(grids: Sequence[Grid], axes: Sequence[Axis], model: str) -> str:
+    """Says in one sentence what was evaluated over two strengths, and where each task is best.
+
+    Args:
+        grids: All grids.
+        axes: What the strengths are.
+        model: Name of the model.
+    """
+    first = {grid.task: grid for grid in reversed(grids)}
+    names = list(dict.fromkeys(grid.task for grid in grids))
+    counts = (len(grids[0].strengths), len(grids[0].second_strengths))
+    spans = [
+        f"{count} {axis.quantity}{'' if count == 1 else 's'}"
+        for count, axis in zip(counts, axes, strict=True)
+    ]
+    sentence = f"{model} on {_count(len(names), 'task')} at {' × '.join(spans)}"
+    found = [_reach(first[name], axes) for name in names]
+    more = len(found) - _SHOWN_CHANGES
+    rest = f", and {_count(more, 'more task')} below" if more > 0 else ""
+    return f"{sentence}: {'; '.join(found[:_SHOWN_CHANGES])}{rest}."
+
+
+def _reach(grid: Grid, axes: Sequence[Axis]) -> str:
+    finite = [point for point in grid.points.values() if math.isfinite(point.value)]
+    if not finite:
+        return f"{grid.metric} of {grid.task} is no finite number"
+    ends = [max(finite, key=lambda point: point.value), min(finite, key=lambda point: point.value)]
+    high, low = (
+        f"{format_value(point.value)} ("
+        + ", ".join(
+            f"{axis.symbol} {format_strength(strength)}"
+            for axis, strength in zip(axes, point.strengths, strict=True)
+        )
+        + ")"
+        for point in ends
+    )
+    return f"{grid.metric} of {grid.task} lies between {low} and {high}"
 
 
 def describe_change(curve: Curve) -> str:

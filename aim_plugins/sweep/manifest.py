@@ -8,17 +8,18 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.files import is_temporary
+from aim_plugins.core.strengths import Axis
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
-OWN_FIELDS = frozenset({"format", "created", "arguments", "versions"})
-STRENGTH_NAME = "strength_name"
-"""Field of what varies from cell to cell; absent where it is the std of noise."""
+AXES = "axes"
+"""Field of what varies from cell to cell."""
+OWN_FIELDS = frozenset({"format", "created", "arguments", "versions", AXES})
 _FORMAT = 1
 
 REDACTED = "***"
@@ -133,13 +134,16 @@ def _show(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def new_manifest(arguments: dict[str, Any], versions: Mapping[str, str] | None) -> dict[str, Any]:
+def new_manifest(
+    arguments: dict[str, Any], versions: Mapping[str, str] | None, axes: Sequence[Axis]
+) -> dict[str, Any]:
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return {
         "format": _FORMAT,
         "created": created,
         "arguments": arguments,
         "versions": dict(versions or {}),
+        AXES: [axis.to_json() for axis in axes],
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aim_plugins.core.files import safe_name, write_atomic
+from aim_plugins.core.strengths import Axis
 from aim_plugins.sweep.figures import (
     BLUE,
     DPI,
@@ -28,15 +28,10 @@ from aim_plugins.sweep.figures import (
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 
-STRENGTH_LABEL = "noise std σ (logits)"
-TRANSPORT_LABEL = "transport strength λ"
-
 _CROWD = 30
 """More points than this are drawn without markers, which would touch and hide the curve."""
 _LONG = 50
 """A curve whose largest value is more times its smallest has a logarithmic axis."""
-_HEAT_MAP_NAMES = 40
-"""Names beside a heat map; of more tasks, evenly chosen ones are named."""
 
 
 @dataclass
@@ -136,8 +131,8 @@ def plot_curves(
     points: Iterable[Point],
     folder: str | Path,
     *,
+    axis: Axis,
     chance: Mapping[tuple[str, str], float] | None = None,
-    strength_label: str = STRENGTH_LABEL,
 ) -> list[Path]:
     """Draws quality against strength.
 
@@ -149,8 +144,8 @@ def plot_curves(
     Args:
         points: Points of any number of tasks and metrics, as `pool_draws` returns them.
         folder: Where the pictures go; made if missing.
+        axis: The strength.
         chance: Value of a metric that guessing reaches, by task and metric.
-        strength_label: Label of the horizontal axis, with its unit.
 
     Returns:
         The files, a PNG and an SVG for each task and metric family. The same points give the same
@@ -173,24 +168,20 @@ def plot_curves(
         if stem in stems:  # "a-b" with "c", and "a" with "b-c"
             stem = safe_name(f"{stem}/{curve.metric}")
         stems.add(stem)
-        for suffix, content in draw_curve(curve, level, strength_label, log=log).items():
+        for suffix, content in draw_curve(curve, axis, level, log=log).items():
             written.append(write_atomic(folder / f"{stem}.{suffix}", content))
     return written
 
 
 def draw_curve(
-    curve: Curve,
-    chance: float | None = None,
-    strength_label: str = STRENGTH_LABEL,
-    *,
-    log: bool = False,
+    curve: Curve, axis: Axis, chance: float | None = None, *, log: bool = False
 ) -> dict[str, bytes]:
     """Draws one curve.
 
     Args:
         curve: What is drawn.
+        axis: The strength.
         chance: Value that guessing reaches.
-        strength_label: Label of the horizontal axis, with its unit.
         log: Whether the vertical axis is logarithmic, as `logarithmic` says.
 
     Returns:
@@ -207,92 +198,9 @@ def draw_curve(
             axes.axhline(
                 chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="chance"
             )
-        _label(axes, curve, strength_label)
+        _label(axes, curve, axis.label)
         _set_limits(axes, curve, log)
         return render(figure)
-
-
-def plot_heat_map(
-    points: Iterable[Point],
-    folder: str | Path,
-    *,
-    stem: str,
-    title: str,
-    strength_label: str = STRENGTH_LABEL,
-) -> list[Path]:
-    """Draws one metric of many tasks against strength, a line of colours for each task.
-
-    Args:
-        points: Points of one metric between 0 and 1; all tasks have the same strengths. The part of
-            a task's name that all share is left out.
-        folder: Where the picture goes; made if missing.
-        stem: Name of the picture, without a suffix.
-        title: What it shows.
-        strength_label: Label of the horizontal axis, with its unit.
-
-    Returns:
-        The files, a PNG and an SVG.
-
-    Raises:
-        ValueError: If there are no points, or a task lacks a strength.
-        OSError: If a file cannot be written.
-    """
-    rows: dict[str, list[Point]] = {}
-    for point in points:
-        rows.setdefault(point.task, []).append(point)
-    for row in rows.values():
-        row.sort(key=lambda point: point.strength)
-    strengths = [point.strength for point in next(iter(rows.values()), [])]
-    if not strengths or any([p.strength for p in row] != strengths for row in rows.values()):
-        raise ValueError("points hold no task, or tasks of different strengths: give a whole sweep")
-    values = np.array([[point.value for point in row] for row in rows.values()])
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):
-        height = min(10.0, max(SIZE[1], 1.4 + 0.24 * len(rows)))
-        figure = Figure(figsize=(SIZE[0], height), dpi=DPI, layout="constrained")
-        axes = figure.add_subplot()
-        _draw_heat_map(axes, strengths, values, _without_shared_prefix(list(rows)))
-        axes.set_title(title.replace("$", r"\$"))
-        axes.set_xlabel(strength_label)
-        contents = render(figure)
-    stem = safe_name(stem)
-    return [
-        write_atomic(folder / f"{stem}.{suffix}", content) for suffix, content in contents.items()
-    ]
-
-
-def _draw_heat_map(
-    axes: Axes, strengths: Sequence[float], values: np.ndarray, names: Sequence[str]
-) -> None:
-    middles = np.array(strengths)
-    # A cell reaches half way to its neighbours, which need not be equally far.
-    inner = (middles[1:] + middles[:-1]) / 2
-    first = 2 * middles[0] - inner[0] if len(inner) else middles[0] - 0.5
-    last = 2 * middles[-1] - inner[-1] if len(inner) else middles[-1] + 0.5
-    edges = np.concatenate([[first], inner, [last]])
-    mesh = axes.pcolormesh(
-        edges,
-        np.arange(len(names) + 1) - 0.5,
-        values,
-        vmin=0,
-        vmax=1,
-        cmap="viridis",
-        rasterized=True,
-    )
-    axes.invert_yaxis()
-    step = -(-len(names) // _HEAT_MAP_NAMES)
-    shown = range(0, len(names), step)
-    # Dollar signs would start a formula.
-    labels = [names[index].replace("$", r"\$") for index in shown]
-    axes.set_yticks(list(shown), labels, fontsize=8)
-    axes.tick_params(length=0)
-    axes.figure.colorbar(mesh, ax=axes, pad=0.02, aspect=30).outline.set_visible(False)
-
-
-def _without_shared_prefix(names: Sequence[str]) -> list[str]:
-    shared = len(os.path.commonprefix(list(names)).rpartition(".")[0])
-    return [name[shared + 1 :] if shared else name for name in names]
 
 
 def _draw_exact(axes: Axes, curve: Curve) -> None:

@@ -20,7 +20,7 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,13 @@ from aim_plugins.core.files import (
     unseal,
     write_atomic,
 )
-from aim_plugins.core.strengths import format_strength
-from aim_plugins.sweep.cells import CELL, NOISE_STRENGTH, CellRecord, StagedCell, check_cell
+from aim_plugins.core.strengths import Axis
+from aim_plugins.sweep.cells import CELL, Cell, CellRecord, StagedCell
 from aim_plugins.sweep.manifest import (
+    AXES,
     LOCK,
     MANIFEST,
     OWN_FIELDS,
-    STRENGTH_NAME,
     SweepMismatchError,
     manifest_text,
     new_manifest,
@@ -54,6 +54,7 @@ from aim_plugins.sweep.records import BatchRecords, CorruptRecordWarning, warn_c
 from aim_plugins.sweep.table import Row
 
 __all__ = [
+    "Cell",
     "CellRecord",
     "CorruptRecordWarning",
     "StagedCell",
@@ -78,6 +79,7 @@ class SweepStore:
 
     Attributes:
         folder: The sweep's folder.
+        axes: What varies from cell to cell.
         resumed: Whether the folder held this sweep already.
     """
 
@@ -86,7 +88,7 @@ class SweepStore:
         self.resumed = resumed
         self._lock = lock
         self._manifest = manifest
-        self._strength_name: str = manifest.get(STRENGTH_NAME, NOISE_STRENGTH)
+        self.axes = tuple(Axis(**fields) for fields in manifest[AXES])
         self._records = BatchRecords(folder / _RECORDS)
 
     @classmethod
@@ -96,7 +98,7 @@ class SweepStore:
         arguments: Mapping[str, Any],
         *,
         versions: Mapping[str, str] | None = None,
-        strength_name: str = NOISE_STRENGTH,
+        axes: Sequence[Axis],
     ) -> SweepStore:
         """Creates a sweep's folder, or resumes the sweep it holds.
 
@@ -105,18 +107,14 @@ class SweepStore:
             arguments: What determines the results, as JSON; a sweep is resumed only if all agree.
                 Secrets among them, such as a token, are neither written nor compared.
             versions: Versions of the packages that compute them. Resuming with others only warns.
-            strength_name: What varies from cell to cell, in their names. Strengths of any name but
-                that of noise may be negative.
+            axes: What varies from cell to cell: one strength, or the two of a grid.
 
         Raises:
-            ValueError: If `strength_name` is no name.
-            SweepMismatchError: If the folder holds a sweep with other arguments or of another
-                strength, or other files.
+            SweepMismatchError: If the folder holds a sweep with other arguments or along other
+                axes, or other files.
             SweepLockedError: If another process has it open.
             OSError: If the folder cannot be written.
         """
-        if not strength_name.isidentifier():
-            raise ValueError(f"strength_name={strength_name!r} is no name: give one such as 'std'")
         folder = Path(folder)
         asked = _comparable(arguments)
         refuse_foreign(folder)
@@ -129,12 +127,13 @@ class SweepStore:
             if resumed:
                 manifest = read_manifest(path)
                 refuse_mismatch(folder, redact(manifest["arguments"]), asked)
-                held = manifest.get(STRENGTH_NAME, NOISE_STRENGTH)
-                refuse_mismatch(folder, {STRENGTH_NAME: held}, {STRENGTH_NAME: strength_name})
+                refuse_mismatch(
+                    folder,
+                    {AXES: [axis["name"] for axis in manifest[AXES]]},
+                    {AXES: [axis.name for axis in axes]},
+                )
             else:
-                manifest = new_manifest(asked, versions)
-                if strength_name != NOISE_STRENGTH:
-                    manifest[STRENGTH_NAME] = strength_name
+                manifest = new_manifest(asked, versions, axes)
                 write_atomic(path, manifest_text(manifest))
             store = cls(folder, lock, manifest, resumed)
             if resumed and versions is not None:
@@ -188,7 +187,7 @@ class SweepStore:
         Raises:
             ValueError: If a field is one that the store keeps itself.
         """
-        if reserved := (OWN_FIELDS | {STRENGTH_NAME}) & fields.keys():
+        if reserved := OWN_FIELDS & fields.keys():
             raise ValueError(
                 f"the manifest's {', '.join(sorted(reserved))} cannot be changed: "
                 "open another folder for another sweep"
@@ -219,20 +218,18 @@ class SweepStore:
         """Writes the record of an engine batch; see `BatchRecords.write_batch`."""
         self._records.write_batch(key, payload)
 
-    def cell_folder(self, strength: float, draw: int) -> Path:
+    def cell_folder(self, cell: Cell) -> Path:
         """Names the folder of a finished cell, which need not exist."""
-        strength, draw = self._check_cell(strength, draw)
-        name = f"{self._strength_name}={format_strength(strength)},draw={draw}"
-        return self.folder / "cells" / name
+        return self.folder / "cells" / cell.checked(self.axes).name(self.axes)
 
-    def read_cell(self, strength: float, draw: int) -> CellRecord | None:
+    def read_cell(self, cell: Cell) -> CellRecord | None:
         """Reads a finished cell; None if it is missing, or damaged and to be computed again."""
-        folder = self.cell_folder(strength, draw)
+        cell, folder = cell.checked(self.axes), self.cell_folder(cell)
         if not folder.exists():
             return None
         try:
             content = unseal((folder / CELL).read_text(encoding="utf-8"))
-            if (content["strength"], content["draw"]) != (float(strength), draw):
+            if Cell(**content["cell"]) != cell:
                 raise CorruptRecordError("it belongs to another cell")
             for name, checksum in content["files"].items():
                 if _checksum(folder / name) != checksum:
@@ -241,8 +238,7 @@ class SweepStore:
             warn_corrupt(folder, error)
             return None
         return CellRecord(
-            strength=content["strength"],
-            draw=content["draw"],
+            cell=cell,
             seed=content["seed"],
             rows=tuple(Row(**row) for row in content["rows"]),
             metadata=content["metadata"],
@@ -250,7 +246,7 @@ class SweepStore:
         )
 
     @contextlib.contextmanager
-    def cell(self, strength: float, draw: int) -> Iterator[StagedCell]:
+    def cell(self, cell: Cell) -> Iterator[StagedCell]:
         """Writes one cell: whole, or not at all.
 
         Let the harness write its files into the `folder` of what the context returns, and call its
@@ -262,15 +258,15 @@ class SweepStore:
             RuntimeError: If the block ends without a call of `record`.
             OSError: If the cell cannot be written.
         """
-        target = self.cell_folder(strength, draw)
+        target = self.cell_folder(cell)
         staging = self.folder / _STAGING
         staged = staging / f"{target.name}.{secrets.token_hex(4)}"
         replaced = staging / f"{target.name}.{secrets.token_hex(4)}"
         staged.mkdir(parents=True)
         try:
-            cell = StagedCell(staged, *self._check_cell(strength, draw))
-            yield cell
-            cell._finish()
+            content = StagedCell(staged, cell.checked(self.axes))
+            yield content
+            content._finish()
             target.parent.mkdir(exist_ok=True)
             if target.exists():  # a folder cannot be renamed onto a filled one
                 os.replace(target, replaced)
@@ -281,9 +277,6 @@ class SweepStore:
                 shutil.rmtree(leftover, ignore_errors=True)
             with contextlib.suppress(OSError):  # another cell is being written
                 staging.rmdir()
-
-    def _check_cell(self, strength: float, draw: int) -> tuple[float, int]:
-        return check_cell(strength, draw, strength_name=self._strength_name)
 
     def _note_versions(self, versions: dict[str, str]) -> None:
         changed = [

@@ -24,11 +24,12 @@ class Row:
         task: Name of the task, as the harness calls it.
         metric: Name of the metric; `X_expected` is the exact law of the metric `X`, and
             `X_published` what others report of it.
-        strength: Strength of the modulation, for logit noise its std in logit units.
+        strength: Strength of what is changed, for logit noise its std in logit units.
         draw: Index of the noise draw; None where nothing was drawn.
         value: The metric's value, a mean over `n` documents.
         stderr: Standard error of the value over documents; None or NaN where unknown.
         n: Number of documents.
+        second_strength: Of a grid over two strengths, the second one.
     """
 
     task: str
@@ -38,9 +39,12 @@ class Row:
     value: float
     stderr: float | None
     n: int
+    second_strength: float | None = None
 
     def __post_init__(self) -> None:
-        validate_strength(self.strength, name="strength", signed=True)
+        for name in ("strength", "second_strength"):
+            if (strength := getattr(self, name)) is not None or name == "strength":
+                validate_strength(strength, name=name, low=-math.inf)
         for name in ("value", "stderr"):
             number = getattr(self, name)
             if isinstance(number, str) or (number is None and name == "value"):
@@ -67,6 +71,7 @@ class Point:
         stderr: Standard error of that mean over documents, or None where unknown.
         n: Number of documents.
         draws: Number of draws pooled; 0 where nothing was drawn.
+        second_strength: Of a grid over two strengths, the second one.
     """
 
     task: str
@@ -76,9 +81,17 @@ class Point:
     stderr: float | None
     n: int
     draws: int
+    second_strength: float | None = None
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """Its strength along each axis."""
+        second = self.second_strength
+        return (self.strength,) if second is None else (self.strength, second)
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+GRID_COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = GRID_COLUMNS[:-1]
 
 
 def is_expected(metric: str) -> bool:
@@ -114,6 +127,8 @@ def metric_family(metric: str) -> str:
 def write_table(path: str | Path, rows: Iterable[Row]) -> Path:
     """Writes rows as CSV, atomically; floats read back exactly.
 
+    The column of the second strength is there where a row has one.
+
     Args:
         path: The file to write.
         rows: The rows, kept in their order.
@@ -121,22 +136,20 @@ def write_table(path: str | Path, rows: Iterable[Row]) -> Path:
     Returns:
         The path written.
     """
+    rows = list(rows)
+    columns = GRID_COLUMNS if any(row.second_strength is not None for row in rows) else COLUMNS
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(
-            [
-                row.task,
-                row.metric,
-                repr(float(row.strength)),
-                "" if row.draw is None else int(row.draw),
-                repr(float(row.value)),
-                "" if row.stderr is None else repr(float(row.stderr)),
-                int(row.n),
-            ]
-        )
+    writer.writerow(columns)
+    writer.writerows([table_cell(getattr(row, column)) for column in columns] for row in rows)
     return write_atomic(path, text.getvalue())
+
+
+def table_cell(value: str | float | int | None) -> str | int:
+    """A value as CSV holds it: floats read back exactly, and what is unknown is empty."""
+    if value is None or isinstance(value, str | int):
+        return "" if value is None else value
+    return repr(float(value))
 
 
 def read_table(path: str | Path) -> list[Row]:
@@ -148,7 +161,7 @@ def read_table(path: str | Path) -> list[Row]:
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        if tuple(header) != COLUMNS:
+        if tuple(header) not in (COLUMNS, GRID_COLUMNS):
             raise ValueError(
                 f"{path}: the columns are {','.join(header)!r}, not {','.join(COLUMNS)!r}: "
                 "give a table that a sweep wrote"
@@ -156,7 +169,7 @@ def read_table(path: str | Path) -> list[Row]:
         rows = []
         for cells in reader:
             try:
-                rows.append(_row_from_cells(cells))
+                rows.append(_row_from_cells(header, cells))
             except ValueError as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
         return rows
@@ -176,26 +189,24 @@ def pool_draws(rows: Iterable[Row]) -> list[Point]:
         rows: Rows of any number of tasks, metrics, strengths and draws.
 
     Returns:
-        Points in order of first appearance of task and metric, then of rising strength. An unknown
+        Points in order of first appearance of task and metric, then of rising strengths, the second
+        one outside. An unknown
         standard error is left out of the mean, and stays None if every draw's is unknown.
 
     Raises:
         ValueError: If a draw occurs twice.
     """
-    curves: dict[tuple[str, str], dict[float, list[Row]]] = {}
+    curves: dict[tuple[str, str], dict[tuple[float, float], list[Row]]] = {}
     for row in rows:
-        cells = curves.setdefault((row.task, row.metric), {}).setdefault(float(row.strength), [])
+        place = (row.second_strength or 0.0, float(row.strength))
+        cells = curves.setdefault((row.task, row.metric), {}).setdefault(place, [])
         if any(other.draw == row.draw for other in cells):
             raise ValueError(
                 f"draw={row.draw} of {row.task}/{row.metric} at strength {row.strength} occurs "
                 "twice: pass the rows of one sweep, each once"
             )
         cells.append(row)
-    return [
-        _pool(strengths[strength])
-        for strengths in curves.values()
-        for strength in sorted(strengths)
-    ]
+    return [_pool(places[place]) for places in curves.values() for place in sorted(places)]
 
 
 def _pool(draws: Sequence[Row]) -> Point:
@@ -209,6 +220,7 @@ def _pool(draws: Sequence[Row]) -> Point:
         stderr=_mean(known) if known else None,
         n=first.n,
         draws=0 if is_expected(first.metric) or is_published(first.metric) else len(draws),
+        second_strength=first.second_strength,
     )
 
 
@@ -220,16 +232,18 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _row_from_cells(cells: Sequence[str]) -> Row:
-    if len(cells) != len(COLUMNS):
-        raise ValueError(f"{len(cells)} cells instead of {len(COLUMNS)}: the line is incomplete")
-    task, metric, strength, draw, value, stderr, n = cells
+def _row_from_cells(header: Sequence[str], cells: Sequence[str]) -> Row:
+    if len(cells) != len(header):
+        raise ValueError(f"{len(cells)} cells instead of {len(header)}: the line is incomplete")
+    found = dict(zip(header, cells, strict=True))
+    second = found.get("second_strength", "")
     return Row(
-        task=task,
-        metric=metric,
-        strength=float(strength),
-        draw=int(draw) if draw else None,
-        value=float(value),
-        stderr=float(stderr) if stderr else None,
-        n=int(n),
+        task=found["task"],
+        metric=found["metric"],
+        strength=float(found["strength"]),
+        draw=int(found["draw"]) if found["draw"] else None,
+        value=float(found["value"]),
+        stderr=float(found["stderr"]) if found["stderr"] else None,
+        n=int(found["n"]),
+        second_strength=float(second) if second else None,
     )

@@ -3,46 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from aim_plugins.core.strengths import format_strength
 from aim_plugins.sweep.table import Point
 
 STEPS_PER_STRENGTH = 1000
 """TensorBoard counts in whole steps: strength 0.25 is its step 250."""
 
 
-def require_trackers(wandb: str | None, tensorboard: str | Path | None) -> None:
-    """Refuses, before anything is computed, a tracker whose package is missing.
+@dataclass(frozen=True)
+class Trackers:
+    """Where finished curves are logged, as TASK/METRIC against strength.
 
-    Raises:
-        ImportError: If it is missing.
-    """
-    for name, asked in (("wandb", wandb), ("tensorboard", tensorboard)):
-        if asked is not None and find_spec(name) is None:
-            raise ImportError(f"--{name} needs {name}: pip install {name}")
-
-
-def log_points(
-    points: Iterable[Point],
-    *,
-    run_name: str,
-    wandb: str | None = None,
-    tensorboard: str | Path | None = None,
-) -> None:
-    """Logs every curve as TASK/METRIC against strength.
-
-    Args:
-        points: The points.
-        run_name: How a tracker names the run.
+    Attributes:
         wandb: Project of Weights & Biases, or None.
         tensorboard: Folder of TensorBoard's files, or None; its step is 1000 times the strength.
+
+    Raises:
+        ImportError: If the package of one is missing, before anything is computed.
     """
-    points = list(points)
-    if wandb is not None:
-        _log_to_wandb(points, wandb, run_name)
-    if tensorboard is not None:
-        _log_to_tensorboard(points, Path(tensorboard) / run_name)
+
+    wandb: str | None = None
+    tensorboard: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("wandb", "tensorboard"):
+            if getattr(self, name) is not None and find_spec(name) is None:
+                raise ImportError(f"--{name} needs {name}: pip install {name}")
+
+    def log(self, points: Iterable[Point], *, run_name: str) -> None:
+        """Logs every curve.
+
+        Args:
+            points: The points.
+            run_name: How a tracker names the run.
+        """
+        points = list(points)
+        if self.wandb is not None:
+            _log_to_wandb(points, self.wandb, run_name)
+        if self.tensorboard is not None:
+            _log_to_tensorboard(points, Path(self.tensorboard) / run_name)
 
 
 def _log_to_wandb(points: list[Point], project: str, run_name: str) -> None:
@@ -65,4 +68,6 @@ def _log_to_tensorboard(points: list[Point], folder: Path) -> None:
 
 
 def _name(point: Point) -> str:
-    return f"{point.task}/{point.metric}"
+    name = f"{point.task}/{point.metric}"
+    second = point.second_strength
+    return name if second is None else f"{name}@{format_strength(second)}"

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aim_plugins.core.strengths import Axis
+from aim_plugins.sweep.heat_maps import draw_heat_map
 from aim_plugins.sweep.plots import (
     draw_curve,
     group_curves,
     intervals,
     logarithmic,
     plot_curves,
-    plot_heat_map,
 )
 from aim_plugins.sweep.table import Point
 
+AXIS = Axis("std", "σ", "noise std", "logits", low=0.0)
 STRENGTHS = [0.0, 1.0, 2.0, 3.0]
 VERMILLION = "#d55e00"
 
@@ -37,7 +39,7 @@ def exact():
 
 def svg_of(some_points, **options) -> str:
     (curve,) = group_curves(some_points)
-    return draw_curve(curve, **options)["svg"].decode()
+    return draw_curve(curve, options.pop("axis", AXIS), **options)["svg"].decode()
 
 
 def texts_of(svg: str) -> list[str]:
@@ -47,7 +49,9 @@ def texts_of(svg: str) -> list[str]:
 
 def test_every_task_and_family_has_a_png_and_an_svg(tmp_path):
     written = plot_curves(
-        points() + exact() + points("acc_norm") + points(task="cities"), tmp_path / "curves"
+        points() + exact() + points("acc_norm") + points(task="cities"),
+        tmp_path / "curves",
+        axis=AXIS,
     )
     assert sorted(path.name for path in written) == [
         f"{stem}.{suffix}"
@@ -58,8 +62,12 @@ def test_every_task_and_family_has_a_png_and_an_svg(tmp_path):
 
 
 def test_the_same_points_give_the_same_bytes(tmp_path):
-    first = plot_curves(points() + exact(), tmp_path / "a", chance={("capitals", "acc"): 0.25})
-    again = plot_curves(points() + exact(), tmp_path / "b", chance={("capitals", "acc"): 0.25})
+    first = plot_curves(
+        points() + exact(), tmp_path / "a", chance={("capitals", "acc"): 0.25}, axis=AXIS
+    )
+    again = plot_curves(
+        points() + exact(), tmp_path / "b", chance={("capitals", "acc"): 0.25}, axis=AXIS
+    )
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
 
 
@@ -87,20 +95,20 @@ def test_the_chance_level_is_drawn_only_where_it_is_known():
 
 def test_the_strength_may_be_another_modulations():
     assert "transport strength λ" in texts_of(
-        svg_of(points(), strength_label="transport strength λ")
+        svg_of(points(), axis=Axis("strength", "λ", "transport strength"))
     )
 
 
 def test_pictures_have_two_hundred_dots_an_inch():
     (curve,) = group_curves(points())
-    image = Image.open(io.BytesIO(draw_curve(curve)["png"]))
+    image = Image.open(io.BytesIO(draw_curve(curve, AXIS)["png"]))
     assert image.size == (1200, 760)
 
 
 def test_a_wider_interval_paints_more_of_the_picture():
     def painted(stderr):
         (curve,) = group_curves(points(stderr=stderr))
-        pixels = np.asarray(Image.open(io.BytesIO(draw_curve(curve)["png"])).convert("RGB"))
+        pixels = np.asarray(Image.open(io.BytesIO(draw_curve(curve, AXIS)["png"])).convert("RGB"))
         # The band is a light blue; a grey pixel has no more blue than red.
         return int((pixels[..., 2].astype(int) - pixels[..., 0] > 20).sum())
 
@@ -111,7 +119,7 @@ def test_answers_that_are_all_wrong_have_an_interval_all_the_same():
     def painted(values):
         some = [Point("quiz", "acc", x, y, 0.0, 40, 1) for x, y in enumerate(values)]
         (curve,) = group_curves(some)
-        pixels = np.asarray(Image.open(io.BytesIO(draw_curve(curve)["png"])).convert("RGB"))
+        pixels = np.asarray(Image.open(io.BytesIO(draw_curve(curve, AXIS)["png"])).convert("RGB"))
         return int((pixels[..., 2].astype(int) - pixels[..., 0] > 20).sum())
 
     # Of 0/40 Wilson's interval ends at 0.088; a mean of 0.5 without any error has no width.
@@ -146,7 +154,7 @@ def test_unknown_errors_draw_no_interval(stderr):
 )
 def test_no_value_breaks_a_picture(values):
     (curve,) = group_curves(points(values=values))
-    assert ElementTree.fromstring(draw_curve(curve)["svg"]) is not None
+    assert ElementTree.fromstring(draw_curve(curve, AXIS)["svg"]) is not None
 
 
 def test_a_single_strength_is_a_picture_too():
@@ -155,19 +163,19 @@ def test_a_single_strength_is_a_picture_too():
 
 def test_names_with_dollars_and_slashes_are_drawn_as_they_are(tmp_path):
     odd = "math/$x_{1}$ & <b>"
-    written = plot_curves(points(task=odd), tmp_path)
+    written = plot_curves(points(task=odd), tmp_path, axis=AXIS)
     assert {path.parent for path in written} == {tmp_path}
     assert odd in texts_of(written[1].read_text(encoding="utf-8"))
 
 
 def test_pictures_of_similar_names_do_not_overwrite_each_other(tmp_path):
-    written = plot_curves(points("c", task="a-b") + points("b-c", task="a"), tmp_path)
+    written = plot_curves(points("c", task="a-b") + points("b-c", task="a"), tmp_path, axis=AXIS)
     assert len(set(written)) == 4
 
 
 def test_no_points_are_refused(tmp_path):
     with pytest.raises(ValueError, match="points is empty"):
-        plot_curves([], tmp_path / "curves")
+        plot_curves([], tmp_path / "curves", axis=AXIS)
     assert not (tmp_path / "curves").exists()
 
 
@@ -214,8 +222,9 @@ def heat_map(tmp_path, rows, **options):
         for name, values in rows.items()
         for point in points(values=values, task=f"digits.{name}")
     ]
-    png, svg = plot_heat_map(cells, tmp_path, stem="classes", title="digits: $a$", **options)
-    return np.asarray(Image.open(png).convert("RGB")).astype(int), texts_of(svg.read_text("utf-8"))
+    drawn = draw_heat_map(cells, title="digits: $a$", **{"axis": AXIS} | options)
+    picture = Image.open(io.BytesIO(drawn["png"]))
+    return np.asarray(picture.convert("RGB")).astype(int), texts_of(drawn["svg"].decode())
 
 
 def test_a_heat_map_shows_each_task_in_a_row_of_its_own(tmp_path):
@@ -241,13 +250,13 @@ def test_a_heat_map_names_some_of_many_rows(tmp_path):
 def test_a_heat_map_of_one_strength_or_uneven_ones_is_drawn(tmp_path):
     for strengths in ([2.0], [0.0, 1.0, 10.0]):
         cells = [Point("a.b", "acc", std, 0.5, None, 5, 1) for std in strengths]
-        assert len(plot_heat_map(cells, tmp_path, stem="x", title="x")) == 2
+        assert draw_heat_map(cells, axis=AXIS, title="x").keys() == {"png", "svg"}
 
 
 @pytest.mark.parametrize("cells", [[], points()[:3] + points(task="other")])
 def test_a_heat_map_needs_the_same_strengths_everywhere(tmp_path, cells):
     with pytest.raises(ValueError, match="give a whole sweep"):
-        plot_heat_map(cells, tmp_path, stem="x", title="x")
+        draw_heat_map(cells, axis=AXIS, title="x")
 
 
 def costs(task, metric, values):
@@ -270,7 +279,7 @@ def test_curves_of_one_quantity_have_the_same_kind_of_axis():
 
 def test_pictures_of_one_quantity_have_the_same_kind_of_axis(tmp_path):
     def picture(folder, some):
-        plot_curves(some, folder)
+        plot_curves(some, folder, axis=AXIS)
         return (folder / "b-perplexity.svg").read_bytes()
 
     short = costs("b", "perplexity", (20.0, 30.0, 40.0))

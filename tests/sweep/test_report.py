@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import html
 import io
@@ -19,9 +20,12 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from aim_plugins.sweep.report import ImageSample, TextSample, embed_json, write_report
+from aim_plugins.core.strengths import Axis
+from aim_plugins.sweep.report import write_report
+from aim_plugins.sweep.report_data import ImageSample, TextSample, embed_json
 from aim_plugins.sweep.table import Point
 
+AXES = [Axis("std", "σ", "noise std", "logits", low=0.0)]
 STRENGTHS = [0.0, 0.5, 1.0]
 HOSTILE = (
     "</script><script>document.title='owned'</script>"
@@ -61,6 +65,7 @@ def page(tmp_path) -> str:
         MANIFEST,
         {"cities": [sample(7), sample(8, " Rome")]},
         chance={("capitals", "acc"): 0.25},
+        axes=AXES,
     )
     assert path == tmp_path / "report.html"
     return path.read_text(encoding="utf-8")
@@ -102,7 +107,7 @@ def data_of(page: str) -> dict:
 def test_the_same_sweep_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        write_report(tmp_path / name, points(), MANIFEST, {"capitals": [sample()]})
+        write_report(tmp_path / name, points(), MANIFEST, {"capitals": [sample()]}, axes=AXES)
     first, again = ((tmp_path / name / "report.html").read_bytes() for name in ("a", "b"))
     assert first == again
 
@@ -117,18 +122,22 @@ def test_the_page_says_what_it_found_in_one_sentence(page):
 def test_the_page_names_data_and_concept_at_its_top(tmp_path):
     arguments = {"lexicon": ["coast", "ferry"]}
     some = points() + points("cities")
-    page = write_report(tmp_path, some, {"arguments": arguments}).read_text(encoding="utf-8")
+    page = write_report(tmp_path, some, {"arguments": arguments}, axes=AXES).read_text(
+        encoding="utf-8"
+    )
     head = page[page.index("<h1>") : page.index("</header>")]
     assert "capitals, cities; concept of 2 words: coast, ferry" in head
     arguments = {"judge": {"model": "m", "concept": "the <sea>"}}
-    page = write_report(tmp_path, some, {"arguments": arguments}).read_text(encoding="utf-8")
+    page = write_report(tmp_path, some, {"arguments": arguments}, axes=AXES).read_text(
+        encoding="utf-8"
+    )
     assert "capitals, cities; concept: the &lt;sea&gt;" in page
 
 
 def test_panels_of_one_quantity_have_the_same_kind_of_axis(tmp_path):
     some = points(metric="perplexity", values=(20.0, 30.0, 2000.0))
     some += points("cities", "perplexity", (20.0, 30.0, 40.0))
-    page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
+    page = write_report(tmp_path, some, MANIFEST, axes=AXES).read_text(encoding="utf-8")
     assert [curve["log"] for curve in data_of(page)["curves"]] == [True, True]
 
 
@@ -145,7 +154,7 @@ def test_the_page_holds_every_point_exactly(page):
 
 def test_a_share_has_wilsons_interval(tmp_path):
     some = [Point("quiz", "acc", 0.5, 0.0, 0.0, 40, 1)]
-    page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
+    page = write_report(tmp_path, some, MANIFEST, axes=AXES).read_text(encoding="utf-8")
     (point,) = data_of(page)["curves"][0]["sampled"]
     law = binomtest(0, 40).proportion_ci(0.95, method="wilson")
     assert (point["low"], point["high"]) == pytest.approx((law.low, law.high), rel=1e-4)
@@ -154,7 +163,7 @@ def test_a_share_has_wilsons_interval(tmp_path):
 @pytest.mark.parametrize("law", [True, False])
 def test_the_law_of_noise_is_explained_only_where_there_is_one(tmp_path, law):
     some = points() + (points(metric="acc_expected") if law else [])
-    page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
+    page = write_report(tmp_path, some, MANIFEST, axes=AXES).read_text(encoding="utf-8")
     assert ("exact expectation over the noise" in page) == law
 
 
@@ -166,7 +175,7 @@ def test_the_table_shows_values_with_errors(page):
 
 def test_the_table_shows_intervals_of_a_share_of_none(tmp_path):
     some = [Point("quiz", "acc", 0.5, 0.0, 0.0, 4, 1), Point("quiz", "nll", 0.5, 0.0, 0.1, 4, 1)]
-    page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
+    page = write_report(tmp_path, some, MANIFEST, axes=AXES).read_text(encoding="utf-8")
     law = binomtest(0, 4).proportion_ci(0.95, method="wilson")
     assert re.findall(r"<span class=\"quiet\">([^<]*)</span></td>", page) == [
         f"[{law.low:.3f}, {law.high:.3f}]",
@@ -176,9 +185,9 @@ def test_the_table_shows_intervals_of_a_share_of_none(tmp_path):
 
 def test_the_saved_csv_holds_the_points(page):
     (link,) = re.findall(r'download="points.csv" href="data:text/csv;charset=utf-8,([^"]*)"', page)
-    lines = urllib.parse.unquote(html.unescape(link)).splitlines()
-    assert lines[0] == "task,metric,strength,value,stderr,n,draws"
-    assert lines[1] == '"capitals","acc",0.0,0.75,0.025,240,3'
+    lines = list(csv.reader(urllib.parse.unquote(html.unescape(link)).splitlines()))
+    assert ",".join(lines[0]) == "task,metric,strength,value,stderr,n,draws"
+    assert lines[1] == ["capitals", "acc", "0.0", "0.75", "0.025", "240", "3"]
     assert len(lines) == 1 + 9
 
 
@@ -220,9 +229,11 @@ def test_the_policy_allows_exactly_the_pages_own_scripts(page):
 @pytest.mark.parametrize("place", ["text", "prompt", "target", "doc_id"])
 def test_hostile_samples_stay_data(tmp_path, place):
     harmless = Elements(
-        write_report(tmp_path, points(), MANIFEST, {"capitals": [sample()]}).read_text()
+        write_report(tmp_path, points(), MANIFEST, {"capitals": [sample()]}, axes=AXES).read_text()
     )
-    write_report(tmp_path, points(), MANIFEST, {"capitals": [sample(**{place: HOSTILE})]})
+    write_report(
+        tmp_path, points(), MANIFEST, {"capitals": [sample(**{place: HOSTILE})]}, axes=AXES
+    )
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert Elements(page).tags == harmless.tags
     (document,) = data_of(page)["texts"]["capitals"]["documents"]
@@ -234,7 +245,9 @@ def test_hostile_names_stay_text(tmp_path):
     name = HOSTILE.replace("\ud800", "")  # a surrogate cannot be part of a name in a file
     manifest = MANIFEST | {"model": name, "command": name, "note": {name: name}}
     some = points(task=name, metric=name)
-    page = write_report(tmp_path, some, manifest, {name: [sample()]}).read_text(encoding="utf-8")
+    page = write_report(tmp_path, some, manifest, {name: [sample()]}, axes=AXES).read_text(
+        encoding="utf-8"
+    )
     elements = Elements(page)
     assert len(elements.scripts) == 3
     assert "img" not in {tag for tag, _ in elements.tags}
@@ -250,7 +263,7 @@ def test_embedded_json_keeps_its_meaning():
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
     some = points(values=(math.inf, math.nan, 0.5), stderr=math.nan)
-    page = write_report(tmp_path, some, MANIFEST).read_text(encoding="utf-8")
+    page = write_report(tmp_path, some, MANIFEST, axes=AXES).read_text(encoding="utf-8")
     (curve,) = data_of(page)["curves"]
     assert [p["value"] for p in curve["sampled"]] == [None, None, 0.5]
     assert [p["low"] for p in curve["sampled"]] == [None] * 3
@@ -258,14 +271,17 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
 
 
 def test_a_sweep_without_texts_has_no_viewer(tmp_path):
-    page = write_report(tmp_path, points(), {}).read_text(encoding="utf-8")
+    page = write_report(tmp_path, points(), {}, axes=AXES).read_text(encoding="utf-8")
     assert 'id="texts"' not in page
-    assert 'id="texts"' in write_report(tmp_path, points(), {}, {"a": [sample()]}).read_text()
+    assert (
+        'id="texts"'
+        in write_report(tmp_path, points(), {}, {"a": [sample()]}, axes=AXES).read_text()
+    )
 
 
 def test_a_text_missing_at_some_strength_is_left_open(tmp_path):
     samples = [TextSample(0, "p", "t", {0.0: "a"}), TextSample(1, "p", "t", {1.0: "b"})]
-    page = write_report(tmp_path, points(), {}, {"capitals": samples}).read_text()
+    page = write_report(tmp_path, points(), {}, {"capitals": samples}, axes=AXES).read_text()
     texts = data_of(page)["texts"]["capitals"]
     assert texts["strengths"] == ["0", "1"]
     assert [document["texts"] for document in texts["documents"]] == [["a", None], [None, "b"]]
@@ -273,7 +289,7 @@ def test_a_text_missing_at_some_strength_is_left_open(tmp_path):
 
 def test_no_points_are_refused(tmp_path):
     with pytest.raises(ValueError, match="points is empty"):
-        write_report(tmp_path, [], MANIFEST)
+        write_report(tmp_path, [], MANIFEST, axes=AXES)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -301,7 +317,7 @@ def decoded(source: str) -> tuple[int, ...]:
 
 
 def test_the_page_holds_the_pictures_of_every_strength(tmp_path):
-    path = write_report(tmp_path, points(), MANIFEST, images={"capitals": [image()]})
+    path = write_report(tmp_path, points(), MANIFEST, images={"capitals": [image()]}, axes=AXES)
     images = data_of(path.read_text(encoding="utf-8"))["images"]["capitals"]
     assert images["strengths"] == ["0", "0.5", "1"]
     (document,) = images["documents"]
@@ -314,15 +330,19 @@ def test_the_page_holds_the_pictures_of_every_strength(tmp_path):
 
 def test_images_of_several_tasks_have_viewers_of_their_own(tmp_path):
     images = {"a": [image()], "b": [image(), image("other.jpg")], "c": []}
-    page = write_report(tmp_path, points(), MANIFEST, images=images).read_text(encoding="utf-8")
+    page = write_report(tmp_path, points(), MANIFEST, images=images, axes=AXES).read_text(
+        encoding="utf-8"
+    )
     viewers = [a["data-images"] for _, a in Elements(page).tags if "data-images" in a]
     assert viewers == ["a", "b"]
     assert 'id="texts"' not in page
-    assert 'id="images"' not in write_report(tmp_path, points(), MANIFEST).read_text()
+    assert 'id="images"' not in write_report(tmp_path, points(), MANIFEST, axes=AXES).read_text()
 
 
 def test_the_page_with_images_loads_nothing(tmp_path):
-    page = write_report(tmp_path, points(), MANIFEST, images={"a": [image()]}).read_text()
+    page = write_report(
+        tmp_path, points(), MANIFEST, images={"a": [image()]}, axes=AXES
+    ).read_text()
     for tag, attributes in Elements(page).tags:
         assert tag not in ("link", "iframe", "object", "embed", "base", "img")
         assert "src" not in attributes
@@ -330,7 +350,9 @@ def test_the_page_with_images_loads_nothing(tmp_path):
 
 def test_hostile_images_stay_data(tmp_path):
     def page_of(sample: ImageSample) -> str:
-        return write_report(tmp_path, points(), MANIFEST, images={"a": [sample]}).read_text()
+        return write_report(
+            tmp_path, points(), MANIFEST, images={"a": [sample]}, axes=AXES
+        ).read_text()
 
     picture = png((0, 0, 0))
     hostile = image(
@@ -347,18 +369,22 @@ def test_hostile_images_stay_data(tmp_path):
 
 def test_a_picture_of_another_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no PNG, JPEG, GIF or WebP"):
-        write_report(tmp_path, points(), {}, images={"a": [image(pictures={0.0: b"<svg/>"})]})
+        write_report(
+            tmp_path, points(), {}, images={"a": [image(pictures={0.0: b"<svg/>"})]}, axes=AXES
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_published_figures_are_a_series_of_their_own(tmp_path):
     theirs = [Point("capitals", "acc_published", 1.0, 0.3, None, 240, 0)]
-    page = write_report(tmp_path, points() + theirs, MANIFEST).read_text(encoding="utf-8")
+    page = write_report(tmp_path, points() + theirs, MANIFEST, axes=AXES).read_text(
+        encoding="utf-8"
+    )
     (curve,) = data_of(page)["curves"]
     assert [p["value"] for p in curve["sampled"]] == [0.75, 0.5, 0.25]
     assert [(p["strength"], p["value"]) for p in curve["published"]] == [(1.0, 0.3)]
     assert "Diamonds are figures that others report" in page
-    assert "Diamonds" not in write_report(tmp_path, points(), MANIFEST).read_text()
+    assert "Diamonds" not in write_report(tmp_path, points(), MANIFEST, axes=AXES).read_text()
 
 
 BROWSER = next(
@@ -401,7 +427,7 @@ def test_in_a_browser_the_curves_are_drawn_and_hostile_text_is_only_read(tmp_pat
     hostile = HOSTILE.replace("\ud800", "")
     item = TextSample(0, hostile, "t", {0.0: hostile, 1.0: hostile}, {0.0: 0.0, 1.0: 1.0})
     some = points() + points(metric="acc_expected") + points(metric="<b>odd</b>")
-    path = write_report(tmp_path, some, MANIFEST, {"capitals": [item]})
+    path = write_report(tmp_path, some, MANIFEST, {"capitals": [item]}, axes=AXES)
     dom = see(path, tmp_path / "profile")
     assert "<title>Tiny-Llama: quality against strength</title>" in dom
     assert dom.count('data-drawn="yes"') == 2
@@ -415,7 +441,7 @@ def test_in_a_browser_the_curves_are_drawn_and_hostile_text_is_only_read(tmp_pat
 @needs_browser
 def test_in_a_browser_slider_chooser_and_sorting_work(tmp_path):
     texts = {"cities": [sample(7), sample(8, " Rome", target="Rome")]}
-    path = write_report(tmp_path, points("cities"), MANIFEST, texts)
+    path = write_report(tmp_path, points("cities"), MANIFEST, texts, axes=AXES)
     page = path.read_text(encoding="utf-8")
     # The page's own policy would refuse the script that plays the reader.
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
@@ -468,7 +494,7 @@ def test_in_a_browser_the_slider_changes_the_picture(tmp_path):
     # An answer alone, as of a classifier, stands where the picture would be.
     answer = image("dog.jpg", pictures={}, captions={1.0: "dog\ncat"}, scores={1.0: 1.0})
     images = {"capitals": [image(), answer]}
-    path = write_report(tmp_path, points(), MANIFEST, images=images)
+    path = write_report(tmp_path, points(), MANIFEST, images=images, axes=AXES)
     reader = """
       const find = (css) => document.querySelector(css);
       const slider = find("[data-images] input");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -18,7 +19,9 @@ import pytest
 
 from aim_plugins.core import files
 from aim_plugins.core.files import safe_name, seal, unseal
+from aim_plugins.core.strengths import Axis
 from aim_plugins.sweep import store as store_module
+from aim_plugins.sweep.cells import Cell
 from aim_plugins.sweep.manifest import redact
 from aim_plugins.sweep.store import (
     CorruptRecordWarning,
@@ -29,6 +32,8 @@ from aim_plugins.sweep.store import (
 )
 from aim_plugins.sweep.table import Row
 
+AXES = [Axis("std", "σ", "noise std", "logits", low=0.0)]
+LAMBDA = [Axis("strength", "λ", "transport strength")]
 ARGUMENTS = {"model": "tiny", "noise_std": [0.0, 0.5], "limit": None, "noise_seed": 0}
 
 
@@ -39,7 +44,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture
 def store(folder):
-    with SweepStore.open(folder, ARGUMENTS, versions={"torch": "2.14"}) as opened:
+    with SweepStore.open(folder, ARGUMENTS, versions={"torch": "2.14"}, axes=AXES) as opened:
         yield opened
 
 
@@ -48,7 +53,7 @@ def row(value=0.5, strength=0.5) -> Row:
 
 
 def finish_cell(store: SweepStore, value=0.5, strength=0.5) -> None:
-    with store.cell(strength, 0) as cell:
+    with store.cell(Cell(strength, 0)) as cell:
         (cell.folder / "results.json").write_text(f"{value}")
         cell.record([row(value, strength)], seed=3, metadata={"n": 10})
 
@@ -126,7 +131,7 @@ def test_resuming_does_not_touch_the_manifest(store, folder):
     manifest = json.loads(before)
     manifest["created"] = "2001-01-01T00:00:00+00:00"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with SweepStore.open(folder, ARGUMENTS, versions={"torch": "2.14"}) as again:
+    with SweepStore.open(folder, ARGUMENTS, versions={"torch": "2.14"}, axes=AXES) as again:
         assert again.resumed
         assert again.manifest["created"] == "2001-01-01T00:00:00+00:00"
     assert json.loads((folder / "manifest.json").read_text()) == manifest
@@ -134,7 +139,7 @@ def test_resuming_does_not_touch_the_manifest(store, folder):
 
 def test_tuples_and_lists_are_the_same_argument(store, folder):
     store.close()
-    SweepStore.open(folder, ARGUMENTS | {"noise_std": (0.0, 0.5)}).close()
+    SweepStore.open(folder, ARGUMENTS | {"noise_std": (0.0, 0.5)}, axes=AXES).close()
 
 
 def test_another_sweep_is_refused_naming_every_difference(store, folder):
@@ -142,7 +147,7 @@ def test_another_sweep_is_refused_naming_every_difference(store, folder):
     before = tree(folder)
     asked = {"model": "tiny", "noise_std": [0.0, 1.0], "limit": 5, "noise_seed": 0, "new": True}
     with pytest.raises(SweepMismatchError) as error:
-        SweepStore.open(folder, asked)
+        SweepStore.open(folder, asked, axes=AXES)
     message = str(error.value)
     assert "noise_std: [0.0, 0.5] there, [0.0, 1.0] now" in message
     assert "limit: null there, 5 now" in message
@@ -154,22 +159,22 @@ def test_another_sweep_is_refused_naming_every_difference(store, folder):
 def test_a_refused_folder_is_not_left_locked(store, folder):
     store.close()
     with pytest.raises(SweepMismatchError):
-        SweepStore.open(folder, {})
-    SweepStore.open(folder, ARGUMENTS).close()
+        SweepStore.open(folder, {}, axes=AXES)
+    SweepStore.open(folder, ARGUMENTS, axes=AXES).close()
 
 
 def test_a_folder_of_other_files_is_refused_and_left_alone(folder):
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
     with pytest.raises(SweepMismatchError, match="first: 'thesis.tex'"):
-        SweepStore.open(folder, ARGUMENTS)
+        SweepStore.open(folder, ARGUMENTS, axes=AXES)
     assert os.listdir(folder) == ["thesis.tex"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(folder):
     folder.write_text("")
     with pytest.raises(NotADirectoryError, match="is a file"):
-        SweepStore.open(folder, ARGUMENTS)
+        SweepStore.open(folder, ARGUMENTS, axes=AXES)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"created": ""}'])
@@ -177,7 +182,7 @@ def test_a_damaged_manifest_is_refused(store, folder, text):
     store.close()
     (folder / "manifest.json").write_text(text)
     with pytest.raises(SweepMismatchError, match="not a sweep's manifest"):
-        SweepStore.open(folder, ARGUMENTS)
+        SweepStore.open(folder, ARGUMENTS, axes=AXES)
 
 
 def test_a_manifest_of_another_format_is_refused(store, folder):
@@ -185,7 +190,7 @@ def test_a_manifest_of_another_format_is_refused(store, folder):
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
     with pytest.raises(SweepMismatchError, match="format 99"):
-        SweepStore.open(folder, ARGUMENTS)
+        SweepStore.open(folder, ARGUMENTS, axes=AXES)
 
 
 def test_fields_are_added_to_the_manifest_but_its_identity_stays(store, folder):
@@ -200,7 +205,7 @@ def test_fields_are_added_to_the_manifest_but_its_identity_stays(store, folder):
 def test_a_pinned_field_survives_resuming_and_refuses_another_value(store, folder):
     store.pin_manifest(model_fingerprint="aaa")
     store.close()
-    with SweepStore.open(folder, ARGUMENTS) as again:
+    with SweepStore.open(folder, ARGUMENTS, axes=AXES) as again:
         again.pin_manifest(model_fingerprint="aaa")
         with pytest.raises(SweepMismatchError, match='model_fingerprint: "aaa" there, "bbb" now'):
             again.pin_manifest(model_fingerprint="bbb")
@@ -210,7 +215,7 @@ def test_a_pinned_field_survives_resuming_and_refuses_another_value(store, folde
 def test_resuming_with_other_versions_warns_and_is_noted(store, folder):
     store.close()
     with pytest.warns(UserWarning, match="torch 2.14 -> 2.15"):
-        again = SweepStore.open(folder, ARGUMENTS, versions={"torch": "2.15"})
+        again = SweepStore.open(folder, ARGUMENTS, versions={"torch": "2.15"}, axes=AXES)
     with again:
         assert again.manifest["versions"] == {"torch": "2.14"}
         assert again.manifest["resumed_versions"] == {"torch": "2.15"}
@@ -256,11 +261,11 @@ def test_a_token_is_neither_written_nor_compared(folder):
     def arguments(token, **changed):
         return {"model_args": {"pretrained": "gpt2", "token": token}, **changed}
 
-    SweepStore.open(folder, arguments(SECRET)).close()
+    SweepStore.open(folder, arguments(SECRET), axes=AXES).close()
     assert SECRET not in (folder / "manifest.json").read_text()
     SweepStore.check(folder, arguments("hf_new"))
-    SweepStore.open(folder, arguments("hf_new")).close()
-    for judge in (SweepStore.check, SweepStore.open):
+    SweepStore.open(folder, arguments("hf_new"), axes=AXES).close()
+    for judge in (SweepStore.check, functools.partial(SweepStore.open, axes=AXES)):
         with pytest.raises(SweepMismatchError, match="limit"):
             judge(folder, arguments(SECRET, limit=3))
 
@@ -272,7 +277,7 @@ def test_batches_read_back_exactly_after_reopening(store, folder):
     payload = {"scores": [[0.1 + 0.2, -1e-320], [math.inf, 1 / 3]], "text": "</s> ✓"}
     store.write_batch("abc-1", payload)
     store.close()
-    with SweepStore.open(folder, ARGUMENTS) as again:
+    with SweepStore.open(folder, ARGUMENTS, axes=AXES) as again:
         assert again.read_batch("abc-1") == payload
         assert again.read_batch("abc-2") is None
 
@@ -326,34 +331,34 @@ def test_keys_that_are_no_file_names_are_refused(store, key):
 
 def test_a_finished_cell_reads_back(store, folder):
     finish_cell(store)
-    cell = store.read_cell(0.5, 0)
+    cell = store.read_cell(Cell(0.5, 0))
     assert cell.rows == (row(),)
-    assert (cell.strength, cell.draw, cell.seed, cell.metadata) == (0.5, 0, 3, {"n": 10})
+    assert (cell.cell, cell.seed, cell.metadata) == (Cell(0.5, 0), 3, {"n": 10})
     assert cell.folder == folder / "cells" / "std=0.5,draw=0"
     assert (cell.folder / "results.json").read_text() == "0.5"
-    assert store.read_cell(0.5, 1) is None
+    assert store.read_cell(Cell(0.5, 1)) is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_an_interrupted_cell_leaves_nothing(store, folder, error):
     before = tree(folder)
-    with pytest.raises(error), store.cell(0.5, 0) as cell:
+    with pytest.raises(error), store.cell(Cell(0.5, 0)) as cell:
         (cell.folder / "results.json").write_text("half")
         cell.record([row()], seed=0)
         raise error
     assert tree(folder) == before
-    assert store.read_cell(0.5, 0) is None
+    assert store.read_cell(Cell(0.5, 0)) is None
 
 
 def test_a_cell_without_results_is_refused(store):
-    with pytest.raises(RuntimeError, match="record"), store.cell(0.5, 0):
+    with pytest.raises(RuntimeError, match="record"), store.cell(Cell(0.5, 0)):
         pass
-    assert store.read_cell(0.5, 0) is None
+    assert store.read_cell(Cell(0.5, 0)) is None
 
 
 def test_a_row_of_another_strength_is_refused(store):
     complaint = "strength=1.0, but the cell has 0.5"
-    with pytest.raises(ValueError, match=complaint), store.cell(0.5, 0) as cell:
+    with pytest.raises(ValueError, match=complaint), store.cell(Cell(0.5, 0)) as cell:
         cell.record([row(strength=1.0)], seed=0)
 
 
@@ -367,7 +372,7 @@ def test_a_full_disk_loses_only_the_cell_being_written(store, folder, monkeypatc
     assert error.value.errno == errno.ENOSPC
     assert tree(folder) == before
     finish_cell(store)
-    assert store.read_cell(0.5, 0) is not None
+    assert store.read_cell(Cell(0.5, 0)) is not None
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -375,9 +380,9 @@ def test_a_damaged_cell_is_named_computed_again_and_replaced(store, folder, how)
     finish_cell(store)
     damage(folder / "cells" / "std=0.5,draw=0" / "cell.json", how)
     with pytest.warns(CorruptRecordWarning, match=r"std=0\.5,draw=0 is damaged"):
-        assert store.read_cell(0.5, 0) is None
+        assert store.read_cell(Cell(0.5, 0)) is None
     finish_cell(store, value=0.75)
-    assert store.read_cell(0.5, 0).rows == (row(0.75),)
+    assert store.read_cell(Cell(0.5, 0)).rows == (row(0.75),)
 
 
 @pytest.mark.parametrize("loss", ["changed", "removed"])
@@ -386,7 +391,7 @@ def test_a_cell_whose_harness_files_were_changed_is_damaged(store, folder, loss)
     path = folder / "cells" / "std=0.5,draw=0" / "results.json"
     path.write_text("0.9") if loss == "changed" else path.unlink()
     with pytest.warns(CorruptRecordWarning, match="results.json"):
-        assert store.read_cell(0.5, 0) is None
+        assert store.read_cell(Cell(0.5, 0)) is None
 
 
 def test_a_cells_files_are_hashed_once_until_they_change(store, monkeypatch):
@@ -399,14 +404,14 @@ def test_a_cells_files_are_hashed_once_until_they_change(store, monkeypatch):
 
     monkeypatch.setattr(store_module, "sha256_of", counted)
     for _ in range(3):
-        assert store.read_cell(0.5, 0) is not None
+        assert store.read_cell(Cell(0.5, 0)) is not None
     assert hashed == ["results.json"]
     finish_cell(store, value=0.75)
     hashed.clear()
-    assert store.read_cell(0.5, 0).rows == (row(0.75),)
-    (store.cell_folder(0.5, 0) / "results.json").write_text("0.9 and more")
+    assert store.read_cell(Cell(0.5, 0)).rows == (row(0.75),)
+    (store.cell_folder(Cell(0.5, 0)) / "results.json").write_text("0.9 and more")
     with pytest.warns(CorruptRecordWarning, match=r"results\.json was changed"):
-        assert store.read_cell(0.5, 0) is None
+        assert store.read_cell(Cell(0.5, 0)) is None
     assert hashed == ["results.json", "results.json"]
 
 
@@ -420,42 +425,50 @@ def test_a_cell_moved_to_another_place_is_not_believed(store, folder):
     finish_cell(store)
     (folder / "cells" / "std=0.5,draw=0").rename(folder / "cells" / "std=0.5,draw=1")
     with pytest.warns(CorruptRecordWarning, match="another cell"):
-        assert store.read_cell(0.5, 1) is None
+        assert store.read_cell(Cell(0.5, 1)) is None
 
 
 def test_equal_strengths_share_a_cell_however_they_are_written(store):
-    assert store.cell_folder(1, 0) == store.cell_folder(1.0, 0)
-    assert store.cell_folder(-0.0, 0) == store.cell_folder(0, 0)
-    assert store.cell_folder(0.1, 0) != store.cell_folder(0.1 + 1e-16, 0)
+    assert store.cell_folder(Cell(1, 0)) == store.cell_folder(Cell(1.0, 0))
+    assert store.cell_folder(Cell(-0.0, 0)) == store.cell_folder(Cell(0, 0))
+    assert store.cell_folder(Cell(0.1, 0)) != store.cell_folder(Cell(0.1 + 1e-16, 0))
 
 
 @pytest.mark.parametrize(("strength", "draw"), [(-1.0, 0), (math.nan, 0), (0.5, -1), (0.5, "../x")])
 def test_impossible_cells_are_refused(store, strength, draw):
     with pytest.raises(ValueError, match="="):
-        store.cell_folder(strength, draw)
+        store.cell_folder(Cell(strength, draw))
 
 
 def test_cells_are_named_by_the_strength_that_varies_and_may_then_be_negative(folder):
-    with SweepStore.open(folder, ARGUMENTS, strength_name="strength") as store:
+    with SweepStore.open(folder, ARGUMENTS, axes=LAMBDA) as store:
         finish_cell(store, 0.25, strength=-0.5)
     assert [path.name for path in (folder / "cells").iterdir()] == ["strength=-0.5,draw=0"]
-    assert SweepStore.join(folder).read_cell(-0.5, 0).rows == (row(0.25, -0.5),)
-    with SweepStore.open(folder, ARGUMENTS, strength_name="strength") as again:
+    assert SweepStore.join(folder).read_cell(Cell(-0.5, 0)).rows == (row(0.25, -0.5),)
+    with SweepStore.open(folder, ARGUMENTS, axes=LAMBDA) as again:
         assert again.resumed
-        assert again.read_cell(-0.5, 0).strength == -0.5
+        assert again.read_cell(Cell(-0.5, 0)).cell.strength == -0.5
 
 
 def test_a_folder_of_another_strength_is_refused(store, folder):
     store.close()
-    with pytest.raises(SweepMismatchError, match='strength_name: "std" there, "strength" now'):
-        SweepStore.open(folder, ARGUMENTS, strength_name="strength")
+    with pytest.raises(SweepMismatchError, match=r'axes: \["std"\] there, \["strength"\] now'):
+        SweepStore.open(folder, ARGUMENTS, axes=LAMBDA)
 
 
 @pytest.mark.parametrize("name", ["", "../std", "a b", "std=1"])
-def test_a_strength_is_named_by_a_word(folder, name):
-    with pytest.raises(ValueError, match="strength_name="):
-        SweepStore.open(folder, ARGUMENTS, strength_name=name)
-    assert not folder.exists()
+def test_a_strength_is_named_by_a_word(name):
+    with pytest.raises(ValueError, match="name="):
+        Axis(name, "s", "strength")
+
+
+def test_cells_of_a_grid_are_named_by_both_strengths(folder):
+    with SweepStore.open(folder, ARGUMENTS, axes=AXES + LAMBDA) as store:
+        with store.cell(Cell(0.5, 1, -2.0)) as cell:
+            cell.record([Row("task", "acc", 0.5, 1, 0.25, None, 10, -2.0)], seed=3)
+        assert store.read_cell(Cell(0.5, 1, -1.0)) is None
+        assert store.read_cell(Cell(0.5, 1, -2.0)).rows[0].second_strength == -2.0
+    assert [path.name for path in (folder / "cells").iterdir()] == ["std=0.5,strength=-2,draw=1"]
 
 
 # Several processes, and their end
@@ -472,10 +485,13 @@ def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 OPEN = f"""
 import os, signal, sys
+from aim_plugins.core import files
+from aim_plugins.core.strengths import Axis
+from aim_plugins.sweep.cells import Cell
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.table import Row
-from aim_plugins.sweep import files
-store = SweepStore.open(sys.argv[1], {ARGUMENTS!r})
+AXES = [Axis("std", "σ", "noise std", "logits", low=0.0)]
+store = SweepStore.open(sys.argv[1], {ARGUMENTS!r}, axes=AXES)
 row = Row("task", "acc", 0.5, 0, 0.5, 0.1, 10)
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -487,16 +503,16 @@ def test_two_processes_cannot_write_one_folder(folder):
     try:
         assert process.stdout.readline() == "open\n"
         with pytest.raises(SweepLockedError, match="being written by another process"):
-            SweepStore.open(folder, ARGUMENTS)
+            SweepStore.open(folder, ARGUMENTS, axes=AXES)
     finally:
         process.kill()
         process.communicate()
-    SweepStore.open(folder, ARGUMENTS).close()  # the killed process left no lock
+    SweepStore.open(folder, ARGUMENTS, axes=AXES).close()  # the killed process left no lock
 
 
 def test_one_process_cannot_open_a_folder_twice(store, folder):
     with pytest.raises(SweepLockedError):
-        SweepStore.open(folder, ARGUMENTS)
+        SweepStore.open(folder, ARGUMENTS, axes=AXES)
 
 
 KILLED_IN = {
@@ -512,13 +528,13 @@ store.write_batch("one", {"score": 0.9})
 """,
     "a cell, by the harness": """
 store.write_batch("one", {"score": 0.5})
-with store.cell(0.5, 0) as cell:
+with store.cell(Cell(0.5, 0)) as cell:
     (cell.folder / "results.json").write_text("half")
     die()
 """,
     "a cell, before its rename": """
 store.write_batch("one", {"score": 0.5})
-with store.cell(0.5, 0) as cell:
+with store.cell(Cell(0.5, 0)) as cell:
     (cell.folder / "results.json").write_text("0.5")
     cell.record([row], seed=3, metadata={"n": 10})
     real = os.replace
@@ -541,13 +557,13 @@ def test_a_killed_sweep_resumes_to_the_files_of_an_unbroken_one(folder, tmp_path
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with SweepStore.open(folder, ARGUMENTS) as resumed:
+        with SweepStore.open(folder, ARGUMENTS, axes=AXES) as resumed:
             assert resumed.resumed
             assert resumed.read_batch("one") == {"score": 0.5}
             assert resumed.read_batch("two") is None
-            assert resumed.read_cell(0.5, 0) is None
+            assert resumed.read_cell(Cell(0.5, 0)) is None
             finish_cell(resumed)
-    with SweepStore.open(tmp_path / "unbroken", ARGUMENTS) as unbroken:
+    with SweepStore.open(tmp_path / "unbroken", ARGUMENTS, axes=AXES) as unbroken:
         unbroken.write_batch("one", {"score": 0.5})
         finish_cell(unbroken)
 
@@ -563,16 +579,16 @@ def test_a_killed_sweep_resumes_to_the_files_of_an_unbroken_one(folder, tmp_path
 def test_a_kill_before_the_first_manifest_leaves_a_usable_folder(folder):
     code = (
         "import os, signal, sys\n"
-        "from aim_plugins.sweep import files\n"
+        "from aim_plugins.core import files\n"
         "from aim_plugins.sweep.store import SweepStore\n"
         "files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "SweepStore.open(sys.argv[1], {})\n"
+        "SweepStore.open(sys.argv[1], {}, axes=())\n"
     )
     process = run_python(code, str(folder))
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert os.listdir(folder) != []
-    with SweepStore.open(folder, ARGUMENTS) as store:
+    with SweepStore.open(folder, ARGUMENTS, axes=AXES) as store:
         assert not store.resumed
     assert sorted(tree(folder)) == ["manifest.json"]
 
@@ -606,4 +622,4 @@ def test_a_further_process_shares_the_batches_without_taking_the_lock(store, fol
         joined.write_batch("rank1", {"score": 0.25})
     assert store.read_batch("rank1") == {"score": 0.25}
     with pytest.raises(SweepLockedError):
-        SweepStore.open(folder, ARGUMENTS)
+        SweepStore.open(folder, ARGUMENTS, axes=AXES)

@@ -1,0 +1,113 @@
+"""The front of a sweep's folder: table, printed table, pictures, report, and trackers.
+
+OUTPUT/
+  sweep.csv      every value, by strength and draw
+  curves/        a picture for each curve, or a heat map for each metric of two strengths
+  report.html    all of it on one page
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.core.files import write_atomic
+from aim_plugins.core.strengths import Axis
+from aim_plugins.sweep.heat_maps import plot_grids
+from aim_plugins.sweep.plots import plot_curves
+from aim_plugins.sweep.printed import format_points
+from aim_plugins.sweep.report import ImageSample, TextSample, write_report
+from aim_plugins.sweep.table import Point, Row, pool_draws, write_table
+from aim_plugins.sweep.trackers import Trackers
+
+TABLE, CURVES = "sweep.csv", "curves"
+
+
+@dataclass(frozen=True)
+class Front:
+    """What a finished sweep has to show.
+
+    Attributes:
+        rows: Everything measured.
+        axes: The strengths, one or two.
+        chance: Value of a metric that guessing reaches, by task and metric.
+        texts: What the model wrote, by task.
+        images: What it made of images, by task.
+        files: Further files, their content by name.
+        pictures: Further pictures: the content of files by name, in `curves`.
+        drawn: Points that become pictures; None are all, and an empty list draws nothing.
+        printed: Points that the terminal shows; None are all.
+    """
+
+    rows: Sequence[Row]
+    axes: Sequence[Axis]
+    chance: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    texts: Mapping[str, Sequence[TextSample]] = field(default_factory=dict)
+    images: Mapping[str, Sequence[ImageSample]] = field(default_factory=dict)
+    files: Mapping[str, str | bytes] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    drawn: Sequence[Point] | None = None
+    printed: Sequence[Point] | None = None
+
+
+def publish(
+    folder: Path, front: Front, manifest: Mapping[str, Any], trackers: Trackers | None = None
+) -> Path:
+    """Writes a sweep's front and says where it lies.
+
+    Pictures of curves that are no longer there are removed.
+
+    Args:
+        folder: The sweep's folder.
+        front: What to show.
+        manifest: The sweep's manifest, for the report.
+        trackers: Where to log the curves besides.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        ValueError: If nothing was measured.
+        OSError: If a file cannot be written.
+    """
+    points = pool_draws(front.rows)
+    drawn = points if front.drawn is None else front.drawn
+    places = {"table": write_table(folder / TABLE, front.rows)}
+    for name, content in front.files.items():
+        places[Path(name).stem] = write_atomic(folder / name, content)
+    if pictures := _draw(folder / CURVES, drawn, front):
+        places["pictures"] = pictures
+    report = write_report(
+        folder,
+        points,
+        manifest,
+        front.texts,
+        axes=front.axes,
+        images=front.images,
+        chance=front.chance,
+    )
+    if trackers is not None:
+        trackers.log(points, run_name=folder.resolve().name)
+    print(format_points(points if front.printed is None else front.printed, front.axes))
+    print()
+    places["report"] = report
+    width = max(map(len, [*places, "pictures"])) + 1
+    for name, place in places.items():
+        print(f"{name + ':':<{width}} {place}")
+    return report
+
+
+def _draw(folder: Path, points: Sequence[Point], front: Front) -> Path | None:
+    if not points:
+        return None
+    if len(front.axes) == 2:
+        written = plot_grids(points, folder, axes=(front.axes[0], front.axes[1]))
+    else:
+        written = plot_curves(points, folder, axis=front.axes[0], chance=front.chance)
+    written += [write_atomic(folder / name, content) for name, content in front.pictures.items()]
+    for picture in set(folder.iterdir()) - set(written):
+        if picture.suffix in (".png", ".svg"):  # of a task that is no longer there
+            picture.unlink()
+    return folder
