@@ -137,7 +137,7 @@ setup(
         "vllm.general_plugins": ["aim_plugins = aim_plugins.engines.vllm.plugin:register"],
         "lm_eval.models": [
             "act_hf = aim_plugins.harnesses.lm_eval:ActHFLM",
-            "act_vllm = aim_plugins.harnesses.lm_eval.vllm_transport:ActVLLM",
+            "act_vllm = aim_plugins.harnesses.lm_eval.vllm:ActVLLM",
             "aim_hf = aim_plugins.harnesses.lm_eval:AimHFLM",
             "aim_vllm = aim_plugins.harnesses.lm_eval.vllm:AimVLLM",
         ],

@@ -14,6 +14,7 @@ two processes that ask at once do the work once.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +260,14 @@ def _remove_leftovers(cache: Path, folder: Path) -> None:
 
 def _say(message: str) -> None:
     print(f"aim-plugins: {message}", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the folder of the demo model: the command `aim-plugins demo-model`."""
+    parser = argparse.ArgumentParser(
+        prog="aim-plugins demo-model",
+        description="Prints the folder of SmolLM2-135M-Instruct, fetching it once.",
+    )
+    parser.parse_args(arguments)
+    print(demo_model_folder())
+    return 0

@@ -79,7 +79,7 @@ def test_ctrl_c_says_that_finished_work_is_kept(capsys):
 
 def test_lm_eval_itself_fails_as_it_always_does(monkeypatch):
     fail = raising(ValueError("of lm_eval"), "lm_eval.config")
-    monkeypatch.setattr(cli, "_lm_eval", lambda arguments: fail())
+    monkeypatch.setattr("aim_plugins.harnesses.lm_eval.command.lm_eval", lambda rest: fail())
     with pytest.raises(ValueError, match="of lm_eval"):
         cli.main(["lm-eval", "run"])
 
@@ -97,7 +97,7 @@ def test_transport_hands_everything_behind_it_to_its_own_command(monkeypatch):
     monkeypatch.setattr(module, "main", lambda arguments: received.append(arguments) or 3, False)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     assert cli.main(["transport", "generate", "DIR", "--strength", "-1:1:0.5", "--help"]) == 3
-    assert received == [["generate", "DIR", "--strength=-1:1:0.5", "--help"]]
+    assert received == [["generate", "DIR", "--strength", "-1:1:0.5", "--help"]]
 
 
 def test_a_failure_of_a_transport_command_is_one_line(monkeypatch, capsys):
@@ -110,8 +110,7 @@ def test_a_failure_of_a_transport_command_is_one_line(monkeypatch, capsys):
 
 
 def test_every_command_is_listed(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
+    assert cli.main(["--help"]) == 0
     words = capsys.readouterr().out.split()
     assert {"demo-model", "lm-eval", "sweep", "transport"} <= set(words)
 
@@ -125,22 +124,34 @@ def test_a_strength_may_be_negative_as_a_word_of_its_own(monkeypatch, tmp_path):
     )
     words = ["sweep", "lm-eval", "--strength", "-1:1:0.5", "--output", str(tmp_path)]
     assert cli.main(words) == 0
-    assert (received["strength"], received["noise_std"]) == ("-1:1:0.5", None)
+    assert received["modulation"] == {"strength": "-1:1:0.5"}
 
 
-def test_a_sweep_in_which_nothing_or_too_much_varies_is_refused_at_once(tmp_path):
-    words = ["sweep", "lm-eval", "--output", str(tmp_path / "run")]
+def test_a_mistyped_grid_is_refused_at_once(tmp_path):
+    words = ["sweep", "lm-eval", "--output", str(tmp_path / "run"), "--noise-std", "0:much:1"]
     code = (
         "import sys; from aim_plugins.cli import main\n"
         f"assert main({words!r}) == 2\n"
-        f"assert main({[*words, '--strength', '1', '--noise-std', '1']!r}) == 2\n"
         "print(sorted({'torch', 'lm_eval'} & {*sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
-    nothing, both = done.stderr.splitlines()
-    assert "neither --noise-std nor --strength is given" in nothing
-    assert "are both given" in both
+    assert "'much' is not a number" in done.stderr
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys):
+    assert cli.main(["transprot", "fit"]) == 2
+    assert "did you mean 'transport'" in capsys.readouterr().err
+    assert cli.main(["sweep"]) == 2
+    assert "sweep opencompass" in capsys.readouterr().err
+
+
+def test_every_kind_of_change_has_its_options(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["sweep", "lm-eval", "--help"])
+    words = capsys.readouterr().out.split()
+    assert {"--noise-std", "--noise-mean", "--noise-seed", "--draws"} <= set(words)
+    assert {"--strength", "--transport", "--force-transport"} <= set(words)
 
 
 def test_a_module_started_by_name_words_its_own_errors(tmp_path):

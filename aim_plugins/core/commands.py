@@ -1,13 +1,17 @@
-"""What the commands of both packages share: how they fail, and how they read negative numbers."""
+"""What the commands of both packages share: their systems, how they fail, negative numbers."""
 
 from __future__ import annotations
 
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 
-from aim_plugins.core.errors import ForeseenFailure
+from aim_plugins.core.errors import ForeseenFailure, did_you_mean
 
 _FAILURE = 1
 _BAD_INPUT = 2
@@ -25,6 +29,71 @@ _WORDED_FOR_USERS = (
 """Modules whose errors name the mend; the same error of another module may be anything."""
 
 _NEGATIVE_NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of a command line.
+
+    Attributes:
+        words: The words that call it, such as "sweep lm-eval".
+        summary: What it is for, in a line.
+        target: "module:function" that takes the words behind, and returns the exit status.
+        needs: Extras of this package by the module that they install.
+        guarded: Whether foreseen failures become one line; a command of others fails as it does.
+    """
+
+    words: str
+    summary: str
+    target: str
+    needs: Mapping[str, str] = field(default_factory=dict)
+    guarded: bool = True
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Runs it.
+
+        Raises:
+            ImportError: If a package is missing, with the command that installs it.
+        """
+        for module, extra in self.needs.items():
+            if find_spec(module) is None:
+                raise ImportError(f"{module} is not installed: pip install 'aim-plugins[{extra}]'")
+        name, _, function = self.target.partition(":")
+        return getattr(import_module(name), function)(arguments)
+
+
+def run_system(
+    program: str, about: str, systems: Sequence[System], arguments: Sequence[str]
+) -> int:
+    """Runs the system that a command line names, or lists them.
+
+    Args:
+        program: Name of the command.
+        about: What it is for.
+        systems: Its systems.
+        arguments: The words behind the command.
+
+    Returns:
+        The exit status.
+    """
+    for system in systems:
+        words = system.words.split()
+        if list(arguments[: len(words)]) == words:
+            run = partial(system.run, list(arguments[len(words) :]))
+            return guarded(run) if system.guarded else run()
+    asked = [word for word in arguments if not word.startswith("-")]
+    below = [one for one in systems if one.words.split()[: len(asked)] == asked]
+    width = max(len(system.words) for system in systems)
+    lines = [f"  {system.words:{width}}  {system.summary}" for system in below or systems]
+    usage = f"usage: {program} COMMAND ...\n\n{about}\n\ncommands:\n" + "\n".join(lines)
+    if {"-h", "--help"} & set(arguments) and below:
+        print(f"{usage}\n\n{program} COMMAND --help says more of one.")
+        return 0
+    print(usage, file=sys.stderr)
+    if not below:
+        hint = did_you_mean(" ".join(asked), [system.words for system in systems])
+        print(f"error: {' '.join(asked)!r} is no command: {hint}", file=sys.stderr)
+    return _BAD_INPUT
 
 
 def guarded(run: Callable[[], int]) -> int:

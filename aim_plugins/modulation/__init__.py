@@ -18,10 +18,11 @@ if TYPE_CHECKING:
         read_columns,
         register,
     )
-    from aim_plugins.modulation.gaussian import GaussianNoise, add_noise
+    from aim_plugins.modulation.gaussian import GaussianNoise
     from aim_plugins.modulation.logits import (
         GaussianNoiseLogitsProcessor,
         HalfNormalFocusProcessor,
+        add_noise,
     )
     from aim_plugins.modulation.noise import (
         NOISE_VERSION,

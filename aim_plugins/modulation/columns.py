@@ -294,8 +294,9 @@ class Column:
             return changes[0].argmax_law(logits)
         if changes:
             return None
-        best = logits == logits.amax(dim=1, keepdim=True)
-        return best / best.sum(dim=1, keepdim=True)
+        from aim_plugins.modulation.ordering import argmax_probabilities
+
+        return argmax_probabilities(logits, 0.0)
 
     def strength_of(self, kind: type[Change]) -> float:
         """Its strength of a kind."""
@@ -379,6 +380,32 @@ def swept_kinds(columns: Sequence[Column], named: Iterable[str] = ()) -> tuple[t
         or next(iter(kind.arguments)) in named
     ]
     return tuple(varying or present[-1:])
+
+
+def describe_columns(columns: Sequence[Column]) -> dict[str, Any]:
+    """What determines the columns of a table, as arguments and for manifests.
+
+    Returns:
+        The strengths of each kind by their argument, the seed of the first draw, the number of
+        draws, and as `changes` what else tells each kind from others, such as the fingerprint of
+        maps: a folder's name may agree while the maps in it were fitted anew.
+    """
+    described: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
+    for index, first in enumerate(columns[0].changes):
+        own = [column.changes[index] for column in columns]
+        for name, value in first.settings.items():
+            values = list(dict.fromkeys(change.settings[name] for change in own))
+            described[name] = values if name == next(iter(first.arguments)) else value
+        identities = [change.identity for change in own]
+        changes[first.name] = {
+            name: value
+            for name, value in identities[0].items()
+            if name not in ("kind", "seed", first.axis.name)
+            and all(identity[name] == value for identity in identities)
+        }
+    seeds = list(dict.fromkeys(column.seed for column in columns))
+    return {**described, SEED: seeds[0], DRAWS: len(seeds), "changes": changes}
 
 
 def by_forward(columns: Sequence[Column]) -> dict[tuple[Change, ...], list[int]]:

@@ -10,19 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int, Int64
-from torch import Tensor
-
 from aim_plugins.core.strengths import Axis
 from aim_plugins.modulation.columns import Change, Scratch
-from aim_plugins.modulation.noise import NOISE_VERSION, standard_normal
-from aim_plugins.modulation.ordering import argmax_probabilities
 
 
 @dataclass(frozen=True)
 class GaussianNoise(Change):
     """Keyed Gaussian noise on the logits.
+
+    The module is read wherever arguments are, so torch is imported only where noise is added.
 
     Attributes:
         std: Standard deviation in logit units (nats); 0 leaves the logits as they are.
@@ -65,6 +61,8 @@ class GaussianNoise(Change):
 
     @property
     def identity(self) -> dict[str, Any]:
+        from aim_plugins.modulation.noise import NOISE_VERSION
+
         return {**super().identity, "version": NOISE_VERSION}
 
     @property
@@ -75,9 +73,11 @@ class GaussianNoise(Change):
     def request(self) -> dict[str, Any]:
         return {"aim_std": self.std, "aim_mean": self.mean, "aim_seed": self.seed}
 
-    def modulate(
-        self, logits: Float[Tensor, "rows vocab"], keys: Int64[Tensor, " rows"], scratch: Scratch
-    ) -> Float[Tensor, "rows vocab"]:
+    def modulate(self, logits: Any, keys: Any, scratch: Scratch) -> Any:
+        import torch
+
+        from aim_plugins.modulation.noise import standard_normal
+
         noise = scratch.draw(
             self.name,
             self.seed,
@@ -89,71 +89,24 @@ class GaussianNoise(Change):
     @classmethod
     def modulate_rows(
         cls,
-        logits: Float[Tensor, "rows vocab"],
-        keys: Int64[Tensor, " rows"],
+        logits: Any,
+        keys: Any,
         changes: Sequence[GaussianNoise],
         *,
         compiled: bool | None = None,
-    ) -> Float[Tensor, "rows vocab"]:
-        def column(values: list[Any]) -> Tensor:
-            return torch.tensor(values, device=logits.device)
+    ) -> Any:
+        from aim_plugins.modulation.logits import noisy_rows
 
-        stds, seeds = [one.std for one in changes], [one.seed for one in changes]
-        means = [one.mean for one in changes]
-        mean = column(means) if any(means) else 0.0
-        return _noisy(logits, keys, column(stds), mean, column(seeds), compiled=compiled)
+        return noisy_rows(
+            logits,
+            keys,
+            [change.std for change in changes],
+            [change.mean for change in changes],
+            [change.seed for change in changes],
+            compiled=compiled,
+        )
 
-    def argmax_law(
-        self, logits: Float[Tensor, "documents classes"]
-    ) -> Float[Tensor, "documents classes"]:
+    def argmax_law(self, logits: Any) -> Any:
+        from aim_plugins.modulation.ordering import argmax_probabilities
+
         return argmax_probabilities(logits, self.std)
-
-
-def add_noise(
-    logits: Float[Tensor, "rows vocab"],
-    keys: Int64[Tensor, " rows"],
-    std: Float[Tensor, " rows"],
-    mean: float = 0.0,
-    seed: int | Int[Tensor, " rows"] = 0,
-) -> Float[Tensor, "rows vocab"]:
-    """Adds keyed Gaussian noise: logits + mean + std·z(seed, key, token id).
-
-    Args:
-        logits: Clean logits.
-        keys: Key of the prefix each row continues.
-        std: Noise standard deviation of each row, in logit units; a row of std 0 is returned
-            bit for bit, also where `mean` is not 0.
-        mean: Noise mean, in logit units. It shifts a row's logits alike: it changes no
-            probability unless another processor looks at the logits' absolute values.
-        seed: Seed of the draw; one for all rows or one per row.
-
-    Returns:
-        New logits in the dtype of `logits`, computed in float32 or wider.
-
-    Raises:
-        ValueError: `seed` has another number of rows than `keys`.
-    """
-    noisy = _noisy(logits, keys, std, mean, seed)
-    return torch.where(std.to(logits.device)[:, None] > 0, noisy, logits)
-
-
-def _noisy(
-    logits: Tensor,
-    keys: Tensor,
-    std: Tensor,
-    mean: float | Tensor,
-    seed: int | Tensor,
-    *,
-    compiled: bool | None = None,
-) -> Tensor:
-    noise = standard_normal(
-        keys, logits.shape[1], seed=seed, device=logits.device, compiled=compiled
-    )
-    noise.mul_(std.to(noise)[:, None])
-    if isinstance(mean, Tensor):
-        noise.add_(mean.to(noise)[:, None])
-    elif mean:
-        noise.add_(mean)
-    # A float64 row keeps its precision; half precision is widened by the addition.
-    total = noise.add(logits) if logits.dtype == torch.float64 else noise.add_(logits)
-    return total.to(logits.dtype)

@@ -19,18 +19,75 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from transformers import LogitsProcessor
 
 from aim_plugins.core.strengths import validate_strength
 from aim_plugins.modulation.columns import Change
 from aim_plugins.modulation.gaussian import GaussianNoise
-from aim_plugins.modulation.noise import sequence_keys, standard_normal_at
+from aim_plugins.modulation.noise import sequence_keys, standard_normal, standard_normal_at
 
 Std = float | Sequence[float] | Float[Tensor, "..."]
 Seed = int | Sequence[int] | Int[Tensor, "..."]
 PromptMask = Bool[Tensor, "prompts positions"] | Int[Tensor, "prompts positions"]
+
+
+def add_noise(
+    logits: Float[Tensor, "rows vocab"],
+    keys: Int64[Tensor, " rows"],
+    std: Float[Tensor, " rows"],
+    mean: float = 0.0,
+    seed: int | Int[Tensor, " rows"] = 0,
+) -> Float[Tensor, "rows vocab"]:
+    """Adds keyed Gaussian noise: logits + mean + std·z(seed, key, token id).
+
+    Args:
+        logits: Clean logits.
+        keys: Key of the prefix each row continues.
+        std: Noise standard deviation of each row, in logit units; a row of std 0 is returned
+            bit for bit, also where `mean` is not 0.
+        mean: Noise mean, in logit units. It shifts a row's logits alike: it changes no
+            probability unless another processor looks at the logits' absolute values.
+        seed: Seed of the draw; one for all rows or one per row.
+
+    Returns:
+        New logits in the dtype of `logits`, computed in float32 or wider.
+
+    Raises:
+        ValueError: `seed` has another number of rows than `keys`.
+    """
+    seeds = seed.tolist() if isinstance(seed, Tensor) else [seed] * len(keys)
+    noisy = noisy_rows(logits, keys, std.tolist(), [mean] * len(keys), seeds)
+    return torch.where(std.to(logits.device)[:, None] > 0, noisy, logits)
+
+
+def noisy_rows(
+    logits: Float[Tensor, "rows vocab"],
+    keys: Int64[Tensor, " rows"],
+    stds: Sequence[float],
+    means: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    compiled: bool | None = None,
+) -> Float[Tensor, "rows vocab"]:
+    """Adds keyed Gaussian noise to every row, as `add_noise` does where no std is 0."""
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=logits.device)[:, None]
+
+    noise = standard_normal(
+        keys,
+        logits.shape[1],
+        seed=torch.tensor(seeds, device=logits.device),
+        device=logits.device,
+        compiled=compiled,
+    ).mul_(column(stds))
+    if any(means):
+        noise.add_(column(means))
+    # A float64 row keeps its precision; half precision is widened by the addition.
+    total = noise.add(logits) if logits.dtype == torch.float64 else noise.add_(logits)
+    return total.to(logits.dtype)
 
 
 class KeyedLogitsProcessor(LogitsProcessor):

@@ -29,6 +29,12 @@ class Cell:
     draw: int = 0
     second_strength: float | None = None
 
+    @classmethod
+    def at(cls, strengths: Sequence[float], draw: int = 0) -> Cell:
+        """The cell of a strength along each axis."""
+        first, *second = strengths
+        return cls(first, draw, *second)
+
     @property
     def strengths(self) -> tuple[float, ...]:
         """Its strength along each axis."""
@@ -45,8 +51,7 @@ class Cell:
         if isinstance(draw, bool) or not isinstance(draw, int) or draw < 0:
             raise ValueError(f"draw={draw!r} is no draw: give an integer from 0 upwards")
         pairs = zip(axes, self.strengths, strict=True)
-        first, *rest = (axis.check(strength) for axis, strength in pairs)
-        return Cell(first, draw, *rest)
+        return Cell.at([axis.check(strength) for axis, strength in pairs], draw)
 
     def name(self, axes: Sequence[Axis]) -> str:
         """The name of its folder."""

@@ -23,9 +23,9 @@ class Estimate:
     stderr: float | None
     n: int
 
-    def row(self, task: str, metric: str, strength: float) -> Row:
+    def row(self, task: str, metric: str, strength: float, second: float | None = None) -> Row:
         """The estimate as a line of the sweep's table."""
-        return Row(task, metric, strength, None, self.value, self.stderr, self.n)
+        return Row(task, metric, strength, None, self.value, self.stderr, self.n, second)
 
 
 def mean(values: Sequence[float]) -> Estimate:

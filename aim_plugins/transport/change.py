@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aim_plugins.core.strengths import Axis
-from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.columns import Change
-from aim_plugins.transport.artifact import LearnedTransport
+
+if TYPE_CHECKING:
+    from aim_plugins.modulation.activations import ActivationMaps
+    from aim_plugins.transport.artifact import LearnedTransport
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,9 @@ class Transport(Change):
                 f"{asked} has no transport: name the folder that `aim-plugins transport fit` "
                 "wrote, as in transport=DIR"
             )
+        from aim_plugins.modulation.activations import ActivationMaps
+        from aim_plugins.transport.artifact import LearnedTransport
+
         if isinstance(named, ActivationMaps):
             return tuple(cls(one, named.fingerprint, named, force=force) for one in strengths)
         learned, folder = (
@@ -141,6 +146,8 @@ def read_transport(named: object) -> tuple[LearnedTransport, str]:
 
 @lru_cache(maxsize=64)
 def _read(folder: Path, _states: tuple[tuple[str, int, int], ...]) -> LearnedTransport:
+    from aim_plugins.transport.artifact import LearnedTransport
+
     return LearnedTransport.load(folder)
 
 

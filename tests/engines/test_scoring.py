@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from aim_plugins.engines import scoring
-from aim_plugins.modulation import gaussian
+from aim_plugins.modulation import noise
 from aim_plugins.modulation.columns import Column, columns_of
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
@@ -40,7 +40,7 @@ def drawn(monkeypatch):
         blocks.append(keys.tolist())
         return standard_normal(keys, *arguments, **options)
 
-    monkeypatch.setattr(gaussian, "standard_normal", record)
+    monkeypatch.setattr(noise, "standard_normal", record)
     return blocks
 
 

@@ -18,8 +18,8 @@ from lm_eval.tasks import TaskManager
 
 from aim_plugins.cli import main
 from aim_plugins.harnesses.lm_eval import ActHFLM
-from aim_plugins.sweep.plots import TRANSPORT_LABEL
 from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.change import Transport
 
 GRID, STRENGTHS = "-0.5:1:0.5", (-0.5, 0.0, 0.5, 1.0)
 TASKS = "tiny_choice,tiny_generation"
@@ -83,8 +83,8 @@ def test_every_cell_is_named_by_its_strength_and_equals_a_single_run(
     for strength in STRENGTHS:
         model = ActHFLM(
             str(tiny_checkpoint),
-            str(transport),
-            strength,
+            transport=str(transport),
+            strength=strength,
             device="cpu",
             dtype="float32",
             batch_size=4,
@@ -104,13 +104,13 @@ def test_the_folder_speaks_of_the_transport(swept, transport):
     assert {float(row["strength"]) for row in table(swept)} == set(STRENGTHS)
     fingerprint = LearnedTransport.load(transport).fingerprint
     manifest = json.loads((swept / "manifest.json").read_text())
-    assert manifest["arguments"]["transport_fingerprint"] == fingerprint
+    assert manifest["arguments"]["changes"]["transport"]["fingerprint"] == fingerprint
     assert manifest["arguments"]["strength"] == list(STRENGTHS)
     [picture] = (swept / "curves").glob("tiny_choice-acc.svg")
-    assert TRANSPORT_LABEL in picture.read_text()
+    assert Transport.axis.label in picture.read_text()
     assert "chance" in picture.read_text()
     report = (swept / "report.html").read_text()
-    assert TRANSPORT_LABEL in report
+    assert Transport.axis.label in report
     assert "noise std" not in report
 
 
@@ -153,7 +153,7 @@ def test_a_transport_fitted_anew_under_the_same_name_is_refused(
         if missing:
             shutil.rmtree(output / "cells")
         assert main(words) == 2
-        assert "holds another sweep (transport_fingerprint:" in capsys.readouterr().err
+        assert "holds another sweep (changes:" in capsys.readouterr().err
         if not missing:
             assert contents(output) == before
 
@@ -192,34 +192,28 @@ def test_the_law_of_noise_is_that_under_a_fixed_transport(command, swept, tmp_pa
     assert 0 < values(output, "acc_expected")[2.0, ""] < 1
 
 
-NOT_BOTH = "--noise-std 1 and --strength 1 are both given"
-
-
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"swept": ("--draws", "1")}, "neither --noise-std nor --strength is given"),
-        ({"swept": ("--noise-std", "1", "--strength", "1")}, NOT_BOTH),
+        ({"swept": ("--draws", "1")}, "none of --noise-std, --strength is given"),
         ({"swept": ("--strength", "much")}, "strength='much' is malformed"),
         ({"swept": ("--strength", "-1:1")}, "strength='-1:1' is malformed"),
         ({"swept": ("--strength", "1,1")}, "holds 1 twice"),
         ({"swept": ("--noise-std", "-1")}, "is negative"),
-        ({"model": "aim_hf"}, "--model aim_hf has not: use --model act_hf"),
         ({"model": "hf"}, "--model hf answers under one strength only"),
-        ({"model_args": ",strength=1"}, "strengths of a sweep with --strength"),
-        ({"model_args": ",noise_seed=1"}, "strengths of a sweep with --noise-seed"),
-        ({"model_args": ",noise_std=0:1:1"}, "noise_std='0:1:1' in --model-args holds 2"),
+        ({"model_args": ",strength=1"}, "strength stands in --model_args and in --strength"),
         (
-            {"swept": ("--noise-std", "1"), "model_args": ",strength=0:1:1"},
-            "strength='0:1:1' in --model-args holds 2",
+            {"swept": ("--noise-std", "1", "--noise-seed", "1"), "model_args": ",noise_seed=1"},
+            "noise_seed stands in --model_args and in --noise-seed",
         ),
         (
             {"swept": ("--noise-std", "1"), "model_args": ",noise_std=1"},
-            "strengths of a sweep with --noise-std",
+            "noise_std stands in --model_args and in --noise-std",
         ),
         ({"swept": ("--strength", "1", "--draws", "2")}, "--draws 2 repeats one result"),
+        ({"swept": ("--noise-std", "1"), "model_args": ",strenght=1"}, "did you mean strength=?"),
         ({"folder": "no/such/folder"}, "transport='no/such/folder' is no folder"),
-        ({"folder": ""}, "transport= is missing"),
+        ({"folder": ""}, "strength='-0.5:1:0.5' has no transport"),
     ],
     ids=str,
 )

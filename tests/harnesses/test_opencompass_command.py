@@ -316,7 +316,7 @@ def test_stopping_the_command_ends_the_tasks_too(stock, number):
     code = (
         "import sys; from aim_plugins.harnesses.opencompass import command\n"
         f"command._OPENCOMPASS = {command._OPENCOMPASS!r}\n"
-        f"sys.exit(command.run_opencompass([{str(stock)!r}]))"
+        f"sys.exit(command.main([{str(stock)!r}]))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -11,10 +11,10 @@ from scipy import stats
 from transformers import LogitsProcessorList
 
 from aim_plugins.modulation import logits
-from aim_plugins.modulation.gaussian import add_noise
 from aim_plugins.modulation.logits import (
     GaussianNoiseLogitsProcessor,
     HalfNormalFocusProcessor,
+    add_noise,
 )
 from aim_plugins.modulation.noise import prefix_keys, sequence_keys, standard_normal
 

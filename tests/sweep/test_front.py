@@ -91,9 +91,8 @@ def test_the_report_of_a_grid_shows_heat_maps_and_every_number(tmp_path, capsys)
     assert (grid["x"], grid["y"], grid["range"]) == (["0", "1", "2", "4"], ["-1", "0", "1"], [0, 1])
     assert grid["z"][0] == pytest.approx([accuracy(std, -1) for std in (0, 1, 2, 4)])
     assert page.count('<th scope="row" data-key=') == 2 * 12
-    assert (
-        "4 noise stds × 3 transport strengths: acc of quiz reaches from 0.480 at σ 4, λ 1" in page
-    )
+    assert "4 noise stds × 3 transport strengths: acc of quiz lies between" in page
+    assert "between 0.480 (σ 4, λ 1) and 0.920 (σ 0, λ -1)" in page
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["std", "strength", "acc"]
     assert lines[2].split()[:3] == ["0", "-1", "0.9200"]

@@ -6,15 +6,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aim_plugins.harnesses.lm_eval.huggingface import AimHFLM
-    from aim_plugins.harnesses.lm_eval.transport import ActHFLM
+    from aim_plugins.harnesses.lm_eval.huggingface import ActHFLM, AimHFLM
 
 __all__ = ["ActHFLM", "AimHFLM"]
 
-_MODULES = {"ActHFLM": "transport", "AimHFLM": "huggingface"}
-
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    if name in __all__:
+        return getattr(importlib.import_module(f"{__name__}.huggingface"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

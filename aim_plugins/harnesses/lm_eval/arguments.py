@@ -1,21 +1,28 @@
-"""Arguments of a sweep: the harness's own, and which strengths vary.
-
-One modulation's strengths vary on the command line; the other's may be fixed with the model. The
-module imports nothing heavy before a sweep needs it, so that a mistyped grid is named at once.
-"""
+"""Arguments of a sweep: the harness's own, and those of what is changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.harnesses.lm_eval.register import MODELS
+from aim_plugins.modulation.columns import (
+    DRAWS,
+    SEED,
+    Change,
+    Column,
+    argument_names,
+    kinds,
+    read_columns,
+    split_arguments,
+    swept_kinds,
+)
+from aim_plugins.sweep.cells import Cell
 
 if TYPE_CHECKING:
     from lm_eval.config.evaluate_config import EvaluatorConfig
-
-    from aim_plugins.engines.engine import Modulation, SweptName
 
 REFUSED = {
     "output_path": "the sweep writes the harness's files itself: use --output",
@@ -26,15 +33,6 @@ REFUSED = {
     "hf_hub_log_args": "push the finished folder instead",
 }
 """Arguments of the harness that make no sense in a sweep, and why."""
-
-_OPTIONS = {
-    "noise_std": "--noise-std",
-    "strength": "--strength",
-    "noise_mean": "--noise-mean",
-    "noise_seed": "--noise-seed",
-    "noise_draws": "--draws",
-}
-"""Arguments of the models, and what gives them in a sweep."""
 
 
 def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
@@ -66,113 +64,120 @@ def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
     return config
 
 
-def check_swept(noise_std: object, strength: object) -> None:
-    """Refuses a sweep in which nothing varies, or two things do.
-
-    Raises:
-        ValueError: If not exactly one of the two is given.
-    """
-    if noise_std is None and strength is None:
-        raise ValueError(
-            "neither --noise-std nor --strength is given: name what varies, such as "
-            "--noise-std 0:3:0.25 for noise on the logits or --strength 0:1:0.1 for a transport"
-        )
-    if noise_std is not None and strength is not None:
-        raise ValueError(
-            f"--noise-std {noise_std} and --strength {strength} are both given, and a curve has "
-            "one strength that varies: fix the other one in --model-args (noise_std=… or "
-            "strength=…)"
-        )
-    if strength is None:
-        _read("noise_std", noise_std)
-    else:
-        _read("strength", strength)
+def add_modulation_options(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for each argument of each kind of change, and for seed and draws."""
+    for kind in kinds():
+        group = parser.add_argument_group(kind.name)
+        strength, *_ = kind.arguments
+        for name, meaning in kind.arguments.items():
+            grid = '; "0:3:0.25" (3 included), "0,0.5,1" or a number' if name == strength else ""
+            group.add_argument(_option(name), metavar="VALUE", help=f"{meaning}{grid}")
+    draws = parser.add_argument_group("draws")
+    draws.add_argument(
+        _option(SEED), metavar="SEED", help="draw d has the seed SEED + d; default 0"
+    )
+    draws.add_argument("--draws", dest=DRAWS, metavar="N", help="draws per strength; default 1")
 
 
-def sweep_columns(
-    name: str,
-    model: type,
-    model_args: Mapping[str, Any],
-    *,
-    noise_std: object = None,
-    strength: object = None,
-    noise_mean: float = 0.0,
-    noise_seed: int = 0,
-    noise_draws: int = 1,
-) -> tuple[tuple[Modulation, ...], SweptName]:
+def option_names() -> set[str]:
+    """The options of `add_modulation_options`, whose values may start with a minus."""
+    return {_option(name) for name in argument_names()}
+
+
+def read_modulation(
+    name: str, model: type, model_args: Mapping[str, Any], options: Mapping[str, Any]
+) -> Sweep:
     """Spells out the columns of a sweep.
 
     Args:
         name: The model's name in `--model`.
         model: Its class.
-        model_args: Its arguments, which may fix the modulation that does not vary.
-        noise_std: Strengths of the noise if they vary, as a grid, a list or a number.
-        strength: Strengths of the transport if they vary.
-        noise_mean: Mean of the noise in logit units.
-        noise_seed: Seed of the first draw.
-        noise_draws: Draws of the noise for every strength.
-
-    Returns:
-        The columns, strengths outside and draws inside, and the attribute of them that varies.
+        model_args: Its arguments, which may hold those of modulations too.
+        options: Arguments of modulations that were given as options.
 
     Raises:
-        ValueError: If the model takes no such strengths, or they are given in the wrong place.
+        ValueError: If the model takes no columns, an argument is malformed or given twice, nothing
+            or too much varies, or draws would repeat each other.
     """
-    from aim_plugins.engines.engine import modulation_columns
-
-    check_swept(noise_std, strength)
     if not hasattr(model, "table"):
         raise ValueError(
             f"--model {name} answers under one strength only: use one of {', '.join(MODELS)}"
         )
-    takes_transport = bool(getattr(model, "takes_transport", False))
-    if strength is not None and not takes_transport:
+    fixed, rest = split_arguments(model_args)
+    if twice := sorted(fixed.keys() & options.keys()):
         raise ValueError(
-            f"--strength {strength} is that of an activation transport, which --model {name} has "
-            "not: use --model act_hf or act_vllm with transport=DIR in --model-args, or --noise-std"
+            f"{twice[0]} stands in --model_args and in {_option(twice[0])}: give it once"
         )
-    fixed = _fixed_strengths(model_args, noise_varies=strength is None)
-    transport: dict[str, Any] = {}
-    if takes_transport:
-        from aim_plugins.harnesses.lm_eval.transport import DEFAULT_STRENGTH, load_transport
-
-        transport = {
-            "strength": fixed.get("strength", DEFAULT_STRENGTH) if strength is None else strength,
-            "transport": load_transport(model_args.get("transport")).fingerprint,
-        }
-    columns = modulation_columns(
-        fixed.get("noise_std", 0.0) if noise_std is None else noise_std,
-        noise_mean,
-        noise_seed,
-        noise_draws,
-        **transport,
-    )
-    if noise_draws > 1 and strength is not None and not columns[0].has_noise:
+    given = with_required(getattr(model, "required", ()), {**fixed, **options})
+    strengths = [next(iter(kind.arguments)) for kind in kinds()]
+    if not given.keys() & set(strengths):
         raise ValueError(
-            f"--draws {noise_draws} repeats one result, since there is no noise: leave it out, or "
-            "add noise_std=… to --model-args"
+            f"none of {', '.join(map(_option, strengths))} is given: name what varies, such as "
+            "--noise-std 0:3:0.25"
         )
-    return columns, "std" if strength is None else "transport_strength"
-
-
-def _fixed_strengths(model_args: Mapping[str, Any], *, noise_varies: bool) -> dict[str, float]:
-    """The strength beside the one that varies, from the model's arguments."""
-    varies, fixable = ("noise_std", "strength") if noise_varies else ("strength", "noise_std")
-    if misplaced := [name for name in _OPTIONS if name in model_args and name != fixable]:
+    columns = read_columns(given)
+    swept = swept_kinds(columns, options)
+    draws = len({column.seed for column in columns})
+    changes = [change for column in columns for change in column.effective.changes]
+    if draws > 1 and not any(change.draws for change in changes):
         raise ValueError(
-            f"{misplaced[0]} stands in --model_args: give the strengths of a sweep with "
-            f"{_OPTIONS[misplaced[0]]}"
+            f"--draws {draws} repeats one result, since nothing is drawn: leave it out, or add "
+            "noise with --noise-std"
         )
-    if fixable not in model_args:
-        return {}
-    strengths = _read(fixable, model_args[fixable])
-    if len(strengths) > 1:
-        raise ValueError(
-            f"{fixable}={model_args[fixable]!r} in --model-args holds {len(strengths)} strengths, "
-            f"but {_OPTIONS[varies]} is what varies: give one"
-        )
-    return {fixable: strengths[0]}
+    return Sweep(columns, swept, cells_of(columns, swept), given, rest)
 
 
-def _read(name: str, strengths: Any) -> tuple[float, ...]:
-    return parse_strengths(strengths, name=name, signed=name == "strength")
+@dataclass(frozen=True)
+class Sweep:
+    """The columns of a sweep.
+
+    Attributes:
+        columns: The columns, draws innermost.
+        kinds: The kinds of change that vary.
+        cells: The cell of each column.
+        given: The arguments of modulations.
+        rest: The model's other arguments.
+    """
+
+    columns: tuple[Column, ...]
+    kinds: tuple[type[Change], ...]
+    cells: list[Cell]
+    given: dict[str, Any]
+    rest: dict[str, Any]
+
+
+def check_strengths(options: Mapping[str, Any]) -> None:
+    """Refuses malformed strengths before anything heavy is loaded.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for kind in kinds():
+        name = next(iter(kind.arguments))
+        if name in options:
+            kind.axis.parse(options[name], name)
+
+
+def cells_of(columns: Sequence[Column], kinds: Sequence[type[Change]]) -> list[Cell]:
+    """The cell of each column of a table, draws innermost, along the kinds that vary.
+
+    Raises:
+        ValueError: If none or more than two vary.
+    """
+    if not 1 <= len(kinds) <= 2:
+        names = ", ".join(next(iter(kind.arguments)) for kind in kinds) or "nothing"
+        raise ValueError(f"{names} varies: a picture has one strength or two; fix the others")
+    draws = len({column.seed for column in columns})
+    return [
+        Cell.at([column.strength_of(kind) for kind in kinds], index % draws)
+        for index, column in enumerate(columns)
+    ]
+
+
+def with_required(required: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of modulations with those that a model must have; a kind says if one is missing."""
+    return {**dict.fromkeys(required), **given}
+
+
+def _option(name: str) -> str:
+    return "--draws" if name == DRAWS else f"--{name.replace('_', '-')}"

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lm_eval import utils
 from lm_eval.models.utils import Collator, handle_stop_sequences, normalize_gen_kwargs
 
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.engine import (
     BatchSize,
     Engine,
-    Modulation,
     ScoreRequest,
     ScoreRow,
-    fingerprint,
-    modulation_columns,
+)
+from aim_plugins.harnesses.lm_eval.arguments import with_required
+from aim_plugins.modulation.columns import (
+    Column,
+    argument_names,
+    describe_columns,
+    read_columns,
+    split_arguments,
 )
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
-
-TRANSPORT_OPTIONS = ("transport", "strength", "force_transport")
-OPTIONS = ("noise_std", "noise_mean", "noise_seed", "noise_draws", *TRANSPORT_OPTIONS)
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 """Texts of a request, token ids of its context and of its continuation."""
@@ -34,14 +36,13 @@ class ColumnAnswers:
     """Answers requests under one column, or hands out the table of them all.
 
     Attributes:
-        takes_transport: Whether the model transports activations, see
-            `transport.TransportArguments`.
-        columns: The modulations that requests are answered under.
+        required: Arguments of modulations without which the model makes no sense.
+        columns: The columns that requests are answered under.
         engine: Runs the model.
     """
 
-    takes_transport = False
-    columns: Sequence[Modulation]
+    required: ClassVar[tuple[str, ...]] = ()
+    columns: Sequence[Column]
     engine: Engine
 
     if TYPE_CHECKING:  # of the harness's class beside which this one stands
@@ -56,41 +57,26 @@ class ColumnAnswers:
 
     # Arguments ----------------------------------------------------------------------------------
 
-    def _modulations(self, *noise: Any) -> tuple[Modulation, ...]:
-        """The columns of arguments of the noise, before the model is loaded."""
-        return modulation_columns(*noise)
-
-    @staticmethod
-    def refuse_unknown(given: Mapping[str, Any], instead: str) -> None:
-        """Refuses misspelt arguments, and those of a transport for a model that has none.
-
-        Others may be for transformers or vLLM, which would only say that they are not theirs.
+    def take_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Reads the columns, before the model is loaded.
 
         Args:
-            given: What is left of the model's arguments.
-            instead: Name of the model that takes a transport's.
+            given: Arguments of the model.
+
+        Returns:
+            What is left for the harness's class, and in the end for transformers or vLLM.
 
         Raises:
-            ValueError: If one is among them.
+            ValueError: If an argument of a modulation is misspelt, malformed or missing.
         """
-        if wrong := [name for name in TRANSPORT_OPTIONS if name in given]:
-            raise ValueError(
-                f"{wrong[0]}={given[wrong[0]]!r} belongs to an activation transport, which this "
-                f"model has not: use --model {instead}"
-            )
-        for name in given:
-            if near := difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.8):
-                raise ValueError(f"{name}={given[name]!r} is unknown: did you mean {near[0]}=?")
+        ours, rest = split_arguments(given)
+        self.columns = read_columns(with_required(self.required, ours))
+        return rest
 
-    @staticmethod
-    def refuse_model_options(given: Mapping[str, Any]) -> None:
-        """Refuses arguments of the model among those of a generation.
-
-        Raises:
-            ValueError: If one is among them.
-        """
-        if wrong := sorted(set(given) & set(OPTIONS)):
-            raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
+    def check_model(self, model: Any, tokenizer: Any) -> None:
+        """Refuses a loaded model that a change was not made for."""
+        for change in dict.fromkeys(change for column in self.columns for change in column.changes):
+            change.check_model(model, tokenizer)
 
     # What the backends' tables have in common ----------------------------------------------------
 
@@ -178,7 +164,8 @@ class ColumnAnswers:
         """
         options: dict[str, Any] = normalize_gen_kwargs(dict(given), self.max_gen_toks)
         _settle_sampling(options)
-        self.refuse_model_options(options)
+        if wrong := sorted(set(options) & set(argument_names())):
+            raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
         stop = handle_stop_sequences(options.pop("until", None), eos=end)
         new_tokens = options.pop("max_gen_toks")
         if new_tokens >= self.max_length:
@@ -298,6 +285,7 @@ class ColumnAnswers:
         return known() | {
             "model_fingerprint": self.engine.fingerprint,
             "modulation_fingerprints": [column.fingerprint for column in self.columns],
+            "modulation": describe_columns(self.columns),
         }
 
 

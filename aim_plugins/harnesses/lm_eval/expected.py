@@ -1,43 +1,19 @@
-"""Expected accuracy of multiple choice under noise, exactly, from the clean logits.
-
-Where every choice is one token after the same context, their log-likelihoods share one normalizer,
-which cancels: the choice that wins is the argmax of the choices' noisy logits. Its law is known in
-closed form up to one integral (`aim_plugins.modulation.ordering`), so the accuracy expected at
-every strength follows from the unmodulated model, without sampling.
-"""
+"""Which tasks of the harness have an exact law, and the clean logits of their choices."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from aim_plugins.engines.engine import ScoreRow
-from aim_plugins.modulation.ordering import argmax_probabilities
-from aim_plugins.sweep.table import Row
+from aim_plugins.modulation.choices import ChoiceDocument
 
 METRIC = "acc"
 
 
-@dataclass(frozen=True)
-class ChoiceDocument:
-    """A multiple-choice document with K single-token choices.
-
-    Attributes:
-        logits: Clean logits of the choices up to a constant, K of them.
-        rewards: What the task's accuracy is when each choice wins.
-    """
-
-    logits: Sequence[float]
-    rewards: Sequence[float]
-
-
 def choice_documents(
-    task: Any, instances: Sequence[Any], rows: dict[int, ScoreRow]
+    task: Any, instances: Sequence[Any], rows: dict[int, ScoreRow], column: int
 ) -> list[ChoiceDocument] | None:
     """Reads the documents of a multiple-choice task.
 
@@ -45,6 +21,7 @@ def choice_documents(
         task: The harness's task.
         instances: Its requests.
         rows: The scoring table's row of each request, by `id` of the request.
+        column: The column whose logits are asked for, without what it changes of them.
 
     Returns:
         One entry for each document, or None if the law does not apply: another kind of task,
@@ -69,39 +46,12 @@ def choice_documents(
             or (rewards := _rewards(task, members[0].doc, len(members))) is None
         ):
             return None
-        documents.append(ChoiceDocument([score.clean for score in scores], rewards))
+        documents.append(ChoiceDocument([score.clean[column] for score in scores], rewards))
     return documents or None
-
-
-def expected_accuracy_rows(
-    task: str, documents: Sequence[ChoiceDocument], stds: Sequence[float]
-) -> list[Row]:
-    """The exact expected accuracy at every strength, with its standard error over documents."""
-    by_size: dict[int, list[ChoiceDocument]] = defaultdict(list)
-    for document in documents:
-        by_size[len(document.logits)].append(document)
-    rows = []
-    for std in stds:
-        values = torch.cat([_expected(group, std) for group in by_size.values()])
-        count = len(values)
-        stderr = float(values.std() / count**0.5) if count > 1 else None
-        rows.append(Row(task, f"{METRIC}_expected", std, None, float(values.mean()), stderr, count))
-    return rows
-
-
-def chance_level(documents: Sequence[ChoiceDocument]) -> float:
-    """The accuracy of a uniformly random choice, to which every curve falls."""
-    return sum(sum(d.rewards) / len(d.rewards) for d in documents) / len(documents)
 
 
 def _is_mean(aggregation: Callable[[list[float]], float] | None) -> bool:
     return aggregation is not None and aggregation([0.0, 0.0, 0.75]) == 0.25
-
-
-def _expected(group: Sequence[ChoiceDocument], std: float) -> Tensor:
-    logits = torch.tensor([document.logits for document in group], dtype=torch.float64)
-    rewards = torch.tensor([document.rewards for document in group], dtype=torch.float64)
-    return (argmax_probabilities(logits, std) * rewards).sum(dim=1)
 
 
 def _rewards(task: Any, document: dict[str, Any], choices: int) -> list[float] | None:

@@ -1,11 +1,11 @@
-"""`aim_hf`: lm-evaluation-harness's Hugging Face backend with noise on the logits.
+"""`aim_hf` and `act_hf`: lm-evaluation-harness's Hugging Face backend, modulated.
 
     lm_eval --model aim_hf --model_args pretrained=MODEL,noise_std=0.5 --tasks gsm8k
+    lm_eval --model act_hf --model_args pretrained=MODEL,transport=DIR,strength=0.5 --tasks gsm8k
 
 The class takes everything that `hf` takes. It only translates: requests become token rows, the
-engine answers them under every column, and one column goes back to the harness. A list of
-strengths, or several draws, makes a table of columns, which `replay` hands to the harness
-one column at a time.
+engine answers them under every column, and one column goes back to the harness. Several strengths
+or draws make a table of columns, which `replay` hands to the harness one column at a time.
 """
 
 from __future__ import annotations
@@ -31,52 +31,40 @@ from aim_plugins.engines.engine import (
     ScoreRow,
 )
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.harnesses.lm_eval import replay
 from aim_plugins.harnesses.lm_eval.columns import ColumnAnswers
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-    from aim_plugins.modulation.activations import ActivationMaps
-
 logger = logging.getLogger(__name__)
 
 
 class AimHFLM(ColumnAnswers, HFLM):
-    """A causal language model whose logits carry keyed Gaussian noise.
+    """A causal language model under changes of its logits, activations or weights.
 
     Args:
         pretrained: As for `hf`.
-        noise_std: Standard deviation of the noise in logit units: a number, a list, or a grid such
-            as "0:3:0.25". 0 gives the results of `hf`, to the bit.
-        noise_mean: Mean of the noise in logit units.
-        noise_seed: Seed of the first draw; draw d has seed `noise_seed + d`.
-        noise_draws: Draws of the noise for every strength.
-        **kwargs: Every other argument of `hf`.
+        **kwargs: Every argument of `hf`, and those of every kind of change: `noise_std`,
+            `noise_mean`, `noise_seed` and `noise_draws`; `transport`, `strength` and
+            `force_transport`; and what other packages register. A strength is a number, a list, or
+            a grid such as "0:3:0.25"; where all leave the model as it is, the results are those of
+            `hf`, to the bit.
 
     Attributes:
-        columns: The modulations that requests are answered under.
+        columns: The columns that requests are answered under.
         engine: Runs the model.
 
     Raises:
-        ValueError: If a strength is negative, not finite or given twice.
+        ValueError: If an argument of a change is misspelt, malformed or missing, or the change was
+            made for another model.
         NotImplementedError: If the model is an encoder-decoder.
-
-    Source: arXiv 2603.12755, utility modulation on the scores of a language model.
     """
 
-    def __init__(
-        self,
-        pretrained: Any,
-        noise_std: Any = 0.0,
-        noise_mean: float = 0.0,
-        noise_seed: int = 0,
-        noise_draws: int = 1,
-        **kwargs: Any,
-    ) -> None:
-        self.refuse_unknown(kwargs, instead="act_hf")
-        self.columns = self._modulations(noise_std, noise_mean, noise_seed, noise_draws)
-        super().__init__(pretrained, **kwargs)
+    def __init__(self, pretrained: Any, **kwargs: Any) -> None:
+        super().__init__(pretrained, **self.take_arguments(kwargs))
         self._join_processes()
+        self.check_model(self.model, self.tokenizer)
         self.engine: Engine = HuggingFaceEngine(
             self.model,
             self.tokenizer,
@@ -85,16 +73,9 @@ class AimHFLM(ColumnAnswers, HFLM):
             autocast_dtype=self.mixed_precision_dtype,
             device=self.device,
             share_contexts=self.logits_cache,
-            transport=self._activation_maps(),
         )
         if len(self.columns) > 1:
-            from aim_plugins.harnesses.lm_eval import replay
-
             replay.install()
-
-    def _activation_maps(self) -> ActivationMaps | None:
-        """What transports the loaded model's activations."""
-        return None
 
     def _get_backend(self, config: Any, backend: Any = "default", **kwargs: Any) -> None:
         super()._get_backend(config, backend=backend, **kwargs)
@@ -228,11 +209,9 @@ class AimHFLM(ColumnAnswers, HFLM):
         return self._largest_batch(min(self.max_length, longest + new_tokens), generation=True)
 
     def _largest_batch(self, length: int, *, generation: bool) -> int:
-        columns = len(dict.fromkeys(column.effective for column in self.columns))
-
         @find_executable_batch_size(starting_batch_size=self.max_batch_size)
         def largest(batch_size: int) -> int:
-            self.engine.probe(batch_size, length, columns, generation=generation)
+            self.engine.probe(batch_size, length, self.columns, generation=generation)
             return batch_size
 
         try:
@@ -256,3 +235,9 @@ class AimHFLM(ColumnAnswers, HFLM):
             "max_gen_toks": self.max_gen_toks,
             "tokenizer": [self.tokenizer.name_or_path, len(self.tokenizer)],
         }
+
+
+class ActHFLM(AimHFLM):
+    """`AimHFLM` under the name that asks for a transport of activations."""
+
+    required = ("transport",)

@@ -20,7 +20,7 @@ import sys
 
 MODELS = {
     "act_hf": "aim_plugins.harnesses.lm_eval:ActHFLM",
-    "act_vllm": "aim_plugins.harnesses.lm_eval.vllm_transport:ActVLLM",
+    "act_vllm": "aim_plugins.harnesses.lm_eval.vllm:ActVLLM",
     "aim_hf": "aim_plugins.harnesses.lm_eval:AimHFLM",
     "aim_vllm": "aim_plugins.harnesses.lm_eval.vllm:AimVLLM",
 }

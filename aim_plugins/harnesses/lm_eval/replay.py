@@ -9,7 +9,7 @@ errors stay the harness's.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 from lm_eval import evaluator
 
 from aim_plugins.core.strengths import format_strength
-from aim_plugins.engines.engine import swept_strength
+from aim_plugins.harnesses.lm_eval.arguments import cells_of
+from aim_plugins.modulation.columns import swept_kinds
+from aim_plugins.sweep.cells import Cell
 from aim_plugins.sweep.table import Row, pool_draws
 
 Evaluate = Callable[[Any], dict[str, Any] | None]
@@ -132,7 +134,7 @@ def consume_columns(consumer: Consumer) -> Iterator[None]:
         _consumer.reset(token)
 
 
-def table_rows(results: dict[str, Any], strength: float, draw: int | None) -> list[Row]:
+def table_rows(results: dict[str, Any], cell: Cell) -> list[Row]:
     """The metrics in the harness's results as rows of the tidy table, tasks and groups."""
     rows = []
     for task, metrics in results["results"].items():
@@ -147,11 +149,12 @@ def table_rows(results: dict[str, Any], strength: float, draw: int | None) -> li
                 Row(
                     task,
                     label,
-                    strength,
-                    draw,
+                    cell.strength,
+                    cell.draw,
                     float(value),
                     float(stderr) if _is_number(stderr) else None,
                     count,
+                    cell.second_strength,
                 )
             )
     return rows
@@ -168,14 +171,12 @@ def merge_columns(lm: Any, task_dict: dict[str, Any], evaluate: Evaluate) -> dic
     merged = per_column[0]
     if merged is None:
         return None
-    swept = swept_strength(columns)
-    strengths = [getattr(column, swept) for column in columns]
-    draws = len(columns) // len(dict.fromkeys(strengths))
+    cells = cells_of(columns, swept_kinds(columns))
     rows = [
         row
         for index, results in per_column.items()
         if results is not None
-        for row in table_rows(results, strengths[index], index % draws)
+        for row in table_rows(results, cells[index])
     ]
     for section in ("results", "groups"):
         for task, metrics in merged.get(section, {}).items():
@@ -183,18 +184,22 @@ def merge_columns(lm: Any, task_dict: dict[str, Any], evaluate: Evaluate) -> dic
                 del metrics[key]
             for point in pool_draws(row for row in rows if row.task == task):
                 metric, _, filter_name = point.metric.partition(",")
-                label = f"{metric}@{format_strength(point.strength)}"
+                label = f"{metric}@{_written(point.strengths)}"
                 metrics[f"{label},{filter_name or 'none'}"] = point.value
                 stderr = "N/A" if point.stderr is None else point.stderr
                 metrics[f"{label}_stderr,{filter_name or 'none'}"] = stderr
     for task, samples in merged.get("samples", {}).items():
         samples[:] = [
-            sample | {"filter": f"{sample['filter']}@{format_strength(strengths[index])}"}
+            sample | {"filter": f"{sample['filter']}@{_written(cells[index].strengths)}"}
             for index, results in per_column.items()
             if results is not None
             for sample in results["samples"][task]
         ]
     return merged
+
+
+def _written(strengths: Sequence[float]) -> str:
+    return "/".join(map(format_strength, strengths))  # a comma parts metric and filter
 
 
 def _is_number(value: Any) -> bool:

@@ -10,12 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +21,15 @@ from lm_eval.api.registry import get_model
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
 
-from aim_plugins.core.strengths import format_strength
-from aim_plugins.engines.engine import Modulation, SweptName, fingerprint, swept_strength
+from aim_plugins.core.devices import is_main_process
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.harnesses.lm_eval.arguments import (
     REFUSED,
+    Sweep,
     parse_harness_arguments,
-    sweep_columns,
+    read_modulation,
 )
-from aim_plugins.harnesses.lm_eval.expected import (
-    METRIC,
-    chance_level,
-    choice_documents,
-    expected_accuracy_rows,
-)
+from aim_plugins.harnesses.lm_eval.expected import METRIC, choice_documents
 from aim_plugins.harnesses.lm_eval.files import execution_record, write_harness_files
 from aim_plugins.harnesses.lm_eval.register import register
 from aim_plugins.harnesses.lm_eval.replay import (
@@ -47,21 +40,17 @@ from aim_plugins.harnesses.lm_eval.replay import (
     table_rows,
 )
 from aim_plugins.harnesses.lm_eval.texts import sample_texts
+from aim_plugins.modulation.choices import chance_level, expected_rewards
+from aim_plugins.modulation.columns import DRAWS, describe_columns
+from aim_plugins.sweep.estimates import mean
+from aim_plugins.sweep.front import Front
 from aim_plugins.sweep.manifest import redact
-from aim_plugins.sweep.plots import STRENGTH_LABEL, TRANSPORT_LABEL, plot_curves
-from aim_plugins.sweep.printed import format_points
-from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
-from aim_plugins.sweep.table import Row, pool_draws, write_table
+from aim_plugins.sweep.study import Study
+from aim_plugins.sweep.table import Row
 
 logger = logging.getLogger(__name__)
 
-_NAMES: dict[SweptName, tuple[str, str]] = {
-    "std": ("std", STRENGTH_LABEL),
-    "transport_strength": ("strength", TRANSPORT_LABEL),
-}
-"""How cells and axes call the strength that varies."""
-_PACKAGES = ("aim-plugins", "lm-eval", "transformers", "torch")
 _INDIFFERENT = frozenset(
     {"config", "device", "batch_size", "max_batch_size", "verbosity", "show_config", "write_out"}
     | {"log_samples", "check_integrity", "cache_requests", "include_path", "metadata"}
@@ -71,35 +60,31 @@ _INDIFFERENT = frozenset(
 """Arguments that do not change the results, so that a run may be resumed with others."""
 
 
-class LmEvalSweep:
+class LmEvalStudy(Study):
     """One sweep with lm-evaluation-harness.
 
     Args:
         config: The harness's configuration.
-        columns: The table's columns, strengths outside, draws inside.
+        sweep: The columns, and what varies.
         output: The folder to write.
         command: The words that repeat the sweep, for the report.
-        swept: Which attribute of the columns is the curve's strength; None takes what varies.
 
     Raises:
-        ValueError: If the model cannot be modulated, a task does not exist, or the folder holds
-            something else.
+        ValueError: If a task does not exist.
     """
 
+    packages = ("aim-plugins", "lm-eval", "transformers", "torch")
+
     def __init__(
-        self,
-        config: EvaluatorConfig,
-        columns: Sequence[Modulation],
-        output: Path,
-        command: Sequence[str] = (),
-        swept: SweptName | None = None,
+        self, config: EvaluatorConfig, sweep: Sweep, output: Path, command: Sequence[str] = ()
     ) -> None:
         self.command = list(command)
-        self.swept = swept or swept_strength(columns)
-        self._strength_name, self._strength_label = _NAMES[self.swept]
         self.config = config
-        self.columns = tuple(columns)
         self.output = output
+        self.columns = sweep.columns
+        self.cells = sweep.cells
+        self.axes = tuple(kind.axis for kind in sweep.kinds)
+        self._rest, self._model_args = sweep.rest, {**sweep.rest, **sweep.given}
         try:
             self.task_manager = config.process_tasks(config.metadata)
         except ValueError as error:
@@ -107,9 +92,6 @@ class LmEvalSweep:
                 f"{error}: `lm-eval ls tasks` lists the harness's tasks; name the folder of your "
                 "own with --include-path"
             ) from error
-        self.strengths = list(dict.fromkeys(getattr(c, self.swept) for c in self.columns))
-        self.draws = len(self.columns) // len(self.strengths)
-        SweepStore.check(output, self.arguments)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -117,43 +99,37 @@ class LmEvalSweep:
         settings = {
             name: value for name, value in asdict(self.config).items() if name not in _INDIFFERENT
         }
-        transport = self.columns[0].transport
+        settings["model_args"] = self._rest
         return {
             "harness": "lm_eval",
             **json.loads(json.dumps(settings, default=str)),
-            **self._modulation_arguments(),
-            # The folder may agree while the maps in it were fitted anew.
-            **({"transport_fingerprint": transport} if transport else {}),
+            **describe_columns(self.columns),
         }
 
-    def _modulation_arguments(self) -> dict[str, Any]:
-        """The columns as arguments of the model."""
-        first = self.columns[0]
-        arguments: dict[str, Any] = {
-            "noise_std": list(dict.fromkeys(column.std for column in self.columns)),
-            "noise_mean": first.mean,
-            "noise_seed": first.seed,
-            "noise_draws": self.draws,
-        }
-        if first.transport:
-            strengths = dict.fromkeys(column.transport_strength for column in self.columns)
-            arguments["strength"] = list(strengths)
-        return arguments
-
-    def run(self) -> Path:
-        """Computes what is missing and writes the tables, pictures and the report.
-
-        Returns:
-            The report's path.
-        """
+    def load(self) -> None:
+        """Computes the missing cells: the harness loads the model, and calls back with it."""
         if self._pending_before_load():
             with consume_columns(self._consume):
                 self._evaluate()
-        if _is_main_process():
-            with self._open() as store:
-                store.update_manifest(command=self.command, model=self._model_name())
-                return self._finish(store)
-        return self.output / "report.html"
+
+    def measure(self, store: SweepStore) -> None:
+        store.update_manifest(model=self._model_name())
+
+    def front(self, store: SweepStore) -> Front:
+        records = self.finished(store)
+        rows = [row for record in records for row in record.rows]
+        rows.sort(
+            key=lambda row: (
+                *(row.task, row.metric, row.second_strength or 0.0, row.strength),
+                row.draw or 0,
+            )
+        )
+        chance = {
+            (task, METRIC): level
+            for record in records
+            for task, level in record.metadata["chance"].items()
+        }
+        return Front(rows, self.axes, chance=chance, texts=sample_texts(records))
 
     # Running ------------------------------------------------------------------------------------
 
@@ -162,7 +138,7 @@ class LmEvalSweep:
         self._tracker = EvaluationTracker()
         simple_evaluate(
             model=config.model,
-            model_args={**config.model_args, **self._modulation_arguments()},
+            model_args=self._model_args,
             tasks=config.tasks,
             num_fewshot=config.num_fewshot,
             batch_size=config.batch_size,
@@ -196,11 +172,11 @@ class LmEvalSweep:
         """Receives the loaded model and tasks from the harness and writes the missing cells."""
         if tuple(lm.columns) != self.columns:
             raise ValueError(
-                f"transport={self.config.model_args.get('transport')!r} was changed while the "
-                "sweep started: run the same command again"
+                "what the modulation reads, such as a transport, was changed while the sweep "
+                "started: run the same command again"
             )
         tasks = task_dict["tasks"]
-        pending = list(range(len(self.columns)))
+        pending = list(self.cells)
         with contextlib.ExitStack() as stack:
             stores: list[SweepStore] = []
 
@@ -212,10 +188,11 @@ class LmEvalSweep:
 
             if _broadcast(lm, (self.output / "manifest.json").exists()):
                 open_store("", [])
-                pending = _broadcast(lm, self._pending(stores[0]))
+                pending = _broadcast(lm, self.pending(stores[0]))
             replay = ColumnReplay(lm, before_table=open_store)
             environment: dict[str, Any] = {}
-            for index, results in replay_columns(replay, tasks, evaluate, pending):
+            wanted = [index for index, cell in enumerate(self.cells) if cell in pending]
+            for index, results in replay_columns(replay, tasks, evaluate, wanted):
                 extra, chance = self._expected(replay, tasks, index)
                 if results is not None:
                     environment = environment or execution_record(self.config, lm)
@@ -227,49 +204,26 @@ class LmEvalSweep:
     ) -> SweepStore:
         """Opens the folder in the first process, and beside it in the others."""
         if lm.rank == 0:
-            store = stack.enter_context(self._open())
+            store = stack.enter_context(self.open())
             store.pin_manifest(
                 model_fingerprint=lm.engine.fingerprint, task_fingerprints=_fingerprints(tasks)
             )
         lm.barrier()
         return store if lm.rank == 0 else SweepStore.join(self.output)
 
-    def _open(self) -> SweepStore:
-        return SweepStore.open(
-            self.output,
-            self.arguments,
-            versions={name: version(name) for name in _PACKAGES},
-            strength_name=self._strength_name,
-        )
-
     def _pending_before_load(self) -> bool:
         """Whether cells are missing, for which the model has to be loaded."""
         if not (self.output / "manifest.json").exists():
             return True
-        if not _is_main_process():
-            return bool(self._pending(SweepStore.join(self.output)))
-        with self._open() as store:
-            pending = self._pending(store)
+        if not is_main_process():
+            return bool(self.pending(SweepStore.join(self.output)))
+        with self.open() as store:
+            pending = self.pending(store)
             if not pending:  # the only look at the tasks that a finished sweep takes
                 tasks = self.task_manager.load(self.config.tasks)["tasks"]
                 store.pin_manifest(task_fingerprints=_fingerprints(tasks))
-        done = len(self.columns) - len(pending)
-        print(
-            f"{self.output}: {done} of {len(self.columns)} cells are finished"
-            f"{', and the finished batches of the others are kept' if pending else ''}",
-            file=sys.stderr,
-        )
+        self.say_finished(pending)
         return bool(pending)
-
-    def _pending(self, store: SweepStore) -> list[int]:
-        return [
-            index
-            for index in range(len(self.columns))
-            if store.read_cell(*self._cell(index)) is None
-        ]
-
-    def _cell(self, index: int) -> tuple[float, int]:
-        return getattr(self.columns[index], self.swept), index % self.draws
 
     def _model_name(self) -> str:
         name = str(self.config.model_args.get("pretrained", self.config.model))
@@ -280,22 +234,24 @@ class LmEvalSweep:
     def _expected(
         self, replay: ColumnReplay, tasks: dict[str, Any], index: int
     ) -> tuple[list[Row], dict[str, float]]:
-        """The exact law's rows of a strength of the noise, and each task's chance level."""
-        strength, draw = self._cell(index)
-        if draw != 0 or "loglikelihood" not in replay.tables:
+        """The exact law's rows of a column, and each task's chance level."""
+        cell, column = self.cells[index], self.columns[index]
+        if cell.draw != 0 or "loglikelihood" not in replay.tables:
             return [], {}
         requests, table = replay.requests["loglikelihood"], replay.tables["loglikelihood"]
         rows_by_id = {id(request): row for request, row in zip(requests, table, strict=True)}
         rows, chance = [], {}
         for name, task in tasks.items():
-            documents = choice_documents(task, task.instances, rows_by_id)
+            documents = choice_documents(task, task.instances, rows_by_id, index)
             gathered = replay.gather_object(documents)
             if gathered is None or any(part is None for part in gathered):
                 continue
             documents = [document for part in gathered for document in part]
-            if self.swept == "std":  # the law needs the logits without noise at this strength
-                rows += expected_accuracy_rows(name, documents, [strength])
             chance[name] = chance_level(documents)
+            rewards = expected_rewards(documents, column)
+            # Without a change of logits the law is the accuracy itself.
+            if rewards is not None and any(one.acts_on == "logits" for one in column.changes):
+                rows.append(mean(rewards).row(name, f"{METRIC}_expected", *cell.strengths))
         return rows, chance
 
     def _write_cell(
@@ -306,54 +262,18 @@ class LmEvalSweep:
         extra: list[Row],
         chance: dict[str, float],
     ) -> None:
-        strength, draw = self._cell(index)
-        column = self.columns[index]
-        arguments = {
-            **self.config.model_args,
-            "noise_std": column.std,
-            "noise_mean": column.mean,
-            "noise_seed": column.seed,
-        }
-        if column.transport:
-            arguments["strength"] = column.transport_strength
+        cell, column = self.cells[index], self.columns[index]
+        arguments = {**self._model_args, **column.settings}
+        arguments.pop(DRAWS, None)
         results["config"] = results["config"] | {"model_args": redact(arguments)}
         samples = results.pop("samples")
-        rows = [*table_rows(results, strength, draw), *extra]
-        with store.cell(strength, draw) as cell:
+        rows = [*table_rows(results, cell), *extra]
+        with store.cell(cell) as staged:
             write_harness_files(
-                cell.folder, self._tracker, results, samples, store.manifest["created"]
+                staged.folder, self._tracker, results, samples, store.manifest["created"]
             )
-            cell.record(rows, seed=column.seed, metadata={"chance": chance})
-        logger.info("strength %s, draw %d: written", format_strength(strength), draw)
-
-    # The folder's front --------------------------------------------------------------------------
-
-    def _finish(self, store: SweepStore) -> Path:
-        cells = [store.read_cell(*self._cell(index)) for index in range(len(self.columns))]
-        records = [cell for cell in cells if cell is not None]
-        rows = [row for record in records for row in record.rows]
-        rows.sort(key=lambda row: (row.task, row.metric, row.strength, row.draw or 0))
-        chance = {
-            (task, METRIC): level
-            for record in records
-            for task, level in record.metadata["chance"].items()
-        }
-        table = write_table(self.output / "sweep.csv", rows)
-        points = pool_draws(rows)
-        label = self._strength_label
-        pictures = plot_curves(points, self.output / "curves", chance=chance, strength_label=label)
-        report = write_report(
-            self.output,
-            points,
-            store.manifest,
-            sample_texts(records),
-            chance=chance,
-            strength_label=label,
-        )
-        print(format_points(points))
-        print("", f"table:    {table}", f"pictures: {pictures[0].parent}", sep="\n")
-        print(f"report:   {report}")
-        return report
+            staged.record(rows, seed=column.seed, metadata={"chance": chance})
+        logger.info("%s: written", cell.name(self.axes))
 
 
 def run_sweep(
@@ -361,29 +281,23 @@ def run_sweep(
     *,
     output: Path,
     command: Sequence[str] = (),
-    **modulation: Any,
-) -> Path:
+    modulation: Mapping[str, Any],
+) -> Path | None:
     """Runs `aim-plugins sweep lm-eval`.
 
     Args:
         harness_arguments: Arguments of `lm_eval`.
         output: The folder to write.
         command: The words that repeat the sweep, for the report.
-        **modulation: The strengths and draws, see `arguments.sweep_columns`.
+        modulation: Arguments of modulations that were given as options.
 
     Returns:
-        The report's path.
+        The report's path; None in processes other than the first.
     """
     config = parse_harness_arguments(harness_arguments)
     register()
-    model = get_model(config.model)
-    columns, swept = sweep_columns(config.model, model, config.model_args, **modulation)
-    return LmEvalSweep(config, columns, output, command, swept).run()
-
-
-def _is_main_process() -> bool:
-    # Asking accelerate would set up the process group before lm-eval can choose its timeout.
-    return int(os.environ.get("RANK", "0")) == 0
+    sweep = read_modulation(config.model, get_model(config.model), config.model_args, modulation)
+    return LmEvalStudy(config, sweep, output, command).run()
 
 
 def _fingerprints(tasks: dict[str, Any]) -> dict[str, str]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.sweep.report import TextSample
-from aim_plugins.sweep.store import CellRecord
+from aim_plugins.sweep.cells import CellRecord
+from aim_plugins.sweep.report_data import Strengths, TextSample
 
 DOCUMENTS = 24
 """Documents of each task that a report shows."""
@@ -23,16 +23,17 @@ def sample_texts(records: Sequence[CellRecord]) -> dict[str, list[TextSample]]:
     Returns:
         Samples by task, only of tasks that generate.
     """
-    tasks: dict[str, dict[Any, list[tuple[float, dict[str, Any]]]]] = {}
+    tasks: dict[str, dict[Any, list[tuple[Strengths, dict[str, Any]]]]] = {}
     for record in records:
-        if record.draw != 0:
+        if record.cell.draw != 0:
             continue
+        strength = record.cell.strengths if record.cell.strengths[1:] else record.cell.strength
         for path in sorted(record.folder.rglob("samples_*.jsonl")):
             task = path.name.removeprefix("samples_").rsplit("_", 1)[0]
             for sample in _generations(path):
                 by_strength = tasks.setdefault(task, {}).setdefault(sample["doc_id"], [])
-                if record.strength not in (strength for strength, _ in by_strength):
-                    by_strength.append((record.strength, sample))
+                if strength not in (there for there, _ in by_strength):
+                    by_strength.append((strength, sample))
     return {
         task: [_text_sample(samples) for samples in documents.values()]
         for task, documents in tasks.items()
@@ -53,7 +54,7 @@ def _generations(path: Path) -> Iterator[dict[str, Any]]:
             yield sample
 
 
-def _text_sample(samples: Sequence[tuple[float, dict[str, Any]]]) -> TextSample:
+def _text_sample(samples: Sequence[tuple[Strengths, dict[str, Any]]]) -> TextSample:
     first = samples[0][1]
     metric = first["metrics"][0]
     return TextSample(

@@ -56,7 +56,7 @@ class _Stopped(BaseException):
         self.number = number
 
 
-def run_opencompass(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs OpenCompass on a configuration file.
 
     Args:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
+from aim_plugins.core.commands import join_negative_values
 from aim_plugins.core.config_file import read_config
 from aim_plugins.core.settings import (
     SECTIONS,
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: If the config is malformed, or whatever else the command finds.
     """
+    arguments = join_negative_values(arguments, {"--strength"})
     parser, commands = _parsers()
     options = parser.parse_args(arguments)
     if options.name in SECTIONS:
