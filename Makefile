@@ -45,7 +45,7 @@ define make_environment
 endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
-.PHONY: help setup demo demo-vision demo-act test test-vllm lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision demo-act test test-vllm test-lm-eval lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -55,6 +55,7 @@ help:
 	@echo "make demo-act    steer a small model towards the sea and towards praise, in $(ACT_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
+	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
 	@echo "make lint        check style and types (make format mends the style)"
 	@echo "make bench       run the benchmarks; each prints a ratio and writes JSON"
 	@echo "make clean       remove builds and caches; keeps $(VENV) and runs"
@@ -140,6 +141,23 @@ $(VLLM_STAMP): $(SOURCES) constraints-vllm.txt constraints-vllm.overrides.txt
 test-vllm: $(VLLM_STAMP)
 	@$(VLLM_VENV)/bin/aim-plugins demo-model
 	OMP_NUM_THREADS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+# What a user of lm-eval without OpenCompass installs, and the stock command in it. The last line
+# wants the task's row in the command's table.
+LM_EVAL_VENV := .venv-lm-eval
+LM_EVAL_STAMP := $(LM_EVAL_VENV)/.installed
+
+$(LM_EVAL_STAMP): INSTALL := -e '.[lm-eval,demo]'
+$(LM_EVAL_STAMP): $(SOURCES) constraints-lm-eval.txt
+	$(call make_environment,constraints-lm-eval.txt)
+
+test-lm-eval: BIN := $(LM_EVAL_VENV)/bin
+test-lm-eval: $(LM_EVAL_STAMP)
+	$(BIN)/python -c 'import numpy; assert numpy.__version__ >= "2", numpy.__version__'
+	@$(BIN)/aim-plugins demo-model
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --limit 4 \
+		--model_args "pretrained=$$($(BIN)/aim-plugins demo-model),noise_std=0.5,dtype=float32" \
+		--tasks aim_demo_continents --include_path eval_configs/lm_eval | grep 'aim_demo_continents.*|acc '
 
 lint: setup
 	$(BIN)/ruff check .
