@@ -43,9 +43,10 @@ from aim_plugins.steering.texts import Generation, encode_prompts, generate_text
 from aim_plugins.sweep.estimates import Estimate, mean
 from aim_plugins.sweep.manifest import MANIFEST
 from aim_plugins.sweep.plots import TRANSPORT_LABEL, plot_curves
+from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.report import TextSample, write_report
 from aim_plugins.sweep.store import SweepStore
-from aim_plugins.sweep.table import Row, format_points, pool_draws, write_table
+from aim_plugins.sweep.table import Row, pool_draws, write_table
 from aim_plugins.transport.artifact import LearnedTransport
 
 _PACKAGES = ("aim-plugins", "transformers", "torch")

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from aim_plugins.sweep.table import (
-    Point,
-    Row,
-    format_points,
-    is_expected,
-    metric_family,
-    pool_draws,
-    read_table,
-)
+from aim_plugins.sweep.printed import format_points
+from aim_plugins.sweep.table import Point, Row, is_expected, metric_family, pool_draws, read_table
 from aim_plugins.sweep.table import write_table as write
 
 

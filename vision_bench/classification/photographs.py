@@ -117,9 +117,10 @@ def _write(
 
     from aim_plugins.core.files import write_atomic
     from aim_plugins.sweep.plots import plot_curves
+    from aim_plugins.sweep.printed import format_points
     from aim_plugins.sweep.report import write_report
     from aim_plugins.sweep.store import SweepStore
-    from aim_plugins.sweep.table import format_points, pool_draws, write_table
+    from aim_plugins.sweep.table import pool_draws, write_table
     from vision_bench.classification.top_classes import image_sample, kept_rows, top_classes
     from vision_bench.data.image_folders import imagenet_classes
 

@@ -28,9 +28,10 @@ from aim_plugins.core.devices import best_device, is_main_process, pass_device, 
 from aim_plugins.core.files import sha256_of
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.plots import plot_curves, plot_heat_map
+from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
-from aim_plugins.sweep.table import Row, format_points, pool_draws, write_table
+from aim_plugins.sweep.table import Row, pool_draws, write_table
 from vision_bench.classification.curve import AccuracyCurve, ExactLaw, exact_law
 from vision_bench.classification.sampled_runs import SampledRun, sample_run
 from vision_bench.classification.settings import (

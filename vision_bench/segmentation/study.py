@@ -23,9 +23,10 @@ from typing import Any
 from aim_plugins.core.devices import best_device, is_main_process, pass_device
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.plots import plot_curves
+from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
-from aim_plugins.sweep.table import Row, format_points, metric_family, pool_draws, write_table
+from aim_plugins.sweep.table import Row, metric_family, pool_draws, write_table
 from vision_bench.data.segmentation import SegmentationData, load_segmentation_dataset
 from vision_bench.logits.cache import cache_logits
 from vision_bench.logits.pixels import CachedSegmentationLogits

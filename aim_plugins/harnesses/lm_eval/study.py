@@ -49,9 +49,10 @@ from aim_plugins.harnesses.lm_eval.replay import (
 from aim_plugins.harnesses.lm_eval.texts import sample_texts
 from aim_plugins.sweep.manifest import redact
 from aim_plugins.sweep.plots import STRENGTH_LABEL, TRANSPORT_LABEL, plot_curves
+from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
-from aim_plugins.sweep.table import Row, format_points, pool_draws, write_table
+from aim_plugins.sweep.table import Row, pool_draws, write_table
 
 logger = logging.getLogger(__name__)
 

@@ -49,8 +49,9 @@ from aim_plugins.harnesses.opencompass.unnoted import (
 )
 from aim_plugins.sweep.manifest import MANIFEST, manifest_text
 from aim_plugins.sweep.plots import plot_curves
+from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.report import TextSample, write_report
-from aim_plugins.sweep.table import Point, format_points, pool_draws, write_table
+from aim_plugins.sweep.table import Point, pool_draws, write_table
 
 _PRINTED_TASKS = 12
 _TEMPLATE_KEYS = frozenset({"begin", "round", "end"})
