@@ -27,11 +27,11 @@ from aim_plugins.harnesses.lm_eval import AimHFLM
 from aim_plugins.harnesses.opencompass.results.summarizer import SweepSummarizer
 from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
 from aim_plugins.harnesses.opencompass.run.infer import SweepOpenICLInferTask
+from aim_plugins.harnesses.opencompass.run.launch import task_command
 from aim_plugins.harnesses.opencompass.run.partitioner import (
     SweepEvalPartitioner,
     SweepInferPartitioner,
 )
-from aim_plugins.harnesses.opencompass.run.process import task_command
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.sweep.table import read_table
 

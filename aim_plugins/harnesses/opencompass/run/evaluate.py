@@ -28,7 +28,7 @@ from aim_plugins.harnesses.opencompass.results.scores import (
     read_correctness,
 )
 from aim_plugins.harnesses.opencompass.run.expected import explain_expected
-from aim_plugins.harnesses.opencompass.run.process import task_command
+from aim_plugins.harnesses.opencompass.run.launch import task_command
 from aim_plugins.harnesses.opencompass.unnoted import (
     UNVERIFIED,
     has_unnoted_prediction,

@@ -42,7 +42,7 @@ from aim_plugins.harnesses.opencompass.run.expected import (
     choice_logits,
     label_keys,
 )
-from aim_plugins.harnesses.opencompass.run.process import task_command
+from aim_plugins.harnesses.opencompass.run.launch import task_command
 from aim_plugins.harnesses.opencompass.run.replay import AnswerTable
 from aim_plugins.sweep.records import BatchRecords
 

@@ -6,24 +6,10 @@ python -m aim_plugins.harnesses.opencompass.run.process {infer,eval} CONFIG
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import time
 
 from mmengine.config import Config
 from opencompass.utils import get_logger
-
-
-def task_command(kind: str, cfg_path: str, template: str) -> str:
-    """The command that runs a task, for OpenCompass's runners.
-
-    Args:
-        kind: "infer" or "eval".
-        cfg_path: The task's dumped configuration.
-        template: The runner's command with a place for `{task_cmd}`.
-    """
-    words = [sys.executable, "-m", __spec__.name, kind, cfg_path]
-    return template.format(task_cmd=shlex.join(words))
 
 
 def main() -> None:
