@@ -10,14 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aim_plugins.engines.engine import (
-    BatchSize,
-    Engine,
-    Modulation,
-    ScoreRequest,
-    ScoreRow,
-    fingerprint,
-)
+from aim_plugins.core.identity import fingerprint
+from aim_plugins.engines.engine import BatchSize, Engine, Modulation, ScoreRequest, ScoreRow
 
 logger = logging.getLogger(__name__)
 

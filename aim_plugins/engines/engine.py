@@ -9,8 +9,6 @@ columns; they compute nothing themselves.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -18,17 +16,12 @@ from typing import Any, Literal, Protocol
 from jaxtyping import Int
 from torch import Tensor
 
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.modulation.noise import NOISE_VERSION
 
 BatchSize = int | Callable[[int, Sequence[tuple[None, Sequence[int], Sequence[int]]]], int]
 """Contexts in a forward pass, or a function of the next context's index and of all of them."""
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256 of the canonical JSON of `value`, as 64 hexadecimal digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from aim_plugins.core.identity import model_fingerprint
+from aim_plugins.core.identity import fingerprint, model_fingerprint
 from aim_plugins.engines.contexts import (
     Context,
     ScoredTokens,
@@ -32,7 +32,6 @@ from aim_plugins.engines.engine import (
     ScoreRequest,
     ScoreRow,
     by_transport,
-    fingerprint,
 )
 from aim_plugins.engines.generation import (
     StoppingFactory,

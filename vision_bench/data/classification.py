@@ -34,7 +34,7 @@ from vision_bench.data.images import ImageSource, UnreadableImageError, read_ima
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vision_bench.models.load import Preprocessing
+    from vision_bench.models.model import Preprocessing
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""

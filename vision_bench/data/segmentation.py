@@ -47,7 +47,7 @@ from vision_bench.data.segmentation_layouts import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vision_bench.models.load import Preprocessing
+    from vision_bench.models.model import Preprocessing
 
 STRIDE = 32
 """Multiple that both sides are rounded up to by the resize rule "short…"."""

@@ -21,13 +21,8 @@ from vision_bench.demo.scenes import scenes_folder
 from vision_bench.demo.store import make_once
 from vision_bench.demo.training import fit, reproducible
 from vision_bench.logits.upsampling import upsample
-from vision_bench.models.load import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocessing,
-    VisionModel,
-    load_model,
-)
+from vision_bench.models.load import load_model
+from vision_bench.models.model import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, VisionModel
 from vision_bench.segmentation.confusion import ConfusionMatrix
 
 _STRIDE = 4

@@ -38,7 +38,7 @@ from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.logits.store import LogitsStore, Sample
 
 if TYPE_CHECKING:
-    from vision_bench.models.load import VisionModel
+    from vision_bench.models.model import VisionModel
 
 
 class SkippedImagesWarning(UserWarning):

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.signature import differing_weights
-from aim_plugins.engines.engine import fingerprint
 from aim_plugins.transport.artifact import LearnedTransport
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from lm_eval import utils
 from lm_eval.models.utils import Collator, handle_stop_sequences, normalize_gen_kwargs
 
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.engine import (
     BatchSize,
     Engine,
     Modulation,
     ScoreRequest,
     ScoreRow,
-    fingerprint,
     modulation_columns,
 )
 

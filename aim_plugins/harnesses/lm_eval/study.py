@@ -24,8 +24,9 @@ from lm_eval.api.registry import get_model
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
 
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import format_strength
-from aim_plugins.engines.engine import Modulation, SweptName, fingerprint, swept_strength
+from aim_plugins.engines.engine import Modulation, SweptName, swept_strength
 from aim_plugins.harnesses.lm_eval.arguments import (
     REFUSED,
     parse_harness_arguments,
