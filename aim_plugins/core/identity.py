@@ -50,10 +50,9 @@ def model_fingerprint(model: Module, architecture: str = "") -> str:
     from torch import Tensor
 
     digest = hashlib.sha256(architecture.encode())
-    config = getattr(model, "config", None)
-    if hasattr(config, "to_diff_dict"):
-        known = config.to_diff_dict()
-        settings = {key: known[key] for key in known if key not in _NOT_IN_LOGITS}
+    settings_of = getattr(getattr(model, "config", None), "to_diff_dict", None)
+    if settings_of is not None:
+        settings = {key: value for key, value in settings_of().items() if key not in _NOT_IN_LOGITS}
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     # Functions print their address, which is another one in every process.
     digest.update(_ADDRESS.sub("", repr(model)).encode())
