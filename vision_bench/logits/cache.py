@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from aim_plugins.core.files import safe_name
-from vision_bench.data.classification import ClassificationData, check_on_error, first_of
+from vision_bench.data.classification import ClassificationData
+from vision_bench.data.dataset import check_on_error, first_of
 from vision_bench.data.images import UnreadableImageError
 from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.classes import CachedLogits
