@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aim_plugins.core.devices import model_window
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import change_outputs, choose_sites, execution_order
@@ -31,7 +32,6 @@ from aim_plugins.transport.forward import (
     ThreadSettings,
     check_shared_weights,
     forward_of,
-    window_of,
 )
 from aim_plugins.transport.lockstep import Lockstep
 from aim_plugins.transport.maps import fit_map
@@ -137,7 +137,7 @@ def fit_transport(
         raise ValueError("model is in training mode, where dropout is random: call model.eval()")
     sites = choose_sites(model, modules)
     sides = {"source": source, "target": target}
-    source_ids, target_ids = tokenize(tokenizer, sides, max_length, window_of(model))
+    source_ids, target_ids = tokenize(tokenizer, sides, max_length, model_window(model.config))
     batches = sentence_batches(source_ids, target_ids, batch_size)
     check_shared_weights(model, len(batches))
     fit = _Fit(plan, len(source), batches, on_site)

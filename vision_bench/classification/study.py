@@ -169,7 +169,7 @@ def classify_file(
         **_plan_arguments(plan, targets),
     }
     with SweepStore.open(output, arguments, versions=_versions()) as store:
-        curve = measure(store, cached, plan, targets, best_device(None))
+        curve = measure(store, cached, plan, targets, best_device())
         store.update_manifest(
             command=list(command), model=subject.task, documents=curve.n, classes=len(names)
         )
