@@ -27,9 +27,7 @@ def test_the_best_device_is_an_accelerator_with_double_precision(
 
 @pytest.mark.parametrize("asked", ["abacus", "cuda:-1", "meta", "hpu"])
 def test_a_device_that_is_not_there_is_named_with_the_mend(asked: str) -> None:
-    with pytest.raises(
-        ValueError, match=rf"^device='{asked}' cannot be used: .*; give cpu, .*out"
-    ):
+    with pytest.raises(ValueError, match=rf"^device='{asked}' cannot be used: .*; give cpu, .*out"):
         best_device(asked)
 
 
