@@ -20,7 +20,8 @@ from benchmarks._timing import paired_medians, write_result
 from vision_bench.classification.curve import AccuracyCurve, exact_law
 from vision_bench.classification.sampled_runs import sample_run
 from vision_bench.classification.settings import perturb_grid
-from vision_bench.models.load import VisionModel, load_model
+from vision_bench.models.load import load_model
+from vision_bench.models.model import VisionModel
 
 IMAGES, BATCH = 500, 100
 STDS = perturb_grid(101, 0.2)

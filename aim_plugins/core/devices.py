@@ -1,28 +1,50 @@
-"""Where a command computes, and which of its processes speaks."""
+"""Where a command computes, which of its processes speaks, and how long a model's inputs may be."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+_WINDOWS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+)
+_UNBOUNDED = 10**6
+"""Tokenizers without a limit state a number far above this."""
 
 
-def best_device(asked: str | None) -> torch.device:
-    """The device asked for, or else a GPU where there is one.
+def best_device(asked: str | None = None) -> torch.device:
+    """The device asked for, or else the accelerator if there is one, or else the CPU.
+
+    An accelerator without float64, as Apple's, is taken only if it is asked for.
 
     Raises:
-        ValueError: If there is no such device.
+        ValueError: If there is no such device, or none that holds values.
     """
-    if asked is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    import torch
+
+    if not asked:
+        available = torch.accelerator.is_available()
+        found = torch.accelerator.current_accelerator() if available else None
+        return torch.device("cpu") if found is None or found.type == "mps" else found
     try:
         # Only using a device tells whether it is there.
-        return torch.empty(0, device=asked).device
-    except (RuntimeError, AssertionError) as error:
+        values = torch.zeros(1, device=asked)
+        values.tolist()
+    except (RuntimeError, AssertionError, ImportError) as error:  # builds without it raise them all
         first_line = str(error).partition("\n")[0]
         raise ValueError(
-            f"device={asked!r} cannot be used ({first_line}): give 'cpu', 'cuda' or 'cuda:1'"
+            f"device={asked!r} cannot be used: {first_line}; give cpu, cuda or cuda:1, or leave it "
+            "out"
         ) from error
+    return values.device
 
 
 def pass_device(asked: str | None) -> torch.device | None:
@@ -40,3 +62,24 @@ def is_main_process() -> bool:
 def speaks_for_machine() -> bool:
     """Whether this process is the one of its machine that reports what all of them find wrong."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def model_window(config: Any, tokenizer: Any = None) -> int | None:
+    """Tokens that a language model takes at most.
+
+    Args:
+        config: Its configuration; of several modalities, that of the text counts.
+        tokenizer: What is asked where the configuration knows no bound.
+
+    Returns:
+        The bound; None where none is known.
+
+    >>> from types import SimpleNamespace
+    >>> model_window(SimpleNamespace(n_positions=1024)), model_window(SimpleNamespace())
+    (1024, None)
+    """
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    found = [getattr(text, name, None) for name in _WINDOWS]
+    found.append(getattr(tokenizer, "model_max_length", None))
+    bounds = (one for one in found if isinstance(one, int) and 0 < one < _UNBOUNDED)
+    return next(bounds, None)

@@ -1,13 +1,27 @@
-"""Telling one model's weights from another's without reading all of them."""
+"""Telling things from their likes: values by their JSON, models by a sample of their weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+_SAMPLED_VALUES = 64
+"""Values of each tensor that enter a fingerprint."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+_NOT_IN_LOGITS = frozenset(
+    ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
+)
+"""Settings of transformers that change no logit; the type is the weights' own."""
+
+_PASSING_STATE = ("training", "max_seq_len_cached")
+"""Numbers of a layer that using the model changes: train() and eval(), and long inputs."""
 
 
 def fingerprint(value: Any) -> str:
@@ -16,22 +30,54 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def model_fingerprint(model: torch.nn.Module) -> str:
-    """Identifies a model's weights: names, shapes, dtypes and a sample of every tensor.
+def model_fingerprint(model: Module, architecture: str = "") -> str:
+    """Identifies a model by its layers, and its weights by a sample of every tensor.
 
-    Sixteen values of each parameter and buffer are read, so that a model of any size takes a
-    moment. A change that misses them all goes unseen; it takes a deliberate edit of single weights
-    to do that. Of weights that are offloaded to disk only the model's name is known.
+    Of the layers, what PyTorch prints counts, such as activations and strides, and the numbers they
+    hold, such as attention heads, which leave no trace in the weights; so does the configuration of
+    a model of transformers. What else a forward method does is not seen: give such models names of
+    their own. Sixty-four values of each parameter and buffer are read, so that a model of any size
+    takes a moment. A change that misses them all goes unseen; it takes a deliberate edit of single
+    weights to do that. Of weights that are offloaded to disk only the model's name is known.
+
+    Args:
+        model: The model, on any device.
+        architecture: What weights and layers don't tell.
+
+    Returns:
+        SHA-256 as 64 hexadecimal digits.
     """
-    sample: list[list[Any]] = []
-    for name, tensor in sorted(model.state_dict().items()):
+    from torch import Tensor
+
+    digest = hashlib.sha256(architecture.encode())
+    settings_of = getattr(getattr(model, "config", None), "to_diff_dict", None)
+    if settings_of is not None:
+        settings = {key: value for key, value in settings_of().items() if key not in _NOT_IN_LOGITS}
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    # Functions print their address, which is another one in every process.
+    digest.update(_ADDRESS.sub("", repr(model)).encode())
+    for name, layer in model.named_modules():
+        digest.update(f"\n{name} {_numbers_of(layer)}".encode())
+    for key, tensor in sorted(model.state_dict().items()):
         if not isinstance(tensor, Tensor):  # some quantizers keep settings there
-            sample.append([name, repr(tensor)])
+            digest.update(f"\n{key} {tensor!r}".encode())
             continue
-        bits = [str(getattr(model, "name_or_path", ""))]
-        if tensor.device.type != "meta":
-            flat = tensor.detach().reshape(-1)
-            values = flat[:: max(1, flat.numel() // 16)][:16].double().cpu().tolist()
-            bits = [value.hex() for value in values]
-        sample.append([name, list(tensor.shape), str(tensor.dtype), bits])
-    return fingerprint(sample)
+        digest.update(f"\n{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        if tensor.device.type == "meta":
+            digest.update(str(getattr(model, "name_or_path", "")).encode())
+            continue
+        flat = tensor.detach().reshape(-1)
+        values = flat[:: max(1, -(-flat.numel() // _SAMPLED_VALUES))]
+        digest.update(values.double().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _numbers_of(layer: Module) -> list[tuple[str, bool | int | float]]:
+    """The public numbers among a layer's attributes."""
+    return sorted(
+        (key, value)
+        for key, value in vars(layer).items()
+        if isinstance(value, bool | int | float)
+        and key not in _PASSING_STATE
+        and not key.startswith("_")
+    )

@@ -1,25 +1,20 @@
-"""Telling whether a model is the one that maps were learned on, in whatever precision it runs.
+"""Telling whether a model is the one that something was learned on, in whatever precision it runs.
 
 A signature is the architecture's name and a sample of the weights: sixteen values from one tensor
-of each kind. Values are compared with a tolerance that covers rounding to bfloat16, since a
-transport fitted in float32 is used in half precision too. A fine-tune moves weights near zero by
-more than that; one that leaves all sampled values within 0.5 % goes unseen.
+of each kind. Values are compared with a tolerance that covers rounding to bfloat16, since what was
+learned in float32 is used in half precision too. A fine-tune moves weights near zero by more than
+that; one that leaves all sampled values within 0.5 % goes unseen.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from aim_plugins.modulation.hooks import find_module, split_site
-
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VALUES = 16
 """Values sampled from a tensor."""
@@ -29,7 +24,7 @@ KINDS = 24
 
 _RELATIVE = 5e-3  # rounding to bfloat16 moves a value by up to 2^-8, to float16 by 2^-11 more
 _ABSOLUTE = 1e-7  # float16 has no finer steps near zero
-_READABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_READABLE = ("torch.float64", "torch.float32", "torch.bfloat16", "torch.float16")
 # PEFT names the wrapped model `base_model.model` and a wrapped layer `base_layer`; compile adds
 # `_orig_mod`.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_layer\.|_orig_mod\.)")
@@ -97,33 +92,20 @@ def check_signature(model: Any, signature: Mapping[str, Any]) -> Difference | No
     if not _is_quantised(model):  # a quantiser also renames and adds weights
         differing += [name for name in unread if name not in parameters]
         differing += _added(parameters, sampled)
-    if differing:
-        return Difference(
-            f"this model has other weights ({len(differing)} of {len(sampled)} samples differ, "
-            f"such as {differing[0]!r})",
-            refused=True,
-        )
-    if unread:
+    if unread and not differing:
         return Difference(
             f"{len(unread)} of {len(sampled)} sampled weights are quantised or offloaded here and "
             "were not compared",
             refused=False,
         )
-    return None
+    return _other_weights("this model", differing, sampled)
 
 
-def check_shared_weights(model: Any, signature: Mapping[str, Any], *, force: bool = False) -> None:
+def check_shared_weights(model: Any, signature: Mapping[str, Any]) -> Difference | None:
     """Compares a model of another implementation, whose weights are partly fused or split.
 
-    Weights that it keeps under the same name and in the same shape are compared.
-
-    Args:
-        model: The model.
-        signature: What `model_signature` noted.
-        force: Warns instead of refusing.
-
-    Raises:
-        ValueError: If one of them differs, or none is shared.
+    Weights that it keeps under the same name and in the same shape are compared; None if there are
+    some, and all agree.
     """
     parameters = _parameters(model)
     shared = {
@@ -132,27 +114,35 @@ def check_shared_weights(model: Any, signature: Mapping[str, Any], *, force: boo
         if name in parameters and list(parameters[name].shape) == sample["shape"]
     }
     differing, unread = _compare(parameters, shared)
-    if not shared or len(unread) == len(shared):
-        problem = "none of the sampled weights could be compared"
-    elif differing:
-        problem = f"other weights ({len(differing)} of {len(shared)}, such as {differing[0]!r})"
-    else:
-        return
-    text = f"the transport was learned on another model than this {type(model).__name__}: {problem}"
-    if not force:
-        raise ValueError(text)
-    logger.warning(text)
+    this = f"this {type(model).__name__}"
+    if len(unread) == len(shared):
+        return Difference(f"none of the sampled weights of {this} could be compared", refused=True)
+    return _other_weights(this, differing, shared)
+
+
+def check_tensors(
+    model: str, tensors: Mapping[str, Tensor], signature: Mapping[str, Any]
+) -> Difference | None:
+    """Compares some weights of the model called `model`; None if none differs."""
+    sampled: Mapping[str, Any] = signature.get("weights") or {}
+    shared = {name: sample for name, sample in sampled.items() if name in tensors}
+    return _other_weights(model, _compare(tensors, shared)[0], shared)
 
 
 def _is_list_of(value: object, kind: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, kind) for one in value)
 
 
-def differing_weights(tensors: Mapping[str, Tensor], signature: Mapping[str, Any]) -> list[str]:
-    """Names of those of some weights that differ from the ones that a signature sampled."""
-    sampled: Mapping[str, Any] = signature.get("weights") or {}
-    shared = {name: sample for name, sample in sampled.items() if name in tensors}
-    return _compare(tensors, shared)[0]
+def _other_weights(
+    model: str, differing: list[str], sampled: Mapping[str, Any]
+) -> Difference | None:
+    if not differing:
+        return None
+    return Difference(
+        f"{model} has other weights ({len(differing)} of {len(sampled)} samples differ, such as "
+        f"{differing[0]!r})",
+        refused=True,
+    )
 
 
 def _compare(
@@ -175,44 +165,6 @@ def _added(parameters: Mapping[str, Tensor], sampled: Mapping[str, Any]) -> list
         return []
     kinds = {_kind(name) for name in sampled}
     return [name for name in _one_of_each_kind(parameters) if _kind(name) not in kinds]
-
-
-def check_sites(model: Any, widths: Mapping[str, int], *, learned_on: str) -> None:
-    """Checks that a model has the sites of a transport, with the widths of its maps.
-
-    Args:
-        model: The model.
-        widths: Neurons of each site's map.
-        learned_on: The transport's own model in words, for the error.
-
-    Raises:
-        ValueError: If it lacks a site, or a site has another width. Modules whose width their own
-            attributes do not tell are checked when they run.
-    """
-    for site, neurons in widths.items():
-        name, output = split_site(site)
-        try:
-            module = find_module(model, name)
-        except ValueError as error:
-            raise ValueError(f"the transport was learned on {learned_on}: {error}") from error
-        width = output_width(module) if output == 0 else None
-        if width is not None and width != neurons:
-            raise ValueError(
-                f"module {site!r} has {width} neurons, its map {neurons}: the transport was "
-                f"learned on {learned_on}"
-            )
-
-
-def output_width(module: torch.nn.Module) -> int | None:
-    """Neurons of a module's output where its attributes tell: linear layers, embeddings, norms."""
-    for attribute in ("out_features", "nf", "embedding_dim"):
-        width = getattr(module, attribute, None)
-        if isinstance(width, int):
-            return width
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor) and weight.dim() == 1 and weight.numel() > 1:
-        return weight.numel()
-    return None
 
 
 def _unwrapped(model: Any) -> Any:
@@ -242,7 +194,7 @@ def _one_of_each_kind(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _is_readable(tensor: Tensor) -> bool:
     sharded = type(tensor).__name__ == "DTensor"
     empty = tensor.device.type == "meta" or not tensor.numel()
-    return tensor.dtype in _READABLE and not empty and not sharded
+    return str(tensor.dtype) in _READABLE and not empty and not sharded
 
 
 def _is_quantised(model: Any) -> bool:
@@ -252,16 +204,13 @@ def _is_quantised(model: Any) -> bool:
 
 def _values(tensor: Tensor) -> list[float]:
     flat = tensor.detach().reshape(-1)
-    index = torch.linspace(
-        0, flat.numel() - 1, min(VALUES, flat.numel()), dtype=torch.float64
-    ).long()
-    return flat[index.to(flat.device)].double().cpu().tolist()
+    last, steps = flat.numel() - 1, min(VALUES, flat.numel()) - 1
+    index = [step * last // max(1, steps) for step in range(steps + 1)]
+    return flat[index].double().cpu().tolist()
 
 
 def _agree(found: list[float], known: list[float]) -> bool:
-    if len(found) != len(known):
-        return False
-    a = torch.tensor(found, dtype=torch.float64)
-    b = torch.tensor(known, dtype=torch.float64)
-    bound = _RELATIVE * torch.maximum(a.abs(), b.abs()) + _ABSOLUTE
-    return bool(((a - b).abs() <= bound).all())
+    return len(found) == len(known) and all(
+        abs(a - b) <= _RELATIVE * max(abs(a), abs(b)) + _ABSOLUTE
+        for a, b in zip(found, known, strict=True)
+    )

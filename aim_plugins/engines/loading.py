@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from aim_plugins.core.devices import best_device, model_window
 from aim_plugins.demo_model import demo_model_folder
 from aim_plugins.engines.engine import Journal
 from aim_plugins.engines.huggingface import HuggingFaceEngine
@@ -17,8 +18,7 @@ from aim_plugins.modulation.activations import ActivationMaps
 
 DEMO_MODEL = "demo:smollm2"
 _DEFAULT_WINDOW = 2048
-_NO_WINDOW = 10**6
-"""Tokenizers without a limit state a number far above this."""
+"""Tokens of an input where neither the model nor its tokenizer knows a bound."""
 
 _REASON = 300
 """Characters of another library's reason that an error repeats."""
@@ -49,26 +49,6 @@ def read_model_config(argument: str, name: str, *, trust_remote_code: bool = Fal
     except (OSError, ValueError) as error:
         reason = _in_a_line(error)
         raise ValueError(f"{argument}={name!r}: no model was found there: {reason}") from error
-
-
-def check_device(device: str | None) -> None:
-    """Refuses a device that is not there, before a large model is loaded.
-
-    Args:
-        device: Such as "cuda:1"; None and "" stand for the best one.
-
-    Raises:
-        ValueError: If torch has no such device, or none that holds values.
-    """
-    if not device:
-        return
-    try:
-        torch.zeros(1, device=device).tolist()
-    except (RuntimeError, AssertionError, ImportError) as error:  # builds without it raise them all
-        reason = _in_a_line(error)
-        raise ValueError(
-            f"device={device!r} cannot be used: {reason}; give cpu, or leave it out"
-        ) from error
 
 
 def refuse_random_weights(argument: str, name: str, loading: Mapping[str, Any]) -> None:
@@ -159,7 +139,7 @@ def load_engine(
     _check_folder(argument, name)
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is unknown: write auto, float32, bfloat16 or float16")
-    check_device(device)
+    place = best_device(device)
     options = {"trust_remote_code": trust_remote_code}
     read_model_config(argument, name, **options)
     try:
@@ -172,27 +152,17 @@ def load_engine(
         raise ValueError(f"{argument}={name!r} cannot be loaded: {reason}") from error
     model, loading = loaded
     refuse_random_weights(argument, name, loading)
-    window = model_window(model, tokenizer)
+    window = model_window(model.config, tokenizer) or _DEFAULT_WINDOW
     if max_length is not None and not 2 <= max_length <= window:
         raise ValueError(f"max_length={max_length}: give 2 to {window}, the model's window")
     return HuggingFaceEngine(
-        model.to(device or _best_device()).eval(),
+        model.to(place).eval(),
         tokenizer,
         max_length=max_length or window,
         softmax_dtype=torch.float32,
         journal=journal,
         transport=transport,
     )
-
-
-def model_window(model: Any, tokenizer: Any) -> int:
-    """Longest sequence a model takes, in tokens."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
-        if isinstance(getattr(config, name, None), int):
-            return getattr(config, name)
-    limit = getattr(tokenizer, "model_max_length", _NO_WINDOW)
-    return int(limit) if limit < _NO_WINDOW else _DEFAULT_WINDOW
 
 
 def _check_folder(argument: str, name: str) -> None:
@@ -203,10 +173,3 @@ def _check_folder(argument: str, name: str) -> None:
 
 def _in_a_line(error: Exception) -> str:
     return textwrap.shorten(str(error), _REASON, placeholder=" ...")
-
-
-def _best_device() -> str:
-    if torch.accelerator.is_available():
-        accelerator = torch.accelerator.current_accelerator()
-        return "cpu" if accelerator is None else accelerator.type
-    return "cpu"

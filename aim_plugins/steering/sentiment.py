@@ -7,8 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aim_plugins.core.identity import model_fingerprint
-from aim_plugins.engines.engine import Journal, fingerprint
+from aim_plugins.core.identity import fingerprint, model_fingerprint
+from aim_plugins.engines.engine import Journal
 from aim_plugins.engines.loading import (
     local_name,
     read_model_config,

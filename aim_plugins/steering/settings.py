@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.files import sha256_of
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import format_strength, parse_strengths
-from aim_plugins.engines.engine import fingerprint
 from aim_plugins.engines.huggingface import warn_once
 from aim_plugins.engines.loading import check_judge
 from aim_plugins.steering.concepts import DEFAULT_QUESTION, Lexicon, check_question

@@ -12,8 +12,6 @@ Source: arXiv 2410.23054, section 3.3 (causal estimation) and algorithm 1.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import logging
 import math
 import threading
@@ -25,6 +23,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aim_plugins.core.devices import model_window
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import change_outputs, choose_sites, execution_order
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
@@ -32,7 +32,6 @@ from aim_plugins.transport.forward import (
     ThreadSettings,
     check_shared_weights,
     forward_of,
-    window_of,
 )
 from aim_plugins.transport.lockstep import Lockstep
 from aim_plugins.transport.maps import fit_map
@@ -138,7 +137,7 @@ def fit_transport(
         raise ValueError("model is in training mode, where dropout is random: call model.eval()")
     sites = choose_sites(model, modules)
     sides = {"source": source, "target": target}
-    source_ids, target_ids = tokenize(tokenizer, sides, max_length, window_of(model))
+    source_ids, target_ids = tokenize(tokenizer, sides, max_length, model_window(model.config))
     batches = sentence_batches(source_ids, target_ids, batch_size)
     check_shared_weights(model, len(batches))
     fit = _Fit(plan, len(source), batches, on_site)
@@ -157,11 +156,6 @@ def fit_transport(
     return LearnedTransport(ActivationMaps(fit.maps, plan.positions), metadata)
 
 
-def prompts_sha256(source: Sequence[str], target: Sequence[str]) -> str:
-    """SHA-256 of the sentences of both sides, in their order."""
-    return hashlib.sha256(json.dumps([list(source), list(target)]).encode()).hexdigest()
-
-
 def _described(plan: FitPlan, source: Sequence[str], target: Sequence[str]) -> dict[str, Any]:
     """What the metadata say of the plan and the sentences."""
     return {
@@ -173,7 +167,7 @@ def _described(plan: FitPlan, source: Sequence[str], target: Sequence[str]) -> d
         "support": plan.support,
         "n_source": len(source),
         "n_target": len(target),
-        "prompts_sha256": prompts_sha256(source, target),
+        "data_sha256": fingerprint([list(source), list(target)]),
     }
 
 

@@ -39,14 +39,6 @@ def forward_of(model: Any, sites: Sequence[str]) -> Callable[[SentenceBatch], ob
     return forward
 
 
-def window_of(model: Any) -> int | None:
-    """Tokens a model takes; None if its configuration knows no bound."""
-    config = model.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    window = getattr(text, "max_position_embeddings", None)
-    return window if isinstance(window, int) and window > 0 else None
-
-
 def check_shared_weights(model: Any, passes: int) -> None:
     """Refuses several passes at once over weights that come and go with each.
 

@@ -47,7 +47,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         "method": summary["method"],
         "model": model or "unknown",
         "data": f"{summary['n_source']} source and {summary['n_target']} target sentences"
-        f", SHA-256 {summary['prompts_sha256'][:12] or 'unknown'}",
+        f", SHA-256 {summary['data_sha256'][:12] or 'unknown'}",
         "fitted": f"{fitted}, {summary['pooling']} pooling, strength {summary['strength']:g}",
         "applied": f"to {summary['positions']} tokens, support {summary['support']}",
         "fingerprint": summary["fingerprint"][:12],

@@ -341,7 +341,7 @@ def test_the_metadata_tells_how_the_maps_were_fitted(llama, numbers, tmp_path):
     assert (found.positions, found.incremental, found.strength) == ("all", True, 0.5)
     assert (found.n_source, found.n_target, found.max_length) == (len(SOURCE), len(TARGET), 8)
     assert (found.batch_size, found.seed, list(found.sites)) == (3, 7, NORMS)
-    assert found.prompts_sha256 != fit(llama, numbers, SOURCE[1:]).metadata.prompts_sha256
+    assert found.data_sha256 != fit(llama, numbers, SOURCE[1:]).metadata.data_sha256
 
 
 def test_a_saved_fit_reads_back_and_knows_its_model(llama, numbers, tmp_path):

@@ -98,9 +98,9 @@ def test_a_limit_draws_sentences_by_the_seed(fit, tmp_path):
 
     first = drawn(0, "first")
     assert (first.n_source, first.n_target, first.seed) == (2, 2, 0)
-    assert drawn(0, "again").prompts_sha256 == first.prompts_sha256
-    others = {drawn(seed, f"seed{seed}").prompts_sha256 for seed in (1, 2, 3)}
-    assert others != {first.prompts_sha256}
+    assert drawn(0, "again").data_sha256 == first.data_sha256
+    others = {drawn(seed, f"seed{seed}").data_sha256 for seed in (1, 2, 3)}
+    assert others != {first.data_sha256}
 
 
 def test_neither_another_transport_nor_other_files_are_replaced(fit, tmp_path, capsys):

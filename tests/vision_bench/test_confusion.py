@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn import metrics
 
-from vision_bench.segmentation.confusion import ClassMetrics, ConfusionMatrix
+from vision_bench.confusion import ClassMetrics, ConfusionMatrix
 
 CLASSES = 7
 

@@ -18,7 +18,7 @@ from torchvision import datasets, transforms
 from vision_bench.data.classification import DEBIAN_FASHION_MNIST, ClassificationData, load_dataset
 from vision_bench.data.images import UnreadableImageError, read_image
 from vision_bench.data.plain_pickle import load_plain_pickle
-from vision_bench.models.load import Preprocessing
+from vision_bench.models.model import Preprocessing
 
 CIFAR10_NAMES = [f"kind{index}" for index in range(10)]
 CIFAR100_NAMES = [f"kind_{index}" for index in range(100)]

@@ -29,7 +29,7 @@ from vision_bench.logits import store as logits_store
 from vision_bench.logits.cache import SkippedImagesWarning, cache_logits
 from vision_bench.logits.classes import load_logits
 from vision_bench.logits.upsampling import upsample
-from vision_bench.models.load import Preprocessing, VisionModel, wrap_model
+from vision_bench.models.model import Preprocessing, VisionModel, wrap_model
 
 DIGITS = 100
 """Images in most tests: four shards, the last one short."""

@@ -17,13 +17,8 @@ pytest.importorskip("torchvision")
 from vision_bench.models.architectures.cifar import build_cifar_model  # noqa: E402
 from vision_bench.models.architectures.repvgg import RepVGG, fuse_repvgg  # noqa: E402
 from vision_bench.models.checkpoints import read_state_dict  # noqa: E402
-from vision_bench.models.load import (  # noqa: E402
-    LogitsOnly,
-    Preprocessing,
-    VisionModel,
-    load_model,
-    wrap_model,
-)
+from vision_bench.models.load import load_model  # noqa: E402
+from vision_bench.models.model import LogitsOnly, Preprocessing, VisionModel, wrap_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")

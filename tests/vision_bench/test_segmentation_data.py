@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from vision_bench.data.images import UnreadableImageError, to_tensor
 from vision_bench.data.segmentation import load_segmentation_dataset, target_size
-from vision_bench.models.load import Preprocessing
+from vision_bench.models.model import Preprocessing
 
 # Indices after label reduction that AIM's experiments name.
 ADE20K_INDICES = {

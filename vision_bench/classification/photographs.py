@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vision_bench.classification.top_classes import TopClasses
-    from vision_bench.models.load import VisionModel
+    from vision_bench.models.model import VisionModel
 
 _PHOTOGRAPH_SIDE = 320
 """Longer side of a photograph in the report, in pixels."""

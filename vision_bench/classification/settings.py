@@ -14,7 +14,7 @@ from vision_bench.config_file import read_required, require, require_count
 
 if TYPE_CHECKING:
     from vision_bench.data.classification import ClassificationData
-    from vision_bench.models.load import VisionModel
+    from vision_bench.models.model import VisionModel
 
 FEW_CLASSES = 10
 """A data set of at most so many classes shows each of them in the report."""
@@ -170,7 +170,7 @@ class ClassifySettings:
     @property
     def _published(self) -> str:
         """Its name in pytorch-cifar-models, empty for a model from elsewhere."""
-        from vision_bench.models.load import CIFAR_MODELS
+        from vision_bench.models.architectures.cifar import CIFAR_MODELS
 
         # Without a checkpoint for its data set, an architecture is that of CIFAR-10.
         names = (f"{_plain(self.dataset)}_{self.model}", f"cifar10_{self.model}", self.model)

@@ -43,7 +43,8 @@ from vision_bench.classification.settings import (
 from vision_bench.data.classification import ClassificationData
 from vision_bench.logits.cache import cache_logits
 from vision_bench.logits.classes import CachedLogits, load_logits
-from vision_bench.models.load import CIFAR_MODELS, VisionModel
+from vision_bench.models.architectures.cifar import CIFAR_MODELS
+from vision_bench.models.model import VisionModel
 from vision_bench.published import PublishedCurve, published_curve
 
 _PATIENCE = 60.0
@@ -168,7 +169,7 @@ def classify_file(
         **_plan_arguments(plan, targets),
     }
     with SweepStore.open(output, arguments, versions=_versions()) as store:
-        curve = measure(store, cached, plan, targets, best_device(None))
+        curve = measure(store, cached, plan, targets, best_device())
         store.update_manifest(
             command=list(command), model=subject.task, documents=curve.n, classes=len(names)
         )

@@ -12,11 +12,8 @@ layout they are published in.
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +21,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from aim_plugins.core.files import sha256_of
 from vision_bench.data.array_files import ArrayRecords, read_cifar, read_mnist
+from vision_bench.data.dataset import FileImages, VisionData, evenly
 from vision_bench.data.image_folders import FileRecords, read_class_folders, read_imagenet
-from vision_bench.data.images import ImageSource, UnreadableImageError, read_image, to_tensor
+from vision_bench.data.images import ImageSource, to_tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vision_bench.models.load import Preprocessing
+    from vision_bench.models.model import Preprocessing
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -53,23 +49,14 @@ _FASHION_CLASSES = (
     "Ankle boot",
 )
 _DIGITS_TRAIN = 1000
-_HASHING_THREADS = 8
 
 
-class ClassificationData(Dataset):
-    """Labelled images in a fixed order, as a map-style `Dataset` of (image, label).
-
-    `data[i]` raises `UnreadableImageError` for a damaged file. `vision_bench.logits.cache` leaves
-    such images out and notes them in `unreadable`, or stops, as `on_error` says.
+class ClassificationData(VisionData):
+    """Labelled images, as pairs (image, label).
 
     Attributes:
-        name: Name of the data set and its split.
-        classes: Names of the classes.
+        images: Reads them.
         labels: Class index of each image.
-        names: Name of each image: its path, or its position in the data set's arrays.
-        preprocessing: What the images go through.
-        unreadable: By name, why an image was left out so far.
-        on_error: "skip" or "raise".
     """
 
     def __init__(
@@ -83,41 +70,22 @@ class ClassificationData(Dataset):
         unreadable: Mapping[str, str] | None = None,
         on_error: str = "skip",
     ) -> None:
-        self.name = name
+        super().__init__(
+            name,
+            images.names,
+            classes,
+            preprocessing=preprocessing,
+            unreadable=unreadable or {},
+            on_error=on_error,
+        )
         self.images = images
         self.labels: Int[Tensor, " n"] = torch.tensor(labels, dtype=torch.int64)
-        self.classes = tuple(classes)
-        self.preprocessing = preprocessing
-        self.unreadable = dict(unreadable or {})
-        self.on_error = on_error
-        check_on_error(name, self.unreadable, on_error)
-        if len(self.labels) == 0:
-            raise ValueError(f"{name} holds no usable image; left out: {first_of(self.unreadable)}")
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 height width"], int]:
         return to_tensor(self.images.read(index), self.preprocessing), int(self.labels[index])
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.images.names
-
-    @property
-    def skipped(self) -> int:
-        """Number of images left out so far."""
-        return len(self.unreadable)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over names, contents, labels and classes; the preprocessing is not part of it."""
-        content = [self.name, self.classes, self.labels.tolist(), self.names, self.images.digests()]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    def identity(self) -> dict[str, Any]:
-        """What the network's inputs depend on, as JSON; the key of cached results."""
-        return {"data": self.fingerprint, "preprocessing": describe(self.preprocessing)}
+    def _contents(self) -> Any:
+        return [self.labels.tolist(), self.images.digests()]
 
 
 def load_dataset(
@@ -175,21 +143,6 @@ def load_dataset(
     return _from_files(full_name, records, preprocessing, limit, on_error)
 
 
-def evenly(total: int, limit: int | None) -> list[int]:
-    """Positions of at most `limit` of `total` items, evenly spaced from the first on.
-
-    >>> evenly(10, 4)
-    [0, 2, 5, 7]
-
-    Raises:
-        ValueError: If the limit is below 1.
-    """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit} is below 1: give the number of images, or leave it out")
-    count = total if limit is None else min(limit, total)
-    return [position * total // count for position in range(count)]
-
-
 class ArrayImages:
     """Images that lie in one array; their names are their positions in it."""
 
@@ -210,55 +163,6 @@ class ArrayImages:
 
     def subset(self, indices: list[int]) -> ArrayImages:
         return ArrayImages(self.pixels[indices], [self.names[index] for index in indices])
-
-
-class FileImages:
-    """Images that are files below a folder; their names are their paths in it."""
-
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root = root
-        self.names = tuple(names)
-
-    def read(self, index: int) -> Image:
-        return read_image(self.root / self.names[index])
-
-    def digests(self) -> list[str]:
-        return digest_files([self.root / name for name in self.names])
-
-    def subset(self, indices: list[int]) -> FileImages:
-        return FileImages(self.root, [self.names[index] for index in indices])
-
-
-def digest_files(paths: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file. Whole files: sizes and dates would miss an image that was replaced."""
-    from tqdm import tqdm
-
-    with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        hashes = pool.map(sha256_of, paths)
-        bar = tqdm(hashes, "checksums", len(paths), unit="file", delay=5, leave=False)
-        return list(bar)
-
-
-def check_on_error(name: str, unreadable: Mapping[str, str], on_error: str) -> None:
-    """Stops at images already known to be unusable, if that was asked for."""
-    if on_error not in ("skip", "raise"):
-        raise ValueError(f"on_error={on_error!r} is neither 'skip' nor 'raise'")
-    if on_error == "raise" and unreadable:
-        raise UnreadableImageError(
-            f"{name}: {len(unreadable)} images are not usable; {first_of(unreadable)}"
-        )
-
-
-def first_of(unreadable: Mapping[str, str]) -> str:
-    """The first image left out and why, for messages."""
-    return next((f"{name}: {reason}" for name, reason in unreadable.items()), "none")
-
-
-def describe(preprocessing: Preprocessing | None) -> Any:
-    """A preprocessing as JSON."""
-    from dataclasses import asdict
-
-    return None if preprocessing is None else json.loads(json.dumps(asdict(preprocessing)))
 
 
 def _from_arrays(

@@ -7,9 +7,7 @@ network's input size; 255 marks pixels that count for nothing.
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -20,15 +18,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from vision_bench.data.classification import (
-    check_on_error,
-    describe,
-    digest_files,
-    evenly,
-    first_of,
-)
+from vision_bench.data.dataset import VisionData, digest_files, evenly
 from vision_bench.data.images import (
     UnreadableImageError,
     check_input_size,
@@ -47,7 +38,7 @@ from vision_bench.data.segmentation_layouts import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vision_bench.models.load import Preprocessing
+    from vision_bench.models.model import Preprocessing
 
 STRIDE = 32
 """Multiple that both sides are rounded up to by the resize rule "short…"."""
@@ -57,23 +48,17 @@ _NAMES = ("ade20k", "cityscapes", "folder")
 _RULE = re.compile(r"(square|short)([1-9]\d{0,4})")
 
 
-class SegmentationData(Dataset):
-    """Images and label maps in a fixed order, as a map-style `Dataset` of (image, labels, name).
+class SegmentationData(VisionData):
+    """Images and label maps, as triples (image, labels, name).
 
     `data[i]` is the network's input [3, h, w], the labels [h, w] with 255 to ignore, and the
-    image's path. It raises `UnreadableImageError` for a damaged or unlabelled image, which
-    `vision_bench.logits.cache` leaves out and notes in `unreadable`, or passes on, as `on_error`
-    says.
+    image's path.
 
     Attributes:
-        name: Name of the data set and its split.
         files: The pairs of files.
-        classes: Names of the classes.
         resize: "square512" (both sides), "short512" (the shorter side, both rounded up to a
             multiple of 32), or "original".
         preprocessing: Mean, standard deviation and interpolation.
-        unreadable: By path, why an image was left out so far.
-        on_error: "skip" or "raise".
     """
 
     def __init__(
@@ -85,22 +70,17 @@ class SegmentationData(Dataset):
         preprocessing: Preprocessing | None = None,
         on_error: str = "skip",
     ) -> None:
-        self.name = name
-        self.files = files
-        self.classes = files.classes
-        self.resize = resize
-        self.preprocessing = preprocessing
-        self.unreadable = dict(files.unreadable)
-        self.on_error = on_error
         target_size(resize, 1, 1)
-        check_on_error(name, self.unreadable, on_error)
-        if not files.images:
-            raise ValueError(
-                f"{name} holds no labelled image; left out: {first_of(files.unreadable)}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.files.images)
+        super().__init__(
+            name,
+            files.images,
+            files.classes,
+            preprocessing=preprocessing,
+            unreadable=files.unreadable,
+            on_error=on_error,
+        )
+        self.files = files
+        self.resize = resize
 
     def __getitem__(
         self, index: int
@@ -122,36 +102,15 @@ class SegmentationData(Dataset):
         """One image as it is stored, for pictures."""
         return read_image(self.files.root / self.names[index])
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.files.images
-
-    @property
-    def skipped(self) -> int:
-        """Number of images left out so far."""
-        return len(self.unreadable)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over names and contents of images and label maps, and over the classes."""
-        paths = [self.files.root / name for name in (*self.files.images, *self.files.labels)]
-        lookup = hashlib.sha256(np.ascontiguousarray(self.files.lookup).data).hexdigest()
-        content = [
-            self.name,
-            self.classes,
-            self.files.images,
-            self.files.labels,
-            lookup,
-            digest_files(paths),
-        ]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
     def identity(self) -> dict[str, Any]:
         """What inputs and labels depend on, as JSON; the key of cached results."""
-        return {
-            "data": self.fingerprint,
-            "preprocessing": {"resize": self.resize, "model": describe(self.preprocessing)},
-        }
+        return {**super().identity(), "resize": self.resize}
+
+    def _contents(self) -> Any:
+        files = self.files
+        lookup = hashlib.sha256(np.ascontiguousarray(files.lookup).data).hexdigest()
+        paths = [files.root / name for name in (*files.images, *files.labels)]
+        return [files.labels, lookup, digest_files(paths)]
 
     def _labels(self, index: int, size: tuple[int, int] | None) -> Int[Tensor, "height width"]:
         path = self.files.root / self.files.labels[index]

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.demo.store import make_once
 from vision_bench.demo.training import fit, reproducible
-from vision_bench.models.load import VisionModel, load_model
+from vision_bench.models.load import load_model
+from vision_bench.models.model import VisionModel
 
 ARCHITECTURE = "cifar10_resnet20"
 WEIGHTS = "model.safetensors"

@@ -15,20 +15,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vision_bench.confusion import ConfusionMatrix
 from vision_bench.data.segmentation import SegmentationData, load_segmentation_dataset
 from vision_bench.data.segmentation_layouts import IGNORE
 from vision_bench.demo.scenes import scenes_folder
 from vision_bench.demo.store import make_once
 from vision_bench.demo.training import fit, reproducible
 from vision_bench.logits.upsampling import upsample
-from vision_bench.models.load import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocessing,
-    VisionModel,
-    load_model,
-)
-from vision_bench.segmentation.confusion import ConfusionMatrix
+from vision_bench.models.load import load_model
+from vision_bench.models.model import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, VisionModel
 
 _STRIDE = 4
 """SegFormer's logits have a quarter of the image's sides."""

@@ -28,8 +28,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from aim_plugins.core.devices import best_device
 from aim_plugins.core.files import safe_name
-from vision_bench.data.classification import ClassificationData, check_on_error, first_of
+from vision_bench.data.classification import ClassificationData
+from vision_bench.data.dataset import check_on_error, first_of
 from vision_bench.data.images import UnreadableImageError
 from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.classes import CachedLogits
@@ -38,7 +40,7 @@ from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.logits.store import LogitsStore, Sample
 
 if TYPE_CHECKING:
-    from vision_bench.models.load import VisionModel
+    from vision_bench.models.model import VisionModel
 
 
 class SkippedImagesWarning(UserWarning):
@@ -165,7 +167,7 @@ def _processes() -> _Processes:
         ) from error
     # Without being told, accelerate takes processes on CPUs for independent ones.
     cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    cpu = cpu or not (torch.cuda.is_available() or torch.xpu.is_available())
+    cpu = cpu or best_device().type == "cpu"
     # A fast process waits for a slow one for as long as the pass takes.
     state = PartialState(cpu=cpu, timeout=datetime.timedelta(days=7))
     return _Processes(

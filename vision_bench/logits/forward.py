@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vision_bench.data.images import UnreadableImageError
-from vision_bench.models.load import VisionModel
+from vision_bench.models.model import VisionModel
 
 # What layers say of inputs they cannot take: "Kernel size can't be greater than actual input size".
 _ABOUT_SIZES = re.compile(r"\b(size|sizes|shape|shapes)\b", re.IGNORECASE)

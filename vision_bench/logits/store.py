@@ -32,7 +32,8 @@ from aim_plugins.core.files import (
     unseal,
     write_atomic,
 )
-from vision_bench.data.classification import ClassificationData, digest_files, first_of
+from vision_bench.data.classification import ClassificationData
+from vision_bench.data.dataset import digest_files, first_of
 from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.classes import CachedLogits, load_logits
 from vision_bench.logits.pixels import CachedImage, CachedSegmentationLogits

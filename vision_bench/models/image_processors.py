@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vision_bench.models.load import Preprocessing
+from vision_bench.models.model import Preprocessing
 
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers, which `resample` holds."""

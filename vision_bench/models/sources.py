@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
-import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aim_plugins.core.identity import model_fingerprint
 from vision_bench.models.architectures import cifar, efficientnet_lite, segformer
 from vision_bench.models.checkpoints import (
     load_weights,
@@ -24,13 +25,7 @@ from vision_bench.models.checkpoints import (
     unwrap_state_dict,
 )
 from vision_bench.models.image_processors import processor_settings
-from vision_bench.models.load import (
-    LogitsOnly,
-    Preprocessing,
-    VisionModel,
-    model_fingerprint,
-    unknown_name,
-)
+from vision_bench.models.model import LogitsOnly, Preprocessing, VisionModel
 
 _HUB, _RANDOM = "hub", "random"
 _IMAGENET_CLASSES, _ADE20K_CLASSES, _CITYSCAPES_CLASSES = 1000, 150, 19
@@ -180,10 +175,16 @@ def is_hub_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) is not None
 
 
-_NOT_ARCHITECTURE = frozenset(
-    ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "transformers_version")
-)
-"""Settings of transformers that change no logit; the type is the weights' own."""
+def unknown_name(name: str, known: Iterable[str]) -> ValueError:
+    """Builds the error of a name that no model has, with the nearest names."""
+    nearest = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
+    hint = f"nearest: {', '.join(map(repr, nearest))}" if nearest else "no name is near"
+    return ValueError(
+        f"name={name!r} is no model and no file or folder here; {hint}. Others are "
+        "'torchvision:NAME', 'timm:NAME', and the folder or hub name OWNER/NAME of a segmentation "
+        "model"
+    )
+
 
 _DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
@@ -197,11 +198,7 @@ def _classifier(
 
 def _segmenter(name: str, module: Any, preprocessing: Preprocessing) -> VisionModel:
     # A folder's name says nothing: the same model may lie in two places.
-    settings = module.config.to_diff_dict()
-    architecture = {key: settings[key] for key in settings if key not in _NOT_ARCHITECTURE}
-    fingerprint = model_fingerprint(
-        module, f"{type(module).__name__} {json.dumps(architecture, sort_keys=True, default=str)}"
-    )
+    fingerprint = model_fingerprint(module)
     classes = module.config.num_labels
     wrapped = LogitsOnly(module).eval()
     return VisionModel(name, wrapped, "segmentation", classes, preprocessing, fingerprint)

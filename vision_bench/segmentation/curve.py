@@ -27,9 +27,10 @@ from torch import Tensor
 
 from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.sweep.table import Row
+from vision_bench.confusion import check_labels, counted_pixels
+from vision_bench.data.segmentation_layouts import IGNORE
 from vision_bench.logits.upsampling import tile_rows, upsample_pixels, upsample_rows
 from vision_bench.perturbators import ImageKey, Perturbator, SingleClassPerturbator, image_key
-from vision_bench.segmentation.confusion import IGNORE_INDEX, check_labels, counted_pixels
 from vision_bench.segmentation.envelope import Envelope
 from vision_bench.segmentation.group_counts import GroupCounts
 from vision_bench.segmentation.pixel_argmax import LevelArgmax, add_expected_counts, sampled_argmax
@@ -173,7 +174,7 @@ def segmentation_curve(
     draws: int = 1,
     exact: bool = False,
     exact_pixels: int | None = EXACT_PIXELS,
-    ignore_index: int | None = IGNORE_INDEX,
+    ignore_index: int | None = IGNORE,
 ) -> SegmentationCurve:
     """Measures segmentation against noise strength, by sampling and in law.
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vision_bench.segmentation.confusion import ClassMetrics
+from vision_bench.confusion import ClassMetrics
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from vision_bench.data.images import UnreadableImageError, read_image
 from vision_bench.data.segmentation import default_resize, network_input
 from vision_bench.logits.forward import forward
 from vision_bench.logits.pixels import noise_key
-from vision_bench.models.load import VisionModel
+from vision_bench.models.model import VisionModel
 from vision_bench.perturbators import Perturbator
 from vision_bench.segmentation.curve import predict_levels
 from vision_bench.segmentation.overlays import (

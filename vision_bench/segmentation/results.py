@@ -15,7 +15,7 @@ from PIL import Image
 from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.sweep.report import ImageSample
-from vision_bench.data.classification import evenly
+from vision_bench.data.dataset import evenly
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.perturbators import Perturbator
 from vision_bench.segmentation.curve import EXPECTED_METRICS, SegmentationCurve, predict_levels

@@ -31,7 +31,8 @@ from vision_bench.data.segmentation import SegmentationData, load_segmentation_d
 from vision_bench.logits.cache import cache_logits
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
-from vision_bench.models.load import VisionModel, load_model
+from vision_bench.models.load import load_model
+from vision_bench.models.model import VisionModel
 from vision_bench.perturbators import Perturbator
 from vision_bench.published import published_curve
 from vision_bench.segmentation.curve import Item, SegmentationCurve, segmentation_curve

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from aim_plugins.core.signature import differing_weights
-from aim_plugins.engines.engine import fingerprint
+from aim_plugins.core.identity import fingerprint
+from aim_plugins.core.signature import check_tensors
 from aim_plugins.transport.artifact import LearnedTransport
 
 
@@ -88,12 +88,7 @@ def check_checkpoint(
     for path in folder.glob("*.safetensors") if folder else ():
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name) for name in sampled.intersection(file.keys())}
-    if differing := differing_weights(tensors, signature):
-        raise ValueError(
-            f"the transport was learned on another model than {model!r}: other weights "
-            f"({len(differing)} of {len(tensors)}, such as {differing[0]!r}); load the model "
-            f"{transport.metadata.base_model!r}, or give force_transport=True to go on"
-        )
+    transport.metadata.refuse(check_tensors(repr(model), tensors, signature))
 
 
 def _file_sample(path: Path, pieces: int = 256, width: int = 64) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from vllm import LLM, SamplingParams, TokensPrompt
 
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.contexts import (
     Context,
     check_requests,
@@ -31,7 +32,6 @@ from aim_plugins.engines.engine import (
     ScoreRequest,
     ScoreRow,
     by_transport,
-    fingerprint,
 )
 from aim_plugins.engines.vllm.arguments import WORKER_EXTENSION, keyed_sampling_settings
 from aim_plugins.engines.vllm.checkpoint import checkpoint_sample

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aim_plugins.core.signature import check_shared_weights, check_sites
+from aim_plugins.core.signature import check_shared_weights
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.versions import changed_interface
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap, displace
@@ -265,14 +265,14 @@ def _modulation(request: Any) -> RequestModulation:
 
 def _check_model(model: Any, transport: LearnedTransport, *, force: bool) -> None:
     """Checks modules and weights, as far as vLLM keeps them under the names of transformers."""
-    widths = {site: len(one.scale) for site, one in transport.maps.maps.items()}
-    if inner := [site for site in widths if split_site(site)[1]]:
+    if inner := [site for site in transport.maps.maps if split_site(site)[1]]:
         raise ValueError(f"site {inner[0]!r}: vLLM modules have one output, name it without ':k'")
     try:
-        check_sites(model, widths, learned_on=transport.metadata.base_model)
+        transport.check_sites(model)
     except ValueError as error:
         raise ValueError(
             f"{error}. vLLM fuses some modules (q, k and v; gate and up): choose norms, o_proj, "
             "down_proj, blocks or whole layers, or fold the transport"
         ) from error
-    check_shared_weights(model, transport.metadata.model_signature, force=force)
+    known = transport.metadata
+    known.refuse(check_shared_weights(model, known.model_signature), force=force)

@@ -21,7 +21,7 @@ from typing import Any
 from opencompass.utils import dataset_abbr_from_cfg, get_infer_output_path
 
 from aim_plugins.core.files import CorruptRecordError, seal, unseal, write_atomic
-from aim_plugins.engines.engine import fingerprint
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.harnesses.opencompass.config.content import data_content, model_content
 from aim_plugins.harnesses.opencompass.config.entries import (
     canonical,

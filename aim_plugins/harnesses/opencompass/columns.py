@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig
 
+from aim_plugins.core.devices import model_window
 from aim_plugins.engines.engine import Engine, Journal, Modulation, ScoreRow
 from aim_plugins.harnesses.opencompass.config.modulations import (
     SplitSettings,
@@ -26,8 +27,6 @@ from aim_plugins.harnesses.opencompass.config.modulations import (
 )
 from aim_plugins.harnesses.opencompass.run.replay import AnswerTable, ColumnModel, NoJournal, Span
 from aim_plugins.modulation.activations import ActivationMaps
-
-_WINDOWS = ("max_position_embeddings", "seq_length", "model_max_length", "n_positions")
 
 
 class TransportingEngine(Engine, Protocol):
@@ -99,7 +98,13 @@ class ColumnAnswers(abc.ABC):
 
     def _longest_prompt(self, path: str, model_kwargs: dict[str, Any]) -> int:
         """Tokens of the longest prompt where the entry does not say."""
-        return window_of(path, trust_remote_code=model_kwargs["trust_remote_code"])
+        trust = model_kwargs["trust_remote_code"]
+        window = model_window(AutoConfig.from_pretrained(path, trust_remote_code=trust))
+        if window is None:
+            raise ValueError(
+                f"max_seq_len is missing, and the config of {path} names no window: give it"
+            )
+        return window
 
     def _load_tokenizer(self, *args: Any, **kwargs: Any) -> None:
         super()._load_tokenizer(*args, **kwargs)  # type: ignore[misc]
@@ -269,16 +274,3 @@ class TextScores(ColumnAnswers):
 def str_of(prompt: Any) -> str:
     """A base model's prompt as text: OpenCompass hands in a string or a list of turns."""
     return prompt if isinstance(prompt, str) else "".join(turn["prompt"] for turn in prompt)
-
-
-def window_of(path: str, *, trust_remote_code: bool) -> int:
-    """Tokens that a model was made for, from its configuration.
-
-    Raises:
-        ValueError: If the configuration names no window.
-    """
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    for name in _WINDOWS:
-        if window := getattr(config, name, None):
-            return int(window)
-    raise ValueError(f"max_seq_len is missing, and the config of {path} names no window: give it")

@@ -203,11 +203,12 @@ def refuse_filled(folder: Path) -> None:
     Raises:
         ValueError: If the folder is a file, or is not empty.
     """
-    from aim_plugins.transport.artifact import METADATA_FILE
+    from aim_plugins.core.artifact import artifact_files
+    from aim_plugins.transport.artifact import TransportMetadata
 
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output={str(folder)!r} is a file: choose a folder")
-    if (folder / METADATA_FILE).is_file():
+    if artifact_files(folder, TransportMetadata)[1].is_file():
         raise ValueError(
             f"output={str(folder)!r} holds a transport already: choose another folder, or remove it"
         )

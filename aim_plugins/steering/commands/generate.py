@@ -159,7 +159,7 @@ def _arguments(
     decoding: Decoding,
 ) -> dict[str, Any]:
     """What determines the texts, for the manifest."""
-    from aim_plugins.engines.engine import fingerprint
+    from aim_plugins.core.identity import fingerprint
 
     return {
         "command": "transport generate",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from aim_plugins.engines.engine import fingerprint
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.steering.study import PERPLEXITY, TEXT_METRICS
 
 _SHOWN = 60

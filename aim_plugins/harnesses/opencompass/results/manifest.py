@@ -12,7 +12,8 @@ from typing import Any
 
 from opencompass.utils import dataset_abbr_from_cfg
 
-from aim_plugins.engines.engine import by_transport, fingerprint
+from aim_plugins.core.identity import fingerprint
+from aim_plugins.engines.engine import by_transport
 from aim_plugins.harnesses.opencompass.command import COMMAND_VARIABLE
 from aim_plugins.harnesses.opencompass.config.entries import canonical, split_entry, unlabelled
 from aim_plugins.harnesses.opencompass.results.table import Sweep

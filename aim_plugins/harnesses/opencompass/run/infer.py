@@ -28,7 +28,8 @@ from opencompass.utils import (
 )
 
 from aim_plugins.core.files import safe_name
-from aim_plugins.engines.engine import by_transport, fingerprint
+from aim_plugins.core.identity import fingerprint
+from aim_plugins.engines.engine import by_transport
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.config.check import type_name
 from aim_plugins.harnesses.opencompass.config.entries import (

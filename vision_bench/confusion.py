@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
-IGNORE_INDEX = 255
-"""Label of the pixels that count for nothing, as in ADE20K and Cityscapes."""
+from vision_bench.data.segmentation_layouts import IGNORE
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class ConfusionMatrix:
     tensor([0.5000, 1.0000], dtype=torch.float64)
     """
 
-    def __init__(self, classes: int, ignore_index: int | None = IGNORE_INDEX) -> None:
+    def __init__(self, classes: int, ignore_index: int | None = IGNORE) -> None:
         if classes < 1:
             raise ValueError(f"classes={classes} is below 1: give the number of classes")
         self.classes = classes
