@@ -287,13 +287,20 @@ class Column:
         found = {name: value for one in self.changes for name, value in one.settings.items()}
         return found | {SEED: self.seed}
 
+    @property
+    def has_argmax_law(self) -> bool:
+        """Whether the exact law of the argmax is known."""
+        changes = self.acting_on("logits")
+        return not changes or (
+            len(changes) == 1 and type(changes[0]).argmax_law is not Change.argmax_law
+        )
+
     def argmax_law(self, logits: Any) -> Any | None:
         """The exact law of the argmax; see `Change.argmax_law`."""
-        changes = self.acting_on("logits")
-        if len(changes) == 1:
-            return changes[0].argmax_law(logits)
-        if changes:
+        if not self.has_argmax_law:
             return None
+        if changes := self.acting_on("logits"):
+            return changes[0].argmax_law(logits)
         from aim_plugins.modulation.ordering import argmax_probabilities
 
         return argmax_probabilities(logits, 0.0)

@@ -95,7 +95,7 @@ class GaussianNoise(Change):
         *,
         compiled: bool | None = None,
     ) -> Any:
-        from aim_plugins.modulation.logits import noisy_rows
+        from aim_plugins.modulation.noise import noisy_rows
 
         return noisy_rows(
             logits,

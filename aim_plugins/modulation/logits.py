@@ -26,7 +26,7 @@ from transformers import LogitsProcessor
 from aim_plugins.core.strengths import validate_strength
 from aim_plugins.modulation.columns import Change
 from aim_plugins.modulation.gaussian import GaussianNoise
-from aim_plugins.modulation.noise import sequence_keys, standard_normal, standard_normal_at
+from aim_plugins.modulation.noise import noisy_rows, sequence_keys, standard_normal_at
 
 Std = float | Sequence[float] | Float[Tensor, "..."]
 Seed = int | Sequence[int] | Int[Tensor, "..."]
@@ -60,34 +60,6 @@ def add_noise(
     seeds = seed.tolist() if isinstance(seed, Tensor) else [seed] * len(keys)
     noisy = noisy_rows(logits, keys, std.tolist(), [mean] * len(keys), seeds)
     return torch.where(std.to(logits.device)[:, None] > 0, noisy, logits)
-
-
-def noisy_rows(
-    logits: Float[Tensor, "rows vocab"],
-    keys: Int64[Tensor, " rows"],
-    stds: Sequence[float],
-    means: Sequence[float],
-    seeds: Sequence[int],
-    *,
-    compiled: bool | None = None,
-) -> Float[Tensor, "rows vocab"]:
-    """Adds keyed Gaussian noise to every row, as `add_noise` does where no std is 0."""
-
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=logits.device)[:, None]
-
-    noise = standard_normal(
-        keys,
-        logits.shape[1],
-        seed=torch.tensor(seeds, device=logits.device),
-        device=logits.device,
-        compiled=compiled,
-    ).mul_(column(stds))
-    if any(means):
-        noise.add_(column(means))
-    # A float64 row keeps its precision; half precision is widened by the addition.
-    total = noise.add(logits) if logits.dtype == torch.float64 else noise.add_(logits)
-    return total.to(logits.dtype)
 
 
 class KeyedLogitsProcessor(LogitsProcessor):

@@ -29,7 +29,7 @@ import importlib.util
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -173,6 +173,34 @@ def standard_normal(
     draws = fill(streams, bases).flatten(1)
     start = offset - first * BLOCK
     return draws[:, start : start + vocab_size].to(dtype)
+
+
+def noisy_rows(
+    logits: Float[Tensor, "rows vocab"],
+    keys: Int64[Tensor, " rows"],
+    stds: Sequence[float],
+    means: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    compiled: bool | None = None,
+) -> Float[Tensor, "rows vocab"]:
+    """Adds keyed Gaussian noise to every row, none of whose stds is 0."""
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=logits.device)[:, None]
+
+    noise = standard_normal(
+        keys,
+        logits.shape[1],
+        seed=torch.tensor(seeds, device=logits.device),
+        device=logits.device,
+        compiled=compiled,
+    ).mul_(column(stds))
+    if any(means):
+        noise.add_(column(means))
+    # A float64 row keeps its precision; half precision is widened by the addition.
+    total = noise.add(logits) if logits.dtype == torch.float64 else noise.add_(logits)
+    return total.to(logits.dtype)
 
 
 def standard_normal_at(

@@ -54,8 +54,8 @@ class TextSample:
     doc_id: int | str
     prompt: str
     target: str
-    texts: Mapping[Strengths, str]
-    scores: Mapping[Strengths, float] = field(default_factory=dict)
+    texts: Mapping[Any, str]
+    scores: Mapping[Any, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class ImageSample:
     """
 
     name: str
-    pictures: Mapping[Strengths, bytes] = field(default_factory=dict)
-    captions: Mapping[Strengths, str] = field(default_factory=dict)
-    scores: Mapping[Strengths, float] = field(default_factory=dict)
+    pictures: Mapping[Any, bytes] = field(default_factory=dict)
+    captions: Mapping[Any, str] = field(default_factory=dict)
+    scores: Mapping[Any, float] = field(default_factory=dict)
     references: Mapping[str, bytes] = field(default_factory=dict)
     legend: Mapping[str, str] = field(default_factory=dict)
 
@@ -214,7 +214,7 @@ def data_uri(content: bytes) -> str:
     )
 
 
-def _column(values: Mapping[Strengths, Any], places: Sequence[tuple[float, ...]]) -> list[Any]:
+def _column(values: Mapping[Any, Any], places: Sequence[tuple[float, ...]]) -> list[Any]:
     by_place = {_place(strength): value for strength, value in values.items()}
     return [by_place.get(place) for place in places]
 

@@ -67,10 +67,11 @@ class Transport(Change):
             raise ValueError(f"force_transport={force!r} is neither True nor False: write one")
         named = given.get("transport")
         if named is None or named == "":
-            asked = f"strength={given['strength']!r}" if "strength" in given else "transport="
+            known = "transport" in given
+            problem = "transport= is missing" if known else f"{_asked(given)} has no transport"
             raise ValueError(
-                f"{asked} has no transport: name the folder that `aim-plugins transport fit` "
-                "wrote, as in transport=DIR"
+                f"{problem}: name the folder that `aim-plugins transport fit` wrote, as in "
+                "transport=DIR"
             )
         from aim_plugins.modulation.activations import ActivationMaps
         from aim_plugins.transport.artifact import LearnedTransport
@@ -117,6 +118,10 @@ class Transport(Change):
                 ]
                 stack.enter_context(maps.applied(model, strengths, starts))
             yield
+
+
+def _asked(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in given.items())
 
 
 def read_transport(named: object) -> tuple[LearnedTransport, str]:

@@ -18,8 +18,8 @@ from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from aim_plugins.engines import huggingface
 from aim_plugins.harnesses.lm_eval import ActHFLM, AimHFLM
+from aim_plugins.transport import change
 from aim_plugins.transport.artifact import LearnedTransport
 
 ALL = ["tiny_choice", "tiny_generation", "tiny_perplexity"]
@@ -200,11 +200,12 @@ def test_a_model_spread_by_parallelize_is_transported_as_a_whole_one(build):
 
 def test_the_harnesss_record_names_the_transport(build, transport):
     info = build(strength=0.5).get_model_info()
-    assert info["transport_fingerprint"] == LearnedTransport.load(transport).fingerprint
+    known = info["modulation"]["changes"]["transport"]
+    assert known["fingerprint"] == LearnedTransport.load(transport).fingerprint
 
 
 def test_a_strength_outside_the_learned_range_is_warned_of_once(build, caplog):
-    huggingface.warn_once.cache_clear()
+    change.warn_once.cache_clear()
     for _ in range(2):
         build(strength=[-0.5, 0.5, 1.25])
     warned = [record.message for record in caplog.records if "outside 0 to 1" in record.message]
@@ -223,12 +224,12 @@ def test_a_strength_outside_the_learned_range_is_warned_of_once(build, caplog):
         ({"strength": "nan"}, "strength=.* is not finite"),
         ({"strength": "0:1"}, "a grid is start:stop:step"),
         ({"strength": [0.5, 0.5]}, "holds 0.5 twice"),
-        ({"strength": [0, 1], "noise_std": [0, 1]}, "both hold several strengths"),
+        ({"noise_std": [0, -1]}, "noise_std=-1 is negative"),
     ],
     ids=str,
 )
 def test_bad_arguments_are_named_before_the_model_is_loaded(build, tmp_path, arguments, problem):
-    with pytest.raises(ValueError, match=problem) as error:
+    with pytest.raises((ValueError, FileNotFoundError), match=problem) as error:
         build(checkpoint=tmp_path / "no such model", **arguments)
     assert "\n" not in str(error.value)
 
@@ -247,7 +248,9 @@ def test_a_transport_of_other_weights_is_refused_unless_forced(
     weights = load_file(checkpoint / "model.safetensors")
     weights = {name: tensor * 1.5 for name, tensor in weights.items()}
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="does not fit pretrained=.*force_transport=True"):
+    with pytest.raises(
+        ValueError, match=f"transport='{transport}' is of another model.*force_transport=True"
+    ):
         build(checkpoint=checkpoint)
     [first, _] = build(checkpoint=checkpoint, strength=0.5, force_transport=True).loglikelihood(
         requests()
@@ -258,10 +261,22 @@ def test_a_transport_of_other_weights_is_refused_unless_forced(
         assert first[0] == pytest.approx(log_likelihood(model, lm, *PAIRS[0]), abs=2e-4)
 
 
-@pytest.mark.parametrize("name", ["transport", "strength"])
-def test_aim_hf_sends_transports_to_act_hf(build, tmp_path, name):
-    with pytest.raises(ValueError, match=f"{name}='x' .*use --model act_hf"):
-        build(AimHFLM, tmp_path / "no such model", **{name: "x"})
+def test_aim_hf_takes_a_transport_as_act_hf_does(build, transport):
+    one, other = build(strength=0.5), build(AimHFLM, transport=str(transport), strength=0.5)
+    assert one.loglikelihood(requests()) == other.loglikelihood(requests())
+    with pytest.raises(ValueError, match="strength=0.5 has no transport"):
+        AimHFLM("no such model", strength=0.5)
+
+
+def test_strengths_of_two_kinds_make_a_grid_of_single_runs(build):
+    grid = build(strength=[0.0, 0.5], noise_std=[0.0, 2.0], noise_seed=3)
+    table = grid.score(requests())
+    for index, column in enumerate(grid.columns):
+        settings = {name: value for name, value in column.settings.items() if name != "transport"}
+        alone = build(**settings).loglikelihood(requests())
+        found = [grid.answer("loglikelihood", row, index) for row in table]
+        assert [greedy for _, greedy in found] == [greedy for _, greedy in alone]
+        assert [value for value, _ in found] == pytest.approx([value for value, _ in alone])
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,9 @@ class LmEvalStudy(Study):
             return [], {}
         requests, table = replay.requests["loglikelihood"], replay.tables["loglikelihood"]
         rows_by_id = {id(request): row for request, row in zip(requests, table, strict=True)}
+        # Without a change of logits the law would be the accuracy itself.
+        changed = any(change.acts_on == "logits" for change in column.changes)
+        lawful = changed and all(column.has_argmax_law for column in self.columns)
         rows, chance = [], {}
         for name, task in tasks.items():
             documents = choice_documents(task, task.instances, rows_by_id, index)
@@ -248,9 +251,7 @@ class LmEvalStudy(Study):
                 continue
             documents = [document for part in gathered for document in part]
             chance[name] = chance_level(documents)
-            rewards = expected_rewards(documents, column)
-            # Without a change of logits the law is the accuracy itself.
-            if rewards is not None and any(one.acts_on == "logits" for one in column.changes):
+            if lawful and (rewards := expected_rewards(documents, column)) is not None:
                 rows.append(mean(rewards).row(name, f"{METRIC}_expected", *cell.strengths))
         return rows, chance
 

@@ -1,10 +1,12 @@
-"""`aim_vllm`: lm-evaluation-harness's vLLM backend with noise on the logits.
+"""`aim_vllm` and `act_vllm`: lm-evaluation-harness's vLLM backend, modulated.
 
     lm_eval --model aim_vllm --model_args pretrained=MODEL,noise_std=0:3:0.25 --tasks gsm8k
+    lm_eval --model act_vllm --model_args pretrained=MODEL,transport=DIR,strength=0:1:0.1 \\
+        --tasks gsm8k --batch_size auto
 
-The class takes everything that `vllm` takes, and the noise of `aim_hf`. All columns of a
+The class takes everything that `vllm` takes, and the changes of `aim_hf`. All columns of a
 generation task decode in one continuous batch, and log-likelihoods of all columns come from one
-forward pass.
+forward pass for each change of activations.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from aim_plugins.engines.engine import (
     ScoreRow,
 )
 from aim_plugins.engines.vllm.versions import require_supported
+from aim_plugins.harnesses.lm_eval import replay
 from aim_plugins.harnesses.lm_eval.columns import ColumnAnswers
 
 if TYPE_CHECKING:
@@ -71,47 +74,35 @@ _Backend: Any = _import_backend().VLLM
 
 
 class AimVLLM(ColumnAnswers, _Backend):
-    """A causal language model of vLLM whose logits carry keyed Gaussian noise.
+    """A causal language model of vLLM under changes of its logits or activations.
 
     Args:
         pretrained: As for `vllm`.
-        noise_std: Standard deviation of the noise in logit units: a number, a list, or a grid such
-            as "0:3:0.25".
-        noise_mean: Mean of the noise in logit units.
-        noise_seed: Seed of the first draw; draw d has seed `noise_seed + d`.
-        noise_draws: Draws of the noise for every strength.
         max_length: Longest input in tokens, as for `hf`. vLLM's own `max_model_len`, which may be
             given instead, counts the token that vLLM always decodes as well; without either, inputs
             may have a token less than the model's window.
         batch_size: Requests handed to vLLM at a time; "auto" hands over all.
-        **kwargs: Every other argument of `vllm`.
+        **kwargs: Every other argument of `vllm`, and those of every kind of change, see `AimHFLM`.
 
     Attributes:
-        columns: The modulations that requests are answered under.
+        columns: The columns that requests are answered under.
         engine: Runs the model.
 
     Raises:
-        ValueError: If a strength is negative, not finite or given twice, or an argument asks for
-            what vLLM cannot modulate.
-
-    Source: arXiv 2603.12755, utility modulation on the scores of a language model.
+        ValueError: If an argument of a change is misspelt, malformed or missing, the change was
+            made for another model, or an argument asks for what vLLM cannot modulate.
     """
 
     def __init__(
         self,
         pretrained: str,
-        noise_std: Any = 0.0,
-        noise_mean: float = 0.0,
-        noise_seed: int = 0,
-        noise_draws: int = 1,
         *,
         max_length: int | None = None,
         max_model_len: int | None = None,
         batch_size: int | str = "auto",
         **kwargs: Any,
     ) -> None:
-        self.refuse_unknown(kwargs, instead="act_vllm")
-        self.columns = self._modulations(noise_std, noise_mean, noise_seed, noise_draws)
+        kwargs = self.take_arguments(kwargs)
         if int(kwargs.get("data_parallel_size", 1)) > 1:
             raise ValueError(
                 f"data_parallel_size={kwargs['data_parallel_size']} makes a new engine for every "
@@ -128,20 +119,14 @@ class AimVLLM(ColumnAnswers, _Backend):
             pretrained,
             max_model_len=max_model_len,
             batch_size=batch_size,
-            **vllm_engine.llm_arguments(**kwargs, **self._transport_arguments()),
+            **vllm_engine.llm_arguments(pretrained, self.columns, **kwargs),
         )
         if self.batch_size == 1:
             logger.warning("batch_size=1 hands vLLM one request at a time: use --batch_size auto")
         self.batch_sizes: dict[int, int] = {}
         self.engine: Engine = vllm_engine.VLLMEngine(self.model, lora_request=self.lora_request)
         if len(self.columns) > 1:
-            from aim_plugins.harnesses.lm_eval import replay
-
             replay.install()
-
-    def _transport_arguments(self) -> dict[str, Any]:
-        """What names the transport to `llm_arguments`."""
-        return {}
 
     @property
     def max_length(self) -> int:
@@ -227,6 +212,12 @@ class AimVLLM(ColumnAnswers, _Backend):
             "max_gen_toks": self.max_gen_toks,
             "tokenizer": [self.tokenizer.name_or_path, len(self.tokenizer)],
         }
+
+
+class ActVLLM(AimVLLM):
+    """`AimVLLM` under the name that asks for a transport of activations."""
+
+    required = ("transport",)
 
 
 def _model_window(pretrained: str, max_length: int, options: dict[str, Any]) -> int:
