@@ -15,7 +15,6 @@ model is passed to `wrap_model`.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from aim_plugins.core.errors import did_you_mean
 from vision_bench.models.architectures.cifar import CIFAR_MODELS
 from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
 
@@ -252,10 +252,9 @@ def _numbers_of(layer: nn.Module) -> list[tuple[str, bool | int | float]]:
 
 def unknown_name(name: str, known: Iterable[str]) -> ValueError:
     """Builds the error of a name that no model has, with the nearest names."""
-    nearest = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
-    hint = f"nearest: {', '.join(map(repr, nearest))}" if nearest else "no name is near"
+    hint = did_you_mean(name, known, count=3, cutoff=0.4, otherwise="no name is near.")
     return ValueError(
-        f"name={name!r} is no model and no file or folder here; {hint}. Others are "
+        f"name={name!r} is no model and no file or folder here; {hint} Others are "
         "'torchvision:NAME', 'timm:NAME', and the folder or hub name OWNER/NAME of a segmentation "
         "model"
     )
