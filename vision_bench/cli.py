@@ -15,12 +15,13 @@ from collections.abc import Sequence
 
 from aim_plugins.core.commands import guarded, join_negative_values
 from aim_plugins.sweep.manifest import redact
+from vision_bench.classification.commands import NEGATIVE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit status: 2 for bad input, 1 for a failure, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(join_negative_values(arguments, {"--noise-std"}))
+    options = _parser().parse_args(join_negative_values(arguments, NEGATIVE))
     options.command = redact(["vision-bench", *arguments])  # it goes into the results
     return guarded(lambda: options.run(options))
 

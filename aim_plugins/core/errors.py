@@ -56,6 +56,7 @@ def did_you_mean(
     "choose one of 'method', 'seed'"
     """
     known = list(map(str, known))
+    everything = f"choose one of {', '.join(map(repr, known))}" if known else "there are none"
     if near := nearest(name, known, count=count, cutoff=cutoff):
         return f"did you mean {' or '.join(map(repr, near))}?"
-    return otherwise or f"choose one of {', '.join(map(repr, known))}"
+    return otherwise or everything

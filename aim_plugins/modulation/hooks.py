@@ -7,13 +7,14 @@ Everything is attached within a context; leaving it, in whatever way, restores t
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from aim_plugins.core.errors import nearest
 
 OutputFunction = Callable[[Tensor], Tensor | None]
 """Maps an output to what takes its place; None leaves it."""
@@ -178,6 +179,6 @@ def _nearest(pattern: str, names: Sequence[str]) -> str:
     for name in names:
         kinds.setdefault(re.sub(r"\d+", "0", name), name)
     ends = {name.rsplit(".", 1)[-1]: name for name in reversed(kinds.values())}
-    near = [ends[end] for end in difflib.get_close_matches(last, ends, n=3, cutoff=0.5)]
-    near += difflib.get_close_matches(plain, kinds.values(), n=3, cutoff=0.0)
+    near = [ends[end] for end in nearest(last, ends, count=3, cutoff=0.5)]
+    near += nearest(plain, kinds.values(), count=3, cutoff=0.0)
     return ", ".join(repr(name) for name in list(dict.fromkeys(near))[:3])

@@ -7,7 +7,7 @@
 - `repetition`: whether the texts have collapsed.
 - `tasks`: zero-shot tasks, through lm-evaluation-harness.
 - `estimates`: values with their standard errors.
-- `settings`, `run`: one evaluation, from its options to its report.
+- `settings`, `inputs`, `study`: one evaluation, from its options to its report.
 
 Source: the evaluations of arXiv 2410.23054, section 4.
 """

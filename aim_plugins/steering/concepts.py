@@ -13,10 +13,7 @@ from typing import Any
 
 from aim_plugins.engines.engine import Modulation, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-
-DEFAULT_QUESTION = (
-    'Here is a text:\n{text}\n\nIs the text about "{concept}"? Answer with yes or no only.\nAnswer:'
-)
+from aim_plugins.steering.settings import DEFAULT_QUESTION
 
 
 class Lexicon:
@@ -85,7 +82,7 @@ class Judge:
         *,
         question: str = DEFAULT_QUESTION,
         concept: str | None = None,
-        answers: tuple[str, str] = ("yes", "no"),
+        answers: Sequence[str] = ("yes", "no"),
         chat: bool | None = None,
     ) -> None:
         check_question(question, concept)

@@ -1,134 +1,272 @@
-"""The options of an evaluation, checked before anything heavy is loaded."""
+"""Settings of the commands of `aim-plugins transport`; a config holds them for all of these.
+
+A setting at the top of a config holds for every command that has it; the sections `fit`, `generate`
+and `evaluate` hold those of one command, and `evaluate` takes over what `generate` says of the
+texts.
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.util import find_spec
-from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from aim_plugins.core.files import sha256_of
-from aim_plugins.core.identity import fingerprint
-from aim_plugins.core.strengths import format_strength, parse_strengths
-from aim_plugins.engines.huggingface import warn_once
-from aim_plugins.engines.loading import check_judge
-from aim_plugins.steering.concepts import DEFAULT_QUESTION, Lexicon, check_question
-from aim_plugins.steering.sentiment import check_classifier, require_vader
-from aim_plugins.steering.texts import Decoding, Generation, read_generations
-from aim_plugins.sweep.manifest import MANIFEST
-from aim_plugins.transport.artifact import TransportMetadata
-from aim_plugins.transport.data.datasets import load_prompts, read_sentences
+from aim_plugins.core.settings import (
+    Count,
+    Grid,
+    Names,
+    Natural,
+    Positive,
+    Settings,
+    Share,
+    SignedGrid,
+    option,
+    read_settings,
+)
 
 DEFAULT_STRENGTHS = "0:1:0.1"
-VADER = "vader"
+DEFAULT_QUESTION = (
+    'Here is a text:\n{text}\n\nIs the text about "{concept}"? Answer with yes or no only.\nAnswer:'
+)
+
+_S = TypeVar("_S", bound=Settings)
 
 
-@dataclass(frozen=True)
-class JudgeSettings:
-    """Concept presence by a judge model.
-
-    Attributes:
-        model: The judge: a name on the hub, a local folder, or "demo:smollm2".
-        concept: The concept that the question names.
-        question: The question, with `{text}` and `{concept}` in it.
-        answers: The words for yes and no.
-        chat: Whether it goes through the tokenizer's chat template; None does where there is one.
-    """
-
-    model: str
-    concept: str | None = None
-    question: str = DEFAULT_QUESTION
-    answers: tuple[str, str] = ("yes", "no")
-    chat: bool | None = None
-
-
-@dataclass(frozen=True)
-class TaskSettings:
-    """Zero-shot tasks of lm-evaluation-harness.
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(Settings):
+    """The model.
 
     Attributes:
-        names: Names of the tasks, as the harness calls them.
-        num_fewshot: Examples before each question; None leaves it to the task.
-        limit: Documents of each task; None takes all.
-        include_path: Folder of tasks of one's own.
-    """
-
-    names: tuple[str, ...]
-    num_fewshot: int | None = None
-    limit: float | None = None
-    include_path: str | None = None
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What to measure of a transport.
-
-    Attributes:
-        transport: Folder of the transport.
-        pretrained: The model it steers.
-        output: Folder of results.
-        strength: Strengths of the transport; None takes those of `generations`, or 0, 0.1, ..., 1.
-        perplexity: Files of plain text, for the perplexity of the steered model.
-        prompts: A file of prompts to continue, or a config's description of prompts.
-        generations: A file that `transport generate` wrote, instead of prompts.
-        decoding: How prompts are continued.
-        lexicon: File of words that stand for the concept.
-        judge: Asks a model whether texts show the concept.
-        classifier: Text classifier: a name on the hub or a local folder.
-        label: The classifier's label whose probability is measured.
-        sentiment: "vader", or None.
-        tasks: Zero-shot tasks.
-        batch_size: Prompts, documents or texts in a forward pass.
-        max_length: Longest sequence in tokens.
-        dtype: Of the models' weights; "auto" keeps the checkpoint's.
-        device: Where the models run.
-        force: Whether a transport of another model is applied all the same.
+        pretrained: A name on the hub, a local folder, or "demo:smollm2".
+        dtype: Type of its weights, such as float32 or bfloat16; "auto" keeps the checkpoint's.
+        device: Where it runs, such as cpu or cuda:1; by default an accelerator if there is one.
         trust_remote_code: Whether code that comes with a model may run.
     """
 
-    transport: Path
-    pretrained: str
-    output: Path
-    strength: Any = None
-    perplexity: Sequence[Path] = ()
-    prompts: str | Path | Mapping[str, Any] | None = None
-    generations: Path | None = None
-    decoding: Decoding = field(default_factory=Decoding)
-    lexicon: Path | None = None
-    judge: JudgeSettings | None = None
-    classifier: str | None = None
-    label: str | None = None
-    sentiment: str | None = None
-    tasks: TaskSettings | None = None
-    batch_size: int = 8
-    max_length: int | None = None
+    pretrained: str = option(metavar="MODEL")
     dtype: str = "auto"
     device: str | None = None
-    force: bool = False
     trust_remote_code: bool = False
 
-    def check(self) -> None:
-        """Refuses what cannot be measured, before models are loaded.
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How `load_engine` loads it."""
+        return {
+            "dtype": self.dtype,
+            "device": self.device,
+            "trust_remote_code": self.trust_remote_code,
+        }
 
-        Raises:
-            ValueError: If no metric is asked for, or options do not go together.
-            FileNotFoundError: If a file is missing.
-            ImportError: If a package is missing.
-        """
-        check_batch_size(self.batch_size)
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(ModelSettings):
+    """How a transport is learned.
+
+    Attributes:
+        output: Folder for the transport.
+        modules: Modules to transport, by patterns of their whole names, such as '.*layernorm';
+            'NAME:K' takes output K of a tuple.
+        source: Sentences to start from: .jsonl with {"text": ...}, or .txt, one a line.
+        target: Sentences to arrive at, the same way.
+        data: What `load_sides` reads instead of two files.
+        limit: Sentences a side, drawn at random; by default all.
+        seed: Of that draw; by default the data's, or 0.
+        max_length: Cuts sentences, in tokens; by default they stay whole.
+        batch_size: Sentences in a forward pass; batches run in lockstep.
+        method: linear, gaussian, mean, aura, actadd, ...
+        pooling: mean, min, max, median, last or all tokens; by default the method's.
+        support: Where maps act: none, minmax, qLO_HI or clip; by default the method's.
+        positions: Tokens to transport: all or last; by default the method's.
+        incremental: Whether to fit each module on activations that earlier ones transported; by
+            default as the method does.
+        strength: At which they are transported.
+    """
+
+    output: Path = option(short="-o", metavar="DIR")
+    modules: Sequence[str] = option(metavar="REGEX")
+    source: str | None = option(None, metavar="FILE")
+    target: str | None = option(None, metavar="FILE")
+    data: Mapping[str, Any] = field(default_factory=dict)
+    limit: Count | None = None
+    seed: int | None = None
+    max_length: int | None = None
+    batch_size: Count = 32
+    method: str = "linear"
+    pooling: str | None = None
+    support: str | None = None
+    positions: str | None = None
+    incremental: bool | None = None
+    strength: float = 1.0
+
+    def check(self) -> None:
+        if (self.source is None) != (self.target is None):
+            given = "target" if self.source is None else "source"
+            raise ValueError(f"--{given} is there without the other side: give both files")
+        if self.source is None and not self.data:
+            raise ValueError("the sentences are missing: add --source FILE --target FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringSettings(ModelSettings):
+    """What it is steered by.
+
+    Attributes:
+        transport: Folder of the transport.
+        output: Folder for results; an interrupted run goes on when it is started again.
+        batch_size: Prompts, documents or texts in a forward pass.
+        max_length: Longest sequence in tokens; by default the model's window.
+        force: Whether to apply a transport that another model was fitted on.
+    """
+
+    transport: Path = option(positional=True, metavar="DIR")
+    output: Path = option(short="-o", metavar="OUT")
+    batch_size: Count = 8
+    max_length: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding(Settings):
+    """How texts are decoded.
+
+    Attributes:
+        max_new_tokens: Longest text in tokens.
+        do_sample: Whether tokens are drawn at random; else the most likely one is taken.
+        temperature: Divides the logits before a draw.
+        top_k: Draws from so many most likely tokens; 0 from all.
+        top_p: Draws from the most likely tokens of this probability in sum.
+        seed: Seed of the draws.
+    """
+
+    max_new_tokens: Count = 32
+    do_sample: bool = False
+    temperature: Positive = 1.0
+    top_k: Natural = 0
+    top_p: Share = 1.0
+    seed: Natural = 0
+
+    def check(self) -> None:
+        sampled = self.temperature != 1.0 or self.top_k != 0 or self.top_p != 1.0
+        if sampled and not self.do_sample:
+            raise ValueError(
+                "temperature, top_k and top_p say how tokens are drawn, and do_sample=False "
+                "draws none: add --do-sample, or leave them out"
+            )
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """Arguments of the model's `generate` beside the length."""
+        if not self.do_sample:
+            return {"do_sample": False}
+        return {
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+
+    @property
+    def decoding_record(self) -> dict[str, Any]:
+        """What of it determines the texts."""
+        seed = {"seed": self.seed} if self.do_sample else {}
+        return {"max_new_tokens": self.max_new_tokens, **self.decoding, **seed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(SteeringSettings, Decoding):
+    """What a steered model is to write.
+
+    Attributes:
+        prompts: A file, .jsonl with {"text": ...} or .txt, one a line; a config may describe them.
+        strength: "0:1:0.1", "0,0.5,1" or a number.
+        noise_std: Noise on the logits beside it.
+        noise_seed: Seed of the noise.
+    """
+
+    prompts: str | Path | Mapping[str, Any] = option(metavar="FILE")
+    strength: SignedGrid = option(DEFAULT_STRENGTHS, metavar="GRID")
+    noise_std: Grid = option("0", metavar="STD")
+    noise_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings(Settings):
+    """Concept presence by a judge model.
+
+    Attributes:
+        judge: Asks this model about the concept.
+        concept: What it is asked about.
+        judge_question: The question, with {text} and {concept} in it.
+        judge_answers: Its words for yes and no; by default yes,no.
+        judge_chat: Whether it goes through its chat template; auto where it has one.
+    """
+
+    judge: str | None = option(None, metavar="MODEL")
+    concept: str | None = option(None, metavar="WORD")
+    judge_question: str = option(DEFAULT_QUESTION, metavar="TEXT")
+    judge_answers: Names = option(("yes", "no"), metavar="YES,NO")
+    judge_chat: Literal["auto", "yes", "no"] = "auto"
+
+    @property
+    def chat(self) -> bool | None:
+        """Whether the question goes through a chat template; None does where there is one."""
+        return {"auto": None, "yes": True, "no": False}[self.judge_chat]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings(Settings):
+    """Zero-shot tasks, through lm-evaluation-harness.
+
+    Attributes:
+        tasks: Their names, separated by commas.
+        num_fewshot: Examples before each question; by default what the task says.
+        limit: Documents of each task; by default all.
+        include_path: Folder of tasks of your own.
+    """
+
+    tasks: Names = option((), metavar="NAMES")
+    num_fewshot: int | None = None
+    limit: float | None = None
+    include_path: str | None = option(None, metavar="FOLDER")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings):
+    """What to measure of a steered model.
+
+    Attributes:
+        strength: "0:1:0.1", "0,0.5,1" or a number; by default those of `generations`, or 0:1:0.1.
+        perplexity: Plain text, a document a line, for the perplexity of the steered model.
+        prompts: Texts to continue: .jsonl with {"text": ...}, or .txt, one a line; a config may
+            describe them.
+        generations: Texts that `transport generate` wrote, instead of prompts.
+        lexicon: Words of the concept, one a line.
+        classifier: A text classifier of transformers: a name on the hub or a local folder.
+        label: The classifier's label to measure, such as toxic.
+        sentiment: Sentiment by rules, offline.
+        wandb: Logs the curves to this project of Weights & Biases.
+        tensorboard: Logs them for TensorBoard.
+    """
+
+    strength: SignedGrid | None = option(None, metavar="GRID")
+    perplexity: Sequence[Path] = option((), metavar="FILE")
+    prompts: str | Path | Mapping[str, Any] | None = option(None, metavar="FILE")
+    generations: Path | None = option(None, metavar="FILE")
+    lexicon: Path | None = option(None, metavar="FILE")
+    classifier: str | None = option(None, metavar="MODEL")
+    label: str | None = None
+    sentiment: Literal["vader"] | None = None
+    wandb: str | None = option(None, metavar="PROJECT")
+    tensorboard: Path | None = option(None, metavar="DIR")
+
+    def check(self) -> None:
+        super().check()
         if self.prompts is not None and self.generations is not None:
             raise ValueError("prompts and generations are both given: give the one or the other")
-        of_texts = {
-            "lexicon": self.lexicon,
-            "judge": self.judge,
-            "classifier": self.classifier,
-            "sentiment": self.sentiment,
-        }
-        asked = [name for name, value in of_texts.items() if value is not None]
+        of_texts = ("lexicon", "judge", "classifier", "sentiment")
+        asked = [name for name in of_texts if getattr(self, name) is not None]
         if not self.has_texts and asked:
             raise ValueError(
                 f"{asked[0]} measures texts, and there are none: add --prompts FILE to write them, "
@@ -139,43 +277,27 @@ class EvaluationSettings:
                 "no metric is asked for: add --perplexity FILE, --prompts FILE (with --lexicon, "
                 "--judge, --classifier or --sentiment) or --tasks NAMES"
             )
-        self._check_texts()
-        self._check_names()
-        _ = self.strengths, self.documents, self.words
-        if self.tasks is not None and find_spec("lm_eval") is None:
-            raise ImportError("tasks need lm-eval: pip install 'aim-plugins[transport]'")
-        self._check_models()
-
-    def _check_texts(self) -> None:
         if (self.classifier is None) != (self.label is None):
             missing = "label" if self.label is None else "classifier"
             raise ValueError(f"{missing} is missing: --classifier NAME and --label go together")
-        if self.sentiment is not None:
-            if self.sentiment != VADER:
-                raise ValueError(f"sentiment={self.sentiment!r} is unknown: write {VADER}")
-            require_vader()
-        if self.judge is not None:
-            check_question(self.judge.question, self.judge.concept)
-
-    def _check_models(self) -> None:
-        """Refuses models that could not score, by their configurations alone."""
-        trust = self.trust_remote_code
-        if self.judge is not None:
-            check_judge(self.judge.model, chat=self.judge.chat, trust_remote_code=trust)
-        if self.classifier is not None and self.label is not None:
-            check_classifier(self.classifier, self.label, trust_remote_code=trust)
+        if len(self.judge_answers) != 2:
+            raise ValueError(
+                f"judge_answers={self.judge_answers!r}: give two words, as in --judge-answers "
+                "yes,no"
+            )
+        self._check_names()
 
     def _check_names(self) -> None:
         """Refuses files whose curves would have one name, of which the table keeps one."""
         files: dict[str, Path] = {}
-        for path in map(Path, self.perplexity):
+        for path in self.perplexity:
             if path.stem in files:
                 raise ValueError(
                     f"perplexity={str(files[path.stem])!r} and {str(path)!r} would both be the "
                     f"curve {path.stem!r}: rename one"
                 )
             files[path.stem] = path
-        for name in () if self.tasks is None else self.tasks.names:
+        for name in self.tasks:
             if name in files:
                 raise ValueError(
                     f"perplexity={str(files[name])!r} and the task {name!r} would both be the "
@@ -187,60 +309,6 @@ class EvaluationSettings:
         """Whether texts of the steered model are measured."""
         return self.prompts is not None or self.generations is not None
 
-    @cached_property
-    def strengths(self) -> tuple[float, ...]:
-        """The strengths, in rising order."""
-        written = sorted({text.strength for text in self.written})
-        spec = self.strength
-        if spec is None:
-            spec = written or DEFAULT_STRENGTHS
-        strengths = tuple(sorted(parse_strengths(spec, name="strength", signed=True)))
-        if written and (missing := [s for s in strengths if s not in written]):
-            raise ValueError(
-                f"strength={format_strength(missing[0])} is not among those of "
-                f"{self.generations}: {', '.join(map(format_strength, written))}"
-            )
-        return strengths
-
-    @cached_property
-    def documents(self) -> dict[str, list[str]]:
-        """Plain texts by the name of their file."""
-        return {Path(path).stem: list(read_sentences(path)) for path in self.perplexity}
-
-    @cached_property
-    def words(self) -> Lexicon | None:
-        """The lexicon."""
-        return None if self.lexicon is None else Lexicon.read(self.lexicon)
-
-    @cached_property
-    def prompt_texts(self) -> tuple[str, ...]:
-        """The prompts."""
-        if self.prompts is None:
-            return tuple(dict.fromkeys(text.prompt for text in self.written))
-        return load_prompts(self.prompts)
-
-    @cached_property
-    def written(self) -> tuple[Generation, ...]:
-        """Texts that an earlier command wrote."""
-        if self.generations is None:
-            return ()
-        written = tuple(read_generations(self.generations))
-        if len(noises := sorted({text.noise_std for text in written})) > 1:
-            raise ValueError(
-                f"generations={str(self.generations)!r} hold texts under noise_std="
-                f"{', '.join(map(format_strength, noises))}, which one curve would mix: give texts "
-                f"of one, as `transport generate --noise-std {format_strength(noises[0])}` writes"
-            )
-        return written
-
-    @cached_property
-    def written_with(self) -> dict[str, Any]:
-        """What `generations` were written with, as far as the folder around them tells."""
-        manifest = Path(self.generations or "").parent / MANIFEST
-        if self.generations is None or not manifest.is_file():
-            return {}
-        return json.loads(manifest.read_text(encoding="utf-8")).get("arguments", {})
-
     @property
     def text_task(self) -> str:
         """How tables and pictures name what the texts continue."""
@@ -248,63 +316,89 @@ class EvaluationSettings:
             return f"{self.prompts.get('name', 'files')} prompts"
         return Path(self.prompts or self.generations or "texts").stem
 
-    @property
-    def texts_record(self) -> dict[str, Any] | None:
-        """What determines the texts beside model and transport, however they came here."""
-        if self.prompts is not None:
-            asked = fingerprint(list(self.prompt_texts))
-            return {"prompts": asked, "decoding": self.decoding.record, "noise_std": 0.0}
-        if not self.written:
-            return None
-        first = self.written[0]
-        prompts = [text.prompt for text in self.written if text.strength == first.strength]
-        record = {"prompts": fingerprint(prompts), "noise_std": first.noise_std}
-        if first.noise_std:
-            record["noise_seed"] = self.written_with.get("noise_seed")
-        if "decoding" in self.written_with:
-            record["decoding"] = self.written_with["decoding"]
-        return record
 
-    def arguments(self, transport: str, method: str) -> dict[str, Any]:
-        """What determines the results, for the manifest.
+@dataclass(frozen=True, kw_only=True)
+class FoldSettings(ModelSettings):
+    """A checkpoint that carries a transport.
 
-        Args:
-            transport: Fingerprint of the transport.
-            method: Name of its method.
-        """
-        judge, tasks = self.judge, self.tasks
-        return {
-            "command": "transport evaluate",
-            "pretrained": self.pretrained,
-            "transport": transport,
-            "method": method,
-            "strength": list(self.strengths),
-            "dtype": self.dtype,
-            "max_length": self.max_length,
-            "perplexity": {name: fingerprint(texts) for name, texts in self.documents.items()},
-            "prompts": fingerprint(list(self.prompt_texts)) if self.prompts is not None else None,
-            "generations": sha256_of(self.generations) if self.generations else None,
-            "decoding": self.decoding.record if self.prompts is not None else None,
-            "lexicon": self.words.words if self.words else None,
-            "judge": vars(judge) if judge else None,
-            "classifier": self.classifier,
-            "label": self.label,
-            "sentiment": self.sentiment,
-            "tasks": vars(tasks) if tasks else None,
-        }
+    Attributes:
+        transport: Folder of the transport.
+        output: A new folder for the checkpoint.
+        strength: Such as 0.5.
+        force: Whether to fold a transport that another model was fitted on.
+    """
+
+    transport: Path = option(positional=True, metavar="DIR")
+    output: Path = option(short="-o", metavar="OUT")
+    strength: float
+    force: bool = False
 
 
-def check_batch_size(size: Any) -> None:
-    """Refuses a batch size that is no whole number of at least 1; a config may hold anything.
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(ModelSettings):
+    """Maps that the original implementation saved.
+
+    Attributes:
+        folder: Holds *.statedict files.
+        output: Folder for the transport.
+        method: Needed between gaussian and mean, whose files are alike.
+        support: none, minmax or qLO_HI; by default the one in force when they were saved.
+        positions: The tokens that the hooks were applied to, which the files do not say.
+        pooling: How activations were pooled; by default the original's.
+        incremental: Whether hooks were fitted one after another; by default the original's.
+    """
+
+    folder: Path = option(positional=True, metavar="FOLDER")
+    output: Path = option(short="-o", metavar="OUT")
+    method: Literal["linear", "gaussian", "mean", "aura"] | None = None
+    support: str | None = None
+    positions: Literal["all", "last"] = "all"
+    pooling: str | None = None
+    incremental: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(Settings):
+    """How evaluated transports are compared.
+
+    Attributes:
+        folders: Folders of `transport evaluate`.
+        output: Folder for the report.
+        labels: A name for each, separated by commas.
+        effect: What steering is for, as METRIC or TASK/METRIC.
+        cost: The perplexity; by default "perplexity".
+        bound: How much it may grow, as a share.
+        lower_is_better: The effect should fall, as toxicity.
+    """
+
+    folders: Sequence[Path] = option(positional=True, metavar="OUT")
+    output: Path = option(short="-o", metavar="FOLDER")
+    labels: Names = option((), metavar="NAMES")
+    effect: str | None = option(None, metavar="METRIC")
+    cost: str | None = option(None, metavar="METRIC")
+    bound: float = 0.2
+    lower_is_better: bool = False
+
+
+SECTIONS: dict[str, type[Settings]] = {
+    "fit": FitSettings,
+    "generate": GenerateSettings,
+    "evaluate": EvaluationSettings,
+}
+"""The sections of a config."""
+
+
+def read_sections(kind: type[_S], options: argparse.Namespace, *names: str) -> _S:
+    """Reads the settings of a command from options and from sections of a config.
 
     Raises:
-        ValueError: If so.
+        ValueError: If a setting is missing, unknown or not usable.
     """
-    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-        raise ValueError(f"batch_size={size!r}: give a whole number, 1 or more")
-
-
-def warn_of_unfitted(transport: TransportMetadata, strengths: Sequence[float]) -> None:
-    """Warns, once, of strengths that a transport was not learned for."""
-    if warning := transport.warning_of(strengths):
-        warn_once(warning)
+    return read_settings(
+        kind,
+        options.config,
+        options.cfg_options,
+        vars(options),
+        sections=SECTIONS,
+        read=names,
+    )

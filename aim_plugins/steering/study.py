@@ -23,9 +23,10 @@ import torch
 
 from aim_plugins.core.files import write_atomic
 from aim_plugins.engines.engine import modulation_columns
-from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.engines.huggingface import HuggingFaceEngine, warn_once
 from aim_plugins.engines.loading import load_engine, local_name
 from aim_plugins.steering.concepts import Judge
+from aim_plugins.steering.inputs import Inputs, arguments, read_inputs, texts_record
 from aim_plugins.steering.perplexity import (
     generation_perplexity,
     score_documents,
@@ -37,7 +38,7 @@ from aim_plugins.steering.sentiment import (
     Classifier,
     vader_compounds,
 )
-from aim_plugins.steering.settings import EvaluationSettings, warn_of_unfitted
+from aim_plugins.steering.settings import EvaluationSettings, SteeringSettings
 from aim_plugins.steering.tasks import run_tasks
 from aim_plugins.steering.texts import Generation, encode_prompts, generate_texts
 from aim_plugins.sweep.estimates import Estimate, mean
@@ -47,7 +48,7 @@ from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.report import TextSample, write_report
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.table import Row, pool_draws, write_table
-from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 
 _PACKAGES = ("aim-plugins", "transformers", "torch")
 STRENGTH_NAME = "strength"
@@ -98,30 +99,34 @@ def evaluate(settings: EvaluationSettings, command: Sequence[str] = ()) -> Path:
         FileNotFoundError: If a file is missing.
         ImportError: If a package is missing.
     """
-    settings.check()
+    inputs = read_inputs(settings)
     transport = LearnedTransport.load(settings.transport)
-    _check_written(settings, transport)
-    warn_of_unfitted(transport.metadata, settings.strengths)
-    arguments = settings.arguments(transport.fingerprint, transport.metadata.method)
-    SweepStore.check(settings.output, arguments)
+    _check_written(settings, inputs, transport)
+    warn_of_unfitted(transport.metadata, inputs.strengths)
+    asked = arguments(settings, inputs, transport.fingerprint, transport.metadata.method)
+    SweepStore.check(settings.output, asked)
     engine = None
     if not (settings.output / MANIFEST).exists():
-        engine = _load(settings, transport)  # a model that is refused leaves no folder behind
-    with open_store(settings.output, arguments) as store:
+        # A model that is refused leaves no folder behind.
+        engine = _load(settings, inputs, transport)
+    with open_store(settings.output, asked) as store:
         store.update_manifest(
             command=list(command),
             model=Path(local_name(settings.pretrained)).name,
-            texts=settings.texts_record,
+            texts=texts_record(settings, inputs),
         )
-        if any(store.read_cell(strength, 0) is None for strength in settings.strengths):
-            measured = _measure(settings, engine or _load(settings, transport), transport, store)
-            for strength in settings.strengths:
-                _write_cell(store, settings, measured, strength)
+        if any(store.read_cell(strength, 0) is None for strength in inputs.strengths):
+            engine = engine or _load(settings, inputs, transport)
+            measured = _measure(settings, inputs, engine, transport, store)
+            for strength in inputs.strengths:
+                _write_cell(store, settings, inputs, measured, strength)
         engine = None  # the tasks' process loads the model once more
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        rows = [] if settings.tasks is None else run_tasks(settings, settings.output / "lm_eval")
-        return _finish(store, settings, rows)
+        rows: list[Row] = []
+        if settings.tasks:
+            rows = run_tasks(settings, inputs.strengths, settings.output / "lm_eval")
+        return _finish(store, settings, inputs, rows)
 
 
 def open_store(folder: Path, arguments: dict[str, Any]) -> SweepStore:
@@ -130,9 +135,17 @@ def open_store(folder: Path, arguments: dict[str, Any]) -> SweepStore:
     return SweepStore.open(folder, arguments, versions=versions, strength_name=STRENGTH_NAME)
 
 
-def _check_written(settings: EvaluationSettings, transport: LearnedTransport) -> None:
+def warn_of_unfitted(transport: TransportMetadata, strengths: Sequence[float]) -> None:
+    """Warns, once, of strengths that a transport was not learned for."""
+    if warning := transport.warning_of(strengths):
+        warn_once(warning)
+
+
+def _check_written(
+    settings: EvaluationSettings, inputs: Inputs, transport: LearnedTransport
+) -> None:
     """Refuses texts that another transport wrote, as far as the folder beside them tells."""
-    wrote = settings.written_with.get("transport")
+    wrote = inputs.written_with.get("transport")
     if wrote not in (None, transport.fingerprint):
         raise ValueError(
             f"generations={str(settings.generations)!r} were written under another transport than "
@@ -143,17 +156,19 @@ def _check_written(settings: EvaluationSettings, transport: LearnedTransport) ->
 # Measuring ---------------------------------------------------------------------------------------
 
 
-def _load(settings: EvaluationSettings, transport: LearnedTransport) -> HuggingFaceEngine | None:
+def _load(
+    settings: EvaluationSettings, inputs: Inputs, transport: LearnedTransport
+) -> HuggingFaceEngine | None:
     """The steered model, where anything is measured of it."""
     if not (settings.has_texts or settings.perplexity):
         return None
     engine = load_steered(settings, transport)
     if settings.prompts is not None:
-        encode_prompts(engine, settings.prompt_texts, settings.decoding)  # refuses too long ones
+        encode_prompts(engine, inputs.prompts, settings)  # refuses too long ones
     return engine
 
 
-def load_steered(settings: Any, transport: LearnedTransport) -> HuggingFaceEngine:
+def load_steered(settings: SteeringSettings, transport: LearnedTransport) -> HuggingFaceEngine:
     """Loads the model that a transport steers.
 
     Args:
@@ -163,10 +178,8 @@ def load_steered(settings: Any, transport: LearnedTransport) -> HuggingFaceEngin
     engine = load_engine(
         settings.pretrained,
         transport=transport.maps,
-        dtype=settings.dtype,
-        device=settings.device,
         max_length=settings.max_length,
-        trust_remote_code=settings.trust_remote_code,
+        **settings.loading,
     )
     transport.check_model(engine.model, engine.tokenizer, force=settings.force)
     return engine
@@ -174,29 +187,28 @@ def load_steered(settings: Any, transport: LearnedTransport) -> HuggingFaceEngin
 
 def _measure(
     settings: EvaluationSettings,
+    inputs: Inputs,
     engine: HuggingFaceEngine | None,
     transport: LearnedTransport,
     store: SweepStore,
 ) -> _Measured:
     size = settings.batch_size
     perplexities: dict[str, list[Estimate]] = {}
-    texts, scores = _wanted(settings), Scores()
+    texts, scores = _wanted(inputs), Scores()
     if engine is not None:
         keep_in(store, engine)
         columns = modulation_columns(
-            strength=list(settings.strengths), transport=transport.fingerprint
+            strength=list(inputs.strengths), transport=transport.fingerprint
         )
-        for name, documents in settings.documents.items():
+        for name, documents in inputs.documents.items():
             likelihoods = score_documents(engine, documents, columns, batch_size=size)
             perplexities[name] = likelihoods.perplexities()
         if settings.prompts is not None:
-            texts = generate_texts(
-                engine, settings.prompt_texts, columns, settings.decoding, batch_size=size
-            )
+            texts = generate_texts(engine, inputs.prompts, columns, settings, batch_size=size)
         scores[_TEXT_NLL] = score_generations(engine, texts, batch_size=size)
         if settings.judge is not None:
             scores["judged_presence"] = _judge(settings, texts, store, engine)
-    scores |= _score_plainly(settings, texts)
+    scores |= _score_plainly(settings, inputs, texts)
     if settings.classifier is not None:
         scores |= _classify(settings, texts, store)
     return _Measured(perplexities, texts, scores)
@@ -208,9 +220,9 @@ def keep_in(store: SweepStore, engine: HuggingFaceEngine) -> None:
     engine.journal = store
 
 
-def _wanted(settings: EvaluationSettings) -> list[Generation]:
+def _wanted(inputs: Inputs) -> list[Generation]:
     """Texts of an earlier command at the strengths asked for, ordered like new ones."""
-    wanted = [text for text in settings.written if text.strength in settings.strengths]
+    wanted = [text for text in inputs.written if text.strength in inputs.strengths]
     return sorted(wanted, key=lambda text: text.strength)
 
 
@@ -220,25 +232,17 @@ def _judge(
     store: SweepStore,
     steered: HuggingFaceEngine,
 ) -> list[float | None]:
-    asked = settings.judge
-    assert asked is not None
+    assert settings.judge is not None
     engine = steered  # at strength 0 it is the plain model
-    if asked.model != settings.pretrained:
-        engine = load_engine(
-            asked.model,
-            argument="judge",
-            dtype=settings.dtype,
-            device=settings.device,
-            journal=store,
-            trust_remote_code=settings.trust_remote_code,
-        )
+    if settings.judge != settings.pretrained:
+        engine = load_engine(settings.judge, argument="judge", journal=store, **settings.loading)
     store.pin_manifest(judge_fingerprint=engine.fingerprint)
     judge = Judge(
         engine,
-        question=asked.question,
-        concept=asked.concept,
-        answers=asked.answers,
-        chat=asked.chat,
+        question=settings.judge_question,
+        concept=settings.concept,
+        answers=settings.judge_answers,
+        chat=settings.chat,
     )
     return list(judge.presence([text.text for text in texts], batch_size=settings.batch_size))
 
@@ -263,11 +267,13 @@ def _classify(
     }
 
 
-def _score_plainly(settings: EvaluationSettings, texts: Sequence[Generation]) -> Scores:
+def _score_plainly(
+    settings: EvaluationSettings, inputs: Inputs, texts: Sequence[Generation]
+) -> Scores:
     """Scores that need no model."""
     scores = Scores()
-    if settings.words is not None:
-        scores["concept_presence"] = [float(settings.words.occurs_in(one.text)) for one in texts]
+    if inputs.lexicon is not None:
+        scores["concept_presence"] = [float(inputs.lexicon.occurs_in(one.text)) for one in texts]
     if settings.sentiment is not None:
         compounds = vader_compounds([one.text for one in texts])
         scores["sentiment"] = list(compounds)
@@ -282,12 +288,16 @@ def _score_plainly(settings: EvaluationSettings, texts: Sequence[Generation]) ->
 
 
 def _write_cell(
-    store: SweepStore, settings: EvaluationSettings, measured: _Measured, strength: float
+    store: SweepStore,
+    settings: EvaluationSettings,
+    inputs: Inputs,
+    measured: _Measured,
+    strength: float,
 ) -> None:
     here = [index for index, text in enumerate(measured.texts) if text.strength == strength]
     texts = [measured.texts[index] for index in here]
     scores = {name: [values[index] for index in here] for name, values in measured.scores.items()}
-    column = settings.strengths.index(strength)
+    column = inputs.strengths.index(strength)
     rows = [
         estimates[column].row(name, PERPLEXITY, strength)
         for name, estimates in measured.perplexities.items()
@@ -300,7 +310,7 @@ def _write_cell(
     with store.cell(strength, 0) as cell:
         if texts:
             write_atomic(cell.folder / TEXTS, "\n".join(lines) + "\n")
-        cell.record(rows, seed=settings.decoding.seed)
+        cell.record(rows, seed=settings.seed)
 
 
 def text_rows(task: str, strength: float, texts: Sequence[Generation], scores: Scores) -> list[Row]:
@@ -325,8 +335,10 @@ def text_rows(task: str, strength: float, texts: Sequence[Generation], scores: S
     return rows
 
 
-def _finish(store: SweepStore, settings: EvaluationSettings, extra: Sequence[Row]) -> Path:
-    cells = [store.read_cell(strength, 0) for strength in settings.strengths]
+def _finish(
+    store: SweepStore, settings: EvaluationSettings, inputs: Inputs, extra: Sequence[Row]
+) -> Path:
+    cells = [store.read_cell(strength, 0) for strength in inputs.strengths]
     rows = [row for cell in cells if cell is not None for row in cell.rows]
     rows += extra
     table = write_table(store.folder / "sweep.csv", rows)

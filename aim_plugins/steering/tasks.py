@@ -20,18 +20,19 @@ from aim_plugins.sweep.table import Row, read_table
 _INTERRUPTED = 130
 
 
-def task_command(settings: EvaluationSettings, folder: Path) -> list[str]:
+def task_command(
+    settings: EvaluationSettings, strengths: Sequence[float], folder: Path
+) -> list[str]:
     """The words of the command.
 
     Args:
-        settings: What to measure; its `tasks` are given.
+        settings: Names model, transport and tasks.
+        strengths: Strengths of the transport.
         folder: Where the harness's results go.
     """
-    tasks = settings.tasks
-    assert tasks is not None
     model: dict[str, Any] = {
         "pretrained": local_name(settings.pretrained),
-        "transport": str(Path(settings.transport).resolve()),
+        "transport": str(settings.transport.resolve()),
         "dtype": settings.dtype,
     }
     if settings.max_length is not None:
@@ -41,19 +42,19 @@ def task_command(settings: EvaluationSettings, folder: Path) -> list[str]:
     if settings.force:
         model["force_transport"] = True
     words = [sys.executable, "-m", "aim_plugins.cli", "sweep", "lm-eval", "--model", "act_hf"]
-    words += ["--model-args", json.dumps(model), "--tasks", ",".join(tasks.names)]
+    words += ["--model-args", json.dumps(model), "--tasks", ",".join(settings.tasks)]
     # With the equals sign: a list that starts with a minus would be taken for an option.
-    words += [f"--strength={','.join(map(format_strength, settings.strengths))}"]
+    words += [f"--strength={','.join(map(format_strength, strengths))}"]
     words += ["--batch-size", str(settings.batch_size), "--output", str(folder)]
     for name in ("num_fewshot", "limit", "include_path"):
-        if (value := getattr(tasks, name)) is not None:
+        if (value := getattr(settings, name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     if settings.device is not None:
         words += ["--device", settings.device]
     return words
 
 
-def run_tasks(settings: EvaluationSettings, folder: Path) -> list[Row]:
+def run_tasks(settings: EvaluationSettings, strengths: Sequence[float], folder: Path) -> list[Row]:
     """Runs the tasks at every strength; a run that was interrupted goes on.
 
     Returns:
@@ -63,7 +64,7 @@ def run_tasks(settings: EvaluationSettings, folder: Path) -> list[Row]:
         ValueError: If the command fails; it has said why.
         KeyboardInterrupt: If it was interrupted.
     """
-    return run_sweep(task_command(settings, folder), folder)
+    return run_sweep(task_command(settings, strengths, folder), folder)
 
 
 def run_sweep(words: Sequence[str], folder: Path) -> list[Row]:

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from aim_plugins.core.files import write_atomic
 from aim_plugins.engines.engine import Modulation, Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.steering.settings import Decoding
 
 _REPEAT = 2**32
 """Seeds below it stay apart from the count of samples of a prompt."""
@@ -38,68 +38,6 @@ class Generation:
     text: str
     tokens: list[int]
     noise_std: float = 0.0
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How texts are decoded.
-
-    Attributes:
-        max_new_tokens: Longest text in tokens.
-        do_sample: Whether tokens are drawn at random; else the most likely one is taken.
-        temperature: Divides the logits before a draw.
-        top_k: Draws from so many most likely tokens; 0 from all.
-        top_p: Draws from the most likely tokens of this probability in sum.
-        seed: Seed of the draws.
-    """
-
-    max_new_tokens: int = 32
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        # A config may hold anything, and a length of 4.5 would run to the end.
-        for name in ("max_new_tokens", "top_k", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral):
-                raise ValueError(f"{name}={value!r}: give a whole number")
-        sampled = self.temperature != 1.0 or self.top_k != 0 or self.top_p != 1.0
-        if sampled and not self.do_sample:
-            raise ValueError(
-                "temperature, top_k and top_p say how tokens are drawn, and do_sample=False "
-                "draws none: add --do-sample, or leave them out"
-            )
-        for name, fine, wanted in (
-            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", self.temperature > 0, "a number above 0"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "a share above 0 and up to 1"),
-            ("seed", self.seed >= 0, "0 or more"),
-        ):
-            if not fine:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give {wanted}")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments of the model's `generate`."""
-        if not self.do_sample:
-            return {"do_sample": False}
-        return {
-            "do_sample": True,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-        }
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What of it determines the texts."""
-        return {"max_new_tokens": self.max_new_tokens, **self.options} | (
-            {"seed": self.seed} if self.do_sample else {}
-        )
 
 
 def generate_texts(
@@ -151,7 +89,7 @@ def generate_texts(
                 max_length=batch.token_ids.shape[1] + decoding.max_new_tokens,
                 occurrences=occurrences,
                 pad_token_id=_padding(engine),
-                **decoding.options,
+                **decoding.decoding,
             )
             answers.update(zip(chosen, table, strict=True))
             bar.update(len(chosen))

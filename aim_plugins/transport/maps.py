@@ -13,13 +13,13 @@ Source: arXiv 2410.23054, section 3 (maps), 3.2 (support) and table 1 (methods a
 from __future__ import annotations
 
 import abc
-import difflib
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.statistics import (
     auroc,
@@ -303,9 +303,7 @@ def find_method(name: str) -> Method:
         ValueError: If there is none.
     """
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"method={name!r} is unknown{hint}: choose one of {', '.join(METHODS)}")
+        raise ValueError(f"method={name!r} is unknown; {did_you_mean(name, METHODS)}")
     return METHODS[name]()
 
 

@@ -53,7 +53,7 @@ def test_a_sentence_may_have_another_field(tmp_path):
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": "a"}\n\n{"text": "b', "a.jsonl line 3 is no JSON"),
-        ("a.jsonl", b'{"txet": "a"}\n', "line 1 has no field 'text' \\(did you mean 'txet'"),
+        ("a.jsonl", b'{"txet": "a"}\n', "line 1 has no field 'text'; did you mean 'txet'"),
         ("a.jsonl", b'{"text": 3}\n', "line 1: a sentence is a text, not 3"),
         ("a.jsonl", b'{"text": "  "}\n', "line 1: the sentence is empty"),
         ("a.txt", b"good\n\xff\xfe\n", "a.txt line 2 is not UTF-8"),
@@ -263,7 +263,7 @@ def test_scores_of_the_unintended_bias_challenge_count_from_one_half(tmp_path):
 def test_malformed_jigsaw_is_refused(tmp_path):
     path = tmp_path / "train.csv"
     write_csv(path, [["id", "coment_text", "toxic"], [1, "a", 0]])
-    with pytest.raises(ValueError, match="train.csv has no column 'comment_text' .did you mean"):
+    with pytest.raises(ValueError, match="train.csv has no column 'comment_text'; did you mean"):
         load_sides("jigsaw", tmp_path)
     write_csv(path, [["id", "comment_text"], [1, "a"]])
     with pytest.raises(ValueError, match="no column of toxicity"):
@@ -286,7 +286,9 @@ def test_malformed_jigsaw_is_refused(tmp_path):
     write_csv(path, [["id", "comment_text", "toxic"], [1, "a", 0]])
     with pytest.raises(ValueError, match="source='toxic' holds no text"):
         load_sides("jigsaw", tmp_path)
-    with pytest.raises(ValueError, match="label 'threat' is none of toxic, any, non-toxic"):
+    with pytest.raises(
+        ValueError, match="label 'threat' .*; choose one of 'toxic', 'any', 'non-toxic'"
+    ):
         load_sides("jigsaw", tmp_path, source="threat")
 
 

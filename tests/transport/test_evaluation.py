@@ -18,6 +18,7 @@ import torch
 from aim_plugins.engines.engine import modulation_columns
 from aim_plugins.engines.loading import check_judge, load_engine
 from aim_plugins.steering.concepts import Judge, Lexicon, check_question
+from aim_plugins.steering.inputs import arguments, read_inputs
 from aim_plugins.steering.perplexity import (
     generation_perplexity,
     score_documents,
@@ -25,14 +26,10 @@ from aim_plugins.steering.perplexity import (
 )
 from aim_plugins.steering.repetition import distinct_share, repeated_share
 from aim_plugins.steering.sentiment import Classifier, vader_compounds
-from aim_plugins.steering.settings import (
-    EvaluationSettings,
-    TaskSettings,
-    check_batch_size,
-    warn_of_unfitted,
-)
+from aim_plugins.steering.settings import Decoding, EvaluationSettings
+from aim_plugins.steering.study import warn_of_unfitted
 from aim_plugins.steering.tasks import run_sweep, task_command
-from aim_plugins.steering.texts import Decoding, Generation, until
+from aim_plugins.steering.texts import Generation, until
 from aim_plugins.sweep import estimates
 from aim_plugins.sweep import trackers as tracking
 from aim_plugins.sweep.table import Point
@@ -363,7 +360,7 @@ def test_impossible_decoding_is_refused(options, message):
 @pytest.mark.parametrize("size", [0, 2.5, True, "8"])
 def test_a_batch_is_a_whole_number(size):
     with pytest.raises(ValueError, match=f"batch_size={size!r}: give a whole number"):
-        check_batch_size(size)
+        task_settings(Path(), batch_size=size)
 
 
 def test_a_strength_outside_the_fitted_range_is_warned_of_once(caplog):
@@ -380,14 +377,16 @@ def task_settings(tmp_path, **changes):
         pretrained="some/model",
         output=tmp_path,
         strength="-0.5,0,1",
-        tasks=TaskSettings(("arc_easy", "boolq"), limit=5, include_path="tasks"),
+        tasks=("arc_easy", "boolq"),
+        limit=5,
+        include_path="tasks",
     )
     return EvaluationSettings(**(options | changes))
 
 
 def test_the_harness_reads_its_command_back_as_it_was_meant(tmp_path):
     """By lm-eval's own parser, and ours."""
-    words = task_command(task_settings(tmp_path), tmp_path / "out")
+    words = task_command(task_settings(tmp_path), (-0.5, 0.0, 1.0), tmp_path / "out")
     assert words[:5] == [sys.executable, "-m", "aim_plugins.cli", "sweep", "lm-eval"]
     from aim_plugins.cli import _parser
 
@@ -457,4 +456,5 @@ def test_settings_are_json(tmp_path):
     path = tmp_path / "plain.jsonl"
     path.write_text('{"text": "one two"}\n', encoding="utf-8")
     settings = task_settings(tmp_path, perplexity=(Path(path),))
-    assert json.loads(json.dumps(settings.arguments("f", "mean")))["strength"] == [-0.5, 0, 1]
+    found = arguments(settings, read_inputs(settings), "f", "mean")
+    assert json.loads(json.dumps(found))["strength"] == [-0.5, 0, 1]

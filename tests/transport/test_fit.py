@@ -448,7 +448,7 @@ def test_a_module_that_only_some_sentences_reach_is_refused(llama, numbers, batc
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"method": "linera"}, "method='linera' is unknown .did you mean 'linear'"),
+        ({"method": "linera"}, "method='linera' is unknown; did you mean 'linear'"),
         ({"pooling": "average"}, "pooling='average' is unknown"),
         ({"support": "q90_10"}, "support='q90_10'"),
         ({"positions": "first"}, "positions='first' is unknown: write 'all' or 'last'"),

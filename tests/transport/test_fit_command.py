@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins import cli
+from aim_plugins.core.strengths import parse_strengths
+from aim_plugins.steering.settings import SECTIONS, read_sections
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.fit import fit_transport
 
@@ -127,7 +131,7 @@ def test_neither_another_transport_nor_other_files_are_replaced(fit, tmp_path, c
         (["--modules", ".*layer_norm"], "matches none of the"),
         ([], "modules is missing: add --modules"),
         ([*NORMS, "--method", "linera"], "did you mean 'linear'"),
-        ([*NORMS, "--limit", "0"], "limit=0 is below 1"),
+        ([*NORMS, "--limit", "0"], "limit=0: give a whole number from 1"),
         ([*NORMS, "--limit", "1"], "source has 1 sentence(s)"),
         ([*NORMS, "--batch-size", "0"], "batch_size=0"),
         ([*NORMS, "--dtype", "float12"], "dtype='float12' is unknown"),
@@ -313,79 +317,89 @@ def test_yaml_and_json_configs_build_on_each_other(fit, files, tiny_checkpoint, 
     assert (found.max_length, found.batch_size) == (7, 32)
 
 
-@pytest.mark.parametrize(
-    "command, tokens", [("generate", 4), ("evaluate", 6)], ids=["generate", "evaluate"]
-)
-def test_generate_and_evaluate_read_their_sections(config, monkeypatch, command, tokens):
-    received = []
-    module = f"aim_plugins.transport.{command}_command.run"
-    monkeypatch.setattr(module, lambda options: received.append(options) or 0)
-    words = ["transport", command, "DIR", "--config", str(config), "--strength", "-1,0"]
-    assert cli.main([*words, "-o", "out"]) == 0
-    (options,) = received
-    assert options.strength == "-1,0"  # of the command line
-    assert (options.max_new_tokens, options.dtype) == (tokens, "bfloat16")
-    assert not hasattr(options, "data")
-    assert options.command[:3] == ["aim-plugins", "transport", command]
-
-
 @pytest.fixture()
 def received(config, monkeypatch):
-    """What a command is given under a config with one or more overrides."""
+    """What a command is given under a config, with further words and overrides."""
 
-    def run(command, *overrides):
-        options = []
-        module = f"aim_plugins.transport.{command}_command.run"
-        monkeypatch.setattr(module, lambda given: options.append(given) or 0)
-        words = ["transport", command, "-o", "out", *(["DIR"] if command != "fit" else [])]
-        status = cli.main([*words, "--config", str(config), "--cfg-options", *overrides])
-        return status, options[0] if options else None
+    def run(command, *overrides, words=()):
+        module = importlib.import_module(f"aim_plugins.steering.commands.{command}")
+        kept = []
+
+        def keep(options):
+            read = getattr(module, "read", lambda o: read_sections(SECTIONS[command], o, command))
+            kept.extend([read(options), options.command])
+            return 0
+
+        monkeypatch.setattr(module, "run", keep)
+        words = ["transport", command, "-o", "out", *words, "--config", str(config)]
+        words += ["DIR"] if command != "fit" else []
+        if command != "fit" and not any("prompts" in word for word in overrides):
+            words += ["--prompts", "prompts.txt"]
+        changes = ["--cfg-options", *overrides] if overrides else []
+        return cli.main([*words, *changes]), *(kept or [None, None])
 
     return run
 
 
 @pytest.mark.parametrize(
+    "command, tokens", [("generate", 4), ("evaluate", 6)], ids=["generate", "evaluate"]
+)
+def test_generate_and_evaluate_read_their_sections(received, command, tokens):
+    status, settings, words = received(command, words=["--strength", "-1,0"])
+    assert status == 0
+    assert settings.strength == "-1,0"  # of the command line
+    assert (settings.max_new_tokens, settings.dtype) == (tokens, "bfloat16")
+    assert not hasattr(settings, "data")
+    assert words[:3] == ["aim-plugins", "transport", command]
+
+
+@pytest.mark.parametrize(
     "command, override, message",
     [
-        ("generate", "trust_remote_code=no", "the config's trust_remote_code='no': write True or"),
-        ("generate", "do_sample=no", "the config's do_sample='no': write True or False"),
-        ("generate", "generate.force=0", "the config's force=0: write True or False"),
-        ("fit", "incremental=off", "the config's incremental='off': write True or False"),
-        ("evaluate", "judge_chat=maybe", "judge_chat='maybe': choose from 'auto', 'yes', 'no'"),
-        ("evaluate", "sentiment=vadar", "sentiment='vadar': choose from 'vader'"),
-        ("evaluate", "batch_size=many", "the config's batch_size='many': give a whole number"),
-        ("evaluate", "batch_size=1.5", "the config's batch_size=1.5: give a whole number"),
-        ("evaluate", "batch_size=None", "the config's batch_size=None: give a whole number"),
-        ("evaluate", "temperature=true", "the config's temperature=True: give a number"),
-        ("evaluate", "lexicon=a,b", "the config's lexicon=['a', 'b']: give a path"),
-        ("evaluate", "judge.name=b", "the config's judge={'name': 'b'}: give a text"),
-        ("fit", "modules=true", "the config's modules=True: give a text"),
+        ("generate", "trust_remote_code=no", "trust_remote_code='no': give True or"),
+        ("generate", "do_sample=no", "do_sample='no': give True or False"),
+        ("generate", "generate.force=0", "force=0: give True or False"),
+        ("fit", "incremental=off", "incremental='off': give True or False"),
+        ("evaluate", "judge_chat=maybe", "judge_chat='maybe': choose one of 'auto', 'yes', 'no'"),
+        ("evaluate", "sentiment=vadar", "sentiment='vadar': did you mean 'vader'"),
+        ("evaluate", "batch_size=many", "batch_size='many': give a whole number"),
+        ("evaluate", "batch_size=1.5", "batch_size=1.5: give a whole number"),
+        ("evaluate", "batch_size=None", "batch_size=None: give a whole number"),
+        ("evaluate", "temperature=true", "temperature=True: give a number"),
+        ("evaluate", "lexicon=a,b", "lexicon=['a', 'b']: give a path"),
+        ("evaluate", "judge.name=b", "judge={'name': 'b'}: give a text"),
+        ("fit", "modules=true", "modules=True: give a list, each a text"),
     ],
 )
 def test_a_config_s_values_are_checked_as_on_the_command_line(
     received, capsys, command, override, message
 ):
-    status, options = received(command, override)
+    status, settings, _ = received(command, override)
     errors = capsys.readouterr().err.strip().splitlines()
-    assert (status, options) == (2, None)
+    assert (status, settings) == (2, None)
     assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
 
 
 def test_a_config_s_values_are_those_of_the_command_line(received):
-    words = ["perplexity=a.txt", "do_sample=false", "force=true", "judge_answers=ja,nein"]
-    words += ["generate.strength=[0,0.5]", "tasks=[one,two]", "temperature=2", "max_length=None"]
-    status, options = received("evaluate", *words)
+    words = ["perplexity=a.txt", "do_sample=true", "trust_remote_code=false", "force=true"]
+    words += ["judge_answers=ja,nein", "generate.strength=[0,0.5]", "tasks=[one,two]"]
+    status, settings, _ = received("evaluate", *words, "temperature=2", "max_length=None")
     assert status == 0
-    assert options.perplexity == [Path("a.txt")]
-    assert (options.do_sample, options.force, options.max_length) == (False, True, None)
-    assert (options.judge_answers, options.tasks) == ("ja,nein", "one,two")
-    assert options.strength == "0,0.5"
-    assert isinstance(options.temperature, float)
+    assert settings.perplexity == (Path("a.txt"),)
+    assert (settings.do_sample, settings.trust_remote_code, settings.force) == (True, False, True)
+    assert settings.max_length is None
+    assert (settings.judge_answers, settings.tasks) == (("ja", "nein"), ("one", "two"))
+    assert parse_strengths(settings.strength) == parse_strengths("0,0.5")
+    assert isinstance(settings.temperature, float)
+    options = "--perplexity a.txt --do-sample --no-trust-remote-code --force --temperature 2"
+    options += " --judge-answers ja,nein --tasks one,two --max-length None --strength 0,0.5"
+    _, same, _ = received("evaluate", words=options.split())
+    assert same == dataclasses.replace(settings, strength="0,0.5")
 
 
 def test_a_config_describes_prompts(received):
-    _, options = received("generate", "prompts.name=repeat", "prompts.text=x", "prompts.n=2")
-    assert options.prompts == {"name": "repeat", "text": "x", "n": 2}
+    _, settings, _ = received("generate", "prompts.name=repeat", "prompts.text=x", "prompts.n=2")
+    assert settings.prompts == {"name": "repeat", "text": "x", "n": 2}
 
 
 @pytest.mark.parametrize("value, wanted", [("false", False), ("true", True), ("None", None)])

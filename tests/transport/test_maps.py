@@ -409,5 +409,5 @@ def test_aura_takes_no_support():
 
 
 def test_an_unknown_method_shows_the_nearest():
-    with pytest.raises(ValueError, match="method='liner' is unknown .did you mean 'linear'"):
+    with pytest.raises(ValueError, match="method='liner' is unknown; did you mean 'linear'"):
         find_method("liner")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
+import dataclasses
 import importlib.util
 import json
 import re
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from aim_plugins.core.strengths import parse_strengths
+from aim_plugins.steering import settings
 from aim_plugins.steering.commands.fit import read_sides
 from aim_plugins.transport.data.datasets import load_prompts, load_sides, read_sentences
 from aim_plugins.transport.maps import METHODS
@@ -120,18 +121,16 @@ def test_a_demo_finds_its_files_from_any_folder(name, tmp_path, monkeypatch):
         assert len(read_sentences(path)) >= 40
 
 
-def options_of(module):
-    found = importlib.import_module(f"aim_plugins.transport.{module}")
-    parser = found.add_parser(argparse.ArgumentParser().add_subparsers())
-    return {action.dest for action in parser._actions}
+def options_of(command):
+    return {one.name for one in dataclasses.fields(settings.SECTIONS[command])}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sections_hold_options_of_the_commands(name):
     config = read_config(name)
-    assert set(config["fit"]) | (TOP - {"pretrained"}) <= options_of("fit_command")
-    assert set(config["generate"]) <= options_of("generate_command")
-    assert set(config["evaluate"]) <= options_of("evaluate_command")
+    assert set(config["fit"]) | (TOP - {"pretrained"}) <= options_of("fit")
+    assert set(config["generate"]) <= options_of("generate")
+    assert set(config["evaluate"]) <= options_of("evaluate")
 
 
 # Prompt sets.

@@ -18,17 +18,14 @@ from safetensors.torch import load_file, save_file
 
 import vision_bench
 from aim_plugins.core.files import sha256_of
+from aim_plugins.core.settings import read_settings
 from vision_bench import cli, published
 from vision_bench.classification import study as classify_sweep
 from vision_bench.classification.commands import main
 from vision_bench.classification.curve import accuracy_curve
-from vision_bench.classification.settings import (
-    ClassifySettings,
-    chosen_classes,
-    perturb_grid,
-    read_settings,
-    unique_names,
-)
+from vision_bench.classification.load import load
+from vision_bench.classification.settings import ClassifySettings, perturb_grid
+from vision_bench.data.classes import chosen_classes, unique_names
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
 
@@ -172,14 +169,7 @@ def test_two_processes_write_what_one_does_and_one_speaks(weights: Path, tmp_pat
     assert run(tmp_path / "one", weights, *SCHEDULE) == 0
     places = ("--output", str(tmp_path / "two/out"), "--logits-cache", str(tmp_path / "two/logits"))
     words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    words += [
-        "-m",
-        "vision_bench.classification.curve",
-        "--dataset",
-        "digits",
-        "--model",
-        "resnet20",
-    ]
+    words += ["-m", "vision_bench.classification", "--dataset", "digits", "--model", "resnet20"]
     words += ["--weights", str(weights), "--limit", "300", *places, *SCHEDULE]
     package = str(Path(vision_bench.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
@@ -272,15 +262,16 @@ def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch, c
 
 
 def test_cifar_has_defaults_and_other_data_has_none():
-    assert ClassifySettings("cifar10", "resnet56").weights == "hub"
-    assert ClassifySettings("CIFAR-100", "cifar100_resnet56").data_root == "data"
-    assert ClassifySettings("cifar100", "cifar10_resnet56").weights is None
-    assert ClassifySettings("digits", "resnet56").weights is None
-    assert ClassifySettings("cifar10", "timm:resnet18").weights is None
+    assert ClassifySettings("cifar10", "resnet56").weights_source == "hub"
+    assert ClassifySettings("CIFAR-100", "cifar100_resnet56").data_folder == "data"
+    assert ClassifySettings("cifar100", "cifar10_resnet56").weights_source is None
+    assert ClassifySettings("digits", "resnet56").weights_source is None
+    assert ClassifySettings("digits", "resnet56").data_folder is None
+    assert ClassifySettings("cifar10", "timm:resnet18").weights_source is None
 
 
 def test_a_wrong_answer_to_damaged_images_is_told_before_anything_is_loaded():
-    with pytest.raises(ValueError, match="on_error='stop' is neither 'skip' nor 'raise'"):
+    with pytest.raises(ValueError, match="on_error='stop': .*'skip', 'raise'"):
         ClassifySettings("no data", "no model", on_error="stop")
 
 
@@ -299,10 +290,10 @@ def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, caps
     ("options", "message"),
     [
         (("--model", "resnet32"), "missing: layer1.3.conv1.weight"),
-        (("--model", "resnet21"), "nearest"),
+        (("--model", "resnet21"), "did you mean"),
         (("--model", "segformer-b0", "--weights", "random"), "is a segmentation model"),
         (("--weights", "absent.pt"), "absent.pt: no such file"),
-        (("--dataset", "digit"), "nearest: 'digits'"),
+        (("--dataset", "digit"), "did you mean 'digits'"),
         (("--dataset", "imagenet"), "root=None"),
         (("--noise-std", "3:1:1"), "noise_std"),
         (("--noise-std", "-1"), "negative"),
@@ -365,8 +356,8 @@ def test_a_bad_config_is_told(tmp_path: Path, capsys, text: str, message: str):
     ],
 )
 def test_the_paper_s_configs_have_101_strengths_up_to_20(name: str, model: str):
-    settings = read_settings(CONFIGS / f"{name}.py")
-    stds = settings.plan().stds
+    settings = read_settings(ClassifySettings, CONFIGS / f"{name}.py")
+    stds = settings.stds
     assert settings.model_name == model
     assert stds == tuple(index * 2 / 10 for index in range(101))
 
@@ -380,13 +371,13 @@ def test_the_preprocessing_can_be_replaced(weights: Path):
     settings = ClassifySettings(
         dataset="digits", model="resnet20", weights=str(weights), preprocessing={"size": 16}
     )
-    _, data = settings.load()
+    _, data = load(settings)
     assert data[0][0].shape == (3, 16, 16)
 
 
 def test_untrained_weights_are_the_same_every_time():
     settings = ClassifySettings(dataset="digits", model="resnet20", weights="random")
-    first, second = settings.load()[0], settings.load()[0]
+    first, second = load(settings)[0], load(settings)[0]
     assert first.fingerprint == second.fingerprint
 
 

@@ -100,12 +100,12 @@ def test_the_task_can_be_named(digits_file, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--noise-std", "-1"), "--noise-std"),
+        (("--noise-std", "-1"), "noise_std"),
         (("--noise-std", "-1,0"), "negative"),
-        (("--noise-std", "nan"), "--noise-std"),
-        (("--noise-std", "1,1"), "--noise-std"),
-        (("--noise-std", "3:1:1"), "--noise-std"),
-        (("--noise-std", "1", "--draws", "0"), "--draws=0 is below 1"),
+        (("--noise-std", "nan"), "noise_std"),
+        (("--noise-std", "1,1"), "noise_std"),
+        (("--noise-std", "3:1:1"), "noise_std"),
+        (("--noise-std", "1", "--draws", "0"), "draws=0: give a whole number from 1"),
     ],
 )
 def test_bad_options_leave_nothing_behind(digits_file, tmp_path, capsys, options, message):

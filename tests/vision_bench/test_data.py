@@ -550,7 +550,7 @@ def test_empty_folders_are_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "cifar"}, "name='cifar' is none of .*nearest: 'cifar10'"),
+        ({"name": "cifar"}, "name='cifar' is no data set; did you mean 'cifar10'"),
         ({"name": "digits", "split": "val"}, "split='val': digits has the splits test and train"),
         ({"name": "cifar10"}, "root=None: give the folder in which cifar10 lies"),
         ({"name": "digits", "on_error": "stop"}, "on_error='stop' is neither"),

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from aim_plugins.core.settings import read_settings
+from vision_bench.classification.settings import ClassifySettings, TopClassesSettings
 from vision_bench.demo import names as demo_names
 from vision_bench.demo import photographs, resolve
 from vision_bench.demo.command import add_parser
@@ -30,6 +32,7 @@ from vision_bench.demo.scenes import (
 from vision_bench.demo.store import is_whole, make_once, read_record
 from vision_bench.demo.train_classifier import ClassifierRecipe, accuracy, train_classifier
 from vision_bench.demo.train_segmenter import SegmenterRecipe, mean_iou, train_segmenter
+from vision_bench.segmentation.settings import SegmentSettings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "eval_configs" / "vision"
 SCENES = ScenesRecipe("digits", {"training": 32, "validation": 8}, side=64, objects=(1, 2))
@@ -305,14 +308,11 @@ def test_without_fashion_mnist_digits_take_its_place(monkeypatch, cache, tmp_pat
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("demo_*.py")), ids=lambda path: path.stem)
-def test_demo_configs_are_read_by_their_commands(config, monkeypatch):
-    import importlib
-
+def test_demo_configs_are_read_by_their_commands(config):
     made = {f"demo:{name}": f"/made/{name}" for name in demo_names.NAMES} | {"demo:data-root": None}
-    monkeypatch.setattr("vision_bench.config_file.resolve", lambda v: made.get(str(v), v))
-    command = {"demo_fashion_mnist": "classify", "demo_efficientnet": "top_classes"}
-    module = importlib.import_module(f"vision_bench.{command.get(config.stem, 'segment')}_settings")
-    settings = module.read_settings(config)
+    kinds = {"demo_fashion_mnist": ClassifySettings, "demo_efficientnet": TopClassesSettings}
+    kind = kinds.get(config.stem, SegmentSettings)
+    settings = read_settings(kind, config, resolve=lambda value: made.get(str(value), value))
     assert "demo:" not in repr(settings)
     assert "/made/" in repr(settings)
 

@@ -163,7 +163,7 @@ def test_a_missing_file_and_a_foreign_suffix_are_named(tmp_path):
 def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):
     if name.startswith("timm"):
         pytest.importorskip("timm")
-    with pytest.raises(ValueError, match=f"nearest: .*{nearest}"):
+    with pytest.raises(ValueError, match=f"did you mean .*{nearest}"):
         load_model(name, weights="random")
 
 

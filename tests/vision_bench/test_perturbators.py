@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from torch.nn import functional
 
+from aim_plugins.core.settings import make_settings
 from vision_bench.perturbators import (
     MultiClassPerturbator,
     SingleClassPerturbator,
@@ -15,7 +16,7 @@ from vision_bench.perturbators import (
     image_key,
     pixel_noise,
 )
-from vision_bench.segmentation.perturbation_config import perturbators_from_config
+from vision_bench.segmentation.perturbation_config import Perturbation
 
 LOGITS = torch.randn(5, 61, 83, generator=torch.Generator().manual_seed(0))
 ALL = [
@@ -169,54 +170,58 @@ BLOCK = {
 }
 
 
+def levels_of(block, **options):
+    return make_settings(Perturbation, block, "PERTURBATION").levels(**options)
+
+
 def test_levels_of_a_config_are_counted_in_decimal():
-    levels = perturbators_from_config({"PERTURBATION": BLOCK}, seed=4, classes=150)
+    levels = levels_of(BLOCK, seed=4, classes=150)
     assert [level.std for level in levels] == [0.2, 0.6, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0, 3.4, 3.8]
     assert all(level == SingleClassPerturbator(level.std, 136, True, seed=4) for level in levels)
 
 
 def test_a_direction_can_be_turned_off():
-    level = perturbators_from_config({**BLOCK, "POSITIVE": False})[0]
+    level = levels_of({**BLOCK, "POSITIVE": False})[0]
     assert level == SingleClassPerturbator(0.2, 136, False)
 
 
 def test_targets_have_directions_of_their_own():
-    level = perturbators_from_config({**BLOCK, "METHOD": "multi"})[9]
+    level = levels_of({**BLOCK, "METHOD": "multi"})[9]
     assert level == MultiClassPerturbator(3.8, [136, 20], [True, False])
     assert level.directions(150) == {136: 1, 20: -1}
 
 
 def test_utility_is_two_sided():
-    assert perturbators_from_config({**BLOCK, "METHOD": "utility"})[1] == UtilityPerturbator(0.6)
+    assert levels_of({**BLOCK, "METHOD": "utility"})[1] == UtilityPerturbator(0.6)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"METHOD": "double"}, "METHOD='double' is unknown"),
-        ({"STEP_SISE": 1}, "did you mean STEP_SIZE"),
+        ({"METHOD": "double"}, "METHOD='double': choose one of 'single', 'multi', 'utility'"),
+        ({"STEP_SISE": 1}, "did you mean 'STEP_SIZE'"),
         ({"STEP_LIMIT": 0}, "STEP_LIMIT=0"),
         ({"STEP_LIMIT": 2.5}, "STEP_LIMIT=2.5"),
         ({"STEP_SIZE": 0}, "levels would be the same"),
-        ({"RATIO": -1}, "RATIO=-1 is negative"),
-        ({"POSITIVE": "false"}, "neither true nor false"),
+        ({"RATIO": -1}, "RATIO=-1.0 is negative"),
+        ({"POSITIVE": "false"}, "POSITIVE='false': give True or False"),
         ({"TARGET_IDX": 150}, "target 150 is outside"),
-        ({"METHOD": "multi", "TARGETS": "person"}, "is no list"),
+        ({"METHOD": "multi", "TARGETS": "person"}, "TARGETS='person': give a list"),
         ({"METHOD": "multi", "TARGETS": [12]}, "TARGETS holds 12"),
         ({"METHOD": "multi", "TARGETS": [{"index": 150}]}, "target 150 is outside"),
         (
             {"METHOD": "multi", "TARGETS": [{"index": 3, "positve": False}]},
-            "'positve' is none of index, positive; did you mean positive",
+            "TARGETS holds 'positve', .*; did you mean 'positive'",
         ),
     ],
 )
 def test_faulty_configs_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        perturbators_from_config({**BLOCK, **change}, classes=150)
+        levels_of({**BLOCK, **change}, classes=150)
 
 
 @pytest.mark.parametrize("missing", ["METHOD", "RATIO", "TARGET_IDX"])
 def test_missing_settings_are_named(missing):
     block = {name: value for name, value in BLOCK.items() if name != missing}
     with pytest.raises(ValueError, match=f"holds no {missing}"):
-        perturbators_from_config(block)
+        levels_of(block)

@@ -19,9 +19,11 @@ import torch
 from PIL import Image
 from sklearn import metrics
 
+from aim_plugins.core.settings import read_settings
 from aim_plugins.sweep.plots import plot_curves
 from vision_bench import published
 from vision_bench.cli import main
+from vision_bench.data.segmentation_layouts import classes_of
 from vision_bench.logits.upsampling import upsample
 from vision_bench.perturbators import (
     MultiClassPerturbator,
@@ -32,7 +34,8 @@ from vision_bench.segmentation import records as segment_records
 from vision_bench.segmentation import results as segment_results
 from vision_bench.segmentation import study as segment_sweep
 from vision_bench.segmentation.overlays import class_palette
-from vision_bench.segmentation.settings import read_settings, targets_of
+from vision_bench.segmentation.settings import SegmentSettings
+from vision_bench.segmentation.study import targets_of
 
 CLASSES = 150
 PERSON = 12
@@ -354,7 +357,9 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(config, tmp_path, m
     assert evaluate(path, "--output", str(tmp_path / "whole")) == 0
     code = (
         "import os, signal, sys\n"
-        "from vision_bench import cli, segment_records, segment_sweep\n"
+        "from vision_bench import cli\n"
+        "from vision_bench.segmentation import records as segment_records\n"
+        "from vision_bench.segmentation import study as segment_sweep\n"
         "segment_sweep.CHECKPOINT_IMAGES = 2\n"
         "segment_sweep.RECORD_SECONDS = 0.0\n"
         "write = segment_records.CurveRecord.write\n"
@@ -467,15 +472,18 @@ ABSENT = {"METHOD": "single", "RATIO": 1.0, "TARGET_IDX": CLASSES}
     ("changes", "message"),
     [
         ({"PERTURBATION": ABSENT}, "target 150 is outside the 150 classes"),
-        ({"PERTURBATION": UTILITY | {"METHOD": "nonsense"}}, "METHOD='nonsense' is unknown"),
-        ({"PERTURBATION": UTILITY | {"STEPS": 3}}, "did you mean STEP"),
+        (
+            {"PERTURBATION": UTILITY | {"METHOD": "nonsense"}},
+            "METHOD='nonsense': choose one of 'single'",
+        ),
+        ({"PERTURBATION": UTILITY | {"STEPS": 3}}, "did you mean 'STEP"),
         ({"PERTURBATION": None}, "holds no PERTURBATION"),
-        ({"report_classes": ["persn"]}, "nearest: 'person'"),
+        ({"report_classes": ["persn"]}, "did you mean 'person'"),
         ({"report_classes": [150]}, "outside the 150 classes"),
-        ({"report_clases": []}, "did you mean report_classes?"),
+        ({"report_clases": []}, "did you mean 'report_classes'?"),
         ({"draws": 0, "exact": False}, "nothing to compute"),
         ({"draws": "two"}, "draws='two'"),
-        ({"dataset": "ade2k"}, "nearest: 'ade20k'"),
+        ({"dataset": "ade2k"}, "did you mean 'ade20k'"),
         ({"data_root": "nowhere"}, "nowhere/images/validation is no folder"),
         ({"model": "segformer-b9"}, "is no model"),
         ({"model": "cifar10_resnet20", "weights": "random"}, "is a classifier"),
@@ -650,11 +658,11 @@ SHIPPED = Path(__file__).resolve().parents[2] / "eval_configs" / "vision"
     ],
 )
 def test_shipped_configs_have_the_papers_settings(name, levels, targets):
-    settings = read_settings(SHIPPED / f"ade20k_segformer_b2_{name}.py")
-    found = settings.perturbators(CLASSES)
+    settings = read_settings(SegmentSettings, SHIPPED / f"ade20k_segformer_b2_{name}.py")
+    found = settings.PERTURBATION.levels(classes=CLASSES)
     assert [level.std for level in found] == levels
     assert (settings.model, settings.resize) == ("segformer-b2", "short512")
-    names = settings.class_names()
+    names = classes_of(settings.dataset, Path(settings.data_root))
     assert [names[index] for index in targets_of(found[0])] == targets
     assert set((found[0].directions(CLASSES) or {}).values()) <= {1}
     assert {names.index(entry) for entry in settings.report_classes} <= set(range(CLASSES))
@@ -688,4 +696,5 @@ def test_the_papers_figures_stand_beside_ours(config, checkpoint, tmp_path, monk
 
 def test_a_misspelt_on_error_is_refused_with_the_settings():
     with pytest.raises(ValueError, match="on_error='ignore'"):
-        read_settings(SHIPPED / "ade20k_segformer_b2_person.py", ["on_error=ignore"])
+        path = SHIPPED / "ade20k_segformer_b2_person.py"
+        read_settings(SegmentSettings, path, ["on_error=ignore"])

@@ -110,7 +110,7 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
     [
         ({"model": "torchvision:resnet18", "images": "nowhere"}, "nowhere"),
         ({"model": "cifar10_resnet20"}, "10 classes, not the 1000 of ImageNet"),
-        ({"tops": 3}, "did you mean top"),
+        ({"tops": 3}, "did you mean 'top'"),
         ({"noise_std": "high"}, "noise_std"),
     ],
 )

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vision_bench.config_file import add_config_options
+from aim_plugins.core.settings import add_config, add_options, read_settings
+from vision_bench.classification.settings import TopClassesSettings
+from vision_bench.demo import resolve
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,10 +40,8 @@ def add_parser(commands: Any) -> None:
         description="Classifies the photographs below a folder with an ImageNet classifier and "
         "shows its best classes at every strength of logit noise. No labels are needed.",
     )
-    add_config_options(parser)
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for results; default: the config's"
-    )
+    add_config(parser, "config")
+    add_options(parser, TopClassesSettings, required=False)
     parser.set_defaults(run=run_top_classes)
 
 
@@ -57,10 +57,11 @@ def run_top_classes(options: argparse.Namespace) -> int:
     """
     from aim_plugins.core.strengths import parse_strengths
     from aim_plugins.modulation.noise import NOISE_VERSION
-    from vision_bench.classification.top_classes_settings import read_settings
     from vision_bench.models.load import load_model
 
-    settings = read_settings(options.config, options.cfg_options, output=options.output)
+    settings = read_settings(
+        TopClassesSettings, options.config, options.cfg_options, vars(options), resolve=resolve
+    )
     folder = Path(settings.images)
     stds = parse_strengths(settings.noise_std, name="noise_std")
     # Untrained weights too are the same in every run, which goes on where it was.

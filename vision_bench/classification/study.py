@@ -33,13 +33,10 @@ from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.table import Row, pool_draws, write_table
 from vision_bench.classification.curve import AccuracyCurve, ExactLaw, exact_law
+from vision_bench.classification.load import load
 from vision_bench.classification.sampled_runs import SampledRun, sample_run
-from vision_bench.classification.settings import (
-    ClassifySettings,
-    NoisePlan,
-    chosen_classes,
-    unique_names,
-)
+from vision_bench.classification.settings import ClassifySettings, LogitsSettings, NoiseSettings
+from vision_bench.data.classes import chosen_classes, unique_names
 from vision_bench.data.classification import ClassificationData
 from vision_bench.logits.cache import cache_logits
 from vision_bench.logits.classes import CachedLogits, load_logits
@@ -124,26 +121,16 @@ def classify(settings: ClassifySettings, command: Sequence[str] = ()) -> int:
             classes=loaded.model.classes,
             left_out=dict(cached.unreadable),
         )
-        curve = measure(store, cached, settings.plan(), loaded.subject.targets, device)
+        curve = measure(store, cached, settings, loaded.subject.targets, device)
         finish(store, curve, loaded.subject)
     return 0
 
 
-def classify_file(
-    path: str | Path,
-    plan: NoisePlan,
-    output: str | Path,
-    *,
-    task: str | None = None,
-    command: Sequence[str] = (),
-) -> int:
+def classify_file(settings: LogitsSettings, command: Sequence[str] = ()) -> int:
     """Runs a sweep on logits that another program cached.
 
     Args:
-        path: The file, as in `vision_bench.logits.classes`.
-        plan: Modulation, strengths and draws.
-        output: Folder of results.
-        task: Name of the data; by default the file's.
+        settings: The settings.
         command: The words that repeat the sweep, for the report.
 
     Returns:
@@ -153,11 +140,11 @@ def classify_file(
         ValueError: If the file is not usable, or the folder holds another sweep.
         FileNotFoundError: If there is no such file.
     """
-    cached = load_logits(path)
+    cached = load_logits(settings.file)
     names = [str(index) for index in range(cached.logits.shape[1])]
-    targets = plan.targets(names)
+    targets = settings.targets(names)
     subject = Subject(
-        task=task or Path(path).stem,
+        task=settings.task or settings.file.stem,
         class_names=names,
         chosen=chosen_classes((), names, targets),
         targets=targets,
@@ -166,10 +153,10 @@ def classify_file(
         "command": "classify-logits",
         "task": subject.task,
         "file_sha256": cached.sha256,
-        **_plan_arguments(plan, targets),
+        **_noise_arguments(settings, targets),
     }
-    with SweepStore.open(output, arguments, versions=_versions()) as store:
-        curve = measure(store, cached, plan, targets, best_device())
+    with SweepStore.open(settings.output, arguments, versions=_versions()) as store:
+        curve = measure(store, cached, settings, targets, best_device())
         store.update_manifest(
             command=list(command), model=subject.task, documents=curve.n, classes=len(names)
         )
@@ -180,7 +167,7 @@ def classify_file(
 def measure(
     store: SweepStore,
     cached: CachedLogits,
-    plan: NoisePlan,
+    noise: NoiseSettings,
     targets: Mapping[int, int] | None,
     device: torch.device | None = None,
 ) -> AccuracyCurve:
@@ -189,7 +176,7 @@ def measure(
     Args:
         store: The sweep's folder.
         cached: Clean logits and labels.
-        plan: Strengths and draws.
+        noise: Strengths and draws.
         targets: Target classes and signs of focus modulation.
         device: Where to compute; by default where the logits are.
 
@@ -199,14 +186,15 @@ def measure(
     from tqdm import tqdm
 
     logits = cached.logits.to(device)
-    keys = [f"{part},logits={cached.sha256[:16]}" for part in ("exact", *_draws(plan))]
+    parts = ["exact", *(f"draw={draw}" for draw in range(noise.draws))]
+    keys = [f"{part},logits={cached.sha256[:16]}" for part in parts]
     records: dict[str, Any] = {key: store.read_batch(key) for key in keys}
     missing = [key for key, record in records.items() if record is None]
     if store.resumed and len(missing) < len(keys):
         kept = f"{len(keys) - len(missing)} of {len(keys)} parts (the exact law and each draw)"
         print(f"{store.folder}: {kept} are finished and kept", file=sys.stderr)
     with tqdm(
-        desc=f"{len(plan.stds)} strengths",
+        desc=f"{len(noise.stds)} strengths",
         total=len(missing) * len(logits),
         unit="document",
         disable=not missing,
@@ -215,15 +203,15 @@ def measure(
             part = keys.index(key)
             common = {"targets": targets, "advance": bar.update}
             result: ExactLaw | SampledRun = (
-                exact_law(logits, cached.labels, plan.stds, **common)
+                exact_law(logits, cached.labels, noise.stds, **common)
                 if part == 0
                 else sample_run(
                     logits,
                     cached.labels,
-                    plan.stds,
-                    seed=plan.seed + part - 1,
+                    noise.stds,
+                    seed=noise.seed + part - 1,
                     indices=cached.indices,
-                    top_k=plan.top_k,
+                    top_k=noise.top_k,
                     **common,
                 )
             )
@@ -231,7 +219,7 @@ def measure(
             store.write_batch(key, records[key])
     law, *runs = (records[key] for key in keys)
     return AccuracyCurve(
-        plan.stds, ExactLaw.from_json(law), tuple(SampledRun.from_json(run) for run in runs)
+        noise.stds, ExactLaw.from_json(law), tuple(SampledRun.from_json(run) for run in runs)
     )
 
 
@@ -270,9 +258,9 @@ def finish(store: SweepStore, curve: AccuracyCurve, subject: Subject) -> Path:
 
 def _load(settings: ClassifySettings) -> _Loaded:
     """Loads model and data, and checks all that can be checked before the pass."""
-    model, data = settings.load()
+    model, data = load(settings)
     names = data.classes
-    targets = settings.plan().targets(names)
+    targets = settings.targets(names)
     subject = Subject(
         task=data.name,
         class_names=names,
@@ -287,7 +275,7 @@ def _load(settings: ClassifySettings) -> _Loaded:
         "limit": settings.limit,
         "model": model.name,
         "preprocessing": data.identity()["preprocessing"],
-        **_plan_arguments(settings.plan(), targets),
+        **_noise_arguments(settings, targets),
     }
     SweepStore.check(settings.folder, arguments)
     return _Loaded(model, data, subject, arguments)
@@ -303,7 +291,7 @@ def _published(
     found = published_curve(model.name, data.name, "acc", focus=targets)
     if found is None or settings.preprocessing or len(data) != found.documents:
         return None
-    return found if _has_published_weights(model.name, settings.weights) else None
+    return found if _has_published_weights(model.name, settings.weights_source) else None
 
 
 def _has_published_weights(name: str, weights: str | None) -> bool:
@@ -318,22 +306,18 @@ def _has_published_weights(name: str, weights: str | None) -> bool:
     return sha256_of(weights).startswith(checksum)
 
 
-def _plan_arguments(plan: NoisePlan, targets: Mapping[int, int] | None) -> dict[str, Any]:
+def _noise_arguments(noise: NoiseSettings, targets: Mapping[int, int] | None) -> dict[str, Any]:
     """What determines the results of sampling, for the manifest."""
     arguments: dict[str, Any] = {
-        "noise_std": plan.stds,
-        "draws": plan.draws,
-        "seed": plan.seed,
+        "noise_std": noise.stds,
+        "draws": noise.draws,
+        "seed": noise.seed,
         "noise_version": NOISE_VERSION,
-        "top_k": plan.top_k,
+        "top_k": noise.top_k,
     }
     if targets:
         arguments["focus"] = {str(t): "+" if sign > 0 else "-" for t, sign in targets.items()}
     return arguments
-
-
-def _draws(plan: NoisePlan) -> list[str]:
-    return [f"draw={draw}" for draw in range(plan.draws)]
 
 
 def _chance(subject: Subject, curve: AccuracyCurve) -> dict[tuple[str, str], float]:

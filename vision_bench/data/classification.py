@@ -11,7 +11,6 @@ layout they are published in.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from aim_plugins.core.errors import did_you_mean
 from vision_bench.data.array_files import ArrayRecords, read_cifar, read_mnist
 from vision_bench.data.dataset import FileImages, VisionData, evenly
 from vision_bench.data.image_folders import FileRecords, read_class_folders, read_imagenet
@@ -127,9 +127,7 @@ def load_dataset(
         name, name
     )
     if name not in _LOADERS:
-        nearest = difflib.get_close_matches(name, _LOADERS, n=1)
-        hint = f"; nearest: {nearest[0]!r}" if nearest else ""
-        raise ValueError(f"name={name!r} is none of {', '.join(_LOADERS)}{hint}")
+        raise ValueError(f"name={name!r} is no data set; {did_you_mean(name, _LOADERS)}")
     splits, load = _LOADERS[name]
     split = split or (splits[0] if splits else None)
     if splits and split not in splits:

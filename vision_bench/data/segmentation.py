@@ -6,7 +6,6 @@ network's input size; 255 marks pixels that count for nothing.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 import re
@@ -19,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aim_plugins.core.errors import did_you_mean
 from vision_bench.data.dataset import VisionData, digest_files, evenly
 from vision_bench.data.images import (
     UnreadableImageError,
@@ -169,7 +169,9 @@ def load_segmentation_dataset(
         ValueError: If the name, split, resize rule or limit is not usable.
         UnreadableImageError: With `on_error="raise"`, if an image has no label map.
     """
-    name = check_name(name)
+    name = name.lower()
+    if name not in _NAMES:
+        raise ValueError(f"name={name!r} is no data set; {did_you_mean(name, _NAMES)}")
     if name != "folder":
         split = split or "val"
         if split not in _SPLITS:
@@ -189,20 +191,6 @@ def load_segmentation_dataset(
         preprocessing=preprocessing,
         on_error=on_error,
     )
-
-
-def check_name(name: str, *, argument: str = "name") -> str:
-    """The name of a data set in small letters.
-
-    Raises:
-        ValueError: If there is none of this name.
-    """
-    name = name.lower()
-    if name not in _NAMES:
-        nearest = difflib.get_close_matches(name, _NAMES, n=1)
-        hint = f"; nearest: {nearest[0]!r}" if nearest else ""
-        raise ValueError(f"{argument}={name!r} is none of {', '.join(_NAMES)}{hint}")
-    return name
 
 
 def network_input(

@@ -145,6 +145,17 @@ def read_pair_folders(
     return _pair(root, root / "images" / part, labels / part, tuple(classes), lookup)
 
 
+def classes_of(dataset: str, root: Path) -> tuple[str, ...]:
+    """Names of a data set's classes, without reading its images.
+
+    Raises:
+        FileNotFoundError: If the list of a folder's classes is missing.
+    """
+    if dataset == "folder":
+        return read_class_list(root)
+    return cityscapes_classes() if dataset == "cityscapes" else ade20k_classes(root)
+
+
 def ade20k_classes(root: Path) -> tuple[str, ...]:
     """Names of ADE20K's 150 classes, from the data set's `objectInfo150.txt` where it is there.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import re
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.identity import model_fingerprint
 from vision_bench.models.architectures import cifar, efficientnet_lite, segformer
 from vision_bench.models.checkpoints import (
@@ -177,10 +177,9 @@ def is_hub_name(name: str) -> bool:
 
 def unknown_name(name: str, known: Iterable[str]) -> ValueError:
     """Builds the error of a name that no model has, with the nearest names."""
-    nearest = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
-    hint = f"nearest: {', '.join(map(repr, nearest))}" if nearest else "no name is near"
+    hint = did_you_mean(name, known, count=3, cutoff=0.4, otherwise="no name is near.")
     return ValueError(
-        f"name={name!r} is no model and no file or folder here; {hint}. Others are "
+        f"name={name!r} is no model and no file or folder here; {hint} Others are "
         "'torchvision:NAME', 'timm:NAME', and the folder or hub name OWNER/NAME of a segmentation "
         "model"
     )

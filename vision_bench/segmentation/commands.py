@@ -10,7 +10,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vision_bench.config_file import add_config_options
+from aim_plugins.core.settings import add_config, add_options, read_settings
+from vision_bench.demo import resolve
+from vision_bench.segmentation.settings import SegmentSettings
 
 
 def add_parser(commands: Any) -> None:
@@ -27,10 +29,8 @@ def add_parser(commands: Any) -> None:
         "the config's PERTURBATION block, from one pass of the model. A killed run goes on when "
         "it is started again.",
     )
-    add_config_options(evaluate)
-    evaluate.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for results; default: the config's"
-    )
+    add_config(evaluate, "config")
+    add_options(evaluate, SegmentSettings, required=False)
     evaluate.set_defaults(run=run_evaluate)
 
     infer = actions.add_parser(
@@ -39,7 +39,7 @@ def add_parser(commands: Any) -> None:
         description="Segments an image, or all images below a folder, at every strength of the "
         "config's PERTURBATION block. No labels are needed.",
     )
-    add_config_options(infer)
+    add_config(infer, "config")
     infer.add_argument("images", type=Path, metavar="IMAGE_OR_FOLDER")
     infer.add_argument(
         "--output",
@@ -52,10 +52,11 @@ def add_parser(commands: Any) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Evaluates a config; returns the exit status 0."""
-    from vision_bench.segmentation.settings import read_settings
     from vision_bench.segmentation.study import SegmentationSweep
 
-    settings = read_settings(options.config, options.cfg_options, output=options.output)
+    settings = read_settings(
+        SegmentSettings, options.config, options.cfg_options, vars(options), resolve=resolve
+    )
     SegmentationSweep(settings, command=options.command).run()
     return 0
 
@@ -63,8 +64,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 def run_infer(options: argparse.Namespace) -> int:
     """Draws overlays of images; returns the exit status 0."""
     from vision_bench.segmentation.infer import infer
-    from vision_bench.segmentation.settings import read_settings
 
-    settings = read_settings(options.config, options.cfg_options)
+    settings = read_settings(SegmentSettings, options.config, options.cfg_options, resolve=resolve)
     infer(settings, options.images, options.output or Path(f"{settings.output}-images"))
     return 0

@@ -29,6 +29,7 @@ from aim_plugins.core.strengths import format_strength
 from vision_bench.data.image_folders import image_files, no_images
 from vision_bench.data.images import UnreadableImageError, read_image
 from vision_bench.data.segmentation import default_resize, network_input
+from vision_bench.data.segmentation_layouts import classes_of
 from vision_bench.logits.forward import forward
 from vision_bench.logits.pixels import noise_key
 from vision_bench.models.model import VisionModel
@@ -82,8 +83,8 @@ def infer(settings: SegmentSettings, images: Path, output: Path) -> list[Path]:
     from tqdm import tqdm
 
     names, root = _find(images)
-    class_names = settings.class_names()
-    levels = settings.perturbators(len(class_names))
+    class_names = classes_of(settings.dataset, Path(settings.data_root))
+    levels = settings.PERTURBATION.levels(settings.seed, len(class_names))
     model = load_segmentation_model(settings)
     if model.classes != len(class_names):
         raise ValueError(

@@ -20,6 +20,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
+
 from aim_plugins.core.devices import best_device, is_main_process, pass_device
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.plots import plot_curves
@@ -27,18 +29,20 @@ from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.table import Row, metric_family, pool_draws, write_table
+from vision_bench.data.classes import chosen_classes
 from vision_bench.data.segmentation import SegmentationData, load_segmentation_dataset
+from vision_bench.data.segmentation_layouts import classes_of
 from vision_bench.logits.cache import cache_logits
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
 from vision_bench.models.load import load_model
 from vision_bench.models.model import VisionModel
-from vision_bench.perturbators import Perturbator
+from vision_bench.perturbators import MultiClassPerturbator, Perturbator, SingleClassPerturbator
 from vision_bench.published import published_curve
 from vision_bench.segmentation.curve import Item, SegmentationCurve, segmentation_curve
 from vision_bench.segmentation.records import CurveRecord
 from vision_bench.segmentation.results import report_images, write_class_table, write_confusion
-from vision_bench.segmentation.settings import SegmentSettings, chosen_classes, targets_of
+from vision_bench.segmentation.settings import SegmentSettings
 
 CHECKPOINT_IMAGES = 16
 """Images that are counted together: a shard of the cache."""
@@ -69,12 +73,15 @@ class SegmentationSweep:
         self.settings = settings
         self.command = list(command)
         self.output = Path(settings.output)
-        self.levels = settings.perturbators()
+        self.levels = settings.PERTURBATION.levels(settings.seed)
         SweepStore.check(self.output, self.arguments)
         # Names of classes cost little; a wrong target is then told before a model is loaded.
-        self.class_names = settings.class_names()
-        self.perturbator = settings.perturbators(len(self.class_names))[0]
-        self.chosen = chosen_classes(settings.report_classes, self.class_names, self.perturbator)
+        self.class_names = classes_of(settings.dataset, Path(settings.data_root))
+        self.perturbator = self.levels[0]
+        self.perturbator.directions(len(self.class_names))
+        self.chosen = chosen_classes(
+            settings.report_classes, self.class_names, targets_of(self.perturbator), few=0
+        )
         self.model = load_segmentation_model(settings)
         self.data = self._load_data()
 
@@ -118,7 +125,7 @@ class SegmentationSweep:
             settings.logits_cache,
             batch_size=settings.batch_size,
             device=pass_device(settings.device),
-            dtype=settings.dtype,
+            dtype=getattr(torch, settings.cache_dtype),
             workers=settings.workers,
         )
         if not is_main_process():
@@ -272,7 +279,7 @@ def load_segmentation_model(settings: SegmentSettings) -> VisionModel:
     """
     # By name and without a file, only the data set tells the number of classes.
     by_data = settings.model in SEGFORMER_MODELS and settings.weights in ("hub", "random")
-    classes = len(settings.class_names()) if by_data else None
+    classes = len(classes_of(settings.dataset, Path(settings.data_root))) if by_data else None
     # Untrained weights too are the same in every process and every run.
     model = load_model(settings.model, weights=settings.weights, classes=classes, seed=0)
     if model.task != "segmentation":
@@ -281,6 +288,13 @@ def load_segmentation_model(settings: SegmentSettings) -> VisionModel:
             "'segformer-b2'"
         )
     return model
+
+
+def targets_of(perturbator: Perturbator) -> list[int]:
+    """Target classes of a focus; none of a utility modulation."""
+    if isinstance(perturbator, SingleClassPerturbator):
+        return [perturbator.target]
+    return list(perturbator.targets) if isinstance(perturbator, MultiClassPerturbator) else []
 
 
 def describe_modulation(perturbator: Perturbator) -> dict[str, Any]:

@@ -11,6 +11,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.core.settings import add_options, read_settings
+from aim_plugins.steering.settings import ConvertSettings, FoldSettings
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds the three commands to `aim-plugins transport`."""
@@ -34,12 +37,7 @@ def _add_fold(subparsers: Any) -> None:
         "modules where it is not. Any tool loads the checkpoint, without hooks.",
         allow_abbrev=False,
     )
-    parser.add_argument("transport", type=Path, metavar="DIR", help="folder of the transport")
-    parser.add_argument("--strength", type=float, required=True, help="such as 0.5")
-    _add_model_options(parser, "a new folder for the checkpoint")
-    parser.add_argument(
-        "--force", action="store_true", help="fold a transport that another model was fitted on"
-    )
+    add_options(parser, FoldSettings)
     parser.set_defaults(run=run_fold)
 
 
@@ -50,43 +48,8 @@ def _add_convert(subparsers: Any) -> None:
         description="Reads a folder of <module>.statedict files without running anything in them.",
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds *.statedict files")
-    _add_model_options(parser, "folder for the transport")
-    parser.add_argument(
-        "--method",
-        choices=("linear", "gaussian", "mean", "aura"),
-        help="needed between gaussian and mean, whose files are alike",
-    )
-    parser.add_argument(
-        "--support", help="none, minmax or qLO_HI; default the one in force when they were saved"
-    )
-    parser.add_argument(
-        "--positions",
-        choices=("all", "last"),
-        default="all",
-        help="the tokens that the hooks were applied to, which the files do not say; default all",
-    )
-    parser.add_argument("--pooling", help="how activations were pooled; default the original's")
-    parser.add_argument(
-        "--incremental",
-        action=argparse.BooleanOptionalAction,
-        help="whether hooks were fitted one after another; default the original's",
-    )
+    add_options(parser, ConvertSettings)
     parser.set_defaults(run=run_convert)
-
-
-def _add_model_options(parser: argparse.ArgumentParser, output: str) -> None:
-    parser.add_argument(
-        "--pretrained", required=True, metavar="MODEL", help="the model: a folder or a hub name"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=output)
-    parser.add_argument(
-        "--dtype", default="auto", help="auto (default), float32, bfloat16, float16"
-    )
-    parser.add_argument("--device", help="such as cpu or cuda:1; default an accelerator if any")
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="let code that comes with a model run"
-    )
 
 
 def run_show(options: argparse.Namespace) -> int:
@@ -113,24 +76,20 @@ def run_fold(options: argparse.Namespace) -> int:
             output exists.
     """
     from aim_plugins.engines.loading import load_engine
-    from aim_plugins.steering.settings import warn_of_unfitted
+    from aim_plugins.steering.study import warn_of_unfitted
     from aim_plugins.transport.artifact import LearnedTransport
     from aim_plugins.transport.folding.fold import fold_transport, refuse_existing
 
-    refuse_existing(options.output)
-    transport = LearnedTransport.load(options.transport)
-    warn_of_unfitted(transport.metadata, [options.strength])
-    engine = load_engine(
-        options.pretrained,
-        dtype=options.dtype,
-        device=options.device,
-        trust_remote_code=options.trust_remote_code,
-    )
-    folded = fold_transport(engine.model, transport, options.strength, force=options.force)
-    folder = folded.save(options.output, engine.tokenizer)
+    settings = read_settings(FoldSettings, given=vars(options))
+    refuse_existing(settings.output)
+    transport = LearnedTransport.load(settings.transport)
+    warn_of_unfitted(transport.metadata, [settings.strength])
+    engine = load_engine(settings.pretrained, **settings.loading)
+    folded = fold_transport(engine.model, transport, settings.strength, force=settings.force)
+    folder = folded.save(settings.output, engine.tokenizer)
     added = "".join(f", {name}={value}" for name, value in folded.config_changes.items())
     sites = len(transport.maps.maps)
-    print(f"{sites} sites folded at strength {options.strength:g}{added}: {folder}")
+    print(f"{sites} sites folded at strength {settings.strength:g}{added}: {folder}")
     return 0
 
 
@@ -144,24 +103,20 @@ def run_convert(options: argparse.Namespace) -> int:
     from aim_plugins.transport.convert import convert_statedicts
     from aim_plugins.transport.folding.fold import refuse_existing
 
-    refuse_existing(options.output)
-    engine = load_engine(
-        options.pretrained,
-        dtype=options.dtype,
-        device=options.device,
-        trust_remote_code=options.trust_remote_code,
-    )
+    settings = read_settings(ConvertSettings, given=vars(options))
+    refuse_existing(settings.output)
+    engine = load_engine(settings.pretrained, **settings.loading)
     transport = convert_statedicts(
-        options.folder,
+        settings.folder,
         engine.model,
         engine.tokenizer,
-        method=options.method,
-        support=options.support,
-        positions=options.positions,
-        pooling=options.pooling,
-        incremental=options.incremental,
+        method=settings.method,
+        support=settings.support,
+        positions=settings.positions,
+        pooling=settings.pooling,
+        incremental=settings.incremental,
     )
-    folder = transport.save(options.output)
+    folder = transport.save(settings.output)
     known = transport.metadata
     print(f"{len(known.sites)} maps, method {known.method}, support {known.support}: {folder}")
     return 0

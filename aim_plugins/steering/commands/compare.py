@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from aim_plugins.core.settings import add_options, read_settings
+from aim_plugins.steering.settings import CompareSettings
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+
+def add_parser(subparsers: Any) -> None:
     """Adds the command to `aim-plugins transport`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = subparsers.add_parser(
         "compare",
         help="several evaluated transports in one report",
         description="Draws the effect of several transports against strength and against "
@@ -17,23 +19,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "Evaluations of other models, prompts or settings are refused.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="OUT", help="folders of `transport evaluate`"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--labels", metavar="NAMES", help="a name for each, separated by commas")
-    parser.add_argument(
-        "--effect", metavar="METRIC", help="what steering is for, as METRIC or TASK/METRIC"
-    )
-    parser.add_argument("--cost", metavar="METRIC", help="the perplexity; default perplexity")
-    parser.add_argument(
-        "--bound", type=float, default=0.2, help="how much it may grow; default 0.2, 20 %%"
-    )
-    parser.add_argument(
-        "--lower-is-better", action="store_true", help="the effect should fall, as toxicity"
-    )
+    add_options(parser, CompareSettings)
     parser.set_defaults(run=run)
-    return parser
 
 
 def run(options: argparse.Namespace) -> int:
@@ -45,14 +32,14 @@ def run(options: argparse.Namespace) -> int:
     """
     from aim_plugins.steering.compare.compare import compare, read_evaluated
 
-    labels = options.labels.split(",") if options.labels else ()
+    settings = read_settings(CompareSettings, given=vars(options))
     compare(
-        read_evaluated(options.folders, [label.strip() for label in labels]),
-        options.output,
-        effect=options.effect,
-        cost=options.cost,
-        bound=options.bound,
-        lower_is_better=options.lower_is_better,
-        command=list(getattr(options, "command", [])),
+        read_evaluated(settings.folders, settings.labels),
+        settings.output,
+        effect=settings.effect,
+        cost=settings.cost,
+        bound=settings.bound,
+        lower_is_better=settings.lower_is_better,
+        command=options.command,
     )
     return 0

@@ -23,12 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.transport.data.text_files import (
     csv_columns,
     csv_rows,
     existing,
     json_lines,
-    nearest,
     read_json,
 )
 
@@ -297,4 +297,5 @@ def _sense_named(concept: str, groups: dict[str, str], path: Path) -> str:
     if senses:
         raise ValueError(f"concept={concept!r} has {len(senses)} senses: {', '.join(senses)}")
     words = [*groups, *(name.rpartition("-")[0] for name in groups)]
-    raise ValueError(f"concept={concept!r} is not in {path}{nearest(concept, words)}")
+    hint = did_you_mean(concept, words, otherwise="choose one that is")
+    raise ValueError(f"concept={concept!r} is not in {path}; {hint}")

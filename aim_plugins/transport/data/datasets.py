@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.transport.data.corpora import (
     onesec_concepts,
     read_jigsaw,
@@ -26,7 +27,7 @@ from aim_plugins.transport.data.corpora import (
     read_truthfulqa,
     split_folds,
 )
-from aim_plugins.transport.data.text_files import choose, nearest, read_sentences
+from aim_plugins.transport.data.text_files import choose, read_sentences
 
 __all__ = ["Sides", "load_prompts", "load_sides", "read_sentences"]
 
@@ -276,7 +277,7 @@ def _labelled(comments: list[tuple[str, dict[str, bool]]], label: str) -> list[s
         return []
     known = [*comments[0][1], "any", NON_TOXIC]
     if label not in known:
-        raise ValueError(f"label {label!r} is none of {', '.join(known)}{nearest(label, known)}")
+        raise ValueError(f"label {label!r} is unknown; {did_you_mean(label, known)}")
     if label == NON_TOXIC:
         return [text for text, labels in comments if not any(labels.values())]
     return [
@@ -292,8 +293,7 @@ def _is_sense(name: str, concept: str) -> bool:
 
 def _loader(name: str, loaders: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     if name not in loaders:
-        hint = nearest(name, loaders)
-        raise ValueError(f"name={name!r} is no data set{hint}; there are {', '.join(loaders)}")
+        raise ValueError(f"name={name!r} is no data set; {did_you_mean(name, loaders)}")
     return loaders[name]
 
 
@@ -301,10 +301,8 @@ def _check_options(name: str, loader: Callable[..., Any], options: Mapping[str, 
     parameters = inspect.signature(loader).parameters
     for option in options:
         if option not in parameters:
-            raise ValueError(
-                f"{name} has no option {option!r}{nearest(option, parameters)}; "
-                f"there are {', '.join(parameters)}"
-            )
+            hint = did_you_mean(option, parameters)
+            raise ValueError(f"{name} has no option {option!r}; {hint}")
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in options:
             raise ValueError(f"{name} needs {option}: add it")

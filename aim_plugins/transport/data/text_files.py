@@ -6,12 +6,13 @@ JSON lines, JSON, CSV and plain text, in UTF-8. Errors are one line each and beg
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from aim_plugins.core.errors import did_you_mean
 
 SUFFIXES = (".jsonl", ".txt", ".json")
 
@@ -136,10 +137,8 @@ def csv_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, di
             header = reader.fieldnames or []
             for column in columns:
                 if column not in header:
-                    raise ValueError(
-                        f"{path} has no column {column!r}{nearest(column, header)}; "
-                        f"there are {', '.join(header) or 'none'}"
-                    )
+                    hint = did_you_mean(column, header)
+                    raise ValueError(f"{path} has no column {column!r}; {hint}")
             for row in reader:
                 # DictReader gathers surplus cells under None, and fills missing ones with None.
                 if None in row or None in row.values():
@@ -186,19 +185,10 @@ def existing(path: str | Path) -> Path:
     return path
 
 
-def nearest(word: str, words: Collection[str]) -> str:
-    """A hint at the most similar word, ready to end a phrase; empty if none is similar."""
-    found = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
-
-
 def _sentence_of(value: Any, field: str, place: str) -> str:
     if isinstance(value, dict):
         if field not in value:
-            keys = [str(key) for key in value]
-            raise ValueError(
-                f"{place} has no field {field!r}{nearest(field, keys)}; there are {', '.join(keys)}"
-            )
+            raise ValueError(f"{place} has no field {field!r}; {did_you_mean(field, value)}")
         value = value[field]
     if not isinstance(value, str):
         raise ValueError(f"{place}: a sentence is a text, not {json.dumps(value)[:60]}")
