@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import dataclasses
 import inspect
+import math
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -61,7 +62,7 @@ Strength = Annotated[float, lambda name, value: validate_strength(value, name=na
 _Strengths = str | float | Sequence[str | float]
 Grid = Annotated[_Strengths, lambda name, value: parse_strengths(value, name=name)]
 SignedGrid = Annotated[
-    _Strengths, lambda name, value: parse_strengths(value, name=name, signed=True)
+    _Strengths, lambda name, value: parse_strengths(value, name=name, low=-math.inf)
 ]
 Names = Annotated[Sequence[str], _COMMAS]
 """A list that is one word of a command line."""
