@@ -450,13 +450,13 @@ def distinct_columns(columns: Sequence[Column]) -> tuple[list[Column], list[int]
 
 def _seed(value: Any) -> int:
     if _whole(value) is None or not -(2**63) <= int(value) < 2**63:
-        raise ValueError(f"{SEED}={value!r} is no 64-bit integer: give a whole number such as 0")
+        raise ValueError(f"{SEED}={value} is no 64-bit integer: give a whole number such as 0")
     return int(value)
 
 
 def _draws(value: Any) -> int:
     if (_whole(value) or 0) < 1:
-        raise ValueError(f"{DRAWS}={value!r} must be a whole number of at least 1")
+        raise ValueError(f"{DRAWS}={value} must be a whole number of at least 1")
     return int(value)
 
 
