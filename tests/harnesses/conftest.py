@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,30 @@ doc_to_target: "{{question}} {{choices[0]}}"
 metric_list: [{metric: word_perplexity}]
 """,
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_index_of_the_harnesss_own_tasks() -> Iterator[None]:
+    """lm-eval reads its thousands of task files anew for each sweep; here they stay as they are."""
+    from lm_eval.tasks import _index
+
+    build, own = _index.TaskIndex.build, Path(_index.__file__).parent
+    kept: dict[bool, dict[str, Any]] = {}
+
+    def build_once(paths: Iterable[Path], *, resolve_includes: bool = True) -> dict[str, Any]:
+        index: dict[str, Any] = {}
+        for path in map(Path, paths):
+            if path == own:
+                if resolve_includes not in kept:
+                    kept[resolve_includes] = build([path], resolve_includes=resolve_includes)
+                index |= kept[resolve_includes]
+            else:
+                index |= build([path], resolve_includes=resolve_includes)
+        return index
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_index.TaskIndex, "build", staticmethod(build_once))
+        yield
 
 
 @pytest.fixture(scope="session")
