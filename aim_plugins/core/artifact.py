@@ -107,8 +107,9 @@ class ArtifactMetadata:
         """
         if difference is None:
             return
-        another = f"another model, {self.learned_on}" if difference.refused else self.learned_on
-        text = f"the {self.KIND} was learned on {another}: {difference.message}"
+        another = f"another model ({self.learned_on})"
+        learned_on = another if difference.refused else self.learned_on
+        text = f"the {self.KIND} was learned on {learned_on}: {difference.message}"
         if difference.refused and not force:
             raise ValueError(
                 f"{text}; load that model, or give force=True (force_{self.KIND}=True in a "
