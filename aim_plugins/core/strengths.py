@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -56,9 +57,11 @@ class Axis:
             if isinstance(value, str) or math.isfinite(value)
         }
 
-    def check(self, value: SupportsFloat, argument: str = "strength") -> float:
+    def check(
+        self, value: SupportsFloat, argument: str = "strength", *, limit: float = math.inf
+    ) -> float:
         """Checks one strength; see `validate_strength`."""
-        return validate_strength(value, name=argument, low=self.low, high=self.high)
+        return validate_strength(value, name=argument, low=self.low, high=self.high, limit=limit)
 
     def parse(self, spec: StrengthSpec, argument: str = "strength") -> tuple[float, ...]:
         """Reads a grid, a list or a single strength; see `parse_strengths`."""
@@ -66,7 +69,12 @@ class Axis:
 
 
 def validate_strength(
-    value: SupportsFloat, *, name: str = "noise_std", low: float = 0.0, high: float = math.inf
+    value: SupportsFloat,
+    *,
+    name: str = "noise_std",
+    low: float = 0.0,
+    high: float = math.inf,
+    limit: float = math.inf,
 ) -> float:
     """Checks one strength.
 
@@ -75,6 +83,7 @@ def validate_strength(
         name: Name of the argument, for the error.
         low: Lowest strength that has a meaning.
         high: Highest strength that has one.
+        limit: Largest one, either way, that is taken of a stranger.
 
     Returns:
         The strength as a float; negative zero becomes zero.
@@ -88,6 +97,12 @@ def validate_strength(
     if isinstance(value, str | bytes | bool):
         raise ValueError(
             f"{name}={value!r} is a {type(value).__name__}, not a number: give one such as 0.5"
+        )
+    if isinstance(value, int | float) and limit < abs(value) != math.inf:
+        # Shortened, as clients may send integers of many digits.
+        raise ValueError(
+            f"{name}={reprlib.repr(value)} is beyond {limit:g}: give "
+            f"{_domain(max(low, -limit), min(high, limit))}"
         )
     try:
         strength = float(value)

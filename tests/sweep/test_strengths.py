@@ -98,6 +98,18 @@ def test_validation_refuses_what_is_no_strength(value):
         validate_strength(value)
 
 
+@pytest.mark.parametrize("value", [100.5, -101, 1e300, 10**400])
+def test_a_strength_beyond_the_limit_is_named_shortly(value):
+    with pytest.raises(ValueError, match="is beyond 100: give a number from -50 to 100") as error:
+        validate_strength(value, low=-50, limit=100)
+    assert len(str(error.value)) < 120
+
+
+@pytest.mark.parametrize("value", [-50, 0.5, 100])
+def test_a_strength_within_the_limit_is_taken(value):
+    assert validate_strength(value, low=-50, limit=100) == value
+
+
 def test_the_largest_allowed_grid_is_read_whole():
     assert len(parse_strengths(f"1:{MAX_STRENGTHS}:1")) == MAX_STRENGTHS
 
