@@ -26,7 +26,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.sampling import is_sampling, keyed_sampling
-from aim_plugins.modulation.columns import Change, Column, applied, distinct_columns
+from aim_plugins.modulation.columns import Change, Column, applied, by_kind, distinct_columns
 from aim_plugins.modulation.logits import ChangedLogits
 from aim_plugins.modulation.sampling import sampling_seed
 
@@ -134,13 +134,7 @@ class _Rows:
     def changed_logits(self) -> list[LogitsProcessor]:
         """What changes the logits of each row, in the order of its column."""
         rows = [column.acting_on("logits") for column in self.columns]
-        found: list[LogitsProcessor] = []
-        for place in range(max(map(len, rows), default=0)):
-            here = [row[place] if place < len(row) else None for row in rows]
-            for kind in dict.fromkeys(type(change) for change in here if change is not None):
-                own = [change if isinstance(change, kind) else None for change in here]
-                found.append(ChangedLogits(own, attention_mask=self.mask))
-        return found
+        return [ChangedLogits(own, attention_mask=self.mask) for _, own in by_kind(rows)]
 
     def keep(self, alive: Sequence[int]) -> None:
         """Drops every row that is not in `alive`."""

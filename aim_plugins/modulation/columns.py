@@ -18,7 +18,8 @@ harnesses, sweeps and pictures ask it and know no kind by name:
         def modulate(self, logits, keys, scratch):
             return logits / self.strength
 
-`lm_eval --model aim_hf --model_args pretrained=MODEL,logit_temperature=0.5:2:0.25` then sweeps it.
+`lm_eval --model aim_hf --model_args pretrained=MODEL,logit_temperature=0.5:2:0.25` then sweeps it,
+and a request to vLLM asks for it with `aim_temperature`.
 A package that is installed registers its kinds by an entry point of the group
 `aim_plugins.changes`, so that every process of a harness knows them.
 """
@@ -43,6 +44,9 @@ Target = Literal["logits", "activations", "weights"]
 
 SEED, DRAWS = "noise_seed", "noise_draws"
 """Arguments of all kinds together: the seed of the first draw, and the draws of every strength."""
+
+REQUEST_SEED = "aim_seed"
+"""Argument of a vLLM request for the seed of whatever its changes draw."""
 
 ENTRY_POINTS = "aim_plugins.changes"
 
@@ -86,6 +90,8 @@ class Change(abc.ABC):
         seed: Seed of whatever it draws; 0 of kinds that draw nothing.
         positions: Of activations: "all" tokens change, or "last", the prompt's last one and every
             token after it, so that what was read of the prompt before stays as it is.
+        maps: Of activations: the `ActivationMaps` that it applies, where that is all it does. vLLM
+            runs those alone, as it compiles what changes activations into the model.
         request_limit: Largest strength, either way, that a server takes of a client.
     """
 
@@ -99,6 +105,7 @@ class Change(abc.ABC):
     strength: float
     seed = 0
     positions: str = "all"
+    maps: Any = None
 
     # What it is -----------------------------------------------------------------------------------
 
@@ -159,24 +166,34 @@ class Change(abc.ABC):
 
     @classmethod
     def modulate_rows(
-        cls, logits: Any, keys: Any, changes: Sequence[Any], *, compiled: bool | None = None
+        cls,
+        logits: Any,
+        keys: Any,
+        changes: Sequence[Any],
+        *,
+        rows: Sequence[int] | None = None,
+        compiled: bool | None = None,
     ) -> Any:
-        """Changes every row of logits by a change of its own, none of them the identity.
+        """Changes rows of logits, each by a change of its own, none of them the identity.
 
         Args:
-            logits: Logits [rows, vocab] of one decoding step; they stay as they are.
-            keys: Key of the prefix of each row.
-            changes: One for each row.
+            logits: Logits [rows, vocab] of one decoding step.
+            keys: Key of the prefix of each changed row.
+            changes: One for each changed row.
+            rows: Which rows these are, ascending; they are changed in place. None changes all rows
+                of a copy.
             compiled: Whether to compile what can be; None decides by the device.
         """
-        result = logits.clone()
-        rows: dict[Any, list[int]] = {}
-        for row, change in enumerate(changes):
-            rows.setdefault(change, []).append(row)
-        for change, members in rows.items():
-            changed = change.modulate(logits[members].float(), keys[members], Scratch())
-            result[members] = changed.to(logits.dtype)
-        return result
+        if rows is None:
+            logits, rows = logits.clone(), range(len(changes))
+        places: dict[Any, list[int]] = {}
+        for place, change in enumerate(changes):
+            places.setdefault(change, []).append(place)
+        for change, members in places.items():
+            own = [rows[place] for place in members]
+            changed = change.modulate(logits[own].float(), keys[members], Scratch())
+            logits[own] = changed.to(logits.dtype)
+        return logits
 
     def argmax_law(self, logits: Any) -> Any | None:
         """The exact probability of each class to be the argmax, where it is known.
@@ -208,10 +225,34 @@ class Change(abc.ABC):
 
     # Servers --------------------------------------------------------------------------------------
 
+    @classmethod
+    def request_names(cls) -> tuple[str, ...]:
+        """Arguments of its own in a vLLM request; the first is the strength's."""
+        return (f"aim_{cls.axis.name}",)
+
     @property
     def request(self) -> dict[str, Any]:
-        """What a vLLM request asks for it with."""
-        return {f"aim_{self.axis.name}": self.strength}
+        """The arguments that ask for it."""
+        seed = {REQUEST_SEED: self.seed} if self.draws else {}
+        return {self.request_names()[0]: self.strength} | seed
+
+    @classmethod
+    def of_request(cls, given: Mapping[str, Any]) -> Change | None:
+        """Reads what a request asks for; a seed is set afterwards, by `drawn`.
+
+        Args:
+            given: All arguments of the request, of whatever type a client sends.
+
+        Returns:
+            The change, or None where the request does not ask for this kind.
+
+        Raises:
+            ValueError: If an argument is malformed or out of range.
+        """
+        (name,) = cls.request_names()
+        if name not in given:
+            return None
+        return cls(cls.axis.check(given[name], name, limit=cls.request_limit))  # type: ignore[call-arg]
 
 
 Kind = TypeVar("Kind", bound=type[Change])
@@ -423,6 +464,20 @@ def by_forward(columns: Sequence[Column]) -> dict[tuple[Change, ...], list[int]]
     return members
 
 
+def by_kind(
+    rows: Sequence[Sequence[Change]],
+) -> Iterator[tuple[type[Change], list[Change | None]]]:
+    """The steps that change every row in the order of its own changes, a kind at a time.
+
+    Yields:
+        A kind, and for each row its change of it, or None.
+    """
+    for place in range(max(map(len, rows), default=0)):
+        here = [row[place] if place < len(row) else None for row in rows]
+        for kind in dict.fromkeys(type(change) for change in here if change is not None):
+            yield kind, [change if type(change) is kind else None for change in here]
+
+
 @contextlib.contextmanager
 def applied(model: Any, rows: Sequence[Sequence[Change]], starts: Any = None) -> Iterator[None]:
     """Changes activations and weights while the block runs, each row of a batch by its own changes.
@@ -433,11 +488,8 @@ def applied(model: Any, rows: Sequence[Sequence[Change]], starts: Any = None) ->
         starts: As in `Change.applied`.
     """
     with contextlib.ExitStack() as stack:
-        for place in range(max(map(len, rows), default=0)):
-            here = [row[place] if place < len(row) else None for row in rows]
-            for kind in dict.fromkeys(type(change) for change in here if change is not None):
-                own = [change if isinstance(change, kind) else None for change in here]
-                stack.enter_context(kind.applied(model, own, starts))
+        for kind, own in by_kind(rows):
+            stack.enter_context(kind.applied(model, own, starts))
         yield
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aim_plugins.core.strengths import Axis
+from aim_plugins.core.strengths import Axis, validate_strength
 from aim_plugins.modulation.columns import Change, Scratch
 
 
@@ -69,9 +69,24 @@ class GaussianNoise(Change):
     def settings(self) -> dict[str, Any]:
         return {"noise_std": self.std, "noise_mean": self.mean}
 
+    @classmethod
+    def request_names(cls) -> tuple[str, ...]:
+        return (*super().request_names(), "aim_mean")
+
     @property
     def request(self) -> dict[str, Any]:
-        return {"aim_std": self.std, "aim_mean": self.mean, "aim_seed": self.seed}
+        return {**super().request, "aim_mean": self.mean}
+
+    @classmethod
+    def of_request(cls, given: Mapping[str, Any]) -> GaussianNoise | None:
+        std, mean = cls.request_names()
+        if std not in given and mean not in given:
+            return None
+        limit = cls.request_limit
+        return cls(
+            cls.axis.check(given.get(std, 0.0), std, limit=limit),
+            validate_strength(given.get(mean, 0.0), name=mean, low=-math.inf, limit=limit),
+        )
 
     def modulate(self, logits: Any, keys: Any, scratch: Scratch) -> Any:
         import torch
@@ -93,6 +108,7 @@ class GaussianNoise(Change):
         keys: Any,
         changes: Sequence[GaussianNoise],
         *,
+        rows: Sequence[int] | None = None,
         compiled: bool | None = None,
     ) -> Any:
         from aim_plugins.modulation.noise import noisy_rows
@@ -103,6 +119,7 @@ class GaussianNoise(Change):
             [change.std for change in changes],
             [change.mean for change in changes],
             [change.seed for change in changes],
+            rows=rows,
             compiled=compiled,
         )
 

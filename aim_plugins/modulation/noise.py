@@ -177,14 +177,25 @@ def standard_normal(
 
 def noisy_rows(
     logits: Float[Tensor, "rows vocab"],
-    keys: Int64[Tensor, " rows"],
+    keys: Int64[Tensor, " noisy"],
     stds: Sequence[float],
     means: Sequence[float],
     seeds: Sequence[int],
     *,
+    rows: Sequence[int] | None = None,
     compiled: bool | None = None,
 ) -> Float[Tensor, "rows vocab"]:
-    """Adds keyed Gaussian noise to every row, none of whose stds is 0."""
+    """Adds keyed Gaussian noise, no std of which is 0: to some rows in place, or to all of a copy.
+
+    Args:
+        logits: The logits.
+        keys: Key of the prefix of each noisy row.
+        stds: Standard deviation for each noisy row.
+        means: Mean for each.
+        seeds: Seed for each.
+        rows: The noisy rows, ascending; None are all.
+        compiled: As in `standard_normal`.
+    """
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, device=logits.device)[:, None]
@@ -198,6 +209,11 @@ def noisy_rows(
     ).mul_(column(stds))
     if any(means):
         noise.add_(column(means))
+    if rows is not None and len(rows) == len(logits):
+        return logits.add_(noise)
+    if rows is not None:
+        index = torch.tensor(rows, device=logits.device)
+        return logits.index_add_(0, index, noise.to(logits.dtype))
     # A float64 row keeps its precision; half precision is widened by the addition.
     total = noise.add(logits) if logits.dtype == torch.float64 else noise.add_(logits)
     return total.to(logits.dtype)

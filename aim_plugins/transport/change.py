@@ -87,6 +87,17 @@ class Transport(Change):
             cls(one, learned.fingerprint, learned.maps, learned, folder, force) for one in strengths
         )
 
+    @classmethod
+    def of_request(cls, given: Mapping[str, Any]) -> Transport | None:
+        """As of every change, but without maps: they are those of the engine that is asked."""
+        (name,) = cls.request_names()
+        if name not in given:
+            return None
+        from aim_plugins.modulation.activations import ActivationMaps
+
+        strength = cls.axis.check(given[name], name, limit=cls.request_limit)
+        return cls(strength, "", ActivationMaps({}))
+
     @property
     def positions(self) -> str:  # type: ignore[override]
         """Which tokens are transported."""
