@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +121,68 @@ def llm(small_checkpoint: Path):
     )
     yield llm
     llm.llm_engine.engine_core.shutdown()
+
+
+TOY_KINDS = """
+from dataclasses import dataclass
+
+from aim_plugins.core.strengths import Axis
+from aim_plugins.modulation.columns import Change
+
+
+@dataclass(frozen=True)
+class Temperature(Change):
+    name = "temperature"
+    axis = Axis("temperature", "τ", "temperature", low=0.01)
+    acts_on = "logits"
+    arguments = {"logit_temperature": "what logits are divided by"}
+    strength: float
+
+    is_identity = property(lambda self: self.strength == 1)
+
+    def modulate(self, logits, keys, scratch):
+        return logits / self.strength
+
+
+@dataclass(frozen=True)
+class Pruning(Change):
+    name = "pruning"
+    axis = Axis("share", "p", "pruned share", low=0.0, high=1.0)
+    acts_on = "weights"
+    arguments = {"pruned_share": "share of the weights that are set to 0"}
+    strength: float
+
+
+@dataclass(frozen=True)
+class Rotation(Change):
+    name = "rotation"
+    axis = Axis("angle", "φ", "angle", "rad")
+    acts_on = "activations"
+    arguments = {"rotation_angle": "angle that activations are turned by"}
+    strength: float
+"""
+
+
+@pytest.fixture()
+def toy_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package that registers kinds of change of logits, weights and activations."""
+    from aim_plugins.modulation import columns
+
+    (tmp_path / "toy_kinds.py").write_text(TOY_KINDS, encoding="utf-8")
+    metadata = tmp_path / "toy_kinds-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-kinds\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(
+        f"[{columns.ENTRY_POINTS}]\n"
+        "temperature = toy_kinds:Temperature\n"
+        "pruning = toy_kinds:Pruning\n"
+        "rotation = toy_kinds:Rotation\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(columns, "_kinds", dict(columns._kinds))
+    monkeypatch.setattr(
+        columns, "_load_entry_points", functools.cache(columns._load_entry_points.__wrapped__)
+    )
 
 
 @pytest.fixture()

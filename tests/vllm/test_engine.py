@@ -13,18 +13,14 @@ from vllm import LLM, SamplingParams, envs
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.core_client import InprocClient
 
-from aim_plugins.engines.engine import (
-    Journal,
-    Modulation,
-    Prompts,
-    ScoreRequest,
-    modulation_columns,
-)
+from aim_plugins.engines.engine import Journal, Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, worker
+from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.columns import columns_of
 
 WINDOW = 160  # of the fixture llm
-COLUMNS = modulation_columns("0,0.3,1,4", 0.5, 11, 2)
+COLUMNS = columns_of(noise_std="0,0.3,1,4", noise_mean=0.5, noise_seed=11, noise_draws=2)
 
 
 def padded(rows: list[list[int]]) -> Prompts:
@@ -213,7 +209,7 @@ def test_options_without_effect_are_taken(engine: VLLMEngine, prompts: Prompts) 
 def test_sampled_texts_are_those_of_transformers(
     engine: VLLMEngine, reference_engine: HuggingFaceEngine, prompts: Prompts, options: dict
 ) -> None:
-    columns = modulation_columns([0, 1], noise_draws=2)
+    columns = columns_of(noise_std=[0, 1], noise_draws=2)
     asked = options | {"max_length": prompts.token_ids.shape[1] + 8, "do_sample": True}
     occurrences = [0, 1] * (len(prompts.token_ids) // 2)
     found = engine.generate(prompts, columns, occurrences=occurrences, **asked)
@@ -228,6 +224,55 @@ def test_sampled_texts_are_those_of_transformers(
     assert all(len(set(map(tuple, row))) == len(columns) for row in found)
     again = engine.generate(prompts[:1], columns, occurrences=[1], **asked)
     assert again[0] != found[0]
+
+
+def test_a_change_that_a_package_registers_is_that_of_transformers(
+    engine: VLLMEngine,
+    reference_engine: HuggingFaceEngine,
+    prompts: Prompts,
+    requests: list[ScoreRequest],
+    toy_kinds: None,
+) -> None:
+    columns = columns_of(noise_std=[0, 1], logit_temperature=[0.5, 1, 4], noise_seed=3)
+    asked = {"max_length": prompts.token_ids.shape[1] + 8, "do_sample": True}
+    found = engine.generate(prompts, columns, **asked)
+    wanted = reference_engine.generate(prompts, columns, pad_token_id=0, **asked)
+    assert found == [
+        [tokens[: len(mine)] for mine, tokens in zip(row, texts, strict=True)]
+        for row, texts in zip(found, wanted, strict=True)
+    ]
+    assert all(len(set(map(tuple, row))) > 3 for row in found)
+    given = engine.score(requests[:4], columns, progress=False)
+    expected = reference_engine.score(requests[:4], columns, batch_size=4, progress=False)
+    for row, reference in zip(given, expected, strict=True):
+        assert row.log_likelihoods == pytest.approx(reference.log_likelihoods, abs=1e-3)
+        assert len(set(row.log_likelihoods)) == len(columns)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"pruned_share": 0.5}, "aim_share=0.5 changes weights.*fold the pruning"),
+        ({"rotation_angle": 0.5}, "aim_angle=0.5 changes activations by other than affine maps"),
+    ],
+)
+def test_a_change_beyond_vllm_is_refused_with_the_reason(
+    engine: VLLMEngine, prompts: Prompts, toy_kinds: None, given: dict, reason: str
+) -> None:
+    columns = columns_of(noise_std=1, **given)
+    with pytest.raises(ValueError, match=reason):
+        engine.generate(prompts, columns, max_length=200)
+    with pytest.raises(ValueError, match=reason):
+        engine.score([ScoreRequest([1], [2])], columns)
+
+
+def test_changes_in_another_order_than_their_requests_are_refused(
+    engine: VLLMEngine, prompts: Prompts, toy_kinds: None
+) -> None:
+    (column,) = columns_of(noise_std=1, logit_temperature=2)
+    turned = replace(column, changes=column.changes[::-1])
+    with pytest.raises(ValueError, match="order of their registration"):
+        engine.generate(prompts, [column, turned], max_length=200)
 
 
 def test_settings_of_the_models_own_config_shape_its_sampling(
@@ -282,10 +327,18 @@ def test_a_penalty_of_the_models_own_config_is_named(
     assert "repetition_penalty=1.5, which is left out" in caplog.text
 
 
-def test_transport_is_refused(engine: VLLMEngine, prompts: Prompts) -> None:
-    column = replace(Modulation(), transport_strength=0.5, transport="abc")
+def test_a_strength_without_a_transport_is_refused(
+    llm: LLM, engine: VLLMEngine, prompts: Prompts
+) -> None:
+    maps = ActivationMaps({"model.norm": AffineMap.everywhere(torch.ones(2), torch.ones(2))})
+    columns = columns_of(strength=0.5, transport=maps)
     with pytest.raises(ValueError, match=r"this engine has no transport: make it with LLM"):
-        engine.generate(prompts, [column], max_length=200)
+        engine.generate(prompts, columns, max_length=200)
+    with pytest.raises(ValueError, match="llm_arguments.transport=DIR."):
+        engine.score([ScoreRequest([1], [2])], columns)
+    asked = SamplingParams(extra_args={"aim_strength": 0.5})
+    with pytest.raises(VLLMValidationError, match="no transport.*--additional-config"):
+        llm.generate(["a"], asked, use_tqdm=False)
 
 
 def test_unknown_argument_of_a_request_is_refused(llm: LLM) -> None:

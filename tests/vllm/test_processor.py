@@ -259,7 +259,7 @@ def test_compiled_noise_is_the_eager_noise_to_rounding(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"aim_sdt": 1.0}, "aim_sdt=1.0 is no argument"),
+        ({"aim_sdt": 1.0}, "aim_sdt=1.0 is no argument of aim-plugins: did you mean 'aim_std'"),
         ({"aim_std": -0.5}, "aim_std=-0.5 is negative"),
         ({"aim_std": float("nan")}, "aim_std=nan is not finite"),
         ({"aim_std": "much"}, "aim_std='much' is a str"),
@@ -276,6 +276,45 @@ def test_compiled_noise_is_the_eager_noise_to_rounding(monkeypatch: pytest.Monke
 def test_argument_out_of_range_is_refused(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GaussianNoiseVLLMProcessor.validate_params(SamplingParams(extra_args=given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"aim_temprature": 1.0}, "did you mean 'aim_temperature'"),
+        ({"aim_temperature": 0.0}, "aim_temperature=0.0 is out of range: .* from 0.01 upwards"),
+        ({"aim_temperature": 1e39}, "aim_temperature=1e.39 is beyond 10000: .* from 0.01 to 10000"),
+        ({"aim_share": 1.5}, "aim_share=1.5 is out of range: give a number from 0 to 1"),
+        ({"aim_share": 0.5}, "aim_share=0.5 changes weights"),
+        ({"aim_angle": 0.5}, "aim_angle=0.5 changes activations by other than affine maps"),
+    ],
+)
+def test_argument_of_a_registered_kind_is_read_by_its_axis(
+    toy_kinds: None, given: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        GaussianNoiseVLLMProcessor.validate_params(SamplingParams(extra_args=given))
+
+
+def test_identity_of_a_kind_that_vllm_cannot_run_is_taken(toy_kinds: None) -> None:
+    GaussianNoiseVLLMProcessor.validate_params(
+        SamplingParams(extra_args={"aim_share": 0.0, "aim_angle": 0, "aim_temperature": 1})
+    )
+
+
+def test_changes_of_a_row_follow_one_another_beside_rows_of_other_kinds(toy_kinds: None) -> None:
+    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    noise = {"aim_std": 2.0, "aim_seed": 3, "aim_mean": 1.0}
+    asked = [noise, noise | {"aim_temperature": 0.5}, {"aim_temperature": 4.0}, {}]
+    prompts = [[5], [7, 8], [9], [7, 8]]
+    given = [SamplingParams(extra_args=one) for one in asked]
+    added(processor, [(row, given[row], prompts[row], []) for row in range(4)], size=4)
+    clean = torch.randn(4, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    result = processor.apply(clean.clone())
+    assert torch.equal(result[0], by_transformers(clean[0], prompts[0], given[0]))
+    assert torch.equal(result[1], by_transformers(clean[1], prompts[1], given[1]) / 0.5)
+    assert torch.equal(result[2], clean[2] / 4)
+    assert torch.equal(result[3], clean[3])
 
 
 @pytest.mark.parametrize("name", ["aim_std", "aim_mean", "aim_strength", "aim_seed", "aim_sdt"])

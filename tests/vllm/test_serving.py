@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +18,13 @@ import openai
 import pytest
 import torch
 
-from aim_plugins.engines.engine import Modulation, Prompts, modulation_columns
+from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.change import Transport
 
 NAME = "small"
 NEW_TOKENS = 12
@@ -134,7 +137,9 @@ def complete(client: openai.OpenAI, prompt: list[int], **arguments: object) -> l
     return answer.choices[0].token_ids  # type: ignore[attr-defined]
 
 
-def offline(engine: HuggingFaceEngine, prompt: list[int], columns: list) -> list[list[int]]:
+def offline(
+    engine: HuggingFaceEngine, prompt: list[int], columns: Sequence[Column]
+) -> list[list[int]]:
     """The engine's new token ids of a prompt for each column."""
     token_ids = torch.tensor([prompt])
     return engine.generate(
@@ -150,11 +155,21 @@ def test_every_request_is_answered_at_its_own_strength(
     client: openai.OpenAI, reference_engine, small_model
 ) -> None:
     prompt = small_model.tokenizer("the capital of France").input_ids
-    columns = [Modulation(std, 0.0, seed) for std in (0.0, 0.5, 2.0, 4.0) for seed in (1, 2)]
+    columns = columns_of(
+        noise_std=(0.0, 0.5, 2.0, 4.0), noise_mean=0.0, noise_seed=1, noise_draws=2
+    )
     expected = offline(reference_engine, prompt, columns)
     with ThreadPoolExecutor(len(columns)) as pool:
         given = list(
-            pool.map(lambda c: complete(client, prompt, aim_std=c.std, aim_seed=c.seed), columns)
+            pool.map(
+                lambda column: complete(
+                    client,
+                    prompt,
+                    aim_std=column.strength_of(GaussianNoise),
+                    aim_seed=column.seed,
+                ),
+                columns,
+            )
         )
     assert [tokens for tokens in given] == [
         tokens[: len(answer)] for tokens, answer in zip(expected, given, strict=True)
@@ -168,24 +183,21 @@ def test_every_request_is_answered_at_its_own_strength_of_the_transport(
 ) -> None:
     prompt = small_model.tokenizer("the capital of France").input_ids
     transport = LearnedTransport.load(small_transport)
-    engine = HuggingFaceEngine(
-        small_model.model, small_model.tokenizer, max_length=127, transport=transport.maps
+    engine = HuggingFaceEngine(small_model.model, small_model.tokenizer, max_length=127)
+    columns = columns_of(
+        noise_std=(0.0, 1.0),
+        noise_seed=3,
+        strength=(0.0, 0.25, 0.5, 1.0),
+        transport=transport,
     )
-    columns = [
-        column
-        for std in (0.0, 1.0)
-        for column in modulation_columns(
-            std, 0, 3, strength=(0.0, 0.25, 0.5, 1.0), transport=transport.fingerprint
-        )
-    ]
     expected = offline(engine, prompt, columns)
 
-    def ask(column: Modulation) -> list[int]:
+    def ask(column: Column) -> list[int]:
         return complete(
             clients.transport,
             prompt,
-            aim_strength=column.transport_strength,
-            aim_std=column.std,
+            aim_strength=column.strength_of(Transport),
+            aim_std=column.strength_of(GaussianNoise),
             aim_seed=column.seed,
         )
 

@@ -13,18 +13,19 @@ import pytest
 import torch
 from vllm import LLM, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from aim_plugins.engines.engine import Modulation, Prompts, ScoreRequest, modulation_columns
+from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, parameters
+from aim_plugins.engines.vllm import VLLMEngine, llm_arguments
 from aim_plugins.engines.vllm import transport as vllm_transport
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.transport import cache_salt, why_not
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.columns import columns_of
 from aim_plugins.modulation.hooks import choose_sites
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+from aim_plugins.transport.change import Transport
 
 WINDOW = 160
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -51,6 +52,11 @@ def random_transport(
         small_model.model, small_model.tokenizer, method="mean", sites=sites, positions=positions
     )
     return LearnedTransport(ActivationMaps(maps, positions), metadata)
+
+
+def ones_of(site: str, positions: str = "all") -> ActivationMaps:
+    """Maps of one site, of which no engine was made."""
+    return ActivationMaps({site: AffineMap.everywhere(torch.ones(2), torch.ones(2))}, positions)
 
 
 def make_llm(checkpoint: Path, transport: Path, **options: object) -> LLM:
@@ -91,7 +97,6 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
             small_model.tokenizer,
             max_length=WINDOW - 1,
             softmax_dtype=torch.float32,
-            transport=transport.maps,
         ),
     )
     llm.llm_engine.engine_core.shutdown()
@@ -118,8 +123,8 @@ def test_greedy_tokens_at_every_strength_are_those_of_transformers(steered) -> N
     rows = rows_of([2, 17, 60, 90])
     prompts = padded([*rows, rows[3][:70] + [9]])
     columns = [
-        *modulation_columns(strength=STRENGTHS, transport=steered.transport.fingerprint),
-        *modulation_columns(0.5, 0, 7, strength=0.5, transport=steered.transport.fingerprint),
+        *columns_of(strength=STRENGTHS, transport=steered.transport),
+        *columns_of(noise_std=0.5, noise_seed=7, strength=0.5, transport=steered.transport),
     ]
     options = {"max_length": prompts.token_ids.shape[1] + 24, "do_sample": False}
     given = steered.engine.generate(prompts, columns, **options)
@@ -133,8 +138,8 @@ def test_log_likelihoods_at_every_strength_are_those_of_transformers(steered) ->
     contexts, ends = rows_of([1, 5, 70], seed=1), rows_of([1, 4, 30], seed=2)
     requests = [ScoreRequest(c, e, "a request") for c in contexts for e in ends]
     columns = [
-        *modulation_columns(strength=STRENGTHS, transport=steered.transport.fingerprint),
-        *modulation_columns(0.5, 0, 7, strength=0.5, transport=steered.transport.fingerprint),
+        *columns_of(strength=STRENGTHS, transport=steered.transport),
+        *columns_of(noise_std=0.5, noise_seed=7, strength=0.5, transport=steered.transport),
     ]
     given = steered.engine.score(requests, columns, progress=False)
     expected = steered.reference.score(requests, columns, batch_size=4, progress=False)
@@ -165,7 +170,7 @@ def test_cached_prefixes_are_shared_within_a_strength_and_not_between(steered) -
 def test_activations_that_run_over_disturb_no_other_request(steered, monkeypatch) -> None:
     llm = steered.engine.llm
     # As a transport whose maps multiply more would run over within the bound.
-    monkeypatch.setattr(parameters, "MAX_STRENGTH", math.inf)
+    monkeypatch.setattr(Transport, "request_limit", math.inf)
     short, long = rows_of([3] * 40, seed=6), rows_of([100], seed=7)
 
     def decode(prompts: list[list[int]], strengths: list[float]) -> list[list[int]]:
@@ -187,10 +192,8 @@ def test_activations_that_run_over_disturb_no_other_request(steered, monkeypatch
 
 
 def test_asynchronous_engines_keep_strengths_apart_in_their_cache(
-    small_checkpoint, small_transport, monkeypatch
+    small_checkpoint, small_transport
 ) -> None:
-    # The engine runs in a process of its own, which a fork of this one's threads could block.
-    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
     prompt = {"prompt_token_ids": rows_of([100], seed=5)[0]}
 
     async def answers() -> list[tuple[list[int], int]]:
@@ -225,14 +228,6 @@ def test_asynchronous_engines_keep_strengths_apart_in_their_cache(
     assert (again, cached_again) == (first, 96)
 
 
-def test_a_request_for_a_strength_without_a_transport_is_refused(llm: LLM) -> None:
-    asked = SamplingParams(extra_args={"aim_strength": 0.5})
-    with pytest.raises(VLLMValidationError, match="no transport.*--additional-config"):
-        llm.generate(["a"], asked, use_tqdm=False)
-    with pytest.raises(ValueError, match="llm_arguments.transport=DIR."):
-        VLLMEngine(llm).score([ScoreRequest([1], [2])], [Modulation(transport_strength=1.0)])
-
-
 @pytest.mark.parametrize("value", [float("nan"), "much", True])
 def test_a_strength_that_is_no_number_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="aim_strength"):
@@ -240,7 +235,7 @@ def test_a_strength_that_is_no_number_is_refused(value: object) -> None:
 
 
 def test_columns_of_another_transport_are_refused(steered) -> None:
-    columns = modulation_columns(strength=1.0, transport="another")
+    columns = columns_of(strength=1.0, transport=ones_of("model.norm"))
     with pytest.raises(ValueError, match="another one than the engine was made with"):
         steered.engine.generate(padded([[5, 6]]), columns, max_length=8)
 
@@ -292,13 +287,11 @@ def test_engines_that_cannot_transport_say_why(changed: dict, reason: str) -> No
 
 
 def test_salts_tell_strengths_transports_and_beginnings_apart() -> None:
-    ones = torch.ones(2)
-    everywhere = ActivationMaps({"a": AffineMap.everywhere(ones, ones)})
-    last = ActivationMaps({"a": AffineMap.everywhere(ones, ones)}, "last")
-    asked = RequestModulation(strength=0.5)
+    everywhere, last = ones_of("a"), ones_of("a", "last")
+    asked = RequestModulation.read({"aim_strength": 0.5})
     salts = {
         cache_salt(None, everywhere, asked, 5),
-        cache_salt(None, everywhere, replace(asked, strength=0.25), 5),
+        cache_salt(None, everywhere, RequestModulation.read({"aim_strength": 0.25}), 5),
         cache_salt("own", everywhere, asked, 5),
         cache_salt(None, last, asked, 5),
         cache_salt(None, last, asked, 6),
@@ -310,9 +303,8 @@ def test_salts_tell_strengths_transports_and_beginnings_apart() -> None:
 
 
 def test_no_salt_of_a_client_is_that_of_a_strength() -> None:
-    ones = torch.ones(2)
-    maps = ActivationMaps({"a": AffineMap.everywhere(ones, ones)})
-    plain, asked = RequestModulation(), RequestModulation(strength=0.5)
+    maps = ones_of("a")
+    plain, asked = RequestModulation(), RequestModulation.read({"aim_strength": 0.5})
     given = [cache_salt(salt, maps, asked, 5) for salt in (None, "own", "null", '"own", ')]
     imitated = [cache_salt(salt, maps, plain, 5) for salt in (*given, "own", "null", '["own"]')]
     assert len({*given, *imitated, None}) == len(given) + len(imitated) + 1

@@ -1,7 +1,7 @@
 """vLLM: every column of a table in one continuous batch.
 
-- `processor`: the logits processor that adds keyed noise and draws tokens by keys, each request at
-  its own strength;
+- `processor`: the logits processor that changes logits and draws tokens by keys, each request at
+  its own strengths;
 - `plugin`: what an installed aim-plugins adds to every vLLM, so that nothing is silently ignored;
 - `transport`: maps on activations inside vLLM's workers, each request at its own strength;
 - `worker`: scoring of prompts under all columns, inside vLLM's workers;

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from vllm import LLM, SamplingParams, TokensPrompt
@@ -23,22 +22,22 @@ from aim_plugins.engines.contexts import (
     check_requests,
     context_batches,
     recalled_scores,
+    shared_context,
 )
 from aim_plugins.engines.engine import (
     BatchSize,
     Journal,
-    Modulation,
     Prompts,
     ScoreRequest,
     ScoreRow,
-    by_transport,
 )
 from aim_plugins.engines.vllm.arguments import WORKER_EXTENSION, keyed_sampling_settings
 from aim_plugins.engines.vllm.checkpoint import checkpoint_sample
-from aim_plugins.engines.vllm.parameters import extra_args
+from aim_plugins.engines.vllm.parameters import RequestModulation, extra_args
 from aim_plugins.engines.vllm.plugin import why_not
-from aim_plugins.engines.vllm.transport import configured_maps
-from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScores
+from aim_plugins.engines.vllm.transport import check_maps, configured_maps
+from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScore, ContextScores
+from aim_plugins.modulation.columns import Change, Column, by_forward, distinct_columns
 from aim_plugins.modulation.sampling import SAMPLING_VERSION, sampling_seed
 
 logger = logging.getLogger(__name__)
@@ -117,17 +116,17 @@ class VLLMEngine:
     def score(
         self,
         requests: Sequence[ScoreRequest],
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
         *,
         batch_size: BatchSize = 0,
         progress: bool = True,
         on_row: Callable[[int, ScoreRow], None] | None = None,
     ) -> list[ScoreRow]:
-        """Scores continuations, from one forward per distinct context and transport strength.
+        """Scores continuations, from one forward per distinct context and change of activations.
 
         Args:
             requests: What to score.
-            columns: The modulations, S of them.
+            columns: The columns, S of them.
             batch_size: Contexts submitted at a time, 0 for all; vLLM itself decides how many of
                 them make a forward pass.
             progress: Whether to show vLLM's progress bars.
@@ -140,12 +139,12 @@ class VLLMEngine:
             ValueError: If a context or a continuation is empty, a continuation is longer than the
                 model's window, or the model returns NaN; each names the request.
         """
-        self._check_transport(columns)
+        self._check_columns(columns)
         check_requests(requests, self.max_length)
         if batch_size == 0 and self.journal is not None:
             batch_size = _SUBMISSION
         rows: dict[int, ScoreRow] = {}
-        for batch in context_batches(requests, batch_size, self._context_key):
+        for batch in context_batches(requests, batch_size, shared_context(columns)):
             answers = recalled_scores(
                 self,
                 requests,
@@ -163,42 +162,40 @@ class VLLMEngine:
         self,
         requests: Sequence[ScoreRequest],
         batch: list[Context],
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
         progress: bool,
     ) -> dict[int, ScoreRow]:
-        # A transport changes the forward pass; noise does not.
-        passes = {
-            strength: self._score_contexts(requests, batch, [columns[i] for i in members], progress)
-            for strength, members in by_transport(columns).items()
-        }
-        place = {
-            column: (strength, index)
-            for strength, members in by_transport(columns).items()
-            for index, column in enumerate(members)
-        }
-        where = [place[column] for column in range(len(columns))]
+        answers: list[tuple[dict[int, ContextScore], int]] = [({}, 0)] * len(columns)
+        for changes, members in by_forward(columns).items():
+            own = [columns[index] for index in members]
+            scores = self._score_contexts(requests, batch, changes, own, progress)
+            for place, index in enumerate(members):
+                answers[index] = scores, place
         return {
-            request: replace(
-                row,
-                log_likelihoods=[passes[s][request].log_likelihoods[i] for s, i in where],
-                is_greedy=[passes[s][request].is_greedy[i] for s, i in where],
+            index: ScoreRow(
+                log_likelihoods=[scores[index][0][place] for scores, place in answers],
+                is_greedy=[scores[index][1][place] for scores, place in answers],
+                clean=[scores[index][2] for scores, _ in answers],
+                context_key=key,
+                tokens=list(requests[index].continuation),
             )
-            for request, row in passes[columns[0].transport_strength].items()
+            for index, (*_, key) in answers[0][0].items()
         }
 
     def _score_contexts(
         self,
         requests: Sequence[ScoreRequest],
         batch: list[Context],
-        columns: Sequence[Modulation],
+        changes: Sequence[Change],
+        columns: Sequence[Column],
         progress: bool,
-    ) -> dict[int, ScoreRow]:
-        """Scores a batch under columns of one transport strength."""
+    ) -> dict[int, ContextScore]:
+        """Scores a batch under columns that share the forward pass of some changes."""
         continuations = [
             [list(requests[index].continuation) for index in context.members] for context in batch
         ]
         prompts = [list(context.tokens[-(self.max_length + 1) :][:-1]) for context in batch]
-        transport = replace(columns[0], std=0.0, mean=0.0, seed=0)
+        forward = Column(tuple(changes))
         parameters = [
             SamplingParams(
                 max_tokens=1,
@@ -208,62 +205,49 @@ class VLLMEngine:
                 skip_reading_prefix_cache=True,
                 extra_args={
                     INDEX_ARGUMENT: number,
-                    **extra_args(transport, len(prompt) - len(context.continuation)),
+                    **extra_args(forward, len(prompt) - len(context.continuation)),
                 },
             )
             for number, (context, prompt) in enumerate(zip(batch, prompts, strict=True))
         ]
-        noise = [(column.std, column.mean, column.seed) for column in columns]
-        self.llm.collective_rpc("aim_begin_scoring", args=(noise, continuations))
+        asked = [extra_args(Column(column.acting_on("logits"))) for column in columns]
+        self.llm.collective_rpc("aim_begin_scoring", args=(asked, continuations))
         try:
             self._run(prompts, parameters, progress)
         finally:
             answers = self.llm.collective_rpc("aim_finish_scoring")
         scores: list[ContextScores] = next(answer for answer in answers if answer is not None)
-        rows: dict[int, ScoreRow] = {}
+        rows: dict[int, ContextScore] = {}
         for context, answer in zip(batch, scores, strict=True):
             if answer is None:
+                smaller = "".join(
+                    f" or a smaller {one.name} than at strength={one.strength}" for one in changes
+                )
                 raise ValueError(
                     "the model returned NaN or infinite logits for "
-                    f"{requests[context.members[0]].label}: try dtype=float32"
-                    + (
-                        f" or a smaller strength than {transport.transport_strength}"
-                        if transport.transport_strength
-                        else ""
-                    )
+                    f"{requests[context.members[0]].label}: try dtype=float32{smaller}"
                 )
-            for index, (sums, greedy, clean, key) in zip(context.members, answer, strict=True):
-                tokens = list(requests[index].continuation)
-                rows[index] = ScoreRow(sums, greedy, clean, key, tokens)
+            rows |= zip(context.members, answer, strict=True)
         return rows
 
-    def _context_key(self, request: ScoreRequest) -> Any:
-        seen = (*request.context, *request.continuation[:-1])
-        if self.transport is not None and self.transport.positions == "last":
-            return seen, len(request.context)  # the split decides what is transported
-        return seen
-
-    def _check_transport(self, columns: Sequence[Modulation]) -> None:
-        asked = {column.transport for column in columns if column.transport_strength != 0}
-        if not asked:
-            return
-        if self.transport is None:
-            raise ValueError(
-                "a column has a transport_strength, but this engine has no transport: make it with "
-                "LLM(model, **llm_arguments(transport=DIR))"
-            )
-        if asked - {"", self.transport.fingerprint}:
-            raise ValueError(
-                "the columns' transport is another one than the engine was made with: it may have "
-                "been fitted again since; start anew"
-            )
+    def _check_columns(self, columns: Sequence[Column]) -> None:
+        """Refuses columns that this engine or its requests cannot carry out."""
+        for column in columns:
+            asked, wanted = RequestModulation.read(extra_args(column)), RequestModulation(column)
+            check_maps(column.acting_on("activations"), self.transport)
+            if (asked.logits, asked.strength) != (wanted.logits, wanted.strength):
+                raise ValueError(
+                    f"a request asks for {asked.column.changes} where a column has "
+                    f"{column.changes}: take one change of a kind, in the order of their "
+                    "registration, and let the kind's `request` name all of its arguments"
+                )
 
     # Generation ---------------------------------------------------------------------------------
 
     def generate(
         self,
         prompts: Prompts,
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
         *,
         max_length: int,
         stop: Sequence[str] = (),
@@ -276,7 +260,7 @@ class VLLMEngine:
 
         Args:
             prompts: Left-padded token ids and their mask.
-            columns: The modulations, S of them.
+            columns: The columns, S of them.
             max_length: Tokens of the padded prompt and the continuation together.
             stop: Strings after which a continuation is complete.
             occurrences: How often each prompt was asked before; none was if left out. Sampling
@@ -293,7 +277,7 @@ class VLLMEngine:
         Raises:
             ValueError: If an option is not among those, or out of range.
         """
-        self._check_transport(columns)
+        self._check_columns(columns)
         model_config = self.llm.llm_engine.vllm_config.model_config
         sampling = keyed_sampling_settings(options, model_config.try_get_generation_config())
         rows = [tokens.tolist() for tokens in prompts.unpadded()]
@@ -312,7 +296,7 @@ class VLLMEngine:
     def _generate_batch(
         self,
         prompts: list[list[int]],
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
         room: int,
         stop: list[str],
         occurrences: list[int],
@@ -332,9 +316,10 @@ class VLLMEngine:
         key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
             return record["tokens"]
-        distinct = (
-            list(dict.fromkeys(c.effective for c in columns)) if sampling is None else list(columns)
-        )
+        # Columns that give the same texts are decoded once, unless their tokens are drawn.
+        distinct, where = list(columns), list(range(len(columns)))
+        if sampling is None:
+            distinct, where = distinct_columns(columns)
         pairs = [(row, column) for row in range(len(prompts)) for column in range(len(distinct))]
         parameters = [
             SamplingParams(
@@ -350,10 +335,8 @@ class VLLMEngine:
             for row, column in pairs
         ]
         tokens = iter(self._run([prompts[row] for row, _ in pairs], parameters, progress))
-        table = [[next(tokens) for _ in distinct] for _ in prompts]
-        if sampling is None:
-            place = {column: index for index, column in enumerate(distinct)}
-            table = [[row[place[column.effective]] for column in columns] for row in table]
+        decoded = [[next(tokens) for _ in distinct] for _ in prompts]
+        table = [[row[index] for index in where] for row in decoded]
         if self.journal is not None:
             self.journal.write_batch(key, {"tokens": table})
         return table
@@ -370,7 +353,9 @@ class VLLMEngine:
         )
         return [list(output.outputs[0].token_ids) for output in outputs]
 
-    def probe(self, batch_size: int, length: int, columns: int, *, generation: bool) -> None:
+    def probe(
+        self, batch_size: int, length: int, columns: Sequence[Column], *, generation: bool
+    ) -> None:
         """Nothing to do: vLLM has taken all its memory at its start and queues what is beyond."""
 
 

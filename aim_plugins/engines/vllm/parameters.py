@@ -2,10 +2,12 @@
 
 Offline `SamplingParams(extra_args={"aim_std": 0.5, "aim_seed": 3})`; to a server the same entries
 as `vllm_xargs` in the body of the request, but for `aim_sampling`: a body has no room for mappings.
+Every kind of change is asked for by "aim_" and the name of its axis.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import reprlib
 from collections.abc import Mapping
@@ -14,21 +16,13 @@ from typing import Any
 
 from transformers import LogitsProcessor
 
-from aim_plugins.core.strengths import validate_strength
-from aim_plugins.engines.engine import Modulation
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.engines.sampling import SAMPLING_OPTIONS, warpers
+from aim_plugins.modulation.columns import REQUEST_SEED, Change, Column, kinds
 
 PREFIX = "aim_"
-NAMES = ("aim_std", "aim_mean", "aim_seed", "aim_strength", "aim_start")
 SAMPLING_NAME = "aim_sampling"
-
-MAX_STD = 1e4
-"""Largest std, and mean either way. Logits differ by tens: at a hundred times that nothing is left
-of the model, and float32 keeps three decimals of the sum, where farther out it would lose them."""
-
-MAX_STRENGTH = 100.0
-"""Largest strength of a transport either way. 1 reaches the target; each site of a model multiplies
-what the sites before it have moved, so that far beyond float32 runs over."""
+START_NAME = "aim_start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,90 +69,102 @@ class KeyedSampling:
         return warpers(dict(self.settings))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RequestModulation:
     """The modulation of one request.
 
     Attributes:
-        std: Standard deviation of the noise in logit units; 0 leaves logits as they are.
-        mean: Mean of the noise in logit units.
-        seed: Seed of the noise.
-        strength: Strength of the engine's transport; 0 leaves activations as they are.
-        start: First token that a transport of the "last" positions reaches; None is the last one of
-            the prompt.
+        column: What is changed. Changes of activations come without maps, which are the engine's.
+        start: First token that changes of the "last" positions reach; None is the last one of the
+            prompt.
         sampling: How tokens are drawn by keys; None leaves it to vLLM.
     """
 
-    std: float = 0.0
-    mean: float = 0.0
-    seed: int = 0
-    strength: float = 0.0
+    column: Column = Column()
     start: int | None = None
     sampling: KeyedSampling | None = None
+
+    @functools.cached_property
+    def logits(self) -> tuple[Change, ...]:
+        """Its changes of logits."""
+        return self.column.acting_on("logits")
+
+    @functools.cached_property
+    def strength(self) -> float:
+        """Strength of the engine's maps; 0 leaves activations as they are."""
+        return sum(change.strength for change in self.column.acting_on("activations"))
 
     @property
     def concerns_logits(self) -> bool:
         """Whether the logits processor has anything to do."""
-        return self.std > 0 or self.sampling is not None
+        return bool(self.logits) or self.sampling is not None
 
     @classmethod
     def read(cls, extra_args: Mapping[str, Any] | None) -> RequestModulation:
         """Reads and checks a request's arguments; those of other plugins are left alone.
 
         Raises:
-            ValueError: If a name that starts with "aim_" is unknown, or a value is out of range.
+            ValueError: If a name that starts with "aim_" is unknown, a value is out of range, or
+                vLLM cannot carry a change out.
         """
-        given = extra_args or {}
-        known = {*NAMES, SAMPLING_NAME}
-        unknown = sorted(name for name in given if name.startswith(PREFIX) and name not in known)
-        if unknown:
+        given = {k: v for k, v in (extra_args or {}).items() if k.startswith(PREFIX)}
+        if not given:
+            return cls()
+        known = [name for kind in kinds() for name in kind.request_names()]
+        known += [REQUEST_SEED, START_NAME, SAMPLING_NAME]
+        if unknown := sorted(given.keys() - set(known)):
             raise ValueError(
-                f"{unknown[0]}={shown(given[unknown[0]])} is no argument of aim-plugins; "
-                f"it knows {', '.join(NAMES)}"
+                f"{unknown[0]}={shown(given[unknown[0]])} is no argument of aim-plugins: "
+                f"{did_you_mean(unknown[0], known)}"
             )
+        seed = _seed(given.get(REQUEST_SEED, 0), REQUEST_SEED)
+        asked = [kind.of_request(given) for kind in kinds()]
+        column = Column(tuple(one.drawn(seed) for one in asked if one is not None), seed)
+        for change in column.forward:
+            _refuse_beyond_vllm(change)
         return cls(
-            std=_number(given, "aim_std", MAX_STD, signed=False),
-            mean=_number(given, "aim_mean", MAX_STD),
-            seed=_seed(given.get("aim_seed", 0), "aim_seed"),
-            strength=_number(given, "aim_strength", MAX_STRENGTH),
-            start=_start(given.get("aim_start")),
+            column,
+            start=_start(given.get(START_NAME)),
             sampling=None
-            if (asked := given.get(SAMPLING_NAME)) is None
-            else KeyedSampling.read(asked),
+            if (sampling := given.get(SAMPLING_NAME)) is None
+            else KeyedSampling.read(sampling),
         )
 
 
-def extra_args(column: Modulation, start: int | None = None) -> dict[str, Any]:
+def extra_args(column: Column, start: int | None = None) -> dict[str, Any]:
     """The arguments that ask for a column; none for the unmodulated model.
 
     Args:
         column: The column.
-        start: First token that a transport of the "last" positions reaches, if not the last.
+        start: First token that changes of the "last" positions reach, if not the last.
     """
-    arguments: dict[str, Any] = {}
-    if column.has_noise:
-        arguments |= {"aim_std": column.std, "aim_mean": column.mean, "aim_seed": column.seed}
-    if column.transport_strength != 0:
-        arguments["aim_strength"] = column.transport_strength
-        if start is not None:
-            arguments["aim_start"] = start
-    return arguments
+    asked = {k: v for change in column.effective.changes for k, v in change.request.items()}
+    if start is not None and column.acting_on("activations"):
+        asked[START_NAME] = start
+    return asked
+
+
+def asked_for(change: Change) -> str:
+    """A change as its request's argument, for errors."""
+    return f"{change.request_names()[0]}={change.strength}"
+
+
+def _refuse_beyond_vllm(change: Change) -> None:
+    if change.acts_on == "weights":
+        raise ValueError(
+            f"{asked_for(change)} changes weights, which all requests of a vLLM engine share: fold "
+            f"the {change.name} into a checkpoint, or use the Hugging Face engine"
+        )
+    if change.maps is None:
+        raise ValueError(
+            f"{asked_for(change)} changes activations by other than affine maps, which vLLM cannot "
+            "compile into the model: use the Hugging Face engine"
+        )
 
 
 def shown(value: Any) -> str:
     """A value as an error prints it: shortened, as clients may send integers of many digits."""
     return reprlib.repr(value)
-
-
-def _number(given: Mapping[str, Any], name: str, bound: float, *, signed: bool = True) -> float:
-    value = given.get(name, 0.0)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and abs(value) > bound and abs(value) != math.inf:
-        raise ValueError(
-            f"{name}={shown(value)} is beyond {bound:g}: give a number from "
-            f"{-bound if signed else 0:g} to {bound:g}"
-        )
-    return validate_strength(value, name=name, signed=signed)
 
 
 def _seed(value: Any, name: str) -> int:

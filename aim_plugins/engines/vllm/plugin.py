@@ -16,7 +16,13 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from aim_plugins.engines.vllm.parameters import PREFIX, SAMPLING_NAME, RequestModulation, shown
+from aim_plugins.engines.vllm.parameters import (
+    PREFIX,
+    SAMPLING_NAME,
+    RequestModulation,
+    asked_for,
+    shown,
+)
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 
 
@@ -135,7 +141,7 @@ class _Admission:
         self._reason = why_not(vllm_config)
         self._logprobs_mode = vllm_config.model_config.logprobs_mode
         self._maps = transport.configured_maps(vllm_config)
-        self._salt = transport.cache_salt
+        self._check_maps, self._salt = transport.check_maps, transport.cache_salt
 
     def check(self, sampling_params: Any) -> None:
         """Refuses a request whose modulation this engine would leave out."""
@@ -148,20 +154,19 @@ class _Admission:
             raise VLLMValidationError(self._reason)
         asked = RequestModulation.read(given)
         wanted = sampling_params.num_logprobs
-        if asked.std > 0 and wanted is not None and self._logprobs_mode.startswith("raw_"):
+        if asked.logits and wanted is not None and self._logprobs_mode.startswith("raw_"):
             raise VLLMValidationError(
-                f"aim_std={asked.std} does not reach logprobs={wanted}, which this engine takes "
-                f"from clean logits (logprobs_mode={self._logprobs_mode!r}): start vLLM with "
+                f"{asked_for(asked.logits[0])} does not reach logprobs={wanted}, which this engine "
+                f"takes from clean logits (logprobs_mode={self._logprobs_mode!r}): start vLLM with "
                 "--logprobs-mode processed_logprobs, or leave one of the two out"
             )
-        if asked.strength != 0 and self._maps is None:
-            raise VLLMValidationError(
-                f"aim_strength={asked.strength}: this engine has no transport; start vLLM with "
-                '--additional-config \'{"aim_transport": "DIR"}\''
-            )
+        try:
+            self._check_maps(asked.column.acting_on("activations"), self._maps)
+        except ValueError as error:
+            raise VLLMValidationError(str(error)) from error
 
     def salt(self, request: Any) -> Any:
-        """Keeps cached keys and values of one transport strength from requests of another."""
+        """Keeps cached keys and values of one strength of its maps from requests of another."""
         parameters = request.sampling_params
         if self._maps is not None and parameters is not None:
             asked = RequestModulation.read(parameters.extra_args)

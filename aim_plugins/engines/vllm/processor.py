@@ -1,16 +1,14 @@
-"""Utility modulation as a logits processor of vLLM, each request at its own strength.
+"""Changes of logits as a logits processor of vLLM, each request at its own strengths.
 
     llm.generate(prompt, SamplingParams(extra_args={"aim_std": 0.5, "aim_seed": 3}))
 
 Keyed sampling is done here too, since its draws take the same keys: the processor then leaves one
 token, which vLLM's greedy decoding takes.
 
-The noise is that of `GaussianNoiseLogitsProcessor`: it is keyed by all tokens before, so that a
-request gets the same noise alone and in any batch, with prefix caching, chunked prefill and
-preemption. vLLM has two model runners with an interface each, and loads processors of either from
-one entry point: the class here serves both.
-
-Source: AIM, arXiv 2603.12755, utility modulation.
+What the changes draw is keyed by all tokens before, so that a request gets the same noise alone
+and in any batch, with prefix caching, chunked prefill and preemption. vLLM has two model runners
+with an interface each, and loads processors of either from one entry point: the class here serves
+both.
 """
 
 from __future__ import annotations
@@ -25,15 +23,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from aim_plugins.engines.vllm.parameters import KeyedSampling, RequestModulation, shown
-from aim_plugins.engines.vllm.versions import changed_interface, require_supported
-from aim_plugins.modulation.noise import (
-    COMPILE_VARIABLE,
-    extend_keys,
-    prefix_keys,
-    sequence_keys,
-    standard_normal,
+from aim_plugins.engines.vllm.parameters import (
+    KeyedSampling,
+    RequestModulation,
+    asked_for,
+    shown,
 )
+from aim_plugins.engines.vllm.versions import changed_interface, require_supported
+from aim_plugins.modulation.columns import by_kind
+from aim_plugins.modulation.noise import COMPILE_VARIABLE, extend_keys, prefix_keys, sequence_keys
 from aim_plugins.modulation.sampling import draw_tokens
 
 require_supported()
@@ -56,14 +54,14 @@ class _Request:
     """A request of the first runner and the key of its tokens so far.
 
     Attributes:
-        noise: What the request asks for.
+        asked: What the request asks for.
         prompt: Token ids of the prompt.
         output: Token ids decoded so far; the runner appends to this very list.
         key: Key of the first `length` tokens.
         length: Tokens hashed so far.
     """
 
-    noise: RequestModulation
+    asked: RequestModulation
     prompt: list[int]
     output: list[int]
     key: int = 0
@@ -81,14 +79,14 @@ class _Request:
 
 
 class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
-    """Adds N(mean, std²) to the logits of the requests that ask for it.
+    """Changes the logits of the requests that ask for it.
 
-    A request asks with `extra_args` (`vllm_xargs` in the body sent to a server): `aim_std`,
-    `aim_mean` and `aim_seed`; with `aim_sampling` its tokens are drawn by keys. Installing
-    aim-plugins is enough for vLLM to load the class; where it is named in `logits_processors` as
-    well, the second instance stays idle.
+    A request asks with `extra_args` (`vllm_xargs` in the body sent to a server), for noise with
+    `aim_std`, `aim_mean` and `aim_seed`; with `aim_sampling` its tokens are drawn by keys.
+    Installing aim-plugins is enough for vLLM to load the class; where it is named in
+    `logits_processors` as well, the second instance stays idle.
 
-    Where vLLM compiles the model the noise is compiled too; `AIM_PLUGINS_COMPILE` decides
+    Where vLLM compiles the model the changes are compiled too; `AIM_PLUGINS_COMPILE` decides
     otherwise.
 
     Args:
@@ -123,15 +121,15 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
                 or log-likelihoods of the prompt are asked for, which vLLM computes without its
                 logits processors.
         """
-        noise = RequestModulation.read(sampling_params.extra_args)
-        if noise.sampling is not None:
+        asked = RequestModulation.read(sampling_params.extra_args)
+        if asked.sampling is not None:
             _refuse_beside_keyed_sampling(sampling_params)
         for name in ("prompt_logprobs", "prompt_logprob_token_ids"):
             wanted = getattr(sampling_params, name)
-            if noise.std > 0 and wanted is not None:
+            if asked.logits and wanted is not None:
                 raise ValueError(
-                    f"aim_std={noise.std} does not reach {name}={shown(wanted)}, which vLLM "
-                    "computes from clean logits: score prompts with "
+                    f"{asked_for(asked.logits[0])} does not reach {name}={shown(wanted)}, which "
+                    "vLLM computes from clean logits: score prompts with "
                     "aim_plugins.engines.vllm.VLLMEngine, or leave one of the two out"
                 )
 
@@ -153,14 +151,14 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         requests = [self._requests[row] for row in rows]
         _hash_new_tokens(requests)
         keys = torch.tensor([request.key for request in requests], device=logits.device)
-        return self._modulate(logits, rows, keys, [request.noise for request in requests])
+        return self._modulate(logits, rows, keys, [request.asked for request in requests])
 
     # Second runner ------------------------------------------------------------------------------
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
-        """Notes the noise of the request that moves into a slot; tells whether it has any."""
-        noise = RequestModulation.read(sampling_params.extra_args)
-        self._slots[req_idx] = RequestModulation() if self._idle else noise
+        """Notes what the request that moves into a slot asks for; tells whether it does."""
+        asked = RequestModulation.read(sampling_params.extra_args)
+        self._slots[req_idx] = RequestModulation() if self._idle else asked
         return self._slots[req_idx].concerns_logits
 
     def _apply_to_slots(
@@ -202,14 +200,15 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         keys: Int64[Tensor, " modulated"],
         asked: list[RequestModulation],
     ) -> Float[Tensor, "rows vocab"]:
-        """Adds noise to the given rows of the logits, then draws tokens, where they ask for it."""
-        noisy = [place for place, request in enumerate(asked) if request.std > 0]
-        if noisy:
-            self._add(
+        """Changes the given rows of the logits, then draws tokens, where they ask for it."""
+        for kind, changes in by_kind([request.logits for request in asked]):
+            places = [place for place, change in enumerate(changes) if change is not None]
+            kind.modulate_rows(
                 logits,
-                [rows[place] for place in noisy],
-                keys[noisy],
-                [asked[place] for place in noisy],
+                keys[places],
+                [changes[place] for place in places],
+                rows=[rows[place] for place in places],
+                compiled=self._compiled,
             )
         alike: dict[Any, list[int]] = {}
         for place, request in enumerate(asked):
@@ -223,33 +222,6 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
                 [sampling for place in places if (sampling := asked[place].sampling)],
             )
         return logits
-
-    def _add(
-        self,
-        logits: Float[Tensor, "rows vocab"],
-        rows: list[int],
-        keys: Int64[Tensor, " noisy"],
-        noise: list[RequestModulation],
-    ) -> None:
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, device=logits.device)[:, None]
-
-        draws = standard_normal(
-            keys,
-            logits.shape[1],
-            seed=torch.tensor([request.seed for request in noise], device=logits.device),
-            compiled=self._compiled,
-        )
-        # In the order of `modulation.logits.add_noise`, for the same bits, and without the passes
-        # over all logits that can be spared.
-        draws.mul_(column([request.std for request in noise]))
-        if any(request.mean for request in noise):
-            draws.add_(column([request.mean for request in noise]))
-        if len(rows) == len(logits):
-            logits.add_(draws)
-        else:
-            index = torch.tensor(rows, device=logits.device)
-            logits.index_add_(0, index, draws.to(logits.dtype))
 
     def _draw(
         self,
@@ -287,14 +259,14 @@ def _refuse_beside_keyed_sampling(parameters: Any) -> None:
 def _new_request(
     sampling_params: Any, prompt: list[int] | None, output: list[int]
 ) -> _Request | None:
-    noise = RequestModulation.read(sampling_params.extra_args)
-    if not noise.concerns_logits:
+    asked = RequestModulation.read(sampling_params.extra_args)
+    if not asked.concerns_logits:
         return None
     if prompt is None:
         raise RuntimeError(
             "noise and keyed sampling need the prompt's token ids; this prompt came as embeddings"
         )
-    return _Request(noise, prompt, output)
+    return _Request(asked, prompt, output)
 
 
 def _hash_new_tokens(requests: list[_Request]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from aim_plugins.core.signature import check_shared_weights
-from aim_plugins.engines.vllm.parameters import RequestModulation
+from aim_plugins.engines.vllm.parameters import RequestModulation, asked_for
 from aim_plugins.engines.vllm.versions import changed_interface
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap, displace
+from aim_plugins.modulation.columns import Change
 from aim_plugins.modulation.hooks import find_module, split_site
 from aim_plugins.transport.artifact import LearnedTransport
 
@@ -75,6 +76,30 @@ def why_not(vllm_config: Any) -> str | None:
             "speculative_config, or fold the transport (aim-plugins transport fold)"
         )
     return None
+
+
+def check_maps(changes: Iterable[Change], maps: ActivationMaps | None) -> None:
+    """Refuses changes of activations by other maps than the engine was made with.
+
+    Args:
+        changes: The changes; those of a request have no maps.
+        maps: The engine's.
+
+    Raises:
+        ValueError: If the engine has no maps, or others.
+    """
+    for change in changes:
+        if maps is None:
+            raise ValueError(
+                f"{asked_for(change)}: this engine has no transport: make it with "
+                "LLM(model, **llm_arguments(transport=DIR)), or start vLLM with "
+                f'--additional-config \'{{"{CONFIG_KEY}": "DIR"}}\''
+            )
+        if change.maps.maps and change.maps.fingerprint != maps.fingerprint:
+            raise ValueError(
+                f"{asked_for(change)}: its transport is another one than the engine was made "
+                "with; it may have been fitted again since: start anew"
+            )
 
 
 def cache_salt(
@@ -240,7 +265,7 @@ class WorkerTransport:
         """Writes the strength of each token of the step that is about to run."""
         runner, batch = self._runner, self._runner.input_batch
         modulations = [
-            _modulation(runner.requests.get(name)) for name in batch.req_ids[: batch.num_reqs]
+            _modulation(runner.requests[name]) for name in batch.req_ids[: batch.num_reqs]
         ]
         asked = any(modulation.strength != 0 for modulation in modulations)
         if not asked and not self._busy:
@@ -259,8 +284,11 @@ class WorkerTransport:
 
 
 def _modulation(request: Any) -> RequestModulation:
-    parameters = getattr(request, "sampling_params", None)
-    return RequestModulation.read(parameters.extra_args if parameters is not None else None)
+    # Read once for each request, not at every step.
+    if not hasattr(request, "aim_modulation"):
+        parameters = request.sampling_params  # a pooling model's request has none
+        request.aim_modulation = RequestModulation.read(parameters and parameters.extra_args)
+    return request.aim_modulation
 
 
 def _check_model(model: Any, transport: LearnedTransport, *, force: bool) -> None:

@@ -1,6 +1,6 @@
 """Scoring inside vLLM's workers: log-likelihoods of prompts under every column, from one forward.
 
-Noise on the logits never changes the forward pass, and vLLM hands the hidden states of all tokens
+Changes of logits leave the forward pass as it is, and vLLM hands the hidden states of all tokens
 of a step to the function that computes log-probabilities of prompts. `ScoringExtension` joins in
 there: it takes the positions that are scored, computes their logits some rows at a time, and keeps
 nothing but sums for each request and column. vLLM's own log-probabilities of prompts would send the
@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aim_plugins.engines.engine import Modulation
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
+from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.versions import changed_interface
+from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.noise import prefix_keys
 
 INDEX_ARGUMENT = "_aim_context"
@@ -29,9 +30,11 @@ INDEX_ARGUMENT = "_aim_context"
 _LOGITS_AT_A_TIME = 2**25
 """Logits computed in one go, some 128 MiB in float32; vLLM itself takes all positions at once."""
 
-ContextScores = list[tuple[list[float], list[bool], float, int]] | None
-"""Log-likelihoods, greediness, clean log-likelihood and key of the first scored position of each
-member; None if the model returned NaN."""
+ContextScore = tuple[list[float], list[bool], float, int]
+"""Log-likelihoods, greediness, clean log-likelihood and key of the first scored position."""
+
+ContextScores = list[ContextScore] | None
+"""Those of each member of a context; None if the model returned NaN."""
 
 
 @dataclass
@@ -111,12 +114,12 @@ class ScoringExtension:
     model_runner: Any
 
     def aim_begin_scoring(
-        self, columns: list[tuple[float, float, int]], contexts: list[list[list[int]]]
+        self, columns: list[dict[str, Any]], contexts: list[list[list[int]]]
     ) -> None:
         """Scores the requests that follow.
 
         Args:
-            columns: Std, mean and seed of each column.
+            columns: What a request would ask for each column with, as vLLM's messages carry it.
             contexts: The continuations of each context, see `ScoredContext`.
 
         Raises:
@@ -134,7 +137,7 @@ class ScoringExtension:
         original = getattr(runner, "_get_prompt_logprobs_dict", None)
         if original is None:
             raise changed_interface("GPUModelRunner._get_prompt_logprobs_dict")
-        self._aim_columns = [Modulation(*column) for column in columns]
+        self._aim_columns = [RequestModulation.read(column).column for column in columns]
         self._aim_contexts = [ScoredContext(members, len(columns)) for members in contexts]
 
         @functools.wraps(original)
@@ -187,7 +190,7 @@ class ScoringExtension:
             context.done = max(context.done, stop)
 
 
-def _add_scores(block: list[_Position], logits: Tensor, columns: list[Modulation]) -> None:
+def _add_scores(block: list[_Position], logits: Tensor, columns: list[Column]) -> None:
     device = logits.device
     targets = [
         (index, position.context, member, token)
