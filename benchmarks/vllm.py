@@ -17,6 +17,7 @@ import importlib.util
 import os
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,7 @@ import torch
 
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.modulation.columns import Column, columns_of
-from aim_plugins.modulation.gaussian import GaussianNoise
 from benchmarks._timing import cpu_seconds, paired_times, write_result
-
-
-def noisy(std, mean=0.0, seed=0):
-    return Column((GaussianNoise(std, mean, seed),), seed)
-
 
 PLACES = ("France", "Japan", "Peru", "Kenya", "Norway", "India", "Canada", "Egypt")
 
@@ -76,7 +71,7 @@ def compare_sweeps(llm: Any, folder: Path, options: argparse.Namespace) -> dict[
     columns = columns_of(noise_std=[3 * n / options.strengths for n in range(options.strengths)])
     engine = VLLMEngine(llm)
 
-    def sweep(under: tuple[...]) -> list[list[list[int]]]:
+    def sweep(under: Sequence[Column]) -> list[list[list[int]]]:
         return engine.generate(prompts, under, max_length=length)
 
     # Some from all over the grid, since a strength decides when texts end.
@@ -137,8 +132,6 @@ def measure_overhead(llm: Any, options: argparse.Namespace) -> dict[str, Any]:
     """What the processor costs a batch of which every request has noise."""
     from vllm import SamplingParams, TokensPrompt
 
-    from aim_plugins.engines.vllm.parameters import extra_args
-
     rows = options.strengths
     prompts = [TokensPrompt(prompt_token_ids=[n + 5, 7, 11]) for n in range(rows)]
 
@@ -149,7 +142,7 @@ def measure_overhead(llm: Any, options: argparse.Namespace) -> dict[str, Any]:
                 max_tokens=2 * options.tokens,
                 ignore_eos=True,
                 detokenize=False,
-                extra_args=extra_args(noisy(std, seed=n)),
+                extra_args={"aim_std": std, "aim_seed": n} if std else None,
             )
             for n in range(rows)
         ]
