@@ -92,6 +92,9 @@ class Change(abc.ABC):
             token after it, so that what was read of the prompt before stays as it is.
         maps: Of activations: the `ActivationMaps` that it applies, where that is all it does. vLLM
             runs those alone, as it compiles what changes activations into the model.
+        learned: What was learned on a model, with its metadata, where it is that.
+        folder: Where `learned` was read from, if anywhere.
+        force: Whether it may change another model than it was learned on.
         request_limit: Largest strength, either way, that a server takes of a client.
     """
 
@@ -106,6 +109,9 @@ class Change(abc.ABC):
     seed = 0
     positions: str = "all"
     maps: Any = None
+    learned: Any = None
+    folder: str = ""
+    force: bool = False
 
     # What it is -----------------------------------------------------------------------------------
 

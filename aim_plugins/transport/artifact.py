@@ -188,8 +188,13 @@ class LearnedTransport:
         """
         self.check_sites(model)
         self.metadata.check_model(model, force=force)
+        if tokenizer is not None:
+            self.check_tokenizer(tokenizer)
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Warns of another tokenizer than that of the fit."""
         known = self.metadata.tokenizer_sha256
-        if tokenizer is not None and known and tokenizer_sha256(tokenizer) != known:
+        if known and tokenizer_sha256(tokenizer) != known:
             logger.warning("the transport was fitted with another tokenizer than this model's")
 
     def check_sites(self, model: Any) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aim_plugins.engines.sampling import SAMPLING_OPTIONS, sampling_settings, warpers
+from aim_plugins.engines.vllm.checkpoint import check_checkpoint
 from aim_plugins.engines.vllm.transport import CONFIG_KEY, FORCE_KEY
 from aim_plugins.engines.vllm.versions import require_supported
+from aim_plugins.modulation.columns import Change, Column
 
 WORKER_EXTENSION = "aim_plugins.engines.vllm.worker.ScoringExtension"
 PROCESSOR = "aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor"
@@ -18,11 +21,18 @@ _NEUTRAL = {"repetition_penalty": 1.0, "num_return_sequences": 1, "num_beams": 1
 
 
 def llm_arguments(
-    *, transport: str | Path | None = None, force_transport: bool = False, **given: Any
+    model: str = "",
+    columns: Sequence[Column] = (),
+    *,
+    transport: str | Path | None = None,
+    force_transport: bool = False,
+    **given: Any,
 ) -> dict[str, Any]:
     """Arguments of `vllm.LLM` for an engine that modulates.
 
     Args:
+        model: Folder or hub name of the model, against which what columns have learned is checked.
+        columns: What will be asked; names the folder of maps in the place of `transport`.
         transport: Folder of the transport that requests may ask for.
         force_transport: Lets the transport run on another model than its own, with a warning.
         **given: Arguments of one's own; they are kept.
@@ -31,7 +41,8 @@ def llm_arguments(
         They and what `VLLMEngine` needs.
 
     Raises:
-        ValueError: If `given` asks for speculative decoding or names another worker extension.
+        ValueError: If `given` asks for speculative decoding or names another worker extension, or
+            columns ask for what this engine cannot run or for a change of another model.
         ImportError: If vLLM is too old.
     """
     require_supported()
@@ -45,6 +56,9 @@ def llm_arguments(
             f"worker_extension_cls={given['worker_extension_cls']!r} takes the place of "
             f"{WORKER_EXTENSION}: derive your class from that one, or leave it out"
         )
+    for change in dict.fromkeys(change for column in columns for change in column.changes):
+        if change.acts_on != "logits":
+            transport, force_transport = _checked_folder(change, model, given), change.force
     # Named although it is installed: vLLM then hands tokens over also when it schedules ahead.
     processors = [*(given.get("logits_processors") or ()), PROCESSOR]
     if transport is not None:
@@ -54,6 +68,24 @@ def llm_arguments(
             additional[FORCE_KEY] = True
         given["additional_config"] = additional
     return {**given, "worker_extension_cls": WORKER_EXTENSION, "logits_processors": processors}
+
+
+def _checked_folder(change: Change, model: str, given: dict[str, Any]) -> str:
+    """The folder that workers read a change's maps from, if it was learned on this model."""
+    if change.maps is None:
+        raise ValueError(
+            f"{change.name} changes {change.acts_on} in a way that vLLM cannot compile into its "
+            "model: use the Hugging Face engine"
+        )
+    if not change.folder:
+        raise ValueError(
+            f"{change.name}= holds maps, which vLLM's workers read from a folder: write one with "
+            f"{change.name}.save(DIR), and give {change.name}=DIR"
+        )
+    if not change.force:
+        named = {name: given.get(name) for name in ("revision", "download_dir")}
+        check_checkpoint(model, change.learned, **named)
+    return change.folder
 
 
 def keyed_sampling_settings(

@@ -123,6 +123,9 @@ class AimVLLM(ColumnAnswers, _Backend):
         )
         if self.batch_size == 1:
             logger.warning("batch_size=1 hands vLLM one request at a time: use --batch_size auto")
+        for change in dict.fromkeys(change for column in self.columns for change in column.changes):
+            if change.learned is not None:
+                change.learned.check_tokenizer(self.tokenizer)
         self.batch_sizes: dict[int, int] = {}
         self.engine: Engine = vllm_engine.VLLMEngine(self.model, lora_request=self.lora_request)
         if len(self.columns) > 1:
