@@ -134,7 +134,7 @@ def test_commands_and_entry_points_are_declared(installation):
         "console_scripts aim-plugins aim_plugins.cli:main",
         "console_scripts vision-bench vision_bench.cli:main",
         "lm_eval.models act_hf aim_plugins.harnesses.lm_eval:ActHFLM",
-        "lm_eval.models act_vllm aim_plugins.harnesses.lm_eval.vllm_transport:ActVLLM",
+        "lm_eval.models act_vllm aim_plugins.harnesses.lm_eval.vllm:ActVLLM",
         "lm_eval.models aim_hf aim_plugins.harnesses.lm_eval:AimHFLM",
         "lm_eval.models aim_vllm aim_plugins.harnesses.lm_eval.vllm:AimVLLM",
         "vllm.general_plugins aim_plugins aim_plugins.engines.vllm.plugin:register",

@@ -16,10 +16,9 @@ import pytest
 from lm_eval.api.instance import Instance
 from safetensors.torch import load_file, save_file
 
+from aim_plugins.harnesses.lm_eval import ActHFLM
 from aim_plugins.harnesses.lm_eval.huggingface import AimHFLM
-from aim_plugins.harnesses.lm_eval.transport import ActHFLM
-from aim_plugins.harnesses.lm_eval.vllm import AimVLLM
-from aim_plugins.harnesses.lm_eval.vllm_transport import ActVLLM
+from aim_plugins.harnesses.lm_eval.vllm import ActVLLM, AimVLLM
 from aim_plugins.transport.artifact import LearnedTransport
 
 ARGUMENTS: dict[str, Any] = {
@@ -165,7 +164,7 @@ def test_sweep_writes_its_folder_and_goes_on_from_it(
 
     arguments = words("aim_vllm", "aim_demo_continents,aim_demo_generation")
     output = tmp_path / "sweep"
-    report = run_sweep(arguments, output=output, noise_std="0,1", noise_draws=2)
+    report = run_sweep(arguments, output=output, modulation=GIVEN)
     table = (output / "sweep.csv").read_text()
     assert report.exists()
     assert {line.split(",")[0] for line in table.splitlines()[1:]} == {
@@ -173,7 +172,7 @@ def test_sweep_writes_its_folder_and_goes_on_from_it(
         "aim_demo_generation",
     }
     monkeypatch.setattr(AimVLLM, "__init__", lambda *_, **__: pytest.fail("loaded again"))
-    run_sweep(arguments, output=output, noise_std="0,1", noise_draws=2)
+    run_sweep(arguments, output=output, modulation=GIVEN)
     assert (output / "sweep.csv").read_text() == table
 
 
@@ -219,7 +218,9 @@ def test_record_of_a_transported_model_names_its_transport(
     transported: SimpleNamespace, small_transport: Path
 ) -> None:
     info = transported.vllm.get_model_info()
-    assert info["transport_fingerprint"] == LearnedTransport.load(small_transport).fingerprint
+    assert info["modulation"]["changes"]["transport"]["fingerprint"] == (
+        LearnedTransport.load(small_transport).fingerprint
+    )
     assert transported.vllm.columns == transported.hf.columns
 
 
@@ -236,26 +237,25 @@ def test_strength_is_no_option_of_a_request(transported: SimpleNamespace) -> Non
         ({"transport": "no/such/folder"}, "transport='no/such/folder' is no folder"),
         ({"strength": "much"}, "strength='much' is malformed"),
         ({"strength": [0.5, 0.5]}, "holds 0.5 twice"),
-        ({"strength": [0, 1], "noise_std": [0, 1]}, "both hold several strengths"),
+        ({"noise_std": [0, -1]}, "noise_std=-1 is negative"),
     ],
     ids=str,
 )
 def test_bad_arguments_of_act_vllm_are_named_before_the_model_is_loaded(
     small_transport: Path, tmp_path: Path, arguments: dict, problem: str
 ) -> None:
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises((ValueError, FileNotFoundError), match=problem):
         ActVLLM(str(tmp_path / "no model"), **{"transport": str(small_transport)} | arguments)
 
 
 def test_maps_that_workers_cannot_read_are_refused(small_transport: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"transport.save\(DIR\)"):
-        ActVLLM(str(tmp_path / "no model"), LearnedTransport.load(small_transport))
+        ActVLLM(str(tmp_path / "no model"), transport=LearnedTransport.load(small_transport))
 
 
-@pytest.mark.parametrize("name", ["transport", "strength", "force_transport"])
-def test_aim_vllm_sends_transports_to_act_vllm(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name}='x' .*use --model act_vllm"):
-        AimVLLM(str(tmp_path / "no model"), **{name: "x"})
+def test_a_strength_without_a_transport_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="strength=0.5 has no transport"):
+        AimVLLM(str(tmp_path / "no model"), strength=0.5)
 
 
 def log_likelihoods(samples: list[dict[str, Any]], label: str = "") -> list[float]:
