@@ -164,7 +164,7 @@ def test_sweep_writes_its_folder_and_goes_on_from_it(
 
     arguments = words("aim_vllm", "aim_demo_continents,aim_demo_generation")
     output = tmp_path / "sweep"
-    report = run_sweep(arguments, output=output, modulation=GIVEN)
+    report = run_sweep(arguments, output=output, modulation={"noise_std": "0,1", "noise_draws": 2})
     table = (output / "sweep.csv").read_text()
     assert report.exists()
     assert {line.split(",")[0] for line in table.splitlines()[1:]} == {
@@ -172,7 +172,7 @@ def test_sweep_writes_its_folder_and_goes_on_from_it(
         "aim_demo_generation",
     }
     monkeypatch.setattr(AimVLLM, "__init__", lambda *_, **__: pytest.fail("loaded again"))
-    run_sweep(arguments, output=output, modulation=GIVEN)
+    run_sweep(arguments, output=output, modulation={"noise_std": "0,1", "noise_draws": 2})
     assert (output / "sweep.csv").read_text() == table
 
 
