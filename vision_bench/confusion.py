@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
-from vision_bench.data.segmentation_layouts import IGNORE
+from vision_bench.data.labels import IGNORE, check_labels, counted_pixels, require_classes
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ConfusionMatrix:
         check_labels(labels, self.classes, self.ignore_index)
         counted = counted_pixels(labels, self.ignore_index)
         rows, columns = labels[counted].long(), predictions[counted].long().to(labels.device)
-        _require_classes("predictions", columns, self.classes, "pass argmax indices of this model")
+        require_classes("predictions", columns, self.classes, "pass argmax indices of this model")
         cells = torch.bincount(rows * self.classes + columns, minlength=self.classes**2)
         self.matrix += cells.view_as(self.matrix).to(self.matrix.device)
 
@@ -150,42 +150,3 @@ class ConfusionMatrix:
         """Share of all counted pixels that are right; NaN without pixels."""
         pixels = int(self.matrix.sum())
         return int(self.matrix.diagonal().sum()) / pixels if pixels else float("nan")
-
-
-def counted_pixels(labels: Tensor, ignore_index: int | None) -> Tensor:
-    """Mask of the pixels that count."""
-    if ignore_index is None:
-        return torch.ones_like(labels, dtype=torch.bool)
-    return labels != ignore_index
-
-
-def check_labels(
-    labels: Integer[Tensor, "*shape"],
-    classes: int,
-    ignore_index: int | None,
-    *,
-    name: str = "labels",
-) -> None:
-    """Refuses label maps that do not belong to the classes.
-
-    Raises:
-        ValueError: If the labels are no integers, or one is neither a class nor `ignore_index`.
-    """
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"{name} are {labels.dtype}: give integer class indices")
-    _require_classes(
-        name,
-        labels[counted_pixels(labels, ignore_index)],
-        classes,
-        f"mark pixels to be left out with {ignore_index}, and number classes from 0 "
-        "(ADE20K's files start at 1 and need their labels reduced)",
-    )
-
-
-def _require_classes(name: str, values: Tensor, classes: int, mend: str) -> None:
-    outside = (values < 0) | (values >= classes)
-    if outside.any():
-        raise ValueError(
-            f"{name} hold {int(values[outside][0])} ({int(outside.sum())} such pixels), outside "
-            f"[0, {classes}): {mend}"
-        )

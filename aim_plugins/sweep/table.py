@@ -125,16 +125,18 @@ def metric_family(metric: str) -> str:
 
 
 def write_table(path: str | Path, rows: Iterable[Row]) -> Path:
-    """Writes rows as CSV, atomically; floats read back exactly.
-
-    The column of the second strength is there where a row has one.
-
-    Args:
-        path: The file to write.
-        rows: The rows, kept in their order.
+    """Writes rows as CSV, atomically.
 
     Returns:
         The path written.
+    """
+    return write_atomic(path, format_table(rows))
+
+
+def format_table(rows: Iterable[Row]) -> str:
+    """Rows in their order as CSV, whose floats read back exactly.
+
+    The column of the second strength is there where a row has one.
     """
     rows = list(rows)
     columns = GRID_COLUMNS if any(row.second_strength is not None for row in rows) else COLUMNS
@@ -142,7 +144,7 @@ def write_table(path: str | Path, rows: Iterable[Row]) -> Path:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([table_cell(getattr(row, column)) for column in columns] for row in rows)
-    return write_atomic(path, text.getvalue())
+    return text.getvalue()
 
 
 def table_cell(value: str | float | int | None) -> str | int:

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
     from vision_bench.models.model import Preprocessing
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-)
-
 MAX_INPUT_PIXELS = 1 << 26
 """Pixels of a network's input at most: 800 MB in single precision, and eight 4K frames."""
 

@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vision_bench.data.image_folders import image_files, no_images
-
-IGNORE = 255
+from vision_bench.data.labels import IGNORE
 
 # SceneParsing benchmark, http://sceneparsing.csail.mit.edu: the first word of each class; the data
 # set's own objectInfo150.txt goes first where it is there.

@@ -14,7 +14,3 @@ Configs name them by a word in place of a path, and `vision-bench demo-models` p
 What is not in the cache yet is made, within minutes on a CPU. All of it is in the formats of the
 real things, so that it is read by the same code.
 """
-
-from vision_bench.demo.names import resolve
-
-__all__ = ["resolve"]

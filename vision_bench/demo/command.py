@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from vision_bench.demo.names import NAMES, PREFIX, resolve
-
-
-def add_parser(commands: Any) -> None:
-    """Adds `demo-models` to the subparsers of `vision-bench`."""
-    demo = commands.add_parser(
-        "demo-models",
-        help="train small models once, and print where they lie",
-        description="Trains a ResNet-20 on Fashion-MNIST (or digits, where Debian's package "
-        "dataset-fashion-mnist is not installed) and a small SegFormer on made scenes: a few "
-        "minutes on a CPU, once. AIM_PLUGINS_CACHE chooses the folder. Configs name the results "
-        "by words such as demo:resnet20.",
-    )
-    demo.add_argument("name", nargs="?", choices=NAMES, help="print what this one stands for alone")
-    demo.set_defaults(run=demo_models)
+from vision_bench.demo.names import PREFIX, WORDS, resolve
+from vision_bench.demo.store import read_record
 
 
-def demo_models(options: argparse.Namespace) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Prints each of the demo's words with what it stands for, and the measured quality.
 
     Returns:
         The exit status 0.
     """
-    from vision_bench.demo.store import read_record
-
+    parser = argparse.ArgumentParser(
+        prog="vision-bench demo-models",
+        description="Trains a ResNet-20 on Fashion-MNIST (or digits, where Debian's package "
+        "dataset-fashion-mnist is not installed) and a small SegFormer on made scenes: a few "
+        "minutes on a CPU, once. AIM_PLUGINS_CACHE chooses the folder. Configs name the results "
+        "by words such as demo:resnet20.",
+    )
+    help_text = "print what this one stands for alone"
+    parser.add_argument("name", nargs="?", choices=WORDS, help=help_text)
+    options = parser.parse_args(arguments)
     if options.name:
         print(resolve(PREFIX + options.name))
         return 0
-    for name in NAMES:
+    for name in WORDS:
         value = resolve(PREFIX + name)
         print(f"{PREFIX}{name:12} {value}")
         if name in ("resnet20", "segformer"):

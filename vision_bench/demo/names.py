@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
-from aim_plugins.demo_model import cache_folder
-
 PREFIX = "demo:"
-NAMES = ("dataset", "data-root", "resnet20", "scenes", "segformer", "photographs")
+WORDS = {
+    "dataset": "vision_bench.demo.data:dataset_name",
+    "data-root": "vision_bench.demo.data:dataset_root",
+    "resnet20": "vision_bench.demo.train_classifier:classifier_weights",
+    "scenes": "vision_bench.demo.scenes:scenes_folder",
+    "segformer": "vision_bench.demo.train_segmenter:segmenter_folder",
+    "photographs": "vision_bench.demo.photographs:photographs_folder",
+}
+"""By word, "module:function" that makes what it stands for if need be, and returns its place."""
 
 
 def resolve(value: Any) -> Any:
@@ -28,40 +34,8 @@ def resolve(value: Any) -> Any:
     if not (isinstance(value, str) and value.startswith(PREFIX)):
         return value
     name = value.removeprefix(PREFIX)
-    if name not in NAMES:
-        raise ValueError(f"{value!r} is none of {', '.join(PREFIX + name for name in NAMES)}")
-    if name == "photographs":
-        from vision_bench.demo.photographs import photographs_folder
-
-        return str(photographs_folder())
-    dataset, root = demo_dataset()
-    if name == "dataset":
-        return dataset
-    if name == "data-root":
-        return None if root is None else str(root)
-    if name == "resnet20":
-        from vision_bench.demo.train_classifier import WEIGHTS, classifier_folder
-
-        return str(classifier_folder(dataset, root) / WEIGHTS)
-    if name == "scenes":
-        from vision_bench.demo.scenes import scenes_folder
-
-        return str(scenes_folder(dataset, root))
-    from vision_bench.demo.train_segmenter import segmenter_folder
-
-    return str(segmenter_folder(dataset, root))
-
-
-def demo_dataset() -> tuple[str, Path | None]:
-    """The data that the demo's models are trained on, and the root that `load_dataset` needs.
-
-    Fashion-MNIST is taken from where Debian's package dataset-fashion-mnist puts it, or from
-    `FashionMNIST/raw`, torchvision's layout, in the cache folder; otherwise scikit-learn's digits.
-    """
-    from vision_bench.data.classification import DEBIAN_FASHION_MNIST
-
-    if DEBIAN_FASHION_MNIST.is_dir():
-        return "fashion-mnist", None
-    if (cache_folder() / "FashionMNIST" / "raw").is_dir():
-        return "fashion-mnist", cache_folder()
-    return "digits", None
+    if name not in WORDS:
+        raise ValueError(f"{value!r} is none of {', '.join(PREFIX + name for name in WORDS)}")
+    module, _, function = WORDS[name].partition(":")
+    found = getattr(import_module(module), function)()
+    return None if found is None else str(found)

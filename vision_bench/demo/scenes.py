@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vision_bench.data.classification import load_dataset
+from vision_bench.demo.data import dataset_name, dataset_root
 from vision_bench.demo.store import make_once
 
 TEXTURES = ("stripes", "checks", "sand")
@@ -106,19 +107,17 @@ class Objects:
     classes: UInt8[np.ndarray, " n"]
 
 
-def scenes_folder(dataset: str, root: Path | None = None) -> Path:
+def scenes_folder() -> Path:
     """Folder of the scenes in the cache; composes them on the first call.
-
-    Args:
-        dataset: Where the objects come from, "fashion-mnist" or "digits".
-        root: Where that data set lies, as `load_dataset` takes it.
 
     Returns:
         A folder for `load_segmentation_dataset("folder", ..., split="validation")`.
     """
-    recipe = ScenesRecipe(dataset)
+    recipe, root = ScenesRecipe(dataset_name()), dataset_root()
     return make_once(
-        f"scenes-{dataset}", asdict(recipe), lambda folder: write_scenes(folder, recipe, root)
+        f"scenes-{recipe.dataset}",
+        asdict(recipe),
+        lambda folder: write_scenes(folder, recipe, root),
     )
 
 

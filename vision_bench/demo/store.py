@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from aim_plugins.demo_model import cache_folder
 
 RECORD = "record.json"
 _PARTIAL = ".partial-"
+_DIGITS = 12
 
 
 def make_once(
@@ -76,6 +78,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     return unseal((folder / RECORD).read_text(encoding="utf-8"))
 
 
+def readable_name(path: str) -> str:
+    """The last part of a path, without the digest that ends the names of the cache's folders.
+
+    >>> readable_name("cache/vision/segformer-digits-87b0ff70b3f7"), readable_name("segformer-b2")
+    ('segformer-digits', 'segformer-b2')
+    """
+    return re.sub(rf"-[0-9a-f]{{{_DIGITS}}}$", "", Path(path).name)
+
+
 def _make(
     folder: Path,
     name: str,
@@ -103,7 +114,7 @@ def _make(
 
 
 def _digest(recipe: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
 def _say(message: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vision_bench.data.classification import ClassificationData, load_dataset
+from vision_bench.demo.data import dataset_name, dataset_root
 from vision_bench.demo.store import make_once
 from vision_bench.demo.training import fit, reproducible
 from vision_bench.models.load import load_model
@@ -58,27 +59,22 @@ RECIPES = {
 }
 
 
-def classifier_folder(dataset: str, root: Path | None = None) -> Path:
-    """Folder of the trained classifier in the cache; trains it on the first call.
+def classifier_weights() -> Path:
+    """The trained classifier's file in the cache; trains it on the first call.
 
-    Args:
-        dataset: "fashion-mnist" or "digits".
-        root: Where the data set lies, as `load_dataset` takes it.
-
-    Returns:
-        A folder with `model.safetensors`, whose record notes the accuracy on the test split.
+    The record beside it notes the accuracy on the test split.
     """
-    recipe = RECIPES[dataset]
+    recipe, root = RECIPES[dataset_name()], dataset_root()
 
     def make(folder: Path) -> dict[str, Any]:
         from safetensors.torch import save_file
 
         model = train_classifier(recipe, root)
         save_file(model.module.state_dict(), folder / WEIGHTS)
-        test = load_dataset(dataset, root, preprocessing=model.preprocessing)
+        test = load_dataset(recipe.dataset, root, preprocessing=model.preprocessing)
         return {"accuracy": accuracy(model.module, test), "images": len(test)}
 
-    return make_once(f"resnet20-{dataset}", asdict(recipe), make)
+    return make_once(f"resnet20-{recipe.dataset}", asdict(recipe), make) / WEIGHTS
 
 
 def train_classifier(

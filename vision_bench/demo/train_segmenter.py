@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vision_bench.confusion import ConfusionMatrix
+from vision_bench.data.labels import IGNORE
 from vision_bench.data.segmentation import SegmentationData, load_segmentation_dataset
-from vision_bench.data.segmentation_layouts import IGNORE
+from vision_bench.demo.data import dataset_name
 from vision_bench.demo.scenes import scenes_folder
 from vision_bench.demo.store import make_once
 from vision_bench.demo.training import fit, reproducible
@@ -50,18 +51,13 @@ class SegmenterRecipe:
     version: int = 1
 
 
-def segmenter_folder(dataset: str, root: Path | None = None) -> Path:
+def segmenter_folder() -> Path:
     """Folder of the trained segmenter in the cache; trains it on the first call.
-
-    Args:
-        dataset: Where the scenes' objects come from, "fashion-mnist" or "digits".
-        root: Where that data set lies, as `load_dataset` takes it.
 
     Returns:
         A folder for `load_model`, whose record notes the mIoU on the validation scenes.
     """
-    recipe = SegmenterRecipe(dataset)
-    scenes = scenes_folder(dataset, root)
+    recipe, scenes = SegmenterRecipe(dataset_name()), scenes_folder()
 
     def make(folder: Path) -> dict[str, Any]:
         train_segmenter(scenes, folder, recipe)
@@ -73,7 +69,7 @@ def segmenter_folder(dataset: str, root: Path | None = None) -> Path:
 
     # The scenes' folder is named after their own recipe.
     identity = {**asdict(recipe), "scenes": scenes.name}
-    return make_once(f"segformer-{dataset}", identity, make)
+    return make_once(f"segformer-{recipe.dataset}", identity, make)
 
 
 def train_segmenter(

@@ -15,13 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.upsampling import upsample
+
+if TYPE_CHECKING:
+    from vision_bench.data.segmentation import SegmentationData
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ from torch import Tensor
 
 from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.sweep.table import Row
-from vision_bench.confusion import check_labels, counted_pixels
-from vision_bench.data.segmentation_layouts import IGNORE
+from vision_bench.data.labels import IGNORE, check_labels, counted_pixels
 from vision_bench.logits.upsampling import tile_rows, upsample_pixels, upsample_rows
 from vision_bench.perturbators import ImageKey, Perturbator, SingleClassPerturbator, image_key
 from vision_bench.segmentation.envelope import Envelope

@@ -35,6 +35,7 @@ from vision_bench.logits.pixels import noise_key
 from vision_bench.models.model import VisionModel
 from vision_bench.perturbators import Perturbator
 from vision_bench.segmentation.curve import predict_levels
+from vision_bench.segmentation.load import load_segmentation_model
 from vision_bench.segmentation.overlays import (
     LEGEND_CLASSES,
     class_palette,
@@ -48,7 +49,6 @@ from vision_bench.segmentation.overlays import (
 )
 from vision_bench.segmentation.results import spread
 from vision_bench.segmentation.settings import SegmentSettings
-from vision_bench.segmentation.study import load_segmentation_model
 
 PICTURE_SIDE = 640
 """Longer side of overlays at most, in pixels."""
@@ -86,11 +86,6 @@ def infer(settings: SegmentSettings, images: Path, output: Path) -> list[Path]:
     class_names = classes_of(settings.dataset, Path(settings.data_root))
     levels = settings.PERTURBATION.levels(settings.seed, len(class_names))
     model = load_segmentation_model(settings)
-    if model.classes != len(class_names):
-        raise ValueError(
-            f"{model.name} has {model.classes} classes, but {settings.dataset} has "
-            f"{len(class_names)}: choose the data set it was trained for"
-        )
     segment = _Segmenter(settings, model, levels, class_names)
     folders = _folders(names)
     written: list[Path] = []

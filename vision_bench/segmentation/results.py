@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.sweep.report import ImageSample
 from vision_bench.data.dataset import evenly
+from vision_bench.data.labels import IGNORE
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.perturbators import Perturbator
 from vision_bench.segmentation.curve import EXPECTED_METRICS, SegmentationCurve, predict_levels
@@ -36,17 +35,11 @@ _SMALL = 200
 """Pictures below this width are kept exactly; they weigh little, and show their pixels."""
 
 
-def write_class_table(path: Path, curve: SegmentationCurve, names: Sequence[str]) -> Path:
-    """Writes the metrics of every class at every strength as CSV.
+def class_table(curve: SegmentationCurve, names: Sequence[str]) -> str:
+    """The metrics of every class at every strength as CSV.
 
-    Args:
-        path: The file.
-        curve: The sweep.
-        names: Names of the classes.
-
-    Returns:
-        The path. A class without ground truth has pixels predicted but no metrics, and the law
-        has none of precision and F1.
+    A class without ground truth has pixels predicted but no metrics, and the law has none of
+    precision and F1.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -58,21 +51,15 @@ def write_class_table(path: Path, curve: SegmentationCurve, names: Sequence[str]
         writer.writerows(_class_lines(groups, curve.stds, names, "sampled", str(draw)))
     if curve.expected_groups is not None:
         writer.writerows(_class_lines(curve.expected_groups, curve.stds, names, "expected", ""))
-    return write_atomic(path, text.getvalue())
+    return text.getvalue()
 
 
-def write_confusion(path: Path, curve: SegmentationCurve, names: Sequence[str]) -> Path:
-    """Writes the confusion matrices as a compressed .npz file of plain arrays.
+def confusion_arrays(curve: SegmentationCurve, names: Sequence[str]) -> bytes:
+    """The confusion matrices as a compressed .npz file of plain arrays.
 
-    Args:
-        path: The file.
-        curve: The sweep.
-        names: Names of the classes.
-
-    Returns:
-        The path. `confusion` [draws, strengths, truth, predicted] counts pixels, `expected`
-        [strengths, truth, predicted] is the law where it was computed, exact or estimated on
-        sampled pixels; `strengths` and `classes` name their axes.
+    `confusion` [draws, strengths, truth, predicted] counts pixels, `expected` [strengths, truth,
+    predicted] is the law where it was computed, exact or estimated on sampled pixels; `strengths`
+    and `classes` name their axes.
     """
     arrays: dict[str, Any] = {
         "strengths": np.array(curve.stds),
@@ -83,7 +70,7 @@ def write_confusion(path: Path, curve: SegmentationCurve, names: Sequence[str]) 
         arrays["expected"] = curve.expected.numpy()
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    return write_atomic(path, content.getvalue())
+    return content.getvalue()
 
 
 def report_images(
@@ -192,7 +179,7 @@ def _sample(
     }
     present = present_classes([labels, *maps], len(names))
     shown = [*targets, *(entry for entry in present if entry not in targets)][:_LEGEND_CLASSES]
-    counted = labels != 255
+    counted = labels != IGNORE
     captions = {}
     for std, prediction in zip(levels, maps.long(), strict=True):
         right = float((prediction == labels)[counted].double().mean()) if counted.any() else 0.0

@@ -1,4 +1,4 @@
-"""`vision-bench segment evaluate`: a segmentation sweep from one pass of the model.
+"""A segmentation sweep from one pass of the model.
 
     OUTPUT/
       sweep.csv         means over classes, and the chosen classes, by strength and draw
@@ -15,33 +15,29 @@ Under `accelerate launch` all processes share the pass of the model, and the fir
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
 
-from aim_plugins.core.devices import best_device, is_main_process, pass_device
+from aim_plugins.core.devices import best_device, pass_device
+from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import NOISE_VERSION
-from aim_plugins.sweep.plots import plot_curves
-from aim_plugins.sweep.printed import format_points
-from aim_plugins.sweep.report import write_report
+from aim_plugins.sweep.front import Front
 from aim_plugins.sweep.store import SweepStore
-from aim_plugins.sweep.table import Row, metric_family, pool_draws, write_table
+from aim_plugins.sweep.study import Study
+from aim_plugins.sweep.table import Row, metric_family
 from vision_bench.data.classes import chosen_classes
-from vision_bench.data.segmentation import SegmentationData, load_segmentation_dataset
+from vision_bench.data.segmentation import load_segmentation_dataset
 from vision_bench.data.segmentation_layouts import classes_of
+from vision_bench.demo.store import readable_name
 from vision_bench.logits.cache import cache_logits
-from vision_bench.logits.pixels import CachedSegmentationLogits
-from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
-from vision_bench.models.load import load_model
-from vision_bench.models.model import VisionModel
-from vision_bench.perturbators import MultiClassPerturbator, Perturbator, SingleClassPerturbator
 from vision_bench.published import published_curve
 from vision_bench.segmentation.curve import Item, SegmentationCurve, segmentation_curve
+from vision_bench.segmentation.load import load_segmentation_model
 from vision_bench.segmentation.records import CurveRecord
-from vision_bench.segmentation.results import report_images, write_class_table, write_confusion
+from vision_bench.segmentation.results import class_table, confusion_arrays, report_images
 from vision_bench.segmentation.settings import SegmentSettings
 
 CHECKPOINT_IMAGES = 16
@@ -57,38 +53,30 @@ PUBLISHED_RESIZE = "short512"
 """How the authors of AIM resize images."""
 
 
-class SegmentationSweep:
-    """One sweep of a segmentation model.
+class SegmentationStudy(Study):
+    """A sweep of a segmentation model.
 
     Args:
         settings: The config.
         command: The words that repeat the sweep, for the report.
 
     Raises:
-        ValueError: If a setting is not usable, or the folder holds another sweep.
-        FileNotFoundError: If the data set is not there.
+        ValueError: If a class is none of the data set's.
+        FileNotFoundError: If the data set's list of classes is missing.
     """
+
+    axes = (GaussianNoise.axis,)
+    packages = ("aim-plugins", "torch", "transformers")
 
     def __init__(self, settings: SegmentSettings, command: Sequence[str] = ()) -> None:
         self.settings = settings
-        self.command = list(command)
-        self.output = Path(settings.output)
-        self.levels = settings.PERTURBATION.levels(settings.seed)
-        SweepStore.check(self.output, self.arguments)
+        self.command, self.output = command, Path(settings.output)
+        levels = settings.PERTURBATION.levels(settings.seed)
+        self.perturbator, self.stds = levels[0], tuple(level.std for level in levels)
         # Names of classes cost little; a wrong target is then told before a model is loaded.
         self.class_names = classes_of(settings.dataset, Path(settings.data_root))
-        self.perturbator = self.levels[0]
-        self.perturbator.directions(len(self.class_names))
-        self.chosen = chosen_classes(
-            settings.report_classes, self.class_names, targets_of(self.perturbator), few=0
-        )
-        self.model = load_segmentation_model(settings)
-        self.data = self._load_data()
-
-    @property
-    def stds(self) -> tuple[float, ...]:
-        """Strengths, rising."""
-        return tuple(level.std for level in self.levels)
+        self.focus = self.perturbator.directions(len(self.class_names)) or {}
+        self.chosen = chosen_classes(settings.report_classes, self.class_names, self.focus, few=0)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -101,7 +89,7 @@ class SegmentationSweep:
             "resize": settings.resize,
             "limit": settings.limit,
             "model": Path(settings.model).name if Path(settings.model).exists() else settings.model,
-            "modulation": describe_modulation(self.levels[0]),
+            "focus": {str(t): "+" if sign > 0 else "-" for t, sign in self.focus.items()},
             "noise_std": self.stds,
             "draws": settings.draws,
             "seed": settings.seed,
@@ -112,41 +100,10 @@ class SegmentationSweep:
             "cache_dtype": settings.cache_dtype,
         }
 
-    def run(self) -> Path | None:
-        """Computes what is missing and writes tables, pictures and the report.
-
-        Returns:
-            The report's path; None in processes other than the first.
-        """
+    def load(self) -> None:
         settings = self.settings
-        cached = cache_logits(
-            self.model,
-            self.data,
-            settings.logits_cache,
-            batch_size=settings.batch_size,
-            device=pass_device(settings.device),
-            dtype=getattr(torch, settings.cache_dtype),
-            workers=settings.workers,
-        )
-        if not is_main_process():
-            return None
-        packages = ("aim-plugins", "torch", "transformers")
-        versions = {name: version(name) for name in packages}
-        with SweepStore.open(self.output, self.arguments, versions=versions) as store:
-            store.pin_manifest(logits_key=cached.key)
-            store.update_manifest(
-                command=self.command,
-                model=self.arguments["model"],
-                model_fingerprint=self.model.fingerprint,
-                data_fingerprint=self.data.fingerprint,
-                images=len(cached),
-                left_out=dict(cached.unreadable),
-            )
-            return self._finish(store, cached, self._count(store, cached))
-
-    def _load_data(self) -> SegmentationData:
-        settings = self.settings
-        data = load_segmentation_dataset(
+        self.model = load_segmentation_model(settings)
+        self.data = load_segmentation_dataset(
             settings.dataset,
             settings.data_root,
             split=settings.split,
@@ -155,19 +112,29 @@ class SegmentationSweep:
             limit=settings.limit,
             on_error=settings.on_error,
         )
-        if self.model.classes != len(data.classes):
-            raise ValueError(
-                f"{self.model.name} has {self.model.classes} classes, but {data.name} has "
-                f"{len(data.classes)}: choose the data set it was trained for"
-            )
-        return data
+        self.cached = cache_logits(
+            self.model,
+            self.data,
+            settings.logits_cache,
+            batch_size=settings.batch_size,
+            device=pass_device(settings.device),
+            dtype=getattr(torch, settings.cache_dtype),
+            workers=settings.workers,
+        )
 
-    # Counting -----------------------------------------------------------------------------------
-
-    def _count(self, store: SweepStore, cached: CachedSegmentationLogits) -> SegmentationCurve:
+    def measure(self, store: SweepStore) -> None:
         """Counts the images that a former run left, a few at a time."""
         from tqdm import tqdm
 
+        cached = self.cached
+        store.pin_manifest(logits_key=cached.key)
+        store.update_manifest(
+            model=readable_name(self.settings.model),
+            model_fingerprint=self.model.fingerprint,
+            data_fingerprint=self.data.fingerprint,
+            images=len(cached),
+            left_out=dict(cached.unreadable),
+        )
         record = CurveRecord(store.folder / "records" / "counts.safetensors", cached.key)
         curve = record.read(self.stds)
         recorded, since = curve, monotonic()
@@ -176,7 +143,7 @@ class SegmentationSweep:
         try:
             for start in range(done, len(cached), CHECKPOINT_IMAGES):
                 positions = range(start, min(start + CHECKPOINT_IMAGES, len(cached)))
-                part = self._measure(self._items(cached, positions, bar))
+                part = self._measure(self._items(positions, bar))
                 curve = part if curve is None else curve.joined(part)
                 if monotonic() - since >= RECORD_SECONDS:
                     record.write(curve)
@@ -186,17 +153,39 @@ class SegmentationSweep:
             # At the end, and also where a run is interrupted or an image stops it.
             if curve is not None and curve is not recorded:
                 record.write(curve)
-        if curve is None:
-            raise ValueError(f"{self.data.name} holds no image")
-        return curve
+        assert curve is not None  # a data set without images is refused
+        self.curve = curve
 
-    def _items(
-        self, cached: CachedSegmentationLogits, positions: range, bar: Any
-    ) -> Iterator[Item]:
+    def front(self, store: SweepStore) -> Front:
+        task, settings = self.data.name, self.settings
+        published = self._published(task)
+        if published:
+            store.update_manifest(published=published[0][0])
+        rows = self.curve.rows(task, self.chosen) + [row for _, part in published for row in part]
+        images = report_images(
+            self.cached,
+            self.perturbator,
+            self.stds,
+            targets=list(self.focus),
+            count=settings.overlays,
+            width=settings.overlay_width,
+            device=best_device(settings.device),
+        )
+        return Front(
+            sorted(rows, key=self._place),
+            self.axes,
+            images={task: images},
+            files={
+                "classes.csv": class_table(self.curve, self.class_names),
+                "confusion.npz": confusion_arrays(self.curve, self.class_names),
+            },
+        )
+
+    def _items(self, positions: range, bar: Any) -> Iterator[Item]:
         device = best_device(self.settings.device)
         for position in positions:
-            image = cached[position]
-            yield image.logits.to(device), cached.read_labels(position), image.key
+            image = self.cached[position]
+            yield image.logits.to(device), self.cached.read_labels(position), image.key
             bar.update()
 
     def _measure(self, items: Iterator[Item]) -> SegmentationCurve:
@@ -208,38 +197,6 @@ class SegmentationSweep:
             exact=self.settings.exact,
             exact_pixels=self.settings.exact_pixels,
         )
-
-    # The folder's front -------------------------------------------------------------------------
-
-    def _finish(
-        self, store: SweepStore, cached: CachedSegmentationLogits, curve: SegmentationCurve
-    ) -> Path:
-        task = self.data.name
-        published = self._published(task)
-        if published:
-            store.update_manifest(published=published[0][0])
-        rows = [*curve.rows(task, self.chosen), *(row for _, part in published for row in part)]
-        rows.sort(key=self._place)
-        points = pool_draws(rows)
-        table = write_table(self.output / "sweep.csv", rows)
-        classes = write_class_table(self.output / "classes.csv", curve, self.class_names)
-        confusion = write_confusion(self.output / "confusion.npz", curve, self.class_names)
-        pictures = plot_curves(points, self.output / "curves")
-        images = report_images(
-            cached,
-            self.perturbator,
-            self.stds,
-            targets=targets_of(self.perturbator),
-            count=self.settings.overlays,
-            width=self.settings.overlay_width,
-            device=best_device(self.settings.device),
-        )
-        report = write_report(self.output, points, store.manifest, images={task: images})
-        print(format_points(points))
-        print("", f"table:     {table}", f"classes:   {classes}", sep="\n")
-        print(f"confusion: {confusion}", f"pictures:  {pictures[0].parent}", sep="\n")
-        print(f"report:    {report}")
-        return report
 
     def _place(self, row: Row) -> tuple[int, int, bool]:
         """Where a row stands in the table: by task, metric, and the law after its samples."""
@@ -256,51 +213,16 @@ class SegmentationSweep:
         whole = settings.limit is None and not self.data.unreadable
         if not whole or settings.weights != "hub" or self.data.resize != PUBLISHED_RESIZE:
             return []
-        focus = self.perturbator.directions(len(self.class_names))
         tasks = [(task, "miou")]
-        if focus is not None and len(focus) == 1:
-            tasks += [(f"{task}.{self.chosen[next(iter(focus))]}", m) for m in ("recall", "iou")]
+        if len(self.focus) == 1:
+            (name,) = (self.chosen[target] for target in self.focus)
+            tasks += [(f"{task}.{name}", metric) for metric in ("recall", "iou")]
         found = []
         for name, metric in tasks:
-            curve = published_curve(settings.model, self.data.name, metric, focus=focus)
+            curve = published_curve(settings.model, self.data.name, metric, focus=self.focus)
             if curve is not None and curve.documents == len(self.data):
                 rows = curve.rows(name, metric)
                 # A figure beyond the sweep would squeeze its curves.
                 inside = [row for row in rows if row.strength <= self.stds[-1]]
                 found.append((curve.source, inside))
         return found
-
-
-def load_segmentation_model(settings: SegmentSettings) -> VisionModel:
-    """Loads a config's model.
-
-    Raises:
-        ValueError: If it is unknown, or no segmentation model.
-    """
-    # By name and without a file, only the data set tells the number of classes.
-    by_data = settings.model in SEGFORMER_MODELS and settings.weights in ("hub", "random")
-    classes = len(classes_of(settings.dataset, Path(settings.data_root))) if by_data else None
-    # Untrained weights too are the same in every process and every run.
-    model = load_model(settings.model, weights=settings.weights, classes=classes, seed=0)
-    if model.task != "segmentation":
-        raise ValueError(
-            f"model={settings.model!r} is a classifier: name a segmentation model, such as "
-            "'segformer-b2'"
-        )
-    return model
-
-
-def targets_of(perturbator: Perturbator) -> list[int]:
-    """Target classes of a focus; none of a utility modulation."""
-    if isinstance(perturbator, SingleClassPerturbator):
-        return [perturbator.target]
-    return list(perturbator.targets) if isinstance(perturbator, MultiClassPerturbator) else []
-
-
-def describe_modulation(perturbator: Perturbator) -> dict[str, Any]:
-    """The modulation without its strength, as JSON."""
-    targets = targets_of(perturbator)
-    if not targets:
-        return {"method": "utility"}
-    signs = perturbator.directions(max(targets) + 1) or {}
-    return {"method": "focus", "targets": {str(t): "+" if s > 0 else "-" for t, s in signs.items()}}

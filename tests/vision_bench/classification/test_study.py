@@ -21,7 +21,7 @@ from aim_plugins.core.files import sha256_of
 from aim_plugins.core.settings import read_settings
 from vision_bench import cli, published
 from vision_bench.classification import study as classify_sweep
-from vision_bench.classification.commands import main
+from vision_bench.classification.__main__ import main
 from vision_bench.classification.curve import accuracy_curve
 from vision_bench.classification.load import load
 from vision_bench.classification.settings import ClassifySettings, perturb_grid

@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn import metrics
 
 from aim_plugins.core.settings import read_settings
-from aim_plugins.sweep.plots import plot_curves
+from aim_plugins.sweep import front
 from vision_bench import published
 from vision_bench.cli import main
 from vision_bench.data.segmentation_layouts import classes_of
@@ -30,13 +30,14 @@ from vision_bench.perturbators import (
     SingleClassPerturbator,
     UtilityPerturbator,
 )
+from vision_bench.segmentation import load as segment_load
 from vision_bench.segmentation import records as segment_records
 from vision_bench.segmentation import results as segment_results
 from vision_bench.segmentation import study as segment_sweep
 from vision_bench.segmentation.overlays import class_palette
 from vision_bench.segmentation.settings import SegmentSettings
-from vision_bench.segmentation.study import targets_of
 
+DRAW = front._draw
 CLASSES = 150
 PERSON = 12
 SIZES = [(50, 41), (64, 64), (37, 66), (45, 45), (90, 33)]
@@ -91,7 +92,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time, and one test is enough for it."""
-    monkeypatch.setattr(segment_sweep, "plot_curves", lambda points, folder: [folder / "none"])
+    monkeypatch.setattr(front, "_draw", lambda folder, points, shown: None)
 
 
 @pytest.fixture
@@ -266,7 +267,7 @@ def test_the_exact_law_of_one_target_is_the_mean_of_many_draws(config, tmp_path)
 
 
 def test_every_metric_has_its_curve_and_every_file_is_named(config, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(segment_sweep, "plot_curves", plot_curves)
+    monkeypatch.setattr(front, "_draw", DRAW)
     assert evaluate(config(exact=False, report_classes=["sky"])) == 0
     folder = tmp_path / "out"
     drawn = {path.name for path in (folder / "curves").iterdir()}
@@ -642,7 +643,7 @@ def test_images_that_differ_in_suffix_only_keep_folders_of_their_own(config, pho
 
 # The configs that are shipped
 
-SHIPPED = Path(__file__).resolve().parents[2] / "eval_configs" / "vision"
+SHIPPED = Path(__file__).resolve().parents[3] / "eval_configs" / "vision"
 
 
 @pytest.mark.parametrize(
@@ -663,16 +664,16 @@ def test_shipped_configs_have_the_papers_settings(name, levels, targets):
     assert [level.std for level in found] == levels
     assert (settings.model, settings.resize) == ("segformer-b2", "short512")
     names = classes_of(settings.dataset, Path(settings.data_root))
-    assert [names[index] for index in targets_of(found[0])] == targets
+    assert [names[index] for index in found[0].directions(CLASSES) or ()] == targets
     assert set((found[0].directions(CLASSES) or {}).values()) <= {1}
     assert {names.index(entry) for entry in settings.report_classes} <= set(range(CLASSES))
 
 
 def test_the_papers_figures_stand_beside_ours(config, checkpoint, tmp_path, monkeypatch):
     """Only where data and weights are the paper's, for which the tiny ones stand in here."""
-    load = segment_sweep.load_model
+    load = segment_load.load_model
     monkeypatch.setattr(
-        segment_sweep, "load_model", lambda name, **options: load(str(checkpoint), weights=None)
+        segment_load, "load_model", lambda name, **options: load(str(checkpoint), weights=None)
     )
     monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": len(SIZES)})
     monkeypatch.setattr(segment_sweep, "PUBLISHED_RESIZE", "short64")

@@ -11,9 +11,9 @@ pytest.importorskip("transformers")
 
 from vision_bench.models.architectures import segformer  # noqa: E402
 from vision_bench.models.load import load_model  # noqa: E402
+from vision_bench.segmentation.load import load_segmentation_model  # noqa: E402
 from vision_bench.segmentation.perturbation_config import Perturbation  # noqa: E402
 from vision_bench.segmentation.settings import SegmentSettings  # noqa: E402
-from vision_bench.segmentation.study import load_segmentation_model  # noqa: E402
 
 
 def settings(dataset: str, weights: str, **options: str) -> SegmentSettings:

@@ -15,9 +15,9 @@ import torch
 
 from aim_plugins.core.settings import read_settings
 from vision_bench.classification.settings import ClassifySettings, TopClassesSettings
-from vision_bench.demo import names as demo_names
-from vision_bench.demo import photographs, resolve
-from vision_bench.demo.command import add_parser
+from vision_bench.demo import photographs
+from vision_bench.demo.command import main
+from vision_bench.demo.names import WORDS, resolve
 from vision_bench.demo.scenes import (
     SILHOUETTE,
     TEXTURES,
@@ -34,7 +34,7 @@ from vision_bench.demo.train_classifier import ClassifierRecipe, accuracy, train
 from vision_bench.demo.train_segmenter import SegmenterRecipe, mean_iou, train_segmenter
 from vision_bench.segmentation.settings import SegmentSettings
 
-CONFIGS = Path(__file__).resolve().parents[2] / "eval_configs" / "vision"
+CONFIGS = Path(__file__).resolve().parents[3] / "eval_configs" / "vision"
 SCENES = ScenesRecipe("digits", {"training": 32, "validation": 8}, side=64, objects=(1, 2))
 
 
@@ -309,7 +309,7 @@ def test_without_fashion_mnist_digits_take_its_place(monkeypatch, cache, tmp_pat
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("demo_*.py")), ids=lambda path: path.stem)
 def test_demo_configs_are_read_by_their_commands(config):
-    made = {f"demo:{name}": f"/made/{name}" for name in demo_names.NAMES} | {"demo:data-root": None}
+    made = {f"demo:{name}": f"/made/{name}" for name in WORDS} | {"demo:data-root": None}
     kinds = {"demo_fashion_mnist": ClassifySettings, "demo_efficientnet": TopClassesSettings}
     kind = kinds.get(config.stem, SegmentSettings)
     settings = read_settings(kind, config, resolve=lambda value: made.get(str(value), value))
@@ -328,12 +328,7 @@ def test_the_photographs_are_copied_from_their_packages(monkeypatch):
 
 
 def test_demo_models_prints_one_path_alone(capsys, monkeypatch):
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    options = parser.parse_args(["demo-models", "photographs"])
-    assert options.run(options) == 0
+    assert main(["photographs"]) == 0
     printed = capsys.readouterr().out
     assert Path(printed.removesuffix("\n")).is_dir()
     shutil.rmtree(printed.strip())

@@ -1,0 +1,56 @@
+"""How the commands of `vision-bench` read their words."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from aim_plugins.core.commands import join_negative_values
+from aim_plugins.core.settings import Settings, add_config, add_options, read_settings
+from aim_plugins.sweep.manifest import redact
+from vision_bench.demo.names import resolve
+
+_STRENGTHS = {"--noise-std", "--perturb-step"}
+"""Options whose values may start with a minus, to be refused in so many words."""
+
+_S = TypeVar("_S", bound=Settings)
+
+
+def read_command(
+    kind: type[_S],
+    program: str,
+    about: str,
+    arguments: Sequence[str],
+    *,
+    config: bool = True,
+    given: Mapping[str, Any] | None = None,
+) -> tuple[_S, list[str]]:
+    """Reads the settings of a command.
+
+    Args:
+        kind: The settings.
+        program: The words that call the command.
+        about: What it does.
+        arguments: The words behind them.
+        config: Whether a config file comes first; without one, settings that have no default are
+            options that must be given.
+        given: Settings that hold where no option says otherwise.
+
+    Returns:
+        The settings, and the words that repeat the command, without secrets.
+
+    Raises:
+        ValueError: If a setting is missing, unknown or not usable.
+        FileNotFoundError: If there is no such config.
+    """
+    parser = argparse.ArgumentParser(prog=program, description=about)
+    if config:
+        add_config(parser, "config")
+    add_options(parser, kind, required=not config)
+    parser.set_defaults(**(given or {}))
+    options = vars(parser.parse_args(join_negative_values(arguments, _STRENGTHS)))
+    settings = read_settings(
+        kind, options.get("config"), options.get("cfg_options", ()), options, resolve=resolve
+    )
+    return settings, redact([*program.split(), *arguments])

@@ -1,0 +1,38 @@
+"""Every system of `vision-bench`, a line each: its words, what it is for, and who runs it."""
+
+from __future__ import annotations
+
+from aim_plugins.core.commands import System
+
+SYSTEMS = (
+    System(
+        "classify",
+        "a classifier's accuracy, calibration and entropy against noise strength",
+        "vision_bench.classification.commands:classify",
+    ),
+    System(
+        "classify-logits",
+        "the same from logits cached elsewhere",
+        "vision_bench.classification.commands:classify_logits",
+    ),
+    System(
+        "segment evaluate",
+        "IoU, recall, precision and F1 of classes against noise strength",
+        "vision_bench.segmentation.commands:evaluate",
+    ),
+    System(
+        "segment infer",
+        "overlays of images at every strength, side by side and as an animation",
+        "vision_bench.segmentation.commands:infer",
+    ),
+    System(
+        "top-classes",
+        "an ImageNet classifier's answers to photographs, which need no labels",
+        "vision_bench.classification.commands:top_classes",
+    ),
+    System(
+        "demo-models",
+        "train small models once, and print where they lie",
+        "vision_bench.demo.command:main",
+    ),
+)
