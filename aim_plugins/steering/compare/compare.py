@@ -24,13 +24,13 @@ from aim_plugins.core.strengths import format_strength
 from aim_plugins.engines.loading import local_name
 from aim_plugins.steering.compare.differences import find_difference
 from aim_plugins.steering.compare.plots import Line, plot_cost, plot_effect
+from aim_plugins.steering.concepts import describe_concept
 from aim_plugins.steering.study import PERPLEXITY, TEXT_PERPLEXITY, read_samples
-from aim_plugins.sweep.headline import describe_concept
 from aim_plugins.sweep.manifest import redact
 from aim_plugins.sweep.overview import Overview
-from aim_plugins.sweep.plots import TRANSPORT_LABEL
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.table import Point, metric_family, pool_draws, read_table
+from aim_plugins.transport.change import Transport
 
 EFFECTS = ("judged_presence", "concept_presence", "sentiment")
 """Metrics taken for the effect, the first that all have; a classifier's label comes before."""
@@ -252,7 +252,7 @@ def compare(
         pictures=pictures,
         columns=columns,
         rows=rows,
-        subject=_subject(evaluated[0], chosen, paid),
+        data=f"{chosen[1]} of {chosen[0]}, {paid[1]} of {paid[0]}",
         noun="transport",
     )
     print(_layout([columns, *rows]))
@@ -261,7 +261,8 @@ def compare(
         _renamed_points(evaluated, [chosen, paid]),
         _manifest(evaluated, command),
         {one.label: read_samples(one.folder, _SHOWN_PROMPTS) for one in evaluated},
-        strength_label=TRANSPORT_LABEL,
+        axes=[Transport.axis],
+        subject=describe_concept(evaluated[0].arguments),  # all transports have the same
         overview=overview,
     )
     print("", f"pictures: {folder}", f"report:   {report}", sep="\n")
@@ -328,13 +329,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(arguments, dict) or arguments.get("command") != "transport evaluate":
         raise ValueError(f"{str(folder)!r} holds another sweep than one of `transport evaluate`")
     return manifest
-
-
-def _subject(one: Evaluated, effect: Metric, cost: Metric) -> str:
-    """Names data and concept; all transports have the same."""
-    measured = f"{effect[1]} of {effect[0]}, {cost[1]} of {cost[0]}"
-    concept = describe_concept(one.arguments)
-    return f"{measured}; {concept}" if concept else measured
 
 
 def _renamed_points(evaluated: Sequence[Evaluated], metrics: Sequence[Metric]) -> list[Point]:
