@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.engines.engine import Modulation, ScoreRequest
+from aim_plugins.engines.engine import ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.columns import Column
 from aim_plugins.steering.settings import DEFAULT_QUESTION
 
 _SHOWN_WORDS = 6
@@ -127,7 +128,7 @@ class Judge:
             for index, text in enumerate(texts)
             for split in (self._encode(text, answer) for answer in self.answers)
         ]
-        rows = self.engine.score(requests, [Modulation()], batch_size=batch_size, progress=progress)
+        rows = self.engine.score(requests, [Column()], batch_size=batch_size, progress=progress)
         values = [row.log_likelihoods[0] for row in rows]
         return [_two_way_share(yes, no) for yes, no in zip(values[::2], values[1::2], strict=True)]
 
