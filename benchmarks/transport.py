@@ -129,8 +129,8 @@ def strengths(model: Any, tokenizer: Any, rounds: int = 3) -> dict[str, Any]:
     prompts = tokenizer(
         [text[:40] for text in source[:4]], return_tensors="pt", padding=True, padding_side="left"
     )
-    columns = columns_of(strength=STRENGTHS, transport=transport.fingerprint)
-    engine = HuggingFaceEngine(model, tokenizer, max_length=256, transport=transport.maps)
+    columns = columns_of(strength=STRENGTHS, transport=transport)
+    engine = HuggingFaceEngine(model, tokenizer, max_length=256)
     options: dict[str, Any] = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id}
     length = prompts.input_ids.shape[1] + 32
 
@@ -141,7 +141,7 @@ def strengths(model: Any, tokenizer: Any, rounds: int = 3) -> dict[str, Any]:
     def one_by_one() -> list[Tensor]:
         answers = []
         for column in columns:
-            with transport.maps.applied(model, column.transport_strength):
+            with transport.maps.applied(model, column.settings["strength"]):
                 answers.append(model.generate(**prompts, max_length=length, **options))
         return answers
 

@@ -14,7 +14,6 @@ from aim_plugins.core.devices import best_device, model_window
 from aim_plugins.demo_model import demo_model_folder
 from aim_plugins.engines.engine import Journal
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.modulation.activations import ActivationMaps
 
 DEMO_MODEL = "demo:smollm2"
 _DEFAULT_WINDOW = 2048
@@ -110,7 +109,6 @@ def load_engine(
     name: str,
     *,
     argument: str = "pretrained",
-    transport: ActivationMaps | None = None,
     dtype: str = "auto",
     device: str | None = None,
     max_length: int | None = None,
@@ -122,7 +120,6 @@ def load_engine(
     Args:
         name: Name on the hub, a local folder, or "demo:smollm2".
         argument: Name of the argument that names the model, for errors.
-        transport: Maps for columns with a transport strength.
         dtype: Such as "float32"; "auto" keeps the checkpoint's.
         device: Where it runs; by default an accelerator if there is one.
         max_length: Longest sequence in tokens; by default the model's window.
@@ -161,7 +158,6 @@ def load_engine(
         max_length=max_length or window,
         softmax_dtype=torch.float32,
         journal=journal,
-        transport=transport,
     )
 
 

@@ -5,8 +5,8 @@
 - `concepts`: whether a text shows a concept, by a lexicon or by a judge model.
 - `sentiment`: scores of a text classifier, or of VADER offline.
 - `repetition`: whether the texts have collapsed.
+- `scores`: all of these of one set of texts.
 - `tasks`: zero-shot tasks, through lm-evaluation-harness.
-- `estimates`: values with their standard errors.
 - `settings`, `inputs`, `study`: one evaluation, from its options to its report.
 
 Source: the evaluations of arXiv 2410.23054, section 4.

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.engines.engine import Modulation, ScoreRequest
+from aim_plugins.engines.engine import ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.columns import Column
 from aim_plugins.steering.settings import DEFAULT_QUESTION
+
+_SHOWN_WORDS = 6
 
 
 class Lexicon:
@@ -58,6 +61,21 @@ class Lexicon:
         (True, False)
         """
         return self._pattern.search(_fold(text)) is not None
+
+
+def describe_concept(arguments: Mapping[str, Any]) -> str:
+    """Names what an evaluation was told to look for: a judge's concept, or a lexicon's first words.
+
+    >>> describe_concept({"lexicon": ["coast", "ferry"]})
+    'concept of 2 words: coast, ferry'
+    """
+    judge, words = arguments.get("judge"), arguments.get("lexicon")
+    if judge and judge.get("concept"):
+        return f"concept: {judge['concept']}"
+    if not words:
+        return ""
+    shown = ", ".join(words[:_SHOWN_WORDS]) + (", …" if len(words) > _SHOWN_WORDS else "")
+    return f"concept of {len(words)} word{'' if len(words) == 1 else 's'}: {shown}"
 
 
 class Judge:
@@ -110,7 +128,7 @@ class Judge:
             for index, text in enumerate(texts)
             for split in (self._encode(text, answer) for answer in self.answers)
         ]
-        rows = self.engine.score(requests, [Modulation()], batch_size=batch_size, progress=progress)
+        rows = self.engine.score(requests, [Column()], batch_size=batch_size, progress=progress)
         values = [row.log_likelihoods[0] for row in rows]
         return [_two_way_share(yes, no) for yes, no in zip(values[::2], values[1::2], strict=True)]
 

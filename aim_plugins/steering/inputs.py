@@ -9,15 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.core.files import sha256_of
-from aim_plugins.core.strengths import format_strength, parse_strengths
-from aim_plugins.engines.engine import fingerprint
+from aim_plugins.core.identity import fingerprint
+from aim_plugins.core.strengths import format_strength
 from aim_plugins.engines.loading import check_judge
 from aim_plugins.steering.concepts import Lexicon, check_question
 from aim_plugins.steering.sentiment import check_classifier, require_vader
 from aim_plugins.steering.settings import DEFAULT_STRENGTHS, EvaluationSettings
 from aim_plugins.steering.texts import Generation, read_generations
 from aim_plugins.sweep.manifest import MANIFEST
+from aim_plugins.transport.change import Transport
 from aim_plugins.transport.data.datasets import load_prompts, read_sentences
 
 
@@ -73,51 +73,6 @@ def read_inputs(settings: EvaluationSettings) -> Inputs:
     return inputs
 
 
-def arguments(
-    settings: EvaluationSettings, inputs: Inputs, transport: str, method: str
-) -> dict[str, Any]:
-    """What determines the results, for the manifest.
-
-    Args:
-        settings: What to measure.
-        inputs: What the files hold.
-        transport: Fingerprint of the transport.
-        method: Name of its method.
-    """
-    judge = {
-        "model": settings.judge,
-        "concept": settings.concept,
-        "question": settings.judge_question,
-        "answers": settings.judge_answers,
-        "chat": settings.chat,
-    }
-    tasks = {
-        "names": settings.tasks,
-        "num_fewshot": settings.num_fewshot,
-        "limit": settings.limit,
-        "include_path": settings.include_path,
-    }
-    return {
-        "command": "transport evaluate",
-        "pretrained": settings.pretrained,
-        "transport": transport,
-        "method": method,
-        "strength": list(inputs.strengths),
-        "dtype": settings.dtype,
-        "max_length": settings.max_length,
-        "perplexity": {name: fingerprint(texts) for name, texts in inputs.documents.items()},
-        "prompts": fingerprint(list(inputs.prompts)) if settings.prompts is not None else None,
-        "generations": sha256_of(settings.generations) if settings.generations else None,
-        "decoding": settings.decoding_record if settings.prompts is not None else None,
-        "lexicon": inputs.lexicon.words if inputs.lexicon else None,
-        "judge": judge if settings.judge else None,
-        "classifier": settings.classifier,
-        "label": settings.label,
-        "sentiment": settings.sentiment,
-        "tasks": tasks if settings.tasks else None,
-    }
-
-
 def texts_record(settings: EvaluationSettings, inputs: Inputs) -> dict[str, Any] | None:
     """What determines the texts beside model and transport, however they came here."""
     if settings.prompts is not None:
@@ -140,7 +95,7 @@ def _strengths(settings: EvaluationSettings, texts: Sequence[Generation]) -> tup
     spec = settings.strength
     if spec is None:
         spec = written or DEFAULT_STRENGTHS
-    strengths = tuple(sorted(parse_strengths(spec, name="strength", signed=True)))
+    strengths = tuple(sorted(Transport.axis.parse(spec)))
     if written and (missing := [s for s in strengths if s not in written]):
         raise ValueError(
             f"strength={format_strength(missing[0])} is not among those of "

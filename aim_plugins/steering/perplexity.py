@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aim_plugins.engines.engine import Modulation, ScoreRequest
+from aim_plugins.engines.engine import ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.columns import Column
 from aim_plugins.steering.texts import Generation, encode_prompt
 from aim_plugins.sweep.estimates import Estimate, perplexity
 
@@ -31,7 +32,7 @@ class DocumentLikelihoods:
 def score_documents(
     engine: HuggingFaceEngine,
     documents: Sequence[str],
-    columns: Sequence[Modulation],
+    columns: Sequence[Column],
     *,
     batch_size: int = 8,
     progress: bool = True,
@@ -100,7 +101,7 @@ def score_generations(
     ]
     scores: list[float | None] = [None] * len(generations)
     if requests:
-        rows = engine.score(requests, [Modulation()], batch_size=batch_size, progress=progress)
+        rows = engine.score(requests, [Column()], batch_size=batch_size, progress=progress)
         for index, row in zip(filled, rows, strict=True):
             scores[index] = -row.log_likelihoods[0]
     return scores

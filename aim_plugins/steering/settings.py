@@ -7,11 +7,10 @@ texts.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from aim_plugins.core.settings import (
     Count,
@@ -22,6 +21,7 @@ from aim_plugins.core.settings import (
     Settings,
     Share,
     SignedGrid,
+    bound,
     option,
     read_settings,
 )
@@ -30,6 +30,10 @@ DEFAULT_STRENGTHS = "0:1:0.1"
 DEFAULT_QUESTION = (
     'Here is a text:\n{text}\n\nIs the text about "{concept}"? Answer with yes or no only.\nAnswer:'
 )
+
+Growth = Annotated[
+    float, bound("a share from 0 upwards, as 0.2 for 20 %", lambda value: value >= 0)
+]
 
 _S = TypeVar("_S", bound=Settings)
 
@@ -318,6 +322,19 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShowSettings(Settings):
+    """A look at a transport.
+
+    Attributes:
+        transport: Folder of the transport.
+        json: Whether to print JSON.
+    """
+
+    transport: Path = option(positional=True, metavar="DIR")
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class FoldSettings(ModelSettings):
     """A checkpoint that carries a transport.
 
@@ -376,7 +393,7 @@ class CompareSettings(Settings):
     labels: Names = option((), metavar="NAMES")
     effect: str | None = option(None, metavar="METRIC")
     cost: str | None = option(None, metavar="METRIC")
-    bound: float = 0.2
+    bound: Growth = 0.2
     lower_is_better: bool = False
 
 
@@ -388,17 +405,19 @@ SECTIONS: dict[str, type[Settings]] = {
 """The sections of a config."""
 
 
-def read_sections(kind: type[_S], options: argparse.Namespace, *names: str) -> _S:
-    """Reads the settings of a command from options and from sections of a config.
+def read_sections(kind: type[_S], options: Mapping[str, Any], sections: Sequence[str] = ()) -> _S:
+    """Reads the settings of a command from options, and from sections of a config if it takes one.
 
     Raises:
         ValueError: If a setting is missing, unknown or not usable.
     """
+    if "generations" in options:  # texts that are there need not be written, as a config has it
+        options = {"prompts": None, **options}
     return read_settings(
         kind,
-        options.config,
-        options.cfg_options,
-        vars(options),
+        options.get("config"),
+        options.get("cfg_options", ()),
+        options,
         sections=SECTIONS,
-        read=names,
+        read=sections,
     )

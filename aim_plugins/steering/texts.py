@@ -13,8 +13,9 @@ import torch
 from tqdm import tqdm
 
 from aim_plugins.core.files import write_atomic
-from aim_plugins.engines.engine import Modulation, Prompts
+from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.columns import Column
 from aim_plugins.steering.settings import Decoding
 
 _REPEAT = 2**32
@@ -43,7 +44,7 @@ class Generation:
 def generate_texts(
     engine: HuggingFaceEngine,
     prompts: Sequence[str],
-    columns: Sequence[Modulation],
+    columns: Sequence[Column],
     decoding: Decoding,
     *,
     batch_size: int = 8,
@@ -186,9 +187,10 @@ def read_generations(path: str | Path) -> list[Generation]:
     return generations
 
 
-def _generation(tokenizer: Any, prompt: str, column: Modulation, tokens: list[int]) -> Generation:
+def _generation(tokenizer: Any, prompt: str, column: Column, tokens: list[int]) -> Generation:
     text = tokenizer.decode(tokens, skip_special_tokens=True)
-    return Generation(prompt, column.transport_strength, text, tokens, column.std)
+    asked = column.settings
+    return Generation(prompt, asked["strength"], text, tokens, asked.get("noise_std", 0.0))
 
 
 def _end_tokens(engine: HuggingFaceEngine) -> set[int]:

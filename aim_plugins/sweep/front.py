@@ -32,6 +32,7 @@ class Front:
     Attributes:
         rows: Everything measured.
         axes: The strengths, one or two.
+        subject: What the report names at its top beside the tasks, such as a concept.
         chance: Value of a metric that guessing reaches, by task and metric.
         texts: What the model wrote, by task.
         images: What it made of images, by task.
@@ -43,6 +44,7 @@ class Front:
 
     rows: Sequence[Row]
     axes: Sequence[Axis]
+    subject: str = ""
     chance: Mapping[tuple[str, str], float] = field(default_factory=dict)
     texts: Mapping[str, Sequence[TextSample]] = field(default_factory=dict)
     images: Mapping[str, Sequence[ImageSample]] = field(default_factory=dict)
@@ -85,6 +87,7 @@ def publish(
         manifest,
         front.texts,
         axes=front.axes,
+        subject=front.subject,
         images=front.images,
         chance=front.chance,
     )

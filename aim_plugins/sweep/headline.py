@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from aim_plugins.core.strengths import Axis, format_strength
 from aim_plugins.sweep.heat_maps import Grid
@@ -14,7 +13,6 @@ from aim_plugins.sweep.table import Point
 
 _SHOWN_CHANGES = 3
 _SHOWN_TASKS = 4
-_SHOWN_WORDS = 6
 
 _Measured = tuple[Point, tuple[float, float]]
 """A point and its 95 % interval."""
@@ -144,31 +142,11 @@ def _holds(one: _Measured, value: float) -> bool:
     return low <= value <= high or point.value == value
 
 
-def describe_data(curves: Sequence[Curve], manifest: Mapping[str, Any]) -> str:
-    """Names the tasks, and the words that stand for a concept where the manifest has some."""
+def name_tasks(curves: Sequence[Curve]) -> str:
+    """Names the tasks, the first few of many."""
     names = task_names(curves)
     more = len(names) - _SHOWN_TASKS
-    shown = ", ".join(names[:_SHOWN_TASKS]) + (f" and {more} more" if more > 0 else "")
-    concept = describe_concept(manifest.get("arguments"))
-    return f"{shown}; {concept}" if concept else shown
-
-
-def describe_concept(arguments: Any) -> str:
-    """Names what an evaluation was told to look for: a judge's concept, or a lexicon's first words.
-
-    >>> describe_concept({"lexicon": ["coast", "ferry"]})
-    'concept of 2 words: coast, ferry'
-    """
-    if not isinstance(arguments, Mapping):
-        return ""
-    judge, words = arguments.get("judge"), arguments.get("lexicon")
-    if isinstance(judge, Mapping) and judge.get("concept"):
-        return f"concept: {judge['concept']}"
-    if not isinstance(words, list | tuple) or not words:
-        return ""
-    shown = ", ".join(map(str, words[:_SHOWN_WORDS]))
-    rest = ", …" if len(words) > _SHOWN_WORDS else ""
-    return f"concept of {_count(len(words), 'word')}: {shown}{rest}"
+    return ", ".join(names[:_SHOWN_TASKS]) + (f" and {more} more" if more > 0 else "")
 
 
 def task_names(curves: Sequence[Curve]) -> list[str]:

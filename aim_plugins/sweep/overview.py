@@ -16,7 +16,7 @@ class Overview:
         pictures: The content of PNG files, by what each shows.
         columns: Headings of the table.
         rows: Its lines, as text; the first cell names the line.
-        subject: Data and concept, for the head of the page.
+        data: What was compared on which data, for the head of the page.
         noun: What stands in the place of the tasks.
     """
 
@@ -25,5 +25,5 @@ class Overview:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    subject: str = ""
+    data: str = ""
     noun: str = "task"

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import Axis
-from aim_plugins.sweep.headline import describe_data, summarise, summarise_grids, task_names
+from aim_plugins.sweep.headline import name_tasks, summarise, summarise_grids, task_names
 from aim_plugins.sweep.heat_maps import group_grids
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.plots import group_curves
@@ -46,6 +46,7 @@ def write_report(
     texts: Mapping[str, Sequence[TextSample]] | None = None,
     *,
     axes: Sequence[Axis],
+    subject: str = "",
     images: Mapping[str, Sequence[ImageSample]] | None = None,
     chance: Mapping[tuple[str, str], float] | None = None,
     overview: Overview | None = None,
@@ -63,6 +64,7 @@ def write_report(
             shown as what reproduces the page.
         texts: Sample texts of generation tasks, by task.
         axes: The strengths, one or two.
+        subject: Named at the top beside the tasks, such as a concept.
         images: Sample images of vision tasks, by task.
         chance: Value of a metric that guessing reaches, by task and metric.
         overview: Pictures and a table above the curves.
@@ -92,13 +94,14 @@ def write_report(
     }
     noun = overview.noun if overview else "task"
     model = _model_name(manifest)
+    named = overview.data if overview else name_tasks(curves)
     summary = summarise_grids(grids, axes, model) if grids else summarise(curves, model, noun)
     page = (
         _environment()
         .get_template("report.html.j2")
         .render(
             model=model,
-            subject=overview.subject if overview else describe_data(curves, manifest),
+            subject="; ".join(filter(None, [named, subject])),
             summary=summary,
             curves=[] if grids else curves,
             grids=grids,

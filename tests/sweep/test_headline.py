@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from aim_plugins.sweep.headline import describe_change, describe_concept
+from aim_plugins.sweep.headline import describe_change
 from aim_plugins.sweep.plots import group_curves
 from aim_plugins.sweep.table import Point
 
@@ -74,11 +74,3 @@ def test_nothing_is_said_of_a_curve_without_ends(values):
 
 def test_a_gap_inside_a_curve_is_passed_over():
     assert change((1.0, math.nan, 3.0), stderr=0.1) == "rises from 1.000 to 3.000"
-
-
-def test_a_long_lexicon_is_named_by_its_first_words():
-    words = ["sea", "bay", "port", "ship", "crew", "gull", "kelp"]
-    assert describe_concept({"lexicon": words}) == (
-        "concept of 7 words: sea, bay, port, ship, crew, gull, …"
-    )
-    assert describe_concept({"lexicon": None}) == describe_concept(None) == ""

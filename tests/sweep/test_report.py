@@ -119,19 +119,12 @@ def test_the_page_says_what_it_found_in_one_sentence(page):
     )
 
 
-def test_the_page_names_data_and_concept_at_its_top(tmp_path):
-    arguments = {"lexicon": ["coast", "ferry"]}
+def test_the_page_names_data_and_subject_at_its_top(tmp_path):
     some = points() + points("cities")
-    page = write_report(tmp_path, some, {"arguments": arguments}, axes=AXES).read_text(
-        encoding="utf-8"
-    )
-    head = page[page.index("<h1>") : page.index("</header>")]
-    assert "capitals, cities; concept of 2 words: coast, ferry" in head
-    arguments = {"judge": {"model": "m", "concept": "the <sea>"}}
-    page = write_report(tmp_path, some, {"arguments": arguments}, axes=AXES).read_text(
-        encoding="utf-8"
-    )
-    assert "capitals, cities; concept: the &lt;sea&gt;" in page
+    for subject in ("concept of 2 words: coast, ferry", "concept: the <sea>"):
+        page = write_report(tmp_path, some, MANIFEST, axes=AXES, subject=subject).read_text("utf-8")
+        head = page[page.index("<h1>") : page.index("</header>")]
+        assert f"capitals, cities; {html.escape(subject)}" in head
 
 
 def test_panels_of_one_quantity_have_the_same_kind_of_axis(tmp_path):

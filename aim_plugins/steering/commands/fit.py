@@ -6,52 +6,33 @@ aim-plugins transport fit --pretrained M --source a.jsonl --target b.jsonl \\
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aim_plugins.core.settings import add_config, add_options
-from aim_plugins.steering.settings import FitSettings, read_sections
-
-if TYPE_CHECKING:
-    from aim_plugins.transport.artifact import LearnedTransport
-    from aim_plugins.transport.fit import FittedSite
+from aim_plugins.core.artifact import artifact_files
+from aim_plugins.engines.loading import load_engine
+from aim_plugins.steering.settings import FitSettings
+from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+from aim_plugins.transport.data.datasets import load_sides, read_sentences
+from aim_plugins.transport.data.text_files import choose
+from aim_plugins.transport.fit import FittedSite, fit_transport
+from aim_plugins.transport.plan import plan_fit
 
 _SPLIT_BY_SEED = {"truthfulqa"}
 """Data sets whose `seed` also decides which part is held out for the evaluation."""
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the command to `aim-plugins transport`."""
-    parser = subparsers.add_parser(
-        "fit",
-        help="learn a transport from two files of sentences",
-        description="Learns maps that carry a model's activations on source sentences to those on "
-        "target sentences, in one pass over the data. Sentences come from files, or from the "
-        "section `data` of a config.",
-        allow_abbrev=False,
-    )
-    add_config(parser, "--config")
-    add_options(parser, FitSettings, required=False)
-    parser.set_defaults(run=run)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Runs the command.
+def fit(settings: FitSettings, command: Sequence[str]) -> None:
+    """Learns a transport.
 
     Raises:
-        ValueError: If an option is not usable, or the output folder is not empty.
+        ValueError: If a file or the model is not usable, or the output folder is not empty.
         FileNotFoundError: If a file is missing.
     """
-    settings = read_sections(FitSettings, options, "fit")
     refuse_filled(settings.output)
     source, target = read_sides(settings)
-
-    from aim_plugins.engines.loading import load_engine
-    from aim_plugins.transport.fit import fit_transport
-    from aim_plugins.transport.plan import plan_fit
-
     names = ("method", "pooling", "support", "positions", "incremental", "strength")
     how: dict[str, Any] = {
         name: getattr(settings, name) for name in (*names, "batch_size", "max_length")
@@ -73,7 +54,6 @@ def run(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     transport.save(settings.output)
     print(report(transport, sites, seconds, settings.output))
-    return 0
 
 
 def read_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
@@ -83,9 +63,6 @@ def read_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
         ValueError: If a file is malformed.
         FileNotFoundError: If a file is missing.
     """
-    from aim_plugins.transport.data.datasets import read_sentences
-    from aim_plugins.transport.data.text_files import choose
-
     if settings.source is not None and settings.target is not None:
         sides = read_sentences(settings.source), read_sentences(settings.target)
     else:
@@ -101,9 +78,6 @@ def read_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
 
 def _configured_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
     """The sentences that a config's section `data` describes, drawn with --seed if it is given."""
-    from aim_plugins.transport.data.datasets import load_sides
-    from aim_plugins.transport.data.text_files import choose
-
     data = dict(settings.data)
     for name in ("name", "root"):
         if name not in data:
@@ -128,9 +102,6 @@ def refuse_filled(folder: Path) -> None:
     Raises:
         ValueError: If the folder is a file, or is not empty.
     """
-    from aim_plugins.core.artifact import artifact_files
-    from aim_plugins.transport.artifact import TransportMetadata
-
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output={str(folder)!r} is a file: choose a folder")
     if artifact_files(folder, TransportMetadata)[1].is_file():

@@ -13,10 +13,108 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 
 from aim_plugins.core.commands import join_negative_values
-from aim_plugins.steering.commands import artifact, compare, evaluate, fit, generate
+from aim_plugins.core.settings import Settings, add_config, add_options
+from aim_plugins.steering.settings import (
+    CompareSettings,
+    ConvertSettings,
+    EvaluationSettings,
+    FitSettings,
+    FoldSettings,
+    GenerateSettings,
+    ShowSettings,
+    read_sections,
+)
 from aim_plugins.sweep.manifest import redact
+
+
+@dataclass(frozen=True)
+class Command:
+    """One of the commands.
+
+    Attributes:
+        name: Its word.
+        settings: Its settings.
+        target: "module:function" in `steering` that takes the settings and the words that repeat
+            the command.
+        summary: What it is for, in a line.
+        description: The same at length.
+        sections: Sections of a config that hold for it; none where it takes no config.
+    """
+
+    name: str
+    settings: type[Settings]
+    target: str
+    summary: str
+    description: str
+    sections: tuple[str, ...] = ()
+
+
+COMMANDS = (
+    Command(
+        "fit",
+        FitSettings,
+        "commands.fit:fit",
+        "learn a transport from two files of sentences",
+        "Learns maps that carry a model's activations on source sentences to those on target "
+        "sentences, in one pass over the data. Sentences come from files, or from the section "
+        "`data` of a config.",
+        sections=("fit",),
+    ),
+    Command(
+        "show",
+        ShowSettings,
+        "commands.artifact:show",
+        "summarise a learned transport",
+        "Tells what a transport was learned on, and how far it moves each module and neuron.",
+    ),
+    Command(
+        "fold",
+        FoldSettings,
+        "commands.artifact:fold",
+        "write a checkpoint whose weights carry a transport at one strength",
+        "Folds a transport into the weights where that is exact, and names the modules where it is "
+        "not. Any tool loads the checkpoint, without hooks.",
+    ),
+    Command(
+        "convert",
+        ConvertSettings,
+        "commands.artifact:convert",
+        "read the state dicts that the original implementation (ml-act) saved",
+        "Reads a folder of <module>.statedict files without running anything in them.",
+    ),
+    Command(
+        "generate",
+        GenerateSettings,
+        "commands.generate:generate",
+        "write texts with a steered model, at every strength",
+        "Continues prompts at every strength of a transport, all strengths in one batch. Greedy "
+        "unless --do-sample is given.",
+        sections=("generate",),
+    ),
+    Command(
+        "evaluate",
+        EvaluationSettings,
+        "study:evaluate",
+        "measure the effect of a transport and what it costs, against strength",
+        "Measures a steered model at every strength: perplexity on plain text, and, of the texts "
+        "it writes, perplexity under the plain model, repetition, concept presence, toxicity or "
+        "sentiment; and zero-shot tasks.",
+        sections=("generate", "evaluate"),
+    ),
+    Command(
+        "compare",
+        CompareSettings,
+        "compare.compare:compare",
+        "several evaluated transports in one report",
+        "Draws the effect of several transports against strength and against perplexity, and finds "
+        "the best strength of each within a bound on the perplexity. Evaluations of other models, "
+        "prompts or settings are refused.",
+    ),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,7 +124,8 @@ def main(arguments: Sequence[str]) -> int:
         arguments: The words behind `aim-plugins transport`.
 
     Raises:
-        ValueError: If the config is malformed, or whatever else the command finds.
+        ValueError: If a setting is missing, unknown or not usable, or whatever else the command
+            finds.
     """
     parser = argparse.ArgumentParser(
         prog="aim-plugins transport",
@@ -34,8 +133,21 @@ def main(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (fit, artifact, generate, evaluate, compare):
-        module.add_parser(subparsers)
-    options = parser.parse_args(join_negative_values(arguments, {"--strength"}))
-    options.command = redact(["aim-plugins", "transport", *arguments])  # it goes into results
-    return options.run(options)
+    for command in COMMANDS:
+        own = subparsers.add_parser(
+            command.name,
+            help=command.summary,
+            description=command.description,
+            allow_abbrev=False,
+        )
+        if command.sections:
+            add_config(own, "--config")
+        add_options(own, command.settings, required=not command.sections)
+        own.set_defaults(command=command)
+    options = vars(parser.parse_args(join_negative_values(arguments, {"--strength"})))
+    command = options.pop("command")
+    settings = read_sections(command.settings, options, command.sections)
+    module, _, function = command.target.partition(":")
+    run = getattr(import_module(f"aim_plugins.steering.{module}"), function)
+    run(settings, redact(["aim-plugins", "transport", *arguments]))  # words go into results
+    return 0

@@ -24,19 +24,19 @@ from aim_plugins.core.strengths import format_strength
 from aim_plugins.engines.loading import local_name
 from aim_plugins.steering.compare.differences import find_difference
 from aim_plugins.steering.compare.plots import Line, plot_cost, plot_effect
-from aim_plugins.steering.study import PERPLEXITY, TEXT_PERPLEXITY, read_samples
-from aim_plugins.sweep.headline import describe_concept
-from aim_plugins.sweep.manifest import redact
+from aim_plugins.steering.concepts import describe_concept
+from aim_plugins.steering.scores import PERPLEXITY, TEXT_PERPLEXITY
+from aim_plugins.steering.settings import CompareSettings
+from aim_plugins.steering.study import read_samples
 from aim_plugins.sweep.overview import Overview
-from aim_plugins.sweep.plots import TRANSPORT_LABEL
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.table import Point, metric_family, pool_draws, read_table
+from aim_plugins.transport.change import Transport
 
 EFFECTS = ("judged_presence", "concept_presence", "sentiment")
 """Metrics taken for the effect, the first that all have; a classifier's label comes before."""
 COSTS = (PERPLEXITY, TEXT_PERPLEXITY)
 COLLAPSE = "repeated_3grams"
-DEFAULT_BOUND = 0.2
 _SHOWN_PROMPTS = 12
 
 Metric = tuple[str, str]
@@ -198,46 +198,25 @@ def best_within(
     return Best(one.label, effects[best], costs[best], effects[0.0], costs[0.0])
 
 
-def compare(
-    evaluated: Sequence[Evaluated],
-    folder: str | Path,
-    *,
-    effect: str | None = None,
-    cost: str | None = None,
-    bound: float = DEFAULT_BOUND,
-    lower_is_better: bool = False,
-    command: Sequence[str] = (),
-) -> Path:
+def compare(settings: CompareSettings, command: Sequence[str]) -> None:
     """Writes pictures, the table of best strengths and the report.
 
-    Args:
-        evaluated: The transports.
-        folder: Where they go; made if missing.
-        effect: The metric that steering is for; None chooses.
-        cost: The perplexity; None chooses.
-        bound: How much the perplexity may grow in the table.
-        lower_is_better: Whether the effect should be small, as toxicity.
-        command: The words that repeat the comparison, for the report.
-
-    Returns:
-        The report's path.
-
     Raises:
-        ValueError: If the transports have no metric in common or were measured otherwise, or
-            `bound` is negative.
+        ValueError: If a folder holds no evaluation, or the transports have no metric in common or
+            were measured otherwise.
     """
-    if not bound >= 0:
-        raise ValueError(f"bound={bound!r}: give a share from 0 upwards, as 0.2 for 20 %")
+    evaluated = read_evaluated(settings.folders, settings.labels)
     labelled = [f"{one.arguments.get('label')}_probability" for one in evaluated[:1]]
-    chosen = choose_metric(evaluated, effect, [*labelled, *EFFECTS], "effect")
-    paid = choose_metric(evaluated, cost, COSTS, "cost")
+    chosen = choose_metric(evaluated, settings.effect, [*labelled, *EFFECTS], "effect")
+    paid = choose_metric(evaluated, settings.cost, COSTS, "cost")
     refuse_unlike(evaluated, chosen, "effect")
     refuse_unlike(evaluated, paid, "cost")
+    bound, lower_is_better = settings.bound, settings.lower_is_better
     found = [
         best_within(one, chosen, paid, bound=bound, lower_is_better=lower_is_better)
         for one in evaluated
     ]
-    folder = Path(folder)
+    folder = settings.output
     folder.mkdir(parents=True, exist_ok=True)
     lines = [Line(one.label, one.curves[chosen], one.curves[paid]) for one in evaluated]
     pictures = {
@@ -252,7 +231,7 @@ def compare(
         pictures=pictures,
         columns=columns,
         rows=rows,
-        subject=_subject(evaluated[0], chosen, paid),
+        data=f"{chosen[1]} of {chosen[0]}, {paid[1]} of {paid[0]}",
         noun="transport",
     )
     print(_layout([columns, *rows]))
@@ -261,11 +240,11 @@ def compare(
         _renamed_points(evaluated, [chosen, paid]),
         _manifest(evaluated, command),
         {one.label: read_samples(one.folder, _SHOWN_PROMPTS) for one in evaluated},
-        strength_label=TRANSPORT_LABEL,
+        axes=[Transport.axis],
+        subject=describe_concept(evaluated[0].arguments),  # all transports have the same
         overview=overview,
     )
     print("", f"pictures: {folder}", f"report:   {report}", sep="\n")
-    return report
 
 
 def best_csv(found: Sequence[Best], bound: float) -> str:
@@ -330,13 +309,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _subject(one: Evaluated, effect: Metric, cost: Metric) -> str:
-    """Names data and concept; all transports have the same."""
-    measured = f"{effect[1]} of {effect[0]}, {cost[1]} of {cost[0]}"
-    concept = describe_concept(one.arguments)
-    return f"{measured}; {concept}" if concept else measured
-
-
 def _renamed_points(evaluated: Sequence[Evaluated], metrics: Sequence[Metric]) -> list[Point]:
     """Curves of the metrics that are compared, with the transport in the place of the task.
 
@@ -365,7 +337,7 @@ def _manifest(evaluated: Sequence[Evaluated], command: Sequence[str]) -> dict[st
     models = dict.fromkeys(str(one.arguments.get("pretrained")) for one in evaluated)
     return {
         "model": ", ".join(Path(local_name(model)).name for model in models),
-        "command": redact(list(command)),
+        "command": list(command),
         "transports": {
             one.label: {"folder": str(one.folder), **one.arguments} for one in evaluated
         },

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from aim_plugins.core.identity import fingerprint
-from aim_plugins.steering.study import PERPLEXITY, TEXT_METRICS
+from aim_plugins.steering.scores import PERPLEXITY, TEXT_METRICS
 
 _SHOWN = 60
 _HASH_LENGTH = 64

@@ -19,8 +19,8 @@ from aim_plugins.core.strengths import format_strength
 from aim_plugins.steering.compare.labels import cover_line, place_label, spread
 from aim_plugins.sweep.figures import DPI, GREY, STYLE, label_decades, render
 from aim_plugins.sweep.intervals import point_intervals
-from aim_plugins.sweep.plots import TRANSPORT_LABEL
 from aim_plugins.sweep.table import Point
+from aim_plugins.transport.change import Transport
 
 # Okabe and Ito's palette without its yellow, which is too pale for a line on white; with a marker
 # for each, so that lines are told apart in print as well.
@@ -99,7 +99,7 @@ def plot_effect(lines: Sequence[Line], path: Path) -> bytes:
         first = lines[0].effects[0]
         beside = " beside their points" if len(lines) > 1 else ""
         _title(axes, first.metric, f"{first.task}, {_count(lines, 'effects')}", beside)
-        axes.set_xlabel(TRANSPORT_LABEL)
+        axes.set_xlabel(Transport.axis.label)
         axes.set_ylabel(first.metric)
         axes.grid(axis="y", color="#E6E6E6", linewidth=0.8)
         _limit_effect(axes, lines)

@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 
+from aim_plugins.steering.compare import compare as comparison
 from aim_plugins.steering.compare.compare import best_within, read_evaluated
 from aim_plugins.steering.compare.plots import Line, plot_cost, plot_effect, spread
 from aim_plugins.sweep.figures import render
@@ -51,11 +52,18 @@ def folders(tmp_path):
     return evaluated(tmp_path / "a", LINEAR, "linear"), evaluated(tmp_path / "b", CAA, "caa")
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    for name in ("plot_effect", "plot_cost"):
+        monkeypatch.setattr(comparison, name, lambda *given, **more: b"\x89PNG\r\n\x1a\n")
+
+
 def read_best(folder):
     with open(folder / "compare.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("bound", [0.0, 0.2, 9.0])
 def test_the_best_strength_is_that_of_a_search_by_hand(folders, tmp_path, run_command, bound):
     assert run_command("compare", *folders, "-o", tmp_path / "c", "--bound", bound) == 0
@@ -75,6 +83,7 @@ def test_the_best_strength_is_that_of_a_search_by_hand(folders, tmp_path, run_co
         assert (line["plain_effect"], line["plain_cost"]) == ("0.1", "20.0")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_toxicity_is_best_where_it_is_lowest(tmp_path, run_command):
     values = {"toxic_probability": (0.4, 0.2, 0.1, 0.3, 0.05), "perplexity": LINEAR["perplexity"]}
     folder = evaluated(tmp_path / "a", values, "linear", label="toxic")
@@ -172,6 +181,7 @@ def test_what_was_measured_otherwise_is_refused(
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("changed", "marks"),
     [
@@ -358,6 +368,7 @@ def test_an_interval_below_zero_stays_in_the_frame(monkeypatch, tmp_path):
     assert axes.get_ylim()[0] < 0.1 - 1.96 * 0.1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_names_data_and_concept_and_calls_transports_so(tmp_path, run_command):
     values = {"concept_presence": (0.1, 0.9), "perplexity": (20.0, 30.0)}
     folder = evaluated(tmp_path / "a", values, "mean", strengths=(0.0, 1.0), lexicon=["sea", "bay"])

@@ -11,9 +11,9 @@ import sys
 import pytest
 import torch
 
-from aim_plugins.steering import study as evaluation
+from aim_plugins.steering import scores, study
 from aim_plugins.steering.texts import read_generations
-from aim_plugins.sweep import trackers as tracking
+from aim_plugins.sweep import front, trackers
 from aim_plugins.sweep.table import read_table
 
 PLAIN = ["the capital of France is Paris", "Berlin is the capital of Germany . Answer : Paris"]
@@ -30,12 +30,15 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def evaluate(run_command, tiny, tiny_transport, files):
-    def run(*words, output="out", transport=tiny_transport):
-        status = run_command(
-            *("evaluate", transport, "--pretrained", tiny.folder, "-o", files / output),
-            *("--device", "cpu", "--max-new-tokens", 6, *words),
-        )
+def evaluate(run_command, tiny, tiny_transport, files, monkeypatch):
+    def run(*words, output="out", transport=tiny_transport, drawn=False):
+        with monkeypatch.context() as patch:
+            if not drawn:  # pictures take longer than everything else
+                patch.setattr(front, "_draw", lambda *given: None)
+            status = run_command(
+                *("evaluate", transport, "--pretrained", tiny.folder, "-o", files / output),
+                *("--device", "cpu", "--max-new-tokens", 6, *words),
+            )
         path = files / output / "sweep.csv"
         rows = read_table(path) if path.exists() else []
         return status, {(row.task, row.metric, row.strength): row for row in rows}
@@ -57,7 +60,7 @@ def brief(files):
 def test_the_table_holds_what_plain_loops_find(
     evaluate, files, tiny, tiny_transport, steered_by_hand
 ):
-    status, rows = evaluate(*measured(files))
+    status, rows = evaluate(*measured(files), drawn=True)
     assert status == 0
     for strength in (-0.5, 0.0, 1.0):
         nll, count, texts = 0.0, 0, []
@@ -80,13 +83,16 @@ def test_the_table_holds_what_plain_loops_find(
         assert (found.value, found.n) == (sum(hits) / 4, 4)
         assert rows["prompts", "sentiment", strength].n == 4
         assert rows["prompts", "text_perplexity", strength].value > 1
+    page = (files / "out" / "report.html").read_text(encoding="utf-8")
+    head = page[page.index("<h1>") : page.index("</header>")]
+    assert "plain, prompts; concept of 3 words: a, is, paris" in head
 
 
 def test_a_finished_evaluation_is_not_computed_again(evaluate, files, monkeypatch):
     status, rows = evaluate(*brief(files))
     (files / "out" / "report.html").unlink()
-    monkeypatch.setattr(evaluation, "load_engine", None)  # a call would fail
-    assert evaluate(*brief(files)) == (status, rows)
+    monkeypatch.setattr(study, "load_engine", None)  # a call would fail
+    assert evaluate(*brief(files), drawn=True) == (status, rows)
     page = (files / "out" / "report.html").read_text(encoding="utf-8")
     assert "transport strength λ" in page
     assert "the capital of" in page
@@ -98,7 +104,7 @@ def test_ctrl_c_keeps_the_finished_batches(evaluate, files, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "score_generations", interrupt)
+        patch.setattr(scores, "score_generations", interrupt)
         assert evaluate(*brief(files))[0] == 130
     records = {path.name for path in (files / "out" / "records").iterdir()}
     assert records
@@ -289,7 +295,7 @@ def test_models_that_cannot_score_are_refused_before_a_text_is_written(
     config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
     (files / "classifier").mkdir()
     (files / "classifier" / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(evaluation, "load_engine", None)  # a call would fail
+    monkeypatch.setattr(study, "load_engine", None)  # a call would fail
     folders = {"MODEL": tiny.folder, "CLASSIFIER": files / "classifier"}
     words = [folders.get(word, word) for word in words]
     assert evaluate("--prompts", files / "prompts.jsonl", *words) == (2, {})
@@ -336,9 +342,9 @@ def test_a_missing_tracker_is_told_before_anything_is_computed(evaluate, files, 
 
 def test_curves_are_logged_where_asked(evaluate, files, monkeypatch):
     logged = {}
-    monkeypatch.setattr(tracking, "require_trackers", lambda *names: None)
+    monkeypatch.setattr(trackers, "find_spec", lambda name: name)
     monkeypatch.setattr(
-        tracking, "_log_to_tensorboard", lambda points, folder: logged.update({folder: points})
+        trackers, "_log_to_tensorboard", lambda points, folder: logged.update({folder: points})
     )
     words = ("--perplexity", files / "plain.jsonl", "--strength", "0,1")
     assert evaluate(*words, "--tensorboard", files / "board")[0] == 0

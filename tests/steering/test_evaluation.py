@@ -9,16 +9,16 @@ import random
 import re
 import sys
 import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from aim_plugins.engines.engine import modulation_columns
 from aim_plugins.engines.loading import check_judge, load_engine
-from aim_plugins.steering.concepts import Judge, Lexicon, check_question
-from aim_plugins.steering.inputs import arguments, read_inputs
+from aim_plugins.modulation.columns import columns_of
+from aim_plugins.steering.concepts import Judge, Lexicon, check_question, describe_concept
 from aim_plugins.steering.perplexity import (
     generation_perplexity,
     score_documents,
@@ -27,13 +27,13 @@ from aim_plugins.steering.perplexity import (
 from aim_plugins.steering.repetition import distinct_share, repeated_share
 from aim_plugins.steering.sentiment import Classifier, vader_compounds
 from aim_plugins.steering.settings import Decoding, EvaluationSettings
-from aim_plugins.steering.study import warn_of_unfitted
+from aim_plugins.steering.study import EvaluationStudy
 from aim_plugins.steering.tasks import run_sweep, task_command
 from aim_plugins.steering.texts import Generation, until
 from aim_plugins.sweep import estimates
-from aim_plugins.sweep import trackers as tracking
 from aim_plugins.sweep.table import Point
-from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+from aim_plugins.sweep.trackers import Trackers
+from aim_plugins.transport.artifact import LearnedTransport
 
 DOCUMENTS = [
     "the capital of France is Paris",
@@ -44,15 +44,12 @@ STRENGTHS = (-0.5, 0.0, 0.5, 1.0)
 
 
 @pytest.fixture(scope="module")
-def engine(tiny, tiny_transport):
-    transport = LearnedTransport.load(tiny_transport)
-    return load_engine(str(tiny.folder), transport=transport.maps, dtype="float32", device="cpu")
+def engine(tiny):
+    return load_engine(str(tiny.folder), dtype="float32", device="cpu")
 
 
-def columns_of(folder):
-    return modulation_columns(
-        strength=STRENGTHS, transport=LearnedTransport.load(folder).fingerprint
-    )
+def steered(folder):
+    return columns_of(strength=STRENGTHS, transport=folder)
 
 
 def nll_by_hand(model, context, continuation):
@@ -71,7 +68,7 @@ def test_perplexity_is_that_of_a_plain_loop_with_hooks_written_by_hand(
     tiny, tiny_transport, steered_by_hand, engine
 ):
     found = score_documents(
-        engine, DOCUMENTS, columns_of(tiny_transport), batch_size=2, progress=False
+        engine, DOCUMENTS, steered(tiny_transport), batch_size=2, progress=False
     ).perplexities()
     for strength, estimate in zip(STRENGTHS, found, strict=True):
         nll, count = 0.0, 0
@@ -85,11 +82,8 @@ def test_perplexity_is_that_of_a_plain_loop_with_hooks_written_by_hand(
 
 
 def test_documents_longer_than_the_window_are_scored_once_per_token(tiny, tiny_transport):
-    maps = LearnedTransport.load(tiny_transport).maps
-    short = load_engine(
-        str(tiny.folder), transport=maps, dtype="float32", device="cpu", max_length=5
-    )
-    column = columns_of(tiny_transport)[1:2]
+    short = load_engine(str(tiny.folder), dtype="float32", device="cpu", max_length=5)
+    column = steered(tiny_transport)[1:2]
     found = score_documents(short, DOCUMENTS[1:2], column, batch_size=8, progress=False)
     tokens = tiny.tokenizer(DOCUMENTS[1]).input_ids
     assert len(tokens) > 12
@@ -144,7 +138,7 @@ def test_a_perplexity_that_overflows_is_infinite():
 
 def test_documents_of_one_token_have_no_perplexity(engine, tiny_transport):
     with pytest.raises(ValueError, match="no document has two tokens"):
-        score_documents(engine, ["a"], columns_of(tiny_transport), progress=False)
+        score_documents(engine, ["a"], steered(tiny_transport), progress=False)
 
 
 # Concepts
@@ -175,6 +169,15 @@ def test_a_lexicon_file_may_hold_comments_but_not_nothing(tmp_path):
         Lexicon.read(path)
     with pytest.raises(FileNotFoundError, match="nowhere.txt"):
         Lexicon.read(tmp_path / "nowhere.txt")
+
+
+def test_a_long_lexicon_is_named_by_its_first_words():
+    words = ["sea", "bay", "port", "ship", "crew", "gull", "kelp"]
+    assert describe_concept({"lexicon": words}) == (
+        "concept of 7 words: sea, bay, port, ship, crew, gull, …"
+    )
+    assert describe_concept({"judge": {"model": "m", "concept": "the sea"}}) == "concept: the sea"
+    assert describe_concept({"lexicon": None, "judge": None}) == describe_concept({}) == ""
 
 
 def test_a_judges_answer_is_the_share_of_yes_in_a_plain_forward_pass(tiny, engine):
@@ -363,10 +366,9 @@ def test_a_batch_is_a_whole_number(size):
         task_settings(Path(), batch_size=size)
 
 
-def test_a_strength_outside_the_fitted_range_is_warned_of_once(caplog):
-    known = TransportMetadata(method="linear", sites=["norm"])
+def test_a_strength_outside_the_fitted_range_is_warned_of_once(tiny_transport, caplog):
     for strengths in ([0.0, 1.7], [0.0, 1.7], [0.0, 1.0]):
-        warn_of_unfitted(known, strengths)
+        columns_of(strength=strengths, transport=LearnedTransport.load(tiny_transport))
     (warning,) = [record.message for record in caplog.records if "1.7" in record.message]
     assert warning.startswith("strength=1.7 lies outside 0 to 1, the strengths that")
 
@@ -388,12 +390,12 @@ def test_the_harness_reads_its_command_back_as_it_was_meant(tmp_path):
     """By lm-eval's own parser, and ours."""
     words = task_command(task_settings(tmp_path), (-0.5, 0.0, 1.0), tmp_path / "out")
     assert words[:5] == [sys.executable, "-m", "aim_plugins.cli", "sweep", "lm-eval"]
-    from aim_plugins.cli import _parser
+    from aim_plugins.harnesses.lm_eval.command import _parser
 
-    options, rest = _parser().parse_known_args(words[3:])
+    options, rest = _parser().parse_known_args(words[5:])
     assert options.strength == "-0.5,0,1"
     assert options.output == tmp_path / "out"
-    from aim_plugins.harnesses.lm_eval.study import parse_harness_arguments
+    from aim_plugins.harnesses.lm_eval.arguments import parse_harness_arguments
 
     config = parse_harness_arguments(rest)
     assert config.model == "act_hf"
@@ -420,7 +422,7 @@ def test_a_tasks_table_is_read_and_its_failure_told(tmp_path):
 def test_a_missing_tracker_names_its_install(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=f"pip install {name}"):
-        tracking.require_trackers(**{"wandb": None, "tensorboard": None, name: "x"})
+        Trackers(**{name: "x"})
 
 
 def test_wandb_gets_a_step_for_each_strength(monkeypatch):
@@ -440,11 +442,13 @@ def test_wandb_gets_a_step_for_each_strength(monkeypatch):
         def log(self, values):
             steps.append(values)
 
-    fake = types.SimpleNamespace(init=lambda **options: started.update(options) or Run())
+    fake = types.ModuleType("wandb")
+    fake.__spec__ = ModuleSpec("wandb", None)
+    fake.init = lambda **options: started.update(options) or Run()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     points = [Point("quiz", "acc", s, s / 2, None, 4, 1) for s in (0.0, 0.5)]
     points += [Point("text", "perplexity", 0.5, 9.0, None, 4, 1)]
-    tracking.log_points(points, run_name="sea", wandb="steering")
+    Trackers(wandb="steering").log(points, run_name="sea")
     assert steps == [
         {"strength": 0.0, "quiz/acc": 0.0},
         {"strength": 0.5, "quiz/acc": 0.25, "text/perplexity": 9.0},
@@ -452,9 +456,9 @@ def test_wandb_gets_a_step_for_each_strength(monkeypatch):
     assert (started["project"], started["name"], started["closed"]) == ("steering", "sea", True)
 
 
-def test_settings_are_json(tmp_path):
+def test_settings_are_json(tmp_path, tiny_transport):
     path = tmp_path / "plain.jsonl"
     path.write_text('{"text": "one two"}\n', encoding="utf-8")
-    settings = task_settings(tmp_path, perplexity=(Path(path),))
-    found = arguments(settings, read_inputs(settings), "f", "mean")
+    settings = task_settings(tmp_path, perplexity=(path,), transport=tiny_transport)
+    found = EvaluationStudy(settings).arguments
     assert json.loads(json.dumps(found))["strength"] == [-0.5, 0, 1]

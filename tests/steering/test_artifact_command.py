@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aim_plugins.engines.huggingface import warn_once
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.steering.commands import artifact as artifact_command
+from aim_plugins.steering.commands.parser import main
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+from aim_plugins.transport.change import warn_once
 
 NORM = "model.layers.1.input_layernorm"
 WIDTH = 48
 
 
 def run(*words: Any) -> int:
-    parser = argparse.ArgumentParser()
-    artifact_command.add_parser(parser.add_subparsers(required=True))
-    options = parser.parse_args([str(word) for word in words])
-    return options.run(options)
+    return main([str(word) for word in words])
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.steering.texts import read_generations
+from aim_plugins.transport.artifact import LearnedTransport
 
 PROMPTS = ["the capital of", "Question : the capital of France is", "Berlin"]
 STRENGTHS = (-0.5, 0.0, 0.5, 1.0)
@@ -128,15 +130,10 @@ def test_missing_options_are_named(run_command, tiny_transport, capsys):
 
 
 def test_a_transport_of_another_model_is_refused(generate, tmp_path, tiny_transport, capsys):
-    path = tmp_path / "altered"
-    path.mkdir()
-    for file in tiny_transport.iterdir():
-        content = file.read_bytes()
-        if file.suffix == ".json":
-            signature = json.loads(content)
-            signature["model_signature"]["architecture"] = "OtherForCausalLM"
-            content = json.dumps(signature).encode()
-        (path / file.name).write_bytes(content)
+    learned = LearnedTransport.load(tiny_transport)
+    signature = learned.metadata.model_signature | {"architecture": "OtherForCausalLM"}
+    metadata = dataclasses.replace(learned.metadata, model_signature=signature)
+    path = LearnedTransport(learned.maps, metadata).save(tmp_path / "altered")
     assert generate(transport=path)[0] == 2
     assert "was learned on" in capsys.readouterr().err
     assert generate("--force", transport=path, max_new_tokens=2, strength="0")[0] == 0

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins import cli
 from aim_plugins.core.strengths import parse_strengths
-from aim_plugins.steering.settings import SECTIONS, read_sections
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.fit import fit_transport
 
@@ -317,20 +316,22 @@ def test_yaml_and_json_configs_build_on_each_other(fit, files, tiny_checkpoint, 
     assert (found.max_length, found.batch_size) == (7, 32)
 
 
+MODULES = {
+    "fit": "aim_plugins.steering.commands.fit",
+    "generate": "aim_plugins.steering.commands.generate",
+    "evaluate": "aim_plugins.steering.study",
+}
+
+
 @pytest.fixture()
 def received(config, monkeypatch):
     """What a command is given under a config, with further words and overrides."""
 
     def run(command, *overrides, words=()):
-        module = importlib.import_module(f"aim_plugins.steering.commands.{command}")
         kept = []
-
-        def keep(options):
-            read = getattr(module, "read", lambda o: read_sections(SECTIONS[command], o, command))
-            kept.extend([read(options), options.command])
-            return 0
-
-        monkeypatch.setattr(module, "run", keep)
+        monkeypatch.setattr(
+            importlib.import_module(MODULES[command]), command, lambda *given: kept.extend(given)
+        )
         words = ["transport", command, "-o", "out", *words, "--config", str(config)]
         words += ["DIR"] if command != "fit" else []
         if command != "fit" and not any("prompts" in word for word in overrides):

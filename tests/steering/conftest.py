@@ -73,21 +73,7 @@ def steered_by_hand(tiny):
 
 @pytest.fixture
 def run_command():
-    """Runs `aim-plugins transport ...` as its parser would; returns the exit status."""
-    import argparse
+    """Runs `aim-plugins transport ...`; returns the exit status."""
+    from aim_plugins import cli
 
-    from aim_plugins.core.commands import guarded
-    from aim_plugins.steering.commands import compare as compare_command
-    from aim_plugins.steering.commands import evaluate as evaluate_command
-    from aim_plugins.steering.commands import generate as generate_command
-
-    def run(*words: object) -> int:
-        parser = argparse.ArgumentParser()
-        commands = parser.add_subparsers(required=True)
-        for module in (generate_command, evaluate_command, compare_command):
-            module.add_parser(commands)
-        options = parser.parse_args([str(word) for word in words])
-        options.command = ["aim-plugins", "transport", *map(str, words)]
-        return guarded(lambda: options.run(options))
-
-    return run
+    return lambda *words: cli.main(["transport", *map(str, words)])
