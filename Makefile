@@ -45,7 +45,7 @@ define make_environment
 endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
-.PHONY: help setup demo demo-vision demo-act test test-vllm test-lm-eval lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision demo-act test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -56,6 +56,7 @@ help:
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
+	@echo "make docs-check  run the examples of the documentation; make test only parses them"
 	@echo "make lint        check style and types (make format mends the style)"
 	@echo "make bench       run the benchmarks; each prints a ratio and writes JSON"
 	@echo "make clean       remove builds and caches; keeps $(VENV) and runs"
@@ -158,6 +159,11 @@ test-lm-eval: $(LM_EVAL_STAMP)
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --limit 4 \
 		--model_args "pretrained=$$($(BIN)/aim-plugins demo-model),noise_std=0.5,dtype=float32" \
 		--tasks aim_demo_continents --include_path eval_configs/lm_eval | grep 'aim_demo_continents.*|acc '
+
+# Examples that take minutes, or need data or a GPU, are not marked to run.
+docs-check: setup
+	@$(BIN)/aim-plugins demo-model
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest tests/test_docs.py -m docs --durations=0
 
 lint: setup
 	$(BIN)/ruff check .

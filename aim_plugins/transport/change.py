@@ -63,8 +63,9 @@ class Transport(Change):
     def read(cls, given: Mapping[str, Any]) -> tuple[Transport, ...]:
         strengths = cls.axis.parse(given.get("strength", FULL_STRENGTH), "strength")
         force = given.get("force_transport", False)
-        if not isinstance(force, bool):
+        if str(force) not in ("True", "False"):  # a text where it was an option
             raise ValueError(f"force_transport={force!r} is neither True nor False: write one")
+        force = str(force) == "True"
         named = given.get("transport")
         if named is None or named == "":
             known = "transport" in given

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
+from safetensors.torch import load_file, save_file
 
 from aim_plugins.cli import main
 from aim_plugins.harnesses.lm_eval import ActHFLM
@@ -72,6 +73,20 @@ def contents(output):
     for path in sorted((output / "cells").rglob("samples_*.jsonl")):
         files[f"{path.parts[-3]}/{path.name.rsplit('_', 1)[0]}"] = path.read_bytes()
     return files
+
+
+def test_a_transport_of_other_weights_is_forced_by_an_option(
+    command, make_transport, tiny_checkpoint, tmp_path
+):
+    others = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    weights = load_file(others / "model.safetensors")
+    weights = {name: tensor * 1.5 for name, tensor in weights.items()}
+    save_file(weights, others / "model.safetensors", metadata={"format": "pt"})
+    strange = make_transport(tmp_path / "transport", others)
+    words = command(tmp_path / "run", "--strength", "0.5", folder=strange, tasks="tiny_choice")
+    assert main(words) == 2
+    assert main([*words, "--force-transport", "maybe"]) == 2
+    assert main([*words, "--force-transport", "True"]) == 0
 
 
 def test_every_cell_is_named_by_its_strength_and_equals_a_single_run(
