@@ -11,9 +11,8 @@ harnesses, sweeps and pictures ask it and know no kind by name:
         axis = Axis("temperature", "τ", "temperature", low=0.01)
         acts_on = "logits"
         arguments = {"logit_temperature": "what logits are divided by"}
+        neutral = 1.0
         strength: float
-
-        is_identity = property(lambda self: self.strength == 1)
 
         def modulate(self, logits, keys, scratch):
             return logits / self.strength
@@ -86,7 +85,9 @@ class Change(abc.ABC):
         acts_on: "logits" change without a forward pass of their own, "activations" row by row of
             one batch, "weights" for a whole pass.
         arguments: Arguments that harnesses take, with their meaning; the first is the strength's.
+        neutral: The strength that leaves the model as it is.
         strength: The one scalar.
+        fingerprint: Of what it was learned as, whatever the strength; empty where nothing was.
         seed: Seed of whatever it draws; 0 of kinds that draw nothing.
         positions: Of activations: "all" tokens change, or "last", the prompt's last one and every
             token after it, so that what was read of the prompt before stays as it is.
@@ -102,10 +103,12 @@ class Change(abc.ABC):
     axis: ClassVar[Axis]
     acts_on: ClassVar[Target]
     arguments: ClassVar[Mapping[str, str]]
+    neutral: ClassVar[float] = 0.0
     draws: ClassVar[bool] = False
     request_limit: ClassVar[float] = 1e4
 
     strength: float
+    fingerprint = ""
     seed = 0
     positions: str = "all"
     maps: Any = None
@@ -135,7 +138,7 @@ class Change(abc.ABC):
     @property
     def is_identity(self) -> bool:
         """Whether it leaves the model as it is, to the bit."""
-        return self.strength == 0
+        return self.strength == self.neutral
 
     @property
     def identity(self) -> Any:
@@ -353,8 +356,9 @@ class Column:
         return argmax_probabilities(logits, 0.0)
 
     def strength_of(self, kind: type[Change]) -> float:
-        """Its strength of a kind."""
-        return next(change.strength for change in self.changes if change.name == kind.name)
+        """Its strength of a kind, the neutral one where it has no change of it."""
+        own = (change.strength for change in self.changes if change.name == kind.name)
+        return next(own, kind.neutral)
 
 
 def split_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -374,9 +378,22 @@ def split_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     ours = {name: value for name, value in given.items() if name in known}
     rest = {name: value for name, value in given.items() if name not in known}
     for name, value in rest.items():
-        if near := nearest(name, known, cutoff=0.8):
+        if near := _meant(name):
             raise ValueError(f"{name}={value!r} is unknown: did you mean {near[0]}=?")
     return ours, rest
+
+
+def _meant(name: str) -> list[str]:
+    """The arguments that a name was meant for which is none of them, if any."""
+    known = argument_names()
+    within = [one for one in known if name.endswith(one)]
+    # Whatever starts as a kind calls its arguments, such as noise_sigma, is meant for one of them.
+    claimed = any(
+        name.startswith(kind.name) and one.startswith(kind.name)
+        for kind in kinds()
+        for one in kind.arguments
+    )
+    return within or nearest(name, known, cutoff=0.0 if claimed else 0.8)
 
 
 def argument_names() -> tuple[str, ...]:
@@ -423,10 +440,11 @@ def swept_kinds(columns: Sequence[Column], named: Iterable[str] = ()) -> tuple[t
     """The kinds along which columns vary; where none does, the one that acts last.
 
     Args:
-        columns: All columns of a table, each with the same kinds of change.
+        columns: All columns of a table.
         named: Arguments that were named as what varies, be it by one strength.
     """
-    present = [kind_of(change.name) for change in columns[0].changes]
+    names = {change.name for column in columns for change in column.changes}
+    present = [kind for kind in kinds() if kind.name in names] or list(kinds()[:1])
     varying = [
         kind
         for kind in present
@@ -446,16 +464,18 @@ def describe_columns(columns: Sequence[Column]) -> dict[str, Any]:
     """
     described: dict[str, Any] = {}
     changes: dict[str, Any] = {}
-    for index, first in enumerate(columns[0].changes):
-        own = [column.changes[index] for column in columns]
-        for name, value in first.settings.items():
-            values = list(dict.fromkeys(change.settings[name] for change in own))
-            described[name] = values if name == next(iter(first.arguments)) else value
+    for kind in kinds():
+        own = [one for column in columns for one in column.changes if one.name == kind.name]
+        if not own:
+            continue
+        described |= own[0].settings
+        strengths = dict.fromkeys(column.strength_of(kind) for column in columns)
+        described[next(iter(kind.arguments))] = list(strengths)
         identities = [change.identity for change in own]
-        changes[first.name] = {
+        changes[kind.name] = {
             name: value
             for name, value in identities[0].items()
-            if name not in ("kind", "seed", first.axis.name)
+            if name not in ("kind", "seed", kind.axis.name)
             and all(identity[name] == value for identity in identities)
         }
     seeds = list(dict.fromkeys(column.seed for column in columns))

@@ -53,7 +53,7 @@ class Transport(Change):
     request_limit = 100.0
 
     strength: float
-    fingerprint: str
+    fingerprint: str = field()
     maps: ActivationMaps = field(compare=False, repr=False)
     learned: LearnedTransport | None = field(default=None, compare=False, repr=False)
     folder: str = field(default="", compare=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +118,76 @@ def make_transport() -> Callable[..., Path]:
         return LearnedTransport(ActivationMaps(maps), metadata).save(folder)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def opencompass_data(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Multiple choice by perplexity, and questions by generation, six documents each."""
+    folder = tmp_path_factory.mktemp("opencompass-data")
+    places = ("France", "Germany", "Paris", "Berlin", "Question", "Answer")
+    options = {"A": "Paris", "B": "Berlin", "C": "France"}
+    choices = [
+        {"question": f"the capital of {place}", **options, "answer": "ABC"[index % 3]}
+        for index, place in enumerate(places)
+    ]
+    texts = [{"question": f"{place} is", "answer": "the capital"} for place in places]
+    for name, documents in (("choice", choices), ("text", texts)):
+        lines = (json.dumps(document) + "\n" for document in documents)
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return [
+        {
+            "abbr": "choice",
+            "path": str(folder / "choice.jsonl"),
+            "data_type": "mcq",
+            "infer_method": "ppl",
+            "template": {letter: f"{{question}} is {{{letter}}}" for letter in options},
+        },
+        {
+            "abbr": "text",
+            "path": str(folder / "text.jsonl"),
+            "data_type": "qa",
+            "infer_method": "gen",
+        },
+    ]
+
+
+@pytest.fixture(scope="session")
+def run_opencompass(opencompass_data: list[dict[str, Any]]) -> Callable[..., Any]:
+    """Runs what is missing of a config, in this process; it is written and read again before."""
+    from mmengine.config import Config
+    from opencompass.datasets.custom import make_custom_dataset_config
+
+    from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
+    from aim_plugins.harnesses.opencompass.run.infer import SweepOpenICLInferTask
+    from aim_plugins.harnesses.opencompass.run.partitioner import (
+        SweepEvalPartitioner,
+        SweepInferPartitioner,
+    )
+
+    def run(folder: Path, models: list, names: Sequence[str] = ("choice", "text")) -> Any:
+        """The config of the run; `tasks` are those that its inference had left."""
+        folder.mkdir(exist_ok=True)
+        chosen = [data for data in opencompass_data if data["abbr"] in names]
+        datasets = [make_custom_dataset_config(dict(data)) for data in chosen]
+        content = {"models": models, "datasets": datasets, "work_dir": str(folder)}
+        Config(content, format_python_code=False).dump(str(folder / "config.py"))
+        cfg = Config.fromfile(str(folder / "config.py"), format_python_code=False)
+        tasks = SweepInferPartitioner(f"{folder}/predictions/", num_worker=1)(cfg)
+        for task in tasks:
+            SweepOpenICLInferTask(task).run()
+        for task in SweepEvalPartitioner(f"{folder}/results/")(cfg):
+            SweepOpenICLEvalTask(task).run()
+        cfg["tasks"] = [[entry["abbr"] for entry in task["sweep"]["models"]] for task in tasks]
+        return cfg
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def read_answers() -> Callable[..., Any]:
+    """Reads predictions or results of an entry on a data set."""
+
+    def read(run: Any, kind: str, abbr: str, dataset: str) -> Any:
+        return json.loads(Path(run.work_dir, kind, abbr, f"{dataset}.json").read_text())
+
+    return read

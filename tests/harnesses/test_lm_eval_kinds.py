@@ -28,9 +28,8 @@ class Temperature(Change):
     axis = Axis("temperature", "τ", "temperature", low=0.01)
     acts_on = "logits"
     arguments = {"logit_temperature": "what logits are divided by"}
+    neutral = 1.0
     strength: float
-
-    is_identity = property(lambda self: self.strength == 1)
 
     def modulate(self, logits, keys, scratch):
         return logits / self.strength
@@ -44,9 +43,8 @@ class HeadScale(Change):
     axis = Axis("head_scale", "s", "head scale", low=0.01)
     acts_on = "weights"
     arguments = {"head_scale": "factor of the head's weights"}
+    neutral = 1.0
     strength: float
-
-    is_identity = property(lambda self: self.strength == 1)
 
     @classmethod
     def applied(cls, model, changes, starts=None):

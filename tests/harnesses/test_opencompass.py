@@ -15,13 +15,14 @@ from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
-from aim_plugins.engines.engine import modulation_columns
 from aim_plugins.harnesses.lm_eval import AimHFLM
 from aim_plugins.harnesses.opencompass import (
     HuggingFaceNoiseChatModel,
     HuggingFaceNoiseModel,
     VLLMNoiseModel,
 )
+from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 
 TEXTS = ["the capital of France is Paris", "the", "Question : the capital of Germany is Berlin ."]
@@ -238,7 +239,7 @@ def test_remote_code_is_not_run_unless_asked_for(tiny_checkpoint, tmp_path):
 
 def test_a_table_gives_what_single_models_give(clean, tiny_checkpoint):
     """Recorded first, computed in batches of another size, and asked without recording."""
-    columns = modulation_columns([0, 1, 3], noise_seed=5, noise_draws=2)
+    columns = columns_of(noise_std=[0, 1, 3], noise_seed=5, noise_draws=2)
     table = clean.table(columns, batch_size=2)
     with table.recording():
         view = clean.under(table, 0)
@@ -248,14 +249,17 @@ def test_a_table_gives_what_single_models_give(clean, tiny_checkpoint):
     for index, column in enumerate(columns):
         view = clean.under(table, index)
         single = load(
-            HuggingFaceNoiseModel, tiny_checkpoint, noise_std=column.std, noise_seed=column.seed
+            HuggingFaceNoiseModel,
+            tiny_checkpoint,
+            noise_std=column.strength_of(GaussianNoise),
+            noise_seed=column.seed,
         )
         assert view.generate(TEXTS, 8) == single.generate(TEXTS, 8)  # the last was not foreseen
         np.testing.assert_allclose(view.get_ppl(TEXTS), single.get_ppl(TEXTS), rtol=1e-5)
 
 
 def test_a_table_reads_each_prompt_once(clean, monkeypatch):
-    table = clean.table(modulation_columns("0:2:0.5"), batch_size=2)
+    table = clean.table(columns_of(noise_std="0:2:0.5"), batch_size=2)
     batches = []
     score = table.engine.score
     monkeypatch.setattr(
@@ -274,7 +278,7 @@ def test_samples_of_a_repeated_prompt_differ(tiny_checkpoint):
         tiny_checkpoint,
         generation_kwargs={"do_sample": True, "temperature": 2.0},
     )
-    columns = modulation_columns([0, 1])
+    columns = columns_of(noise_std=[0, 1])
 
     def texts() -> list[list[str]]:
         table = model.table(columns)

@@ -16,7 +16,6 @@ pytest.importorskip("opencompass")
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
-from aim_plugins.engines.engine import modulation_columns
 from aim_plugins.harnesses.opencompass import (
     HuggingFaceAcTChatModel,
     HuggingFaceAcTModel,
@@ -24,7 +23,9 @@ from aim_plugins.harnesses.opencompass import (
     HuggingFaceNoiseModel,
 )
 from aim_plugins.harnesses.opencompass.config.modulations import split_modulation
+from aim_plugins.modulation.columns import columns_of
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
+from aim_plugins.transport.change import Transport
 
 TEXTS = ["the capital of France is Paris", "the", "Question : the capital of Germany is Berlin ."]
 SUPPORT = 0.3
@@ -150,6 +151,16 @@ def test_the_support_matters(tiny_checkpoint, transport, bounded):
     assert np.abs(free - kept)[0] > 1e-2
 
 
+def test_each_class_takes_the_arguments_of_every_change(tiny_checkpoint, transport):
+    """The classes for transports are those for noise under a second name."""
+    both = {"transport": str(transport), "strength": 0.5, "noise_std": 2.0, "noise_seed": 7}
+    ours, theirs = (
+        load(model_class, tiny_checkpoint, **both)
+        for model_class in (HuggingFaceNoiseModel, HuggingFaceAcTModel)
+    )
+    assert list(ours.get_ppl(TEXTS)) == list(theirs.get_ppl(TEXTS))
+
+
 def test_an_entry_without_a_strength_applies_the_maps_as_learned(tiny_checkpoint, transport):
     default = load(HuggingFaceAcTModel, tiny_checkpoint, transport=str(transport))
     whole = steered(tiny_checkpoint, transport, 1.0)
@@ -256,7 +267,7 @@ def test_settings_may_stand_in_generation_kwargs(tiny_checkpoint, transport):
 def test_a_table_of_strengths_gives_what_single_models_give(tiny_checkpoint, transport):
     """Recorded first, computed in batches of another size, and asked without recording."""
     model = steered(tiny_checkpoint, transport, 0.0)
-    columns = modulation_columns(strength="0:1:0.25", transport=model.modulation.transport)
+    columns = columns_of(strength="0:1:0.25", transport=str(transport))
     table = model.table(columns, batch_size=2)
     with table.recording():
         view = model.under(table, 0)
@@ -266,7 +277,7 @@ def test_a_table_of_strengths_gives_what_single_models_give(tiny_checkpoint, tra
     texts = []
     for index, column in enumerate(columns):
         view = model.under(table, index)
-        single = steered(tiny_checkpoint, transport, column.transport_strength)
+        single = steered(tiny_checkpoint, transport, column.strength_of(Transport))
         texts.append(view.generate(TEXTS, 8))  # the last was not foreseen
         assert texts[-1] == single.generate(TEXTS, 8)
         np.testing.assert_allclose(view.get_ppl(TEXTS), single.get_ppl(TEXTS), rtol=1e-5)
@@ -278,16 +289,18 @@ def test_a_refit_while_a_run_goes_on_is_noticed(make_transport, tiny_checkpoint,
     folder = make_transport(tmp_path / "transport", tiny_checkpoint)
     model = steered(tiny_checkpoint, folder, 0.5)
     make_transport(folder, tiny_checkpoint, seed=1)
-    column = split_modulation({"transport": str(folder), "strength": 0.5}).modulation
+    column = split_modulation({"transport": str(folder), "strength": 0.5}).column
     with pytest.raises(ValueError, match="fitted anew after it was loaded"):
         model.table([column])
-    assert model.table([model.modulation]).columns == [model.modulation]
+    assert model.table([model.column]).columns == [model.column]
 
 
 def test_logits_are_not_read_past_the_transport(tiny_checkpoint, transport):
     ids = torch.tensor([[1, 2, 3]])
     assert steered(tiny_checkpoint, transport, 0.0).model(ids).logits.shape[1] == 3
-    with pytest.raises(NotImplementedError, match=r"strength=0\.5: this inferencer reads"):
+    with pytest.raises(
+        NotImplementedError, match=r"strength=0\.5, noise_seed=0: this inferencer reads"
+    ):
         steered(tiny_checkpoint, transport, 0.5).model(ids)
 
 
@@ -312,10 +325,8 @@ def test_a_transport_of_another_model_is_refused_after_loading(
 @pytest.mark.parametrize(
     ("model_class", "settings", "message"),
     [
-        (HuggingFaceNoiseModel, {"transport": "T"}, "not for HuggingFaceNoiseModel.*AcTModel"),
-        (HuggingFaceNoiseChatModel, {"transport": "T"}, "write type=HuggingFaceAcTChatModel"),
-        (HuggingFaceAcTModel, {}, "transport is missing.*type=HuggingFaceNoiseModel"),
-        (HuggingFaceAcTModel, {"strength": 0.5}, r"strength=0\.5 has no transport"),
+        (HuggingFaceAcTModel, {}, "transport= is missing: name the folder"),
+        (HuggingFaceNoiseModel, {"strength": 0.5}, r"strength=0\.5 has no transport"),
         (HuggingFaceAcTModel, {"transport": "T", "strenght": 0.5}, "did you mean strength"),
         (HuggingFaceAcTModel, {"transport": "T", "strength": [0, 1]}, "one entry has one strength"),
     ],

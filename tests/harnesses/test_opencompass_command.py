@@ -12,14 +12,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("opencompass")
 
 from mmengine.config import Config
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.cli import main
 from aim_plugins.harnesses.opencompass import command
 from aim_plugins.harnesses.opencompass.run.missing import MissingCell, describe_missing, last_error
+from aim_plugins.modulation import columns
+from aim_plugins.sweep.front import TABLE
+from aim_plugins.sweep.table import read_table
 
 MODEL = "aim_plugins.harnesses.opencompass.HuggingFaceNoiseModel"
 CUSTOM = "opencompass.datasets.custom.CustomDataset"
@@ -414,39 +419,107 @@ def test_many_cells_of_one_cause_are_one_line(tmp_path):
     assert lines[3].strip() == "FileNotFoundError: no such file"
 
 
+TOY = """
+from dataclasses import dataclass
+from aim_plugins.core.strengths import Axis
+from aim_plugins.modulation.columns import Change
+
+@dataclass(frozen=True)
+class Temperature(Change):
+    name = "temperature"
+    axis = Axis("temperature", "τ", "temperature", low=0.01)
+    acts_on = "logits"
+    arguments = {"logit_temperature": "what logits are divided by"}
+    neutral = 1.0
+    strength: float
+
+    def modulate(self, logits, keys, scratch):
+        return logits / self.strength
+"""
+
+
+@pytest.fixture
+def installed_kind(tmp_path, monkeypatch):
+    """A package with a kind of change of its own, for this process and all it starts."""
+    folder = tmp_path / "site"
+    (folder / "toy-1.dist-info").mkdir(parents=True)
+    (folder / "toy.py").write_text(TOY, encoding="utf-8")
+    (folder / "toy-1.dist-info" / "METADATA").write_text("Name: toy\nVersion: 1\n")
+    (folder / "toy-1.dist-info" / "entry_points.txt").write_text(
+        f"[{columns.ENTRY_POINTS}]\ntemperature = toy:Temperature\n"
+    )
+    paths = filter(None, [str(folder), os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.syspath_prepend(folder)
+    known = dict(columns._kinds)
+    columns._load_entry_points.cache_clear()
+    yield
+    columns._kinds.clear()
+    columns._kinds.update(known)
+    sys.modules.pop("toy", None)
+
+
+def perplexity_by_hand(checkpoint: Path, prompt: str, temperature: float) -> float:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(checkpoint)(prompt, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        law = (model(ids).logits[0, :-1].double() / temperature).log_softmax(-1)
+    return -float(law[torch.arange(len(law)), ids[0, 1:]].sum()) / ids.shape[1]
+
+
 @pytest.mark.slow
-def test_a_broken_data_set_fails_the_run_and_mending_it_completes_it(
-    tiny_checkpoint, tmp_path, monkeypatch, capfd
+def test_a_broken_data_set_fails_a_grid_and_mending_it_completes_it(
+    tiny_checkpoint, make_transport, opencompass_data, installed_kind, tmp_path, monkeypatch, capfd
 ):
+    """A sweep of noise and transport by the stock command, at a temperature of a user's package."""
     monkeypatch.chdir(tmp_path)
+    make_transport(tmp_path / "transport", tiny_checkpoint)
     question = json.dumps({"question": "Paris is the capital of", "answer": "France"}) + "\n"
-    (tmp_path / "sound.jsonl").write_text(question * 3)
     # The first line, which OpenCompass reads beforehand, is sound.
     (tmp_path / "broken.jsonl").write_text(question + "{\n")
     config = tmp_path / "config.py"
     config.write_text(
         "from mmengine.config import read_base\n"
-        "from aim_plugins.harnesses.opencompass import HuggingFaceNoiseModel\n"
+        "from aim_plugins.harnesses.opencompass import HuggingFaceAcTModel\n"
         "with read_base():\n"
         "    from aim_plugins.harnesses.opencompass.sweep import infer, eval, summarizer\n"
-        f"models = [dict(type=HuggingFaceNoiseModel, path={str(tiny_checkpoint)!r},\n"
-        "    abbr=f'tiny-noise{x}', generation_kwargs=dict(noise_std=x), max_out_len=4,\n"
-        "    batch_size=4, run_cfg=dict(num_gpus=0)) for x in (0, 1)]\n"
-        "datasets = [dict(abbr=name, path=name + '.jsonl') for name in ('sound', 'broken')]\n"
+        f"models = [dict(type=HuggingFaceAcTModel, path={str(tiny_checkpoint)!r},\n"
+        "    model_kwargs=dict(torch_dtype='torch.float32', device_map='cpu'),\n"
+        "    abbr=f'tiny-noise{x}-act{y / 2}', noise_std=x, strength=y / 2,\n"
+        "    transport='transport', generation_kwargs=dict(logit_temperature=2.0),\n"
+        "    max_out_len=4, batch_size=4, run_cfg=dict(num_gpus=0))\n"
+        "    for x in (0, 1) for y in range(3)]\n"
+        f"datasets = [{opencompass_data[0]!r}, dict(abbr='broken', path='broken.jsonl')]\n"
         "work_dir = 'out'\n"
     )
     assert sweep(config) == 1
     said = capfd.readouterr().err
     run = only_run(tmp_path)
-    assert "2 entries (tiny-noise0, tiny-noise1) x broken: infer failed, see out/" in said
+    assert (
+        "6 entries (tiny-noise0-act0.0, tiny-noise0-act0.5, tiny-noise0-act1.0, ...) x broken: "
+        "infer failed, see out/" in said
+    )
     assert "JSONDecodeError" in said
-    assert (run / "results" / "tiny-noise1" / "sound.json").exists()
+    assert (run / "results" / "tiny-noise1-act1.0" / "choice.json").exists()
 
     (tmp_path / "broken.jsonl").write_text(question * 2)
     assert sweep(config, "-r", run.name) == DONE
     assert f"report: out/{run.name}/summary/sweep/tiny/report.html" in capfd.readouterr().out
-    assert len(json.loads((run / "predictions" / "tiny-noise1" / "broken.json").read_text())) == 2
-    manifest = json.loads((run / "summary" / "sweep" / "tiny" / "manifest.json").read_text())
+    predictions = run / "predictions"
+    assert len(json.loads((predictions / "tiny-noise1-act1.0" / "broken.json").read_text())) == 2
+    folder = run / "summary" / "sweep" / "tiny"
+    manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["command"][:4] == ["aim-plugins", "sweep", "opencompass", str(config)]
     dumped = sorted((run / "configs").iterdir(), key=lambda path: path.stat().st_mtime)[-1]
-    assert [data["abbr"] for data in Config.fromfile(dumped).datasets] == ["sound", "broken"]
+    names = ["choice", "broken"]
+    assert [data["abbr"] for data in Config.fromfile(dumped).datasets] == names
+
+    places = {(row.task, row.strength, row.second_strength) for row in read_table(folder / TABLE)}
+    assert places == {(name, x, y) for name in names for x in (0, 1) for y in (0, 0.5, 1)}
+    assert "transport strength λ" in (folder / "report.html").read_text(encoding="utf-8")
+    assert (folder / "curves" / "choice-accuracy.png").exists()
+    assert manifest["arguments"]["logit_temperature"] == [2.0]
+    answers = json.loads((predictions / "tiny-noise0-act0.0" / "choice.json").read_text())
+    answer = answers["0"]["label: A"]
+    by_hand = perplexity_by_hand(tiny_checkpoint, answer["prompt"], 2.0)
+    assert answer["PPL"] == pytest.approx(by_hand, rel=1e-5)

@@ -12,7 +12,6 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from opencompass.datasets.custom import make_custom_dataset_config
 
-from aim_plugins.engines.engine import Modulation
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.command import COMMAND_VARIABLE
 from aim_plugins.harnesses.opencompass.config.entries import sweep_groups
@@ -20,6 +19,8 @@ from aim_plugins.harnesses.opencompass.results.summarizer import SweepSummarizer
 from aim_plugins.harnesses.opencompass.results.table import split_sweeps
 from aim_plugins.harnesses.opencompass.results.texts import documents_shown, sample_texts
 from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
+from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.sweep.table import pool_draws, read_table
 
 
@@ -403,7 +404,7 @@ def test_draws_of_every_strength_are_numbered_by_one_order_of_seeds(run):
     for std, seed in ((0.0, 5), (0.5, 7), (0.5, 6), (1.0, 6), (1.0, 7), (1.0, 5)):
         run.add_entry(std, seed)
     ((sweep,),) = map(split_sweeps, sweep_groups(run.entries))
-    numbers = {(column.std, column.seed): draw for _, column, draw in sweep.entries()}
+    numbers = {(*sweep.strengths(column), column.seed): draw for _, column, draw in sweep.entries()}
     # Seeds appear in the order 5, 7, 6.
     assert [numbers[1.0, seed] for seed in (5, 7, 6)] == [0, 1, 2]
     assert [numbers[0.5, seed] for seed in (7, 6)] == [0, 1]
@@ -447,8 +448,11 @@ def test_each_noise_mean_is_a_sweep_that_starts_at_the_same_model(run):
     (group,) = sweep_groups(run.entries)
     sweeps = {sweep.name: sweep.columns for sweep in split_sweeps(group)}
     assert sweeps == {
-        "tiny-mean=0": (Modulation(), Modulation(0.5)),
-        "tiny-mean=1": (Modulation(), Modulation(0.5, 1.0)),
+        f"tiny-mean={mean:g}": (
+            Column((GaussianNoise(0.0),)),
+            Column((GaussianNoise(0.5, mean),)),
+        )
+        for mean in (0.0, 1.0)
     }
 
 
@@ -533,7 +537,7 @@ def test_summarising_again_changes_nothing_and_forgets_no_command(run, monkeypat
     monkeypatch.setattr("sys.argv", ["/bin/opencompass", "config.py", "-m", "viz", "-r"])
     monkeypatch.setattr(
         "aim_plugins.harnesses.opencompass.results.manifest.new_manifest",
-        lambda arguments, versions: {
+        lambda *_: {
             **json.loads(files[run.sweep() / "manifest.json"]),
             "created": "later",
         },

@@ -21,7 +21,6 @@ pytest.importorskip("opencompass")
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from aim_plugins.engines.engine import Modulation, modulation_columns
 from aim_plugins.harnesses.opencompass import (
     HuggingFaceAcTChatModel,
     HuggingFaceAcTModel,
@@ -31,6 +30,7 @@ from aim_plugins.harnesses.opencompass import (
     VLLMNoiseModel,
 )
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.columns import Column, columns_of
 from aim_plugins.sweep.table import read_table
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 
@@ -171,7 +171,7 @@ def agree_on_scores(ours: Any, theirs: Any) -> None:
     )
 
 
-def views(model: Any, columns: tuple[Modulation, ...]) -> list[Any]:
+def views(model: Any, columns: tuple[...]) -> list[Any]:
     table = model.table(columns, batch_size=3)
     return [model.under(table, index) for index in range(len(columns))]
 
@@ -182,7 +182,7 @@ def test_scores_and_texts_of_an_entry_with_noise_are_those_of_transformers(noisy
 
 
 def test_a_table_of_noise_is_that_of_transformers(noisy):
-    columns = modulation_columns([0, 1, 4], noise_mean=0.25, noise_seed=5, noise_draws=2)
+    columns = columns_of(noise_std=[0, 1, 4], noise_mean=0.25, noise_seed=5, noise_draws=2)
     texts = set()
     for ours, theirs in zip(views(noisy.ours, columns), views(noisy.theirs, columns), strict=True):
         agree_on_scores(ours, theirs)
@@ -203,8 +203,7 @@ def test_stop_words_end_texts_as_with_transformers(noisy):
 
 def test_scores_and_texts_of_every_strength_are_those_of_transformers(steered, transport):
     agree_on_scores(steered.ours, steered.theirs)
-    print_ = LearnedTransport.load(transport).fingerprint
-    columns = modulation_columns(0.4, strength=[0.0, 0.5, 1.0, -0.3], transport=print_)
+    columns = columns_of(noise_std=0.4, strength=[0.0, 0.5, 1.0, -0.3], transport=str(transport))
     texts = set()
     pairs = zip(views(steered.ours, columns), views(steered.theirs, columns), strict=True)
     for ours, theirs in pairs:
@@ -216,8 +215,7 @@ def test_scores_and_texts_of_every_strength_are_those_of_transformers(steered, t
 
 def test_chats_are_those_of_transformers(chatting, transport):
     assert chatting.ours.stop_words == chatting.theirs.stop_words
-    print_ = LearnedTransport.load(transport).fingerprint
-    columns = modulation_columns([0.0, 2.0], strength=0.5, transport=print_)
+    columns = columns_of(noise_std=[0.0, 2.0], strength=0.5, transport=str(transport))
     texts = [chatting.ours.generate(CHAT, 16)]
     assert texts[0] == chatting.theirs.generate(CHAT, 16)
     pairs = zip(views(chatting.ours, columns), views(chatting.theirs, columns), strict=True)
@@ -234,13 +232,11 @@ def test_chats_are_those_of_transformers(chatting, transport):
         ({"model_kwargs": {"torch_dtype": "torch.float32", "dtype": "half"}}, "disagree"),
         ({"peft_path": "adapter"}, "peft_path='adapter' is not for VLLMNoiseModel"),
         ({"lora_path": "adapter"}, "lora_path='adapter' is not for VLLMNoiseModel"),
-        ({"transport": "DIR", "strength": 1.0}, "write type=VLLMAcTModel"),
     ],
 )
 def test_settings_that_vllm_cannot_take_are_refused_before_it_starts(
-    small_checkpoint: Path, transport: Path, settings: dict, message: str
+    small_checkpoint: Path, settings: dict, message: str
 ):
-    settings = {name: str(transport) if x == "DIR" else x for name, x in settings.items()}
     with pytest.raises(ValueError, match=message):
         VLLMNoiseModel(path=str(small_checkpoint), **settings)
 
@@ -266,7 +262,7 @@ def test_prompts_leave_room_for_the_token_that_vllm_decodes(
 
 
 def test_logits_are_not_shown(noisy: SimpleNamespace):
-    (plain,) = views(noisy.ours, (Modulation(),))
+    (plain,) = views(noisy.ours, (Column(),))
     with pytest.raises(NotImplementedError, match="which LLM does not show"):
         plain.model(torch.tensor([[1, 2, 3]]))
 

@@ -2,9 +2,9 @@
 
 OpenCompass takes any file under an entry's `abbr` for finished, whatever it was computed from. Here
 a finished file has a note beside it (`<data set>.cell.json`), written last, with a fingerprint of
-all that shaped it: a changed strength, transport, prompt, data file or weight file makes the cell
-missing again, and so does a file that a killed process left half written. The note of a cell that
-was only begun tells whether OpenCompass may resume it.
+all that shaped it: a changed modulation, prompt, data file or weight file makes the cell missing
+again, and so does a file that a killed process left half written. The note of a cell that was only
+begun tells whether OpenCompass may resume it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Entry:
         settings = canonical(unlabelled(split.rest))
         for key in _OUTSIDE_PREDICTIONS:
             settings.pop(key, None)
-        return fingerprint([settings, split.modulation.fingerprint, model_content(settings)])
+        return fingerprint([settings, split.column.fingerprint, model_content(settings)])
 
     @cached_property
     def results(self) -> str:

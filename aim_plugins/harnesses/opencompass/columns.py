@@ -1,4 +1,4 @@
-"""What OpenCompass models with noise or transports share, whatever runs their weights.
+"""What OpenCompass models under modulations share, whatever runs their weights.
 
 OpenCompass's own classes build prompts, tokenise, stop and decode. `ColumnAnswers` takes their
 place where the model is asked: one engine answers under many modulations, and each view of the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,39 +18,27 @@ from numpy.typing import NDArray
 from transformers import AutoConfig
 
 from aim_plugins.core.devices import model_window
-from aim_plugins.engines.engine import Engine, Journal, Modulation, ScoreRow
-from aim_plugins.harnesses.opencompass.config.modulations import (
-    SplitSettings,
-    refuse_misplaced,
-    split_modulation,
-    warn_outside,
-)
+from aim_plugins.engines.engine import Engine, Journal, ScoreRow
+from aim_plugins.harnesses.opencompass.config.modulations import split_modulation
 from aim_plugins.harnesses.opencompass.run.replay import AnswerTable, ColumnModel, NoJournal, Span
-from aim_plugins.modulation.activations import ActivationMaps
-
-
-class TransportingEngine(Engine, Protocol):
-    """An engine with maps of activations.
-
-    Attributes:
-        transport: The maps for columns with a `transport_strength`, if any.
-    """
-
-    transport: ActivationMaps | None
+from aim_plugins.modulation.columns import Column
 
 
 class ColumnAnswers(abc.ABC):
     """Lets an OpenCompass model answer from a table of columns; the other base decodes.
 
+    Attributes:
+        required: Arguments of modulations without which the class makes no sense.
+        column: The modulation it answers under.
+
     Raises:
-        ValueError: If a setting of the modulation is unknown, malformed, or given for several
-            strengths, or the transport was learned on another model.
-        FileNotFoundError: If there is no such transport.
+        ValueError: If an argument of the modulation is misspelt, malformed, missing, or given for
+            several strengths, or something was learned on another model.
+        FileNotFoundError: If an argument names files that are not there.
     """
 
-    takes_transport: ClassVar[bool] = False
-    """Whether the class is one for transports."""
-
+    required: ClassVar[Sequence[str]] = ()
+    column: Column
     path: str
     tokenizer: Any
     model: Any
@@ -67,10 +55,9 @@ class ColumnAnswers(abc.ABC):
         tokenizer_only: bool = False,
         **settings: Any,
     ) -> None:
-        split = split_modulation({"generation_kwargs": dict(generation_kwargs or {}), **settings})
-        refuse_misplaced(type(self).__name__, split, takes_transport=self.takes_transport)
-        self.modulation = split.modulation
-        self._split = split  # what loads the model may need its transport
+        given = {"generation_kwargs": dict(generation_kwargs or {}), **settings}
+        split = split_modulation(given, self.required)
+        self.column = split.column
         # OpenCompass trusts remote code unless told otherwise.
         model_kwargs = {"trust_remote_code": False, **(model_kwargs or {})}
         tokenizer_kwargs = {"trust_remote_code": False, **(tokenizer_kwargs or {})}
@@ -84,12 +71,12 @@ class ColumnAnswers(abc.ABC):
         )
         if not tokenizer_only:
             self._causal_model = self.model
-            self._engine = self._make_engine(split)
-            self._answer_from(self.table((self.modulation,)), 0)
+            self._engine = self._make_engine()
+            self._answer_from(self.table((self.column,)), 0)
 
     @abc.abstractmethod
-    def _make_engine(self, split: SplitSettings) -> TransportingEngine:
-        """Runs the loaded model, with the transport of the entry."""
+    def _make_engine(self) -> Engine:
+        """Runs the loaded model, which the modulation has to fit."""
 
     @property
     def _device(self) -> torch.device:
@@ -114,7 +101,7 @@ class ColumnAnswers(abc.ABC):
 
     def table(
         self,
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
         *,
         batch_size: int = 1,
         name: str = "OpenCompass",
@@ -129,31 +116,28 @@ class ColumnAnswers(abc.ABC):
             journal: Keeps finished batches, so that an interrupted run goes on where it was.
 
         Raises:
-            ValueError: If a column is of another transport than the model has loaded.
+            ValueError: If what a column has learned is not what the model was loaded with.
         """
-        warn_outside(columns)
-        self._refuse_other_transports(columns)
+        loaded = {change.fingerprint for change in self.column.changes}
+        for change in {change for column in columns for change in column.forward}:
+            if change.fingerprint and change.fingerprint not in loaded:
+                raise ValueError(
+                    f"the {change.name} was fitted anew after it was loaded: run the config again "
+                    "with -r"
+                )
         self._engine.journal = journal or NoJournal()
         return AnswerTable(self._engine, columns, batch_size, name, device=self._device)
-
-    def _refuse_other_transports(self, columns: Sequence[Modulation]) -> None:
-        maps = self._engine.transport
-        loaded = maps.fingerprint if maps else ""
-        if any(column.transport not in ("", loaded) for column in columns):
-            raise ValueError(
-                "the transport was fitted anew after it was loaded: run the config again with -r"
-            )
 
     def under(self, table: AnswerTable, column: int) -> Any:
         """A view of this model that answers from one column of a table; the weights are shared."""
         view = copy.copy(self)
-        view.modulation = table.columns[column]
+        view.column = table.columns[column]
         view._answer_from(table, column)
         return view
 
     def _answer_from(self, table: AnswerTable, column: int) -> None:
         self._table = table
-        self._column = column
+        self._index = column
         self.model = ColumnModel(self._causal_model, table, column)
 
     def get_token_len(self, prompt: str, *args: Any, **kwargs: Any) -> int:
@@ -265,7 +249,7 @@ class TextScores(ColumnAnswers):
         # A prompt of one token has nothing to score.
         return np.array(
             [
-                by_span[span].log_likelihoods[self._column] if span in by_span else 0.0
+                by_span[span].log_likelihoods[self._index] if span in by_span else 0.0
                 for span in spans
             ]
         )

@@ -4,8 +4,8 @@
     with read_base():
         from aim_plugins.harnesses.opencompass.sweep import infer, eval, summarizer
 
-Entries of `models` that differ in `abbr`, noise and strength alone become one task, for inference
-and for evaluation. Folders, `-r`, `--debug` and `-m` stay as they are. With several GPUs each
+Entries of `models` that differ in `abbr` and modulation alone become one task, for inference and
+for evaluation. Folders, `-r`, `--debug` and `-m` stay as they are. With several GPUs each
 model's data sets are split; set `infer["partitioner"]["num_worker"]` where the GPUs are on other
 machines.
 """

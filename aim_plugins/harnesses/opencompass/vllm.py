@@ -19,7 +19,6 @@ Source: arXiv 2603.12755, utility modulation; arXiv 2410.23054, eq. 4.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +26,11 @@ from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
 from opencompass.registry import MODELS
 from transformers import AutoConfig
 
-from aim_plugins.engines.engine import Journal, Modulation
+from aim_plugins.engines.engine import Journal
 from aim_plugins.engines.vllm.versions import require_supported
 from aim_plugins.harnesses.opencompass.columns import ColumnAnswers, TextScores
-from aim_plugins.harnesses.opencompass.config.modulations import SplitSettings, read_transport
 from aim_plugins.harnesses.opencompass.run.replay import AnswerTable
-from aim_plugins.transport.artifact import tokenizer_sha256
+from aim_plugins.modulation.columns import Column
 
 if TYPE_CHECKING:
     from aim_plugins.engines.vllm.engine import VLLMEngine
@@ -72,19 +70,12 @@ class _RunByVLLM(ColumnAnswers):
         from vllm import LLM
 
         from aim_plugins.engines.vllm.arguments import llm_arguments
-        from aim_plugins.engines.vllm.checkpoint import check_checkpoint
 
         arguments = _engine_arguments(path, kwargs)
-        split = self._split
-        if split.folder:
-            self._warn_of_other_tokenizer(split.folder)
-            folder = os.path.expanduser(split.folder)
-            if not split.force:
-                check_checkpoint(path, read_transport(folder), revision=arguments.get("revision"))
-            arguments |= {"transport": folder, "force_transport": split.force}
-        self.model = LLM(path, tokenizer=self._tokenizer_path, **llm_arguments(**arguments))
+        arguments = llm_arguments(path, [self.column], **arguments)
+        self.model = LLM(path, tokenizer=self._tokenizer_path, **arguments)
 
-    def _make_engine(self, split: SplitSettings) -> VLLMEngine:
+    def _make_engine(self) -> VLLMEngine:
         from aim_plugins.engines.vllm.engine import VLLMEngine
 
         engine = VLLMEngine(self.model)
@@ -105,7 +96,7 @@ class _RunByVLLM(ColumnAnswers):
 
     def table(
         self,
-        columns: Sequence[Modulation],
+        columns: Sequence[Column],
         *,
         batch_size: int = 0,
         name: str = "OpenCompass",
@@ -120,14 +111,9 @@ class _RunByVLLM(ColumnAnswers):
             journal: Keeps finished batches, so that an interrupted run goes on where it was.
 
         Raises:
-            ValueError: If a column is of another transport than the model has loaded.
+            ValueError: If what a column has learned is not what the model was loaded with.
         """
         return super().table(columns, batch_size=0, name=name, journal=journal)
-
-    def _warn_of_other_tokenizer(self, folder: str) -> None:
-        known = read_transport(folder).metadata.tokenizer_sha256
-        if known and tokenizer_sha256(self.tokenizer) != known:
-            self.logger.warning(f"transport={folder!r} was fitted with another tokenizer")
 
 
 def _engine_arguments(path: str, model_kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -156,22 +142,19 @@ def _engine_arguments(path: str, model_kwargs: dict[str, Any]) -> dict[str, Any]
 
 @MODELS.register_module()
 class VLLMNoiseModel(_RunByVLLM, TextScores, HuggingFaceBaseModel):
-    """A base model of vLLM with Gaussian noise on its logits.
+    """A base model of vLLM under any modulation that vLLM carries out.
 
     Args:
         path: A folder or hub name.
-        noise_std: Standard deviation of the noise in logit units; 0 is the unmodulated model.
-        noise_seed: Seed of the noise.
-        noise_mean: Mean of the noise in logit units.
-        generation_kwargs: As for `HuggingFaceNoiseModel`, without beams and penalties; the noise's
-            may stand here instead.
+        generation_kwargs: As for `HuggingFaceNoiseModel`, without beams and penalties.
         max_seq_len: Longest prompt in tokens; by default one less than the `max_model_len` of
             `model_kwargs` or the model's window, into which prompt and answer have to fit.
         model_kwargs: Arguments of `vllm.LLM`, such as `tensor_parallel_size`,
             `gpu_memory_utilization` and `max_model_len`; `torch_dtype` stands for its `dtype`, and
             `trust_remote_code` is False unless given.
         **settings: Every other argument of `HuggingFaceNoiseModel` but adapters. In a sweep
-            `batch_size` is without effect, since vLLM queues all prompts.
+            `batch_size` is without effect, since vLLM queues all prompts. vLLM fuses some modules:
+            a transport has to be one of norms, `o_proj`, `down_proj`, blocks or layers.
 
     Raises:
         ImportError: If vLLM is missing or too old.
@@ -180,16 +163,11 @@ class VLLMNoiseModel(_RunByVLLM, TextScores, HuggingFaceBaseModel):
 
 @MODELS.register_module()
 class VLLMNoiseChatModel(_RunByVLLM, HuggingFacewithChatTemplate):
-    """A chat model of vLLM with Gaussian noise on its logits; prompts take its template.
+    """A chat model of vLLM under any modulation; prompts take its template.
 
     Args:
-        path: A folder or hub name.
-        noise_std: Standard deviation of the noise in logit units; 0 is the unmodulated model.
-        noise_seed: Seed of the noise.
-        noise_mean: Mean of the noise in logit units.
-        model_kwargs: Arguments of `vllm.LLM`, as for `VLLMNoiseModel`.
-        **settings: Every other argument of `HuggingFaceNoiseChatModel` but adapters, as for
-            `VLLMNoiseModel`.
+        **settings: As of `VLLMNoiseModel`, and every other argument of `HuggingFaceNoiseChatModel`
+            but adapters.
 
     Raises:
         ImportError: If vLLM is missing or too old.
@@ -198,36 +176,13 @@ class VLLMNoiseChatModel(_RunByVLLM, HuggingFacewithChatTemplate):
 
 @MODELS.register_module()
 class VLLMAcTModel(VLLMNoiseModel):
-    """A base model of vLLM whose activations are transported (AcT).
+    """The same class under a name that asks for a transport of activations (AcT)."""
 
-    Args:
-        path: A folder or hub name.
-        transport: Folder of a transport that was learned on this model. vLLM fuses some modules:
-            the transport has to be one of norms, `o_proj`, `down_proj`, blocks or layers.
-        strength: Strength λ of the transport; 0 is the unmodulated model, 1 the maps as learned.
-        force_transport: Runs the maps on other weights than they were learned on, with a warning.
-        **settings: Every argument of `VLLMNoiseModel`, its noise among them.
-
-    Raises:
-        ImportError: If vLLM is missing or too old.
-    """
-
-    takes_transport = True
+    required = ("transport",)
 
 
 @MODELS.register_module()
 class VLLMAcTChatModel(VLLMNoiseChatModel):
-    """A chat model of vLLM whose activations are transported; prompts take its template.
+    """The same class under a name that asks for a transport of activations (AcT)."""
 
-    Args:
-        path: A folder or hub name.
-        transport: Folder of a transport that was learned on this model, as for `VLLMAcTModel`.
-        strength: Strength λ of the transport; 0 is the unmodulated model, 1 the maps as learned.
-        force_transport: Runs the maps on other weights than they were learned on, with a warning.
-        **settings: Every argument of `VLLMNoiseChatModel`, its noise among them.
-
-    Raises:
-        ImportError: If vLLM is missing or too old.
-    """
-
-    takes_transport = True
+    required = ("transport",)

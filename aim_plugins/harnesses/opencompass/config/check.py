@@ -21,7 +21,6 @@ from aim_plugins.harnesses.opencompass.config.entries import (
     entry_abbr,
     sweep_groups,
 )
-from aim_plugins.harnesses.opencompass.config.modulations import warn_outside
 
 _MODEL_FOLDERS = ("path", "tokenizer_path", "peft_path")
 _CUSTOM_DATASETS = {"CustomDataset", "CircularCustomDataset", "CodeCustomDataset"}
@@ -36,15 +35,14 @@ def check_config(cfg: Mapping[str, Any], *, runs_here: bool = True) -> None:
             line names or not at all.
 
     Raises:
-        ValueError: If two entries share an abbr or a strength, two data sets share an abbr, the
-            files of a transport are damaged, a model is asked for several answers, or needs more
-            GPUs than the tasks will see.
-        FileNotFoundError: If a local model folder, the folder of a transport, or the file of a
+        ValueError: If an entry's modulation is invalid, two entries share an abbr or a strength,
+            two data sets share an abbr, a model is asked for several answers, or needs more GPUs
+            than the tasks will see.
+        FileNotFoundError: If a local model folder, a file that a modulation names, or the file of a
             custom data set does not exist.
     """
     models = cfg.get("models") or []
-    for group in sweep_groups(models):
-        warn_outside(group.columns)
+    sweep_groups(models)
     for model in models:
         _check_model_folders(model)
         _check_answers(model)

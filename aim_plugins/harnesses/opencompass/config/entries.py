@@ -1,12 +1,13 @@
 """The model entries of an OpenCompass config, read as the columns of sweeps.
 
 A config names every strength as a model entry of its own, because OpenCompass files everything
-under an entry's `abbr`. Entries that differ in nothing but `abbr`, noise and strength are one
-sweep: they share one load of the model and one transport.
+under an entry's `abbr`. Entries that differ in nothing but `abbr` and their modulation are one
+sweep: they share one load of the model, and one transport or whatever else was learned on it.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import json
@@ -24,15 +25,13 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from opencompass.utils import dataset_abbr_from_cfg, model_abbr_from_cfg
 
 from aim_plugins.core.files import safe_name
-from aim_plugins.engines.engine import Modulation
 from aim_plugins.harnesses.opencompass.config.modulations import (
-    NOISE_KEYS,
     SplitSettings,
     describe,
     items,
-    refuse_misplaced,
     split_modulation,
 )
+from aim_plugins.modulation.columns import Column
 
 LABEL_KEYS = ("abbr", "summarizer_abbr")
 """Settings that only name an entry."""
@@ -52,17 +51,31 @@ class SweepGroup:
 
     name: str
     entries: tuple[ConfigDict, ...]
-    columns: tuple[Modulation, ...]
+    columns: tuple[Column, ...]
 
 
 def split_entry(entry: Mapping[str, Any]) -> SplitSettings:
-    """Reads the modulation of a model entry, as `split_modulation` does, by the entry's class."""
-    ours = "type" not in dict(items(entry)) or answers_columns(entry)
-    return split_modulation(entry, transports=ours)
+    """Reads the modulation of a model entry, as `split_modulation` does, by the entry's class.
+
+    Other people's classes may mean something else by our arguments: where these are no modulation,
+    they are the class's own.
+    """
+    try:
+        return split_modulation(entry, getattr(_target_of(entry), "required", ()))
+    except (ValueError, FileNotFoundError):
+        if "type" not in dict(items(entry)) or answers_columns(entry):
+            raise
+        return SplitSettings(Column(), {}, copy.deepcopy(dict(items(entry))))
+
+
+def shared_settings(split: SplitSettings) -> str:
+    """What all entries of a sweep have in common, as JSON: the load, and what was learned on it."""
+    learned = [[one.name, one.fingerprint] for one in split.column.changes if one.fingerprint]
+    return json.dumps([canonical(unlabelled(split.rest)), learned], sort_keys=True)
 
 
 def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
-    """Sorts model entries into groups that differ in nothing but `abbr`, noise and strength.
+    """Sorts model entries into groups that differ in nothing but `abbr` and their modulation.
 
     Entries with different transports are different groups, and an entry that takes no modulation is
     one of its own: two of one model may be two samples.
@@ -76,9 +89,9 @@ def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
     Raises:
         ValueError: If two entries share an `abbr` (OpenCompass would take the results of one for
             those of the other), are the same modulation of the same model, or are invalid.
-        FileNotFoundError: If there is no such transport as an entry names.
+        FileNotFoundError: If an entry names files that are not there.
     """
-    members: dict[tuple[str, str], dict[Modulation, ConfigDict]] = {}
+    members: dict[tuple[str, str], dict[Column, ConfigDict]] = {}
     abbrs: set[str] = set()
     for model in models:
         entry = model if isinstance(model, ConfigDict) else ConfigDict(model)
@@ -90,14 +103,16 @@ def sweep_groups(models: Sequence[Mapping[str, Any]]) -> list[SweepGroup]:
                 "abbr=f'llama-3-8b-std{round(std, 3)}'"
             )
         abbrs.add(abbr)
-        column, key = _read_entry(entry, abbr)
-        group = members.setdefault((key, "" if _takes_modulation(entry) else abbr), {})
+        try:
+            split = split_entry(entry)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(f"model entry abbr={abbr!r}: {error}") from error
+        column, alone = split.column, not (split.given or answers_columns(entry))
+        group = members.setdefault((shared_settings(split), abbr if alone else ""), {})
         if column in group:
-            what = "noise and transport" if column.transport else "noise"
             raise ValueError(
                 f"the model entries abbr={entry_abbr(group[column])!r} and abbr={abbr!r} are the "
-                f"same model with the same {what} ({describe(column)}): remove one, or change its "
-                f"{'strength' if column.transport else 'noise'}"
+                f"same model with the same {describe(column)}: remove one, or change its strength"
             )
         group[column] = entry
     names: list[str] = []
@@ -195,27 +210,6 @@ def canonical(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         return float(value) if math.isfinite(value) else repr(float(value))
     return _plain_object(value)
-
-
-def _read_entry(entry: ConfigDict, abbr: str) -> tuple[Modulation, str]:
-    """The modulation of an entry, and what all entries of its group share."""
-    try:
-        split = split_entry(entry)
-        if answers_columns(entry):
-            target = _target_of(entry)
-            takes_transport = getattr(target, "takes_transport", False)
-            refuse_misplaced(target.__name__, split, takes_transport=takes_transport)
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"model entry abbr={abbr!r}: {error}") from error
-    column = split.modulation
-    shared = [canonical(unlabelled(split.rest)), column.transport, split.force]
-    return column, json.dumps(shared, sort_keys=True)
-
-
-def _takes_modulation(entry: Mapping[str, Any]) -> bool:
-    settings = dict(items(entry))
-    inner = settings.get("generation_kwargs") or {}
-    return any(key in settings or key in inner for key in NOISE_KEYS) or answers_columns(entry)
 
 
 def unlabelled(settings: Mapping[str, Any]) -> dict[str, Any]:

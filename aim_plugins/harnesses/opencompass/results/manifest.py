@@ -13,10 +13,10 @@ from typing import Any
 from opencompass.utils import dataset_abbr_from_cfg
 
 from aim_plugins.core.identity import fingerprint
-from aim_plugins.engines.engine import by_transport
 from aim_plugins.harnesses.opencompass.command import COMMAND_VARIABLE
 from aim_plugins.harnesses.opencompass.config.entries import canonical, split_entry, unlabelled
 from aim_plugins.harnesses.opencompass.results.table import Sweep
+from aim_plugins.modulation.columns import DRAWS, SEED, describe_columns
 from aim_plugins.sweep.manifest import new_manifest, redact
 
 _PACKAGES = ("aim-plugins", "opencompass", "transformers", "torch")
@@ -37,7 +37,9 @@ def sweep_manifest(
         former: The manifest of an earlier run; where it is of the same sweep, its date is kept.
     """
     manifest = new_manifest(
-        redact(_arguments(sweep, entry, datasets)), {name: version(name) for name in _PACKAGES}
+        redact(_arguments(sweep, entry, datasets)),
+        {name: version(name) for name in _PACKAGES},
+        sweep.axes,
     )
     known = _read_json(former)
     if known.get("arguments") == manifest["arguments"]:
@@ -58,24 +60,17 @@ def _arguments(
     seeds = list(dict.fromkeys(column.seed for column in sweep.columns))
     if seeds == list(range(seeds[0], seeds[0] + 1 + max(sweep.draws))):
         seeds = seeds[:1]  # as lm-eval's sweep counts draws
-    means = dict.fromkeys(column.mean for column in sweep.columns if column.has_noise)
-    arguments = {
+    return {
         "harness": "opencompass",
         "model": settings.pop("type"),
         "model_args": settings,
         "tasks": [dataset_abbr_from_cfg(dataset) for dataset in datasets],
-        "noise_std": sorted({column.std for column in sweep.columns}),
-        "noise_mean": next(iter(means), 0.0),
-        "noise_seed": seeds[0] if len(seeds) == 1 else seeds,
-        "noise_draws": 1 + max(sweep.draws),
+        **split.given,
+        **describe_columns(sorted(sweep.columns, key=sweep.strengths)),
+        **sweep.fixed,
+        SEED: seeds[0] if len(seeds) == 1 else seeds,
+        DRAWS: 1 + max(sweep.draws),
     }
-    if split.folder:
-        arguments |= {
-            "transport": split.folder,
-            "transport_fingerprint": split.modulation.transport,
-            "strength": sorted(by_transport(sweep.columns)),
-        }
-    return arguments
 
 
 def _command() -> list[str]:

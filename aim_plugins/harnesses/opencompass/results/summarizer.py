@@ -42,16 +42,15 @@ from aim_plugins.harnesses.opencompass.results.table import (
     unify_scales,
 )
 from aim_plugins.harnesses.opencompass.results.texts import documents_shown, sample_texts
-from aim_plugins.harnesses.opencompass.unnoted import (
+from aim_plugins.harnesses.opencompass.results.unnoted import (
     has_unnoted_result,
     has_verified_result,
     result_statistics,
 )
+from aim_plugins.sweep.front import Front, publish
 from aim_plugins.sweep.manifest import MANIFEST, manifest_text
-from aim_plugins.sweep.plots import plot_curves
-from aim_plugins.sweep.printed import format_points
-from aim_plugins.sweep.report import TextSample, write_report
-from aim_plugins.sweep.table import Point, pool_draws, write_table
+from aim_plugins.sweep.report_data import TextSample
+from aim_plugins.sweep.table import pool_draws
 
 _PRINTED_TASKS = 12
 _TEMPLATE_KEYS = frozenset({"begin", "round", "end"})
@@ -242,24 +241,24 @@ class SweepSummarizer(DefaultSummarizer):
     def _write_sweep(self, sweep: Sweep, measures: Mapping[str, dict[Key, Measure]]) -> None:
         folder = Path(self.work_dir, "summary", "sweep", sweep.name)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = tidy_rows(sweep, measures)
-        points = pool_draws(rows)
-        chance = chance_levels(sweep, measures)
         strengths = strengths_csv(sweep, measures, self._columns(sweep, measures))
         write_atomic(folder / "strengths.csv", strengths)
-        table = write_table(folder / "sweep.csv", rows)
         entry = next(model for model in self.model_cfgs if entry_abbr(model) == sweep.abbrs[0])
         manifest = sweep_manifest(sweep, entry, self._datasets(sweep), folder / MANIFEST)
         write_atomic(folder / MANIFEST, manifest_text(manifest))
-        axis: dict[str, Any] = {"chance": chance, "strength_label": sweep.strength_label}
-        pictures = plot_curves(points, folder / "curves", **axis)
-        for picture in set(pictures[0].parent.iterdir()) - set(pictures):
-            if picture.suffix in (".png", ".svg"):  # of a data set that left the config
-                picture.unlink()
-        report = write_report(folder, points, manifest, self._texts(sweep), **axis)
-        _print_points(sweep, points)
-        print("", f"table:    {table}", f"pictures: {pictures[0].parent}", sep="\n")
-        print(f"report:   {report}")
+        rows = tidy_rows(sweep, measures)
+        tasks = list(dict.fromkeys(row.task for row in rows))
+        shown, more = tasks[:_PRINTED_TASKS], tasks[_PRINTED_TASKS:]
+        rest = f", and {len(more)} more data sets in the table" if more else ""
+        print(f"\n{sweep.name}{rest}\n")
+        front = Front(
+            rows,
+            sweep.axes,
+            chance=chance_levels(sweep, measures),
+            texts=self._texts(sweep),
+            printed=[point for point in pool_draws(rows) if point.task in shown],
+        )
+        publish(folder, front, manifest)
 
     def _datasets(self, sweep: Sweep) -> list[ConfigDict]:
         """The data sets that the config combines with a sweep's entries."""
@@ -295,16 +294,16 @@ class SweepSummarizer(DefaultSummarizer):
         for dataset in datasets:
             predictions, scores = {}, {}
             for abbr, column, draw in sorted(
-                sweep.entries(), key=lambda entry: sweep.strength(entry[1])
+                sweep.entries(), key=lambda entry: sweep.strengths(entry[1])[::-1]
             ):
                 cell = self._cells.get((abbr, dataset))
                 if draw != 0 or cell is None or not cell.prediction.exists():
                     continue
-                strength = sweep.strength(column)
-                predictions[strength] = cell.prediction
+                strengths = sweep.strengths(column)
+                predictions[strengths] = cell.prediction
                 noted = self._statistics[abbr, dataset]["metrics"]
                 found = noted.get(next(iter(metrics.get(dataset, ())), ""))
-                scores[strength] = decode_scores(found["scores"]) if found else []
+                scores[strengths] = decode_scores(found["scores"]) if found else []
             texts[dataset] = sample_texts(predictions, scores, documents_shown(len(datasets)))
         return texts
 
@@ -346,12 +345,3 @@ def _group_metric(group: Mapping[str, Any]) -> str:
 
 def _place(names: Sequence[str], name: str) -> int:
     return names.index(name) if name in names else len(names)
-
-
-def _print_points(sweep: Sweep, points: Sequence[Point]) -> None:
-    tasks = list(dict.fromkeys(point.task for point in points))
-    shown = tasks[:_PRINTED_TASKS]
-    print(f"\n{sweep.name}\n")
-    print(format_points(point for point in points if point.task in shown))
-    if len(tasks) > len(shown):
-        print(f"\nand {len(tasks) - len(shown)} more in the table")

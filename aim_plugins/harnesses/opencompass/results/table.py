@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from aim_plugins.core.strengths import format_strength
-from aim_plugins.engines.engine import Modulation, SweptName, by_transport, swept_strength
+from aim_plugins.core.strengths import Axis, format_strength
 from aim_plugins.harnesses.opencompass.config.entries import SweepGroup, entry_abbr
-from aim_plugins.harnesses.opencompass.results.scores import decode_scores, mean_stderr
-from aim_plugins.sweep.plots import STRENGTH_LABEL, TRANSPORT_LABEL
+from aim_plugins.harnesses.opencompass.results.scores import decode_scores, is_number, mean_stderr
+from aim_plugins.modulation.columns import Change, Column, kinds, swept_kinds
 from aim_plugins.sweep.table import Row, is_expected
 
 Key = tuple[str, str]
@@ -41,98 +42,89 @@ class Measure:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Model entries that make one curve for each data set.
+    """Model entries that make one curve for each data set, or one heat map.
 
     Attributes:
         name: Name of its folder.
-        abbrs: The entries' names, strengths and draws in the order of the config.
+        abbrs: The entries' names, in the order of the config.
         columns: The modulation of each entry.
-        draws: The draw of each entry, counted from 0 at every strength; seeds have one order, that
-            in which they first appear in the sweep.
-        swept: Which attribute of the columns is the strength; the other one is fixed.
+        kinds: The kinds of change whose strengths vary, one or two.
+        fixed: What a modulation sets beside its strengths, where it sets anything.
     """
 
     name: str
     abbrs: tuple[str, ...]
-    columns: tuple[Modulation, ...]
-    draws: tuple[int, ...]
-    swept: SweptName = "std"
+    columns: tuple[Column, ...]
+    kinds: tuple[type[Change], ...]
+    fixed: Mapping[str, Any]
 
     @property
-    def strengths(self) -> list[float]:
-        """The strengths, rising."""
-        return sorted({self.strength(column) for column in self.columns})
+    def axes(self) -> list[Axis]:
+        """What varies."""
+        return [kind.axis for kind in self.kinds]
 
-    @property
-    def strength_label(self) -> str:
-        """Names the strength in pictures."""
-        return TRANSPORT_LABEL if self.swept == "transport_strength" else STRENGTH_LABEL
+    def strengths(self, column: Column) -> tuple[float, ...]:
+        """The place of a column along each axis."""
+        return tuple(column.strength_of(kind) for kind in self.kinds)
 
-    def strength(self, column: Modulation) -> float:
-        """The place of a column on the axis of strengths."""
-        return getattr(column, self.swept)
+    @cached_property
+    def draws(self) -> tuple[int, ...]:
+        """The draw of each entry, counted from 0 at every strength.
 
-    def entries(self) -> Iterable[tuple[str, Modulation, int]]:
+        Seeds have one order, that in which they first appear in the sweep.
+        """
+        seeds = list(dict.fromkeys(column.seed for column in self.columns))
+        counts: Counter[tuple[float, ...]] = Counter()
+        draws = [0] * len(self.columns)
+        for index in sorted(range(len(draws)), key=lambda i: seeds.index(self.columns[i].seed)):
+            place = self.strengths(self.columns[index])
+            draws[index] = counts[place]
+            counts[place] += 1
+        return tuple(draws)
+
+    def entries(self) -> Iterable[tuple[str, Column, int]]:
         """Name, modulation and draw of each entry."""
         return zip(self.abbrs, self.columns, self.draws, strict=True)
 
 
-_Members = Sequence[tuple[str, Modulation]]
-
-
 def split_sweeps(group: SweepGroup) -> list[Sweep]:
-    """The curves of a group: a sweep varies one strength and fixes all else.
+    """The sweeps of a group: each varies one strength or two and fixes all else.
 
-    Where both the noise and the transport have several strengths, the one with more of them is the
-    axis, in a tie the transport's, and each strength of the other one has a sweep. Each mean of the
-    noise has a sweep too; what has no noise is part of all of them.
+    Each mean of the noise, or whatever else a modulation sets beside its strength, has a sweep, and
+    so has each strength of a third kind of change. What sets nothing of it, such as the model
+    without noise, is part of all of them.
     """
-    members = [
-        (entry_abbr(entry), column)
-        for entry, column in zip(group.entries, group.columns, strict=True)
-    ]
-    stds = list(dict.fromkeys(column.std for _, column in members))
-    strengths = list(by_transport(group.columns))
-    if len(stds) == 1 or len(strengths) == 1:
-        return _split_means(group.name, members, swept_strength(group.columns))
-    swept: SweptName = "std" if len(stds) > len(strengths) else "transport_strength"
-    fixed, label, values = (
-        ("transport_strength", "strength", strengths) if swept == "std" else ("std", "noise", stds)
-    )
+    swept = swept_kinds(group.columns)
+    settings = [_fixed_settings(column, swept[2:]) for column in group.columns]
+    whole = [one for one in dict.fromkeys(settings) if not any(one < other for other in settings)]
+    common = frozenset.intersection(*whole)
     sweeps = []
-    for value in values:
-        part = [member for member in members if getattr(member[1], fixed) == value]
-        sweeps += _split_means(f"{group.name}-{label}={format_strength(value)}", part, swept)
+    for fixed in whole:
+        name = group.name + "".join(_label(*setting) for setting in sorted(fixed - common))
+        members = [index for index, one in enumerate(settings) if one <= fixed]
+        abbrs = tuple(entry_abbr(group.entries[index]) for index in members)
+        columns = tuple(group.columns[index] for index in members)
+        sweeps.append(Sweep(name, abbrs, columns, swept[:2], dict(fixed)))
     return sweeps
 
 
-def _split_means(name: str, members: _Members, swept: SweptName) -> list[Sweep]:
-    means = list(dict.fromkeys(column.mean for _, column in members if column.has_noise))
-    if len(means) <= 1:
-        return [_sweep(name, members, swept)]
-    return [
-        _sweep(
-            f"{name}-mean={format_strength(mean)}",
-            [member for member in members if not member[1].has_noise or member[1].mean == mean],
-            swept,
-        )
-        for mean in means
-    ]
+def _fixed_settings(column: Column, others: Sequence[type[Change]]) -> frozenset[tuple[str, Any]]:
+    """What a column sets beside its strengths and its seed, and its strengths of other kinds."""
+    strengths = {next(iter(kind.arguments)) for kind in kinds()}
+    return frozenset(
+        (name, value)
+        for change in column.effective.changes
+        for name, value in change.settings.items()
+        if name not in strengths
+    ) | {(next(iter(kind.arguments)), column.strength_of(kind)) for kind in others}
 
 
-def _sweep(name: str, members: _Members, swept: SweptName) -> Sweep:
-    columns = tuple(column for _, column in members)
-    seeds = list(dict.fromkeys(column.seed for column in columns))
-    # Two means of a strength of 0 can share a seed.
-    order = [(seeds.index(column.seed), index) for index, column in enumerate(columns)]
-    draws = tuple(
-        sum(
-            getattr(other, swept) == getattr(column, swept) and order[rival] < order[index]
-            for rival, other in enumerate(columns)
-        )
-        for index, column in enumerate(columns)
-    )
-    return Sweep(name, tuple(abbr for abbr, _ in members), columns, draws, swept)
+def _label(name: str, value: Any) -> str:
+    """A setting in the name of a folder, without its kind: the mean of noise is `-mean=0.5`."""
+    for kind in kinds():
+        if name in kind.arguments:
+            name = name.removeprefix(f"{kind.name}_")
+    return f"-{name}={format_strength(value) if is_number(value) else value}"
 
 
 def measure(
@@ -298,10 +290,10 @@ def tidy_rows(sweep: Sweep, measures: Mapping[str, Mapping[Key, Measure]]) -> li
             scale = found.scale or 1.0
             stderr = None if found.stderr is None else found.stderr / scale
             number = None if is_expected(metric) else draw  # one law for all draws
-            strength = sweep.strength(column)
-            cells[strength, number or 0] = Row(
-                task, metric, strength, number, found.value / scale, stderr, found.n
-            )
+            first, *second = sweep.strengths(column)
+            place = (*second, first, number or 0)
+            value = found.value / scale
+            cells[place] = Row(task, metric, first, number, value, stderr, found.n, *second)
         rows += [cells[place] for place in sorted(cells)]
     return rows
 
@@ -328,12 +320,15 @@ def strengths_csv(
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["strength", *columns])
-    for strength in sweep.strengths:
-        abbrs = [abbr for abbr, column, _ in sweep.entries() if sweep.strength(column) == strength]
-        cells = []
+    names = ["strength"] if len(sweep.axes) == 1 else [axis.name for axis in sweep.axes]
+    writer.writerow([*names, *columns])
+    members: dict[tuple[float, ...], list[str]] = {}
+    for abbr, column, _ in sweep.entries():
+        members.setdefault(sweep.strengths(column), []).append(abbr)
+    for strengths in sorted(members, key=lambda one: one[::-1]):
+        abbrs, cells = members[strengths], []
         for key in columns.values():
             found = [measures[abbr][key].value for abbr in abbrs if key in measures[abbr]]
             cells.append(repr(math.fsum(found) / len(found)) if found else "")
-        writer.writerow([format_strength(strength), *cells])
+        writer.writerow([*map(format_strength, strengths), *cells])
     return text.getvalue()

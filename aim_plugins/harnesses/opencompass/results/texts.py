@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.sweep.report import TextSample
+from aim_plugins.sweep.report_data import Strengths, TextSample
 
 DOCUMENTS = 24
 """Documents of one data set that a report shows."""
@@ -22,18 +22,20 @@ def documents_shown(datasets: int) -> int:
 
 
 def sample_texts(
-    predictions: Mapping[float, Path], scores: Mapping[float, Sequence[float]], documents: int
+    predictions: Mapping[tuple[float, ...], Path],
+    scores: Mapping[tuple[float, ...], Sequence[float]],
+    documents: int,
 ) -> list[TextSample]:
     """Generated texts of a data set's first documents.
 
     Args:
-        predictions: The predictions file of each strength.
+        predictions: The predictions file at each strength, or at both of a grid.
         scores: The documents' scores at a strength, where they are known.
         documents: How many documents to show.
     """
     prompts: dict[str, Mapping[str, Any]] = {}
-    texts: dict[str, dict[float, str]] = {}
-    marks: dict[str, dict[float, float]] = {}
+    texts: dict[str, dict[Strengths, str]] = {}
+    marks: dict[str, dict[Strengths, float]] = {}
     for strength, path in predictions.items():
         answers = json.loads(path.read_text(encoding="utf-8"))
         known = scores.get(strength, ())

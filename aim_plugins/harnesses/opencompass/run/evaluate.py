@@ -27,13 +27,13 @@ from aim_plugins.harnesses.opencompass.results.scores import (
     explain_metrics,
     read_correctness,
 )
-from aim_plugins.harnesses.opencompass.run.expected import explain_expected
-from aim_plugins.harnesses.opencompass.run.launch import task_command
-from aim_plugins.harnesses.opencompass.unnoted import (
+from aim_plugins.harnesses.opencompass.results.unnoted import (
     UNVERIFIED,
     has_unnoted_prediction,
     has_verified_result,
 )
+from aim_plugins.harnesses.opencompass.run.expected import explain_expected
+from aim_plugins.harnesses.opencompass.run.launch import task_command
 
 _SHOWN = 5
 

@@ -1,9 +1,9 @@
 """Exact probabilities of multiple choice by perplexity, beside the sampled answers.
 
 Where the prompts of a document differ in their last token alone, their perplexities share all but
-that token's logit: the choice with the lowest perplexity is the argmax of the choices' noisy
-logits. Its law is known (`aim_plugins.modulation.ordering`), so each choice's probability at every
-strength follows from the unmodulated model, and with it the expected accuracy, without sampling.
+that token's logit: the choice with the lowest perplexity is the argmax of the choices' modulated
+logits. Where a change of logits knows its law (`Change.argmax_law`), each choice's probability
+follows from the clean logits, and with it the expected accuracy, without sampling.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from aim_plugins.core.files import write_atomic
 from aim_plugins.engines.engine import ScoreRow
 from aim_plugins.harnesses.opencompass.results.scores import decode_scores
 from aim_plugins.harnesses.opencompass.run.replay import Span
-from aim_plugins.modulation.ordering import argmax_probabilities
 
 _LABEL = "label: "
 _PROBABILITY = "probability"
 
 
 def choice_logits(
-    asked: Sequence[Span], scores: Mapping[Span, ScoreRow], choices: int
+    asked: Sequence[Span], scores: Mapping[Span, ScoreRow], choices: int, column: int
 ) -> Float[Tensor, "documents choices"] | None:
-    """Clean logits of the choices of each document, up to a constant.
+    """Logits of the choices of each document without changes of logits, up to a constant.
 
     Args:
         asked: What OpenCompass's perplexity inferencer asks for: all documents with the first
             choice, all with the second, and so on.
         scores: The table's row of each.
         choices: Number of choices.
+        column: Index of the column.
 
     Returns:
         The logits in float64, or None where the law does not apply: other questions beside these,
@@ -52,7 +52,7 @@ def choice_logits(
         last = {span.tokens[-1] for span in spans}
         if len(contexts) > 1 or len(last) < choices or not all(span in scores for span in spans):
             return None
-        rows.append([scores[span].clean for span in spans])
+        rows.append([scores[span].clean[column] for span in spans])
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -61,17 +61,16 @@ def label_keys(predictions: Mapping[str, Any]) -> list[str]:
     return [key for key in predictions.get("0", {}) if key.startswith(_LABEL)]
 
 
-def add_probabilities(path: Path, logits: Float[Tensor, "documents choices"], std: float) -> None:
+def add_probabilities(path: Path, law: Float[Tensor, "documents choices"]) -> None:
     """Writes each choice's probability beside its perplexity into a predictions file.
 
     Args:
         path: The file, as OpenCompass's perplexity inferencer writes it.
-        logits: Clean logits of the choices.
-        std: Noise standard deviation in logit units.
+        law: The probabilities.
     """
     predictions = json.loads(path.read_bytes())
     keys = label_keys(predictions)
-    for document, row in enumerate(argmax_probabilities(logits, std).tolist()):
+    for document, row in enumerate(law.tolist()):
         for key, probability in zip(keys, row, strict=True):
             predictions[str(document)][key][_PROBABILITY] = probability
     write_atomic(path, json.dumps(predictions, indent=4, ensure_ascii=False))

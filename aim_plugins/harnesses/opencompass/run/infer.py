@@ -29,14 +29,12 @@ from opencompass.utils import (
 
 from aim_plugins.core.files import safe_name
 from aim_plugins.core.identity import fingerprint
-from aim_plugins.engines.engine import by_transport
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.config.check import type_name
 from aim_plugins.harnesses.opencompass.config.entries import (
-    canonical,
+    shared_settings,
     split_entry,
     sweep_groups,
-    unlabelled,
 )
 from aim_plugins.harnesses.opencompass.run.expected import (
     add_probabilities,
@@ -179,8 +177,7 @@ class SweepOpenICLInferTask(OpenICLInferTask):
 
     def _records(self, dataset_cfg: ConfigDict) -> BatchRecords:
         """Where the engine keeps finished batches until the data set is finished."""
-        split = split_entry(self.group.entries[0])
-        model = fingerprint([canonical(unlabelled(split.rest)), split.modulation.transport])
+        model = fingerprint(shared_settings(split_entry(self.group.entries[0])))
         name = safe_name(dataset_abbr_from_cfg(dataset_cfg))
         return BatchRecords(Path(self.work_dir, "records", model[:12], name))
 
@@ -246,25 +243,27 @@ class SweepOpenICLInferTask(OpenICLInferTask):
             table.compute()
         for column, place in enumerate(pending):
             self._infer_entry(base.under(table, column), self.group.entries[place], self.work_dir)
-        if kind == "PPLInferencer" and len(by_transport(self.group.columns)) == 1:
+        if kind == "PPLInferencer":
             self._add_probabilities(table, pending)
 
     def _add_probabilities(self, table: AnswerTable, pending: Sequence[int]) -> None:
-        """Adds the exact law of each choice to the predictions, where it applies.
-
-        A table knows the logits without noise at its first strength of a transport, so that the law
-        is left out where this strength varies.
-        """
+        """Adds the exact law of each choice to the predictions, where it applies."""
+        columns = self.group.columns
+        # Without a change of logits the law would be the answer itself.
+        changed = any(one.acts_on == "logits" for column in columns for one in column.changes)
+        if not changed or not all(column.has_argmax_law for column in columns):
+            return
         folder = os.path.join(self.work_dir, self.output_subdir)
         paths = [
             Path(get_infer_output_path(self.group.entries[place], self.dataset_cfg, folder))
             for place in pending
         ]
         choices = len(label_keys(json.loads(paths[0].read_bytes())))
-        logits = choice_logits(table.asked, table.rows, choices)
-        if logits is not None:
-            for path, column in zip(paths, table.columns, strict=True):
-                add_probabilities(path, logits, column.std)
+        for index, (path, column) in enumerate(zip(paths, table.columns, strict=True)):
+            logits = choice_logits(table.asked, table.rows, choices, index)
+            law = None if logits is None else column.argmax_law(logits)
+            if law is not None:
+                add_probabilities(path, law)
 
     def _infer_entry(self, model: Any, entry: ConfigDict, work_dir: str) -> None:
         """Runs OpenCompass's own inferencer for one entry."""

@@ -32,7 +32,7 @@ from aim_plugins.harnesses.opencompass.config.entries import (
     disjoint_combinations,
     sweep_groups,
 )
-from aim_plugins.harnesses.opencompass.unnoted import has_verified_result
+from aim_plugins.harnesses.opencompass.results.unnoted import has_verified_result
 
 
 @dataclass(frozen=True)

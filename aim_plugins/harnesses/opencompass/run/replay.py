@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from aim_plugins.engines.engine import Engine, Modulation, Prompts, ScoreRequest, ScoreRow
+from aim_plugins.engines.engine import Engine, Prompts, ScoreRequest, ScoreRow
 from aim_plugins.harnesses.opencompass.config.modulations import describe
+from aim_plugins.modulation.columns import Column
 
 _IGNORED_INPUTS = frozenset({"token_type_ids"})
 
@@ -79,7 +80,7 @@ class AnswerTable:
     """
 
     engine: Engine
-    columns: Sequence[Modulation]
+    columns: Sequence[Column]
     batch_size: int = 1
     name: str = "OpenCompass"
     texts: dict[Hashable, Any] = field(default_factory=dict)
