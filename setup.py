@@ -134,7 +134,7 @@ setup(
             "vision-bench=vision_bench.cli:main",
         ],
         "vllm.logits_processors": [
-            "aim_gaussian_noise = aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor",
+            "aim_changes = aim_plugins.engines.vllm.processor:ChangesVLLMProcessor",
         ],
         "vllm.general_plugins": ["aim_plugins = aim_plugins.engines.vllm.plugin:register"],
         "lm_eval.models": [

@@ -138,8 +138,8 @@ def test_commands_and_entry_points_are_declared(installation):
         "lm_eval.models aim_hf aim_plugins.harnesses.lm_eval:AimHFLM",
         "lm_eval.models aim_vllm aim_plugins.harnesses.lm_eval.vllm:AimVLLM",
         "vllm.general_plugins aim_plugins aim_plugins.engines.vllm.plugin:register",
-        "vllm.logits_processors aim_gaussian_noise "
-        "aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor",
+        "vllm.logits_processors aim_changes "
+        "aim_plugins.engines.vllm.processor:ChangesVLLMProcessor",
     }
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from vllm import LLM
 
-from aim_plugins.engines.vllm import GaussianNoiseVLLMProcessor, llm_arguments
+from aim_plugins.engines.vllm import ChangesVLLMProcessor, llm_arguments
 from aim_plugins.engines.vllm.plugin import why_not
 from aim_plugins.engines.vllm.versions import require_supported
 
@@ -70,13 +70,13 @@ def test_vllm_of_today_is_taken(version: str) -> None:
 def test_installed_processor_is_loaded_once(
     small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, make = [], GaussianNoiseVLLMProcessor.__init__
+    made, make = [], ChangesVLLMProcessor.__init__
 
-    def noted(self: GaussianNoiseVLLMProcessor, *arguments: object) -> None:
+    def noted(self: ChangesVLLMProcessor, *arguments: object) -> None:
         made.append(arguments[0])
         make(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(GaussianNoiseVLLMProcessor, "__init__", noted)
+    monkeypatch.setattr(ChangesVLLMProcessor, "__init__", noted)
     llm = LLM(
         str(small_checkpoint),
         dtype="float32",

@@ -12,7 +12,7 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
 
-from aim_plugins.engines.vllm import GaussianNoiseVLLMProcessor
+from aim_plugins.engines.vllm import ChangesVLLMProcessor
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.modulation.sampling import KeyedSamplingProcessor
@@ -49,7 +49,7 @@ def added(processor, rows, *, removed=(), moved=(), size: int) -> None:
 
 
 def test_rows_get_the_noise_of_transformers_while_requests_join_move_and_leave() -> None:
-    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    processor = ChangesVLLMProcessor(configuration(), CPU, False)
     asked = [parameters(0.5, 3), parameters(2.0, 4, mean=1.0), parameters(0.0), parameters(1.0)]
     prompts = [[5], [7, 8, 9], [1, 2], [250, 0, 0, 17]]
     outputs: list[list[int]] = [[], [], [], [9, 9]]  # the last one resumes after a preemption
@@ -99,7 +99,7 @@ def drawn_by_transformers(
 
 
 def test_rows_that_sample_keep_one_token_beside_rows_that_do_not() -> None:
-    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    processor = ChangesVLLMProcessor(configuration(), CPU, False)
     cold, narrow = {"temperature": 0.5, "top_k": 0}, {"top_k": 4}
     asked = [
         parameters(0.5, 3),
@@ -138,13 +138,13 @@ def test_rows_that_sample_keep_one_token_beside_rows_that_do_not() -> None:
 def test_sampling_out_of_range_is_refused(value: object, message: str) -> None:
     asked = SamplingParams(temperature=0.0, extra_args={"aim_sampling": value})
     with pytest.raises(ValueError, match=message):
-        GaussianNoiseVLLMProcessor.validate_params(asked)
+        ChangesVLLMProcessor.validate_params(asked)
 
 
 def test_tokens_are_not_drawn_twice() -> None:
     asked = SamplingParams(temperature=0.7, extra_args={"aim_sampling": {"seed": 0}})
     with pytest.raises(ValueError, match=r"temperature=0\.7: vLLM would draw once more"):
-        GaussianNoiseVLLMProcessor.validate_params(asked)
+        ChangesVLLMProcessor.validate_params(asked)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_penalties_that_would_come_after_the_draw_are_refused(name: str, value: 
     asked = sampling(0)
     setattr(asked, name, value)
     with pytest.raises(ValueError, match=f"{name}={value}: vLLM penalises tokens after the draw"):
-        GaussianNoiseVLLMProcessor.validate_params(asked)
+        ChangesVLLMProcessor.validate_params(asked)
 
 
 def test_second_runner_gets_the_noise_of_transformers() -> None:
@@ -164,7 +164,7 @@ def test_second_runner_gets_the_noise_of_transformers() -> None:
     state = SimpleNamespace(
         device=CPU, max_num_reqs=slots, all_token_ids=SimpleNamespace(gpu=tokens.int())
     )
-    processor = GaussianNoiseVLLMProcessor(configuration(), state)
+    processor = ChangesVLLMProcessor(configuration(), state)
     asked = {4: parameters(0.7, 1), 0: parameters(0.0), 2: parameters(1.5, 2, mean=-1.0)}
     asked[5] = sampling(6, top_k=9)
     takes = {slot: processor.add_request(slot, given) for slot, given in asked.items()}
@@ -193,17 +193,17 @@ def test_second_runner_gets_the_noise_of_transformers() -> None:
 
 def test_slot_of_the_second_runner_forgets_who_had_it_before() -> None:
     state = SimpleNamespace(device=CPU, max_num_reqs=1, all_token_ids=None)
-    processor = GaussianNoiseVLLMProcessor(configuration(), state)
+    processor = ChangesVLLMProcessor(configuration(), state)
     processor.add_request(0, parameters(3.0))
     assert not processor.add_request(0, SamplingParams())
 
 
 def test_vllm_may_not_skip_greedy_requests() -> None:
-    assert not GaussianNoiseVLLMProcessor(configuration(), CPU, False).is_argmax_invariant()
+    assert not ChangesVLLMProcessor(configuration(), CPU, False).is_argmax_invariant()
 
 
 def test_batch_without_noise_is_handed_back_untouched() -> None:
-    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    processor = ChangesVLLMProcessor(configuration(), CPU, False)
     added(processor, [(0, SamplingParams(), [1], [])], size=1)
     logits = torch.randn(1, VOCABULARY)
     before = logits.clone()
@@ -213,7 +213,7 @@ def test_batch_without_noise_is_handed_back_untouched() -> None:
 
 def test_processor_that_is_loaded_twice_adds_its_noise_once() -> None:
     config = configuration()
-    both = [GaussianNoiseVLLMProcessor(config, CPU, False) for _ in range(2)]
+    both = [ChangesVLLMProcessor(config, CPU, False) for _ in range(2)]
     clean = torch.randn(1, VOCABULARY)
     logits = clean.clone()
     for processor in both:
@@ -224,14 +224,14 @@ def test_processor_that_is_loaded_twice_adds_its_noise_once() -> None:
 
 @pytest.mark.parametrize("output", [[4, -1], [-1]])
 def test_placeholder_of_asynchronous_scheduling_is_never_hashed(output: list[int]) -> None:
-    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    processor = ChangesVLLMProcessor(configuration(), CPU, False)
     added(processor, [(0, parameters(1.0), [1, 2], output)], size=1)
     with pytest.raises(RuntimeError, match="async_scheduling=False"):
         processor.apply(torch.zeros(1, VOCABULARY))
 
 
 def test_placeholder_is_refused_when_it_is_the_only_new_token() -> None:
-    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    processor = ChangesVLLMProcessor(configuration(), CPU, False)
     output: list[int] = []
     added(processor, [(0, parameters(1.0), [1, 2], output)], size=1)
     processor.apply(torch.zeros(1, VOCABULARY))
@@ -245,7 +245,7 @@ def test_compiled_noise_is_the_eager_noise_to_rounding(monkeypatch: pytest.Monke
     clean = torch.zeros(2, VOCABULARY)
     results = []
     for eager in (True, False):
-        processor = GaussianNoiseVLLMProcessor(configuration(enforce_eager=eager), CPU, False)
+        processor = ChangesVLLMProcessor(configuration(enforce_eager=eager), CPU, False)
         added(
             processor,
             [(row, parameters(1.0, row), [row, 2], []) for row in range(2)],
@@ -275,7 +275,7 @@ def test_compiled_noise_is_the_eager_noise_to_rounding(monkeypatch: pytest.Monke
 )
 def test_argument_out_of_range_is_refused(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        GaussianNoiseVLLMProcessor.validate_params(SamplingParams(extra_args=given))
+        ChangesVLLMProcessor.validate_params(SamplingParams(extra_args=given))
 
 
 @pytest.mark.parametrize(
@@ -293,17 +293,17 @@ def test_argument_of_a_registered_kind_is_read_by_its_axis(
     toy_kinds: None, given: dict, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        GaussianNoiseVLLMProcessor.validate_params(SamplingParams(extra_args=given))
+        ChangesVLLMProcessor.validate_params(SamplingParams(extra_args=given))
 
 
 def test_identity_of_a_kind_that_vllm_cannot_run_is_taken(toy_kinds: None) -> None:
-    GaussianNoiseVLLMProcessor.validate_params(
+    ChangesVLLMProcessor.validate_params(
         SamplingParams(extra_args={"aim_share": 0.0, "aim_angle": 0, "aim_temperature": 1})
     )
 
 
 def test_changes_of_a_row_follow_one_another_beside_rows_of_other_kinds(toy_kinds: None) -> None:
-    processor = GaussianNoiseVLLMProcessor(configuration(), CPU, False)
+    processor = ChangesVLLMProcessor(configuration(), CPU, False)
     noise = {"aim_std": 2.0, "aim_seed": 3, "aim_mean": 1.0}
     asked = [noise, noise | {"aim_temperature": 0.5}, {"aim_temperature": 4.0}, {}]
     prompts = [[5], [7, 8], [9], [7, 8]]
@@ -326,7 +326,7 @@ def test_huge_numbers_are_refused_in_a_short_message(name: str, value: float) ->
 
 
 def test_arguments_of_other_plugins_are_left_alone() -> None:
-    GaussianNoiseVLLMProcessor.validate_params(SamplingParams(extra_args={"other": "anything"}))
+    ChangesVLLMProcessor.validate_params(SamplingParams(extra_args={"other": "anything"}))
 
 
 @pytest.mark.parametrize(
@@ -335,4 +335,4 @@ def test_arguments_of_other_plugins_are_left_alone() -> None:
 def test_log_likelihoods_of_a_prompt_are_refused_with_noise(name: str, value: object) -> None:
     asked = SamplingParams(extra_args={"aim_std": 1.0}, **{name: value})
     with pytest.raises(ValueError, match=f"does not reach {name}="):
-        GaussianNoiseVLLMProcessor.validate_params(asked)
+        ChangesVLLMProcessor.validate_params(asked)

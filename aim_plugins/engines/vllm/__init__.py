@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aim_plugins.engines.vllm.arguments import llm_arguments
     from aim_plugins.engines.vllm.engine import VLLMEngine
-    from aim_plugins.engines.vllm.processor import GaussianNoiseVLLMProcessor
+    from aim_plugins.engines.vllm.processor import ChangesVLLMProcessor
 
 _HOMES = {
-    "GaussianNoiseVLLMProcessor": "processor",
+    "ChangesVLLMProcessor": "processor",
     "VLLMEngine": "engine",
     "llm_arguments": "arguments",
 }
 
-__all__ = ["GaussianNoiseVLLMProcessor", "VLLMEngine", "llm_arguments"]
+__all__ = ["ChangesVLLMProcessor", "VLLMEngine", "llm_arguments"]
 
 
 def __getattr__(name: str) -> object:

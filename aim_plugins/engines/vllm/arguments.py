@@ -13,7 +13,7 @@ from aim_plugins.engines.vllm.versions import require_supported
 from aim_plugins.modulation.columns import Change, Column
 
 WORKER_EXTENSION = "aim_plugins.engines.vllm.worker.ScoringExtension"
-PROCESSOR = "aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor"
+PROCESSOR = "aim_plugins.engines.vllm.processor:ChangesVLLMProcessor"
 
 _WITHOUT_EFFECT = frozenset({"do_sample", "pad_token_id", "use_cache"})
 _NEUTRAL = {"repetition_penalty": 1.0, "num_return_sequences": 1, "num_beams": 1}

@@ -224,6 +224,6 @@ def why_not(vllm_config: Any) -> str | None:
             "this engine schedules asynchronously and shows installed logits processors "
             "placeholders in place of tokens; start vLLM with async_scheduling=False "
             "(--no-async-scheduling), or with --logits-processors "
-            "aim_plugins.engines.vllm.processor:GaussianNoiseVLLMProcessor"
+            "aim_plugins.engines.vllm.processor:ChangesVLLMProcessor"
         )
     return None

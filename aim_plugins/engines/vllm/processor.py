@@ -78,7 +78,7 @@ class _Request:
         return self.prompt[self.length] if beyond < 0 else self.output[beyond]
 
 
-class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
+class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
     """Changes the logits of the requests that ask for it.
 
     A request asks with `extra_args` (`vllm_xargs` in the body sent to a server), for noise with
@@ -95,9 +95,7 @@ class GaussianNoiseVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         is_pin_memory: Of the first runner alone; unused.
     """
 
-    _in_use: weakref.WeakValueDictionary[int, GaussianNoiseVLLMProcessor] = (
-        weakref.WeakValueDictionary()
-    )
+    _in_use: weakref.WeakValueDictionary[int, ChangesVLLMProcessor] = weakref.WeakValueDictionary()
     """The working instance of each configuration, by its id."""
 
     def __init__(self, vllm_config: Any, state: Any, is_pin_memory: bool | None = None) -> None:
