@@ -36,7 +36,7 @@ from aim_plugins.demo_model import demo_model_folder
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.activations import ActivationMaps
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.transport import fit_transport, fold_transport
 from aim_plugins.transport.maps import fit_map
 from benchmarks._timing import paired_medians, write_result

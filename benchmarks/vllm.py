@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from aim_plugins.engines.engine import Prompts
-from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.columns import Column
 from benchmarks._timing import cpu_seconds, paired_times, write_result
 
 PLACES = ("France", "Japan", "Peru", "Kenya", "Norway", "India", "Canada", "Egypt")

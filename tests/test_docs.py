@@ -28,7 +28,7 @@ from unittest.mock import patch
 import pytest
 
 from aim_plugins.core import settings
-from aim_plugins.modulation import columns
+from aim_plugins.modulation import arguments, changes
 
 pytest.importorskip("lm_eval")
 
@@ -109,7 +109,7 @@ def test_paths_and_modules_in_the_text_exist(page: Path) -> None:
             assert any(ROOT.glob(span)), span
         if (
             re.fullmatch(r"(aim_plugins|vision_bench)(\.\w+)+", span)
-            and span != columns.ENTRY_POINTS
+            and span != changes.ENTRY_POINTS
         ):
             assert resolves(span), span
 
@@ -295,10 +295,10 @@ def check_harness(config: Any, options: dict[str, Any]) -> None:
     from aim_plugins.harnesses.lm_eval.register import MODELS
 
     assert config.model in MODELS
-    given, rest = columns.split_arguments(config.model_args)
+    given, rest = arguments.split_arguments(config.model_args)
     assert rest.keys() <= inspect.signature(HFLM.__init__).parameters.keys()
     assert not given.keys() & options.keys()
-    for kind in columns.kinds():
+    for kind in changes.kinds():
         strength = next(iter(kind.arguments))
         if strength in (given := given | options):
             kind.axis.parse(given[strength], strength)
@@ -310,14 +310,14 @@ def check_harness(config: Any, options: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def kinds_of_the_pages() -> Iterator[None]:
     """The kinds of change that a page's files register."""
-    known = dict(columns._kinds)
+    known = dict(changes._kinds)
     for block in PYTHON:
         if block.mark.startswith("file: "):
             code = compile(block.text, str(block), "exec", dont_inherit=True)
             exec(code, {"__name__": "example"})
     yield
-    columns._kinds.clear()
-    columns._kinds.update(known)
+    changes._kinds.clear()
+    changes._kinds.update(known)
 
 
 @pytest.mark.usefixtures("kinds_of_the_pages")
@@ -401,15 +401,15 @@ def test_the_table_of_act_hf_has_every_argument() -> None:
     from lm_eval.models.huggingface import HFLM
 
     ours = [
-        name for kind in map(columns.kind_of, ("noise", "transport")) for name in kind.arguments
+        name for kind in map(changes.kind_of, ("noise", "transport")) for name in kind.arguments
     ]
-    known = {*inspect.signature(HFLM.__init__).parameters, *ours, columns.SEED, columns.DRAWS}
+    known = {*inspect.signature(HFLM.__init__).parameters, *ours, changes.SEED, changes.DRAWS}
     assert first_cells("steering", "Arguments of `act_hf`") == known - {"self", "kwargs"}
 
 
 def test_the_table_of_slots_has_every_slot() -> None:
-    public = {name for name in vars(columns.Change) if not name.startswith("_")}
-    slots = public | set(columns.Change.__annotations__)
+    public = {name for name in vars(changes.Change) if not name.startswith("_")}
+    slots = public | set(changes.Change.__annotations__)
     assert first_cells("new-modulation", "What each slot means") == slots - {"drawn"}
 
 

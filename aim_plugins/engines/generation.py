@@ -26,7 +26,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.sampling import is_sampling, keyed_sampling
-from aim_plugins.modulation.columns import Change, Column, applied, by_kind, distinct_columns
+from aim_plugins.modulation.changes import Change
+from aim_plugins.modulation.columns import Column, applied, by_kind, distinct_columns
 from aim_plugins.modulation.logits import ChangedLogits
 from aim_plugins.modulation.sampling import sampling_seed
 

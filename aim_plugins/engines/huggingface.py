@@ -35,13 +35,8 @@ from aim_plugins.engines.generation import StoppingFactory, decoded_columns, gen
 from aim_plugins.engines.sampling import is_sampling
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
-from aim_plugins.modulation.columns import (
-    Change,
-    Column,
-    applied,
-    by_forward,
-    distinct_columns,
-)
+from aim_plugins.modulation.changes import Change
+from aim_plugins.modulation.columns import Column, applied, by_forward, distinct_columns
 from aim_plugins.modulation.noise import prefix_keys
 from aim_plugins.modulation.sampling import SAMPLING_VERSION
 

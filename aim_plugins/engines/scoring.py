@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from aim_plugins.modulation.columns import Change, Column, Scratch
+from aim_plugins.modulation.changes import Change, Scratch
+from aim_plugins.modulation.columns import Column
 
 _BLOCK_ELEMENTS = {"cpu": 2**18}
 """Logits worked on at a time: one block and its noise stay in a CPU core's second-level cache."""

@@ -11,13 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-    from aim_plugins.modulation.columns import (
-        Change,
-        Column,
-        columns_of,
-        read_columns,
-        register,
-    )
+    from aim_plugins.modulation.arguments import columns_of, read_columns
+    from aim_plugins.modulation.changes import Change, register
+    from aim_plugins.modulation.columns import Column
     from aim_plugins.modulation.gaussian import GaussianNoise
     from aim_plugins.modulation.logits import (
         GaussianNoiseLogitsProcessor,
@@ -73,7 +69,17 @@ __all__ = [
     "standard_normal_at",
 ]
 
-_MODULES = ("columns", "noise", "gaussian", "ordering", "activations", "logits", "sampling")
+_MODULES = (
+    "changes",
+    "columns",
+    "arguments",
+    "noise",
+    "gaussian",
+    "ordering",
+    "activations",
+    "logits",
+    "sampling",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aim_plugins.core.strengths import Axis, validate_strength
-from aim_plugins.modulation.columns import Change, Scratch
+from aim_plugins.modulation.changes import Change, Scratch
 
 
 @dataclass(frozen=True)

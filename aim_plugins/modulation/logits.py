@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from aim_plugins.core.strengths import validate_strength
-from aim_plugins.modulation.columns import Change
+from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import noisy_rows, sequence_keys, standard_normal_at
 

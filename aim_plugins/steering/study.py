@@ -24,7 +24,7 @@ from aim_plugins.core.files import sha256_of, write_atomic
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.loading import load_engine, local_name
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.steering.concepts import describe_concept
 from aim_plugins.steering.inputs import read_inputs, texts_record
 from aim_plugins.steering.perplexity import score_documents

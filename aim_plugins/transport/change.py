@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aim_plugins.core.strengths import Axis
-from aim_plugins.modulation.columns import Change
+from aim_plugins.modulation.changes import Change
 
 if TYPE_CHECKING:
     from aim_plugins.modulation.activations import ActivationMaps

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.generation import generate_columns
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 
 SMALL = {
     "vocab_size": 100,

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
 

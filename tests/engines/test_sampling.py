@@ -10,7 +10,8 @@ from scipy import stats
 
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.columns import Column
 
 COLUMNS = columns_of(noise_std=[0, 1, 3], noise_draws=2)
 PROMPTS = ["the capital of France is", "the", "Question : Berlin", "the capital of France is"]

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from aim_plugins.engines import scoring
 from aim_plugins.modulation import noise
-from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
 

@@ -17,7 +17,7 @@ import torch
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective, is_out_of_memory
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 
 COLUMNS = columns_of(noise_std="0:3:1", noise_seed=5, noise_draws=2)
 DISTINCT = 7  # the identity's two draws are one

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.hooks import choose_sites
 from aim_plugins.transport.change import Transport

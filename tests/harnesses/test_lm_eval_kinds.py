@@ -16,8 +16,9 @@ from aim_plugins.core.strengths import Axis
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.harnesses.lm_eval import AimHFLM
-from aim_plugins.modulation import columns
-from aim_plugins.modulation.columns import Change, columns_of, register
+from aim_plugins.modulation import changes
+from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.changes import Change, register
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ class _scaled:
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    known = dict(columns._kinds)
+    known = dict(changes._kinds)
     register(Temperature)
     register(HeadScale)
     yield
-    columns._kinds.clear()
-    columns._kinds.update(known)
+    changes._kinds.clear()
+    changes._kinds.update(known)
 
 
 def words(output, checkpoint, tasks_folder, *swept, model_args=""):

@@ -21,7 +21,7 @@ from aim_plugins.harnesses.opencompass import (
     HuggingFaceNoiseModel,
     VLLMNoiseModel,
 )
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 

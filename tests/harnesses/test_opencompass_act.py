@@ -23,7 +23,7 @@ from aim_plugins.harnesses.opencompass import (
     HuggingFaceNoiseModel,
 )
 from aim_plugins.harnesses.opencompass.config.modulations import split_modulation
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.transport.change import Transport
 

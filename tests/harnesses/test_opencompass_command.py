@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aim_plugins.cli import main
 from aim_plugins.harnesses.opencompass import command
 from aim_plugins.harnesses.opencompass.run.missing import MissingCell, describe_missing, last_error
-from aim_plugins.modulation import columns
+from aim_plugins.modulation import changes
 from aim_plugins.sweep.front import TABLE
 from aim_plugins.sweep.table import read_table
 
@@ -422,7 +422,7 @@ def test_many_cells_of_one_cause_are_one_line(tmp_path):
 TOY = """
 from dataclasses import dataclass
 from aim_plugins.core.strengths import Axis
-from aim_plugins.modulation.columns import Change
+from aim_plugins.modulation.changes import Change
 
 @dataclass(frozen=True)
 class Temperature(Change):
@@ -446,16 +446,16 @@ def installed_kind(tmp_path, monkeypatch):
     (folder / "toy.py").write_text(TOY, encoding="utf-8")
     (folder / "toy-1.dist-info" / "METADATA").write_text("Name: toy\nVersion: 1\n")
     (folder / "toy-1.dist-info" / "entry_points.txt").write_text(
-        f"[{columns.ENTRY_POINTS}]\ntemperature = toy:Temperature\n"
+        f"[{changes.ENTRY_POINTS}]\ntemperature = toy:Temperature\n"
     )
     paths = filter(None, [str(folder), os.environ.get("PYTHONPATH")])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     monkeypatch.syspath_prepend(folder)
-    known = dict(columns._kinds)
-    columns._load_entry_points.cache_clear()
+    known = dict(changes._kinds)
+    changes._load_entry_points.cache_clear()
     yield
-    columns._kinds.clear()
-    columns._kinds.update(known)
+    changes._kinds.clear()
+    changes._kinds.update(known)
     sys.modules.pop("toy", None)
 
 

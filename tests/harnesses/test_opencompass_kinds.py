@@ -20,8 +20,9 @@ from aim_plugins.core.strengths import Axis
 from aim_plugins.harnesses.opencompass.config.entries import SweepGroup
 from aim_plugins.harnesses.opencompass.results.summarizer import SweepSummarizer
 from aim_plugins.harnesses.opencompass.results.table import split_sweeps
-from aim_plugins.modulation import columns
-from aim_plugins.modulation.columns import Change, columns_of, register
+from aim_plugins.modulation import changes
+from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.changes import Change, register
 from aim_plugins.sweep.table import read_table
 
 TEMPERATURES = (0.5, 1.0, 2.0)
@@ -45,11 +46,11 @@ class Temperature(Change):
 
 @pytest.fixture(autouse=True, scope="module")
 def registered():
-    known = dict(columns._kinds)
+    known = dict(changes._kinds)
     register(Temperature)
     yield
-    columns._kinds.clear()
-    columns._kinds.update(known)
+    changes._kinds.clear()
+    changes._kinds.update(known)
 
 
 def entry(checkpoint: Path, abbr: str, **settings) -> dict:

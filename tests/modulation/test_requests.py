@@ -9,7 +9,8 @@ import torch
 
 from aim_plugins.core.strengths import Axis
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.modulation.columns import Change, by_kind
+from aim_plugins.modulation.changes import Change
+from aim_plugins.modulation.columns import by_kind
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.transport.change import Transport
 

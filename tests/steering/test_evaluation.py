@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from aim_plugins.engines.loading import check_judge, load_engine
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.steering.concepts import Judge, Lexicon, check_question, describe_concept
 from aim_plugins.steering.perplexity import (
     generation_perplexity,

@@ -127,7 +127,7 @@ TOY_KINDS = """
 from dataclasses import dataclass
 
 from aim_plugins.core.strengths import Axis
-from aim_plugins.modulation.columns import Change
+from aim_plugins.modulation.changes import Change
 
 
 @dataclass(frozen=True)
@@ -166,22 +166,22 @@ class Rotation(Change):
 @pytest.fixture()
 def toy_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed package that registers kinds of change of logits, weights and activations."""
-    from aim_plugins.modulation import columns
+    from aim_plugins.modulation import changes
 
     (tmp_path / "toy_kinds.py").write_text(TOY_KINDS, encoding="utf-8")
     metadata = tmp_path / "toy_kinds-1.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-kinds\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text(
-        f"[{columns.ENTRY_POINTS}]\n"
+        f"[{changes.ENTRY_POINTS}]\n"
         "temperature = toy_kinds:Temperature\n"
         "pruning = toy_kinds:Pruning\n"
         "rotation = toy_kinds:Rotation\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(columns, "_kinds", dict(columns._kinds))
+    monkeypatch.setattr(changes, "_kinds", dict(changes._kinds))
     monkeypatch.setattr(
-        columns, "_load_entry_points", functools.cache(columns._load_entry_points.__wrapped__)
+        changes, "_load_entry_points", functools.cache(changes._load_entry_points.__wrapped__)
     )
 
 

@@ -17,7 +17,7 @@ from aim_plugins.engines.engine import Journal, Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, worker
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 
 WINDOW = 160  # of the fixture llm
 COLUMNS = columns_of(noise_std="0,0.3,1,4", noise_mean=0.5, noise_seed=11, noise_draws=2)

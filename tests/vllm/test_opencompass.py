@@ -30,7 +30,8 @@ from aim_plugins.harnesses.opencompass import (
     VLLMNoiseModel,
 )
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.columns import Column
 from aim_plugins.sweep.table import read_table
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 

@@ -20,7 +20,8 @@ import torch
 
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.modulation.columns import Column, columns_of
+from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.transport.artifact import LearnedTransport

@@ -22,7 +22,7 @@ from aim_plugins.engines.vllm import transport as vllm_transport
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.transport import cache_salt, why_not
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.hooks import choose_sites
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.change import Transport

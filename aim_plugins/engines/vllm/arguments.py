@@ -10,7 +10,8 @@ from aim_plugins.engines.sampling import SAMPLING_OPTIONS, sampling_settings, wa
 from aim_plugins.engines.vllm.checkpoint import check_checkpoint
 from aim_plugins.engines.vllm.transport import CONFIG_KEY, FORCE_KEY
 from aim_plugins.engines.vllm.versions import require_supported
-from aim_plugins.modulation.columns import Change, Column
+from aim_plugins.modulation.changes import Change
+from aim_plugins.modulation.columns import Column
 
 WORKER_EXTENSION = "aim_plugins.engines.vllm.worker.ScoringExtension"
 PROCESSOR = "aim_plugins.engines.vllm.processor:ChangesVLLMProcessor"

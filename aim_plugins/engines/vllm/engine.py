@@ -37,7 +37,8 @@ from aim_plugins.engines.vllm.parameters import RequestModulation, extra_args
 from aim_plugins.engines.vllm.plugin import why_not
 from aim_plugins.engines.vllm.transport import check_maps, configured_maps
 from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScore, ContextScores
-from aim_plugins.modulation.columns import Change, Column, by_forward, distinct_columns
+from aim_plugins.modulation.changes import Change
+from aim_plugins.modulation.columns import Column, by_forward, distinct_columns
 from aim_plugins.modulation.sampling import SAMPLING_VERSION, sampling_seed
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from transformers import LogitsProcessor
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.engines.sampling import SAMPLING_OPTIONS, warpers
-from aim_plugins.modulation.columns import REQUEST_SEED, Change, Column, kinds
+from aim_plugins.modulation.changes import REQUEST_SEED, Change, kinds
+from aim_plugins.modulation.columns import Column
 
 PREFIX = "aim_"
 SAMPLING_NAME = "aim_sampling"

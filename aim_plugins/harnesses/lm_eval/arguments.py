@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aim_plugins.harnesses.lm_eval.register import MODELS
-from aim_plugins.modulation.columns import (
-    DRAWS,
-    SEED,
-    Change,
-    Column,
+from aim_plugins.modulation.arguments import (
     argument_names,
-    kinds,
     read_columns,
     split_arguments,
     swept_kinds,
 )
+from aim_plugins.modulation.changes import DRAWS, SEED, Change, kinds
+from aim_plugins.modulation.columns import Column
 from aim_plugins.sweep.cells import Cell
 
 if TYPE_CHECKING:

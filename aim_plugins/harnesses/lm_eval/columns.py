@@ -17,13 +17,13 @@ from aim_plugins.engines.engine import (
     ScoreRow,
 )
 from aim_plugins.harnesses.lm_eval.arguments import with_required
-from aim_plugins.modulation.columns import (
-    Column,
+from aim_plugins.modulation.arguments import (
     argument_names,
     describe_columns,
     read_columns,
     split_arguments,
 )
+from aim_plugins.modulation.columns import Column
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

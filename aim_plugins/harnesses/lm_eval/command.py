@@ -15,7 +15,7 @@ from aim_plugins.harnesses.lm_eval.arguments import (
     option_names,
 )
 from aim_plugins.harnesses.lm_eval.register import register
-from aim_plugins.modulation.columns import argument_names
+from aim_plugins.modulation.arguments import argument_names
 from aim_plugins.sweep.manifest import redact
 
 

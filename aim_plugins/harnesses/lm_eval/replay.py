@@ -18,7 +18,7 @@ from lm_eval import evaluator
 
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.harnesses.lm_eval.arguments import cells_of
-from aim_plugins.modulation.columns import swept_kinds
+from aim_plugins.modulation.arguments import swept_kinds
 from aim_plugins.sweep.cells import Cell
 from aim_plugins.sweep.table import Row, pool_draws
 

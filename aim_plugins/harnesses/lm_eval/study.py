@@ -40,8 +40,9 @@ from aim_plugins.harnesses.lm_eval.replay import (
     table_rows,
 )
 from aim_plugins.harnesses.lm_eval.texts import sample_texts
+from aim_plugins.modulation.arguments import describe_columns
+from aim_plugins.modulation.changes import DRAWS
 from aim_plugins.modulation.choices import chance_level, expected_rewards
-from aim_plugins.modulation.columns import DRAWS, describe_columns
 from aim_plugins.sweep.estimates import mean
 from aim_plugins.sweep.front import Front
 from aim_plugins.sweep.manifest import redact

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from aim_plugins.core.identity import fingerprint
-from aim_plugins.modulation.columns import columns_of
+from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.steering.settings import GenerateSettings
 from aim_plugins.steering.study import EvaluationStudy, keep_in, load_steered, steering_record
 from aim_plugins.steering.texts import encode_prompts, generate_texts, write_generations

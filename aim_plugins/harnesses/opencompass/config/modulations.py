@@ -12,14 +12,9 @@ import copy
 from collections.abc import ItemsView, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from aim_plugins.modulation.columns import (
-    DRAWS,
-    SEED,
-    Column,
-    read_columns,
-    split_arguments,
-    swept_kinds,
-)
+from aim_plugins.modulation.arguments import read_columns, split_arguments, swept_kinds
+from aim_plugins.modulation.changes import DRAWS, SEED
+from aim_plugins.modulation.columns import Column
 
 
 class SplitSettings(NamedTuple):

@@ -16,7 +16,8 @@ from aim_plugins.core.identity import fingerprint
 from aim_plugins.harnesses.opencompass.command import COMMAND_VARIABLE
 from aim_plugins.harnesses.opencompass.config.entries import canonical, split_entry, unlabelled
 from aim_plugins.harnesses.opencompass.results.table import Sweep
-from aim_plugins.modulation.columns import DRAWS, SEED, describe_columns
+from aim_plugins.modulation.arguments import describe_columns
+from aim_plugins.modulation.changes import DRAWS, SEED
 from aim_plugins.sweep.manifest import new_manifest, redact
 
 _PACKAGES = ("aim-plugins", "opencompass", "transformers", "torch")
