@@ -179,6 +179,15 @@ def test_a_new_abbr_has_the_same_fingerprints(run, models, dataset):
     assert renamed.result_fingerprint == old.result_fingerprint
 
 
+def test_the_seed_of_sampled_texts_matters_without_noise_too(run, models, dataset):
+    def prints(**options):
+        entry = {**models[0], "generation_kwargs": {"noise_std": 0, **options}}
+        return Cell(run, entry, dataset).prediction_fingerprint
+
+    assert prints(noise_seed=1) == prints(noise_seed=2)
+    assert prints(noise_seed=1, do_sample=True) != prints(noise_seed=2, do_sample=True)
+
+
 def test_where_the_noise_stands_and_the_seed_of_no_noise_do_not_matter(run, models, dataset):
     bare = {key: value for key, value in models[0].items() if key != "generation_kwargs"}
     prints = {

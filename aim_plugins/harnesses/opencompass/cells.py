@@ -47,7 +47,9 @@ class _Entry:
         settings = canonical(unlabelled(split.rest))
         for key in _OUTSIDE_PREDICTIONS:
             settings.pop(key, None)
-        return fingerprint([settings, split.column.fingerprint, model_content(settings)])
+        sampling = (settings.get("generation_kwargs") or {}).get("do_sample")
+        seed = split.column.seed if sampling else None  # sampled tokens are drawn by it as well
+        return fingerprint([settings, split.column.fingerprint, seed, model_content(settings)])
 
     @cached_property
     def results(self) -> str:
