@@ -135,7 +135,10 @@ class _Rows:
     def changed_logits(self) -> list[LogitsProcessor]:
         """What changes the logits of each row, in the order of its column."""
         rows = [column.acting_on("logits") for column in self.columns]
-        return [ChangedLogits(own, attention_mask=self.mask) for _, own in by_kind(rows)]
+        return [
+            ChangedLogits(own, attention_mask=self.mask, name=kind.name)
+            for kind, own in by_kind(rows)
+        ]
 
     def keep(self, alive: Sequence[int]) -> None:
         """Drops every row that is not in `alive`."""

@@ -222,6 +222,7 @@ class HuggingFaceEngine:
             targets.token.to(device),
             columns,
             self.softmax_dtype,
+            by_prefix=all(change.positions == "all" for change in columns[0].forward),
         )
 
     def _explain(

@@ -37,6 +37,8 @@ def token_log_probabilities(
     token: Int[Tensor, " targets"],
     columns: Sequence[Column],
     softmax_dtype: torch.dtype | None = None,
+    *,
+    by_prefix: bool = True,
 ) -> tuple[
     list[Shaped[Tensor, " targets"]], list[Bool[Tensor, " targets"]], Float[Tensor, " targets"]
 ]:
@@ -55,6 +57,8 @@ def token_log_probabilities(
         token: Token id of each target.
         columns: The columns, of which only the changes of logits count.
         softmax_dtype: Dtype of the identity column's softmax; None keeps that of `logits`.
+        by_prefix: Whether equal prefixes have equal logits. Where activations change from some
+            position on, that position counts as well.
 
     Returns:
         Log-probabilities of the targets for each column (float64 where logits are changed), whether
@@ -82,7 +86,7 @@ def token_log_probabilities(
     # By seed, so that only one draw has to be kept at a time.
     modulated = sorted(filter(None, answers), key=lambda changes: [one.seed for one in changes])
     if modulated:
-        kept, place = _distinct(keys)
+        kept, place = _distinct(keys if by_prefix else torch.arange(len(keys), device=device))
         for block, local, targets in _blocks(logits, kept, place[position]):
             chosen = kept[block]
             _score_modulated(

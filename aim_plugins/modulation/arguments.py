@@ -35,15 +35,12 @@ def split_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 def _meant(name: str) -> list[str]:
     """The arguments that a name was meant for which is none of them, if any."""
-    known = argument_names()
-    within = [one for one in known if name.endswith(one)]
-    # Whatever starts as a kind calls its arguments, such as noise_sigma, is meant for one of them.
-    claimed = any(
-        name.startswith(kind.name) and one.startswith(kind.name)
-        for kind in kinds()
-        for one in kind.arguments
-    )
-    return within or nearest(name, known, cutoff=0.0 if claimed else 0.8)
+    # What starts as a kind is called, such as noise_sigma, is meant for one of its arguments.
+    for kind in kinds():
+        if name.startswith(f"{kind.name}_"):
+            within = [one for one in kind.arguments if name.endswith(f"_{one}")]
+            return within or nearest(name, kind.arguments, cutoff=0.0)
+    return nearest(name, argument_names(), cutoff=0.8)
 
 
 def argument_names() -> tuple[str, ...]:
@@ -51,12 +48,13 @@ def argument_names() -> tuple[str, ...]:
     return (*itertools.chain.from_iterable(kind.arguments for kind in kinds()), SEED, DRAWS)
 
 
-def read_columns(given: Mapping[str, Any]) -> tuple[Column, ...]:
+def read_columns(given: Mapping[str, Any], required: Iterable[str] = ()) -> tuple[Column, ...]:
     """Spells out the columns of a table: every combination of strengths, draws innermost.
 
     Args:
         given: Arguments of modulations. A strength is a number, several, or a grid such as
             "0:3:0.25".
+        required: Arguments that must be among them; their kind says what is missing.
 
     Returns:
         The columns; the strengths of the kind that acts last are outermost.
@@ -64,6 +62,7 @@ def read_columns(given: Mapping[str, Any]) -> tuple[Column, ...]:
     Raises:
         ValueError: If an argument is malformed, or no argument of a modulation.
     """
+    given = {**dict.fromkeys(required), **given}
     if unknown := [name for name in given if name not in argument_names()]:
         raise ValueError(f"{unknown[0]}={given[unknown[0]]!r} is no argument of a modulation")
     seed, draws = _seed(given.get(SEED, 0)), _draws(given.get(DRAWS, 1))
@@ -91,17 +90,15 @@ def swept_kinds(columns: Sequence[Column], named: Iterable[str] = ()) -> tuple[t
 
     Args:
         columns: All columns of a table.
-        named: Arguments that were named as what varies, be it by one strength.
+        named: Arguments that were named as what varies, which counts where nothing does.
     """
     names = {change.name for column in columns for change in column.changes}
     present = [kind for kind in kinds() if kind.name in names] or list(kinds()[:1])
     varying = [
-        kind
-        for kind in present
-        if len({column.strength_of(kind) for column in columns}) > 1
-        or next(iter(kind.arguments)) in named
+        kind for kind in present if len({column.strength_of(kind) for column in columns}) > 1
     ]
-    return tuple(varying or present[-1:])
+    asked = [kind for kind in present if next(iter(kind.arguments)) in named]
+    return tuple(varying or (asked or present)[-1:])
 
 
 def describe_columns(columns: Sequence[Column]) -> dict[str, Any]:
@@ -125,7 +122,7 @@ def describe_columns(columns: Sequence[Column]) -> dict[str, Any]:
         changes[kind.name] = {
             name: value
             for name, value in identities[0].items()
-            if name not in ("kind", "seed", kind.axis.name)
+            if name not in ("kind", "seed", "strength", kind.axis.name)
             and all(identity[name] == value for identity in identities)
         }
     seeds = list(dict.fromkeys(column.seed for column in columns))

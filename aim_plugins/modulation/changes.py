@@ -125,6 +125,8 @@ class Change(abc.ABC):
         Raises:
             ValueError: If one is malformed, or one is missing.
         """
+        if len(cls.arguments) != 1:
+            raise NotImplementedError(f"{cls.__name__} takes several arguments: define its read")
         (name,) = cls.arguments
         return tuple(cls(strength) for strength in cls.axis.parse(given[name], name))  # type: ignore[call-arg]
 
@@ -273,7 +275,21 @@ def register(kind: Kind) -> Kind:
 def kinds() -> tuple[type[Change], ...]:
     """All kinds of change, in the order in which they act."""
     _load_entry_points()
-    return tuple(kind_of(name) for name in _kinds)
+    found = tuple(kind_of(name) for name in list(_kinds))
+    _refuse_collisions(found)
+    return found
+
+
+@functools.lru_cache(maxsize=16)
+def _refuse_collisions(found: tuple[type[Change], ...]) -> None:
+    owners: dict[str, str] = {}
+    for kind in found:
+        for name in (*kind.arguments, *kind.request_names()):
+            if owners.setdefault(name, kind.name) != kind.name:
+                raise ValueError(
+                    f"the kinds of change {owners[name]!r} and {kind.name!r} both take {name}: "
+                    "name the argument, or the axis, of one of them otherwise"
+                )
 
 
 def kind_of(name: str) -> type[Change]:
@@ -282,6 +298,11 @@ def kind_of(name: str) -> type[Change]:
     if isinstance(found, str):
         module, _, attribute = found.partition(":")
         found = getattr(importlib.import_module(module), attribute)
+        if found.name != name:
+            raise ValueError(
+                f"the kind of change at {module}:{attribute} is called {found.name!r}, but "
+                f"registered as {name!r}: give its entry point the same name"
+            )
         _kinds[name] = found
     return found
 

@@ -318,6 +318,6 @@ def _refuse_nan(scores: Tensor) -> None:
     if bool(faulty.any()):
         rows = faulty.nonzero().flatten().tolist()
         raise ValueError(
-            f"scores of rows {rows} are NaN before any noise is added; the model's forward pass "
+            f"scores of rows {rows} are NaN before anything is changed; the model's forward pass "
             "overflows there: load it in bfloat16 or float32"
         )

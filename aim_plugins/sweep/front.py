@@ -103,14 +103,13 @@ def publish(
 
 
 def _draw(folder: Path, points: Sequence[Point], front: Front) -> Path | None:
-    if not points:
-        return None
-    if len(front.axes) == 2:
-        written = plot_grids(points, folder, axes=(front.axes[0], front.axes[1]))
-    else:
-        written = plot_curves(points, folder, axis=front.axes[0], chance=front.chance)
+    written: list[Path] = []
+    if len(front.axes) == 2 and points:
+        written += plot_grids(points, folder, axes=(front.axes[0], front.axes[1]))
+    elif points:
+        written += plot_curves(points, folder, axis=front.axes[0], chance=front.chance)
     written += [write_atomic(folder / name, content) for name, content in front.pictures.items()]
-    for picture in set(folder.iterdir()) - set(written):
+    for picture in set(folder.iterdir() if folder.is_dir() else ()) - set(written):
         if picture.suffix in (".png", ".svg"):  # of a task that is no longer there
             picture.unlink()
-    return folder
+    return folder if written else None

@@ -192,8 +192,8 @@ def pool_draws(rows: Iterable[Row]) -> list[Point]:
 
     Returns:
         Points in order of first appearance of task and metric, then of rising strengths, the second
-        one outside. An unknown
-        standard error is left out of the mean, and stays None if every draw's is unknown.
+        one outside. An unknown standard error is left out of the mean, and stays None if every
+        draw's is unknown.
 
     Raises:
         ValueError: If a draw occurs twice.

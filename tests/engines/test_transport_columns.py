@@ -16,6 +16,7 @@ from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.hooks import choose_sites
+from aim_plugins.modulation.noise import prefix_keys, standard_normal
 from aim_plugins.transport.change import Transport
 
 STRENGTHS = (0.0, 0.3, 1.0)
@@ -93,11 +94,30 @@ def test_noise_beside_a_transport_is_noise_on_the_transported_logits(tiny_llama)
     columns = columns_of(noise_std=0.8, strength=0.5, noise_seed=3, transport=maps)
     (row,) = engine_of(tiny_llama).score([request], columns, batch_size=1, progress=False)
     law = by_hand(tiny_llama, maps, [1, 5, 9], 0.5)[-1]
-    from aim_plugins.modulation.noise import prefix_keys, standard_normal
-
     noise = standard_normal(prefix_keys(torch.tensor([[1, 5, 9]]))[0, -1:], 128, seed=3)[0]
     wanted = (law + 0.8 * noise).log_softmax(-1)[7]
     assert row.log_likelihoods[0] == pytest.approx(float(wanted), abs=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_noise_and_transport_together_do_not_depend_on_the_batch(tiny_llama, positions):
+    # The second request shares prefixes with the first, but its transport begins earlier.
+    requests = [ScoreRequest([1, 5, 9], [7]), ScoreRequest([1, 5], [9, 7])]
+    maps = random_maps(tiny_llama, positions=positions)
+    columns = columns_of(noise_std=[0.0, 0.8], strength=[0.5, 1.0], noise_seed=3, transport=maps)
+    together = engine_of(tiny_llama).score(requests, columns, batch_size=2, progress=False)
+    keys = prefix_keys(torch.tensor([[1, 5, 9]]))[0]
+    noise = standard_normal(keys, 128, seed=3)
+    for request, row in zip(requests, together, strict=True):
+        (alone,) = engine_of(tiny_llama).score([request], columns, batch_size=1, progress=False)
+        assert row.log_likelihoods == pytest.approx(alone.log_likelihoods, abs=1e-4)
+        tokens, first = [*request.context, *request.continuation], len(request.context)
+        start = first - 1 if positions == "last" else 0
+        for column, value in zip(columns, row.log_likelihoods, strict=True):
+            law = by_hand(tiny_llama, maps, tokens[:-1], column.strength_of(Transport), start)
+            law = (law + column.strength_of(GaussianNoise) * noise).log_softmax(-1)
+            wanted = sum(law[place - 1, tokens[place]] for place in range(first, len(tokens)))
+            assert value == pytest.approx(float(wanted), abs=2e-4)
 
 
 def left_padded(rows):

@@ -59,6 +59,11 @@ def llm_arguments(
         )
     for change in dict.fromkeys(change for column in columns for change in column.changes):
         if change.acts_on != "logits":
+            if transport not in (None, change.folder):
+                raise ValueError(
+                    f"{change.name}={change.folder!r} and {str(transport)!r}: an engine of vLLM "
+                    "has one change of activations; use the Hugging Face engine for several"
+                )
             transport, force_transport = _checked_folder(change, model, given), change.force
     # Named although it is installed: vLLM then hands tokens over also when it schedules ahead.
     processors = [*(given.get("logits_processors") or ()), PROCESSOR]

@@ -182,7 +182,7 @@ class WorkerTransport:
     def __init__(self, runner: Any, transport: LearnedTransport) -> None:
         config = runner.vllm_config
         self._runner = runner
-        self._last_only = transport.maps.positions == "last"
+        self.last_only = transport.maps.positions == "last"
         self.strengths = torch.zeros((runner.max_num_tokens, 1), device=runner.device)
         self._busy = False
         model = runner.get_model()
@@ -274,7 +274,7 @@ class WorkerTransport:
         values = torch.zeros((ends[-1], 1))
         for row, modulation in enumerate(modulations):
             first, start = ends[row], modulation.start
-            if self._last_only:
+            if self.last_only:
                 begin = int(batch.num_prompt_tokens[row]) - 1 if start is None else start
                 first += max(0, begin - int(batch.num_computed_tokens_cpu[row]))
             values[first : ends[row + 1]] = modulation.strength

@@ -164,6 +164,8 @@ class ScoringExtension:
         waiting = list(self._aim_positions(num_scheduled_tokens))
         if not waiting:
             return
+        transport = getattr(self.model_runner, "aim_transport", None)
+        by_prefix = transport is None or not transport.last_only
         size = max(1, _LOGITS_AT_A_TIME // self.model_runner.model_config.get_vocab_size())
         for start in range(0, len(waiting), size):
             block = waiting[start : start + size]
@@ -171,7 +173,7 @@ class ScoringExtension:
             # Where the vocabulary is spread over devices every worker has to take part.
             logits = self.model_runner.model.compute_logits(hidden_states[rows])
             if logits is not None:
-                _add_scores(block, logits, self._aim_columns)
+                _add_scores(block, logits, self._aim_columns, by_prefix=by_prefix)
 
     def _aim_positions(self, num_scheduled_tokens: dict[str, int]) -> Iterator[_Position]:
         runner = self.model_runner
@@ -190,7 +192,9 @@ class ScoringExtension:
             context.done = max(context.done, stop)
 
 
-def _add_scores(block: list[_Position], logits: Tensor, columns: list[Column]) -> None:
+def _add_scores(
+    block: list[_Position], logits: Tensor, columns: list[Column], *, by_prefix: bool
+) -> None:
     device = logits.device
     targets = [
         (index, position.context, member, token)
@@ -206,6 +210,7 @@ def _add_scores(block: list[_Position], logits: Tensor, columns: list[Column]) -
             torch.tensor([token for *_, token in targets], device=device),
             columns,
             torch.float32,
+            by_prefix=by_prefix,
         )
     except NotFiniteLogitsError:
         # Minus infinity is a logit like another; the rest has no softmax.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,9 @@ def add_modulation_options(parser: argparse.ArgumentParser) -> None:
         strength, *_ = kind.arguments
         for name, meaning in kind.arguments.items():
             grid = '; "0:3:0.25" (3 included), "0,0.5,1" or a number' if name == strength else ""
-            group.add_argument(_option(name), metavar="VALUE", help=f"{meaning}{grid}")
+            group.add_argument(
+                _option(name), metavar="VALUE", help=f"{meaning}{grid}".replace("%", "%%")
+            )
     draws = parser.add_argument_group("draws")
     draws.add_argument(
         _option(SEED), metavar="SEED", help="draw d has the seed SEED + d; default 0"
@@ -82,7 +84,12 @@ def option_names() -> set[str]:
 
 
 def read_modulation(
-    name: str, model: type, model_args: Mapping[str, Any], options: Mapping[str, Any]
+    name: str,
+    model: type,
+    model_args: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    sampled: bool = False,
 ) -> Sweep:
     """Spells out the columns of a sweep.
 
@@ -91,6 +98,7 @@ def read_modulation(
         model: Its class.
         model_args: Its arguments, which may hold those of modulations too.
         options: Arguments of modulations that were given as options.
+        sampled: Whether texts are sampled, which differ between draws whatever is changed.
 
     Raises:
         ValueError: If the model takes no columns, an argument is malformed or given twice, nothing
@@ -105,18 +113,18 @@ def read_modulation(
         raise ValueError(
             f"{twice[0]} stands in --model_args and in {_option(twice[0])}: give it once"
         )
-    given = with_required(getattr(model, "required", ()), {**fixed, **options})
+    given = {**fixed, **options}
     strengths = [next(iter(kind.arguments)) for kind in kinds()]
     if not given.keys() & set(strengths):
         raise ValueError(
             f"none of {', '.join(map(_option, strengths))} is given: name what varies, such as "
             "--noise-std 0:3:0.25"
         )
-    columns = read_columns(given)
+    columns = read_columns(given, getattr(model, "required", ()))
     swept = swept_kinds(columns, options)
     draws = len({column.seed for column in columns})
     changes = [change for column in columns for change in column.effective.changes]
-    if draws > 1 and not any(change.draws for change in changes):
+    if draws > 1 and not sampled and not any(change.draws for change in changes):
         raise ValueError(
             f"--draws {draws} repeats one result, since nothing is drawn: leave it out, or add "
             "noise with --noise-std"
@@ -169,11 +177,6 @@ def cells_of(columns: Sequence[Column], kinds: Sequence[type[Change]]) -> list[C
         Cell.at([column.strength_of(kind) for kind in kinds], index % draws)
         for index, column in enumerate(columns)
     ]
-
-
-def with_required(required: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of modulations with those that a model must have; a kind says if one is missing."""
-    return {**dict.fromkeys(required), **given}
 
 
 def _option(name: str) -> str:

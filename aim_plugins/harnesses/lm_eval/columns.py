@@ -16,7 +16,6 @@ from aim_plugins.engines.engine import (
     ScoreRequest,
     ScoreRow,
 )
-from aim_plugins.harnesses.lm_eval.arguments import with_required
 from aim_plugins.modulation.arguments import (
     argument_names,
     describe_columns,
@@ -70,7 +69,7 @@ class ColumnAnswers:
             ValueError: If an argument of a modulation is misspelt, malformed or missing.
         """
         ours, rest = split_arguments(given)
-        self.columns = read_columns(with_required(self.required, ours))
+        self.columns = read_columns(ours, self.required)
         return rest
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
@@ -267,7 +266,7 @@ class ColumnAnswers:
             prefix = fingerprint(
                 {
                     "model": self.engine.fingerprint,
-                    "columns": [column.fingerprint for column in self.columns],
+                    "columns": [[column.fingerprint, column.seed] for column in self.columns],
                     "text": self._text_settings(),
                 }
             )

@@ -167,11 +167,11 @@ def merge_columns(lm: Any, task_dict: dict[str, Any], evaluate: Evaluate) -> dic
     """
     tasks = task_dict["tasks"]
     columns = lm.columns
+    cells = cells_of(columns, swept_kinds(columns))  # which may refuse them
     per_column = dict(replay_columns(ColumnReplay(lm), tasks, evaluate, range(len(columns))))
     merged = per_column[0]
     if merged is None:
         return None
-    cells = cells_of(columns, swept_kinds(columns))
     rows = [
         row
         for index, results in per_column.items()

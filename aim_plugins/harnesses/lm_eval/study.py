@@ -298,7 +298,10 @@ def run_sweep(
     """
     config = parse_harness_arguments(harness_arguments)
     register()
-    sweep = read_modulation(config.model, get_model(config.model), config.model_args, modulation)
+    sweep = read_modulation(
+        *(config.model, get_model(config.model), config.model_args, modulation),
+        sampled=bool((config.gen_kwargs or {}).get("do_sample")),
+    )
     return LmEvalStudy(config, sweep, output, command).run()
 
 

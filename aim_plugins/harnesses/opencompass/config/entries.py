@@ -70,7 +70,9 @@ def split_entry(entry: Mapping[str, Any]) -> SplitSettings:
 
 def shared_settings(split: SplitSettings) -> str:
     """What all entries of a sweep have in common, as JSON: the load, and what was learned on it."""
-    learned = [[one.name, one.fingerprint] for one in split.column.changes if one.fingerprint]
+    learned = [
+        [one.name, one.fingerprint, one.force] for one in split.column.changes if one.fingerprint
+    ]
     return json.dumps([canonical(unlabelled(split.rest)), learned], sort_keys=True)
 
 

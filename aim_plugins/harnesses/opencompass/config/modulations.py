@@ -59,13 +59,13 @@ def split_modulation(settings: Mapping[str, Any], required: Iterable[str] = ()) 
                 )
         given |= within
     # Of one that is missing its kind knows what to say.
-    return SplitSettings(_only_column({**dict.fromkeys(required), **given}), given, rest)
+    return SplitSettings(_only_column(given, required), given, rest)
 
 
 def describe(column: Column) -> str:
     """A modulation in the words of an entry.
 
-    >>> from aim_plugins.modulation.columns import columns_of
+    >>> from aim_plugins.modulation.arguments import columns_of
     >>> describe(*columns_of(noise_std=0.5, noise_seed=1))
     'noise_std=0.5, noise_mean=0.0, noise_seed=1'
     """
@@ -77,8 +77,8 @@ def items(settings: Mapping[str, Any]) -> ItemsView[str, Any]:
     return dict.items(settings) if isinstance(settings, dict) else settings.items()
 
 
-def _only_column(given: Mapping[str, Any]) -> Column:
-    columns = read_columns(given)
+def _only_column(given: Mapping[str, Any], required: Iterable[str]) -> Column:
+    columns = read_columns(given, required)
     if len(columns) == 1:
         return columns[0]
     kind = swept_kinds(columns)[0]
