@@ -1,7 +1,7 @@
 """One pass of a model over a data set, kept on disk.
 
 Run as a script, this file makes such a pass in a process of its own, which may be killed or one of
-several: `python test_logits_cache.py TASK PAIRS FOLDER [KILL_AFTER]`.
+several: `python test_cache.py TASK PAIRS FOLDER [KILL_AFTER]`.
 """
 
 from __future__ import annotations
