@@ -7,7 +7,7 @@ package:
 - `vision_bench.logits`: one pass of a model over a data set, kept on disk;
 - `vision_bench.classification`, `vision_bench.segmentation`: quality against noise strength;
 - `vision_bench.published`: figures that others report;
-- `vision_bench.cli`: the command `vision-bench`.
+- `vision_bench.systems`: a line for each command of `vision-bench`.
 
 Importing this package imports nothing else.
 """

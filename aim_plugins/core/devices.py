@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +21,9 @@ _WINDOWS = (
 )
 _UNBOUNDED = 10**6
 """Tokenizers without a limit state a number far above this."""
+
+_PATIENCE = 60.0
+"""Seconds that a process waits for the one beside it to report an error that all of them find."""
 
 
 def best_device(asked: str | None = None) -> torch.device:
@@ -62,6 +68,18 @@ def is_main_process() -> bool:
 def speaks_for_machine() -> bool:
     """Whether this process is the one of its machine that reports what all of them find wrong."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Leaves it to one process of a machine to report what all of them find wrong."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError):
+        if not speaks_for_machine():
+            # The launcher ends all processes once one has failed.
+            time.sleep(_PATIENCE)
+        raise
 
 
 def model_window(config: Any, tokenizer: Any = None) -> int | None:

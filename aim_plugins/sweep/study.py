@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-from aim_plugins.core.devices import is_main_process
+from aim_plugins.core.devices import is_main_process, one_voice
 from aim_plugins.core.strengths import Axis
 from aim_plugins.sweep.cells import Cell, CellRecord
 from aim_plugins.sweep.front import Front, publish
@@ -83,8 +83,9 @@ class Study(abc.ABC):
             ValueError: If a setting or file is not usable, or the folder holds another study.
             OSError: If the folder cannot be written.
         """
-        self.check()
-        self.load()
+        with one_voice():
+            self.check()
+            self.load()
         if not is_main_process():
             return None
         with self.open() as store:

@@ -41,6 +41,18 @@ def test_several_processes_choose_their_own_devices(monkeypatch: pytest.MonkeyPa
     assert not devices.is_main_process() and devices.speaks_for_machine()
 
 
+@pytest.mark.parametrize(("rank", "waits"), [("0", 0), ("1", 1)])
+def test_the_first_process_of_a_machine_reports_what_all_find_wrong(
+    monkeypatch: pytest.MonkeyPatch, rank: str, waits: int
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(devices.time, "sleep", pauses.append)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(ValueError, match="a wrong setting"), devices.one_voice():
+        raise ValueError("a wrong setting")
+    assert len(pauses) == waits
+
+
 def config(**settings: Any) -> SimpleNamespace:
     return SimpleNamespace(**settings)
 

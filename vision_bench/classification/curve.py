@@ -146,19 +146,6 @@ class AccuracyCurve:
         return self.law.accuracy
 
     @property
-    def expected_stderr(self) -> Float[Tensor, " strengths"]:
-        """Its standard error over documents, as a sample of all documents."""
-        return self.law.stderr
-
-    @property
-    def noise_std_of_accuracy(self) -> Float[Tensor, " strengths"]:
-        """Standard deviation over the noise of one draw's accuracy on these documents.
-
-        It tells how far `sampled` scatters around `expected`.
-        """
-        return self.law.noise_std
-
-    @property
     def sampled(self) -> Float[Tensor, "strengths draws"]:
         """Accuracy of each draw."""
         empty = torch.zeros(len(self.stds), 0, dtype=torch.float64)

@@ -15,12 +15,10 @@ writes and prints.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from aim_plugins.core.devices import best_device, pass_device, speaks_for_machine
+from aim_plugins.core.devices import best_device, pass_device
 from aim_plugins.core.files import safe_name
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import NOISE_VERSION
@@ -37,9 +35,6 @@ from vision_bench.data.classes import chosen_classes, unique_names
 from vision_bench.logits.cache import cache_logits
 from vision_bench.logits.classes import CachedLogits, load_logits
 from vision_bench.published import PublishedCurve
-
-_PATIENCE = 60.0
-"""Seconds that a process waits for the one beside it to report an error that all of them find."""
 
 
 class AccuracyStudy(Study):
@@ -184,24 +179,17 @@ class ClassificationStudy(AccuracyStudy):
 
     def load(self) -> None:
         settings = self.settings
-        try:
-            model, data = load(settings)
-            self.task, self.class_names = data.name, data.classes
-            self.targets = settings.targets(data.classes)
-            self.chosen = chosen_classes(settings.report_classes, data.classes, self.targets)
-            self.published = published_accuracy(settings, model, data, self.targets)
-            device = pass_device(settings.device)
-        except (ValueError, OSError, ImportError):
-            if not speaks_for_machine():
-                # The launcher ends all processes once one has failed; that one says why.
-                time.sleep(_PATIENCE)
-            raise
+        model, data = load(settings)
+        self.task, self.class_names = data.name, data.classes
+        self.targets = settings.targets(data.classes)
+        self.chosen = chosen_classes(settings.report_classes, data.classes, self.targets)
+        self.published = published_accuracy(settings, model, data, self.targets)
         self.cached = cache_logits(
             model,
             data,
             settings.logits_cache,
             batch_size=settings.batch_size,
-            device=device,
+            device=pass_device(settings.device),
             workers=settings.workers,
         )
         self.pinned = {
@@ -222,7 +210,7 @@ class LogitsStudy(AccuracyStudy):
 
     def __init__(self, settings: LogitsSettings, command: Sequence[str] = ()) -> None:
         self.noise = self.settings = settings
-        self.command, self.output = command, Path(settings.output)
+        self.command, self.output = command, settings.output
         self.task = settings.task or settings.file.stem
 
     @property

@@ -12,16 +12,13 @@ mIoU by less than 0.00002.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from vision_bench.logits.upsampling import upsample
 
 if TYPE_CHECKING:
     from vision_bench.data.segmentation import SegmentationData
@@ -47,12 +44,6 @@ class SegmentationLogits:
     def key(self) -> str:
         """What identifies the image in keyed noise; see `noise_key`."""
         return noise_key(self.name)
-
-    def upsampled(
-        self, device: str | torch.device | None = None
-    ) -> Float[Tensor, "classes height width"]:
-        """The logits of every pixel of the network's input, in float32."""
-        return upsample(self.logits.to(device), self.size)
 
 
 def noise_key(name: str) -> str:
@@ -84,8 +75,8 @@ class CachedImage:
 class CachedSegmentationLogits:
     """A segmentation model's outputs on a data set, read one image at a time.
 
-    `len(cached)` images are there; `cached[i]` reads one, `cached.read_labels(i)` its labels, and
-    iterating gives (logits, labels) pairs. Nothing but the image at hand is held in memory.
+    `len(cached)` images are there; `cached[i]` reads one, and `cached.read_labels(i)` its labels.
+    Nothing but the image at hand is held in memory.
 
     Attributes:
         folder: Where they lie.
@@ -122,10 +113,6 @@ class CachedSegmentationLogits:
         with safe_open(self.folder / image.shard, "pt") as shard:
             logits = shard.get_tensor(str(image.index))
         return SegmentationLogits(logits, image.size, image.index, self.data.names[image.index])
-
-    def __iter__(self) -> Iterator[tuple[SegmentationLogits, Int[Tensor, "height width"]]]:
-        for position in range(len(self)):
-            yield self[position], self.read_labels(position)
 
     def read_labels(self, position: int) -> Int[Tensor, "height width"]:
         """The labels of one image at the network's input size, 255 to ignore."""

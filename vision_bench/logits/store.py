@@ -99,12 +99,12 @@ class LogitsStore:
 
         A flipped bit leaves a file of the right size, and logits that nobody would question.
         """
-        digests = (self._record() or {}).get("sha256")
-        if not isinstance(self.data, SegmentationData) or not digests:
+        record = self._record()
+        if record is None or not isinstance(self.data, SegmentationData):
             return
         paths = [path for shard in self.shards() if (path := self._path(shard)).is_file()]
         for path, digest in zip(paths, digest_files(paths), strict=True):
-            if digest != digests.get(path.name):
+            if digest != record["sha256"].get(path.name):
                 path.unlink(missing_ok=True)
 
     def shards(self) -> list[range]:
@@ -255,8 +255,7 @@ class LogitsStore:
 
     def _find_segmentation(self, record: Mapping[str, Any]) -> CachedSegmentationLogits | None:
         assert isinstance(self.data, SegmentationData)
-        # An index without checksums is of an earlier version; it is written anew.
-        if "sha256" not in record or not all(self._path(s).is_file() for s in self.shards()):
+        if not all(self._path(shard).is_file() for shard in self.shards()):
             return None
         return CachedSegmentationLogits(
             self.folder,

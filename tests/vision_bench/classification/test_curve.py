@@ -24,13 +24,13 @@ def test_zero_noise_is_the_clean_accuracy(digits):
     assert clean > 0.9
     assert float(curve.expected[0]) == pytest.approx(clean, abs=1e-15)
     assert curve.sampled[0].tolist() == pytest.approx([clean, clean], abs=1e-15)
-    assert float(curve.noise_std_of_accuracy[0]) == 0
+    assert float(curve.law.noise_std[0]) == 0
 
 
 def test_sampled_accuracy_scatters_around_the_exact_one_as_predicted(digits):
     draws = 40
     curve = accuracy_curve(*digits, STDS[1:], draws=draws, seed=7)
-    z = (curve.sampled - curve.expected[:, None]) / curve.noise_std_of_accuracy[:, None]
+    z = (curve.sampled - curve.expected[:, None]) / curve.law.noise_std[:, None]
     # Strengths share their noise, so only the draws within a strength are independent.
     assert (z.mean(1).abs() < 4 / math.sqrt(draws)).all()
     low, high = stats.chi2.ppf([1e-4, 1 - 1e-4], draws)
@@ -45,7 +45,7 @@ def test_exact_accuracy_agrees_with_another_generator(digits):
         ((logits + 3 * generator.standard_normal(logits.shape)).argmax(1) == labels).mean()
         for _ in range(200)
     ]
-    error = float(curve.noise_std_of_accuracy) / math.sqrt(200)
+    error = float(curve.law.noise_std) / math.sqrt(200)
     assert np.mean(accuracies) == pytest.approx(float(curve.expected), abs=4 * error)
 
 
@@ -60,7 +60,7 @@ def test_standard_errors_over_documents_are_those_of_scipy(digits):
     curve = accuracy_curve(logits, labels, [0.0], draws=1)
     correct = (logits.argmax(1) == labels).double().numpy()
     assert float(curve.sampled_stderr) == pytest.approx(stats.sem(correct), rel=1e-12)
-    assert float(curve.expected_stderr) == pytest.approx(stats.sem(correct), rel=1e-12)
+    assert float(curve.law.stderr) == pytest.approx(stats.sem(correct), rel=1e-12)
 
 
 def test_documents_keep_their_noise_when_others_follow(digits):
@@ -146,7 +146,7 @@ def test_unusable_arguments_are_refused(change: dict, message: str):
 
 def test_one_document_has_no_standard_error():
     curve = accuracy_curve(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), [1.0])
-    assert math.isnan(float(curve.expected_stderr))
+    assert math.isnan(float(curve.law.stderr))
 
 
 TARGETS = {3: +1, 7: -1}

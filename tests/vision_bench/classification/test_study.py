@@ -123,7 +123,8 @@ def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: P
     ]
     pictures = {path.stem for path in (tmp_path / "out" / "curves").iterdir()}
     assert {"digits-test-acc", "digits-test-ece", "digits-test-classes"} <= pictures
-    assert "digits-test.7" in (tmp_path / "out" / "report.html").read_text()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "digits-test.7" in report and "<h1>resnet20</h1>" in report
 
 
 def test_pictures_are_drawn_only_if_asked_for(weights: Path, tmp_path: Path):

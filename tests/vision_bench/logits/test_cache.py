@@ -1,7 +1,7 @@
 """One pass of a model over a data set, kept on disk.
 
 Run as a script, this file makes such a pass in a process of its own, which may be killed or one of
-several: `python test_logits_cache.py TASK PAIRS FOLDER [KILL_AFTER]`.
+several: `python test_cache.py TASK PAIRS FOLDER [KILL_AFTER]`.
 """
 
 from __future__ import annotations
@@ -357,7 +357,7 @@ def test_images_too_small_for_the_model_are_left_out(tmp_path: Path):
     root = write_pairs(tmp_path / "data", [(8, 8), (3, 5), (12, 8), (1, 1), (3, 5)])
     with pytest.warns(SkippedImagesWarning, match="left out 3 .* toy takes no images of 3 x 5 pix"):
         cached = cache_logits(segmenter(), pairs(root), tmp_path / "cache")
-    assert [image.name for image, _ in cached] == ["images/0.png", "images/2.png"]
+    assert [cached[place].name for place in range(len(cached))] == ["images/0.png", "images/2.png"]
     strict = load_segmentation_dataset("folder", root, classes=["a", "b", "c"], on_error="raise")
     with pytest.raises(UnreadableImageError, match="toy takes no images of 3 x 5 pixels"):
         cache_logits(segmenter(), strict, tmp_path / "strict")
@@ -426,7 +426,7 @@ def test_an_image_of_ade20k_takes_4_9_megabytes(tmp_path: Path):
     size = sum(path.stat().st_size for path in cached.folder.iterdir())
     assert size / 3 == pytest.approx(150 * 128 * 128 * 2, rel=0.01)
     item = cached[2]
-    assert item.upsampled().shape == (150, 512, 512)
+    assert upsample(item.logits, item.size).shape == (150, 512, 512)
     assert cached.read_labels(2).unique().tolist() == [12]
 
 
