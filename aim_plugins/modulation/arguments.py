@@ -35,12 +35,14 @@ def split_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 def _meant(name: str) -> list[str]:
     """The arguments that a name was meant for which is none of them, if any."""
+    if near := nearest(name, argument_names(), cutoff=0.8):
+        return near
     # What starts as a kind is called, such as noise_sigma, is meant for one of its arguments.
     for kind in kinds():
         if name.startswith(f"{kind.name}_"):
             within = [one for one in kind.arguments if name.endswith(f"_{one}")]
             return within or nearest(name, kind.arguments, cutoff=0.0)
-    return nearest(name, argument_names(), cutoff=0.8)
+    return []
 
 
 def argument_names() -> tuple[str, ...]:
