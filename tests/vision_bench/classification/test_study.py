@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,30 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ResNet-20 whose last layer is fitted to digits, on features of random layers."""
-    from sklearn.linear_model import LogisticRegression
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = load_model("cifar10_resnet20", weights="random")
-    data = load_dataset("digits", split="train", preprocessing=model.preprocessing)
-    images = torch.stack([data[index][0] for index in range(len(data))])
-    fc, model.module.fc = model.module.fc, torch.nn.Identity()
-    with torch.inference_mode():
-        features = model.module(images).numpy()
-    scale = features.std()
-    fitted = LogisticRegression(C=100, max_iter=3000).fit(features / scale, data.labels)
-    model.module.fc = fc
-    with torch.no_grad():
-        fc.weight.copy_(torch.from_numpy(fitted.coef_ / scale))
-        fc.bias.copy_(torch.from_numpy(fitted.intercept_))
-    path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
-    save_file(model.module.state_dict(), path)
-    return path
 
 
 def run(folder: Path, weights: Path | str, *options: str) -> int:
@@ -164,23 +137,6 @@ def test_an_interrupted_sweep_goes_on_at_the_first_missing_draw(weights, tmp_pat
     assert seeds == [0, 1, 1, 2]
     assert run(tmp_path / "whole", weights, *SCHEDULE, "--draws", "3") == 0
     assert table(tmp_path) == table(tmp_path / "whole")
-
-
-def test_two_processes_write_what_one_does_and_one_speaks(weights: Path, tmp_path: Path):
-    assert run(tmp_path / "one", weights, *SCHEDULE) == 0
-    places = ("--output", str(tmp_path / "two/out"), "--logits-cache", str(tmp_path / "two/logits"))
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    words += ["-m", "vision_bench.classification", "--dataset", "digits", "--model", "resnet20"]
-    words += ["--weights", str(weights), "--limit", "300", *places, *SCHEDULE]
-    package = str(Path(vision_bench.__file__).parents[1])
-    environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
-    made = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
-    assert made.returncode == 0, made.stderr
-    assert made.stdout.count("digits-test (n=300)") == made.stdout.count("report:") == 1
-    one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
-    # The report tells the command.
-    assert {name for name in one if one[name] != two.get(name)} == {"out/report.html"}
-    assert one.keys() == two.keys()
 
 
 def test_focus_raises_the_recall_of_its_class(weights: Path, tmp_path: Path):

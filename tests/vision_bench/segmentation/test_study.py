@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -40,53 +39,10 @@ from vision_bench.segmentation.settings import SegmentSettings
 DRAW = front._draw
 CLASSES = 150
 PERSON = 12
-SIZES = [(50, 41), (64, 64), (37, 66), (45, 45), (90, 33)]
+NAMES = [f"ADE_val_{number:08d}" for number in range(1, 6)]
 UTILITY = {"METHOD": "utility", "RATIO": 0.0, "STEP_SIZE": 1.5, "STEP_LIMIT": 3}
 PERSON_UP = UTILITY | {"METHOD": "single", "TARGET_IDX": PERSON, "POSITIVE": True}
 SETTINGS = {"dataset": "ade20k", "resize": "short64", "batch_size": 2, "overlays": 2}
-
-
-def names_of(count: int) -> list[str]:
-    return [f"ADE_val_{number:08d}" for number in range(1, count + 1)]
-
-
-@pytest.fixture(scope="module")
-def ade20k(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five validation images in ADE20K's layout; some pixels are unlabelled, some are persons."""
-    root = tmp_path_factory.mktemp("data") / "ADEChallengeData2016"
-    for name, (width, height) in zip(names_of(len(SIZES)), SIZES, strict=True):
-        rng = np.random.default_rng(width * height)
-        for kind, shape, highest in (("images", (4, 5, 3), 256), ("annotations", (5, 6), 5)):
-            coarse = rng.integers(0, highest, shape, dtype=np.uint8)
-            if kind == "annotations":
-                coarse[coarse == 4] = PERSON + 1
-            folder = root / kind / "validation"
-            folder.mkdir(parents=True, exist_ok=True)
-            resampling = Image.Resampling.BICUBIC if kind == "images" else Image.Resampling.NEAREST
-            picture = Image.fromarray(coarse).resize((width, height), resampling)
-            picture.save(folder / f"{name}.{'jpg' if kind == 'images' else 'png'}")
-    return root
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random SegFormer of 150 classes that answers with a handful of them, person included."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(4)
-    config = transformers.SegformerConfig(
-        depths=[1, 1, 1, 1],
-        hidden_sizes=[8, 16, 24, 32],
-        num_attention_heads=[1, 2, 3, 4],
-        decoder_hidden_size=16,
-        num_labels=CLASSES,
-    )
-    module = transformers.SegformerForSemanticSegmentation(config)
-    head = module.decode_head.classifier
-    head.weight.data.mul_(40)
-    head.bias.data.fill_(-4).index_fill_(0, torch.tensor([0, 1, 2, PERSON]), 4)
-    folder = tmp_path_factory.mktemp("models") / "tiny-segformer"
-    module.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +119,7 @@ def upsampled_logits(
 def loop_over_levels(root: Path, checkpoint: Path, perturbators: list) -> np.ndarray:
     """Confusion matrices [levels, truth, predicted], one modulated model after the other."""
     total = np.zeros((len(perturbators), CLASSES, CLASSES), dtype=int)
-    for name in names_of(len(SIZES)):
+    for name in NAMES:
         logits = upsampled_logits(root, checkpoint, name)
         labels = reduced_labels(root, name, tuple(logits.shape[1:]))
         counted = labels != 255
@@ -448,24 +404,6 @@ def test_damaged_counts_are_counted_again(config, tmp_path):
     assert results(tmp_path / "out") == expected
 
 
-def test_two_processes_get_the_results_of_one(config, tmp_path):
-    path = config(exact=False)
-    assert evaluate(path, "--output", str(tmp_path / "one")) == 0
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
-    command = ["-m", "vision_bench.cli", "segment", "evaluate", str(path)]
-    options = ["--cfg-options", f"logits_cache={tmp_path / 'other-logits'}"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    both = subprocess.run(
-        [sys.executable, *launch, *command, *options],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert both.returncode == 0, both.stderr
-    assert both.stdout.count("report:") == 1
-    assert results(tmp_path / "out") == results(tmp_path / "one")
-
-
 ABSENT = {"METHOD": "single", "RATIO": 1.0, "TARGET_IDX": CLASSES}
 
 
@@ -675,7 +613,7 @@ def test_the_papers_figures_stand_beside_ours(config, checkpoint, tmp_path, monk
     monkeypatch.setattr(
         segment_load, "load_model", lambda name, **options: load(str(checkpoint), weights=None)
     )
-    monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": len(SIZES)})
+    monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": len(NAMES)})
     monkeypatch.setattr(segment_sweep, "PUBLISHED_RESIZE", "short64")
     block = PERSON_UP | {"STEP_SIZE": 2.0}
     options = {"model": "segformer-b2", "weights": "hub", "PERTURBATION": block, "exact": False}
