@@ -263,6 +263,17 @@ def test_an_empty_continuation_names_its_document(tiny_checkpoint):
         model.loglikelihood([request])
 
 
+def test_a_text_without_tokens_scores_as_in_hf(tiny_checkpoint):
+    requests = [
+        Instance("loglikelihood_rolling", {}, (text,), index)
+        for index, text in enumerate(("", "the capital of"))
+    ]
+    ours = build(AimHFLM, tiny_checkpoint, noise_std=0).loglikelihood_rolling(requests)
+    theirs = build(HFLM, tiny_checkpoint).loglikelihood_rolling(requests)
+    assert list(map(str, ours)) == list(map(str, theirs))  # which the samples file holds
+    assert str(ours[0]) == "0"
+
+
 def test_noise_given_for_generation_only_is_refused(tiny_checkpoint, tasks_folder):
     model = build(AimHFLM, tiny_checkpoint)
     with pytest.raises(ValueError, match="noise_std is an argument of the model"):

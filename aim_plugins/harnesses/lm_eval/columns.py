@@ -123,7 +123,8 @@ class ColumnAnswers:
         self, requests: Sequence[Instance], owners: Sequence[int], rows: Iterable[ScoreRow]
     ) -> list[list[float]]:
         """Sums of the windows' log-likelihoods, [N] rows of [S]."""
-        totals = [[0.0] * len(self.columns) for _ in requests]
+        # From the integer, so that a text without tokens has the harness's 0, not 0.0.
+        totals: list[list[float]] = [[0] * len(self.columns) for _ in requests]
         for owner, row in zip(owners, rows, strict=True):
             for column, value in enumerate(row.log_likelihoods):
                 totals[owner][column] += value
