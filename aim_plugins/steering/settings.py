@@ -25,6 +25,7 @@ from aim_plugins.core.settings import (
     option,
     read_settings,
 )
+from aim_plugins.transport.incremental import Incremental
 
 DEFAULT_STRENGTHS = "0:1:0.1"
 DEFAULT_QUESTION = (
@@ -83,8 +84,9 @@ class FitSettings(ModelSettings):
         pooling: mean, min, max, median, last or all tokens; by default the method's.
         support: Where maps act: none, minmax, qLO_HI or clip; by default the method's.
         positions: Tokens to transport: all or last; by default the method's.
-        incremental: Whether to fit each module on activations that earlier ones transported; by
-            default as the method does.
+        incremental: Which sentences go through the maps of earlier modules while a module's is
+            learned: those of both sides (causal, as the paper), of the source, or none (atonce); by
+            default the method's.
         strength: At which they are transported.
     """
 
@@ -101,7 +103,7 @@ class FitSettings(ModelSettings):
     pooling: str | None = None
     support: str | None = None
     positions: str | None = None
-    incremental: bool | None = None
+    incremental: Incremental | None = None
     strength: float = 1.0
 
     def check(self) -> None:
@@ -362,7 +364,8 @@ class ConvertSettings(ModelSettings):
         support: none, minmax or qLO_HI; by default the one in force when they were saved.
         positions: The tokens that the hooks were applied to, which the files do not say.
         pooling: How activations were pooled; by default the original's.
-        incremental: Whether hooks were fitted one after another; by default the original's.
+        incremental: Which sentences earlier hooks transported while one was fitted; by default the
+            original's.
     """
 
     folder: Path = option(positional=True, metavar="FOLDER")
@@ -371,7 +374,7 @@ class ConvertSettings(ModelSettings):
     support: str | None = None
     positions: Literal["all", "last"] = "all"
     pooling: str | None = None
-    incremental: bool | None = None
+    incremental: Incremental | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

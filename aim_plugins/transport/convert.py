@@ -34,6 +34,7 @@ from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import execution_order, split_site
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.folding.readers import evaluating, probe_tokens
+from aim_plugins.transport.maps import find_method
 
 SUFFIX = ".statedict"
 
@@ -60,7 +61,7 @@ def convert_statedicts(
     support: str | None = None,
     positions: str = "all",
     pooling: str | None = None,
-    incremental: bool | None = None,
+    incremental: str | None = None,
 ) -> LearnedTransport:
     """Reads a folder of the original's state dicts.
 
@@ -101,7 +102,7 @@ def convert_statedicts(
         sites=ordered.maps,
         positions=positions,
         pooling=pooling or _POOLING[methods[0]],
-        incremental=methods[0] != "aura" if incremental is None else incremental,
+        incremental=incremental or find_method(methods[0]).incremental,
         support=supports.pop(),
     )
     return LearnedTransport(ordered, metadata)

@@ -130,7 +130,7 @@ def test_aura_dampens_experts_only(tiny_llama: Any, tmp_path: Path) -> None:
     transport = convert_statedicts(folder, tiny_llama)
     expected = [1.0 if one <= 0.5 else 1 - 2 * (one - 0.5) for one in auroc.tolist()]
     torch.testing.assert_close(transport.maps.maps[FIRST].scale, torch.tensor(expected))
-    assert (transport.metadata.pooling, transport.metadata.incremental) == ("max", False)
+    assert (transport.metadata.pooling, transport.metadata.incremental) == ("max", "atonce")
 
 
 def test_a_converted_transport_is_saved_like_any_other(tiny_llama: Any, tmp_path: Path) -> None:
