@@ -358,14 +358,15 @@ class ConvertSettings(ModelSettings):
     """Maps that the original implementation saved.
 
     Attributes:
-        folder: Holds *.statedict files.
+        folder: Holds *.statedict files, under the name that ml-act gave it.
         output: Folder for the transport.
-        method: Needed between gaussian and mean, whose files are alike.
+        method: Needed between gaussian and mean, whose files are alike, unless the folder's name
+            says it.
         support: none, minmax or qLO_HI; by default the one in force when they were saved.
         positions: The tokens that the hooks were applied to, which the files do not say.
-        pooling: How activations were pooled; by default the original's.
-        incremental: Which sentences earlier hooks transported while one was fitted; by default the
-            original's.
+        pooling: How activations were pooled; by default as the folder's name says.
+        incremental: Whether hooks were fitted behind the earlier ones (causal) or atonce; by
+            default as the folder's name says.
     """
 
     folder: Path = option(positional=True, metavar="FOLDER")
@@ -374,7 +375,7 @@ class ConvertSettings(ModelSettings):
     support: str | None = None
     positions: Literal["all", "last"] = "all"
     pooling: str | None = None
-    incremental: Incremental | None = None
+    incremental: Literal["causal", "atonce"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
