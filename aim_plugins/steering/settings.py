@@ -25,6 +25,7 @@ from aim_plugins.core.settings import (
     option,
     read_settings,
 )
+from aim_plugins.transport.incremental import Incremental
 
 DEFAULT_STRENGTHS = "0:1:0.1"
 DEFAULT_QUESTION = (
@@ -83,8 +84,9 @@ class FitSettings(ModelSettings):
         pooling: mean, min, max, median, last or all tokens; by default the method's.
         support: Where maps act: none, minmax, qLO_HI or clip; by default the method's.
         positions: Tokens to transport: all or last; by default the method's.
-        incremental: Whether to fit each module on activations that earlier ones transported; by
-            default as the method does.
+        incremental: Which sentences go through the maps of earlier modules while a module's is
+            learned: those of both sides (causal, as the paper), of the source, or none (atonce); by
+            default the method's.
         strength: At which they are transported.
     """
 
@@ -101,7 +103,7 @@ class FitSettings(ModelSettings):
     pooling: str | None = None
     support: str | None = None
     positions: str | None = None
-    incremental: bool | None = None
+    incremental: Incremental | None = None
     strength: float = 1.0
 
     def check(self) -> None:
@@ -356,13 +358,15 @@ class ConvertSettings(ModelSettings):
     """Maps that the original implementation saved.
 
     Attributes:
-        folder: Holds *.statedict files.
+        folder: Holds *.statedict files, under the name that ml-act gave it.
         output: Folder for the transport.
-        method: Needed between gaussian and mean, whose files are alike.
+        method: Needed between gaussian and mean, whose files are alike, unless the folder's name
+            says it.
         support: none, minmax or qLO_HI; by default the one in force when they were saved.
         positions: The tokens that the hooks were applied to, which the files do not say.
-        pooling: How activations were pooled; by default the original's.
-        incremental: Whether hooks were fitted one after another; by default the original's.
+        pooling: How activations were pooled; by default as the folder's name says.
+        incremental: Whether hooks were fitted behind the earlier ones (causal) or atonce; by
+            default as the folder's name says.
     """
 
     folder: Path = option(positional=True, metavar="FOLDER")
@@ -371,7 +375,7 @@ class ConvertSettings(ModelSettings):
     support: str | None = None
     positions: Literal["all", "last"] = "all"
     pooling: str | None = None
-    incremental: bool | None = None
+    incremental: Literal["causal", "atonce"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
