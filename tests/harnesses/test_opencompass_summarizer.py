@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config, ConfigDict
 from opencompass.datasets.custom import make_custom_dataset_config
+from opencompass.utils import get_logger
 
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.command import COMMAND_VARIABLE
@@ -420,6 +421,16 @@ def test_a_sweep_without_any_result_is_only_mentioned(run):
         "one-std0.0-seed0-mean0.0"
     ]
     assert any("there is no result yet" in warning for warning in run.warnings)
+
+
+def test_what_the_default_summarizer_takes_is_taken(run, monkeypatch):
+    """Older configs of OpenCompass name a prompt_db."""
+    run.add_result(run.add_entry(0.5), run.add_dataset("sums"), {"accuracy": 50.0})
+    warnings: list[str] = []
+    monkeypatch.setattr(get_logger(), "warning", warnings.append)
+    summarizer = SweepSummarizer(config=run.config(), prompt_db={"database_path": "docs"})
+    assert any("prompt_db is deprecated" in said for said in warnings)
+    assert summarizer.dataset_abbrs is None
 
 
 def test_nothing_at_all_gives_opencompass_table_of_dashes(run):
