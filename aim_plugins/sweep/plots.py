@@ -25,7 +25,7 @@ from aim_plugins.sweep.figures import (
     label_decades,
     render,
 )
-from aim_plugins.sweep.intervals import point_intervals
+from aim_plugins.sweep.intervals import point_intervals, value_range
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 
 _CROWD = 30
@@ -77,30 +77,21 @@ def _series(curve: Curve, metric: str) -> list[Point]:
     return curve.exact if is_expected(metric) else curve.sampled
 
 
-def intervals(curve: Curve) -> list[tuple[float, float]]:
-    """The 95 % interval of each sampled point; NaN where unknown.
-
-    A mean of several draws has a normal interval, which is cut where the curve's values end.
-    """
-    ends = point_intervals(curve.sampled)
-    if not is_share(curve):
-        return ends
-    # Both comparisons are false of NaN, which stays.
-    return [(0.0 if low < 0 else low, 1.0 if high > 1 else high) for low, high in ends]
-
-
 def is_share(curve: Curve) -> bool:
-    """Tells whether a curve stays within 0 and 1, as accuracies do."""
-    return all(0 <= value <= 1 for value in _finite_values(curve))
+    """Tells whether a curve's measure stays within 0 and 1, as accuracies do."""
+    return value_range(curve.points) == (0.0, 1.0)
 
 
 def logarithmic(curves: Sequence[Curve]) -> list[bool]:
     """Tells for each curve whether its values need a logarithmic axis.
 
     They do where noise multiplies them, such as a perplexity. Curves of one quantity are read side
-    by side: where one needs such an axis all have it. Perplexities of any kind are one quantity.
+    by side: where one needs such an axis all have it that can show all of it on one. Perplexities
+    of any kind are one quantity.
     """
-    positive = [not is_share(curve) and min(_finite_values(curve)) > 0 for curve in curves]
+    positive = [
+        not is_share(curve) and min(_shown_values(curve), default=0.0) > 0 for curve in curves
+    ]
     asked = {
         _quantity(curve)
         for curve, fits in zip(curves, positive, strict=True)
@@ -220,7 +211,7 @@ def _draw_sampled(axes: Axes, curve: Curve) -> None:
         return
     strengths = np.array([point.strength for point in curve.sampled])
     values = np.array([_finite(point.value) for point in curve.sampled])
-    low, high = np.array(intervals(curve)).T
+    low, high = np.array(point_intervals(curve.sampled)).T
     known = bool(np.isfinite(high).any())
     crowded = is_crowded(curve)
     if curve.exact and not crowded:
@@ -299,15 +290,16 @@ def _set_limits(axes: Axes, curve: Curve, log: bool) -> None:
         return
     if is_share(curve):
         # A share is read against zero; a cut axis would make a small change look large.
-        axes.set_ylim(0, min(1.02, 1.15 * max(_tops(curve)) or 1.02))
+        axes.set_ylim(0, min(1.02, 1.15 * max(_shown_values(curve)) or 1.02))
     elif log:
         axes.set_yscale("log")
         label_decades(axes.yaxis)
 
 
-def _tops(curve: Curve) -> list[float]:
-    tops = [high for _, high in intervals(curve)] + [point.value for point in curve.points]
-    return [top for top in tops if math.isfinite(top)]
+def _shown_values(curve: Curve) -> list[float]:
+    """All that a picture has to hold: values and ends of intervals."""
+    ends = [end for pair in point_intervals(curve.sampled) for end in pair]
+    return [end for end in ends if math.isfinite(end)] + _finite_values(curve)
 
 
 def _finite(value: float) -> float:

@@ -107,6 +107,7 @@ def write_report(
             grids=grids,
             exact=any(curve.exact for curve in curves),
             published=any(curve.published for curve in curves),
+            several_draws=any(point.draws > 1 for point in points),
             strength_label=label,
             strength_names=[axis.name for axis in axes] if grids else ["strength"],
             tables=[table_data(task, curves) for task in task_names(curves)],

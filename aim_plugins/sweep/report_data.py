@@ -15,13 +15,12 @@ from typing import Any
 from markupsafe import Markup
 
 from aim_plugins.core.strengths import format_strength
-from aim_plugins.sweep.headline import format_value
+from aim_plugins.sweep.formats import estimate_texts
 from aim_plugins.sweep.heat_maps import Grid
-from aim_plugins.sweep.intervals import interval_texts
+from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.plots import (
     Curve,
     describe_sample,
-    intervals,
     is_crowded,
     is_share,
     logarithmic,
@@ -135,7 +134,9 @@ def _curve_data(curve: Curve, chance: Mapping[tuple[str, str], float], log: bool
         "chance": chance.get((curve.task, curve.metric)),
         "sampled": [
             _point_data(point) | {"low": float(low), "high": float(high)}
-            for point, (low, high) in zip(curve.sampled, intervals(curve), strict=True)
+            for point, (low, high) in zip(
+                curve.sampled, point_intervals(curve.sampled), strict=True
+            )
         ],
         "exact": [_point_data(point) for point in curve.exact],
         "published": [_point_data(point) for point in curve.published],
@@ -235,8 +236,10 @@ def table_data(task: str, curves: Sequence[Curve]) -> dict[str, Any]:
     metrics: list[str] = []
     own = [curve for curve in curves if curve.task == task]
     for series in (one for curve in own for one in (curve.sampled, curve.exact, curve.published)):
-        for point, interval in zip(series, interval_texts(series, decimals=3), strict=True):
-            cells.setdefault(point.strengths, {})[point.metric] = _cell(point, interval)
+        for point, (value, interval) in zip(series, estimate_texts(series), strict=True):
+            # The first text is the key to sort by.
+            cell = (repr(float(point.value)), value, interval)
+            cells.setdefault(point.strengths, {})[point.metric] = cell
             if point.metric not in metrics:
                 metrics.append(point.metric)
     return {
@@ -251,16 +254,6 @@ def table_data(task: str, curves: Sequence[Curve]) -> dict[str, Any]:
             for strengths in sorted(cells, key=lambda one: one[::-1])
         ],
     }
-
-
-def _cell(point: Point, interval: str) -> tuple[str, str, str]:
-    """The sort key, the value and the error of a table cell, as text."""
-    if interval:
-        return repr(float(point.value)), format_value(point.value), interval
-    error = "" if point.stderr is None or math.isnan(point.stderr) else f"± {point.stderr:.3g}"
-    if error and 0.001 <= point.stderr < 10:  # type: ignore[operator]
-        error = f"± {point.stderr:.3f}"
-    return repr(float(point.value)), format_value(point.value), error
 
 
 def points_csv(points: Sequence[Point]) -> str:

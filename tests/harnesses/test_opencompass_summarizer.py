@@ -511,7 +511,8 @@ def test_the_files_are_those_of_the_sweep_with_lm_eval(run, capsys):
         ".txt",
     ]
     printed = capsys.readouterr().out
-    assert "0.5     0.5000 ± 0.2887" in printed
+    # Wilson's interval of two of four.
+    assert "0.5 0.500 [0.150, 0.850]" in printed
     assert printed.endswith(f"report:   {run.sweep() / 'report.html'}\n")
 
 
