@@ -34,6 +34,8 @@ class SegmentSettings(Settings):
         seed: Draw d has the seed SEED + d.
         exact: Whether to compute the exact law as well, as is done by default.
         exact_pixels: Sampled pixels of an image for laws that need an integral; None takes all.
+        mean_over: "present" counts a class that is predicted and never labelled as 0 in means, as
+            AIM's script does; "labelled" leaves it out.
         report_classes: Names or indices of classes with curves of their own; by default the
             targets. The table of classes holds all in any case.
         overlays: Images shown in the report.
@@ -59,6 +61,7 @@ class SegmentSettings(Settings):
     seed: int = 0
     exact: bool = True
     exact_pixels: Count | None = 4096
+    mean_over: Literal["present", "labelled"] = "present"
     report_classes: Sequence[str | int] = option((), metavar="CLASS")
     overlays: Natural = 6
     overlay_width: Annotated[

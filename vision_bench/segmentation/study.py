@@ -134,6 +134,7 @@ class SegmentationStudy(Study):
             data_fingerprint=self.data.fingerprint,
             images=len(cached),
             left_out=dict(cached.unreadable),
+            mean_over=self.settings.mean_over,
         )
         record = CurveRecord(store.folder / "records" / "counts.safetensors", cached.key)
         curve = record.read(self.stds)
@@ -161,7 +162,8 @@ class SegmentationStudy(Study):
         published = self._published(task)
         if published:
             store.update_manifest(published=published[0][0])
-        rows = self.curve.rows(task, self.chosen) + [row for _, part in published for row in part]
+        rows = self.curve.rows(task, self.chosen, mean_over=settings.mean_over)
+        rows += [row for _, part in published for row in part]
         images = report_images(
             self.cached,
             self.perturbator,
@@ -176,7 +178,7 @@ class SegmentationStudy(Study):
             self.axes,
             images={task: images},
             files={
-                "classes.csv": class_table(self.curve, self.class_names),
+                "classes.csv": class_table(self.curve, self.class_names, settings.mean_over),
                 "confusion.npz": confusion_arrays(self.curve, self.class_names),
             },
         )

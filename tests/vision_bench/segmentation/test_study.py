@@ -167,8 +167,11 @@ def test_the_matrices_are_those_of_a_loop_over_levels(
         assert (loop[0] != loop[2]).any()
 
 
-def test_the_tables_are_scikit_learns_metrics_of_the_matrices(config, tmp_path):
-    assert evaluate(config(report_classes=["wall", PERSON], exact=False)) == 0
+@pytest.mark.parametrize("mean_over", ["present", "labelled"])
+def test_the_tables_are_scikit_learns_metrics_of_the_matrices(config, tmp_path, mean_over):
+    # Noise enough for classes that are labelled nowhere.
+    options = {"PERTURBATION": UTILITY | {"STEP_SIZE": 4.0}, "mean_over": mean_over}
+    assert evaluate(config(report_classes=["wall", PERSON], exact=False, **options)) == 0
     folder = tmp_path / "out"
     with np.load(folder / "confusion.npz") as file:
         matrices = file["confusion"][0]
@@ -177,7 +180,9 @@ def test_the_tables_are_scikit_learns_metrics_of_the_matrices(config, tmp_path):
     for level, matrix in enumerate(matrices):
         truth, predicted = (axis.ravel() for axis in np.indices(matrix.shape))
         options = {"sample_weight": matrix.ravel(), "labels": range(CLASSES), "average": None}
-        present = matrix.sum(1) > 0
+        labelled = matrix.sum(1) > 0
+        present = labelled | (matrix.sum(0) > 0)
+        assert (present != labelled).any() == (level > 0)
         expected = {
             "iou": metrics.jaccard_score(truth, predicted, zero_division=0, **options),
             "recall": metrics.recall_score(truth, predicted, zero_division=0, **options),
@@ -185,16 +190,17 @@ def test_the_tables_are_scikit_learns_metrics_of_the_matrices(config, tmp_path):
             "f1": metrics.f1_score(truth, predicted, zero_division=0, **options),
         }
         for metric, values in expected.items():
+            counted = labelled if metric == "recall" or mean_over == "labelled" else present
             assert curve(folder, "ade20k-val", f"m{metric}")[level] == pytest.approx(
-                values[present].mean()
+                values[counted].mean()
             )
             for index, name in ((0, "wall"), (PERSON, "person")):
                 found = curve(folder, f"ade20k-val.{name}", metric)[level]
                 assert found == pytest.approx(values[index])
-            lines = [row for row in table if row["strength"] == f"{1.5 * level:g}"]
-            assert [row[metric] == "" for row in lines] == (~present).tolist()
+            lines = [row for row in table if row["strength"] == f"{4 * level:g}"]
+            assert [row[metric] == "" for row in lines] == (~counted).tolist()
             shown = [float(row[metric]) for row in lines if row[metric]]
-            assert shown == pytest.approx(values[present].tolist())
+            assert shown == pytest.approx(values[counted].tolist())
         accuracy = matrix.trace() / matrix.sum()
         assert curve(folder, "ade20k-val", "acc")[level] == pytest.approx(accuracy)
 
