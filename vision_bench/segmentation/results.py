@@ -15,7 +15,7 @@ from aim_plugins.core.strengths import format_strength
 from aim_plugins.sweep.report import ImageSample
 from vision_bench.confusion import MeanOver
 from vision_bench.data.dataset import evenly
-from vision_bench.data.labels import IGNORE
+from vision_bench.data.labels import IGNORE, nearest
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.perturbators import Perturbator
 from vision_bench.segmentation.curve import EXPECTED_METRICS, SegmentationCurve, predict_levels
@@ -175,11 +175,13 @@ def _sample(
     width: int,
     device: torch.device | str,
 ) -> ImageSample:
-    names = cached.data.classes
-    item, labels = cached[position], cached.read_labels(position)
-    maps = predict_levels(item.logits.to(device), perturbator, levels, size=item.size, key=item.key)
+    """What the report shows of an image; every pixel shown has noise of its own."""
+    names, item = cached.data.classes, cached[position]
     photograph = cached.data.read_photograph(item.index)
     photograph.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
+    size = (photograph.height, photograph.width)
+    labels = nearest(cached.read_labels(position), size)
+    maps = predict_levels(item.logits.to(device), perturbator, levels, size=size, key=item.key)
     truth = overlay(photograph, labels, names, legend=[])
     pictures = {
         std: _encode(overlay(photograph, prediction, names, legend=[]))
@@ -191,7 +193,7 @@ def _sample(
     captions = {}
     for std, prediction in zip(levels, maps.long(), strict=True):
         right = float((prediction == labels)[counted].double().mean()) if counted.any() else 0.0
-        captions[std] = f"{100 * right:.1f} % of labelled pixels right"
+        captions[std] = f"{100 * right:.1f} % of the labelled pixels shown are right"
     return ImageSample(
         name=item.name.rsplit("/", 1)[-1],
         pictures=pictures,
