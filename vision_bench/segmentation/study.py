@@ -72,10 +72,10 @@ class SegmentationStudy(Study):
     def __init__(self, settings: SegmentSettings, command: Sequence[str] = ()) -> None:
         self.settings = settings
         self.command, self.output = command, Path(settings.output)
-        levels = settings.PERTURBATION.levels(settings.seed)
-        self.perturbator, self.stds = levels[0], tuple(level.std for level in levels)
         # Names of classes cost little; a wrong target is then told before a model is loaded.
         self.class_names = classes_of(settings.dataset, Path(settings.data_root))
+        levels = settings.PERTURBATION.levels(self.class_names, settings.seed)
+        self.perturbator, self.stds = levels[0], tuple(level.std for level in levels)
         self.focus = self.perturbator.directions(len(self.class_names)) or {}
         self.chosen = chosen_classes(settings.report_classes, self.class_names, self.focus, few=0)
 
