@@ -50,7 +50,8 @@ def load(settings: ClassifySettings) -> tuple[VisionModel, ClassificationData]:
         if not absent:
             raise
         raise OSError(f"{absent}: the download failed ({error})") from error
-    known = [entry.name for entry in fields(model.preprocessing)]
+    names = (entry.name for entry in fields(model.preprocessing))
+    known = [name for name in names if name != "reduce_labels"]  # of segmentation
     for name in settings.preprocessing:
         if name not in known:
             raise ValueError(

@@ -1,11 +1,12 @@
 """What a model's image processor of transformers does, as preprocessing here.
 
 `preprocessor_config.json` lies beside the weights. It may ask for more than images are prepared
-with here; then it is refused instead of being half followed.
+with here; then it is refused instead of being half followed: whatever is set and not known here.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from vision_bench.models.model import Preprocessing
@@ -13,7 +14,42 @@ from vision_bench.models.model import Preprocessing
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers, which `resample` holds."""
 
-_UNSUPPORTED = ("do_center_crop", "do_flip_channel_order", "do_thumbnail")
+_HONOURED = frozenset(
+    [
+        "do_resize",
+        "size",
+        "resample",
+        "do_rescale",
+        "rescale_factor",
+        "do_normalize",
+        "image_mean",
+        "image_std",
+        "do_reduce_labels",
+        "reduce_labels",
+    ]
+)
+_WITHOUT_EFFECT = frozenset(
+    [
+        "image_processor_type",
+        "feature_extractor_type",
+        "processor_class",
+        "auto_map",
+        "do_convert_rgb",
+        "default_to_square",
+        "data_format",
+        "input_data_format",
+        "return_tensors",
+        "device",
+        "disable_grouping",
+    ]
+)
+"""On an RGB image."""
+
+_OF_A_STEP = {"crop_size": "do_center_crop", "pad_size": "do_pad", "size_divisor": "do_pad"}
+"""By setting, the step without which it does nothing."""
+
+_NEUTRAL = (None, False)
+_OTHER_NEUTRAL = {"ensure_multiple_of": 1}
 
 
 def processor_settings(source: str, local: bool) -> Preprocessing | None:
@@ -27,17 +63,18 @@ def processor_settings(source: str, local: bool) -> Preprocessing | None:
         What it does to an image; None if there is no image processor.
 
     Raises:
-        ValueError: If it does what images are not prepared with here.
+        ValueError: If it does what images are not prepared with here, or is no image processor.
     """
     from transformers import AutoImageProcessor
 
     try:
         processor = AutoImageProcessor.from_pretrained(source, local_files_only=local)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        path = Path(source) / "preprocessor_config.json"
+        if local and path.is_file():
+            raise ValueError(f"{path}: transformers reads no image processor: {error}") from error
         return None
-    for step in _UNSUPPORTED:
-        if getattr(processor, step, None):
-            raise _refusal(source, step, True)
+    _refuse_unknown(processor.to_dict(), source)
     size, resize = _size(processor, source)
     mean, std = _normalisation(processor, source)
     return Preprocessing(
@@ -46,7 +83,21 @@ def processor_settings(source: str, local: bool) -> Preprocessing | None:
         std=std,
         interpolation=_interpolation(processor, source),
         resize=resize,
+        # The name in published checkpoints, which transformers itself no longer reads.
+        reduce_labels=any(
+            bool(getattr(processor, name, None)) for name in ("do_reduce_labels", "reduce_labels")
+        ),
     )
+
+
+def _refuse_unknown(settings: dict[str, Any], source: str) -> None:
+    """Refuses what may change numbers and is not followed here."""
+    for name, value in settings.items():
+        idle = not settings.get(_OF_A_STEP[name]) if name in _OF_A_STEP else False
+        known = name in _HONOURED or name in _WITHOUT_EFFECT or name.startswith("_")
+        neutral = value in _NEUTRAL or value == _OTHER_NEUTRAL.get(name)
+        if not (known or neutral or idle):
+            raise _refusal(source, name, value)
 
 
 def _size(processor: Any, source: str) -> tuple[int | None, Any]:

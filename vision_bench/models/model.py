@@ -26,6 +26,8 @@ class Preprocessing:
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos", with antialiasing.
         resize: "short" resizes the shorter side and keeps the proportions; "square" resizes both
             sides.
+        reduce_labels: Of segmentation, whether label maps of the user's own count classes from 1,
+            as `do_reduce_labels` of transformers takes them; 0 is then unlabelled.
     """
 
     size: int | None = None
@@ -34,6 +36,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     resize: Literal["short", "square"] = "short"
+    reduce_labels: bool = False
 
 
 @dataclass(frozen=True)
