@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from aim_plugins.core.files import sha256_of
-from vision_bench.models.preprocessing import KnownPreprocessing, Preprocessing
+from vision_bench.models.preprocessing import Interpolation, KnownPreprocessing, Preprocessing
 
-_INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """By Pillow's numbers, which `resample` holds."""
 
 _PROCESSOR = "preprocessor_config.json"
@@ -124,8 +124,10 @@ def segformer_preprocessing(usual: Preprocessing, path: Path | None) -> KnownPre
 def folder_preprocessing(source: str, local: bool) -> KnownPreprocessing | None:
     """What the image processor of a folder or hub name does; None if there is none."""
     settings = processor_settings(source, local)
+    if settings is None:
+        return None
     name = f"{Path(source).name}/{_PROCESSOR}" if local else f"{source}'s {_PROCESSOR}"
-    return settings and KnownPreprocessing(settings, f"of {name}", True)
+    return KnownPreprocessing(settings, f"of {name}", True)
 
 
 def _timm_config(folder: Path) -> dict[str, Any] | None:
@@ -182,7 +184,7 @@ def _size(processor: Any, source: str) -> tuple[int | None, Any]:
     raise _refusal(source, "size", size)
 
 
-def _interpolation(processor: Any, source: str) -> str:
+def _interpolation(processor: Any, source: str) -> Interpolation:
     resample = getattr(processor, "resample", None)
     if resample is None or not processor.do_resize:
         return "bilinear"

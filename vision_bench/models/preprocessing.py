@@ -22,6 +22,8 @@ PUBLISHED = "published"
 _NEEDED = ("size", "mean", "std")
 """Fields without which nothing is known."""
 
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
 _Finite = Annotated[float, bound("a finite number", math.isfinite)]
 
 
@@ -43,7 +45,7 @@ class Preprocessing(Settings):
     crop: Count | None = None
     mean: Sequence[_Finite] = IMAGENET_MEAN
     std: Sequence[Positive] = IMAGENET_STD
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     resize: Literal["short", "square"] = "short"
 
     def check(self) -> None:
