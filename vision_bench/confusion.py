@@ -1,13 +1,18 @@
 """Confusion matrices of a whole data set, and the metrics of each class that follow from them.
 
 Segmentation counts pixels over all images first and divides once, as the benchmarks of ADE20K and
-PASCAL VOC do; averaging the IoU of single images is another metric. A class without ground truth
-has no metric, NaN, and is left out of means.
+PASCAL VOC do; averaging the IoU of single images is another metric.
+
+Two conventions are in use for a class that is predicted and never labelled. "present", the default
+and that of AIM's script, counts it in means as 0; "labelled" leaves it out. Where every class is
+labelled somewhere they agree; on a part of a data set, and the more so under noise, the second
+gives higher means.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64, Integer
@@ -15,12 +20,16 @@ from torch import Tensor
 
 from vision_bench.data.labels import IGNORE, check_labels, counted_pixels, require_classes
 
+MeanOver = Literal["present", "labelled"]
+"""Classes that means are over: those labelled or predicted somewhere, or those labelled."""
+
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Metrics of each class, float64; NaN for a class without ground truth.
+    """Metrics of each class, float64; NaN where a class is left out of the mean.
 
-    A class that is never predicted has precision 0, as its IoU and F1 are.
+    A class that is labelled and never predicted has precision 0, as its IoU and F1 are. One that
+    is predicted and never labelled has no recall, and the others are 0 or NaN by convention.
 
     Attributes:
         iou: Intersection over union, |truth ∩ predicted| / |truth ∪ predicted|.
@@ -35,37 +44,43 @@ class ClassMetrics:
     f1: Float[Tensor, "*shape classes"]
 
     @classmethod
-    def from_counts(cls, hits: Tensor, truth: Tensor, predicted: Tensor) -> ClassMetrics:
+    def from_counts(
+        cls, hits: Tensor, truth: Tensor, predicted: Tensor, mean_over: MeanOver = "present"
+    ) -> ClassMetrics:
         """Divides pixel counts.
 
         Args:
             hits: Pixels of each class that are predicted as this class, [..., classes].
             truth: Pixels labelled with each class.
             predicted: Pixels predicted as each class.
+            mean_over: The convention, "present" or "labelled".
 
         Returns:
             The metrics, of the shape to which the counts broadcast.
 
-        >>> ClassMetrics.from_counts(*torch.tensor([[2, 0], [4, 0], [2, 2]])).iou
+        >>> counts = torch.tensor([[2, 0], [4, 0], [2, 2]])
+        >>> ClassMetrics.from_counts(*counts).iou
+        tensor([0.5000, 0.0000], dtype=torch.float64)
+        >>> ClassMetrics.from_counts(*counts, mean_over="labelled").iou
         tensor([0.5000,    nan], dtype=torch.float64)
         """
         hits, truth, predicted = (part.double() for part in (hits, truth, predicted))
+        labelled = truth > 0
+        counted = labelled | (predicted > 0) if mean_over == "present" else labelled
 
-        def share(of: Tensor) -> Tensor:
-            # No hit among no pixels is 0; that a class is absent is said by its ground truth.
-            return torch.where(
-                truth > 0, hits / of.clamp(min=torch.finfo(of.dtype).tiny), torch.nan
-            )
+        def share(of: Tensor, where: Tensor) -> Tensor:
+            # No hit among no pixels is 0.
+            return torch.where(where, hits / of.clamp(min=torch.finfo(of.dtype).tiny), torch.nan)
 
         return cls(
-            iou=share(truth + predicted - hits),
-            recall=share(truth.expand_as(hits)),
-            precision=share(predicted),
-            f1=share((truth + predicted) / 2),
+            iou=share(truth + predicted - hits, counted),
+            recall=share(truth.expand_as(hits), labelled),
+            precision=share(predicted, counted),
+            f1=share((truth + predicted) / 2, counted),
         )
 
     def means(self) -> dict[str, Float[Tensor, "*shape"]]:
-        """Means over the classes with ground truth: `miou`, `mrecall`, `mprecision`, `mf1`."""
+        """Means over the classes that are counted: `miou`, `mrecall`, `mprecision`, `mf1`."""
         return {f"m{name}": values.nanmean(-1) for name, values in self.by_name().items()}
 
     def by_name(self) -> dict[str, Float[Tensor, "*shape classes"]]:
@@ -139,10 +154,15 @@ class ConfusionMatrix:
             )
         self.matrix += other.matrix
 
-    def metrics(self) -> ClassMetrics:
-        """IoU, recall, precision and F1 of each class."""
+    def metrics(self, mean_over: MeanOver = "present") -> ClassMetrics:
+        """IoU, recall, precision and F1 of each class.
+
+        Args:
+            mean_over: Whether a class that is predicted and never labelled counts as 0,
+                "present", or not at all, "labelled".
+        """
         return ClassMetrics.from_counts(
-            self.matrix.diagonal(), self.matrix.sum(1), self.matrix.sum(0)
+            self.matrix.diagonal(), self.matrix.sum(1), self.matrix.sum(0), mean_over
         )
 
     @property

@@ -17,7 +17,9 @@ output = "runs/ade20k-segformer-b2-utility"
 dataset = "ade20k"
 split = "val"
 model = "segformer-b2"
-resize = "short512"  # as the authors do: the shorter side, then both rounded up to 32
+# As the authors do: the shorter side to 512, then both rounded up to 32, and the labels with them.
+resize = "short512"
+score_at = "input"
 
 PERTURBATION = dict(METHOD="utility", RATIO=0.0, STEP_SIZE=1.0, STEP_LIMIT=21)
 draws = 1

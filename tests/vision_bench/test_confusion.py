@@ -57,13 +57,35 @@ def test_matrix_is_that_of_scikit_learn(maps, confusion):
     ],
 )
 def test_metrics_of_classes_are_those_of_scikit_learn(maps, confusion, name, score):
-    values = confusion.metrics().by_name()[name].numpy()
     expected = score(*_counted(maps), labels=range(CLASSES), average=None, zero_division=0)
-    present = [0, 1, 2, 3, 4, 6]
-    assert values[present] == pytest.approx(expected[present], rel=1e-12)
-    assert np.isnan(values[5])
-    mean = float(confusion.metrics().means()[f"m{name}"])
-    assert mean == pytest.approx(expected[present].mean(), rel=1e-12)
+    labelled = [0, 1, 2, 3, 4, 6]
+    # Class 5 is predicted and never labelled: nothing of it could be recalled.
+    present = labelled if name == "recall" else range(CLASSES)
+    for counted, convention in ((present, "present"), (labelled, "labelled")):
+        values = confusion.metrics(convention).by_name()[name].numpy()
+        assert np.flatnonzero(~np.isnan(values)).tolist() == list(counted)
+        assert values[counted] == pytest.approx(expected[counted], rel=1e-12)
+        mean = float(confusion.metrics(convention).means()[f"m{name}"])
+        assert mean == pytest.approx(expected[counted].mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "value"),
+    [
+        ("miou", metrics.jaccard_score, 1 / 2),
+        ("mprecision", metrics.precision_score, 2 / 3),
+        ("mf1", metrics.f1_score, 5 / 9),
+    ],
+)
+def test_a_class_predicted_but_never_labelled_counts_as_zero(name, score, value):
+    labels, predictions = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2, 1, 1])
+    confusion = ConfusionMatrix(4)  # the last class is in neither, and left out
+    confusion.update(labels, predictions)
+    assert float(confusion.metrics().means()[name]) == pytest.approx(value)
+    # scikit-learn too averages over the classes that are in either.
+    assert score(labels, predictions, average="macro", zero_division=0) == pytest.approx(value)
+    left_out = float(confusion.metrics("labelled").means()[name])
+    assert left_out == pytest.approx(value * 3 / 2)
 
 
 def test_a_class_never_predicted_counts_as_zero(confusion):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _HASHING_THREADS = 8
 
+_LISTED = 50
+"""Images left out that the terminal names."""
+
 
 class VisionData(Dataset, abc.ABC):
     """Images with what is known of them in a fixed order, as a map-style `Dataset`.
@@ -122,6 +125,22 @@ def check_on_error(name: str, unreadable: Mapping[str, str], on_error: str) -> N
 def first_of(unreadable: Mapping[str, str]) -> str:
     """The first image left out and why, for messages."""
     return next((f"{name}: {reason}" for name, reason in unreadable.items()), "none")
+
+
+def list_left_out(unreadable: Mapping[str, str]) -> str:
+    """All images left out and why, for the terminal; of very many, the first.
+
+    >>> print(list_left_out({"a.png": "no label map a", "b.png": "not a readable image"}))
+    left out 2 images
+      a.png: no label map a
+      b.png: not a readable image
+    """
+    lines = [f"  {name}: {reason}" for name, reason in unreadable.items()]
+    rest = len(lines) - _LISTED
+    if rest > 0:
+        lines = [*lines[:_LISTED], f"  and {rest} more, which the manifest lists as left_out"]
+    counted = "1 image" if len(unreadable) == 1 else f"{len(unreadable)} images"
+    return "\n".join([f"left out {counted}", *lines])
 
 
 def evenly(total: int, limit: int | None) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Integer
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 IGNORE = 255
@@ -47,3 +47,14 @@ def require_classes(name: str, values: Tensor, classes: int, mend: str) -> None:
             f"{name} hold {int(values[outside][0])} ({int(outside.sum())} such pixels), outside "
             f"[0, {classes}): {mend}"
         )
+
+
+def nearest(
+    labels: Int[Tensor, "height width"], size: tuple[int, int]
+) -> Int[Tensor, "new_height new_width"]:
+    """Labels at another size: of the nearest pixel, by the pixels' centres as Pillow resizes."""
+    rows, columns = (
+        ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new).long()
+        for new, old in zip(size, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns[None, :]].contiguous()

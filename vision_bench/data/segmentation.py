@@ -1,7 +1,7 @@
 """Images with a class for every pixel, by name: ADE20K, Cityscapes, and folders of pairs.
 
-A label map is resized with its image, by the nearest pixel, so that predictions are judged at the
-network's input size; 255 marks pixels that count for nothing.
+An image is resized for its network; its label map keeps its size, at which predictions are judged,
+unless it is to be resized with the image. 255 marks pixels that count for nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from vision_bench.data.images import (
     read_label_map,
     scale,
 )
+from vision_bench.data.labels import nearest
 from vision_bench.data.segmentation_layouts import (
     SegmentationFiles,
     read_ade20k,
@@ -45,19 +46,23 @@ STRIDE = 32
 
 _SPLITS = ("val", "train")
 _NAMES = ("ade20k", "cityscapes", "folder")
-_RULE = re.compile(r"(square|short)([1-9]\d{0,4})")
+_RULE = re.compile(r"(square|short|edge)([1-9]\d{0,4})")
+
+ScoreAt = Literal["labels", "input"]
+"""Where predictions meet labels: at the labels' own size, or at that of the network's input."""
 
 
 class SegmentationData(VisionData):
     """Images and label maps, as triples (image, labels, name).
 
-    `data[i]` is the network's input [3, h, w], the labels [h, w] with 255 to ignore, and the
-    image's path.
+    `data[i]` is the network's input [3, h, w], the labels [height, width] with 255 to ignore, and
+    the image's path.
 
     Attributes:
         files: The pairs of files.
-        resize: "square512" (both sides), "short512" (the shorter side, both rounded up to a
-            multiple of 32), or "original".
+        resize: Size of the network's input, as `target_size` reads it.
+        score_at: "labels" keeps labels as they are stored; "input" resizes them to the network's
+            input, to the nearest pixel.
         preprocessing: Mean, standard deviation and interpolation.
     """
 
@@ -67,10 +72,18 @@ class SegmentationData(VisionData):
         files: SegmentationFiles,
         *,
         resize: str = "original",
+        score_at: ScoreAt = "labels",
         preprocessing: Preprocessing | None = None,
         on_error: str = "skip",
     ) -> None:
         target_size(resize, 1, 1)
+        if score_at not in get_args(ScoreAt):
+            raise ValueError(f"score_at={score_at!r} is neither 'labels' nor 'input'")
+        if preprocessing is not None and preprocessing.crop is not None:
+            raise ValueError(
+                f"preprocessing.crop={preprocessing.crop}: every pixel of an image is segmented, "
+                "so give preprocessing without a crop"
+            )
         super().__init__(
             name,
             files.images,
@@ -81,17 +94,18 @@ class SegmentationData(VisionData):
         )
         self.files = files
         self.resize = resize
+        self.score_at = score_at
 
     def __getitem__(
         self, index: int
-    ) -> tuple[Float[Tensor, "3 height width"], Int[Tensor, "height width"], str]:
+    ) -> tuple[Float[Tensor, "3 h w"], Int[Tensor, "height width"], str]:
         name = self.names[index]
         image = read_image(self.files.root / name)
         labels = self._labels(index, (image.height, image.width))
         return network_input(image, self.resize, self.preprocessing), labels, name
 
     def read_labels(self, index: int) -> Int[Tensor, "height width"]:
-        """The labels of one image at the network's input size, without decoding the image.
+        """The labels of one image at the size at which it is judged, without decoding the image.
 
         Raises:
             UnreadableImageError: If they are not usable.
@@ -103,8 +117,33 @@ class SegmentationData(VisionData):
         return read_image(self.files.root / self.names[index])
 
     def identity(self) -> dict[str, Any]:
-        """What inputs and labels depend on, as JSON; the key of cached results."""
+        """What inputs and stored labels depend on, as JSON; the key of cached results."""
         return {**super().identity(), "resize": self.resize}
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What became of images and labels, for manifests."""
+        return {
+            "resize": self.resize,
+            "score_at": self.score_at,
+            "reduce_labels": self.files.reduced,
+        }
+
+    def describe_rules(self) -> str:
+        """The same in words."""
+        kind, side = _split_rule(self.resize)
+        images = {
+            "original": "images keep their size",
+            "square": f"images are resized to {side} x {side}",
+            "short": f"images' shorter sides are resized to {side}, then both rounded up to 32",
+            "edge": f"images' shorter sides are resized to {side}",
+        }[kind]
+        scored = {
+            "labels": "logits are upsampled to the labels' own size and judged there",
+            "input": "labels are resized with them and judged at that size",
+        }[self.score_at]
+        reduced = "; label 0 is unlabelled and 1 the first class" if self.files.reduced else ""
+        return f"{images}; {scored}{reduced}"
 
     def _contents(self) -> Any:
         files = self.files
@@ -127,9 +166,11 @@ class SegmentationData(VisionData):
                 f"{path}: the index {int(stored[labels < 0][0])} at {int((labels < 0).sum())} "
                 f"pixels is none of the {len(self.classes)} classes of {self.name}"
             )
+        if self.score_at == "labels":
+            return torch.from_numpy(labels)
         height, width = target_size(self.resize, *labels.shape)
         check_input_size(height, width)
-        return torch.from_numpy(_nearest(labels, height, width))
+        return nearest(torch.from_numpy(labels), (height, width))
 
 
 def load_segmentation_dataset(
@@ -138,6 +179,8 @@ def load_segmentation_dataset(
     *,
     split: str | None = None,
     resize: str | None = None,
+    score_at: ScoreAt = "labels",
+    reduce_labels: bool | None = None,
     preprocessing: Preprocessing | None = None,
     classes: Sequence[str] | None = None,
     limit: int | None = None,
@@ -151,10 +194,15 @@ def load_segmentation_dataset(
         root: Where it lies.
         split: "val", the default, or "train"; for "folder" the name of a folder in each of the two,
             by default none.
-        resize: "square512" as transformers does, "short512" as AIM's authors do (the shorter side,
-            then both rounded up to a multiple of 32; any number will do), or "original". By
-            default what the preprocessing says, and for ADE20K without one "square512";
-            Cityscapes keeps its 2048 x 1024 pixels, which a square would distort.
+        resize: Size of the network's input: "square512" for both sides, "edge512" for the shorter
+            side, "short512" as AIM's authors do (the shorter side, then both rounded up to a
+            multiple of 32), with any number, or "original". By default what the preprocessing
+            says, and for ADE20K without one "square512"; Cityscapes keeps its 2048 x 1024 pixels,
+            which a square would distort.
+        score_at: "labels" leaves label maps at their own size, to which logits are upsampled;
+            "input" resizes them with the image, as AIM's script does.
+        reduce_labels: For "folder", whether the files count classes from 1 and 0 is unlabelled; by
+            default what the preprocessing says. The others have their own numbers.
         preprocessing: Normalisation and interpolation that the model expects,
             `model.preprocessing`; without it, images are scaled to [0, 1].
         classes: For "folder", the names of the classes; by default the lines of `classes.txt`.
@@ -178,9 +226,15 @@ def load_segmentation_dataset(
             raise ValueError(f"split={split!r}: {name} has the splits {' and '.join(_SPLITS)}")
         if classes is not None:
             raise ValueError(f"classes={list(classes)[:3]}...: {name} has its own classes")
+        if reduce_labels is not None:
+            raise ValueError(
+                f"reduce_labels={reduce_labels}: {name} numbers its labels itself; leave it out"
+            )
     root = Path(root)
     if name == "folder":
-        files = read_pair_folders(root, split, classes)
+        if reduce_labels is None:
+            reduce_labels = preprocessing is not None and preprocessing.reduce_labels
+        files = read_pair_folders(root, split, classes, reduced=reduce_labels)
     else:
         assert split is not None
         files = {"ade20k": read_ade20k, "cityscapes": read_cityscapes}[name](root, split)
@@ -188,6 +242,7 @@ def load_segmentation_dataset(
         f"{name}-{split or root.resolve().name}",
         _limited(files, limit),
         resize=resize or default_resize(name, preprocessing),
+        score_at=score_at,
         preprocessing=preprocessing,
         on_error=on_error,
     )
@@ -200,7 +255,7 @@ def network_input(
 
     Args:
         image: An RGB image.
-        resize: "squareN", "shortN" or "original".
+        resize: The rule, as in `target_size`.
         preprocessing: Mean, standard deviation and interpolation.
 
     Returns:
@@ -225,7 +280,9 @@ def default_resize(name: str, preprocessing: Preprocessing | None) -> str:
     if name == "cityscapes":
         return "original"
     if preprocessing is not None and preprocessing.size is not None:
-        return f"{preprocessing.resize}{preprocessing.size}"
+        # The authors' "short" rounds besides.
+        kind = "square" if preprocessing.resize == "square" else "edge"
+        return f"{kind}{preprocessing.size}"
     return "square512" if name == "ade20k" else "original"
 
 
@@ -233,7 +290,9 @@ def target_size(rule: str, height: int, width: int) -> tuple[int, int]:
     """Size of the network's input under a resize rule.
 
     Args:
-        rule: "squareN", "shortN" or "original".
+        rule: "squareN" for both sides, "edgeN" for the shorter side (the other is rounded down, as
+            `shortest_edge` of transformers does), "shortN" for the shorter side and then both
+            rounded up to a multiple of 32, or "original".
         height: Of the image, in pixels.
         width: Of the image, in pixels.
 
@@ -243,35 +302,32 @@ def target_size(rule: str, height: int, width: int) -> tuple[int, int]:
     Raises:
         ValueError: If there is no such rule.
 
-    >>> target_size("short512", 480, 640), target_size("square512", 480, 640)
-    ((512, 704), (512, 512))
+    >>> [target_size(rule, 480, 640) for rule in ("square512", "edge512", "short512")]
+    [(512, 512), (512, 682), (512, 704)]
     """
-    if rule == "original":
+    kind, side = _split_rule(rule)
+    if kind == "original":
         return height, width
-    match = _RULE.fullmatch(rule)
-    if match is None:
-        raise ValueError(
-            f"resize={rule!r} is no rule: give 'square512', 'short512' (with any number) or "
-            "'original'"
-        )
-    side = int(match[2])
-    if match[1] == "square":
+    if kind == "square":
         return side, side
+    if kind == "edge":
+        new_height, new_width = (side * length // min(height, width) for length in (height, width))
+        return new_height, new_width
     # The authors round the scaled sides before they round up to the stride.
     scaled = (round(length * side / min(height, width)) for length in (height, width))
     new_height, new_width = (math.ceil(length / STRIDE) * STRIDE for length in scaled)
     return new_height, new_width
 
 
-def _nearest(
-    labels: Int[np.ndarray, "height width"], height: int, width: int
-) -> Int[np.ndarray, "new_height new_width"]:
-    """Label of the nearest pixel, by the pixels' centres as Pillow resizes."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-        for new, old in zip((height, width), labels.shape, strict=True)
-    )
-    return np.ascontiguousarray(labels[rows[:, None], columns[None, :]])
+def _split_rule(rule: str) -> tuple[str, int]:
+    """The kind of a resize rule and its number of pixels."""
+    match = _RULE.fullmatch(rule)
+    if match is None and rule != "original":
+        raise ValueError(
+            f"resize={rule!r} is no rule: give 'square512', 'edge512' or 'short512' (with any "
+            "number), or 'original'"
+        )
+    return (match[1], int(match[2])) if match else (rule, 0)
 
 
 def _limited(files: SegmentationFiles, limit: int | None) -> SegmentationFiles:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ ADE20K_CLASSES: tuple[str, ...] = tuple(
     )
 )
 
+_VOID = (1 << 16) - 1
+"""What 16-bit files mark pixels with that count for nothing."""
+
 
 @dataclass(frozen=True)
 class SegmentationFiles:
@@ -51,6 +54,7 @@ class SegmentationFiles:
         classes: Names of the classes.
         lookup: By stored index, the class index, 255 to ignore, or -1 if it may not occur.
         unreadable: By path, why an image has no label map.
+        reduced: Whether the files count classes from 1 and 0 is unlabelled.
     """
 
     root: Path
@@ -59,6 +63,7 @@ class SegmentationFiles:
     classes: tuple[str, ...]
     lookup: Int[np.ndarray, " stored"]
     unreadable: dict[str, str] = field(default_factory=dict)
+    reduced: bool = False
 
 
 def read_ade20k(root: Path, split: str) -> SegmentationFiles:
@@ -83,7 +88,7 @@ def read_ade20k(root: Path, split: str) -> SegmentationFiles:
     classes = ade20k_classes(root)
     lookup = _lookup({stored: stored - 1 for stored in range(1, len(classes) + 1)} | {0: IGNORE})
     images, labels = base / "images" / part, base / "annotations" / part
-    return _pair(base, images, labels, classes, lookup)
+    return replace(_pair(base, images, labels, classes, lookup), reduced=True)
 
 
 def read_cityscapes(root: Path, split: str) -> SegmentationFiles:
@@ -115,7 +120,7 @@ def read_cityscapes(root: Path, split: str) -> SegmentationFiles:
 
 
 def read_pair_folders(
-    root: Path, split: str | None, classes: Sequence[str] | None
+    root: Path, split: str | None, classes: Sequence[str] | None, *, reduced: bool = False
 ) -> SegmentationFiles:
     """Reads a folder with `images` and `labels` (or `annotations`, `masks`) of the same names.
 
@@ -123,12 +128,15 @@ def read_pair_folders(
         root: The folder.
         split: A folder in each of the two; none if they hold the files themselves.
         classes: Names of the classes; by default the lines of `classes.txt` in the root.
+        reduced: Whether the files count classes from 1, and 0 is ignored.
 
     Returns:
-        The pairs in the order of their names; indices are taken as stored, 255 is ignored.
+        The pairs in the order of their names; indices are otherwise taken as stored. 255 is
+        ignored, as is 65535 of 16 bits.
 
     Raises:
         FileNotFoundError: If a folder or the names are missing.
+        ValueError: If there are too many classes.
     """
     folders = [root / name for name in ("labels", "annotations", "masks")]
     labels = next((folder for folder in folders if folder.is_dir()), None)
@@ -139,9 +147,17 @@ def read_pair_folders(
         )
     if classes is None:
         classes = read_class_list(root)
-    lookup = _lookup({index: index for index in (*range(len(classes)), IGNORE)})
+    if len(classes) + reduced > IGNORE:
+        raise ValueError(
+            f"{root} has {len(classes)} classes: {IGNORE} marks pixels that count for nothing, so "
+            f"give {IGNORE - reduced} at most"
+        )
+    ignored = {0, IGNORE, _VOID} if reduced else {IGNORE, _VOID}
+    stored = {index + reduced: index for index in range(len(classes))}
+    lookup = _lookup(stored | dict.fromkeys(ignored, IGNORE))
     part = split or "."
-    return _pair(root, root / "images" / part, labels / part, tuple(classes), lookup)
+    files = _pair(root, root / "images" / part, labels / part, tuple(classes), lookup)
+    return replace(files, reduced=reduced)
 
 
 def classes_of(dataset: str, root: Path) -> tuple[str, ...]:

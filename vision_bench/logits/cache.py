@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from aim_plugins.core.devices import best_device
 from aim_plugins.core.files import safe_name
 from vision_bench.data.classification import ClassificationData
-from vision_bench.data.dataset import check_on_error, first_of
+from vision_bench.data.dataset import check_on_error, list_left_out
 from vision_bench.data.images import UnreadableImageError
 from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.classes import CachedLogits
@@ -139,7 +139,7 @@ def cache_logits(
     check_on_error(data.name, data.unreadable, data.on_error)
     if data.unreadable and processes.index == 0:
         warnings.warn(
-            f"{data.name}: left out {data.skipped} unusable images; {first_of(data.unreadable)}",
+            f"{data.name}: {list_left_out(data.unreadable)}",
             SkippedImagesWarning,
             stacklevel=2,
         )

@@ -115,5 +115,5 @@ class CachedSegmentationLogits:
         return SegmentationLogits(logits, image.size, image.index, self.data.names[image.index])
 
     def read_labels(self, position: int) -> Int[Tensor, "height width"]:
-        """The labels of one image at the network's input size, 255 to ignore."""
+        """The labels of one image at the size at which it is judged, 255 to ignore."""
         return self.data.read_labels(self._images[position].index)

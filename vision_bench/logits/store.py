@@ -251,7 +251,7 @@ class LogitsStore:
             return None
         if cached.sha256 != record["sha256"]:
             return None
-        return replace(cached, path=path, unreadable=record["unreadable"])
+        return replace(cached, path=path, unreadable=self._unreadable(record))
 
     def _find_segmentation(self, record: Mapping[str, Any]) -> CachedSegmentationLogits | None:
         assert isinstance(self.data, SegmentationData)
@@ -266,5 +266,9 @@ class LogitsStore:
                 CachedImage(index, (height, width), shard)
                 for index, (height, width), shard in record["images"]
             ],
-            unreadable=record["unreadable"],
+            unreadable=self._unreadable(record),
         )
+
+    def _unreadable(self, record: Mapping[str, Any]) -> dict[str, str]:
+        """Every image left out: those without a label, and those that the pass could not use."""
+        return {**self.data.unreadable, **record["unreadable"]}

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.settings import Count, Positive, Settings, bound, make_settings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,6 +40,8 @@ class Preprocessing(Settings):
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos", with antialiasing.
         resize: "short" resizes the shorter side and keeps the proportions; "square" resizes both
             sides.
+        reduce_labels: Of segmentation, whether label maps of the user's own count classes from 1,
+            as `do_reduce_labels` of transformers takes them; 0 is then unlabelled.
     """
 
     size: Count | None = None
@@ -47,6 +50,7 @@ class Preprocessing(Settings):
     std: Sequence[Positive] = IMAGENET_STD
     interpolation: Interpolation = "bilinear"
     resize: Literal["short", "square"] = "short"
+    reduce_labels: bool = False
 
     def check(self) -> None:
         for name in ("mean", "std"):
@@ -121,13 +125,16 @@ class KnownPreprocessing:
             )
         base = self.preprocessing if self.certain else Preprocessing()
         source = "as given"
-        if len(chosen) < len(fields(Preprocessing)) and self.certain:
+        if len(chosen) < len(_OF_IMAGES) and self.certain:
             source += f", the rest {self.source}"
         try:
             return KnownPreprocessing(replace(base, **chosen), source, True)
         except ValueError as error:
             raise ValueError(f"preprocessing: {error}") from error
 
+
+_OF_IMAGES = [one.name for one in fields(Preprocessing) if one.name != "reduce_labels"]
+"""Fields that may be asked for; what becomes of labels is a setting of its own."""
 
 _EXAMPLE = "size=256 crop=224 mean=0.5,0.5,0.5 std=0.25,0.25,0.25"
 
@@ -157,6 +164,11 @@ def read_choice(asked: Choice | None) -> str | dict[str, Any]:
                 f"{_EXAMPLE!r}"
             )
         asked = {name: text.split(",") if "," in text else text for name, _, text in words}
+    for name in asked or ():
+        if name not in _OF_IMAGES:
+            raise ValueError(
+                f"preprocessing holds {name!r}, which is no field; {did_you_mean(name, _OF_IMAGES)}"
+            )
     try:
         read = make_settings(Preprocessing, asked or {}, "preprocessing")
     except ValueError as error:

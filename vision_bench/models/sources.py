@@ -23,7 +23,7 @@ from vision_bench.models.checkpoints import (
     refuse_misfit,
     unwrap_state_dict,
 )
-from vision_bench.models.image_processors import (
+from vision_bench.models.known_preprocessing import (
     folder_preprocessing,
     is_published,
     segformer_preprocessing,

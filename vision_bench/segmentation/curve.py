@@ -27,6 +27,7 @@ from torch import Tensor
 
 from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.sweep.table import Row
+from vision_bench.confusion import MeanOver
 from vision_bench.data.labels import IGNORE, check_labels, counted_pixels
 from vision_bench.logits.upsampling import tile_rows, upsample_pixels, upsample_rows
 from vision_bench.perturbators import ImageKey, Perturbator, SingleClassPerturbator, image_key
@@ -108,19 +109,27 @@ class SegmentationCurve:
             self.images + other.images,
         )
 
-    def rows(self, task: str, class_names: Mapping[int, str] | None = None) -> list[Row]:
+    def rows(
+        self,
+        task: str,
+        class_names: Mapping[int, str] | None = None,
+        *,
+        mean_over: MeanOver = "present",
+    ) -> list[Row]:
         """The curve as rows of a sweep's table.
 
         Args:
             task: Name of the data set and model in the table.
             class_names: Classes to show on their own, each as a task TASK.NAME with the metrics
                 `iou`, `recall`, `precision` and `f1`.
+            mean_over: Whether a class that is predicted and never labelled counts as 0 in means,
+                "present", or not at all, "labelled".
 
         Returns:
             Pixel accuracy `acc` and the means over classes `miou`, `mrecall`, `mprecision` and
             `mf1`, by draw and strength; with the suffix `_expected` those of the exact law, but
-            for precision and F1, which do not follow from expected counts. A class without ground
-            truth has no rows.
+            for precision and F1, which do not follow from expected counts. A class has no rows
+            where it counts for nothing.
 
         Raises:
             ValueError: If a class is outside the model's classes.
@@ -133,18 +142,23 @@ class SegmentationCurve:
                 )
         rows = []
         for draw, groups in enumerate(self.sampled_groups):
-            rows += self._rows_of(groups, task, class_names or {}, draw)
+            rows += self._rows_of(groups, task, class_names or {}, draw, mean_over)
         if self.expected_groups is not None:
-            rows += self._rows_of(self.expected_groups, task, class_names or {}, None)
+            rows += self._rows_of(self.expected_groups, task, class_names or {}, None, mean_over)
         return rows
 
     def _rows_of(
-        self, groups: GroupCounts, task: str, class_names: Mapping[int, str], draw: int | None
+        self,
+        groups: GroupCounts,
+        task: str,
+        class_names: Mapping[int, str],
+        draw: int | None,
+        mean_over: MeanOver,
     ) -> list[Row]:
         suffix = "_expected" if draw is None else ""
-        errors = groups.standard_errors()
+        errors = groups.standard_errors(mean_over)
         rows = []
-        for name, values in groups.metrics().items():
+        for name, values in groups.metrics(mean_over).items():
             if draw is None and name not in EXPECTED_METRICS:
                 continue
             curves = (
@@ -292,9 +306,9 @@ class _Counter:
             for groups, count in zip(self.sampled_groups, counts, strict=True):
                 groups.add(count, self.images)
         if self.expected is not None:
-            expected = self._expected_counts(logits, truth, size, name)
+            expected, log_absent = self._expected_counts(logits, truth, size, name)
             self.expected += expected
-            self.expected_groups[0].add(expected, self.images)
+            self.expected_groups[0].add(expected, self.images, log_absent)
         self.images += 1
 
     def curve(self) -> SegmentationCurve:
@@ -322,27 +336,29 @@ class _Counter:
 
     def _expected_counts(
         self, logits: Tensor, truth: Tensor, size: tuple[int, int], name: ImageKey
-    ) -> Float[Tensor, "levels truth predicted"]:
+    ) -> tuple[Float[Tensor, "levels truth predicted"], Float[Tensor, "levels predicted"]]:
+        """Expected counts, and logs of the probabilities that no pixel is called a class."""
         shape = (len(self.levels), self.classes, self.classes)
         counts = torch.zeros(shape, dtype=torch.float64, device=logits.device)
+        log_absent = counts.new_zeros(shape[:2])
         directions = self.perturbator.directions(self.classes)
-        labelled = (truth < self.classes).nonzero().squeeze(1)
-        budget = len(labelled) if self.exact_pixels is None else self.exact_pixels
+        labelled = int((truth < self.classes).sum())
+        budget = labelled if self.exact_pixels is None else self.exact_pixels
         # Without noise the law is an argmax, which costs little for all pixels.
-        whole = self.levels.count(0.0) if budget < len(labelled) else len(self.levels)
+        whole = self.levels.count(0.0) if budget < labelled else len(self.levels)
         for rows in tile_rows(self.classes, size) if whole else ():
-            start, stop = rows.start * size[1], rows.stop * size[1]
-            pixels = labelled[(labelled >= start) & (labelled < stop)]
-            clean = upsample_rows(logits, size, rows).index_select(1, pixels - start)
-            add_expected_counts(
-                clean, truth[pixels], directions, self.levels[:whole], counts[:whole]
-            )
+            labels = truth[rows.start * size[1] : rows.stop * size[1]]
+            pixels = (labels < self.classes).nonzero().squeeze(1)
+            clean = upsample_rows(logits, size, rows).index_select(1, pixels)
+            levels, parts = self.levels[:whole], (counts[:whole], log_absent[:whole])
+            add_expected_counts(clean, labels[pixels], directions, levels, *parts)
         if noisy := self.levels[whole:]:
             seed = image_key(name) % 2**63
             pixels, weights = sample_pixels(truth, self.classes, budget, seed=seed)
             clean = upsample_pixels(logits, size, pixels)
-            add_expected_counts(clean, truth[pixels], directions, noisy, counts[whole:], weights)
-        return counts.cpu()
+            parts = (counts[whole:], log_absent[whole:])
+            add_expected_counts(clean, truth[pixels], directions, noisy, *parts, weights)
+        return counts.cpu(), log_absent.cpu()
 
 
 class _RunCounts:
@@ -351,16 +367,22 @@ class _RunCounts:
     def __init__(self, levels: Sequence[float], classes: int) -> None:
         shape = (JACKKNIFE_GROUPS, len(levels), classes)
         self.hits, self.predicted, self.truth = torch.zeros(3, *shape, dtype=torch.float64)
+        self.log_absent: Tensor | None = None
 
-    def add(self, confusion: Tensor, image: int) -> None:
+    def add(self, confusion: Tensor, image: int, log_absent: Tensor | None = None) -> None:
         group = image % JACKKNIFE_GROUPS
         self.hits[group] += confusion.diagonal(dim1=1, dim2=2)
         self.predicted[group] += confusion.sum(1)
         self.truth[group] += confusion.sum(2)
+        if log_absent is not None:
+            if self.log_absent is None:
+                self.log_absent = torch.zeros_like(self.hits)
+            self.log_absent[group] += log_absent
 
     def finish(self, images: int) -> GroupCounts:
-        used = min(images, JACKKNIFE_GROUPS)
-        return GroupCounts(self.hits[:used], self.predicted[:used], self.truth[:used])
+        used = slice(min(images, JACKKNIFE_GROUPS))
+        absent = None if self.log_absent is None else self.log_absent[used]
+        return GroupCounts(self.hits[used], self.predicted[used], self.truth[used], absent)
 
 
 def _sampled_tiles(

@@ -129,21 +129,23 @@ class _Segmenter:
         self.model = replace(model, module=model.module.to(self.device))
 
     @torch.inference_mode()
-    def predict(self, photograph: Image.Image, name: str) -> Integer[Tensor, "levels h w"]:
-        """Class maps at every strength, at the size of the network's input."""
+    def predict(
+        self, photograph: Image.Image, name: str, size: tuple[int, int]
+    ) -> Integer[Tensor, "levels height width"]:
+        """Class maps at every strength, of a size with noise on every pixel."""
         pixels = network_input(photograph, self.resize, self.preprocessing)
         logits = forward(self.model, pixels[None].to(self.device))[0]
-        size = (pixels.shape[1], pixels.shape[2])
         return predict_levels(logits, self.perturbator, self.stds, size=size, key=noise_key(name))
 
     def draw(self, photograph: Image.Image, name: str, folder: Path) -> None:
         """Writes all pictures of an image."""
-        maps = self.predict(photograph, name)
+        shown = fit(photograph, PICTURE_SIDE)
+        # A small image is enlarged with its pixels, each of which has noise of its own.
+        height, width = min(shown.size, photograph.size)[::-1]
+        maps = self.predict(photograph, name, (height, width))
         titles = [f"σ = {format_strength(std)}" for std in self.stds]
         legend = present_classes(list(maps), len(self.class_names))
-        overlays = level_overlays(
-            fit(photograph, PICTURE_SIDE), dict(zip(titles, maps, strict=True)), self.class_names
-        )
+        overlays = level_overlays(shown, dict(zip(titles, maps, strict=True)), self.class_names)
         folder.mkdir(parents=True, exist_ok=True)
         for std, picture in zip(self.stds, overlays, strict=True):
             save_picture(folder / f"std={format_strength(std)}.png", picture)

@@ -19,6 +19,9 @@ from aim_plugins.modulation.ordering import argmax_probabilities, focus_probabil
 from vision_bench.perturbators import half_normal, pixel_noise, scale_and_add
 from vision_bench.segmentation.envelope import Envelope, require_usable, upper_envelope
 
+_IMPOSSIBLE = -1000.0
+"""Log of a probability that counts as none, and whose sums can be taken apart again."""
+
 
 @dataclass(frozen=True)
 class LevelArgmax:
@@ -87,9 +90,10 @@ def add_expected_counts(
     directions: Mapping[int, int] | None,
     stds: Sequence[float],
     counts: Float[Tensor, "levels truth classes"],
+    log_absent: Float[Tensor, "levels classes"],
     weights: Float[Tensor, " pixels"] | None = None,
 ) -> None:
-    """Adds the expected number of pixels by label and winning class.
+    """Adds the expected number of pixels by label and winning class, and when a class wins none.
 
     Args:
         clean: Clean logits.
@@ -97,6 +101,7 @@ def add_expected_counts(
         directions: Target classes and their signs, or None for noise on every class.
         stds: Strengths.
         counts: float64 counts to add to, in place.
+        log_absent: Log of the probability that no pixel is called a class, float64, to add to.
         weights: Pixels that each one stands for, in float64; None means itself alone.
 
     Raises:
@@ -108,14 +113,17 @@ def add_expected_counts(
     signs = [] if directions is None else list(directions.values())
     if directions is not None:
         values, ids = _contenders(clean, list(directions))
-    for std, count in zip(stds, counts, strict=True):
+    for std, count, absent in zip(stds, counts, log_absent, strict=True):
         if std == 0:
             winners = clean.argmax(0, keepdim=True)
             require_usable(clean.gather(0, winners)[0])
             count.view(-1).scatter_add_(0, labels * classes + winners[0], weights)
+            absent.scatter_add_(0, winners[0], _IMPOSSIBLE * weights)
             continue
         if directions is None:
-            count.index_add_(0, labels, argmax_probabilities(clean.T, std) * weights[:, None])
+            probabilities = argmax_probabilities(clean.T, std)
+            count.index_add_(0, labels, probabilities * weights[:, None])
+            absent += weights @ _log_others(probabilities)
             continue
         if len(signs) == 1:
             probabilities = _single_target_law(values, signs[0], std)
@@ -123,6 +131,12 @@ def add_expected_counts(
             probabilities = focus_probabilities(values.T, dict(enumerate(signs)), std).T
         cells = labels * classes + ids
         count.view(-1).scatter_add_(0, cells.flatten(), (weights * probabilities).flatten())
+        absent.scatter_add_(0, ids.flatten(), (weights * _log_others(probabilities)).flatten())
+
+
+def _log_others(probabilities: Tensor) -> Tensor:
+    """log(1 − p), but for a class that is certain, which keeps a finite one."""
+    return torch.log1p(-probabilities.clamp(max=1)).clamp(min=_IMPOSSIBLE)
 
 
 def _single_target_law(

@@ -19,8 +19,6 @@ from aim_plugins.sweep.store import CorruptRecordWarning
 from vision_bench.segmentation.curve import SegmentationCurve
 from vision_bench.segmentation.group_counts import GroupCounts
 
-_PARTS = ("hits", "predicted", "truth")
-
 
 class CurveRecord:
     """The record of a sweep's counts.
@@ -63,7 +61,13 @@ class CurveRecord:
             )
             return None
         runs = [
-            GroupCounts(*(tensors[f"{run}.{part}"] for part in _PARTS))
+            GroupCounts(
+                **{
+                    name.partition(".")[2]: tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith(f"{run}.")
+                }
+            )
             for run in range(note["runs"])
         ]
         expected = tensors.get("expected")
@@ -86,7 +90,7 @@ class CurveRecord:
             tensors["expected"] = curve.expected
             runs.append(curve.expected_groups)
         for number, groups in enumerate(runs):
-            tensors |= {f"{number}.{part}": getattr(groups, part) for part in _PARTS}
+            tensors |= {f"{number}.{name}": part for name, part in groups.parts().items()}
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         note = {
             "key": self.key,

@@ -13,8 +13,9 @@ from PIL import Image
 
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.sweep.report import ImageSample
+from vision_bench.confusion import MeanOver
 from vision_bench.data.dataset import evenly
-from vision_bench.data.labels import IGNORE
+from vision_bench.data.labels import IGNORE, nearest
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.perturbators import Perturbator
 from vision_bench.segmentation.curve import EXPECTED_METRICS, SegmentationCurve, predict_levels
@@ -35,10 +36,12 @@ _SMALL = 200
 """Pictures below this width are kept exactly; they weigh little, and show their pixels."""
 
 
-def class_table(curve: SegmentationCurve, names: Sequence[str]) -> str:
+def class_table(
+    curve: SegmentationCurve, names: Sequence[str], mean_over: MeanOver = "present"
+) -> str:
     """The metrics of every class at every strength as CSV.
 
-    A class without ground truth has pixels predicted but no metrics, and the law has none of
+    Classes that count for nothing in means have pixels but no metrics, and the law has none of
     precision and F1.
     """
     text = io.StringIO()
@@ -48,9 +51,9 @@ def class_table(curve: SegmentationCurve, names: Sequence[str]) -> str:
         [*_COLUMNS, *(name for pair in zip(_METRICS, errors, strict=True) for name in pair)]
     )
     for draw, groups in enumerate(curve.sampled_groups):
-        writer.writerows(_class_lines(groups, curve.stds, names, "sampled", str(draw)))
+        writer.writerows(_class_lines(groups, curve.stds, names, str(draw), mean_over))
     if curve.expected_groups is not None:
-        writer.writerows(_class_lines(curve.expected_groups, curve.stds, names, "expected", ""))
+        writer.writerows(_class_lines(curve.expected_groups, curve.stds, names, "", mean_over))
     return text.getvalue()
 
 
@@ -116,11 +119,16 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def _class_lines(
-    groups: GroupCounts, stds: Sequence[float], names: Sequence[str], law: str, draw: str
+    groups: GroupCounts,
+    stds: Sequence[float],
+    names: Sequence[str],
+    draw: str,
+    mean_over: MeanOver,
 ) -> Iterator[list[Any]]:
-    metrics, errors = groups.metrics(), groups.standard_errors()
+    """Lines of a draw, or of the law where `draw` is empty."""
+    metrics, errors = groups.metrics(mean_over), groups.standard_errors(mean_over)
     truth, predicted = groups.truth.sum(0), groups.predicted.sum(0)
-    shown = _METRICS if law == "sampled" else EXPECTED_METRICS
+    law, shown = ("sampled", _METRICS) if draw else ("expected", EXPECTED_METRICS)
     for index, name in enumerate(names):
         for level, std in enumerate(stds):
             counts = [_count(counts[level, index]) for counts in (truth, predicted)]
@@ -167,11 +175,13 @@ def _sample(
     width: int,
     device: torch.device | str,
 ) -> ImageSample:
-    names = cached.data.classes
-    item, labels = cached[position], cached.read_labels(position)
-    maps = predict_levels(item.logits.to(device), perturbator, levels, size=item.size, key=item.key)
+    """What the report shows of an image; every pixel shown has noise of its own."""
+    names, item = cached.data.classes, cached[position]
     photograph = cached.data.read_photograph(item.index)
     photograph.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
+    size = (photograph.height, photograph.width)
+    labels = nearest(cached.read_labels(position), size)
+    maps = predict_levels(item.logits.to(device), perturbator, levels, size=size, key=item.key)
     truth = overlay(photograph, labels, names, legend=[])
     pictures = {
         std: _encode(overlay(photograph, prediction, names, legend=[]))
@@ -183,7 +193,7 @@ def _sample(
     captions = {}
     for std, prediction in zip(levels, maps.long(), strict=True):
         right = float((prediction == labels)[counted].double().mean()) if counted.any() else 0.0
-        captions[std] = f"{100 * right:.1f} % of labelled pixels right"
+        captions[std] = f"{100 * right:.1f} % of the labelled pixels shown are right"
     return ImageSample(
         name=item.name.rsplit("/", 1)[-1],
         pictures=pictures,

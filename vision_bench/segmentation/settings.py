@@ -21,7 +21,12 @@ class SegmentSettings(Settings):
         PERTURBATION: AIM's block, as in `vision_bench.segmentation.perturbation_config`.
         data_root: Folder of the data set; `infer` reads only names of classes from it.
         split: val or train; for "folder" the name of a folder, or None.
-        resize: square512, short512 or original; by default the data set's.
+        resize: Size of the network's input: square512, edge512, short512 or original; by default
+            the model's own, and for Cityscapes that of its images.
+        score_at: "labels" upsamples logits to the labels' own size and counts there; "input"
+            resizes the labels to the network's input, as AIM's script does.
+        reduce_labels: For "folder", whether label files count classes from 1 and 0 is unlabelled;
+            by default what the model's image processor says (`do_reduce_labels`).
         limit: Number of images, taken evenly over the data set; by default all.
         on_error: "skip" leaves unusable images out and counts them, "raise" stops at the first.
         weights: File of the model's weights, "hub", or None where the model's name is its folder.
@@ -38,6 +43,8 @@ class SegmentSettings(Settings):
         seed: Draw d has the seed SEED + d.
         exact: Whether to compute the exact law as well, as is done by default.
         exact_pixels: Sampled pixels of an image for laws that need an integral; None takes all.
+        mean_over: "present" counts a class that is predicted and never labelled as 0 in means, as
+            AIM's script does; "labelled" leaves it out.
         report_classes: Names or indices of classes with curves of their own; by default the
             targets. The table of classes holds all in any case.
         overlays: Images shown in the report.
@@ -50,6 +57,8 @@ class SegmentSettings(Settings):
     data_root: str = "data"
     split: str | None = None
     resize: str | None = None
+    score_at: Literal["labels", "input"] = "labels"
+    reduce_labels: bool | None = None
     limit: Count | None = None
     on_error: Literal["skip", "raise"] = "skip"
     weights: str | None = None
@@ -64,6 +73,7 @@ class SegmentSettings(Settings):
     seed: int = 0
     exact: bool = True
     exact_pixels: Count | None = 4096
+    mean_over: Literal["present", "labelled"] = "present"
     report_classes: Sequence[str | int] = option((), metavar="CLASS")
     overlays: Natural = 6
     overlay_width: Annotated[

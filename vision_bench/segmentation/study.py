@@ -14,6 +14,7 @@ Under `accelerate launch` all processes share the pass of the model, and the fir
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -49,8 +50,8 @@ RECORD_SECONDS = 30.0
 METRICS = ("miou", "acc", "mrecall", "mprecision", "mf1", "iou", "recall", "precision", "f1")
 """In the order of tables and pictures: the headlines of the field first."""
 
-PUBLISHED_RESIZE = "short512"
-"""How the authors of AIM resize images."""
+PUBLISHED_RULES = ("short512", "input", "present")
+"""How the authors of AIM resize images, where they judge them, and which classes they count."""
 
 
 class SegmentationStudy(Study):
@@ -87,6 +88,8 @@ class SegmentationStudy(Study):
             "dataset": settings.dataset,
             "split": settings.split,
             "resize": settings.resize,
+            "score_at": settings.score_at,
+            "reduce_labels": settings.reduce_labels,
             "limit": settings.limit,
             "model": Path(settings.model).name if Path(settings.model).exists() else settings.model,
             "focus": {str(t): "+" if sign > 0 else "-" for t, sign in self.focus.items()},
@@ -108,6 +111,8 @@ class SegmentationStudy(Study):
             settings.data_root,
             split=settings.split,
             resize=settings.resize,
+            score_at=settings.score_at,
+            reduce_labels=settings.reduce_labels,
             preprocessing=self.model.preprocessing,
             limit=settings.limit,
             on_error=settings.on_error,
@@ -137,7 +142,9 @@ class SegmentationStudy(Study):
             preprocessing=self.model.describe_preprocessing(self.data.resize),
             images=len(cached),
             left_out=dict(cached.unreadable),
+            rules={**self.data.rules, "mean_over": self.settings.mean_over},
         )
+        print(f"{self.data.name}: {self._rules()}", file=sys.stderr)
         record = CurveRecord(store.folder / "records" / "counts.safetensors", cached.key)
         curve = record.read(self.stds)
         recorded, since = curve, monotonic()
@@ -164,7 +171,8 @@ class SegmentationStudy(Study):
         published = self._published(task)
         if published:
             store.update_manifest(published=published[0][0])
-        rows = self.curve.rows(task, self.chosen) + [row for _, part in published for row in part]
+        rows = self.curve.rows(task, self.chosen, mean_over=settings.mean_over)
+        rows += [row for _, part in published for row in part]
         images = report_images(
             self.cached,
             self.perturbator,
@@ -177,12 +185,21 @@ class SegmentationStudy(Study):
         return Front(
             sorted(rows, key=self._place),
             self.axes,
+            subject=self._rules(),
             images={task: images},
             files={
-                "classes.csv": class_table(self.curve, self.class_names),
+                "classes.csv": class_table(self.curve, self.class_names, settings.mean_over),
                 "confusion.npz": confusion_arrays(self.curve, self.class_names),
             },
         )
+
+    def _rules(self) -> str:
+        """How images are judged, for the terminal and the report."""
+        counted = {
+            "present": "a class that is predicted but never labelled counts as 0 in means",
+            "labelled": "means are over labelled classes",
+        }[self.settings.mean_over]
+        return f"{self.data.describe_rules()}; {counted}"
 
     def _items(self, positions: range, bar: Any) -> Iterator[Item]:
         device = best_device(self.settings.device)
@@ -214,7 +231,8 @@ class SegmentationStudy(Study):
         """
         settings = self.settings
         whole = settings.limit is None and not self.data.unreadable
-        if not whole or settings.weights != "hub" or self.data.resize != PUBLISHED_RESIZE:
+        rules = (self.data.resize, self.data.score_at, settings.mean_over)
+        if not whole or settings.weights != "hub" or rules != PUBLISHED_RULES:
             return []
         tasks = [(task, "miou")]
         if len(self.focus) == 1:

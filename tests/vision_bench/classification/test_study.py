@@ -369,6 +369,7 @@ def test_what_is_done_to_images_is_told_before_the_pass_and_stands_in_the_report
         "std": [1, 1, 1],
         "interpolation": "bicubic",
         "resize": "short",
+        "reduce_labels": False,
     }
     report = (tmp_path / "out" / "report.html").read_text()
     assert "preprocessing_source" in report and "as given" in report

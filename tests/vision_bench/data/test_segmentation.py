@@ -102,7 +102,9 @@ def test_the_square_rule_is_that_of_transformers(tmp_path: Path):
     preprocessing = Preprocessing(
         mean=tuple(processor.image_mean), std=tuple(processor.image_std), size=64, resize="square"
     )
-    data = load_segmentation_dataset("ade20k", tmp_path, preprocessing=preprocessing)
+    data = load_segmentation_dataset(
+        "ade20k", tmp_path, preprocessing=preprocessing, score_at="input"
+    )
     assert data.resize == "square64"
     for index in range(2):
         image, labels, name = data[index]
@@ -136,18 +138,24 @@ def test_the_short_rule_rounds_both_sides_up_to_32(width: int, height: int, expe
     assert target_size("short512", height, width) == expected
 
 
-def test_images_of_odd_sizes_are_resized_with_their_labels(tmp_path: Path):
+@pytest.mark.parametrize("score_at", ["labels", "input"])
+def test_labels_keep_their_size_unless_they_are_to_be_resized_with_the_image(
+    tmp_path: Path, score_at: str
+):
     write_ade20k(tmp_path, [(75, 51), (33, 99)])
-    data = load_segmentation_dataset("ade20k", tmp_path, resize="short64")
-    for index, size in enumerate([(64, 96), (192, 64)]):
+    data = load_segmentation_dataset("ade20k", tmp_path, resize="short64", score_at=score_at)
+    inputs, own = [(64, 96), (192, 64)], [(51, 75), (99, 33)]
+    for index, size in enumerate(inputs if score_at == "input" else own):
         image, labels, _ = data[index]
-        assert (tuple(image.shape[1:]), tuple(labels.shape)) == (size, size)
+        assert (tuple(image.shape[1:]), tuple(labels.shape)) == (inputs[index], size)
+        assert torch.equal(data.read_labels(index), labels)
 
 
-@pytest.mark.parametrize("rule", ["square64", "short64", "square200", "original"])
+@pytest.mark.parametrize("rule", ["square64", "short64", "edge64", "square200", "original"])
 def test_labels_are_resized_as_pillow_resizes_to_the_nearest(tmp_path: Path, rule: str):
     (annotation,) = write_ade20k(tmp_path, [(75, 51)]).values()
-    _, labels, _ = load_segmentation_dataset("ade20k", tmp_path, resize=rule)[0]
+    data = load_segmentation_dataset("ade20k", tmp_path, resize=rule, score_at="input")
+    labels = data.read_labels(0)
     height, width = labels.shape
     stored = Image.fromarray(annotation).resize((width, height), Image.Resampling.NEAREST)
     assert np.array_equal(labels.numpy(), reduced(np.asarray(stored)))
@@ -220,6 +228,35 @@ def test_the_classes_and_split_of_a_folder_can_be_given(tmp_path: Path):
         load_segmentation_dataset("folder", tmp_path, split="test")
 
 
+@pytest.mark.parametrize("given", [None, True, False])
+def test_labels_are_reduced_as_the_models_image_processor_says(tmp_path: Path, given):
+    from transformers import SegformerImageProcessor
+
+    stored = label_map(12, 10, 3).copy()
+    stored[0, :3] = 0, 3, 255
+    write_pairs(tmp_path, [stored] if given is not False else [np.minimum(stored, 2)])
+    preprocessing = Preprocessing(reduce_labels=True)
+    data = load_segmentation_dataset(
+        "folder", tmp_path, preprocessing=preprocessing, reduce_labels=given
+    )
+    processor = SegformerImageProcessor(do_reduce_labels=given is not False, do_resize=False)
+    path = data.files.root / data.files.labels[0]
+    maps = processor(picture(12, 10), Image.open(path), return_tensors="pt")["labels"]
+    assert torch.equal(data.read_labels(0), maps[0])
+    assert ("label 0 is unlabelled" in data.describe_rules()) == (given is not False)
+
+
+@pytest.mark.parametrize(("reduced", "most"), [(False, 255), (True, 254)])
+def test_more_classes_than_labels_can_tell_from_unlabelled_are_refused(tmp_path, reduced, most):
+    write_pairs(tmp_path, [label_map(12, 10, 2)])
+    options = {"name": "folder", "root": tmp_path, "reduce_labels": reduced}
+    classes = [str(index) for index in range(most + 1)]
+    with pytest.raises(ValueError, match=f"256 classes|255 classes.*give {most} at most"):
+        load_segmentation_dataset(**options, classes=classes)
+    data = load_segmentation_dataset(**options, classes=classes[:-1])
+    assert data.read_labels(0).max() in (2, 255)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -279,6 +316,9 @@ def test_the_identity_tells_the_resize_rule(tmp_path: Path):
         ({"resize": "square0"}, "resize='square0' is no rule"),
         ({"limit": 0}, "limit=0"),
         ({"classes": ["a"]}, "has its own classes"),
+        ({"reduce_labels": False}, "reduce_labels=False: ade20k numbers its labels itself"),
+        ({"score_at": "network"}, "score_at='network' is neither 'labels' nor 'input'"),
+        ({"preprocessing": Preprocessing(crop=4)}, "preprocessing.crop=4: every pixel"),
     ],
 )
 def test_unusable_arguments_are_refused(tmp_path: Path, changes: dict, message: str):
@@ -300,7 +340,9 @@ def test_empty_folders_are_refused(tmp_path: Path):
 def test_a_line_of_pixels_is_not_enlarged_beyond_all_memory(tmp_path: Path):
     put(tmp_path / "images" / "line.png", Image.new("RGB", (2000, 1)))
     put(tmp_path / "labels" / "line.png", np.zeros((1, 2000), np.uint8))
-    data = load_segmentation_dataset("folder", tmp_path, classes=["a"], resize="short512")
+    data = load_segmentation_dataset(
+        "folder", tmp_path, classes=["a"], resize="short512", score_at="input"
+    )
     # Each pixel would become 512 x 512, half a billion pixels in all.
     for read in (data.__getitem__, data.read_labels):
         with pytest.raises(UnreadableImageError, match="1024000 x 512 pixels"):

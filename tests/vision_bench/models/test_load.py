@@ -331,6 +331,8 @@ def with_processor(segformer_folder: Path, folder: Path, **settings: object) -> 
         {"size": 48, "resample": 0, "do_rescale": False, "image_mean": [120, 110, 100]},
         {"do_resize": False, "rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1]},
         {"size": {"height": 32, "width": 32}, "do_resize": True},
+        {"size": {"shortest_edge": 47}},
+        {"size": 48, "ensure_multiple_of": 1, "do_pad": False, "crop_size": 30},
     ],
 )
 def test_images_are_prepared_as_by_the_image_processor(segformer_folder, tmp_path, settings):
@@ -355,12 +357,34 @@ def test_images_are_prepared_as_by_the_image_processor(segformer_folder, tmp_pat
         ("image_mean", None),
         ("resample", 4),
         ("do_center_crop", True),
+        ("do_flip_channel_order", True),
+        ("ensure_multiple_of", 32),
+        ("keep_aspect_ratio", True),
+        ("do_pad", True),
+        ("rescale_offset", True),
     ],
 )
 def test_what_images_are_not_prepared_with_is_refused(segformer_folder, tmp_path, setting, value):
     folder = with_processor(segformer_folder, tmp_path / "copy", **{setting: value})
     message = re.escape(f"{str(folder)!r}: its preprocessor_config.json says {setting}={value}")
     with pytest.raises(ValueError, match=message):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["do_reduce_labels", "reduce_labels"])
+@pytest.mark.parametrize("value", [True, False])
+def test_the_image_processor_says_whether_labels_are_reduced(
+    segformer_folder, tmp_path, name, value
+):
+    """The second name is that of the published ADE20K checkpoints."""
+    folder = with_processor(segformer_folder, tmp_path / "copy", **{name: value})
+    assert load_model(str(folder)).preprocessing.reduce_labels == value
+
+
+def test_an_image_processor_that_cannot_be_read_is_not_guessed(segformer_folder, tmp_path):
+    folder = with_processor(segformer_folder, tmp_path / "copy")
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"preprocessor_config.json: transformers reads no image"):
         load_model(str(folder))
 
 

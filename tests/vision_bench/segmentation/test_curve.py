@@ -175,7 +175,7 @@ def test_no_noise_is_the_clean_model(scenes):
         assert rows["s", "acc" + suffix] == pytest.approx(
             metrics.accuracy_score(labels, answers), abs=1e-4
         )
-        iou = metrics.jaccard_score(labels, answers, labels=range(5), average=None)
+        iou = metrics.jaccard_score(labels, answers, average=None)
         assert rows["s", "miou" + suffix] == pytest.approx(iou.mean(), abs=1e-3)
         assert rows["s.dog", "iou" + suffix] == pytest.approx(iou[2], abs=1e-3)
 
@@ -227,6 +227,29 @@ def test_metrics_of_expected_counts_are_near_the_mean_of_sampled_metrics(scenes)
         assert len(values) == 100
         # The curvature of a ratio of few thousand pixels is of the order of 1e-4.
         assert law == pytest.approx(np.mean(values), abs=4 * stats.sem(values) + 3e-4)
+
+
+@pytest.mark.parametrize("perturbator", [PERTURBATORS[0], PERTURBATORS[3]])
+def test_the_law_knows_how_often_classes_without_ground_truth_are_predicted(perturbator):
+    """Each of them that is predicted anywhere counts as 0 in the mean of that draw."""
+    labels = torch.zeros(8, 8).long()
+    labels[4:] = 1
+    logits = torch.full((CLASSES, 8, 8), -6.0)
+    logits[0, :4], logits[1, 4:] = 1.0, 1.0
+    logits[4, 2, 2] = 3.0  # wrong with hardly any doubt
+    curve = segmentation_curve(
+        [(logits, labels, 0)], perturbator, [0.0, 1.8], draws=400, exact=True, exact_pixels=None
+    )
+    for convention in ("present", "labelled"):
+        rows = curve.rows("s", mean_over=convention)
+        for std in curve.stds:
+            values = [r.value for r in rows if (r.metric, r.strength) == ("miou", std)]
+            (law,) = (r.value for r in rows if (r.metric, r.strength) == ("miou_expected", std))
+            assert law == pytest.approx(np.mean(values), abs=4 * stats.sem(values) + 2e-3)
+            assert std == 0 or np.std(values) > 0.01
+    clean = {r.metric: r.value for r in curve.rows("s") if r.strength == 0}
+    assert clean["miou_expected"] == pytest.approx((31 / 32 + 1) / 3)
+    assert clean["miou"] == pytest.approx((31 / 32 + 1) / 3)
 
 
 def test_a_subsample_of_pixels_estimates_the_law_without_bias(scenes):
@@ -400,10 +423,16 @@ def test_one_image_has_no_standard_error(scenes):
     assert all(row.n == 1 for row in rows)
 
 
-def test_classes_without_ground_truth_have_no_rows(scenes):
-    rows = segmentation_curve(scenes, PERTURBATORS[0], STDS).rows("s", {5: "ghost", 0: "wall"})
+def test_classes_that_count_for_nothing_have_no_rows(scenes):
+    curve = segmentation_curve(scenes, PERTURBATORS[0], STDS)
+    names = {5: "ghost", 0: "wall"}
+    rows = curve.rows("s", names, mean_over="labelled")
     assert {row.task for row in rows} == {"s", "s.wall"}
     assert not any(math.isnan(row.value) for row in rows)
+    # What is predicted and never labelled is 0; none of it could be recalled.
+    ghost = [row for row in curve.rows("s", names) if row.task == "s.ghost"]
+    assert {row.metric for row in ghost} == {"iou", "precision", "f1"}
+    assert {row.value for row in ghost} == {0.0}
 
 
 def test_focus_raises_recall_of_its_target_and_lowers_it_in_reverse(scenes):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import csv
+import html
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from aim_plugins.sweep import front
 from vision_bench import published
 from vision_bench.cli import main
 from vision_bench.data.segmentation_layouts import classes_of
+from vision_bench.logits.cache import SkippedImagesWarning
 from vision_bench.logits.upsampling import upsample
 from vision_bench.perturbators import (
     MultiClassPerturbator,
@@ -91,37 +94,50 @@ def curve(folder: Path, task: str, metric: str, draw: str = "0") -> list[float]:
     ]
 
 
-def reduced_labels(root: Path, name: str, size: tuple[int, int]) -> np.ndarray:
-    """Labels at the network's input size (height, width), reduced."""
+def reduced_labels(root: Path, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Labels as they are stored, or at the network's input size (height, width), reduced."""
     stored = Image.open(root / "annotations" / "validation" / f"{name}.png")
-    labels = np.asarray(stored.resize(size[::-1], Image.Resampling.NEAREST)).astype(int) - 1
+    if size is not None:
+        stored = stored.resize(size[::-1], Image.Resampling.NEAREST)
+    labels = np.asarray(stored).astype(int) - 1
     return np.where(labels < 0, 255, labels)
 
 
 def upsampled_logits(
-    root: Path, checkpoint: Path, name: str, dtype: torch.dtype = torch.float16
+    root: Path,
+    checkpoint: Path,
+    name: str,
+    dtype: torch.dtype = torch.float16,
+    *,
+    score_at: str = "labels",
 ) -> torch.Tensor:
-    """What transformers' own model answers for an image whose shorter side becomes 64, rounded."""
+    """What the model answers for an image whose shorter side becomes 64, rounded."""
+    image = Image.open(root / "images" / "validation" / f"{name}.jpg")
+    scale = 64 / min(image.size)
+    size = tuple(-(-round(side * scale) // 32) * 32 for side in image.size)
+    logits = network_logits(checkpoint, image.resize(size, Image.Resampling.BILINEAR))
+    full = image.size if score_at == "labels" else size
+    return upsample(logits.to(dtype).float(), full[::-1])
+
+
+def network_logits(checkpoint: Path, image: Image.Image) -> torch.Tensor:
+    """What transformers' own model answers for an image of the network's size."""
     from transformers import SegformerForSemanticSegmentation
 
     model = SegformerForSemanticSegmentation.from_pretrained(checkpoint).eval()
-    image = Image.open(root / "images" / "validation" / f"{name}.jpg")
-    scale = 64 / min(image.size)
-    size = [-(-round(side * scale) // 32) * 32 for side in image.size]
-    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR)) / 255
-    pixels = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    pixels = (np.asarray(image) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     with torch.no_grad():
-        batch = torch.from_numpy(pixels).float().permute(2, 0, 1)[None]
-        logits = model(batch).logits.to(dtype).float()
-    return upsample(logits[0], (size[1], size[0]))
+        return model(torch.from_numpy(pixels).float().permute(2, 0, 1)[None]).logits[0]
 
 
-def loop_over_levels(root: Path, checkpoint: Path, perturbators: list) -> np.ndarray:
+def loop_over_levels(
+    root: Path, checkpoint: Path, perturbators: list, score_at: str = "labels"
+) -> np.ndarray:
     """Confusion matrices [levels, truth, predicted], one modulated model after the other."""
     total = np.zeros((len(perturbators), CLASSES, CLASSES), dtype=int)
     for name in NAMES:
-        logits = upsampled_logits(root, checkpoint, name)
-        labels = reduced_labels(root, name, tuple(logits.shape[1:]))
+        logits = upsampled_logits(root, checkpoint, name, score_at=score_at)
+        labels = reduced_labels(root, name, None if score_at == "labels" else logits.shape[1:])
         counted = labels != 255
         for level, perturbator in enumerate(perturbators):
             answers = perturbator(logits, f"{name}.jpg").argmax(0).numpy()
@@ -167,8 +183,131 @@ def test_the_matrices_are_those_of_a_loop_over_levels(
         assert (loop[0] != loop[2]).any()
 
 
-def test_the_tables_are_scikit_learns_metrics_of_the_matrices(config, tmp_path):
-    assert evaluate(config(report_classes=["wall", PERSON], exact=False)) == 0
+@pytest.fixture
+def own_folder(tmp_path: Path, checkpoint: Path) -> Path:
+    """A model with an image processor, and images with labels that it reduces, 255 unlabelled."""
+    from transformers import SegformerImageProcessorPil
+
+    shutil.copytree(checkpoint, tmp_path / "model")
+    SegformerImageProcessorPil(
+        size={"height": 64, "width": 64}, do_reduce_labels=True, resample=3
+    ).save_pretrained(tmp_path / "model")
+    root = tmp_path / "pairs"
+    rng = np.random.default_rng(0)
+    for number, (width, height) in enumerate([(160, 120), (90, 101)]):
+        for folder, highest, shape in (("images", 256, (6, 7, 3)), ("labels", 5, (6, 7))):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            coarse = rng.integers(0, highest, shape, dtype=np.uint8)
+            if folder == "labels":
+                coarse[0, 0], coarse[-1, -1] = 255, CLASSES  # the last class
+            picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.NEAREST)
+            picture.save(root / folder / f"{number}.png")
+    (root / "classes.txt").write_text("\n".join(map(str, range(CLASSES))))
+    return root
+
+
+def test_without_noise_counts_are_those_of_transformers_at_the_labels_size(
+    config, own_folder, tmp_path
+):
+    from transformers import SegformerForSemanticSegmentation, SegformerImageProcessorPil
+
+    path = config(
+        dataset="folder",
+        data_root=str(own_folder),
+        model=str(tmp_path / "model"),
+        resize=None,
+        exact=False,
+        cache_dtype="float32",
+    )
+    assert evaluate(path) == 0
+    processor = SegformerImageProcessorPil.from_pretrained(tmp_path / "model")
+    model = SegformerForSemanticSegmentation.from_pretrained(tmp_path / "model").eval()
+    expected = np.zeros((CLASSES, CLASSES), int)
+    for number in range(2):
+        image = Image.open(own_folder / "images" / f"{number}.png")
+        stored = np.asarray(Image.open(own_folder / "labels" / f"{number}.png")).astype(int)
+        with torch.no_grad():
+            outputs = model(**processor(image, return_tensors="pt"))
+        (answers,) = processor.post_process_semantic_segmentation(outputs, [stored.shape])
+        counted = (stored != 0) & (stored != 255)
+        expected += metrics.confusion_matrix(
+            stored[counted] - 1, answers.numpy()[counted], labels=range(CLASSES)
+        )
+    with np.load(tmp_path / "out" / "confusion.npz") as file:
+        found = file["confusion"][0, 0]
+    assert found.sum() == expected.sum() and expected[CLASSES - 1].sum() > 0
+    # A near-tie may go either way.
+    assert np.abs(found - expected).sum() <= 1e-4 * expected.sum()
+
+
+def test_the_rules_stand_in_manifest_report_and_terminal(config, own_folder, tmp_path, capsys):
+    options = {"dataset": "folder", "data_root": str(own_folder), "resize": None, "exact": False}
+    assert evaluate(config(**options, model=str(tmp_path / "model"))) == 0
+    words = (
+        "images are resized to 64 x 64; logits are upsampled to the labels' own size and judged "
+        "there; label 0 is unlabelled and 1 the first class; a class that is predicted but never "
+        "labelled counts as 0 in means"
+    )
+    assert words in capsys.readouterr().err
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert words in html.unescape(page)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["rules"] == {
+        "resize": "square64",
+        "score_at": "labels",
+        "reduce_labels": True,
+        "mean_over": "present",
+    }
+
+
+def test_images_left_out_are_one_list_in_terminal_manifest_and_report(config, own_folder, tmp_path):
+    for name, content in {"deep": 200, "flat": 1}.items():
+        Image.new("RGB", (20, 20)).save(own_folder / "images" / f"{name}.png")
+        Image.new("L", (20, 20), content).save(own_folder / "labels" / f"{name}.png")
+    (own_folder / "labels" / "flat.png").unlink()  # without a label map
+    (own_folder / "images" / "1.png").write_bytes(b"no image")
+    options = {"dataset": "folder", "data_root": str(own_folder), "resize": None, "exact": False}
+    path = config(**options, model=str(tmp_path / "model"))
+    reasons = {
+        "images/flat.png": "no label map flat in",
+        "images/1.png": "not a readable image",
+        "images/deep.png": "the index 200 at 400 pixels is none of the 150 classes",
+    }
+    for _ in ("first", "again"):
+        with pytest.warns(SkippedImagesWarning) as caught:
+            assert evaluate(path) == 0
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert manifest["left_out"].keys() == reasons.keys()
+        first, *lines = str(caught[0].message).splitlines()
+        assert "left out 3 images" in first
+        assert lines == [f"  {name}: {why}" for name, why in manifest["left_out"].items()]
+        for name, reason in reasons.items():
+            assert reason in manifest["left_out"][name]
+            assert f"left_out.{name}" in page
+
+
+def test_labels_can_be_resized_with_the_image_as_by_aims_script(
+    config, ade20k, checkpoint, tmp_path
+):
+    assert evaluate(config(score_at="input", exact=False)) == 0
+    with np.load(tmp_path / "out" / "confusion.npz") as file:
+        found = file["confusion"][0]
+    levels = [UtilityPerturbator(std) for std in (0.0, 1.5, 3.0)]
+    loop = loop_over_levels(ade20k, checkpoint, levels, "input")
+    assert (
+        loop.sum()
+        == found.sum()
+        > sum((reduced_labels(ade20k, name) != 255).sum() * 3 for name in NAMES)
+    )
+    assert np.abs(loop - found).sum() <= 1e-4 * loop.sum()
+
+
+@pytest.mark.parametrize("mean_over", ["present", "labelled"])
+def test_the_tables_are_scikit_learns_metrics_of_the_matrices(config, tmp_path, mean_over):
+    # Noise enough for classes that are labelled nowhere.
+    options = {"PERTURBATION": UTILITY | {"STEP_SIZE": 4.0}, "mean_over": mean_over}
+    assert evaluate(config(report_classes=["wall", PERSON], exact=False, **options)) == 0
     folder = tmp_path / "out"
     with np.load(folder / "confusion.npz") as file:
         matrices = file["confusion"][0]
@@ -177,7 +316,9 @@ def test_the_tables_are_scikit_learns_metrics_of_the_matrices(config, tmp_path):
     for level, matrix in enumerate(matrices):
         truth, predicted = (axis.ravel() for axis in np.indices(matrix.shape))
         options = {"sample_weight": matrix.ravel(), "labels": range(CLASSES), "average": None}
-        present = matrix.sum(1) > 0
+        labelled = matrix.sum(1) > 0
+        present = labelled | (matrix.sum(0) > 0)
+        assert (present != labelled).any() == (level > 0)
         expected = {
             "iou": metrics.jaccard_score(truth, predicted, zero_division=0, **options),
             "recall": metrics.recall_score(truth, predicted, zero_division=0, **options),
@@ -185,16 +326,17 @@ def test_the_tables_are_scikit_learns_metrics_of_the_matrices(config, tmp_path):
             "f1": metrics.f1_score(truth, predicted, zero_division=0, **options),
         }
         for metric, values in expected.items():
+            counted = labelled if metric == "recall" or mean_over == "labelled" else present
             assert curve(folder, "ade20k-val", f"m{metric}")[level] == pytest.approx(
-                values[present].mean()
+                values[counted].mean()
             )
             for index, name in ((0, "wall"), (PERSON, "person")):
                 found = curve(folder, f"ade20k-val.{name}", metric)[level]
                 assert found == pytest.approx(values[index])
-            lines = [row for row in table if row["strength"] == f"{1.5 * level:g}"]
-            assert [row[metric] == "" for row in lines] == (~present).tolist()
+            lines = [row for row in table if row["strength"] == f"{4 * level:g}"]
+            assert [row[metric] == "" for row in lines] == (~counted).tolist()
             shown = [float(row[metric]) for row in lines if row[metric]]
-            assert shown == pytest.approx(values[present].tolist())
+            assert shown == pytest.approx(values[counted].tolist())
         accuracy = matrix.trace() / matrix.sum()
         assert curve(folder, "ade20k-val", "acc")[level] == pytest.approx(accuracy)
 
@@ -262,7 +404,7 @@ def test_the_report_shows_images_with_the_target_at_every_strength(
     assert len(images["documents"]) == 3
     for document in images["documents"]:
         assert [title for title, _ in document["references"]] == ["image", "ground truth"]
-        assert all("labelled pixels right" in caption for caption in document["captions"])
+        assert all("labelled pixels shown are right" in caption for caption in document["captions"])
         for source in [*document["pictures"], *(source for _, source in document["references"])]:
             head, _, content = source.partition(",")
             with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
@@ -516,7 +658,7 @@ def test_every_readable_image_gets_overlays_strip_and_animation(
 
 
 def test_overlays_have_the_colours_of_the_loops_classes(config, ade20k, checkpoint, tmp_path):
-    name = "ADE_val_00000002"  # 64 pixels square, the size of the network's input
+    name = "ADE_val_00000002"  # 64 pixels square
     image = ade20k / "images" / "validation" / f"{name}.jpg"
     assert infer(config(PERTURBATION=PERSON_UP), image) == 0
     output = tmp_path / "out-images" / name
@@ -537,6 +679,50 @@ def test_overlays_have_the_colours_of_the_loops_classes(config, ade20k, checkpoi
             row for row in shares if (row["name"], row["strength"]) == ("person", f"{std:g}")
         )
         assert float(person["share"]) == pytest.approx((answers == PERSON).mean(), abs=1e-3)
+
+
+def test_noise_lies_on_every_pixel_of_what_is_shown(config, ade20k, checkpoint, tmp_path):
+    """Of a photograph larger than its overlays, which its network sees much smaller."""
+    source = ade20k / "images" / "validation" / "ADE_val_00000002.jpg"
+    photograph = Image.open(source).resize((1300, 1300), Image.Resampling.BICUBIC)
+    photograph.save(tmp_path / "large.png")
+    block = UTILITY | {"RATIO": 4.0, "STEP_LIMIT": 1}
+    path = config(PERTURBATION=block, resize="square64")
+    assert infer(path, tmp_path / "large.png") == 0
+    logits = network_logits(checkpoint, photograph.resize((64, 64), Image.Resampling.BILINEAR))
+    answers = UtilityPerturbator(4.0)(upsample(logits, (640, 640)), "large.png").argmax(0).numpy()
+    photograph.thumbnail((640, 640), Image.Resampling.LANCZOS)
+    expected = 0.45 * np.asarray(photograph) + 0.55 * class_palette(CLASSES)[answers]
+    picture = np.asarray(Image.open(tmp_path / "out-images" / "large" / "std=4.png"))
+    title = next(
+        row
+        for row in range(1, picture.shape[0] - 640)
+        if (np.abs(picture[row : row + 640, :640] - expected) <= 1).all(2).mean() > 0.995
+    )
+    assert title < 60
+
+
+def test_the_reports_pictures_have_noise_on_every_pixel(config, ade20k, checkpoint, tmp_path):
+    block = UTILITY | {"RATIO": 2.0, "STEP_LIMIT": 1}
+    options = {"PERTURBATION": block, "resize": "square32", "overlays": 5, "overlay_width": 60}
+    assert evaluate(config(**options, exact=False, cache_dtype="float32")) == 0
+    documents = images_of(tmp_path / "out" / "report.html")["ade20k-val"]["documents"]
+    name = "ADE_val_00000002.jpg"  # 64 pixels square
+    (document,) = (one for one in documents if one["name"] == name)
+    photograph = Image.open(ade20k / "images" / "validation" / name)
+    logits = network_logits(checkpoint, photograph.resize((32, 32), Image.Resampling.BILINEAR))
+    answers = UtilityPerturbator(2.0)(upsample(logits, (60, 60)), name).argmax(0).numpy()
+    photograph.thumbnail((60, 60), Image.Resampling.LANCZOS)
+    expected = 0.45 * np.asarray(photograph) + 0.55 * class_palette(CLASSES)[answers]
+    content = base64.b64decode(document["pictures"][0].partition(",")[2])
+    picture = np.asarray(Image.open(io.BytesIO(content)))
+    assert (np.abs(picture - expected) <= 1).all(2).mean() > 0.995
+    stored = reduced_labels(ade20k, name.removesuffix(".jpg"))
+    nearest = (np.arange(60) * 2 + 1) * 64 // 120
+    labels = stored[np.ix_(nearest, nearest)]
+    right = 100 * (answers == labels)[labels != 255].mean()
+    shown = float(document["captions"][0].split(" %")[0])
+    assert shown == pytest.approx(right, abs=0.2)
 
 
 @pytest.mark.parametrize("kind", ["empty", "absent", "broken"])
@@ -600,7 +786,8 @@ def test_shipped_configs_have_the_papers_settings(name, levels, targets):
     settings = read_settings(SegmentSettings, SHIPPED / f"ade20k_segformer_b2_{name}.py")
     found = settings.PERTURBATION.levels(classes=CLASSES)
     assert [level.std for level in found] == levels
-    assert (settings.model, settings.resize) == ("segformer-b2", "short512")
+    rules = (settings.resize, settings.score_at, settings.mean_over)
+    assert (settings.model, *rules) == ("segformer-b2", "short512", "input", "present")
     names = classes_of(settings.dataset, Path(settings.data_root))
     assert [names[index] for index in found[0].directions(CLASSES) or ()] == targets
     assert set((found[0].directions(CLASSES) or {}).values()) <= {1}
@@ -614,9 +801,10 @@ def test_the_papers_figures_stand_beside_ours(config, checkpoint, tmp_path, monk
         segment_load, "load_model", lambda name, **options: load(str(checkpoint), weights=None)
     )
     monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": len(NAMES)})
-    monkeypatch.setattr(segment_sweep, "PUBLISHED_RESIZE", "short64")
+    monkeypatch.setattr(segment_sweep, "PUBLISHED_RULES", ("short64", "input", "present"))
     block = PERSON_UP | {"STEP_SIZE": 2.0}
     options = {"model": "segformer-b2", "weights": "hub", "PERTURBATION": block, "exact": False}
+    options |= {"score_at": "input"}
     assert evaluate(config(**options)) == 0
     folder = tmp_path / "out"
     assert curve(folder, "ade20k-val", "miou_published", "") == [0.4620, 0.4610, 0.4560]
@@ -625,7 +813,9 @@ def test_the_papers_figures_stand_beside_ours(config, checkpoint, tmp_path, monk
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "recall_published" in page and "2603.12755" in page
     local = {"weights": str(checkpoint)}
-    for name, change in {"fewer": {"limit": 3}, "local": local}.items():
+    elsewhere, mean = {"score_at": "labels"}, {"mean_over": "labelled"}
+    changes = {"fewer": {"limit": 3}, "local": local, "elsewhere": elsewhere, "mean": mean}
+    for name, change in changes.items():
         assert evaluate(config(**options | {"output": str(tmp_path / name)} | change)) == 0
         assert curve(tmp_path / name, "ade20k-val", "miou_published", "") == []
     monkeypatch.setattr(published, "_DOCUMENTS", {"ade20k-val": 2000})
