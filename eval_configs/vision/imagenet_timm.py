@@ -5,7 +5,8 @@
 
 `data_root` holds the folder `val` with a folder for each class; images in one folder need their
 list of labels as `labels`. How far logits spread differs between models: look at the curve, and
-change `perturb_step`.
+change `perturb_step`. How images are prepared is known of timm's own files; for others, give
+`preprocessing`.
 """
 
 dataset = "imagenet"

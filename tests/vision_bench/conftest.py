@@ -91,4 +91,5 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     head.bias.data.fill_(-4).index_fill_(0, torch.tensor([0, 1, 2, _PERSON]), 4)
     folder = tmp_path_factory.mktemp("models") / "tiny-segformer"
     module.save_pretrained(folder)
+    transformers.SegformerImageProcessor(size=512).save_pretrained(folder)
     return folder

@@ -40,7 +40,7 @@ def commands(root: Path, weights: Path, ade20k: Path, checkpoint: Path) -> dict[
     config.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
     words = {
         "classify": ["vision_bench.classification", "--dataset", "digits", "--model", "resnet20"]
-        + ["--weights", str(weights), "--limit", "300"]
+        + ["--weights", str(weights), "--preprocessing", "published", "--limit", "300"]
         + ["--num-perturb-steps", "3", "--perturb-step", "4"],
         "segment": ["vision_bench.cli", "segment", "evaluate", str(config)],
     }

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import sha256_of
 from vision_bench.classification.settings import ClassifySettings
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.models.architectures import cifar
 from vision_bench.models.load import load_model
 from vision_bench.models.model import VisionModel
+from vision_bench.models.preprocessing import PUBLISHED
 from vision_bench.published import PublishedCurve, published_curve
 
 
@@ -45,23 +43,22 @@ def load(settings: ClassifySettings) -> tuple[VisionModel, ClassificationData]:
     source, classes = settings.weights_source, len(data.classes)
     # Untrained weights too are the same in every process and every run.
     try:
-        model = load_model(settings.model_name, weights=source, classes=classes, seed=0)
+        model = load_model(
+            settings.model_name,
+            weights=source,
+            classes=classes,
+            preprocessing=settings.preprocessing,
+            seed=0,
+        )
     except OSError as error:
         if not absent:
             raise
         raise OSError(f"{absent}: the download failed ({error})") from error
-    names = (entry.name for entry in fields(model.preprocessing))
-    known = [name for name in names if name != "reduce_labels"]  # of segmentation
-    for name in settings.preprocessing:
-        if name not in known:
-            raise ValueError(
-                f"preprocessing holds {name!r}, which is no field; {did_you_mean(name, known)}"
-            )
-    changes: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in settings.preprocessing.items()
-    }
-    model = replace(model, preprocessing=replace(model.preprocessing, **changes))
+    if model.task != "classification":
+        raise ValueError(
+            f"model={settings.model!r} is a segmentation model: name a classifier, such as "
+            "'torchvision:resnet50', or use `vision-bench segment evaluate`"
+        )
     data.preprocessing = model.preprocessing
     return model, data
 
@@ -74,7 +71,8 @@ def published_accuracy(
 ) -> PublishedCurve | None:
     """What others report, if weights, data and preprocessing are those of the source."""
     found = published_curve(model.name, data.name, "acc", focus=targets)
-    if found is None or settings.preprocessing or len(data) != found.documents:
+    usual = settings.preprocessing in (None, PUBLISHED)
+    if found is None or not usual or len(data) != found.documents:
         return None
     return found if _has_published_weights(model.name, settings.weights_source) else None
 

@@ -14,6 +14,7 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +82,17 @@ class PhotographsStudy(Study):
         """
         folder = Path(self.settings.images)
         # Untrained weights too are the same in every run, which goes on where it was.
-        self.model = model = load_model(self.settings.model, weights=self.settings.weights, seed=0)
+        settings = self.settings
+        self.model = model = load_model(
+            settings.model,
+            weights=settings.weights,
+            preprocessing=settings.preprocessing,
+            seed=0,
+        )
         if model.classes != 1000:
             raise ValueError(f"{model.name} has {model.classes} classes, not the 1000 of ImageNet")
         self.class_names = imagenet_classes()[1]
+        model.tell_preprocessing()
         self.photographs: dict[str, Image] = {}
         logits = []
         for name in image_files(folder):
@@ -102,7 +110,12 @@ class PhotographsStudy(Study):
 
     def measure(self, store: SweepStore) -> None:
         settings = self.settings
-        store.pin_manifest(model_fingerprint=self.model.fingerprint, images=list(self.photographs))
+        store.pin_manifest(
+            model_fingerprint=self.model.fingerprint,
+            preprocessing=asdict(self.model.preprocessing),
+            images=list(self.photographs),
+        )
+        store.update_manifest(preprocessing_source=self.model.preprocessing_source)
         self.found = top_classes(self.logits, self.stds, top=settings.top, seed=settings.seed)
         self.rows = kept_rows(
             self.logits, self.stds, TASK, draws=settings.draws, seed=settings.seed

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from aim_plugins.core.settings import Count, Grid, Natural, Settings, option
 from aim_plugins.core.strengths import MAX_STRENGTHS, parse_strengths, validate_strength
 from vision_bench.data.classes import class_index
+from vision_bench.models.preprocessing import Choice
 
 _CIFAR = ("cifar10", "cifar100")
 
@@ -72,7 +73,9 @@ class ClassifySettings(NoiseSettings):
         on_error: "skip" leaves unusable images out and counts them, "raise" stops at the first.
         weights: File of the model's weights; "hub" downloads the published ones, the default for
             models of pytorch-cifar-models on CIFAR, and "random" leaves the model untrained.
-        preprocessing: Fields of `Preprocessing` that differ from the model's.
+        preprocessing: What is done to images, where that is not known of the weights or is to be
+            something else: fields such as "size=48 crop=48 mean=0.5,0.5,0.5 std=0.2,0.2,0.2", or
+            "published" for that of the architecture's published weights.
         num_perturb_steps: Number of strengths, from 0 upwards.
         perturb_step: From one strength to the next, in logit units.
         noise_std: The strengths themselves, such as "0:20:0.2" (20 included) or "0,0.5,1", in the
@@ -95,7 +98,7 @@ class ClassifySettings(NoiseSettings):
     limit: Count | None = None
     on_error: Literal["skip", "raise"] = "skip"
     weights: str | None = None
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Choice | None = option(None, metavar="FIELDS")
     num_perturb_steps: Count = 101
     perturb_step: str | float = 0.2
     noise_std: Grid | None = option(None, metavar="GRID")
@@ -186,6 +189,7 @@ class TopClassesSettings(Settings):
         model: Name of an ImageNet classifier, as in `vision_bench.models.load`.
         images: Folder of photographs.
         weights: File of the model's weights, or what else `load_model` takes.
+        preprocessing: What is done to images, as for `vision-bench classify`.
         noise_std: Strengths in logit units, a grid or a list.
         top: Number of classes shown.
         draws: Sampled runs per strength.
@@ -196,6 +200,7 @@ class TopClassesSettings(Settings):
     model: str
     images: str
     weights: str | None = None
+    preprocessing: Choice | None = option(None, metavar="FIELDS")
     noise_std: Grid = option("0:10:1", metavar="GRID")
     top: Count = 5
     draws: Count = 5

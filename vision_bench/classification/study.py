@@ -184,12 +184,14 @@ class ClassificationStudy(AccuracyStudy):
         self.targets = settings.targets(data.classes)
         self.chosen = chosen_classes(settings.report_classes, data.classes, self.targets)
         self.published = published_accuracy(settings, model, data, self.targets)
+        device = pass_device(settings.device)
+        model.tell_preprocessing()
         self.cached = cache_logits(
             model,
             data,
             settings.logits_cache,
             batch_size=settings.batch_size,
-            device=pass_device(settings.device),
+            device=device,
             workers=settings.workers,
         )
         self.pinned = {
@@ -197,7 +199,11 @@ class ClassificationStudy(AccuracyStudy):
             "data_fingerprint": data.fingerprint,
             "preprocessing": data.identity()["preprocessing"],
         }
-        self.noted = {"model": settings.model, "left_out": dict(self.cached.unreadable)}
+        self.noted = {
+            "model": settings.model,
+            "preprocessing_source": model.preprocessing_source,
+            "left_out": dict(self.cached.unreadable),
+        }
 
 
 class LogitsStudy(AccuracyStudy):

@@ -24,7 +24,8 @@ from vision_bench.demo.store import make_once
 from vision_bench.demo.training import fit, reproducible
 from vision_bench.logits.upsampling import upsample
 from vision_bench.models.load import load_model
-from vision_bench.models.model import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, VisionModel
+from vision_bench.models.model import VisionModel
+from vision_bench.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 _STRIDE = 4
 """SegFormer's logits have a quarter of the image's sides."""

@@ -9,9 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vision_bench.models.model import Preprocessing
+from vision_bench.models.preprocessing import Interpolation, Preprocessing
 
-_INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_INTERPOLATIONS: dict[int, Interpolation] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+}
 """By Pillow's numbers, which `resample` holds."""
 
 _HONOURED = frozenset(
@@ -111,7 +116,7 @@ def _size(processor: Any, source: str) -> tuple[int | None, Any]:
     raise _refusal(source, "size", size)
 
 
-def _interpolation(processor: Any, source: str) -> str:
+def _interpolation(processor: Any, source: str) -> Interpolation:
     resample = getattr(processor, "resample", None)
     if resample is None or not processor.do_resize:
         return "bilinear"

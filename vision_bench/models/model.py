@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
+from aim_plugins.core.devices import is_main_process
 from aim_plugins.core.identity import model_fingerprint
+from vision_bench.models.preprocessing import Preprocessing
 
 Task = Literal["classification", "segmentation"]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What is done to an RGB image before a model sees it, in this order.
-
-    Attributes:
-        size: Side in pixels that the image is resized to; None keeps its size.
-        crop: Side of the square cut from the middle after that; None cuts nothing.
-        mean: Mean of each channel that is taken off, for values in [0, 1].
-        std: Standard deviation of each channel that is divided by.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", with antialiasing.
-        resize: "short" resizes the shorter side and keeps the proportions; "square" resizes both
-            sides.
-        reduce_labels: Of segmentation, whether label maps of the user's own count classes from 1,
-            as `do_reduce_labels` of transformers takes them; 0 is then unlabelled.
-    """
-
-    size: int | None = None
-    crop: int | None = None
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    interpolation: str = "bilinear"
-    resize: Literal["short", "square"] = "short"
-    reduce_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +28,7 @@ class VisionModel:
         classes: Number of classes.
         preprocessing: What its images need.
         fingerprint: SHA-256 that identifies architecture and weights.
+        preprocessing_source: Where the preprocessing is known from, in words.
     """
 
     name: str
@@ -60,6 +37,20 @@ class VisionModel:
     classes: int
     preprocessing: Preprocessing
     fingerprint: str
+    preprocessing_source: str = "as given"
+
+    def describe_preprocessing(self, rule: str | None = None) -> str:
+        """Says what is done to images, and where that is known from.
+
+        Args:
+            rule: What a data set resizes images by in the place of the model's size.
+        """
+        return f"{self.preprocessing.describe(rule)} ({self.preprocessing_source})"
+
+    def tell_preprocessing(self, rule: str | None = None) -> None:
+        """Prints that on standard error, once for all processes."""
+        if is_main_process():
+            print(f"preprocessing: {self.describe_preprocessing(rule)}", file=sys.stderr)
 
 
 class LogitsOnly(nn.Module):

@@ -7,7 +7,6 @@ import importlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,8 +23,15 @@ from vision_bench.models.checkpoints import (
     refuse_misfit,
     unwrap_state_dict,
 )
-from vision_bench.models.image_processors import processor_settings
-from vision_bench.models.model import LogitsOnly, Preprocessing, VisionModel
+from vision_bench.models.known_preprocessing import (
+    folder_preprocessing,
+    is_published,
+    segformer_preprocessing,
+    timm_preprocessing,
+    torchvision_preprocessing,
+)
+from vision_bench.models.model import LogitsOnly, VisionModel
+from vision_bench.models.preprocessing import Choice, KnownPreprocessing, Preprocessing
 
 _HUB, _RANDOM = "hub", "random"
 _IMAGENET_CLASSES, _ADE20K_CLASSES, _CITYSCAPES_CLASSES = 1000, 150, 19
@@ -33,14 +39,23 @@ _IMAGENET_CLASSES, _ADE20K_CLASSES, _CITYSCAPES_CLASSES = 1000, 150, 19
 Weights = str | Path | None
 
 
-def load_cifar(name: str, weights: Weights, classes: int | None) -> VisionModel:
+def load_cifar(
+    name: str, weights: Weights, classes: int | None, asked: Choice | None
+) -> VisionModel:
     """Loads a model of pytorch-cifar-models; a fused RepVGG checkpoint is recognised."""
     _require("torchvision")
     dataset, architecture = cifar.split_name(name)
     data = cifar.DATA[dataset]
     classes = classes or data.classes
+    wanted = _wants_weights(name, weights)
+    own = wanted and weights != _HUB
+    known = KnownPreprocessing(
+        Preprocessing(mean=data.mean, std=data.std),
+        "that of pytorch-cifar-models",
+        not own or is_published(_path(weights), cifar.checkpoint_url(name)),
+    ).settle(asked, name=name, weights=weights)
     module = cifar.build_cifar_model(architecture, classes)
-    if _wants_weights(name, weights):
+    if wanted:
         if weights == _HUB:
             state = _download(cifar.checkpoint_url(name))
         else:
@@ -50,19 +65,22 @@ def load_cifar(name: str, weights: Weights, classes: int | None) -> VisionModel:
 
             module = RepVGG(architecture.removeprefix("repvgg_"), classes, fused=True)
         load_weights(module, state, name=name, source=_path(weights))
-    return _classifier(name, module, classes, Preprocessing(mean=data.mean, std=data.std))
+    return _classifier(name, module, classes, known)
 
 
 def load_torchvision(
-    name: str, model_name: str, weights: Weights, classes: int | None
+    name: str, model_name: str, weights: Weights, classes: int | None, asked: Choice | None
 ) -> VisionModel:
-    """Loads a classifier of torchvision, prepared as the published weights of the file's name."""
+    """Loads a classifier of torchvision, prepared as the published weights in the file."""
     models = _require("torchvision.models")
-    known = models.list_models(module=models)
-    if model_name not in known:
-        raise unknown_name(name, (f"torchvision:{other}" for other in known))
+    names = models.list_models(module=models)
+    if model_name not in names:
+        raise unknown_name(name, (f"torchvision:{other}" for other in names))
     wanted = _wants_weights(name, weights)
-    published = _published_weights(models, model_name, _path(weights) if wanted else None)
+    published = models.get_model_weights(model_name)
+    every = [published.DEFAULT, *(one for one in published if one is not published.DEFAULT)]
+    own = _path(weights) if wanted and weights != _HUB else None
+    known = torchvision_preprocessing(every, own).settle(asked, name=name, weights=weights)
     options: dict[str, Any] = {"num_classes": classes or _IMAGENET_CLASSES}
     if wanted and model_name in ("googlenet", "inception_v3"):
         # Their ImageNet weights expect images rescaled by the model itself; torchvision sets this
@@ -71,58 +89,57 @@ def load_torchvision(
         options |= {"transform_input": imagenet, "init_weights": False}
     module = models.get_model(model_name, weights=None, **options)
     if wanted:
-        state = _download(published.url) if weights == _HUB else read_state_dict(_path(weights))
+        state = _download(published.DEFAULT.url) if own is None else read_state_dict(own)
         # The published DenseNet files still have the key names of PyTorch 0.3.
         if model_name.startswith("densenet"):
             state = {_DENSENET_KEY.sub(r"\1\2.", key): value for key, value in state.items()}
         load_weights(module, state, name=name, source=_path(weights))
-    transforms = published.transforms()
-    preprocessing = Preprocessing(
-        size=transforms.resize_size[0],
-        crop=transforms.crop_size[0],
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-        interpolation=transforms.interpolation.value,
-    )
-    return _classifier(name, module, options["num_classes"], preprocessing)
+    return _classifier(name, module, options["num_classes"], known)
 
 
-def load_timm(name: str, model_name: str, weights: Weights, classes: int | None) -> VisionModel:
+def load_timm(
+    name: str, model_name: str, weights: Weights, classes: int | None, asked: Choice | None
+) -> VisionModel:
     """Loads a classifier of timm."""
     timm = _require("timm")
     wanted = _wants_weights(name, weights)
     if not timm.is_model(model_name):
         raise unknown_name(name, (f"timm:{other}" for other in timm.list_models()))
+    packaged = weights == efficientnet_lite.PACKAGE
+    own = None if packaged or weights == _HUB or not wanted else _path(weights)
+    known = timm_preprocessing(timm, name, model_name, own)
+    known = known.settle(asked, name=name, weights=weights)
     options = {} if classes is None else {"num_classes": classes}
     module = timm.create_model(model_name, pretrained=weights == _HUB, **options)
-    if wanted and weights != _HUB:
-        path = (
-            efficientnet_lite.package_weights()
-            if weights == efficientnet_lite.PACKAGE
-            else _path(weights)
-        )
+    if own is not None or packaged:
+        path = own or efficientnet_lite.package_weights()
         state = _timm_keys(read_state_dict(path), module)
         load_weights(module, state, name=name, source=path)
-    return _classifier(name, module, module.num_classes, _timm_preprocessing(timm, name, module))
+    return _classifier(name, module, module.num_classes, known)
 
 
-def load_segformer(name: str, weights: Weights, classes: int | None) -> VisionModel:
+def load_segformer(
+    name: str, weights: Weights, classes: int | None, asked: Choice | None
+) -> VisionModel:
     """Loads SegFormer B0 to B5 from a file of either layout, a folder or the hub."""
     size = name.removeprefix("segformer-")
     if not _wants_weights(name, weights):
         transformers = _require("transformers")
         classes = classes or _ADE20K_CLASSES
+        known = segformer_preprocessing(_usual_segformer(size, classes), None)
+        known = known.settle(asked, name=name, weights=weights)
         config = segformer.segformer_config(size, classes)
-        module = transformers.SegformerForSemanticSegmentation(config)
-        return _segmenter(name, module, _segformer_preprocessing(size, classes))
+        return _segmenter(name, transformers.SegformerForSemanticSegmentation(config), known)
     if weights == _HUB:
-        return load_transformers(_hub_segformer(size, classes), None, classes, name=name)
+        return load_transformers(_hub_segformer(size, classes), None, classes, asked, name=name)
     if _path(weights).is_dir():
-        return load_transformers(str(weights), None, classes, name=name)
-    return _segformer_file(name, size, _path(weights), classes)
+        return load_transformers(str(weights), None, classes, asked, name=name)
+    return _segformer_file(name, size, _path(weights), classes, asked)
 
 
-def load_original_segformer(name: str, weights: Weights, classes: int | None) -> VisionModel:
+def load_original_segformer(
+    name: str, weights: Weights, classes: int | None, asked: Choice | None
+) -> VisionModel:
     """Loads a SegFormer checkpoint in its authors' layout, whose size is read off its tensors."""
     _refuse_weights(name, weights)
     path = Path(name)
@@ -133,11 +150,16 @@ def load_original_segformer(name: str, weights: Weights, classes: int | None) ->
             "give the architecture's name, and this file as weights="
         )
     size = segformer.size_of(state)
-    return _segformer_file(f"segformer-{size}", size, path, classes, state)
+    return _segformer_file(f"segformer-{size}", size, path, classes, asked, state)
 
 
 def load_transformers(
-    source: str, weights: Weights, classes: int | None, *, name: str | None = None
+    source: str,
+    weights: Weights,
+    classes: int | None,
+    asked: Choice | None,
+    *,
+    name: str | None = None,
 ) -> VisionModel:
     """Loads a segmentation model that transformers saved, from a folder or the hub."""
     _refuse_weights(source, weights)
@@ -161,8 +183,11 @@ def load_transformers(
         raise ValueError(
             f"classes={classes}, but {source!r} has {module.config.num_labels}: leave classes out"
         )
+    known = folder_preprocessing(source, local) or KnownPreprocessing(
+        _usual_segformer("", _ADE20K_CLASSES), "that of SegFormer's authors", False
+    )
     return _segmenter(
-        name or source, module, processor_settings(source, local) or _ade_preprocessing()
+        name or source, module, known.settle(asked, name=name or source, weights=source)
     )
 
 
@@ -189,18 +214,28 @@ _DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 def _classifier(
-    name: str, module: nn.Module, classes: int, preprocessing: Preprocessing
+    name: str, module: nn.Module, classes: int, known: KnownPreprocessing
 ) -> VisionModel:
     fingerprint = model_fingerprint(module, name)
-    return VisionModel(name, module.eval(), "classification", classes, preprocessing, fingerprint)
+    return VisionModel(
+        name,
+        module.eval(),
+        "classification",
+        classes,
+        known.preprocessing,
+        fingerprint,
+        known.source,
+    )
 
 
-def _segmenter(name: str, module: Any, preprocessing: Preprocessing) -> VisionModel:
+def _segmenter(name: str, module: Any, known: KnownPreprocessing) -> VisionModel:
     # A folder's name says nothing: the same model may lie in two places.
     fingerprint = model_fingerprint(module)
     classes = module.config.num_labels
     wrapped = LogitsOnly(module).eval()
-    return VisionModel(name, wrapped, "segmentation", classes, preprocessing, fingerprint)
+    return VisionModel(
+        name, wrapped, "segmentation", classes, known.preprocessing, fingerprint, known.source
+    )
 
 
 def _require(module: str) -> ModuleType:
@@ -240,13 +275,6 @@ def _download(url: str) -> dict[str, Tensor]:
     return unwrap_state_dict(content, source=url)
 
 
-def _published_weights(models: ModuleType, model_name: str, path: Path | None) -> Any:
-    """The published weights that the file is named after, or else torchvision's default ones."""
-    every = models.get_model_weights(model_name)
-    named = (entry for entry in every if path and entry.url.rpartition("/")[2] == path.name)
-    return next(named, every.DEFAULT)
-
-
 def _timm_keys(state: dict[str, Tensor], module: nn.Module) -> Mapping[str, Tensor]:
     if efficientnet_lite.is_efficientnet_pytorch_layout(state):
         return efficientnet_lite.convert_to_timm_keys(state)
@@ -257,33 +285,9 @@ def _timm_keys(state: dict[str, Tensor], module: nn.Module) -> Mapping[str, Tens
     return state if rename is None else rename(state, module)
 
 
-def _timm_preprocessing(timm: ModuleType, name: str, module: nn.Module) -> Preprocessing:
-    # Some are evaluated on larger images than they were trained with.
-    config = timm.data.resolve_model_data_config(module, use_test_size=True)
-    side = config["input_size"][-1]
-    if config["input_size"][-2] != side or config["crop_mode"] not in ("center", "squash"):
-        raise ValueError(
-            f"name={name!r} takes images of {config['input_size']} with crop mode "
-            f"{config['crop_mode']!r}: build it with timm and pass it to wrap_model"
-        )
-    return Preprocessing(
-        size=int(side / config["crop_pct"]),
-        crop=side,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config["interpolation"],
-        resize="square" if config["crop_mode"] == "squash" else "short",
-    )
-
-
-def _ade_preprocessing() -> Preprocessing:
-    return Preprocessing(size=512, resize="square")
-
-
-def _segformer_preprocessing(size: str, classes: int) -> Preprocessing:
-    return replace(
-        _ade_preprocessing(), size=_ade_side(size) if classes == _ADE20K_CLASSES else 512
-    )
+def _usual_segformer(size: str, classes: int) -> Preprocessing:
+    side = _ade_side(size) if classes == _ADE20K_CLASSES else 512
+    return Preprocessing(size=side, resize="square")
 
 
 def _ade_side(size: str) -> int:
@@ -308,6 +312,7 @@ def _segformer_file(
     size: str,
     path: Path,
     classes: int | None,
+    asked: Choice | None,
     state: dict[str, Tensor] | None = None,
 ) -> VisionModel:
     transformers = _require("transformers")
@@ -317,6 +322,8 @@ def _segformer_file(
     if classes is None:
         bias = state.get("decode_head.classifier.bias")
         classes = _ADE20K_CLASSES if bias is None else len(bias)
+    known = segformer_preprocessing(_usual_segformer(size, classes), path)
+    known = known.settle(asked, name=name, weights=path)
     # transformers renames published keys to those of its own version's modules.
     with _report_left_to_us(transformers):
         module, report = transformers.SegformerForSemanticSegmentation.from_pretrained(
@@ -327,7 +334,7 @@ def _segformer_file(
             output_loading_info=True,
         )
     _refuse_incomplete(report, name, path)
-    return _segmenter(name, module, _segformer_preprocessing(size, classes))
+    return _segmenter(name, module, known)
 
 
 @contextlib.contextmanager

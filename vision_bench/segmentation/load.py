@@ -22,7 +22,11 @@ def load_segmentation_model(settings: SegmentSettings) -> VisionModel:
     by_data = settings.model in SEGFORMER_MODELS and settings.weights in ("hub", "random")
     # Untrained weights too are the same in every process and every run.
     model = load_model(
-        settings.model, weights=settings.weights, classes=classes if by_data else None, seed=0
+        settings.model,
+        weights=settings.weights,
+        classes=classes if by_data else None,
+        preprocessing=settings.preprocessing,
+        seed=0,
     )
     if model.task != "segmentation":
         raise ValueError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from aim_plugins.core.settings import Count, Natural, Settings, bound, option
+from vision_bench.models.preprocessing import Choice
 from vision_bench.segmentation.perturbation_config import Perturbation
 
 
@@ -29,6 +30,9 @@ class SegmentSettings(Settings):
         limit: Number of images, taken evenly over the data set; by default all.
         on_error: "skip" leaves unusable images out and counts them, "raise" stops at the first.
         weights: File of the model's weights, "hub", or None where the model's name is its folder.
+        preprocessing: What is done to images, where that is not known of the weights or is to be
+            something else: fields such as "size=512 mean=0.5,0.5,0.5 std=0.2,0.2,0.2", or
+            "published" for that of SegFormer's authors.
         device: Where to compute; by default a GPU where there is one.
         batch_size: Images in a forward pass.
         workers: Processes that read images.
@@ -58,6 +62,7 @@ class SegmentSettings(Settings):
     limit: Count | None = None
     on_error: Literal["skip", "raise"] = "skip"
     weights: str | None = None
+    preprocessing: Choice | None = option(None, metavar="FIELDS")
     device: str | None = None
     batch_size: Count = 4
     workers: Natural = 0

@@ -117,12 +117,14 @@ class SegmentationStudy(Study):
             limit=settings.limit,
             on_error=settings.on_error,
         )
+        device = pass_device(settings.device)
+        self.model.tell_preprocessing(self.data.resize)
         self.cached = cache_logits(
             self.model,
             self.data,
             settings.logits_cache,
             batch_size=settings.batch_size,
-            device=pass_device(settings.device),
+            device=device,
             dtype=getattr(torch, settings.cache_dtype),
             workers=settings.workers,
         )
@@ -137,6 +139,7 @@ class SegmentationStudy(Study):
             model=readable_name(self.settings.model),
             model_fingerprint=self.model.fingerprint,
             data_fingerprint=self.data.fingerprint,
+            preprocessing=self.model.describe_preprocessing(self.data.resize),
             images=len(cached),
             left_out=dict(cached.unreadable),
             rules={**self.data.rules, "mean_over": self.settings.mean_over},

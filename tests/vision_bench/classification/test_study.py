@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,9 @@ from vision_bench.classification.load import load
 from vision_bench.classification.settings import ClassifySettings, perturb_grid
 from vision_bench.data.classes import chosen_classes, unique_names
 from vision_bench.data.classification import load_dataset
+from vision_bench.logits import cache
 from vision_bench.models.load import load_model
+from vision_bench.models.preprocessing import Preprocessing
 
 CONFIGS = Path(vision_bench.__file__).parents[1] / "eval_configs" / "vision"
 SCHEDULE = ("--num-perturb-steps", "3", "--perturb-step", "4")
@@ -42,7 +45,8 @@ def run(folder: Path, weights: Path | str, *options: str) -> int:
     """Measures digits; the results lie in FOLDER/out."""
     places = ("--output", str(folder / "out"), "--logits-cache", str(folder / "logits"))
     words = ("--dataset", "digits", "--model", "resnet20", "--weights", str(weights))
-    return main([*words, "--limit", "300", *places, *options])
+    words += ("--preprocessing", "published", "--limit", "300")
+    return main([*words, *places, *options])
 
 
 def table(folder: Path, name: str = "sweep.csv") -> list[dict[str, str]]:
@@ -74,7 +78,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: Path, capsys):
     assert run(tmp_path, weights, *SCHEDULE, "--draws", "2", "--seed", "5", "--plot") == 0
-    model = load_model("cifar10_resnet20", weights=weights)
+    model = load_model("cifar10_resnet20", weights=weights, preprocessing="published")
     data = load_dataset("digits", preprocessing=model.preprocessing, limit=300)
     with torch.inference_mode():
         logits = model.module(torch.stack([data[index][0] for index in range(300)]))
@@ -154,6 +158,7 @@ def test_a_config_with_overrides_is_the_same_sweep(weights: Path, tmp_path: Path
     config = tmp_path / "digits.py"
     config.write_text('dataset, model = "digits", "resnet20"\nlimit = 300\nperturb_step = 4\n')
     places = [f"logits_cache={tmp_path / 'logits'}", f"weights={weights}"]
+    places.append("preprocessing=published")
     words = ["classify", str(config), "--output", str(tmp_path / "out"), "--cfg-options", *places]
     assert cli.main([*words, "num_perturb_steps=3", "plot=False"]) == 0
     assert run(tmp_path / "flags", weights, *SCHEDULE) == 0
@@ -176,6 +181,7 @@ def test_published_figures_need_the_published_weights(weights, tmp_path, monkeyp
     def sweep(name: str) -> list[float]:
         places = ("--output", str(tmp_path / name / "out"), "--logits-cache", str(tmp_path / "l"))
         words = ("--dataset", "cifar10", "--model", "resnet20", "--weights", str(weights))
+        words += ("--preprocessing", "published")
         grid = ("--noise-std", "0,2,4", "--data-root", str(tmp_path))
         assert main([*words, *places, *grid]) == 0
         return values(tmp_path / name, "acc_published", "cifar10-test")
@@ -268,6 +274,12 @@ def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, caps
         (("--focus-target", "3", "3"), "twice"),
         (("--focus-negative",), "focus_negative needs classes"),
         (("--focus-target", "cat"), "'cat', which is no class"),
+        (("--preprocessing", "resize=foo"), "resize='foo': choose one of 'short', 'square'"),
+        (("--preprocessing", "size=48 crop=64"), "crop=64 is above size=48"),
+        (("--preprocessing", "interpolation=bilinaer"), "did you mean 'bilinear'"),
+        (("--preprocessing", "mean=0.5"), "mean=(0.5,): give a number for each"),
+        (("--preprocessing", "std=1,0,1"), "std=0.0: give a number above 0"),
+        (("--preprocessing", "publishd"), "preprocessing holds 'publishd'"),
     ],
 )
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(
@@ -325,11 +337,54 @@ def test_strengths_are_counted_in_decimal():
 
 
 def test_the_preprocessing_can_be_replaced(weights: Path):
+    fields = {"size": 16, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
     settings = ClassifySettings(
-        dataset="digits", model="resnet20", weights=str(weights), preprocessing={"size": 16}
+        dataset="digits", model="resnet20", weights=str(weights), preprocessing=fields
     )
-    _, data = load(settings)
+    model, data = load(settings)
     assert data[0][0].shape == (3, 16, 16)
+    assert model.preprocessing == Preprocessing(16, mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
+
+
+def test_what_is_done_to_images_is_told_before_the_pass_and_stands_in_the_report(
+    weights: Path, tmp_path: Path, monkeypatch, capsys
+):
+    told: list[str] = []
+    compute = cache._compute
+
+    def watched(*arguments: object) -> None:
+        told.append(capsys.readouterr().err)
+        compute(*arguments)
+
+    monkeypatch.setattr(cache, "_compute", watched)
+    fields = "size=16 crop=12 mean=.25,.5,.75 std=1,1,1 interpolation=bicubic"
+    assert run(tmp_path, weights, *SCHEDULE, "--preprocessing", fields) == 0
+    line = "shorter side to 16 (bicubic), middle 12 x 12, mean 0.25 0.5 0.75, std 1 1 1"
+    assert f"preprocessing: {line} (as given)" in told[0]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["preprocessing"] == {
+        "size": 16,
+        "crop": 12,
+        "mean": [0.25, 0.5, 0.75],
+        "std": [1, 1, 1],
+        "interpolation": "bicubic",
+        "resize": "short",
+        "reduce_labels": False,
+    }
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "preprocessing_source" in report and "as given" in report
+
+
+def test_preprocessing_that_nobody_knows_is_asked_for(weights: Path, tmp_path: Path, capsys):
+    places = ["--output", str(tmp_path / "out"), "--logits-cache", str(tmp_path / "logits")]
+    words = ["--dataset", "digits", "--model", "resnet20", "--weights", str(weights), *places]
+    assert main(words) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: preprocessing lacks size, mean, std") and "published" in error
+    # What the error recommends is understood.
+    example = re.findall(r"'(size=[^']*)'", error)
+    assert main([*words, *SCHEDULE, "--limit", "20", "--preprocessing", example[0]]) == 0
+    assert run(tmp_path / "published", weights, *SCHEDULE) == 0
 
 
 def test_untrained_weights_are_the_same_every_time():

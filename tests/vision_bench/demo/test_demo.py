@@ -262,7 +262,14 @@ def test_trained_weights_are_loaded_as_a_published_checkpoint(tmp_path):
     recipe = ClassifierRecipe("digits", images=64, epochs=1, flip=True, batch_size=32)
     model = train_classifier(recipe, progress=False)
     save_file(model.module.state_dict(), tmp_path / "model.safetensors")
-    loaded = load_model("cifar10_resnet20", weights=tmp_path / "model.safetensors")
+    settings = read_settings(
+        ClassifySettings, CONFIGS / "demo_fashion_mnist.py", resolve=lambda value: value
+    )
+    loaded = load_model(
+        "cifar10_resnet20",
+        weights=tmp_path / "model.safetensors",
+        preprocessing=settings.preprocessing,
+    )
     image = torch.randn(2, 3, 8, 8)
     assert torch.equal(loaded.module(image), model.module(image))
     assert loaded.preprocessing == model.preprocessing

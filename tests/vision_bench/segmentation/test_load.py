@@ -87,5 +87,5 @@ def test_the_largest_segformer_takes_larger_images_of_ade20k(
         weights = str(tmp_path / "b5.pth")
         own = load_model("segformer-b0", weights="random", classes=classes).module.model
         torch.save(own.state_dict(), weights)
-    own = load_model("segformer-b5", weights=weights, classes=classes)
+    own = load_model("segformer-b5", weights=weights, classes=classes, preprocessing="published")
     assert (own.preprocessing.size, own.preprocessing.resize) == (side, "square")

@@ -1,0 +1,136 @@
+"""What is known of a model's preprocessing: from what its weights were published with.
+
+torchvision, timm and SegFormer's authors name the files of their own weights, most with a checksum
+at the end, and `config.json` (timm) or `preprocessor_config.json` (transformers) may lie beside a
+file. Of any other file nothing is known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from aim_plugins.core.files import sha256_of
+from vision_bench.models.image_processors import processor_settings
+from vision_bench.models.preprocessing import KnownPreprocessing, Preprocessing
+
+_PROCESSOR = "preprocessor_config.json"
+_CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.")
+_SEGFORMER_FILE = re.compile(r"\d+x\d+.*(ade|city)")
+"""Names such as segformer.b2.512x512.ade.160k.pth, of the authors and of mmsegmentation."""
+
+
+def is_published(path: Path, url: str) -> bool:
+    """Whether a file is the one published at an address, by its name or by its checksum.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    name = url.rpartition("/")[2]
+    checksum = _CHECKSUM.search(name)
+    if path.name == name:
+        return True
+    return checksum is not None and sha256_of(path).startswith(checksum[1])
+
+
+def torchvision_preprocessing(every: Iterable[Any], path: Path | None) -> KnownPreprocessing:
+    """The preprocessing of the published weights that a file holds, or else of the newest ones.
+
+    Args:
+        every: The published weights of an architecture, the default ones first.
+        path: The file; None for the published weights themselves, and for untrained ones.
+    """
+    every = list(every)
+    entry = next((one for one in every if path and is_published(path, one.url)), None)
+    transforms = (entry or every[0]).transforms()
+    return KnownPreprocessing(
+        Preprocessing(
+            size=transforms.resize_size[0],
+            crop=transforms.crop_size[0],
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+            interpolation=transforms.interpolation.value,
+        ),
+        f"that of torchvision's {entry or every[0]}",
+        path is None or entry is not None,
+    )
+
+
+def timm_preprocessing(
+    timm: ModuleType, name: str, model_name: str, path: Path | None
+) -> KnownPreprocessing:
+    """The preprocessing that timm publishes with a model, or that lies beside a file.
+
+    Args:
+        timm: The package.
+        name: Name of the model, for errors.
+        model_name: Its name in timm.
+        path: A file of weights; None for the published weights themselves, and for untrained ones.
+
+    Raises:
+        ValueError: If images are not prepared here as it asks.
+    """
+    config = timm.get_pretrained_cfg(model_name)
+    settings, source = config.to_dict() if config else {}, f"that of timm's {model_name}"
+    certain = path is None or bool(config and config.url and is_published(path, config.url))
+    if path is not None and (beside := _timm_config(path.parent)):
+        settings, source, certain = beside, f"of {path.parent.name}/config.json", True
+    # Some are evaluated on larger images than they were trained with.
+    asked = timm.data.resolve_data_config(pretrained_cfg=settings or {"": ""}, use_test_size=True)
+    side = asked["input_size"][-1]
+    if asked["input_size"][-2] != side or asked["crop_mode"] not in ("center", "squash"):
+        raise ValueError(
+            f"name={name!r} takes images of {asked['input_size']} with crop mode "
+            f"{asked['crop_mode']!r}: build it with timm and pass it to wrap_model"
+        )
+    preprocessing = Preprocessing(
+        size=int(side / asked["crop_pct"]),
+        crop=side,
+        mean=tuple(asked["mean"]),
+        std=tuple(asked["std"]),
+        interpolation=asked["interpolation"],
+        resize="square" if asked["crop_mode"] == "squash" else "short",
+    )
+    return KnownPreprocessing(preprocessing, source, certain)
+
+
+def segformer_preprocessing(usual: Preprocessing, path: Path | None) -> KnownPreprocessing:
+    """The preprocessing of a SegFormer's file or folder, or else the usual one.
+
+    Args:
+        usual: What the published weights of this size and data were trained with.
+        path: The file or folder; None for untrained weights.
+    """
+    if path is not None:
+        folder = path if path.is_dir() else path.parent
+        if found := folder_preprocessing(str(folder), True):
+            return found
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file")
+    certain = path is None or bool(path.is_file() and _SEGFORMER_FILE.search(path.name))
+    return KnownPreprocessing(usual, "that of SegFormer's authors", certain)
+
+
+def folder_preprocessing(source: str, local: bool) -> KnownPreprocessing | None:
+    """What the image processor of a folder or hub name does; None if there is none."""
+    settings = processor_settings(source, local)
+    if settings is None:
+        return None
+    name = f"{Path(source).name}/{_PROCESSOR}" if local else f"{source}'s {_PROCESSOR}"
+    return KnownPreprocessing(settings, f"of {name}", True)
+
+
+def _timm_config(folder: Path) -> dict[str, Any] | None:
+    """What timm's `config.json` says of images, where one lies in a folder."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
+    return found if isinstance(found, dict) and {"mean", "input_size"} <= found.keys() else None
