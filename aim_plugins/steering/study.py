@@ -104,13 +104,14 @@ class EvaluationStudy(Study):
             "limit": settings.limit,
             "include_path": settings.include_path,
         }
+        written = settings.generations_file
         return {
             "command": "transport evaluate",
             **steering_record(settings, self.transport),
             "strength": list(inputs.strengths),
             "perplexity": {name: fingerprint(texts) for name, texts in inputs.documents.items()},
             "prompts": fingerprint(inputs.prompts) if settings.prompts is not None else None,
-            "generations": sha256_of(settings.generations) if settings.generations else None,
+            "generations": sha256_of(written) if written else None,
             "decoding": settings.decoding_record if settings.prompts is not None else None,
             "lexicon": inputs.lexicon.words if inputs.lexicon else None,
             "judge": judge if settings.judge else None,

@@ -123,12 +123,14 @@ def test_texts_that_generate_wrote_give_the_same_table(evaluate, files, run_comm
     assert run_command("generate", transport, *common, *words, "-o", files / "texts") == 0
     lexicon = ("--lexicon", files / "words.txt")
     _, anew = evaluate(*words, *lexicon)
-    path = files / "texts" / "generations.jsonl"
-    status, read = evaluate("--generations", path, *lexicon, output="read")
-    assert status == 0
-    assert [(m, s) for _, m, s in read] == [(m, s) for _, m, s in anew]
-    for wanted, found in zip(anew.values(), read.values(), strict=True):
-        assert found.value == pytest.approx(wanted.value, rel=1e-6)
+    folder = files / "texts"
+    for output, path in (("folder", folder), ("file", folder / "generations.jsonl")):
+        status, read = evaluate("--generations", path, *lexicon, output=output)
+        assert status == 0
+        assert [(m, s) for _, m, s in read] == [(m, s) for _, m, s in anew]
+        assert {task for task, _, _ in read} == {"generations"}
+        for wanted, found in zip(anew.values(), read.values(), strict=True):
+            assert found.value == pytest.approx(wanted.value, rel=1e-6)
 
 
 def test_only_like_evaluations_are_compared(
@@ -264,7 +266,7 @@ def test_an_unfitted_strength_is_allowed_and_warned_of(evaluate, files, caplog):
         (["--prompts", "prompts.jsonl", "--classifier", "c"], "label is missing"),
         (["--prompts", "prompts.jsonl", "--judge", "m"], "--concept"),
         (["--prompts", "prompts.jsonl", "--judge", "m", "--judge-answers", "a"], "judge_answers"),
-        (["--generations", "nowhere.jsonl"], "no such file"),
+        (["--generations", "nowhere.jsonl"], "nowhere.jsonl' holds no texts: give the folder"),
         (["--perplexity", "nowhere.jsonl"], "no such file"),
         (["--perplexity", "plain.jsonl", "--strength", "0,0"], "holds 0 twice"),
         (["--perplexity", "plain.jsonl", "--dtype", "float33"], "dtype='float33'"),
