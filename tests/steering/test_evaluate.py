@@ -99,6 +99,28 @@ def test_a_finished_evaluation_is_not_computed_again(evaluate, files, monkeypatc
     assert {path.suffix for path in (files / "out" / "curves").iterdir()} == {".png", ".svg"}
 
 
+def test_added_strengths_are_measured_beside_those_that_are_there(evaluate, files, monkeypatch):
+    words = measured(files)[:-1]
+    written = []
+    plain = study.generate_texts
+
+    def note(engine, prompts, columns, *more, **options):
+        written.append([column.settings["strength"] for column in columns])
+        return plain(engine, prompts, columns, *more, **options)
+
+    monkeypatch.setattr(study, "generate_texts", note)
+    _, first = evaluate(*words, "--strength", "0,1")
+    _, added = evaluate(*words, "--strength=-0.5,0,1")
+    assert written == [[0.0, 1.0], [-0.5]]
+    assert {key: row for key, row in added.items() if key[2] != -0.5} == first
+    _, whole = evaluate(*words, "--strength=-0.5,0,1", output="whole")
+    assert list(added) == list(whole)
+    for key, row in whole.items():
+        assert added[key].value == pytest.approx(row.value, rel=1e-5), key
+    monkeypatch.setattr(study, "load_engine", None)  # a call would fail
+    assert evaluate(*words, "--strength=1") == (0, added)
+
+
 def test_ctrl_c_keeps_the_finished_batches(evaluate, files, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
@@ -233,7 +255,7 @@ def test_a_harnesss_table_joins_our_own(evaluate, files, monkeypatch, capfd):
     script.write_text(
         "import pathlib, sys\n"
         "folder = pathlib.Path(sys.argv[sys.argv.index('--output') + 1])\n"
-        "folder.mkdir()\n"
+        "folder.mkdir(parents=True)\n"
         f"(folder / 'sweep.csv').write_text({table!r})\n"
     )
     from aim_plugins.steering import tasks
