@@ -28,6 +28,8 @@ from aim_plugins.core.settings import (
 from aim_plugins.transport.incremental import Incremental
 
 DEFAULT_STRENGTHS = "0:1:0.1"
+GENERATIONS = "generations.jsonl"
+"""The file of `transport generate` in its folder."""
 DEFAULT_QUESTION = (
     'Here is a text:\n{text}\n\nIs the text about "{concept}"? Answer with yes or no only.\nAnswer:'
 )
@@ -247,7 +249,7 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
         perplexity: Plain text, a document a line, for the perplexity of the steered model.
         prompts: Texts to continue: .jsonl with {"text": ...}, or .txt, one a line; a config may
             describe them.
-        generations: Texts that `transport generate` wrote, instead of prompts.
+        generations: Texts that `transport generate` wrote, its folder or file, instead of prompts.
         lexicon: Words of the concept, one a line.
         classifier: A text classifier of transformers: a name on the hub or a local folder.
         label: The classifier's label to measure, such as toxic.
@@ -259,7 +261,7 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
     strength: SignedGrid | None = option(None, metavar="GRID")
     perplexity: Sequence[Path] = option((), metavar="FILE")
     prompts: str | Path | Mapping[str, Any] | None = option(None, metavar="FILE")
-    generations: Path | None = option(None, metavar="FILE")
+    generations: Path | None = option(None, metavar="DIR")
     lexicon: Path | None = option(None, metavar="FILE")
     classifier: str | None = option(None, metavar="MODEL")
     label: str | None = None
@@ -276,7 +278,7 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
         if not self.has_texts and asked:
             raise ValueError(
                 f"{asked[0]} measures texts, and there are none: add --prompts FILE to write them, "
-                "or --generations FILE"
+                "or --generations DIR"
             )
         if not (self.has_texts or self.perplexity or self.tasks):
             raise ValueError(
@@ -320,7 +322,14 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
         """How tables and pictures name what the texts continue."""
         if isinstance(self.prompts, Mapping):
             return f"{self.prompts.get('name', 'files')} prompts"
-        return Path(self.prompts or self.generations or "texts").stem
+        return Path(self.prompts or self.generations_file or "texts").stem
+
+    @property
+    def generations_file(self) -> Path | None:
+        """The file of `generations`, which may be named by its folder."""
+        if self.generations is None or not self.generations.is_dir():
+            return self.generations
+        return self.generations / GENERATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
