@@ -55,7 +55,6 @@ def test_without_noise_every_response_is_that_of_hf_to_the_bit(
 @pytest.mark.parametrize(
     "gen_kwargs",
     [
-        {"num_beams": 3},
         {"eos_token_id": 270},
         {"do_sample": True, "temperature": 0.8},
         {"until": ["a", "the"]},
