@@ -181,10 +181,7 @@ def draw_curve(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
-        if curve.exact:
-            _draw_exact(axes, curve)
-        _draw_sampled(axes, curve)
-        _draw_published(axes, curve)
+        draw_series(axes, curve)
         if chance is not None:
             axes.axhline(
                 chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="chance"
@@ -194,7 +191,16 @@ def draw_curve(
         return render(figure)
 
 
+def draw_series(axes: Axes, curve: Curve) -> None:
+    """Draws the law, the samples with their intervals, and what others report."""
+    _draw_exact(axes, curve)
+    _draw_sampled(axes, curve)
+    _draw_published(axes, curve)
+
+
 def _draw_exact(axes: Axes, curve: Curve) -> None:
+    if not curve.exact:
+        return
     axes.plot(
         [point.strength for point in curve.exact],
         [_finite(point.value) for point in curve.exact],
@@ -283,17 +289,31 @@ def _label(axes: Axes, curve: Curve, strength_label: str) -> None:
 
 
 def _set_limits(axes: Axes, curve: Curve, log: bool) -> None:
-    strengths = [point.strength for point in curve.points]
-    margin = 0.02 * (max(strengths) - min(strengths)) or 0.5
-    axes.set_xlim(min(strengths) - margin, max(strengths) + margin)
-    if not _finite_values(curve):
-        return
-    if is_share(curve):
-        # A share is read against zero; a cut axis would make a small change look large.
-        axes.set_ylim(0, min(1.02, 1.15 * max(_shown_values(curve)) or 1.02))
-    elif log:
+    limit_strengths(axes, [curve])
+    if log:
         axes.set_yscale("log")
         label_decades(axes.yaxis)
+    else:
+        limit_shares(axes, [curve])
+
+
+def limit_strengths(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Lets the horizontal axis end beyond the strengths of some curves."""
+    strengths = [point.strength for curve in curves for point in curve.points]
+    margin = 0.02 * (max(strengths) - min(strengths)) or 0.5
+    axes.set_xlim(min(strengths) - margin, max(strengths) + margin)
+
+
+def limit_shares(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Starts the vertical axis of shares at zero: a cut one would make small changes look large."""
+    if all(map(is_share, curves)):
+        axes.set_ylim(share_limits(curves))
+
+
+def share_limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The vertical axis of some shares, which holds their intervals."""
+    top = max((value for curve in curves for value in _shown_values(curve)), default=1.0)
+    return 0.0, min(1.02, 1.15 * top or 1.02)
 
 
 def _shown_values(curve: Curve) -> list[float]:

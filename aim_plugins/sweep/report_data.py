@@ -18,6 +18,7 @@ from aim_plugins.core.strengths import format_strength
 from aim_plugins.sweep.formats import estimate_texts
 from aim_plugins.sweep.heat_maps import Grid
 from aim_plugins.sweep.intervals import point_intervals
+from aim_plugins.sweep.panels import Panel
 from aim_plugins.sweep.plots import (
     Curve,
     describe_sample,
@@ -122,6 +123,22 @@ def grid_data(grid: Grid) -> dict[str, Any]:
         "y": [format_strength(one) for one in grid.second_strengths],
         "z": grid.values,
         "range": [0, 1] if share else None,
+    }
+
+
+def panel_data(panel: Panel) -> dict[str, Any]:
+    """What the page's script draws of the parts of a task: small curves, or a heat map of many."""
+    if not panel.many:
+        curves = [_curve_data(curve, {}, False) for curve in panel.curves.values()]
+        return {"curves": curves, "range": panel.limits}
+    lines = panel.lines
+    return {
+        "metric": panel.metric,
+        "x": [format_strength(point.strength) for point in next(iter(lines.values()))],
+        "y": list(lines),
+        "z": [[point.value for point in line] for line in lines.values()],
+        "range": panel.limits and (0, 1),
+        "noun": panel.noun,
     }
 
 
@@ -232,24 +249,48 @@ def _label(place: tuple[float, ...]) -> str:
 
 def table_data(task: str, curves: Sequence[Curve]) -> dict[str, Any]:
     """One row per strength, one column per metric."""
-    cells: dict[tuple[float, ...], dict[str, tuple[str, str, str]]] = {}
-    metrics: list[str] = []
     own = [curve for curve in curves if curve.task == task]
-    for series in (one for curve in own for one in (curve.sampled, curve.exact, curve.published)):
+    columns = {
+        series[0].metric: series
+        for curve in own
+        for series in (curve.sampled, curve.exact, curve.published)
+        if series
+    }
+    sample = describe_sample(Curve(task, "", [p for curve in own for p in curve.points]))
+    return {"task": task, "sample": sample, "wide": len(columns) > 3, **_table(columns)}
+
+
+def panel_tables(panel: Panel) -> list[dict[str, Any]]:
+    """One row per strength, one column per part; the law has a table of its own.
+
+    Of many parts none: the page's heat map and `sweep.csv` have their numbers.
+    """
+    found = []
+    for kind in ("sampled", "exact", "published"):
+        columns = {
+            name: series for name, curve in panel.curves.items() if (series := vars(curve)[kind])
+        }
+        if columns and not panel.many:
+            points = [point for series in columns.values() for point in series]
+            sample = f"{points[0].metric} by {panel.noun}, "
+            sample += describe_sample(Curve(panel.task, "", points))
+            found.append({"task": panel.task, "sample": sample, "wide": True, **_table(columns)})
+    return found
+
+
+def _table(columns: Mapping[str, Sequence[Point]]) -> dict[str, Any]:
+    cells: dict[tuple[float, ...], dict[str, tuple[str, str, str]]] = {}
+    for name, series in columns.items():
         for point, (value, interval) in zip(series, estimate_texts(series), strict=True):
             # The first text is the key to sort by.
             cell = (repr(float(point.value)), value, interval)
-            cells.setdefault(point.strengths, {})[point.metric] = cell
-            if point.metric not in metrics:
-                metrics.append(point.metric)
+            cells.setdefault(point.strengths, {})[name] = cell
     return {
-        "task": task,
-        "metrics": metrics,
-        "sample": describe_sample(Curve(task, "", [p for curve in own for p in curve.points])),
+        "columns": list(columns),
         "rows": [
             (
                 [(strength, format_strength(strength)) for strength in strengths],
-                [cells[strengths].get(metric, ("", "–", "")) for metric in metrics],
+                [cells[strengths].get(name, ("", "–", "")) for name in columns],
             )
             for strengths in sorted(cells, key=lambda one: one[::-1])
         ],
