@@ -39,7 +39,12 @@ from vision_bench.published import published_curve
 from vision_bench.segmentation.curve import Item, SegmentationCurve, segmentation_curve
 from vision_bench.segmentation.load import load_segmentation_model
 from vision_bench.segmentation.records import CurveRecord
-from vision_bench.segmentation.results import class_table, confusion_arrays, report_images
+from vision_bench.segmentation.results import (
+    class_table,
+    confusion_arrays,
+    lone_class,
+    report_images,
+)
 from vision_bench.segmentation.settings import SegmentSettings
 
 CHECKPOINT_IMAGES = 16
@@ -166,6 +171,8 @@ class SegmentationStudy(Study):
                 record.write(curve)
         assert curve is not None  # a data set without images is refused
         self.curve = curve
+        if lone := lone_class(curve, self.class_names):
+            print(f"{self.data.name}: {lone}", file=sys.stderr)
 
     def front(self, store: SweepStore) -> Front:
         task, settings = self.data.name, self.settings

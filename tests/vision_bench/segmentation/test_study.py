@@ -287,6 +287,17 @@ def test_images_left_out_are_one_list_in_terminal_manifest_and_report(config, ow
             assert f"left_out.{name}" in page
 
 
+def test_masks_of_0_and_255_are_noticed(config, own_folder, tmp_path, capsys):
+    for path in (own_folder / "labels").iterdir():
+        stored = np.asarray(Image.open(path))
+        Image.fromarray(np.where(stored > 2, 255, 0).astype(np.uint8)).save(path)
+    options = {"dataset": "folder", "data_root": str(own_folder), "resize": None, "exact": False}
+    options |= {"model": str(tmp_path / "model"), "reduce_labels": False, "overlays": 0}
+    assert evaluate(config(**options)) == 0
+    told = "every labelled pixel is '0', as 255 means unlabelled: masks of 0 and 255 are to be"
+    assert told in capsys.readouterr().err
+
+
 def test_labels_can_be_resized_with_the_image_as_by_aims_script(
     config, ade20k, checkpoint, tmp_path
 ):
