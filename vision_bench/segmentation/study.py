@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from aim_plugins.core.devices import best_device, pass_device
-from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.front import Front
+from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import Study
 from aim_plugins.sweep.table import Row, metric_family
@@ -33,6 +33,7 @@ from vision_bench.data.classes import chosen_classes
 from vision_bench.data.segmentation import load_segmentation_dataset
 from vision_bench.data.segmentation_layouts import classes_of
 from vision_bench.demo.store import readable_name
+from vision_bench.focus import class_costs, describe_focus, focus_axis
 from vision_bench.logits.cache import cache_logits
 from vision_bench.published import published_curve
 from vision_bench.segmentation.curve import Item, SegmentationCurve, segmentation_curve
@@ -66,7 +67,6 @@ class SegmentationStudy(Study):
         FileNotFoundError: If the data set's list of classes is missing.
     """
 
-    axes = (GaussianNoise.axis,)
     packages = ("aim-plugins", "torch", "transformers")
 
     def __init__(self, settings: SegmentSettings, command: Sequence[str] = ()) -> None:
@@ -78,6 +78,7 @@ class SegmentationStudy(Study):
         self.class_names = classes_of(settings.dataset, Path(settings.data_root))
         self.focus = self.perturbator.directions(len(self.class_names)) or {}
         self.chosen = chosen_classes(settings.report_classes, self.class_names, self.focus, few=0)
+        self.axes = (focus_axis(self.focus, self.class_names),)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -186,6 +187,8 @@ class SegmentationStudy(Study):
             sorted(rows, key=self._place),
             self.axes,
             subject=self._rules(),
+            change=describe_focus(self.focus, self.class_names),
+            overview=self._costs(),
             images={task: images},
             files={
                 "classes.csv": class_table(self.curve, self.class_names, settings.mean_over),
@@ -200,6 +203,22 @@ class SegmentationStudy(Study):
             "labelled": "means are over labelled classes",
         }[self.settings.mean_over]
         return f"{self.data.describe_rules()}; {counted}"
+
+    def _costs(self) -> Overview | None:
+        """What focus does to every class."""
+        curve = self.curve
+        if not self.focus:
+            return None
+        counts = curve.confusion.sum(0).double() if len(curve.confusion) else curve.expected
+        assert counts is not None  # one of the two is computed
+        return class_costs(
+            curve.stds,
+            counts.diagonal(dim1=1, dim2=2),
+            counts[0].sum(1),
+            counts.sum(1),
+            self.class_names,
+            self.focus,
+        )
 
     def _items(self, positions: range, bar: Any) -> Iterator[Item]:
         device = best_device(self.settings.device)
