@@ -203,7 +203,7 @@ class ClassificationStudy(AccuracyStudy):
     def load(self) -> None:
         settings = self.settings
         model, data = load(settings)
-        self.task, self.class_names = data.name, data.classes
+        self.task, self.class_names = data.title, data.classes
         self.targets = settings.targets(data.classes)
         self.chosen = chosen_classes(settings.report_classes, data.classes, self.targets)
         self.published = published_accuracy(settings, model, data, self.targets)
@@ -223,7 +223,7 @@ class ClassificationStudy(AccuracyStudy):
             "preprocessing": data.identity()["preprocessing"],
         }
         self.noted = {
-            "model": settings.model,
+            "model": model.title,
             "preprocessing_source": model.preprocessing_source,
             "left_out": dict(self.cached.unreadable),
         }

@@ -32,9 +32,9 @@ from aim_plugins.sweep.table import Row, metric_family
 from vision_bench.data.classes import chosen_classes
 from vision_bench.data.segmentation import load_segmentation_dataset
 from vision_bench.data.segmentation_layouts import classes_of
-from vision_bench.demo.store import readable_name
 from vision_bench.focus import class_costs, describe_focus, focus_axis
 from vision_bench.logits.cache import cache_logits
+from vision_bench.models.names import plain_name
 from vision_bench.published import published_curve
 from vision_bench.segmentation.curve import Item, SegmentationCurve, segmentation_curve
 from vision_bench.segmentation.load import load_segmentation_model
@@ -92,7 +92,7 @@ class SegmentationStudy(Study):
             "score_at": settings.score_at,
             "reduce_labels": settings.reduce_labels,
             "limit": settings.limit,
-            "model": Path(settings.model).name if Path(settings.model).exists() else settings.model,
+            "model": plain_name(settings.model),
             "focus": {str(t): "+" if sign > 0 else "-" for t, sign in self.focus.items()},
             "noise_std": self.stds,
             "draws": settings.draws,
@@ -137,7 +137,7 @@ class SegmentationStudy(Study):
         cached = self.cached
         store.pin_manifest(logits_key=cached.key)
         store.update_manifest(
-            model=readable_name(self.settings.model),
+            model=self.model.title,
             model_fingerprint=self.model.fingerprint,
             data_fingerprint=self.data.fingerprint,
             preprocessing=self.model.describe_preprocessing(self.data.resize),
@@ -145,7 +145,7 @@ class SegmentationStudy(Study):
             left_out=dict(cached.unreadable),
             rules={**self.data.rules, "mean_over": self.settings.mean_over},
         )
-        print(f"{self.data.name}: {self._rules()}", file=sys.stderr)
+        print(f"{self.data.title}: {self._rules()}", file=sys.stderr)
         record = CurveRecord(store.folder / "records" / "counts.safetensors", cached.key)
         curve = record.read(self.stds)
         recorded, since = curve, monotonic()
@@ -168,7 +168,7 @@ class SegmentationStudy(Study):
         self.curve = curve
 
     def front(self, store: SweepStore) -> Front:
-        task, settings = self.data.name, self.settings
+        task, settings = self.data.title, self.settings
         published = self._published(task)
         if published:
             store.update_manifest(published=published[0][0])
@@ -239,7 +239,7 @@ class SegmentationStudy(Study):
 
     def _place(self, row: Row) -> tuple[int, int, bool]:
         """Where a row stands in the table: by task, metric, and the law after its samples."""
-        tasks = [self.data.name, *(f"{self.data.name}.{name}" for name in self.chosen.values())]
+        tasks = [self.data.title, *(f"{self.data.title}.{name}" for name in self.chosen.values())]
         family = metric_family(row.metric)
         return tasks.index(row.task), METRICS.index(family), row.metric != family
 

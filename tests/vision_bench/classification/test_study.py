@@ -105,6 +105,18 @@ def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: P
     assert "digits-test.7" in report and "<h1>resnet20</h1>" in report
 
 
+def test_model_and_data_are_called_as_a_person_would(weights: Path, tmp_path: Path, capsys):
+    assert run(tmp_path, weights, *SCHEDULE) == 0
+    errors = capsys.readouterr().err
+    assert "resnet20 on digits-test:" in errors and "cifar10_resnet20" not in errors
+    assert '<p class="summary">resnet20 on ' in (tmp_path / "out" / "report.html").read_text()
+    folders = [path.name for path in (tmp_path / "logits").iterdir() if path.is_dir()]
+    assert [name.startswith("resnet20-on-digits-test-") for name in folders] == [True]
+    # No data set but its own stands in the name of a folder of results.
+    assert ClassifySettings("digits", "resnet20").folder == Path("runs/digits_resnet20")
+    assert ClassifySettings("cifar10", "resnet20").folder == Path("runs/cifar10_resnet20")
+
+
 def test_pictures_are_drawn_only_if_asked_for(weights: Path, tmp_path: Path):
     assert run(tmp_path, weights, *SCHEDULE) == 0
     assert not (tmp_path / "out" / "curves").exists()
