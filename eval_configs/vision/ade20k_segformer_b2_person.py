@@ -2,7 +2,7 @@
 
     vision-bench segment evaluate eval_configs/vision/ade20k_segformer_b2_person.py
 
-Any other class: `--cfg-options PERTURBATION.TARGET_IDX=20`; less likely instead of more:
+Any other class: `--cfg-options PERTURBATION.TARGET_IDX=car`; less likely instead of more:
 `--cfg-options PERTURBATION.POSITIVE=False`.
 Published recall of person at σ = 0, 2, 4, 6, 10, 20: 91.24, 95.77, 97.32, 98.06, 98.76, 99.36
 (arXiv:2603.12755); its IoU and mIoU stand in the report beside ours too.
@@ -12,5 +12,5 @@ _base_ = ["./ade20k_segformer_b2_utility.py"]
 
 output = "runs/ade20k-segformer-b2-person"
 
-PERTURBATION = dict(METHOD="single", TARGET_IDX=12, POSITIVE=True)  # counted after label reduction
+PERTURBATION = dict(METHOD="single", TARGET_IDX="person", POSITIVE=True)
 report_classes = ["person"]

@@ -15,9 +15,9 @@ PERTURBATION = dict(
     STEP_SIZE=0.5,
     STEP_LIMIT=11,
     TARGETS=[
-        dict(index=136, positive=True),  # traffic light
-        dict(index=87, positive=True),  # streetlight
-        dict(index=127, positive=True),  # bicycle
+        dict(index="traffic light", positive=True),
+        dict(index="streetlight", positive=True),
+        dict(index="bicycle", positive=True),
     ],
 )
 report_classes = []

@@ -9,6 +9,7 @@ from scipy import stats
 from torch.nn import functional
 
 from aim_plugins.core.settings import make_settings
+from vision_bench.data.segmentation_layouts import ADE20K_CLASSES
 from vision_bench.perturbators import (
     MultiClassPerturbator,
     SingleClassPerturbator,
@@ -171,11 +172,11 @@ BLOCK = {
 
 
 def levels_of(block, **options):
-    return make_settings(Perturbation, block, "PERTURBATION").levels(**options)
+    return make_settings(Perturbation, block, "PERTURBATION").levels(ADE20K_CLASSES, **options)
 
 
 def test_levels_of_a_config_are_counted_in_decimal():
-    levels = levels_of(BLOCK, seed=4, classes=150)
+    levels = levels_of(BLOCK, seed=4)
     assert [level.std for level in levels] == [0.2, 0.6, 1.0, 1.4, 1.8, 2.2, 2.6, 3.0, 3.4, 3.8]
     assert all(level == SingleClassPerturbator(level.std, 136, True, seed=4) for level in levels)
 
@@ -189,6 +190,14 @@ def test_targets_have_directions_of_their_own():
     level = levels_of({**BLOCK, "METHOD": "multi"})[9]
     assert level == MultiClassPerturbator(3.8, [136, 20], [True, False])
     assert level.directions(150) == {136: 1, 20: -1}
+
+
+def test_targets_are_named_or_numbered():
+    assert levels_of({**BLOCK, "TARGET_IDX": "traffic light"}) == levels_of(BLOCK)
+    assert levels_of({**BLOCK, "TARGET_IDX": "136"}) == levels_of(BLOCK)
+    targets = [{"index": "traffic light"}, {"index": "car", "positive": False}]
+    multi = {**BLOCK, "METHOD": "multi"}
+    assert levels_of({**multi, "TARGETS": targets}) == levels_of(multi)
 
 
 def test_utility_is_two_sided():
@@ -205,10 +214,14 @@ def test_utility_is_two_sided():
         ({"STEP_SIZE": 0}, "levels would be the same"),
         ({"RATIO": -1}, "RATIO=-1.0 is negative"),
         ({"POSITIVE": "false"}, "POSITIVE='false': give True or False"),
-        ({"TARGET_IDX": 150}, "target 150 is outside"),
+        ({"TARGET_IDX": 150}, "TARGET_IDX holds 150, outside the 150 classes"),
+        ({"TARGET_IDX": -1}, "TARGET_IDX holds -1, outside the 150 classes"),
+        ({"TARGET_IDX": "trafic light"}, "TARGET_IDX holds 'trafic light', .*'traffic light'"),
+        ({"METHOD": "multi", "TARGETS": [{"index": "persn"}]}, "TARGETS holds 'persn'.*'person'"),
+        ({"METHOD": "multi", "TARGETS": [{"index": 12}, {"index": "person"}]}, "class twice"),
         ({"METHOD": "multi", "TARGETS": "person"}, "TARGETS='person': give a list"),
         ({"METHOD": "multi", "TARGETS": [12]}, "TARGETS holds 12"),
-        ({"METHOD": "multi", "TARGETS": [{"index": 150}]}, "target 150 is outside"),
+        ({"METHOD": "multi", "TARGETS": [{"index": 150}]}, "TARGETS holds 150, outside"),
         (
             {"METHOD": "multi", "TARGETS": [{"index": 3, "positve": False}]},
             "TARGETS holds 'positve', .*; did you mean 'positive'",
@@ -217,7 +230,7 @@ def test_utility_is_two_sided():
 )
 def test_faulty_configs_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        levels_of({**BLOCK, **change}, classes=150)
+        levels_of({**BLOCK, **change})
 
 
 @pytest.mark.parametrize("missing", ["METHOD", "RATIO", "TARGET_IDX"])

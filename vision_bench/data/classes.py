@@ -54,15 +54,22 @@ def class_index(entry: str | int, names: Sequence[str], argument: str) -> int:
     """The index of a class given by name or index.
 
     Args:
-        entry: The name or index; a number as text is an index unless a class has that name.
+        entry: The name, or of several that share it "NAME INDEX"; or the index. A number as text
+            is an index unless a class has that name.
         names: Names of all classes.
         argument: Name of the argument, for the error.
 
     Raises:
-        ValueError: If there is no such class.
+        ValueError: If there is no such class, or several have this name.
     """
+    if isinstance(entry, str) and entry in (unique := unique_names(names)):
+        return unique.index(entry)
     if isinstance(entry, str) and entry in names:
-        return list(names).index(entry)
+        shared = [name for name, plain in zip(unique, names, strict=True) if plain == entry]
+        raise ValueError(
+            f"{argument} holds {entry!r}, which {len(shared)} classes are called: give "
+            f"{' or '.join(map(repr, shared))}"
+        )
     if isinstance(entry, str) and entry.strip().lstrip("-").isdigit():
         entry = int(entry)
     if isinstance(entry, bool) or not isinstance(entry, str | int):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -82,33 +82,19 @@ def read_image(path: str | Path) -> Image:
         UnreadableImageError: If the file is no image, is damaged, or has no defined brightness.
         OSError: If the system cannot read the file at all.
     """
-    return _to_rgb(_decode(Path(path)), Path(path))
+    return _to_rgb(decode(Path(path))[0], Path(path))
 
 
-def read_label_map(path: str | Path) -> Int[np.ndarray, "height width"]:
-    """Reads a file of class indices, one per pixel.
-
-    Args:
-        path: A grey or palette image of 8 or 16 bits; a palette's colours are ignored.
+def decode(path: Path) -> tuple[Image, str]:
+    """Decodes an image file, of an animation the first frame.
 
     Returns:
-        The stored indices.
+        The image, and the layout of the pixels in the file as Pillow names it, such as "L;4".
 
     Raises:
-        UnreadableImageError: If the file is damaged or holds colours instead of indices.
+        UnreadableImageError: If the file is no image or is damaged.
         OSError: If the system cannot read the file at all.
     """
-    path = Path(path)
-    image = _decode(path)
-    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
-        raise UnreadableImageError(
-            f"{path}: a label map holds one class index per pixel, but this image is of the mode "
-            f"{image.mode}: store it grey or with a palette"
-        )
-    return np.asarray(image).astype(np.int64)
-
-
-def _decode(path: Path) -> Image:
     import warnings
 
     from PIL import Image as PillowImage
@@ -118,8 +104,9 @@ def _decode(path: Path) -> Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
             with PillowImage.open(path) as image:
+                raw = " ".join(str(tile[3]) for tile in image.tile)
                 image.load()
-                return image
+                return image, raw
     except (*_DECODER_ERRORS, PillowImage.DecompressionBombError) as error:
         # A missing file or a failing disk says nothing about the image.
         if isinstance(error, OSError) and error.errno is not None:

@@ -25,9 +25,9 @@ from vision_bench.data.images import (
     check_input_size,
     normalise,
     read_image,
-    read_label_map,
     scale,
 )
+from vision_bench.data.label_maps import read_label_map
 from vision_bench.data.labels import nearest
 from vision_bench.data.segmentation_layouts import (
     SegmentationFiles,
@@ -149,11 +149,12 @@ class SegmentationData(VisionData):
         files = self.files
         lookup = hashlib.sha256(np.ascontiguousarray(files.lookup).data).hexdigest()
         paths = [files.root / name for name in (*files.images, *files.labels)]
-        return [files.labels, lookup, digest_files(paths)]
+        colours = sorted((files.colours or {}).items())
+        return [files.labels, lookup, colours, digest_files(paths)]
 
     def _labels(self, index: int, size: tuple[int, int] | None) -> Int[Tensor, "height width"]:
         path = self.files.root / self.files.labels[index]
-        stored = read_label_map(path)
+        stored = read_label_map(path, self.files.colours)
         if size is not None and stored.shape != size:
             raise UnreadableImageError(
                 f"{path}: the label map is {stored.shape[1]} x {stored.shape[0]} pixels, its image "

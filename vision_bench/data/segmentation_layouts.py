@@ -7,7 +7,7 @@ for pixels to be ignored.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,12 @@ import numpy as np
 from jaxtyping import Int
 
 from vision_bench.data.image_folders import image_files, no_images
+from vision_bench.data.label_maps import (
+    Colour,
+    class_colours,
+    palette_classes,
+    read_palette,
+)
 from vision_bench.data.labels import IGNORE
 
 # SceneParsing benchmark, http://sceneparsing.csail.mit.edu: the first word of each class; the data
@@ -55,6 +61,7 @@ class SegmentationFiles:
         lookup: By stored index, the class index, 255 to ignore, or -1 if it may not occur.
         unreadable: By path, why an image has no label map.
         reduced: Whether the files count classes from 1 and 0 is unlabelled.
+        colours: Where pixels are colours, what each is stored as.
     """
 
     root: Path
@@ -64,6 +71,7 @@ class SegmentationFiles:
     lookup: Int[np.ndarray, " stored"]
     unreadable: dict[str, str] = field(default_factory=dict)
     reduced: bool = False
+    colours: Mapping[Colour, int] | None = None
 
 
 def read_ade20k(root: Path, split: str) -> SegmentationFiles:
@@ -127,7 +135,8 @@ def read_pair_folders(
     Args:
         root: The folder.
         split: A folder in each of the two; none if they hold the files themselves.
-        classes: Names of the classes; by default the lines of `classes.txt` in the root.
+        classes: Names of the classes; by default the lines of `classes.txt` in the root, or of the
+            list of colours there.
         reduced: Whether the files count classes from 1, and 0 is ignored.
 
     Returns:
@@ -136,7 +145,7 @@ def read_pair_folders(
 
     Raises:
         FileNotFoundError: If a folder or the names are missing.
-        ValueError: If there are too many classes.
+        ValueError: If there are too many classes, or the list of colours does not fit them.
     """
     folders = [root / name for name in ("labels", "annotations", "masks")]
     labels = next((folder for folder in folders if folder.is_dir()), None)
@@ -155,9 +164,15 @@ def read_pair_folders(
     ignored = {0, IGNORE, _VOID} if reduced else {IGNORE, _VOID}
     stored = {index + reduced: index for index in range(len(classes))}
     lookup = _lookup(stored | dict.fromkeys(ignored, IGNORE))
+    colours = None
+    if palette := read_palette(root):
+        colours = {
+            colour: index if index == IGNORE else index + reduced
+            for colour, index in class_colours(*palette, classes).items()
+        }
     part = split or "."
     files = _pair(root, root / "images" / part, labels / part, tuple(classes), lookup)
-    return replace(files, reduced=reduced)
+    return replace(files, reduced=reduced, colours=colours)
 
 
 def classes_of(dataset: str, root: Path) -> tuple[str, ...]:
@@ -187,16 +202,19 @@ def cityscapes_classes() -> tuple[str, ...]:
 
 
 def read_class_list(root: Path) -> tuple[str, ...]:
-    """Names of the classes of a folder of pairs, the lines of its `classes.txt`.
+    """Names of the classes of a folder of pairs: the lines of its `classes.txt`.
+
+    Without that file, the names in its list of colours.
 
     Raises:
-        FileNotFoundError: If the file is missing.
+        FileNotFoundError: If there is neither.
+        ValueError: If the list of colours is not understood.
     """
     listed = root / "classes.txt"
     if not listed.is_file():
-        raise FileNotFoundError(
-            f"{listed}: no such file: write one class name a line, or give classes=[...]"
-        )
+        if palette := read_palette(root):
+            return palette_classes(palette[1])
+        raise FileNotFoundError(f"{listed}: no such file: write one class name a line")
     return tuple(line for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
 
 

@@ -84,7 +84,7 @@ def infer(settings: SegmentSettings, images: Path, output: Path) -> list[Path]:
 
     names, root = _find(images)
     class_names = classes_of(settings.dataset, Path(settings.data_root))
-    levels = settings.PERTURBATION.levels(settings.seed, len(class_names))
+    levels = settings.PERTURBATION.levels(class_names, settings.seed)
     model = load_segmentation_model(settings)
     segment = _Segmenter(settings, model, levels, class_names)
     model.tell_preprocessing(segment.resize)

@@ -5,11 +5,11 @@
       RATIO: 0.2               # std of the first level, in logit units
       STEP_SIZE: 0.4           # and the step to the next
       STEP_LIMIT: 10           # number of levels
-      TARGET_IDX: 136          # single: the class, and whether it is made more likely
+      TARGET_IDX: 136          # single: the class, or its name, and whether it is made more likely
       POSITIVE: true
       TARGETS:                 # multi: the same for each class
         - {index: 136, positive: true}
-        - {index: 20, positive: false}
+        - {index: car, positive: false}
 
 Source: the settings documented beside AIM's code, https://github.com/CurtisYoung18/AIM.
 """
@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from aim_plugins.core.settings import Settings, Strength, bound
 from aim_plugins.core.strengths import MAX_STRENGTHS
+from vision_bench.data.classes import class_index
 
 if TYPE_CHECKING:
     from vision_bench.perturbators import Perturbator
@@ -37,11 +38,11 @@ class Target(Settings):
     """A class of focus modulation.
 
     Attributes:
-        index: The class.
+        index: The class, by index or name.
         positive: Whether it is made more likely; by default what POSITIVE says.
     """
 
-    index: int
+    index: str | int
     positive: bool | None = None
 
 
@@ -54,7 +55,7 @@ class Perturbation(Settings):
         RATIO: Standard deviation of the first level, in logit units.
         STEP_SIZE: From one level to the next.
         STEP_LIMIT: Number of levels.
-        TARGET_IDX: The class of "single".
+        TARGET_IDX: The class of "single", by index or name.
         POSITIVE: Whether it is made more likely.
         TARGETS: The classes of "multi".
     """
@@ -63,7 +64,7 @@ class Perturbation(Settings):
     RATIO: Strength
     STEP_SIZE: Strength = 0.0
     STEP_LIMIT: _Levels = 1
-    TARGET_IDX: int | None = None
+    TARGET_IDX: str | int | None = None
     POSITIVE: bool = True
     TARGETS: Sequence[Target] = ()
 
@@ -78,22 +79,22 @@ class Perturbation(Settings):
         if getattr(self, name) in (None, ()):
             raise ValueError(f"PERTURBATION holds no {name}: add one, such as {name}: {example}")
 
-    def levels(self, seed: int = 0, classes: int | None = None) -> list[Perturbator]:
+    def levels(self, names: Sequence[str], seed: int = 0) -> list[Perturbator]:
         """A perturbator for each level, whose stds RATIO + i·STEP_SIZE are counted in decimal.
 
         Args:
+            names: Names of all classes.
             seed: Seed of the draw.
-            classes: Number of classes, to refuse targets beyond them at once.
 
         Returns:
             The levels, by rising std.
 
         Raises:
-            ValueError: If a target is unusable.
+            ValueError: If a target is no class or is named twice.
 
-        >>> block = Perturbation("single", 0.2, STEP_SIZE=0.1, STEP_LIMIT=2, TARGET_IDX=3)
-        >>> block.levels()[1]
-        SingleClassPerturbator(std=0.3, target=3, positive=True, seed=0)
+        >>> block = Perturbation("single", 0.2, STEP_SIZE=0.1, STEP_LIMIT=2, TARGET_IDX="car")
+        >>> block.levels(["road", "car"])[1]
+        SingleClassPerturbator(std=0.3, target=1, positive=True, seed=0)
         """
         from vision_bench import perturbators
 
@@ -102,15 +103,14 @@ class Perturbation(Settings):
         stds = [float(lowest + index * step) for index in range(self.STEP_LIMIT)]
         first: Perturbator = perturbators.UtilityPerturbator(stds[0], seed)
         if self.METHOD == "single":
-            target: Any = self.TARGET_IDX
+            assert self.TARGET_IDX is not None
+            target = class_index(self.TARGET_IDX, names, "TARGET_IDX")
             first = perturbators.SingleClassPerturbator(stds[0], target, self.POSITIVE, seed)
         elif self.METHOD == "multi":
             first = perturbators.MultiClassPerturbator(
                 stds[0],
-                [one.index for one in self.TARGETS],
+                [class_index(one.index, names, "TARGETS") for one in self.TARGETS],
                 [self.POSITIVE if one.positive is None else one.positive for one in self.TARGETS],
                 seed,
             )
-        if classes is not None:
-            first.directions(classes)
         return [first.at(std) for std in stds]

@@ -76,6 +76,19 @@ def confusion_arrays(curve: SegmentationCurve, names: Sequence[str]) -> bytes:
     return content.getvalue()
 
 
+def lone_class(curve: SegmentationCurve, names: Sequence[str]) -> str:
+    """What to think of where a single class is labelled; empty where several are."""
+    groups = curve.sampled_groups[0] if curve.sampled_groups else curve.expected_groups
+    assert groups is not None  # sampled or expected, one of the two is there
+    labelled = groups.truth.sum((0, 1)).nonzero().flatten().tolist()
+    if len(labelled) != 1:
+        return ""
+    return (
+        f"every labelled pixel is {names[labelled[0]]!r}, as {IGNORE} means unlabelled: "
+        f"masks of 0 and {IGNORE} are to be stored as 0 and 1"
+    )
+
+
 def report_images(
     cached: CachedSegmentationLogits,
     perturbator: Perturbator,

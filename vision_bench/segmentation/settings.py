@@ -83,4 +83,3 @@ class SegmentSettings(Settings):
     def check(self) -> None:
         if not self.draws and not self.exact:
             raise ValueError("draws=0 with exact=False leaves nothing to compute: give draws=1")
-        self.PERTURBATION.levels(self.seed)

@@ -39,7 +39,12 @@ from vision_bench.published import published_curve
 from vision_bench.segmentation.curve import Item, SegmentationCurve, segmentation_curve
 from vision_bench.segmentation.load import load_segmentation_model
 from vision_bench.segmentation.records import CurveRecord
-from vision_bench.segmentation.results import class_table, confusion_arrays, report_images
+from vision_bench.segmentation.results import (
+    class_table,
+    confusion_arrays,
+    lone_class,
+    report_images,
+)
 from vision_bench.segmentation.settings import SegmentSettings
 
 CHECKPOINT_IMAGES = 16
@@ -72,10 +77,10 @@ class SegmentationStudy(Study):
     def __init__(self, settings: SegmentSettings, command: Sequence[str] = ()) -> None:
         self.settings = settings
         self.command, self.output = command, Path(settings.output)
-        levels = settings.PERTURBATION.levels(settings.seed)
-        self.perturbator, self.stds = levels[0], tuple(level.std for level in levels)
         # Names of classes cost little; a wrong target is then told before a model is loaded.
         self.class_names = classes_of(settings.dataset, Path(settings.data_root))
+        levels = settings.PERTURBATION.levels(self.class_names, settings.seed)
+        self.perturbator, self.stds = levels[0], tuple(level.std for level in levels)
         self.focus = self.perturbator.directions(len(self.class_names)) or {}
         self.chosen = chosen_classes(settings.report_classes, self.class_names, self.focus, few=0)
         self.axes = (focus_axis(self.focus, self.class_names),)
@@ -166,6 +171,8 @@ class SegmentationStudy(Study):
                 record.write(curve)
         assert curve is not None  # a data set without images is refused
         self.curve = curve
+        if lone := lone_class(curve, self.class_names):
+            print(f"{self.data.name}: {lone}", file=sys.stderr)
 
     def front(self, store: SweepStore) -> Front:
         task, settings = self.data.title, self.settings

@@ -453,6 +453,9 @@ def test_classes_are_chosen_by_name_index_or_focus():
     assert chosen_classes(("owl", 2, "0"), names, None) == {1: "owl", 2: "crane 2", 3: "0"}
     assert chosen_classes((), names, {1: -1}) == {1: "owl"}
     assert chosen_classes((), names[:2], None) == {0: "crane", 1: "owl"}
+    assert chosen_classes(["crane 2"], names, None) == {2: "crane 2"}
+    with pytest.raises(ValueError, match="2 classes are called: give 'crane 0' or 'crane 2'"):
+        chosen_classes(["crane"], names, None)
     assert len(set(unique_names(names))) == len(names)
 
 

@@ -263,7 +263,10 @@ def test_more_classes_than_labels_can_tell_from_unlabelled_are_refused(tmp_path,
         (np.full((10, 12), 3, np.uint8), "the index 3 at 120 pixels is none of the 3 classes"),
         (np.full((10, 12), 40000, np.uint16), "the index 40000"),
         (np.zeros((10, 11), np.uint8), "is 11 x 10 pixels, its image 12 x 10"),
-        (np.zeros((10, 12, 3), np.uint8), "one class index per pixel.*RGB"),
+        (
+            np.full((10, 12, 3), (1, 2, 3), np.uint8),
+            "colours, not class indices: say in palette.txt",
+        ),
     ],
 )
 def test_unusable_label_maps_are_named(tmp_path: Path, labels: np.ndarray, message: str):

@@ -24,7 +24,7 @@ from aim_plugins.core.settings import read_settings
 from aim_plugins.sweep import front
 from vision_bench import published
 from vision_bench.cli import main
-from vision_bench.data.segmentation_layouts import classes_of
+from vision_bench.data.segmentation_layouts import ADE20K_CLASSES, classes_of
 from vision_bench.logits.cache import SkippedImagesWarning
 from vision_bench.logits.upsampling import upsample
 from vision_bench.perturbators import (
@@ -287,6 +287,17 @@ def test_images_left_out_are_one_list_in_terminal_manifest_and_report(config, ow
             assert f"left_out.{name}" in page
 
 
+def test_masks_of_0_and_255_are_noticed(config, own_folder, tmp_path, capsys):
+    for path in (own_folder / "labels").iterdir():
+        stored = np.asarray(Image.open(path))
+        Image.fromarray(np.where(stored > 2, 255, 0).astype(np.uint8)).save(path)
+    options = {"dataset": "folder", "data_root": str(own_folder), "resize": None, "exact": False}
+    options |= {"model": str(tmp_path / "model"), "reduce_labels": False, "overlays": 0}
+    assert evaluate(config(**options)) == 0
+    told = "every labelled pixel is '0', as 255 means unlabelled: masks of 0 and 255 are to be"
+    assert told in capsys.readouterr().err
+
+
 def test_labels_can_be_resized_with_the_image_as_by_aims_script(
     config, ade20k, checkpoint, tmp_path
 ):
@@ -470,6 +481,13 @@ def test_images_with_the_target_and_its_colour_go_first(config, tmp_path, ade20k
     assert all(holds[number - 1] for number in shown)
 
 
+def test_a_target_that_is_named_makes_the_same_study(config, tmp_path):
+    words = ("--cfg-options", "PERTURBATION.TARGET_IDX=person")
+    assert evaluate(config(PERTURBATION=PERSON_UP, exact=False, overlays=0)) == 0
+    assert evaluate(config(PERTURBATION=PERSON_UP | {"TARGET_IDX": 0}, exact=False), *words) == 0
+    assert curve(tmp_path / "out", "ade20k-val.person", "recall")
+
+
 def test_pictures_of_noise_can_be_encoded():
     noise = np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)
     content = segment_results._encode(Image.fromarray(noise))
@@ -595,7 +613,7 @@ ABSENT = {"METHOD": "single", "RATIO": 1.0, "TARGET_IDX": CLASSES}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"PERTURBATION": ABSENT}, "target 150 is outside the 150 classes"),
+        ({"PERTURBATION": ABSENT}, "TARGET_IDX holds 150, outside the 150 classes"),
         (
             {"PERTURBATION": UTILITY | {"METHOD": "nonsense"}},
             "METHOD='nonsense': choose one of 'single'",
@@ -603,6 +621,7 @@ ABSENT = {"METHOD": "single", "RATIO": 1.0, "TARGET_IDX": CLASSES}
         ({"PERTURBATION": UTILITY | {"STEPS": 3}}, "did you mean 'STEP"),
         ({"PERTURBATION": None}, "holds no PERTURBATION"),
         ({"report_classes": ["persn"]}, "did you mean 'person'"),
+        ({"PERTURBATION": PERSON_UP | {"TARGET_IDX": "persn"}}, "did you mean 'person'"),
         ({"report_classes": [150]}, "outside the 150 classes"),
         ({"report_clases": []}, "did you mean 'report_classes'?"),
         ({"draws": 0, "exact": False}, "nothing to compute"),
@@ -827,7 +846,7 @@ SHIPPED = Path(__file__).resolve().parents[3] / "eval_configs" / "vision"
 )
 def test_shipped_configs_have_the_papers_settings(name, levels, targets):
     settings = read_settings(SegmentSettings, SHIPPED / f"ade20k_segformer_b2_{name}.py")
-    found = settings.PERTURBATION.levels(classes=CLASSES)
+    found = settings.PERTURBATION.levels(ADE20K_CLASSES)
     assert [level.std for level in found] == levels
     rules = (settings.resize, settings.score_at, settings.mean_over)
     assert (settings.model, *rules) == ("segformer-b2", "short512", "input", "present")
