@@ -38,6 +38,7 @@ FLOORS = {
     "vision_bench.logits": 3,
     "vision_bench.confusion": 3,
     "vision_bench.perturbators": 3,
+    "vision_bench.focus": 3,
     "vision_bench.attacks": 3,
     "vision_bench.published": 3,
     "vision_bench.demo": 4,

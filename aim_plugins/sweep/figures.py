@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import Any
 
 from matplotlib.axis import Axis
@@ -37,6 +38,12 @@ STYLE: Any = {
 """For `matplotlib.rc_context`."""
 SIZE = (6.0, 3.8)  # inches
 DPI = 200
+_LABEL_WIDTH = 60
+
+
+def wrap_label(text: str, separator: str = "\n") -> str:
+    """Breaks an axis's label into lines that a picture is wide enough for."""
+    return separator.join(textwrap.wrap(text, _LABEL_WIDTH))
 
 
 def label_decades(axis: Axis) -> None:

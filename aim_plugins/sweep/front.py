@@ -17,6 +17,7 @@ from typing import Any
 from aim_plugins.core.files import safe_name, write_atomic
 from aim_plugins.core.strengths import Axis
 from aim_plugins.sweep.heat_maps import plot_grids
+from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.panels import Parts, draw_panel, split_panels
 from aim_plugins.sweep.plots import group_curves, plot_curves
 from aim_plugins.sweep.printed import format_points
@@ -35,6 +36,8 @@ class Front:
         rows: Everything measured.
         axes: The strengths, one or two.
         subject: What the report names at its top beside the tasks, such as a concept.
+        change: What is done to the model, such as "focus on owl"; part of title and headline.
+        overview: What stands before the curves; its table is printed too.
         chance: Value of a metric that guessing reaches, by task and metric.
         texts: What the model wrote, by task.
         images: What it made of images, by task.
@@ -48,6 +51,8 @@ class Front:
     rows: Sequence[Row]
     axes: Sequence[Axis]
     subject: str = ""
+    change: str = ""
+    overview: Overview | None = None
     chance: Mapping[tuple[str, str], float] = field(default_factory=dict)
     texts: Mapping[str, Sequence[TextSample]] = field(default_factory=dict)
     images: Mapping[str, Sequence[ImageSample]] = field(default_factory=dict)
@@ -92,6 +97,8 @@ def publish(
         front.texts,
         axes=front.axes,
         subject=front.subject,
+        change=front.change,
+        overview=front.overview,
         images=front.images,
         chance=front.chance,
         parts=front.parts,
@@ -99,6 +106,8 @@ def publish(
     if trackers is not None:
         trackers.log(points, run_name=folder.resolve().name)
     print(format_points(points if front.printed is None else front.printed, front.axes))
+    if front.overview is not None and front.overview.rows:
+        print(f"\n{front.overview.as_text()}")
     print()
     places["report"] = report
     width = max(map(len, [*places, "pictures"])) + 1

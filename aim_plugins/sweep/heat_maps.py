@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from aim_plugins.core.files import safe_name, write_atomic
 from aim_plugins.core.strengths import Axis, format_strength
-from aim_plugins.sweep.figures import DPI, GREY, SIZE, STYLE, render
+from aim_plugins.sweep.figures import DPI, GREY, SIZE, STYLE, render, wrap_label
 from aim_plugins.sweep.plots import Curve, describe_sample, logarithmic
 from aim_plugins.sweep.table import Point
 
@@ -123,7 +123,7 @@ def _draw_grid(grid: Grid, axes: tuple[Axis, Axis], log: bool) -> dict[str, byte
         plot.tick_params(length=0)
         if values.size <= _WRITTEN_CELLS:
             _write_values(plot, values, mesh)
-        plot.set_xlabel(axes[0].label)
+        plot.set_xlabel(wrap_label(axes[0].label))
         plot.set_ylabel(axes[1].label)
         _title(plot, f"{grid.metric} of {grid.task}", describe_sample(grid.curve))
         plot.spines[:].set_visible(False)
@@ -200,8 +200,8 @@ def draw_heat_map(points: Iterable[Point], *, axis: Axis, title: str) -> dict[st
         figure = Figure(figsize=(SIZE[0], height), dpi=DPI, layout="constrained")
         plot = figure.add_subplot()
         _draw_tasks(plot, strengths, values, _without_shared_prefix(list(rows)))
-        plot.set_title(title.replace("$", r"\$"))
-        plot.set_xlabel(axis.label)
+        plot.set_title(wrap_label(title.replace("$", r"\$")))
+        plot.set_xlabel(wrap_label(axis.label))
         return render(figure)
 
 

@@ -27,3 +27,22 @@ class Overview:
     rows: Sequence[Sequence[str]] = ()
     data: str = ""
     noun: str = "task"
+
+    def as_text(self) -> str:
+        """Title, note and table for a terminal.
+
+        >>> print(Overview("Ships", columns=["name", "masts"], rows=[["Aurora", "3"]]).as_text())
+        Ships
+        name    masts
+        Aurora      3
+        """
+        lines = [list(self.columns), *map(list, self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = [
+            "  ".join(
+                cell.rjust(width) if place else cell.ljust(width)
+                for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        ]
+        return "\n".join(filter(None, [self.title, self.note, *table]))

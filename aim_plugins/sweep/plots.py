@@ -24,6 +24,7 @@ from aim_plugins.sweep.figures import (
     VERMILLION,
     label_decades,
     render,
+    wrap_label,
 )
 from aim_plugins.sweep.intervals import point_intervals, value_range
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
@@ -186,7 +187,7 @@ def draw_curve(
             axes.axhline(
                 chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="chance"
             )
-        _label(axes, curve, axis.label)
+        _label(axes, curve, wrap_label(axis.label))
         _set_limits(axes, curve, log)
         return render(figure)
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import Axis
+from aim_plugins.sweep.figures import wrap_label
 from aim_plugins.sweep.headline import name_tasks, summarise, summarise_grids, task_names
 from aim_plugins.sweep.heat_maps import group_grids
 from aim_plugins.sweep.overview import Overview
@@ -51,6 +52,7 @@ def write_report(
     *,
     axes: Sequence[Axis],
     subject: str = "",
+    change: str = "",
     images: Mapping[str, Sequence[ImageSample]] | None = None,
     chance: Mapping[tuple[str, str], float] | None = None,
     overview: Overview | None = None,
@@ -70,6 +72,7 @@ def write_report(
         texts: Sample texts of generation tasks, by task.
         axes: The strengths, one or two.
         subject: Named at the top beside the tasks, such as a concept.
+        change: What is done to the model, such as "focus on owl"; part of title and headline.
         images: Sample images of vision tasks, by task.
         chance: Value of a metric that guessing reaches, by task and metric.
         overview: Pictures and a table above the curves.
@@ -98,12 +101,13 @@ def write_report(
         "images": {
             task: images_data(samples) for task, samples in (images or {}).items() if samples
         },
-        "axes": [axis.label for axis in axes],
+        "axes": [wrap_label(axis.label, "<br>") for axis in axes],
     }
     noun = overview.noun if overview else "task"
-    model = _model_name(manifest)
-    named = overview.data if overview else name_tasks(curves)
-    summary = summarise_grids(grids, axes, model) if grids else summarise(curves, model, noun)
+    name = _model_name(manifest)
+    model, actor = (f"{name}, {change}", f"{name}, {change},") if change else (name, name)
+    named = (overview and overview.data) or name_tasks(curves)
+    summary = summarise_grids(grids, axes, actor) if grids else summarise(curves, actor, noun)
     page = (
         _environment()
         .get_template("report.html.j2")

@@ -183,30 +183,42 @@ class AccuracyCurve:
         return rows + self._sampled_rows(task, "ece", errors, None)
 
     def class_rows(self, task: str, names: Mapping[int, str]) -> list[Row]:
-        """Accuracy on the documents of single classes, which is the recall of each class.
+        """Recall and precision of single classes.
 
         Args:
             task: Name of the data set and model in the table.
             names: The classes wanted and their names.
 
         Returns:
-            Rows of tasks `TASK.NAME` with the metrics `acc` and `acc_expected`. A class without
-            documents has none.
+            Rows of tasks `TASK.NAME` with the metrics `recall`, its exact law `recall_expected`,
+            and `precision` where the class was an answer. A class without documents has none.
         """
         rows = []
         for index, name in names.items():
             n = self.law.documents[index]
             if not n:
                 continue
-            right = [run.correct[:, index].double() for run in self.runs]
-            for draw, share in enumerate(part / n for part in right):
-                errors = _stderr_of_share(share, n)
-                for std, value, error in zip(self.stds, share, errors, strict=True):
-                    rows.append(_row(f"{task}.{name}", "acc", std, draw, value, error, n))
+            curve = f"{task}.{name}"
+            right = [run.correct[:, index] for run in self.runs]
+            for draw, hits in enumerate(right):
+                rows += self._share_rows(curve, "recall", draw, hits, n.expand_as(hits))
             sums, squares = self.law.probability[:, index], self.law.squares[:, index]
             errors = _stderr_of_sums(sums, squares, n)
             for std, value, error in zip(self.stds, sums / n, errors, strict=True):
-                rows.append(_row(f"{task}.{name}", "acc_expected", std, None, value, error, n))
+                rows.append(_row(curve, "recall_expected", std, None, value, error, n))
+            for draw, (hits, run) in enumerate(zip(right, self.runs, strict=True)):
+                rows += self._share_rows(curve, "precision", draw, hits, run.predicted[:, index])
+        return rows
+
+    def _share_rows(
+        self, task: str, metric: str, draw: int, right: Tensor, counts: Tensor
+    ) -> list[Row]:
+        """A share of right answers at every strength that has any answers."""
+        rows = []
+        for std, hits, n in zip(self.stds, right, counts, strict=True):
+            if n:
+                share = hits.double() / n
+                rows.append(_row(task, metric, std, draw, share, _stderr_of_share(share, n), n))
         return rows
 
     def _sampled_rows(

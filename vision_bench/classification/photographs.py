@@ -115,7 +115,8 @@ class PhotographsStudy(Study):
             preprocessing=asdict(self.model.preprocessing),
             images=list(self.photographs),
         )
-        store.update_manifest(preprocessing_source=self.model.preprocessing_source)
+        source = self.model.preprocessing_source
+        store.update_manifest(model=self.model.title, preprocessing_source=source)
         self.found = top_classes(self.logits, self.stds, top=settings.top, seed=settings.seed)
         self.rows = kept_rows(
             self.logits, self.stds, TASK, draws=settings.draws, seed=settings.seed

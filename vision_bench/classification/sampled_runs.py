@@ -31,6 +31,7 @@ class SampledRun:
         seed: Seed of the noise.
         n: Number of documents.
         correct: Right answers to documents of each class.
+        predicted: Answers of each class, right or wrong.
         in_top_k: Documents whose label is among the k best classes.
         top_k: That k.
         entropy: Sum over documents of the predictive entropy, in nats.
@@ -41,6 +42,7 @@ class SampledRun:
     seed: int
     n: int
     correct: Int64[Tensor, "strengths classes"]
+    predicted: Int64[Tensor, "strengths classes"]
     in_top_k: Int64[Tensor, " strengths"]
     top_k: int
     entropy: Float[Tensor, " strengths"]
@@ -73,6 +75,7 @@ class SampledRun:
             seed=record["seed"],
             n=record["n"],
             correct=read("correct", torch.int64),
+            predicted=read("predicted", torch.int64),
             in_top_k=read("in_top_k", torch.int64),
             top_k=record["top_k"],
             entropy=read("entropy"),
@@ -114,7 +117,7 @@ def sample_run(
     classes, device = logits.shape[1], logits.device
     # Half-precision logits would swallow small noise.
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    correct = torch.zeros(len(stds), classes, dtype=torch.int64, device=device)
+    correct, predicted = torch.zeros(2, len(stds), classes, dtype=torch.int64, device=device)
     in_top_k = torch.zeros(len(stds), dtype=torch.int64, device=device)
     entropies, squares = torch.zeros(2, len(stds), dtype=torch.float64, device=device)
     binned = torch.zeros(3, len(stds), BINS, dtype=torch.float64, device=device)
@@ -130,6 +133,8 @@ def sample_run(
             rank = _rank(noisy, label)
             hit = rank == 0
             correct[level] += torch.bincount(label[hit], minlength=classes)
+            answers = torch.where(hit, label, noisy.max(0).indices)
+            predicted[level] += torch.bincount(answers, minlength=classes)
             in_top_k[level] += (rank < top_k).sum()
             confidence, entropy = confidence_and_entropy(noisy)
             entropies[level] += entropy.sum(dtype=torch.float64)
@@ -142,6 +147,7 @@ def sample_run(
         seed=seed,
         n=len(logits),
         correct=correct.cpu(),
+        predicted=predicted.cpu(),
         in_top_k=in_top_k.cpu(),
         top_k=top_k,
         entropy=entropies.cpu(),

@@ -11,6 +11,7 @@ from typing import Literal
 from aim_plugins.core.settings import Count, Grid, Natural, Settings, option
 from aim_plugins.core.strengths import MAX_STRENGTHS, parse_strengths, validate_strength
 from vision_bench.data.classes import class_index
+from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Choice
 
 _CIFAR = ("cifar10", "cifar100")
@@ -149,10 +150,7 @@ class ClassifySettings(NoiseSettings):
     @property
     def folder(self) -> Path:
         """Folder of results."""
-        model = self.model_name.replace(":", "-").replace("/", "-")
-        dataset = self.dataset.lower()
-        name = model if model.startswith(f"{dataset}_") else f"{dataset}_{model}"
-        return Path(self.output or f"runs/{name}")
+        return Path(self.output or f"runs/{self.dataset.lower()}_{plain_name(self.model_name)}")
 
     @property
     def _plain_dataset(self) -> str:

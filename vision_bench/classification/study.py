@@ -2,7 +2,7 @@
 
     OUTPUT/
       sweep.csv         accuracy, top-k accuracy, entropy and calibration by strength and draw
-      classes.csv       accuracy on the documents of every class
+      classes.csv       recall and precision of every class
       curves/           pictures
       report.html
       manifest.json
@@ -18,12 +18,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from aim_plugins.core.devices import best_device, pass_device
 from aim_plugins.core.files import safe_name
-from aim_plugins.modulation.gaussian import GaussianNoise
+from aim_plugins.core.strengths import Axis
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.front import Front
 from aim_plugins.sweep.heat_maps import draw_heat_map
+from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.panels import Parts
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import Study
@@ -33,6 +36,7 @@ from vision_bench.classification.load import load, published_accuracy
 from vision_bench.classification.sampled_runs import SampledRun, sample_run
 from vision_bench.classification.settings import ClassifySettings, LogitsSettings, NoiseSettings
 from vision_bench.data.classes import chosen_classes, unique_names
+from vision_bench.focus import class_costs, describe_focus, focus_axis
 from vision_bench.logits.cache import cache_logits
 from vision_bench.logits.classes import CachedLogits, load_logits
 from vision_bench.published import PublishedCurve
@@ -55,8 +59,6 @@ class AccuracyStudy(Study):
         noted: Further fields of the manifest.
     """
 
-    axes = (GaussianNoise.axis,)
-
     noise: NoiseSettings
     cached: CachedLogits
     task: str
@@ -68,6 +70,10 @@ class AccuracyStudy(Study):
     device: str | None = None
     pinned: Mapping[str, Any]
     noted: Mapping[str, Any]
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:  # type: ignore[override]
+        return (focus_axis(self.targets, self.class_names),)
 
     def measure(self, store: SweepStore) -> None:
         store.pin_manifest(**self.pinned)
@@ -89,12 +95,14 @@ class AccuracyStudy(Study):
         return Front(
             rows + chosen,
             self.axes,
+            change=describe_focus(self.targets, self.class_names),
+            overview=self._costs(),
             chance=self._chance(),
             parts=Parts("class", {row.task: task for row in chosen}),
             files={"classes.csv": format_table(every)},
             pictures=self._heat_map(every) if self.plot else {},
             drawn=[] if not self.plot else None if self.targets else points,
-            printed=points,
+            printed=pool_draws(rows + chosen) if self.targets else points,
         )
 
     def _measure(self, store: SweepStore) -> AccuracyCurve:
@@ -139,6 +147,20 @@ class AccuracyStudy(Study):
             noise.stds, ExactLaw.from_json(law), tuple(SampledRun.from_json(run) for run in runs)
         )
 
+    def _costs(self) -> Overview | None:
+        """What focus does to every class."""
+        if not self.targets:
+            return None
+        runs, curve = self.curve.runs, self.curve
+        return class_costs(
+            curve.stds,
+            torch.stack([run.correct for run in runs]).sum(0).double(),
+            curve.law.documents.double() * len(runs),
+            torch.stack([run.predicted for run in runs]).sum(0).double(),
+            self.class_names,
+            self.targets,
+        )
+
     def _chance(self) -> dict[tuple[str, str], float]:
         """What guessing reaches."""
         if self.targets:  # guessing is not what strong noise on a few classes leads to
@@ -148,8 +170,9 @@ class AccuracyStudy(Study):
 
     def _heat_map(self, rows: Sequence[Row]) -> dict[str, bytes]:
         """The law of every class."""
-        laws = [point for point in pool_draws(rows) if point.metric == "acc_expected"]
-        title = f"{self.task}: expected accuracy by class"
+        laws = [point for point in pool_draws(rows) if point.metric == "recall_expected"]
+        focus = describe_focus(self.targets, self.class_names)
+        title = f"{self.task}: expected recall by class" + (f", {focus}" if focus else "")
         drawn = draw_heat_map(laws, axis=self.axes[0], title=title)
         return {safe_name(f"{self.task}-classes") + f".{kind}": drawn[kind] for kind in drawn}
 
@@ -182,7 +205,7 @@ class ClassificationStudy(AccuracyStudy):
     def load(self) -> None:
         settings = self.settings
         model, data = load(settings)
-        self.task, self.class_names = data.name, data.classes
+        self.task, self.class_names = data.title, data.classes
         self.targets = settings.targets(data.classes)
         self.chosen = chosen_classes(settings.report_classes, data.classes, self.targets)
         self.published = published_accuracy(settings, model, data, self.targets)
@@ -202,7 +225,7 @@ class ClassificationStudy(AccuracyStudy):
             "preprocessing": data.identity()["preprocessing"],
         }
         self.noted = {
-            "model": settings.model,
+            "model": model.title,
             "preprocessing_source": model.preprocessing_source,
             "left_out": dict(self.cached.unreadable),
         }

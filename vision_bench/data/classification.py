@@ -23,7 +23,7 @@ from torch import Tensor
 
 from aim_plugins.core.errors import did_you_mean
 from vision_bench.data.array_files import ArrayRecords, read_cifar, read_mnist
-from vision_bench.data.dataset import FileImages, VisionData, evenly
+from vision_bench.data.dataset import FileImages, VisionData, evenly, folder_title
 from vision_bench.data.image_folders import FileRecords, read_class_folders, read_imagenet
 from vision_bench.data.images import ImageSource, to_tensor
 
@@ -138,7 +138,10 @@ def load_dataset(
     full_name = f"{name}-{split}" if split else f"{name}-{_folder_name(root)}"
     if isinstance(records, ArrayRecords):
         return _from_arrays(full_name, records, preprocessing, limit, on_error)
-    return _from_files(full_name, records, preprocessing, limit, on_error)
+    data = _from_files(full_name, records, preprocessing, limit, on_error)
+    if name == "folder":
+        data.title = folder_title(root or ".", split)
+    return data
 
 
 class ArrayImages:

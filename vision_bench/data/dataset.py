@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from aim_plugins.core.files import sha256_of
 from aim_plugins.core.identity import fingerprint
 from vision_bench.data.images import UnreadableImageError, read_image
+from vision_bench.models.names import plain_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +36,7 @@ class VisionData(Dataset, abc.ABC):
 
     Attributes:
         name: Name of the data set and its split.
+        title: What a person would call it; of a folder, that folder's name and the split.
         names: Name of each image: its path, or its position in the data set's arrays.
         classes: Names of the classes.
         preprocessing: What the images go through.
@@ -52,7 +54,7 @@ class VisionData(Dataset, abc.ABC):
         unreadable: Mapping[str, str],
         on_error: str,
     ) -> None:
-        self.name = name
+        self.name = self.title = name
         self.names = tuple(names)
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
@@ -100,6 +102,16 @@ class FileImages:
 
     def subset(self, indices: list[int]) -> FileImages:
         return FileImages(self.root, [self.names[index] for index in indices])
+
+
+def folder_title(root: str | Path, split: str | None) -> str:
+    """What a person would call the data in a folder.
+
+    >>> folder_title("data/birds", "val"), folder_title("scenes-digits-87b0ff70b3f7", None)
+    ('birds-val', 'scenes-digits')
+    """
+    name = plain_name(str(Path(root).resolve()))
+    return f"{name}-{split}" if split else name
 
 
 def digest_files(paths: Sequence[Path]) -> list[str]:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.core.errors import did_you_mean
-from vision_bench.data.dataset import VisionData, digest_files, evenly
+from vision_bench.data.dataset import VisionData, digest_files, evenly, folder_title
 from vision_bench.data.images import (
     UnreadableImageError,
     check_input_size,
@@ -239,7 +239,7 @@ def load_segmentation_dataset(
     else:
         assert split is not None
         files = {"ade20k": read_ade20k, "cityscapes": read_cityscapes}[name](root, split)
-    return SegmentationData(
+    data = SegmentationData(
         f"{name}-{split or root.resolve().name}",
         _limited(files, limit),
         resize=resize or default_resize(name, preprocessing),
@@ -247,6 +247,9 @@ def load_segmentation_dataset(
         preprocessing=preprocessing,
         on_error=on_error,
     )
+    if name == "folder":
+        data.title = folder_title(root, split)
+    return data
 
 
 def network_input(

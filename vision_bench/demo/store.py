@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -76,15 +75,6 @@ def is_whole(folder: Path) -> bool:
 def read_record(folder: Path) -> dict[str, Any]:
     """What the maker of a whole folder noted: its `recipe`, and `notes` such as an accuracy."""
     return unseal((folder / RECORD).read_text(encoding="utf-8"))
-
-
-def readable_name(path: str) -> str:
-    """The last part of a path, without the digest that ends the names of the cache's folders.
-
-    >>> readable_name("cache/vision/segformer-digits-87b0ff70b3f7"), readable_name("segformer-b2")
-    ('segformer-digits', 'segformer-b2')
-    """
-    return re.sub(rf"-[0-9a-f]{{{_DIGITS}}}$", "", Path(path).name)
 
 
 def _make(

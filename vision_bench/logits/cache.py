@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from aim_plugins.core.devices import best_device
-from aim_plugins.core.files import safe_name
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import check_on_error, list_left_out
 from vision_bench.data.images import UnreadableImageError
@@ -212,7 +211,7 @@ def _store(
         "dtype": str(dtype),
         **data.identity(),
     }
-    return LogitsStore(folder, safe_name(f"{model.name}-{data.name}"), identity, data)
+    return LogitsStore(folder, f"{model.title} on {data.title}", identity, data)
 
 
 def _weights_digest(module: nn.Module) -> str:

@@ -27,6 +27,7 @@ from torch import Tensor
 from aim_plugins.core.files import (
     CorruptRecordError,
     is_temporary,
+    safe_name,
     seal,
     sha256_of,
     unseal,
@@ -84,7 +85,7 @@ class LogitsStore:
         text = json.dumps(self._identity, sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()
         self.title = title
-        self.folder = parent / f"{title}-{self.key[:16]}"
+        self.folder = parent / f"{safe_name(title.replace(' ', '-'))}-{self.key[:16]}"
         self.data = data
 
     def start(self) -> None:

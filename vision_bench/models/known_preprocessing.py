@@ -16,6 +16,7 @@ from typing import Any
 
 from aim_plugins.core.files import sha256_of
 from vision_bench.models.image_processors import processor_settings
+from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import KnownPreprocessing, Preprocessing
 
 _PROCESSOR = "preprocessor_config.json"
@@ -80,7 +81,11 @@ def timm_preprocessing(
     settings, source = config.to_dict() if config else {}, f"that of timm's {model_name}"
     certain = path is None or bool(config and config.url and is_published(path, config.url))
     if path is not None and (beside := _timm_config(path.parent)):
-        settings, source, certain = beside, f"of {path.parent.name}/config.json", True
+        settings, source, certain = (
+            beside,
+            f"of {plain_name(str(path.parent.resolve()))}'s config.json",
+            True,
+        )
     # Some are evaluated on larger images than they were trained with.
     asked = timm.data.resolve_data_config(pretrained_cfg=settings or {"": ""}, use_test_size=True)
     side = asked["input_size"][-1]
@@ -122,8 +127,7 @@ def folder_preprocessing(source: str, local: bool) -> KnownPreprocessing | None:
     settings = processor_settings(source, local)
     if settings is None:
         return None
-    name = f"{Path(source).name}/{_PROCESSOR}" if local else f"{source}'s {_PROCESSOR}"
-    return KnownPreprocessing(settings, f"of {name}", True)
+    return KnownPreprocessing(settings, f"of {plain_name(source)}'s {_PROCESSOR}", True)
 
 
 def _timm_config(folder: Path) -> dict[str, Any] | None:

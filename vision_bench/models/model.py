@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from aim_plugins.core.devices import is_main_process
 from aim_plugins.core.identity import model_fingerprint
+from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Preprocessing
 
 Task = Literal["classification", "segmentation"]
@@ -38,6 +39,11 @@ class VisionModel:
     preprocessing: Preprocessing
     fingerprint: str
     preprocessing_source: str = "as given"
+
+    @property
+    def title(self) -> str:
+        """What a person would call it."""
+        return plain_name(self.name)
 
     def describe_preprocessing(self, rule: str | None = None) -> str:
         """Says what is done to images, and where that is known from.

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from aim_plugins.core.devices import best_device, pass_device
-from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.front import Front
+from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.panels import Parts
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import Study
@@ -33,8 +33,9 @@ from aim_plugins.sweep.table import Row, metric_family
 from vision_bench.data.classes import chosen_classes
 from vision_bench.data.segmentation import load_segmentation_dataset
 from vision_bench.data.segmentation_layouts import classes_of
-from vision_bench.demo.store import readable_name
+from vision_bench.focus import class_costs, describe_focus, focus_axis
 from vision_bench.logits.cache import cache_logits
+from vision_bench.models.names import plain_name
 from vision_bench.published import published_curve
 from vision_bench.segmentation.curve import Item, SegmentationCurve, segmentation_curve
 from vision_bench.segmentation.load import load_segmentation_model
@@ -72,7 +73,6 @@ class SegmentationStudy(Study):
         FileNotFoundError: If the data set's list of classes is missing.
     """
 
-    axes = (GaussianNoise.axis,)
     packages = ("aim-plugins", "torch", "transformers")
 
     def __init__(self, settings: SegmentSettings, command: Sequence[str] = ()) -> None:
@@ -84,6 +84,7 @@ class SegmentationStudy(Study):
         self.perturbator, self.stds = levels[0], tuple(level.std for level in levels)
         self.focus = self.perturbator.directions(len(self.class_names)) or {}
         self.chosen = chosen_classes(settings.report_classes, self.class_names, self.focus, few=0)
+        self.axes = (focus_axis(self.focus, self.class_names),)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class SegmentationStudy(Study):
             "score_at": settings.score_at,
             "reduce_labels": settings.reduce_labels,
             "limit": settings.limit,
-            "model": Path(settings.model).name if Path(settings.model).exists() else settings.model,
+            "model": plain_name(settings.model),
             "focus": {str(t): "+" if sign > 0 else "-" for t, sign in self.focus.items()},
             "noise_std": self.stds,
             "draws": settings.draws,
@@ -142,7 +143,7 @@ class SegmentationStudy(Study):
         cached = self.cached
         store.pin_manifest(logits_key=cached.key)
         store.update_manifest(
-            model=readable_name(self.settings.model),
+            model=self.model.title,
             model_fingerprint=self.model.fingerprint,
             data_fingerprint=self.data.fingerprint,
             preprocessing=self.model.describe_preprocessing(self.data.resize),
@@ -150,7 +151,7 @@ class SegmentationStudy(Study):
             left_out=dict(cached.unreadable),
             rules={**self.data.rules, "mean_over": self.settings.mean_over},
         )
-        print(f"{self.data.name}: {self._rules()}", file=sys.stderr)
+        print(f"{self.data.title}: {self._rules()}", file=sys.stderr)
         record = CurveRecord(store.folder / "records" / "counts.safetensors", cached.key)
         curve = record.read(self.stds)
         recorded, since = curve, monotonic()
@@ -175,7 +176,7 @@ class SegmentationStudy(Study):
             print(f"{self.data.name}: {lone}", file=sys.stderr)
 
     def front(self, store: SweepStore) -> Front:
-        task, settings = self.data.name, self.settings
+        task, settings = self.data.title, self.settings
         published = self._published(task)
         if published:
             store.update_manifest(published=published[0][0])
@@ -194,6 +195,8 @@ class SegmentationStudy(Study):
             sorted(rows, key=self._place),
             self.axes,
             subject=self._rules(),
+            change=describe_focus(self.focus, self.class_names),
+            overview=self._costs(),
             images={task: images},
             parts=Parts("class", {f"{task}.{name}": task for name in self.chosen.values()}),
             files={
@@ -209,6 +212,22 @@ class SegmentationStudy(Study):
             "labelled": "means are over labelled classes",
         }[self.settings.mean_over]
         return f"{self.data.describe_rules()}; {counted}"
+
+    def _costs(self) -> Overview | None:
+        """What focus does to every class."""
+        curve = self.curve
+        if not self.focus:
+            return None
+        counts = curve.confusion.sum(0).double() if len(curve.confusion) else curve.expected
+        assert counts is not None  # one of the two is computed
+        return class_costs(
+            curve.stds,
+            counts.diagonal(dim1=1, dim2=2),
+            counts[0].sum(1),
+            counts.sum(1),
+            self.class_names,
+            self.focus,
+        )
 
     def _items(self, positions: range, bar: Any) -> Iterator[Item]:
         device = best_device(self.settings.device)
@@ -229,7 +248,7 @@ class SegmentationStudy(Study):
 
     def _place(self, row: Row) -> tuple[int, int, bool]:
         """Where a row stands in the table: by task, metric, and the law after its samples."""
-        tasks = [self.data.name, *(f"{self.data.name}.{name}" for name in self.chosen.values())]
+        tasks = [self.data.title, *(f"{self.data.title}.{name}" for name in self.chosen.values())]
         family = metric_family(row.metric)
         return tasks.index(row.task), METRICS.index(family), row.metric != family
 

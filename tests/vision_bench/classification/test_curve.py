@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import special, stats
+from sklearn.metrics import precision_score, recall_score
 
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
 from vision_bench.classification.curve import AccuracyCurve, ExactLaw, accuracy_curve, exact_law
@@ -179,7 +180,8 @@ def level_by_level(
                 "entropy_stderr": stats.sem(entropy),
                 "ece": sum(abs((right - confidence)[place == m].sum()) for m in range(1, 16))
                 / len(right),
-                "by_class": [right[labels.numpy() == k].mean() for k in range(logits.shape[1])],
+                "recall": recall_score(labels, order[:, 0], average=None),
+                "precision": precision_score(labels, order[:, 0], average=None),
             }
         )
     return levels
@@ -201,8 +203,9 @@ def test_a_sweep_equals_a_loop_over_levels_with_the_same_noise(digits, targets, 
             assert entropy.value == pytest.approx(level["entropy"], abs=1e-6)
             assert entropy.stderr == pytest.approx(level["entropy_stderr"], rel=1e-4)
             assert values["ece", std, draw].value == pytest.approx(level["ece"], abs=1e-6)
-            shares = [classes[f"d.{name}", "acc", std, draw].value for name in names.values()]
-            assert shares == pytest.approx(level["by_class"], abs=1e-12)
+            for metric in ("recall", "precision"):
+                found = [classes[f"d.{name}", metric, std, draw] for name in names.values()]
+                assert [row.value for row in found] == pytest.approx(level[metric], abs=1e-12)
 
 
 @pytest.mark.parametrize("sign", [+1, -1])
@@ -210,9 +213,9 @@ def test_focus_moves_the_recall_of_its_class_as_the_law_says(digits, sign: int):
     draws = 30
     curve = accuracy_curve(*digits, [0.0, 2.0, 6.0], draws=draws, targets={3: sign})
     rows = curve.class_rows("digits", {3: "three"})
-    law = [r.value for r in rows if r.metric == "acc_expected"]
+    law = [r.value for r in rows if r.metric == "recall_expected"]
     assert sign * (law[1] - law[0]) > 0 and sign * (law[2] - law[1]) > 0
-    sampled = [r.value for r in rows if r.metric == "acc" and r.strength == 6.0]
+    sampled = [r.value for r in rows if r.metric == "recall" and r.strength == 6.0]
     # Documents draw independently: at most the error of coins.
     error = math.sqrt(max(law[2] * (1 - law[2]), 1e-3) / rows[0].n / draws)
     assert np.mean(sampled) == pytest.approx(law[2], abs=4 * error)
@@ -245,11 +248,28 @@ def test_classes_make_up_the_whole(digits):
     curve = accuracy_curve(*digits, STDS, draws=1)
     rows = curve.class_rows("digits", dict(enumerate("abcdefghij")))
     for level, std in enumerate(STDS):
-        for metric, whole in (("acc", curve.sampled[level, 0]), ("acc_expected", None)):
+        for metric, whole in (("recall", curve.sampled[level, 0]), ("recall_expected", None)):
             part = [r for r in rows if r.metric == metric and r.strength == std]
             mean = sum(r.value * r.n for r in part) / sum(r.n for r in part)
             expected = curve.expected[level] if whole is None else whole
             assert mean == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_a_class_that_is_no_answer_has_no_precision_and_the_others_count_their_answers():
+    logits = torch.tensor([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.0, 2.0]])
+    curve = accuracy_curve(logits, torch.tensor([0, 1, 2, 2]), [0.0])
+    rows = {
+        (r.task, r.metric): (r.value, r.n)
+        for r in curve.class_rows("d", {0: "a", 1: "b", 2: "c"})
+        if r.draw is not None
+    }
+    assert rows == {
+        ("d.a", "recall"): (1.0, 1),
+        ("d.a", "precision"): (0.5, 2),
+        ("d.b", "recall"): (0.0, 1),
+        ("d.c", "recall"): (1.0, 2),
+        ("d.c", "precision"): (1.0, 2),
+    }
 
 
 def test_a_class_without_documents_has_no_rows(digits):

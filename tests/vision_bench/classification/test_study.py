@@ -87,7 +87,8 @@ def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: P
     assert values(tmp_path, "acc") == pytest.approx(curve.sampled.flatten().tolist(), abs=1e-12)
     assert values(tmp_path, "acc_expected") == pytest.approx(curve.expected.tolist(), abs=1e-6)
     metrics = {r["metric"] for r in table(tmp_path)}
-    assert metrics == {"acc", "acc_expected", "acc_top5", "entropy", "ece"}
+    whole = {"acc", "acc_expected", "acc_top5", "entropy", "ece"}
+    assert metrics == whole | {"recall", "recall_expected", "precision"}
     assert {r["task"] for r in table(tmp_path, "classes.csv")} == {
         f"digits-test.{digit}" for digit in range(10)
     }
@@ -102,6 +103,18 @@ def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: P
     assert {"digits-test-acc", "digits-test-ece", "digits-test-classes"} <= pictures
     report = (tmp_path / "out" / "report.html").read_text()
     assert "digits-test.7" in report and "<h1>resnet20</h1>" in report
+
+
+def test_model_and_data_are_called_as_a_person_would(weights: Path, tmp_path: Path, capsys):
+    assert run(tmp_path, weights, *SCHEDULE) == 0
+    errors = capsys.readouterr().err
+    assert "resnet20 on digits-test:" in errors and "cifar10_resnet20" not in errors
+    assert '<p class="summary">resnet20 on ' in (tmp_path / "out" / "report.html").read_text()
+    folders = [path.name for path in (tmp_path / "logits").iterdir() if path.is_dir()]
+    assert [name.startswith("resnet20-on-digits-test-") for name in folders] == [True]
+    # No data set but its own stands in the name of a folder of results.
+    assert ClassifySettings("digits", "resnet20").folder == Path("runs/digits_resnet20")
+    assert ClassifySettings("cifar10", "resnet20").folder == Path("runs/cifar10_resnet20")
 
 
 def test_pictures_are_drawn_only_if_asked_for(weights: Path, tmp_path: Path):
@@ -145,13 +158,54 @@ def test_an_interrupted_sweep_goes_on_at_the_first_missing_draw(weights, tmp_pat
 
 def test_focus_raises_the_recall_of_its_class(weights: Path, tmp_path: Path):
     assert run(tmp_path, weights, *SCHEDULE, "--focus-target", "3") == 0
-    law = values(tmp_path, "acc_expected", "digits-test.3")
+    law = values(tmp_path, "recall_expected", "digits-test.3")
     assert law[0] < law[1] < law[2]
+    precision = values(tmp_path, "precision", "digits-test.3")
+    assert precision[0] > precision[1] > precision[2]
     assert {r["task"] for r in table(tmp_path)} == {"digits-test", "digits-test.3"}
     other = tmp_path / "negative"
     assert run(other, weights, *SCHEDULE, "--focus-target", "3", "--focus-negative") == 0
-    law = values(other, "acc_expected", "digits-test.3")
+    law = values(other, "recall_expected", "digits-test.3")
     assert law[0] > law[1] > law[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [((), "focus on 3 and 5"), (("--focus-negative",), "focus away from 3 and 5")],
+)
+def test_a_focus_report_says_which_classes_are_pushed_where(
+    weights: Path, tmp_path: Path, capsys, options: tuple[str, ...], words: str
+):
+    focus = ("--focus-target", "3", "5", *options, "--plot")
+    assert run(tmp_path, weights, *SCHEDULE, *focus) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"<title>resnet20, {words}: quality against strength</title>" in page
+    assert f'<p class="summary">resnet20, {words}, on ' in page
+    label = f"{words}: noise std σ (logits)"
+    assert json.dumps(label) in page
+    picture = (tmp_path / "out" / "curves" / "digits-test.3-precision.svg").read_text()
+    assert f">{label}<" in picture
+    # What it costs the others stands on the terminal and in the report.
+    printed = capsys.readouterr().out
+    (start,) = [n for n, line in enumerate(printed.splitlines()) if line.startswith("What focus")]
+    lines = printed.splitlines()[start : start + 13]
+    assert lines[1].startswith(f"F{words[1:]}: the classes in focus")
+    heads = [f"{metric} σ={std}" for metric in ("recall", "precision") for std in (0, 4, 8)]
+    assert lines[2].split("  ")[-1] == heads[-1] and f'<th scope="col">{heads[0]}</th>' in page
+    names = [line.split()[0] for line in lines[3:]]
+    assert names[:2] == ["3", "5"] and sorted(names) == list("0123456789")
+    recall, precision = (
+        [values(tmp_path, metric, "digits-test.3")[level] for level in range(3)]
+        for metric in ("recall", "precision")
+    )
+    assert lines[3].split()[1:] == [f"{value:.3f}" for value in recall + precision]
+
+
+def test_a_utility_report_names_no_class(weights: Path, tmp_path: Path, capsys):
+    assert run(tmp_path, weights, *SCHEDULE) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<title>resnet20: quality against strength</title>" in page
+    assert "focus on" not in capsys.readouterr().out
 
 
 def test_a_config_with_overrides_is_the_same_sweep(weights: Path, tmp_path: Path):

@@ -375,6 +375,49 @@ def test_the_exact_law_of_one_target_is_the_mean_of_many_draws(config, tmp_path)
     assert not any(row["precision"] or row["f1_stderr"] for row in laws)
 
 
+def test_a_focus_report_says_which_class_is_pushed_where_and_what_it_costs(
+    config, tmp_path, capsys
+):
+    assert evaluate(config(PERTURBATION=PERSON_UP | {"POSITIVE": False}, exact=False)) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    words = "focus away from person"
+    assert f"<title>tiny-segformer, {words}: quality against strength</title>" in page
+    assert f'<p class="summary">tiny-segformer, {words}, on ' in page
+    assert json.dumps(f"{words}: noise std σ (logits)") in page
+    printed = capsys.readouterr().out.splitlines()
+    start = printed.index("What focus does to each class")
+    # The same as in the table of classes, which is counted elsewhere.
+    rows = {
+        (row["name"], float(row["strength"])): row for row in read_csv(tmp_path / "out/classes.csv")
+    }
+    name, *cells = printed[start + 3].split()
+    assert name == "person"
+    expected = [
+        float(rows["person", std][metric])
+        for metric in ("recall", "precision")
+        for std in (0.0, 1.5, 3.0)
+    ]
+    assert [float(cell) for cell in cells] == pytest.approx(expected, abs=6e-4)
+
+
+def test_models_and_data_in_folders_are_called_by_their_names(
+    config, checkpoint, ade20k, tmp_path, capsys
+):
+    model, data = (tmp_path / f"{name}-87b0ff70b3f7" for name in ("segformer-birds", "birds"))
+    shutil.copytree(checkpoint, model)
+    for own, theirs in (("images", "images"), ("labels", "annotations")):
+        shutil.copytree(ade20k / theirs / "validation", data / own / "val")
+    (data / "classes.txt").write_text("".join(f"bird {index}\n" for index in range(CLASSES)))
+    folder = {"dataset": "folder", "split": "val", "model": str(model), "data_root": str(data)}
+    assert evaluate(config(exact=False, limit=2, **folder)) == 0
+    shown = capsys.readouterr()
+    assert "segformer-birds on birds-val:" in shown.err
+    assert "birds-val (n=2)" in shown.out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h1>segformer-birds</h1>" in page
+    assert "87b0ff70b3f7" not in page
+
+
 def test_every_metric_has_its_curve_and_every_file_is_named(config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(front, "_draw", DRAW)
     assert evaluate(config(exact=False, report_classes=["sky"])) == 0

@@ -1,0 +1,22 @@
+"""What people call models and data that configs name by libraries, paths and cache folders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_DIGEST = re.compile(r"-[0-9a-f]{12}$")
+"""What ends the names of the demo's folders in the cache."""
+
+
+def plain_name(name: str) -> str:
+    """A name as a person would say it: without library, data set, folders and digests.
+
+    >>> [plain_name(name) for name in ("cifar10_resnet20", "timm:resnet50.a1_in1k", "segformer-b2")]
+    ['resnet20', 'resnet50.a1_in1k', 'segformer-b2']
+    >>> plain_name("/home/ann/.cache/vision/segformer-digits-87b0ff70b3f7")
+    'segformer-digits'
+    """
+    # A model of pytorch-cifar-models may be trained on any data.
+    without = re.sub(r"^(torchvision:|timm:|cifar100?_)", "", name)
+    return _DIGEST.sub("", Path(without).name) or name
