@@ -33,6 +33,7 @@ from vision_bench.classification.top_classes import (
     kept_rows,
     top_classes,
 )
+from vision_bench.data.dataset import first_of, list_left_out
 from vision_bench.data.image_folders import image_files, imagenet_classes, no_images
 from vision_bench.data.images import UnreadableImageError, read_image, to_tensor
 from vision_bench.models.load import load_model
@@ -74,11 +75,11 @@ class PhotographsStudy(Study):
         }
 
     def load(self) -> None:
-        """Classifies the photographs; damaged files are left out with a line each.
+        """Classifies the photographs; those that are damaged are left out and named.
 
         Raises:
             FileNotFoundError: If there are no photographs.
-            ValueError: If the model is none of ImageNet.
+            ValueError: If the model is none of ImageNet, or no photograph can be read.
         """
         folder = Path(self.settings.images)
         # Untrained weights too are the same in every run, which goes on where it was.
@@ -94,18 +95,26 @@ class PhotographsStudy(Study):
         self.class_names = imagenet_classes()[1]
         model.tell_preprocessing()
         self.photographs: dict[str, Image] = {}
+        self.left_out: dict[str, str] = {}
         logits = []
         for name in image_files(folder):
             try:
                 photograph = read_image(folder / name)
+                pixels = to_tensor(photograph, model.preprocessing)
             except UnreadableImageError as error:
-                print(f"left out: {error}", file=sys.stderr)
+                self.left_out[name] = str(error).removeprefix(f"{folder / name}: ")
                 continue
             with torch.no_grad():
-                logits.append(model.module(to_tensor(photograph, model.preprocessing)[None]))
+                logits.append(model.module(pixels[None]))
             self.photographs[name] = photograph
-        if not logits:
+        if not logits and not self.left_out:
             raise no_images(folder)
+        if not logits:
+            raise UnreadableImageError(
+                f"{folder} holds no usable image; left out: {first_of(self.left_out)}"
+            )
+        if self.left_out:
+            print(f"{folder}: {list_left_out(self.left_out)}", file=sys.stderr)
         self.logits = torch.cat(logits).float()
 
     def measure(self, store: SweepStore) -> None:
@@ -116,7 +125,9 @@ class PhotographsStudy(Study):
             images=list(self.photographs),
         )
         source = self.model.preprocessing_source
-        store.update_manifest(model=self.model.title, preprocessing_source=source)
+        store.update_manifest(
+            model=self.model.title, preprocessing_source=source, left_out=self.left_out
+        )
         self.found = top_classes(self.logits, self.stds, top=settings.top, seed=settings.seed)
         self.rows = kept_rows(
             self.logits, self.stds, TASK, draws=settings.draws, seed=settings.seed

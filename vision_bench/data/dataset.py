@@ -150,7 +150,7 @@ def list_left_out(unreadable: Mapping[str, str]) -> str:
     lines = [f"  {name}: {reason}" for name, reason in unreadable.items()]
     rest = len(lines) - _LISTED
     if rest > 0:
-        lines = [*lines[:_LISTED], f"  and {rest} more, which the manifest lists as left_out"]
+        lines = [*lines[:_LISTED], f"  and {rest} more"]
     counted = "1 image" if len(unreadable) == 1 else f"{len(unreadable)} images"
     return "\n".join([f"left out {counted}", *lines])
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from aim_plugins.core.devices import best_device
 from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import format_strength
+from vision_bench.data.dataset import list_left_out
 from vision_bench.data.image_folders import image_files, no_images
 from vision_bench.data.images import UnreadableImageError, read_image
 from vision_bench.data.segmentation import default_resize, network_input
@@ -100,8 +101,8 @@ def infer(settings: SegmentSettings, images: Path, output: Path) -> list[Path]:
                 raise UnreadableImageError(f"{root / name}: {unreadable[name]}") from error
             continue
         written.append(output / folders[name])
-    for name, reason in unreadable.items():
-        print(f"left out: {root / name}: {reason}", file=sys.stderr)
+    if unreadable:
+        print(f"{root}: {list_left_out(unreadable)}", file=sys.stderr)
     if not written:
         raise UnreadableImageError(f"{images}: none of the {len(names)} images is usable")
     counted = "1 image" if len(written) == 1 else f"{len(written)} images"

@@ -173,7 +173,7 @@ class SegmentationStudy(Study):
         assert curve is not None  # a data set without images is refused
         self.curve = curve
         if lone := lone_class(curve, self.class_names):
-            print(f"{self.data.name}: {lone}", file=sys.stderr)
+            print(f"{self.data.title}: {lone}", file=sys.stderr)
 
     def front(self, store: SweepStore) -> Front:
         task, settings = self.data.title, self.settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -92,8 +93,10 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
 ):
     assert main(["top-classes", str(config(tmp_path, folder))]) == 0
     printed = capsys.readouterr()
-    assert "c.jpg" in printed.err
+    assert f"{folder}: left out 1 image\n  c.jpg: not a readable image" in printed.err
     out = tmp_path / "out"
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert list(manifest["left_out"]) == ["c.jpg"]
     with (out / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == ["a.png"] * 10 + ["b.png"] * 10
@@ -102,6 +105,7 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
     assert {row["probability"] for row in clean if row["rank"] == "1"} == {"1.0"}
     page = (out / "report.html").read_text()
     assert "one noisy run: " in page and "data:image/jpeg;base64" in page
+    assert "left_out.c.jpg" in page
     assert str(out / "report.html") in printed.out
 
 
@@ -117,6 +121,14 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
 def test_bad_input_is_one_line(tmp_path, folder, settings, message, capsys):
     assert main(["top-classes", str(config(tmp_path, folder, **settings))]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_damaged_files_alone_are_not_called_no_files(tmp_path, folder, capsys):
+    for path in folder.glob("*.png"):
+        path.unlink()
+    assert main(["top-classes", str(config(tmp_path, folder, model="timm:test_resnet"))]) == 2
+    told = "holds no usable image; left out: c.jpg: not a readable image"
+    assert told in capsys.readouterr().err
 
 
 def test_a_run_with_untrained_weights_can_be_repeated(tmp_path, folder):

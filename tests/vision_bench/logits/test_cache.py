@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import vision_bench
 from vision_bench.classification.sampled_runs import sample_run
 from vision_bench.data.classification import ClassificationData, load_dataset
+from vision_bench.data.dataset import list_left_out
 from vision_bench.data.images import UnreadableImageError
 from vision_bench.data.segmentation import SegmentationData, load_segmentation_dataset
 from vision_bench.logits import store as logits_store
@@ -365,6 +366,22 @@ def test_images_too_small_for_the_model_are_left_out(tmp_path: Path):
     strict = load_segmentation_dataset("folder", root, classes=["a", "b", "c"], on_error="raise")
     with pytest.raises(UnreadableImageError, match="toy takes no images of 3 x 5 pixels"):
         cache_logits(segmenter(), strict, tmp_path / "strict")
+
+
+def test_images_without_a_label_are_on_the_list_of_the_logits_too(tmp_path: Path):
+    root = write_pairs(tmp_path / "data", [(16, 12)] * 4)
+    (root / "labels" / "1.png").unlink()
+    (root / "images" / "3.png").write_bytes(b"no image")
+    for _ in ("first", "again"):
+        with pytest.warns(SkippedImagesWarning, match="left out 2 images"):
+            cached = cache_logits(segmenter(), pairs(root), tmp_path / "cache")
+        assert list(cached.unreadable) == ["images/1.png", "images/3.png"]
+        assert len(cached) == 2
+
+
+def test_very_many_images_left_out_are_counted():
+    told = list_left_out({f"{number}.png": "no label map" for number in range(60)}).splitlines()
+    assert (told[0], told[-1], len(told)) == ("left out 60 images", "  and 10 more", 52)
 
 
 def test_a_classifier_for_larger_images_is_one_line(tmp_path: Path):

@@ -702,7 +702,7 @@ def test_every_readable_image_gets_overlays_strip_and_animation(
     assert infer(config(data_root="nowhere", PERTURBATION=PERSON_UP), photographs) == 0
     captured = capsys.readouterr()
     assert "3 images, 1 left out" in captured.out
-    assert "left out: " in captured.err and "broken.jpg" in captured.err
+    assert f"{photographs}: left out 1 image\n  broken.jpg: not a readable" in captured.err
     output = tmp_path / "out-images"
     written = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.*"))
     names = ["animation.gif", "shares.csv", "std=0.png", "std=1.5.png", "std=3.png", "strip.png"]
