@@ -34,7 +34,7 @@ from vision_bench.perturbators import ImageKey, Perturbator, SingleClassPerturba
 from vision_bench.segmentation.envelope import Envelope
 from vision_bench.segmentation.group_counts import GroupCounts
 from vision_bench.segmentation.pixel_argmax import LevelArgmax, add_expected_counts, sampled_argmax
-from vision_bench.segmentation.pixel_samples import sample_pixels
+from vision_bench.segmentation.pixel_samples import sample_with_strays
 
 JACKKNIFE_GROUPS = 128
 """Groups of images; a standard error then is known to 6% of itself."""
@@ -357,15 +357,22 @@ class _Counter:
         budget = labelled if self.exact_pixels is None else self.exact_pixels
         # Without noise the law is an argmax, which costs little for all pixels.
         whole = self.levels.count(0.0) if budget < labelled else len(self.levels)
-        for rows in tile_rows(self.classes, size) if whole else ():
-            labels = truth[rows.start * size[1] : rows.stop * size[1]]
-            pixels = (labels < self.classes).nonzero().squeeze(1)
+        noisy = self.levels[whole:]
+        strays = torch.full_like(truth, self.classes)
+        for rows in tile_rows(self.classes, size):
+            tile = slice(rows.start * size[1], rows.stop * size[1])
+            pixels = (truth[tile] < self.classes).nonzero().squeeze(1)
+            labels = truth[tile][pixels]
             clean = upsample_rows(logits, size, rows).index_select(1, pixels)
             levels, parts = self.levels[:whole], (counts[:whole], log_absent[:whole])
-            add_expected_counts(clean, labels[pixels], directions, levels, *parts)
-        if noisy := self.levels[whole:]:
+            add_expected_counts(clean, labels, directions, levels, *parts)
+            if noisy:
+                strays[tile][pixels] = clean.argmax(0)
+        if noisy:
+            # Where a class of the image wins, its labels are sampled in any case.
+            strays[torch.isin(strays, truth)] = self.classes
             seed = image_key(name) % 2**63
-            pixels, weights = sample_pixels(truth, self.classes, budget, seed=seed)
+            pixels, weights = sample_with_strays(truth, strays, self.classes, budget, seed=seed)
             clean = upsample_pixels(logits, size, pixels)
             parts = (counts[whole:], log_absent[whole:])
             add_expected_counts(clean, truth[pixels], directions, noisy, *parts, weights)

@@ -91,7 +91,7 @@ def add_expected_counts(
     stds: Sequence[float],
     counts: Float[Tensor, "levels truth classes"],
     log_absent: Float[Tensor, "levels classes"],
-    weights: Float[Tensor, " pixels"] | None = None,
+    weights: tuple[Float[Tensor, " pixels"], Float[Tensor, " pixels"]] | None = None,
 ) -> None:
     """Adds the expected number of pixels by label and winning class, and when a class wins none.
 
@@ -102,14 +102,17 @@ def add_expected_counts(
         stds: Strengths.
         counts: float64 counts to add to, in place.
         log_absent: Log of the probability that no pixel is called a class, float64, to add to.
-        weights: Pixels that each one stands for, in float64; None means itself alone.
+        weights: Pixels that each one stands for, in float64, in `counts` and in `log_absent`; None
+            means itself alone.
 
     Raises:
         ValueError: If a pixel has NaN, +inf or only −inf logits.
     """
     classes = len(clean)
     if weights is None:
-        weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+        alone = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+        weights = (alone, alone)
+    stands_for, absent_weights = weights
     signs = [] if directions is None else list(directions.values())
     if directions is not None:
         values, ids = _contenders(clean, list(directions))
@@ -117,21 +120,22 @@ def add_expected_counts(
         if std == 0:
             winners = clean.argmax(0, keepdim=True)
             require_usable(clean.gather(0, winners)[0])
-            count.view(-1).scatter_add_(0, labels * classes + winners[0], weights)
-            absent.scatter_add_(0, winners[0], _IMPOSSIBLE * weights)
+            count.view(-1).scatter_add_(0, labels * classes + winners[0], stands_for)
+            absent.scatter_add_(0, winners[0], _IMPOSSIBLE * absent_weights)
             continue
         if directions is None:
             probabilities = argmax_probabilities(clean.T, std)
-            count.index_add_(0, labels, probabilities * weights[:, None])
-            absent += weights @ _log_others(probabilities)
+            count.index_add_(0, labels, probabilities * stands_for[:, None])
+            absent += absent_weights @ _log_others(probabilities)
             continue
         if len(signs) == 1:
             probabilities = _single_target_law(values, signs[0], std)
         else:
             probabilities = focus_probabilities(values.T, dict(enumerate(signs)), std).T
         cells = labels * classes + ids
-        count.view(-1).scatter_add_(0, cells.flatten(), (weights * probabilities).flatten())
-        absent.scatter_add_(0, ids.flatten(), (weights * _log_others(probabilities)).flatten())
+        count.view(-1).scatter_add_(0, cells.flatten(), (stands_for * probabilities).flatten())
+        others = absent_weights * _log_others(probabilities)
+        absent.scatter_add_(0, ids.flatten(), others.flatten())
 
 
 def _log_others(probabilities: Tensor) -> Tensor:

@@ -254,6 +254,30 @@ def test_the_law_knows_how_often_classes_without_ground_truth_are_predicted(pert
     assert clean["miou"] == pytest.approx((31 / 32 + 1) / 3)
 
 
+def test_sampled_pixels_do_not_miss_classes_that_win_at_a_few_only():
+    """Three pixels of 4096 are called what no label is; a sample by label would miss them."""
+    labels = (torch.arange(64 * 64).view(64, 64) % 2).long()
+    logits = torch.full((4, 64, 64), -20.0)
+    logits[0], logits[1] = 3.0 - 3 * labels, 3.0 * labels
+    logits[2, 5, [3, 9]], logits[3, 60, 8] = 9.0, 9.0
+    whole, part = (
+        segmentation_curve(
+            [(logits, labels, 0)],
+            UtilityPerturbator(0),
+            [0.0, 0.2],
+            draws=0,
+            exact=True,
+            exact_pixels=pixels,
+        )
+        for pixels in (None, 40)
+    )
+    clean = (2045 / 2048 + 2048 / 2048) / 4  # if all three had the first label
+    for level in (0, 1):
+        assert _value(whole, "miou_expected", level) == pytest.approx(clean, abs=1e-3)
+        assert _value(part, "miou_expected", level) == pytest.approx(clean, abs=2e-2)
+    assert torch.allclose(part.expected.sum(2), whole.expected.sum(2), rtol=1e-6)
+
+
 def test_a_subsample_of_pixels_estimates_the_law_without_bias(scenes):
     logits, labels, _ = scenes[0]
     options = {"draws": 0, "exact": True}
