@@ -10,6 +10,8 @@ accuracy and recall, whose denominators are fixed. IoU is computed from expected
 denominator T + F, of T labelled pixels and F false ones, is at least T, so that on all pixels the
 value lies below the expected IoU by a share of some Var(F)/(T + E F)² ≤ 1/(4T). Precision and F1
 have no such floor; where a class is hardly ever predicted, they would be far off, and are left out.
+The mean over classes asks besides how likely those without labels are to be predicted anywhere (see
+`group_counts`).
 
 Standard errors are over images, by the jackknife (see `group_counts`): images are dealt to at most
 `JACKKNIFE_GROUPS` groups, each its own where there are no more.
@@ -17,7 +19,7 @@ Standard errors are over images, by the jackknife (see `group_counts`): images a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
 
@@ -28,16 +30,10 @@ from torch import Tensor
 from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.sweep.table import Row
 from vision_bench.confusion import MeanOver
-from vision_bench.data.labels import IGNORE, check_labels, counted_pixels
-from vision_bench.logits.upsampling import tile_rows, upsample_pixels, upsample_rows
-from vision_bench.perturbators import ImageKey, Perturbator, SingleClassPerturbator, image_key
-from vision_bench.segmentation.envelope import Envelope
+from vision_bench.data.labels import IGNORE
+from vision_bench.perturbators import ImageKey, Perturbator, SingleClassPerturbator
+from vision_bench.segmentation.counting import PixelCounter, sampled_tiles
 from vision_bench.segmentation.group_counts import GroupCounts
-from vision_bench.segmentation.pixel_argmax import LevelArgmax, add_expected_counts, sampled_argmax
-from vision_bench.segmentation.pixel_samples import sample_with_strays
-
-JACKKNIFE_GROUPS = 128
-"""Groups of images; a standard error then is known to 6% of itself."""
 
 EXACT_PIXELS = 4096
 """Pixels of an image on which laws that need an integral are computed."""
@@ -96,13 +92,13 @@ class SegmentationCurve:
         if expected is not None and other.expected is not None:
             expected = expected + other.expected
         if groups is not None and other.expected_groups is not None:
-            groups = groups.joined(other.expected_groups, self.images, JACKKNIFE_GROUPS)
+            groups = groups.joined(other.expected_groups, self.images)
         return SegmentationCurve(
             self.stds,
             self.confusion + other.confusion,
             expected,
             tuple(
-                mine.joined(others, self.images, JACKKNIFE_GROUPS)
+                mine.joined(others, self.images)
                 for mine, others in zip(self.sampled_groups, other.sampled_groups, strict=True)
             ),
             groups,
@@ -229,18 +225,26 @@ def segmentation_curve(
         raise ValueError(f"exact_pixels={exact_pixels} is below 1: give a number, or None for all")
     if isinstance(perturbator, SingleClassPerturbator):
         exact_pixels = None
-    counter: _Counter | None = None
+    counter: PixelCounter | None = None
     for logits, labels, name in items:
         try:
             _check_item(logits, labels, ignore_index)
             if counter is None:
-                counter = _Counter(len(logits), levels, perturbator, draws, exact, exact_pixels)
+                counter = PixelCounter(len(logits), levels, perturbator, draws, exact, exact_pixels)
             counter.add(logits, labels, name, ignore_index)
         except ValueError as error:
             raise ValueError(f"image {name!r}: {error}") from error
     if counter is None:
         raise ValueError("items hold no image: give at least one")
-    return counter.curve()
+    expected = [groups.finish(counter.images) for groups in counter.expected_groups]
+    return SegmentationCurve(
+        levels,
+        counter.confusion,
+        counter.expected,
+        tuple(groups.finish(counter.images) for groups in counter.sampled_groups),
+        expected[0] if expected else None,
+        counter.images,
+    )
 
 
 def predict_levels(
@@ -271,163 +275,10 @@ def predict_levels(
     dtype = torch.uint8 if len(logits) <= 256 else torch.int16
     maps = torch.empty(len(levels), *size, dtype=dtype)
     rising = [levels[index] for index in order]
-    for rows, _, sampled in _sampled_tiles(logits, size, perturbator, rising, key, [0]):
+    for rows, _, sampled in sampled_tiles(logits, size, perturbator, rising, key, [0]):
         winners = sampled.argmax().to(maps.device, dtype)
         maps[order, rows.start : rows.stop] = winners.view(len(levels), len(rows), size[1])
     return maps
-
-
-class _Counter:
-    """Confusion matrices of the images so far."""
-
-    def __init__(
-        self,
-        classes: int,
-        levels: tuple[float, ...],
-        perturbator: Perturbator,
-        draws: int,
-        exact: bool,
-        exact_pixels: int | None,
-    ) -> None:
-        self.classes, self.levels, self.perturbator = classes, levels, perturbator
-        self.draws, self.exact, self.exact_pixels = draws, exact, exact_pixels
-        perturbator.directions(classes)
-        shape = (len(levels), classes, classes)
-        self.confusion = torch.zeros(draws, *shape, dtype=torch.int64)
-        self.expected = torch.zeros(shape, dtype=torch.float64) if exact else None
-        # One further run for the exact law.
-        runs = [_RunCounts(levels, classes) for _ in range(draws + exact)]
-        self.sampled_groups, self.expected_groups = runs[:draws], runs[draws:]
-        self.images = 0
-
-    def add(self, logits: Tensor, labels: Tensor, name: ImageKey, ignore_index: int | None) -> None:
-        if len(logits) != self.classes:
-            raise ValueError(
-                f"logits have {len(logits)} classes and those before {self.classes}: "
-                "give the outputs of one model"
-            )
-        check_labels(labels, self.classes, ignore_index)
-        counted = counted_pixels(labels, ignore_index)
-        # A row of its own takes the pixels that do not count.
-        truth = torch.where(counted, labels.long(), self.classes).to(logits.device).flatten()
-        size = (labels.shape[0], labels.shape[1])
-        if self.draws:
-            counts = self._sampled_counts(logits, truth, size, name)
-            self.confusion += counts
-            for groups, count in zip(self.sampled_groups, counts, strict=True):
-                groups.add(count, self.images)
-        if self.expected is not None:
-            expected, log_absent = self._expected_counts(logits, truth, size, name)
-            self.expected += expected
-            self.expected_groups[0].add(expected, self.images, log_absent)
-        self.images += 1
-
-    def curve(self) -> SegmentationCurve:
-        sampled = tuple(groups.finish(self.images) for groups in self.sampled_groups)
-        expected = [groups.finish(self.images) for groups in self.expected_groups]
-        return SegmentationCurve(
-            self.levels,
-            self.confusion,
-            self.expected,
-            sampled,
-            expected[0] if expected else None,
-            self.images,
-        )
-
-    def _sampled_counts(
-        self, logits: Tensor, truth: Tensor, size: tuple[int, int], name: ImageKey
-    ) -> Int64[Tensor, "draws levels truth predicted"]:
-        shape = (self.draws, len(self.levels), self.classes + 1, self.classes)
-        counts = torch.zeros(shape, dtype=torch.int64, device=logits.device)
-        tiles = _sampled_tiles(logits, size, self.perturbator, self.levels, name, range(self.draws))
-        for rows, draw, sampled in tiles:
-            pixels = slice(rows.start * size[1], rows.stop * size[1])
-            sampled.add_changes(truth[pixels], counts[draw])
-        return counts.cumsum_(1)[:, :, : self.classes].cpu()
-
-    def _expected_counts(
-        self, logits: Tensor, truth: Tensor, size: tuple[int, int], name: ImageKey
-    ) -> tuple[Float[Tensor, "levels truth predicted"], Float[Tensor, "levels predicted"]]:
-        """Expected counts, and logs of the probabilities that no pixel is called a class."""
-        shape = (len(self.levels), self.classes, self.classes)
-        counts = torch.zeros(shape, dtype=torch.float64, device=logits.device)
-        log_absent = counts.new_zeros(shape[:2])
-        directions = self.perturbator.directions(self.classes)
-        labelled = int((truth < self.classes).sum())
-        budget = labelled if self.exact_pixels is None else self.exact_pixels
-        # Without noise the law is an argmax, which costs little for all pixels.
-        whole = self.levels.count(0.0) if budget < labelled else len(self.levels)
-        noisy = self.levels[whole:]
-        strays = torch.full_like(truth, self.classes)
-        for rows in tile_rows(self.classes, size):
-            tile = slice(rows.start * size[1], rows.stop * size[1])
-            pixels = (truth[tile] < self.classes).nonzero().squeeze(1)
-            labels = truth[tile][pixels]
-            clean = upsample_rows(logits, size, rows).index_select(1, pixels)
-            levels, parts = self.levels[:whole], (counts[:whole], log_absent[:whole])
-            add_expected_counts(clean, labels, directions, levels, *parts)
-            if noisy:
-                strays[tile][pixels] = clean.argmax(0)
-        if noisy:
-            # Where a class of the image wins, its labels are sampled in any case.
-            strays[torch.isin(strays, truth)] = self.classes
-            seed = image_key(name) % 2**63
-            pixels, weights = sample_with_strays(truth, strays, self.classes, budget, seed=seed)
-            clean = upsample_pixels(logits, size, pixels)
-            parts = (counts[whole:], log_absent[whole:])
-            add_expected_counts(clean, truth[pixels], directions, noisy, *parts, weights)
-        return counts.cpu(), log_absent.cpu()
-
-
-class _RunCounts:
-    """Counts of one draw, or of the exact law, by groups of images."""
-
-    def __init__(self, levels: Sequence[float], classes: int) -> None:
-        shape = (JACKKNIFE_GROUPS, len(levels), classes)
-        self.hits, self.predicted, self.truth = torch.zeros(3, *shape, dtype=torch.float64)
-        self.log_absent: Tensor | None = None
-
-    def add(self, confusion: Tensor, image: int, log_absent: Tensor | None = None) -> None:
-        group = image % JACKKNIFE_GROUPS
-        self.hits[group] += confusion.diagonal(dim1=1, dim2=2)
-        self.predicted[group] += confusion.sum(1)
-        self.truth[group] += confusion.sum(2)
-        if log_absent is not None:
-            if self.log_absent is None:
-                self.log_absent = torch.zeros_like(self.hits)
-            self.log_absent[group] += log_absent
-
-    def finish(self, images: int) -> GroupCounts:
-        used = slice(min(images, JACKKNIFE_GROUPS))
-        absent = None if self.log_absent is None else self.log_absent[used]
-        return GroupCounts(self.hits[used], self.predicted[used], self.truth[used], absent)
-
-
-def _sampled_tiles(
-    logits: Tensor,
-    size: tuple[int, int],
-    perturbator: Perturbator,
-    levels: Sequence[float],
-    name: ImageKey,
-    draws: Iterable[int],
-) -> Iterator[tuple[range, int, Envelope | LevelArgmax]]:
-    """The argmax of runs of rows, for each draw."""
-    directions, key = perturbator.directions(len(logits)), image_key(name)
-    for rows in tile_rows(len(logits), size):
-        clean = upsample_rows(logits, size, rows)
-        for draw in draws:
-            yield (
-                rows,
-                draw,
-                sampled_argmax(
-                    clean,
-                    directions,
-                    levels,
-                    key=key,
-                    start=rows.start * size[1],
-                    seed=perturbator.seed + draw,
-                ),
-            )
 
 
 def _check_item(logits: Tensor, labels: Tensor, ignore_index: int | None) -> None:

@@ -7,6 +7,7 @@ Journal of Official Statistics 17, 2001.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vision_bench.confusion import ClassMetrics, MeanOver
+
+JACKKNIFE_GROUPS = 128
+"""Groups of images; a standard error then is known to 6% of itself."""
 
 _PARTS = ("hits", "predicted", "truth", "log_absent")
 
@@ -61,16 +65,15 @@ class GroupCounts:
             for name, values in _metrics(without, mean_over).items()
         }
 
-    def joined(self, other: GroupCounts, images: int, groups: int) -> GroupCounts:
+    def joined(self, other: GroupCounts, images: int) -> GroupCounts:
         """Counts of these images and of those that follow them.
 
         Args:
             other: Counts of the images that follow.
             images: Number of images in these counts.
-            groups: Number of groups that images are dealt to.
         """
         # Image i belongs to the group i modulo the number of groups, from the first image on.
-        places = (images + torch.arange(len(other.hits))) % groups
+        places = (images + torch.arange(len(other.hits))) % JACKKNIFE_GROUPS
         used = max(len(self.hits), int(places.max()) + 1)
 
         def add(mine: Tensor, others: Tensor) -> Tensor:
@@ -80,6 +83,32 @@ class GroupCounts:
 
         mine, others = self.parts(), other.parts()
         return GroupCounts(**{name: add(mine[name], others[name]) for name in mine})
+
+
+class GroupCounter:
+    """Counts of one draw, or of the exact law, by groups of images."""
+
+    def __init__(self, levels: Sequence[float], classes: int) -> None:
+        shape = (JACKKNIFE_GROUPS, len(levels), classes)
+        self.hits, self.predicted, self.truth = torch.zeros(3, *shape, dtype=torch.float64)
+        self.log_absent: Tensor | None = None
+
+    def add(self, confusion: Tensor, image: int, log_absent: Tensor | None = None) -> None:
+        """Adds the counts [levels, truth, predicted] of an image, and what `GroupCounts` notes."""
+        group = image % JACKKNIFE_GROUPS
+        self.hits[group] += confusion.diagonal(dim1=1, dim2=2)
+        self.predicted[group] += confusion.sum(1)
+        self.truth[group] += confusion.sum(2)
+        if log_absent is not None:
+            if self.log_absent is None:
+                self.log_absent = torch.zeros_like(self.hits)
+            self.log_absent[group] += log_absent
+
+    def finish(self, images: int) -> GroupCounts:
+        """The counts of so many images."""
+        used = slice(min(images, JACKKNIFE_GROUPS))
+        absent = None if self.log_absent is None else self.log_absent[used]
+        return GroupCounts(self.hits[used], self.predicted[used], self.truth[used], absent)
 
 
 def _metrics(counts: dict[str, Tensor], mean_over: MeanOver) -> dict[str, Tensor]:

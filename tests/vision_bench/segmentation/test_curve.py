@@ -21,6 +21,7 @@ from vision_bench.perturbators import (
     SingleClassPerturbator,
     UtilityPerturbator,
 )
+from vision_bench.segmentation import counting, group_counts
 from vision_bench.segmentation import curve as segmentation
 from vision_bench.segmentation.curve import predict_levels, segmentation_curve
 from vision_bench.segmentation.envelope import upper_envelope
@@ -64,7 +65,7 @@ def _upsampled(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("perturbator", PERTURBATORS)
 def test_sweep_equals_a_loop_over_strengths_with_the_same_noise(scenes, perturbator, monkeypatch):
-    monkeypatch.setattr(segmentation, "tile_rows", lambda c, size: tile_rows(c, size, 1500))
+    monkeypatch.setattr(counting, "tile_rows", lambda c, size: tile_rows(c, size, 1500))
     curve = segmentation_curve(scenes, perturbator, STDS, draws=2)
     for draw, (level, std) in itertools.product(range(2), enumerate(STDS)):
         labels, predictions = [], []
@@ -152,7 +153,7 @@ def test_infinite_logits_are_refused_where_they_would_be_interpolated(perturbato
 
 def test_tiles_do_not_change_the_counts(scenes, monkeypatch):
     whole = segmentation_curve(scenes, PERTURBATORS[0], STDS)
-    monkeypatch.setattr(segmentation, "tile_rows", lambda c, size: tile_rows(c, size, 600))
+    monkeypatch.setattr(counting, "tile_rows", lambda c, size: tile_rows(c, size, 600))
     parts = segmentation_curve(scenes, PERTURBATORS[0], STDS)
     assert torch.equal(whole.confusion, parts.confusion)
 
@@ -411,7 +412,7 @@ def test_standard_errors_are_the_spread_over_samples_of_images():
 
 def test_groups_of_images_count_each_image_once(scenes, monkeypatch):
     single = segmentation_curve(scenes, PERTURBATORS[0], STDS)
-    monkeypatch.setattr(segmentation, "JACKKNIFE_GROUPS", 2)
+    monkeypatch.setattr(group_counts, "JACKKNIFE_GROUPS", 2)
     grouped = segmentation_curve(scenes, PERTURBATORS[0], STDS)
     assert len(grouped.sampled_groups[0].hits) == 2
     assert [r.value for r in grouped.rows("s")] == [r.value for r in single.rows("s")]
@@ -420,7 +421,7 @@ def test_groups_of_images_count_each_image_once(scenes, monkeypatch):
 @pytest.mark.parametrize("groups", [2, 3, 128])
 @pytest.mark.parametrize("cut", [1, 2, 4])
 def test_parts_joined_are_the_whole(scenes, monkeypatch, groups, cut):
-    monkeypatch.setattr(segmentation, "JACKKNIFE_GROUPS", groups)
+    monkeypatch.setattr(group_counts, "JACKKNIFE_GROUPS", groups)
     options = {"draws": 2, "exact": True, "exact_pixels": 50}
     whole, first, second = (
         segmentation_curve(part, PERTURBATORS[1], STDS, **options)
