@@ -15,7 +15,13 @@ from torch.nn import functional
 from aim_plugins.modulation.ordering import argmax_probabilities, focus_probabilities
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.table import pool_draws
-from vision_bench.logits.upsampling import tile_rows, upsample, upsample_pixels, upsample_rows
+from vision_bench.logits.upsampling import (
+    TILE_ELEMENTS,
+    tile_rows,
+    upsample,
+    upsample_pixels,
+    upsample_rows,
+)
 from vision_bench.perturbators import (
     MultiClassPerturbator,
     SingleClassPerturbator,
@@ -156,6 +162,24 @@ def test_tiles_do_not_change_the_counts(scenes, monkeypatch):
     monkeypatch.setattr(counting, "tile_rows", lambda c, size: tile_rows(c, size, 600))
     parts = segmentation_curve(scenes, PERTURBATORS[0], STDS)
     assert torch.equal(whole.confusion, parts.confusion)
+
+
+@pytest.mark.parametrize("perturbator", PERTURBATORS[:2])
+def test_large_label_maps_are_upsampled_once_and_a_tile_at_a_time(perturbator, monkeypatch):
+    made: list[int] = []
+
+    def count(*arguments):
+        rows = upsample_rows(*arguments)
+        made.append(rows.numel())
+        return rows
+
+    monkeypatch.setattr(counting, "upsample_rows", count)
+    item = (torch.randn(CLASSES, 20, 30), torch.zeros(900, 1100).long(), 0)
+    for stds in (STDS[:2], STDS):
+        made.clear()
+        segmentation_curve([item], perturbator, stds)
+        assert max(made) <= TILE_ELEMENTS
+        assert sum(made) == CLASSES * 900 * 1100
 
 
 def test_noise_of_an_image_does_not_depend_on_the_others(scenes):
