@@ -91,7 +91,7 @@ def timm_preprocessing(
     side = asked["input_size"][-1]
     if asked["input_size"][-2] != side or asked["crop_mode"] not in ("center", "squash"):
         raise ValueError(
-            f"name={name!r} takes images of {asked['input_size']} with crop mode "
+            f"model={name!r} takes images of {asked['input_size']} with crop mode "
             f"{asked['crop_mode']!r}: build it with timm and pass it to wrap_model"
         )
     preprocessing = Preprocessing(

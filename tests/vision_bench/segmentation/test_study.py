@@ -418,6 +418,21 @@ def test_models_and_data_in_folders_are_called_by_their_names(
     assert "87b0ff70b3f7" not in page
 
 
+def test_splits_of_pairs_are_asked_for_and_the_one_recommended_is_read(
+    config, ade20k, tmp_path, capsys
+):
+    data = tmp_path / "birds"
+    for split in ("training", "validation"):
+        for own, theirs in (("images", "images"), ("labels", "annotations")):
+            shutil.copytree(ade20k / theirs / "validation", data / own / split)
+    (data / "classes.txt").write_text("".join(f"bird {index}\n" for index in range(CLASSES)))
+    folder = {"dataset": "folder", "data_root": str(data), "exact": False, "limit": 2}
+    assert evaluate(config(**folder)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "holds the splits training and validation: give split='validation'" in error
+    assert evaluate(config(**folder, split="validation")) == 0
+
+
 def test_every_metric_has_its_curve_and_every_file_is_named(config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(front, "_draw", DRAW)
     assert evaluate(config(exact=False, report_classes=["sky"])) == 0
