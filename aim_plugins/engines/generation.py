@@ -4,13 +4,13 @@ Every prompt becomes one row for each column. The prompts are read once for each
 activations, and their key-value cache is repeated over the columns. Decoding pauses whenever a good
 part of the rows has finished, and those rows leave the batch. Where decoding cannot be paused and
 taken up again (beam search, a cache without batch selection, options that count steps), all rows
-run in one call.
+run in one call. Models that take no notice of padding read every prompt alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +19,17 @@ from torch import Tensor
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from aim_plugins.engines.engine import Prompts
-from aim_plugins.engines.sampling import is_sampling, keyed_sampling
+from aim_plugins.engines.sampling import beam_count, is_sampling, keyed_sampling
+from aim_plugins.engines.stopping import BeamEnds, RowEnds, StoppingFactory, end_tokens
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, applied, by_kind, distinct_columns
 from aim_plugins.modulation.logits import ChangedLogits
 from aim_plugins.modulation.sampling import sampling_seed
-
-_LEAVING_SHARE = 0.2
-"""Decoding pauses when this share of the rows has finished: copying the cache of the others costs
-about as much as a step, and a finished row costs its share of every further step."""
 
 _PAUSABLE_OPTIONS = frozenset(
     {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff"}
@@ -48,49 +44,13 @@ _COUNTING_OPTIONS = (
 )
 """Entries of a model's own generation config that forbid a pause."""
 
-StoppingFactory = Callable[[int, int], StoppingCriteriaList]
-"""Makes stopping criteria from the length of the padded prompts and the number of rows."""
+_READS_PADDING = frozenset({"minimax", "recurrent_gemma", "roformer", "rwkv", "trocr"})
+"""Model types whose class in transformers takes padding for text: beside a longer prompt a shorter
+one would be answered otherwise than alone."""
 
-
-class _RowEnds(StoppingCriteria):
-    """Finishes each row at an end token or a stop string.
-
-    Args:
-        tokenizer: Spells tokens out.
-        stop: The stop strings.
-        ends: The end tokens.
-        start: Position of the first new token.
-        pause: Whether to end the call of `generate` once enough rows have finished.
-
-    Attributes:
-        ended_at: Length in tokens of each row that has finished; what follows is padding.
-    """
-
-    def __init__(
-        self, tokenizer: Any, stop: Sequence[str], ends: set[int], start: int, *, pause: bool
-    ) -> None:
-        self.pause = pause
-        self.tokenizer = tokenizer
-        self.stop = [term for term in stop if term]
-        self.ends = torch.tensor(sorted(ends), dtype=torch.long)
-        self.start = start
-        self.ended_at: dict[int, int] = {}
-        # Tokenizers spell a string in more than one way: look back a little further than it takes.
-        self.lookback = 2 + max(
-            (len(tokenizer.encode(term, add_special_tokens=False)) for term in self.stop), default=0
-        )
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        done = torch.isin(input_ids[:, -1], self.ends.to(input_ids.device))
-        if self.stop:
-            tails = self.tokenizer.batch_decode(input_ids[:, self.start :][:, -self.lookback :])
-            found = [any(term in tail for term in self.stop) for tail in tails]
-            done |= torch.tensor(found, device=done.device)
-        for row in done.nonzero()[:, 0].tolist():
-            self.ended_at.setdefault(row, input_ids.shape[1])
-        if self.pause and len(self.ended_at) >= _LEAVING_SHARE * len(input_ids):
-            return torch.ones_like(done)
-        return done
+_MIXES_ROWS = frozenset({"rwkv"})
+"""Model types whose class mixes the rows of a batch: RWKV's steps of a single token broadcast the
+tokens before, [rows, hidden], against [rows, 1, hidden]."""
 
 
 class _FiniteLogits(LogitsProcessor):
@@ -174,15 +134,15 @@ def generate_columns(
         prompts: P prompts, padded on the left.
         columns: S columns.
         max_length: Tokens of the padded prompt and the continuation together.
-        stop: Strings after which a row is complete.
-        stopping_factory: Stopping criteria of the calls that run to their end; a harness hands in
-            its own, so that one column decodes exactly as it would without us.
+        stop: Strings after which a row is complete; after an empty one it is at once.
+        stopping_factory: Stopping criteria where transformers samples from its own generator: a
+            harness hands in its own, after which as many numbers are drawn as without us.
         occurrences: Where tokens are sampled, how often each prompt was sampled before: each time
             it gets another text. `None` leaves sampling to transformers and its generator.
         **generation_kwargs: Further arguments of `model.generate`.
 
     Returns:
-        New token ids [P][S][...]; what follows an end token or a stop string is of no meaning.
+        New token ids [P][S][...]; what follows an end token or a stop string is padding.
 
     Raises:
         ValueError: If several sequences are asked for one prompt, or several beams sample.
@@ -197,12 +157,12 @@ def generate_columns(
     for weights in dict.fromkeys(column.acting_on("weights") for column in distinct):
         own = [i for i, column in enumerate(distinct) if column.acting_on("weights") == weights]
         with applied(model, [weights]):
-            table = _generate_rows(
+            table = _generate_together(
                 model,
                 tokenizer,
                 prompts,
                 [distinct[index] for index in own],
-                max_length=max_length,
+                new_tokens=max_length - prompts.token_ids.shape[1],
                 stop=stop,
                 stopping_factory=stopping_factory,
                 occurrences=occurrences,
@@ -227,13 +187,41 @@ def decoded_columns(
     return distinct_columns(columns)
 
 
+def _generate_together(
+    model: Any,
+    tokenizer: Any,
+    prompts: Prompts,
+    columns: Sequence[Column],
+    *,
+    occurrences: Sequence[int] | None,
+    **options: Any,
+) -> list[list[list[int]]]:
+    """Continues prompts under columns of the same weights, as many at once as the model allows."""
+    if model.config.model_type not in _READS_PADDING:
+        return _generate_rows(
+            model, tokenizer, prompts, columns, occurrences=occurrences, **options
+        )
+    step = 1 if model.config.model_type in _MIXES_ROWS else len(columns)
+    answers: list[list[list[int]]] = []
+    for index, tokens in enumerate(prompts.unpadded()):
+        row = tokens[None].to(prompts.token_ids.device)
+        alone = Prompts(row, torch.ones_like(row))
+        asked = None if occurrences is None else [occurrences[index]]
+        answers.append([])
+        for start in range(0, len(columns), step):
+            part = columns[start : start + step]
+            [found] = _generate_rows(model, tokenizer, alone, part, occurrences=asked, **options)
+            answers[-1] += found
+    return answers
+
+
 def _generate_rows(
     model: Any,
     tokenizer: Any,
     prompts: Prompts,
     columns: Sequence[Column],
     *,
-    max_length: int,
+    new_tokens: int,
     stop: Sequence[str],
     stopping_factory: StoppingFactory | None,
     occurrences: Sequence[int] | None,
@@ -253,22 +241,42 @@ def _generate_rows(
         )
     if width > 1 and _can_pause(model, generation_kwargs):
         rows.cache = _shared_prefill(model, prompts, columns, generation_kwargs)
+    options = {"max_length": prompts.token_ids.shape[1] + new_tokens, "stop": stop}
+    options |= generation_kwargs
     if rows.cache is not None:
-        answers = _decode_with_pauses(
-            model, tokenizer, rows, max_length=max_length, stop=stop, **generation_kwargs
-        )
+        answers = _decode_with_pauses(model, tokenizer, rows, **options)
     else:
-        start = prompts.token_ids.shape[1]
-        stopping = (
-            StoppingCriteriaList(
-                [_RowEnds(tokenizer, stop, _end_tokens(model), start, pause=False)]
-            )
-            if stopping_factory is None
-            else stopping_factory(start, len(rows.token_ids))
+        answers = _decode_at_once(
+            model, tokenizer, rows, stopping_factory=stopping_factory, **options
         )
-        output = _decode(model, rows, max_length, stopping, **generation_kwargs)
-        answers = output.sequences[:, start:].tolist()
     return [answers[prompt * width : (prompt + 1) * width] for prompt in range(count)]
+
+
+def _decode_at_once(
+    model: Any,
+    tokenizer: Any,
+    rows: _Rows,
+    *,
+    max_length: int,
+    stop: Sequence[str],
+    stopping_factory: StoppingFactory | None,
+    **generation_kwargs: Any,
+) -> list[list[int]]:
+    """Decodes all rows in one call; answers in the order of the rows."""
+    count, start = rows.token_ids.shape
+    ends = RowEnds(tokenizer, stop, end_tokens(model, generation_kwargs), start, pause=False)
+    own_draws = rows.sampling_seed is None and is_sampling(model, generation_kwargs)
+    if beam_count(model, generation_kwargs) > 1:
+        stopping = StoppingCriteriaList([BeamEnds(tokenizer, stop, start, count)])
+    elif own_draws and stopping_factory is not None:
+        stopping = stopping_factory(start, count)
+    else:
+        stopping = StoppingCriteriaList([ends])
+    output = _decode(model, rows, max_length, stopping, **generation_kwargs)
+    answers = output.sequences[:, start:].tolist()
+    return [
+        tokens[: ends.ended_at.get(row, max_length) - start] for row, tokens in enumerate(answers)
+    ]
 
 
 def _decode_with_pauses(
@@ -284,7 +292,7 @@ def _decode_with_pauses(
     answers: list[list[int]] = [[] for _ in rows.origin]
     start = rows.token_ids.shape[1]
     while rows.origin and (length := rows.token_ids.shape[1]) < max_length:
-        ends = _RowEnds(tokenizer, stop, _end_tokens(model), start, pause=True)
+        ends = RowEnds(tokenizer, stop, end_tokens(model, generation_kwargs), start, pause=True)
         output = _decode(model, rows, max_length, StoppingCriteriaList([ends]), **generation_kwargs)
         grown = output.sequences.shape[1] - length
         rows.mask = torch.cat([rows.mask, rows.mask.new_ones((len(rows.mask), grown))], dim=1)
@@ -302,7 +310,7 @@ def _can_pause(model: Any, generation_kwargs: dict[str, Any]) -> bool:
     )
     return (
         set(generation_kwargs) <= _PAUSABLE_OPTIONS
-        and (config.num_beams or 1) == 1
+        and beam_count(model, generation_kwargs) == 1
         and not any(getattr(config, name, None) for name in _COUNTING_OPTIONS)
         and not getattr(model, "_is_stateful", False)
         and not prompt_learning
@@ -343,7 +351,9 @@ def _shared_prefill(
             return_dict_in_generate=True,
         ).past_key_values
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
-    if not all(type(layer) in plain for layer in getattr(cache, "layers", [None])):
+    if type(cache) is not DynamicCache or not all(type(layer) in plain for layer in cache.layers):
+        return None
+    if cache.get_seq_length() != prompts.token_ids.shape[1] - 1:  # the model does not fill it
         return None
     pass_of = {column: index for index, group in enumerate(members.values()) for column in group}
     source = [pass_of[column] for column in range(len(columns))]
@@ -382,8 +392,3 @@ def _decode(
             **cache,
             **generation_kwargs,
         )
-
-
-def _end_tokens(model: Any) -> set[int]:
-    ids = model.generation_config.eos_token_id
-    return set(ids if isinstance(ids, list) else [ids]) - {None}

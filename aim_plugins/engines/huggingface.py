@@ -31,10 +31,11 @@ from aim_plugins.engines.engine import (
     ScoreRequest,
     ScoreRow,
 )
-from aim_plugins.engines.generation import StoppingFactory, decoded_columns, generate_columns
+from aim_plugins.engines.generation import decoded_columns, generate_columns
 from aim_plugins.engines.sampling import is_sampling
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
+from aim_plugins.engines.stopping import StoppingFactory
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, applied, by_forward, distinct_columns
 from aim_plugins.modulation.noise import prefix_keys
@@ -57,6 +58,9 @@ class HuggingFaceEngine:
         device: Where inputs go; None takes the model's first device.
         share_contexts: Whether requests with equal input tokens share a forward pass.
         journal: Keeps finished batches, so that an interrupted run goes on where it was.
+
+    Raises:
+        ValueError: If the model reads both ways.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class HuggingFaceEngine:
         self.softmax_dtype = softmax_dtype
         self.autocast_dtype = autocast_dtype
         self.device: torch.device = model.device if device is None else device
+        _check_causal(model, self.device)
         self.share_contexts = share_contexts
         self.journal = journal
         self._fingerprint: str | None = None
@@ -278,7 +283,7 @@ class HuggingFaceEngine:
             prompts: Left-padded token ids and their mask.
             columns: The columns, S of them.
             max_length: Tokens of the padded prompt and the continuation together.
-            stop: Strings after which a continuation is complete.
+            stop: Strings after which a continuation is complete; after an empty one it is at once.
             stopping_factory: See `generate_columns`.
             occurrences: How often each prompt was asked before; none was if left out. Sampling
                 answers it anew each time; greedy decoding has one answer.
@@ -286,7 +291,7 @@ class HuggingFaceEngine:
 
         Returns:
             New token ids for each prompt and column; what follows an end token or a stop string is
-            of no meaning.
+            padding.
         """
         asked: dict[str, Any] = {
             "kind": "generate",
@@ -380,6 +385,20 @@ class HuggingFaceEngine:
                 max_length=max(2, length),
                 do_sample=False,
             )
+
+
+def _check_causal(model: Any, device: torch.device) -> None:
+    """Refuses an encoder, whose first position sees the tokens behind it."""
+    # Only configs of encoders know the setting, and a few of decoders that ignore it.
+    if getattr(model.config, "is_decoder", True):
+        return
+    with torch.no_grad():
+        first = model(torch.tensor([[1, 2], [1, 3]], device=device)).logits[:, 0].float()
+    if not torch.allclose(first[0], first[1], atol=1e-3):
+        raise ValueError(
+            f"a {model.config.model_type} reads both ways, and would see the text that it is asked "
+            "for: give is_decoder=True among the model's arguments, or a causal model"
+        )
 
 
 def _nothing_shared(request: ScoreRequest) -> None:

@@ -40,6 +40,11 @@ def is_sampling(model: Any, generation_kwargs: Mapping[str, Any]) -> bool:
     return bool(generation_kwargs.get("do_sample", model.generation_config.do_sample))
 
 
+def beam_count(model: Any, generation_kwargs: Mapping[str, Any]) -> int:
+    """Beams of each prompt that `model.generate` keeps, told to or by the model's own config."""
+    return generation_kwargs.get("num_beams", model.generation_config.num_beams) or 1
+
+
 def keyed_sampling(
     model: Any, generation_kwargs: Mapping[str, Any], seeds: Tensor, mask: Tensor
 ) -> tuple[LogitsProcessorList, dict[str, Any]]:
@@ -58,8 +63,7 @@ def keyed_sampling(
         ValueError: If several beams sample.
     """
     own = model.generation_config.to_dict()
-    beams = generation_kwargs.get("num_beams", own.get("num_beams")) or 1
-    if beams > 1:
+    if (beams := beam_count(model, generation_kwargs)) > 1:
         raise ValueError(
             f"num_beams={beams} and do_sample=True: beams of one prompt cannot share a keyed draw; "
             "take num_beams=1 or do_sample=False"

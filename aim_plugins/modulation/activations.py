@@ -4,7 +4,7 @@ Every map acts on the outputs of one module, neuron by neuron: T(x) = scale * x 
 within a support, and at strength λ as (1 - λ) x + λ T(x). Learned maps of all methods reduce to
 these four vectors, so there is one kernel.
 
-Source: arXiv 2410.23054, eq. 4 (strength) and section 3.2 (support).
+Source: arXiv 2410.23054, eq. 1 (strength) and section 3.1 (support).
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.identity import fingerprint
@@ -55,7 +54,7 @@ def read_inputs(settings: EvaluationSettings) -> Inputs:
         check_question(settings.judge_question, settings.concept)
     if settings.sentiment is not None:
         require_vader()
-    written = () if settings.generations is None else _read_written(settings.generations)
+    written = _read_written(settings)
     inputs = Inputs(
         strengths=_strengths(settings, written),
         documents={path.stem: list(read_sentences(path)) for path in settings.perplexity},
@@ -104,7 +103,16 @@ def _strengths(settings: EvaluationSettings, texts: Sequence[Generation]) -> tup
     return strengths
 
 
-def _read_written(path: Path) -> tuple[Generation, ...]:
+def _read_written(settings: EvaluationSettings) -> tuple[Generation, ...]:
+    path = settings.generations_file
+    if path is None:
+        return ()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"generations={str(settings.generations)!r} holds no texts: give the folder that "
+            "`transport generate` wrote, or write them with `aim-plugins transport generate "
+            f"{settings.transport} --pretrained {settings.pretrained} --prompts FILE -o NEW`"
+        )
     written = tuple(read_generations(path))
     if len(noises := sorted({text.noise_std for text in written})) > 1:
         raise ValueError(
@@ -116,9 +124,8 @@ def _read_written(path: Path) -> tuple[Generation, ...]:
 
 
 def _written_with(settings: EvaluationSettings) -> dict[str, Any]:
-    if settings.generations is None:
-        return {}
-    manifest = settings.generations.parent / MANIFEST
-    if not manifest.is_file():
+    path = settings.generations_file
+    manifest = None if path is None else path.parent / MANIFEST
+    if manifest is None or not manifest.is_file():
         return {}
     return json.loads(manifest.read_text(encoding="utf-8")).get("arguments", {})

@@ -25,8 +25,11 @@ from aim_plugins.core.settings import (
     option,
     read_settings,
 )
+from aim_plugins.transport.incremental import Incremental
 
 DEFAULT_STRENGTHS = "0:1:0.1"
+GENERATIONS = "generations.jsonl"
+"""The file of `transport generate` in its folder."""
 DEFAULT_QUESTION = (
     'Here is a text:\n{text}\n\nIs the text about "{concept}"? Answer with yes or no only.\nAnswer:'
 )
@@ -83,8 +86,9 @@ class FitSettings(ModelSettings):
         pooling: mean, min, max, median, last or all tokens; by default the method's.
         support: Where maps act: none, minmax, qLO_HI or clip; by default the method's.
         positions: Tokens to transport: all or last; by default the method's.
-        incremental: Whether to fit each module on activations that earlier ones transported; by
-            default as the method does.
+        incremental: Which sentences go through the maps of earlier modules while a module's is
+            learned: those of both sides (causal, as the paper), of the source, or none (atonce); by
+            default the method's.
         strength: At which they are transported.
     """
 
@@ -101,7 +105,7 @@ class FitSettings(ModelSettings):
     pooling: str | None = None
     support: str | None = None
     positions: str | None = None
-    incremental: bool | None = None
+    incremental: Incremental | None = None
     strength: float = 1.0
 
     def check(self) -> None:
@@ -245,7 +249,7 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
         perplexity: Plain text, a document a line, for the perplexity of the steered model.
         prompts: Texts to continue: .jsonl with {"text": ...}, or .txt, one a line; a config may
             describe them.
-        generations: Texts that `transport generate` wrote, instead of prompts.
+        generations: Texts that `transport generate` wrote, its folder or file, instead of prompts.
         lexicon: Words of the concept, one a line.
         classifier: A text classifier of transformers: a name on the hub or a local folder.
         label: The classifier's label to measure, such as toxic.
@@ -257,7 +261,7 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
     strength: SignedGrid | None = option(None, metavar="GRID")
     perplexity: Sequence[Path] = option((), metavar="FILE")
     prompts: str | Path | Mapping[str, Any] | None = option(None, metavar="FILE")
-    generations: Path | None = option(None, metavar="FILE")
+    generations: Path | None = option(None, metavar="DIR")
     lexicon: Path | None = option(None, metavar="FILE")
     classifier: str | None = option(None, metavar="MODEL")
     label: str | None = None
@@ -274,7 +278,7 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
         if not self.has_texts and asked:
             raise ValueError(
                 f"{asked[0]} measures texts, and there are none: add --prompts FILE to write them, "
-                "or --generations FILE"
+                "or --generations DIR"
             )
         if not (self.has_texts or self.perplexity or self.tasks):
             raise ValueError(
@@ -318,7 +322,14 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
         """How tables and pictures name what the texts continue."""
         if isinstance(self.prompts, Mapping):
             return f"{self.prompts.get('name', 'files')} prompts"
-        return Path(self.prompts or self.generations or "texts").stem
+        return Path(self.prompts or self.generations_file or "texts").stem
+
+    @property
+    def generations_file(self) -> Path | None:
+        """The file of `generations`, which may be named by its folder."""
+        if self.generations is None or not self.generations.is_dir():
+            return self.generations
+        return self.generations / GENERATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,13 +367,15 @@ class ConvertSettings(ModelSettings):
     """Maps that the original implementation saved.
 
     Attributes:
-        folder: Holds *.statedict files.
+        folder: Holds *.statedict files, under the name that ml-act gave it.
         output: Folder for the transport.
-        method: Needed between gaussian and mean, whose files are alike.
+        method: Needed between gaussian and mean, whose files are alike, unless the folder's name
+            says it.
         support: none, minmax or qLO_HI; by default the one in force when they were saved.
         positions: The tokens that the hooks were applied to, which the files do not say.
-        pooling: How activations were pooled; by default the original's.
-        incremental: Whether hooks were fitted one after another; by default the original's.
+        pooling: How activations were pooled; by default as the folder's name says.
+        incremental: Whether hooks were fitted behind the earlier ones (causal) or atonce; by
+            default as the folder's name says.
     """
 
     folder: Path = option(positional=True, metavar="FOLDER")
@@ -371,7 +384,7 @@ class ConvertSettings(ModelSettings):
     support: str | None = None
     positions: Literal["all", "last"] = "all"
     pooling: str | None = None
-    incremental: bool | None = None
+    incremental: Literal["causal", "atonce"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,11 @@ OUT/
   cells/strength=0.5,draw=0/texts.jsonl   what was written at one strength, with its scores
   curves/                    pictures
   report.html                curves, numbers, and the texts beside a slider of strengths
-  lm_eval/                   the harness's own sweep, where tasks are asked for
+  lm_eval/                   the harness's own sweeps, where tasks are asked for
   manifest.json
   records/                   finished batches, from which an interrupted run goes on
+
+Strengths that are asked of a folder later are measured beside those that it holds.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.loading import load_engine, local_name
 from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.columns import Column
 from aim_plugins.steering.concepts import describe_concept
 from aim_plugins.steering.inputs import read_inputs, texts_record
 from aim_plugins.steering.perplexity import score_documents
@@ -34,7 +37,7 @@ from aim_plugins.steering.tasks import run_tasks
 from aim_plugins.steering.texts import Generation, encode_prompts, generate_texts
 from aim_plugins.sweep.cells import Cell
 from aim_plugins.sweep.front import Front
-from aim_plugins.sweep.manifest import MANIFEST
+from aim_plugins.sweep.manifest import MANIFEST, read_manifest
 from aim_plugins.sweep.report_data import TextSample
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import Study
@@ -44,6 +47,8 @@ from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.change import Transport, read_transport
 
 TEXTS = "texts.jsonl"
+_STRENGTHS = "strengths"
+"""Field of the manifest: the strengths that were ever asked of the folder."""
 _SHOWN_PROMPTS = 24
 """Prompts whose texts a report shows."""
 
@@ -76,8 +81,9 @@ class EvaluationStudy(Study):
         self.command = command
         self.inputs = read_inputs(settings)
         self.transport = read_transport(settings.transport)[0]
-        self.columns = columns_of(strength=self.inputs.strengths, transport=self.transport)
-        self.cells = [Cell(strength) for strength in self.inputs.strengths]
+        self.strengths = sorted({*self.inputs.strengths, *_strengths_held(settings.output)})
+        self.cells = [Cell(strength) for strength in self.strengths]
+        self.columns = columns_of(strength=self.strengths, transport=self.transport)
         self._engine: HuggingFaceEngine | None = None
         self._task_rows: list[Row] = []
         # As far as the folder beside them tells.
@@ -104,13 +110,13 @@ class EvaluationStudy(Study):
             "limit": settings.limit,
             "include_path": settings.include_path,
         }
+        written = settings.generations_file
         return {
             "command": "transport evaluate",
             **steering_record(settings, self.transport),
-            "strength": list(inputs.strengths),
             "perplexity": {name: fingerprint(texts) for name, texts in inputs.documents.items()},
             "prompts": fingerprint(inputs.prompts) if settings.prompts is not None else None,
-            "generations": sha256_of(settings.generations) if settings.generations else None,
+            "generations": sha256_of(written) if written else None,
             "decoding": settings.decoding_record if settings.prompts is not None else None,
             "lexicon": inputs.lexicon.words if inputs.lexicon else None,
             "judge": judge if settings.judge else None,
@@ -139,15 +145,18 @@ class EvaluationStudy(Study):
         store.update_manifest(
             model=Path(local_name(settings.pretrained)).name,
             texts=texts_record(settings, self.inputs),
+            **{_STRENGTHS: self.strengths},
         )
         if pending := self.pending(store):
-            measured = self._measure(store)
+            missing = {cell.strength for cell in pending}
+            columns = [one for one in self.columns if one.settings["strength"] in missing]
+            measured = self._measure(store, columns)
             for cell in pending:
                 self._write_cell(store, cell, *measured)
         self._engine = None  # the tasks' process loads the model once more
         torch.cuda.empty_cache()
         if settings.tasks:
-            self._task_rows = run_tasks(settings, self.inputs.strengths, self.output / "lm_eval")
+            self._task_rows = run_tasks(settings, self.strengths, self.output / "lm_eval")
 
     def front(self, store: SweepStore) -> Front:
         rows = [row for record in self.finished(store) for row in record.rows]
@@ -158,22 +167,25 @@ class EvaluationStudy(Study):
             texts={self.settings.text_task: read_samples(self.output, _SHOWN_PROMPTS)},
         )
 
-    def _measure(self, store: SweepStore) -> tuple[list[Row], list[Generation], Scores]:
-        """Perplexities of plain text, the texts at all strengths, and their scores."""
+    def _measure(
+        self, store: SweepStore, columns: Sequence[Column]
+    ) -> tuple[list[Row], list[Generation], Scores]:
+        """Perplexities of plain text, the texts at each column's strength, and their scores."""
+        strengths = [column.settings["strength"] for column in columns]
         settings, inputs, size = self.settings, self.inputs, self.settings.batch_size
         rows: list[Row] = []
         if (engine := self._engine) is None:  # tasks alone
             return rows, [], {}
         keep_in(store, engine)
         for name, documents in inputs.documents.items():
-            likelihoods = score_documents(engine, documents, self.columns, batch_size=size)
-            pairs = zip(inputs.strengths, likelihoods.perplexities(), strict=True)
+            likelihoods = score_documents(engine, documents, columns, batch_size=size)
+            pairs = zip(strengths, likelihoods.perplexities(), strict=True)
             rows += [estimate.row(name, PERPLEXITY, strength) for strength, estimate in pairs]
         if not settings.has_texts:
             return rows, [], {}
-        texts = [text for text in inputs.written if text.strength in inputs.strengths]
+        texts = [text for text in inputs.written if text.strength in strengths]
         if settings.prompts is not None:
-            texts = generate_texts(engine, inputs.prompts, self.columns, settings, batch_size=size)
+            texts = generate_texts(engine, inputs.prompts, columns, settings, batch_size=size)
         texts.sort(key=lambda text: text.strength)  # batches of old texts are those of new ones
         return rows, texts, score_texts(settings, inputs.lexicon, texts, engine, store)
 
@@ -200,6 +212,12 @@ class EvaluationStudy(Study):
                 + text_rows(self.settings.text_task, cell.strength, own, found),
                 seed=self.settings.seed,
             )
+
+
+def _strengths_held(folder: Path) -> list[float]:
+    """Strengths that were asked of an evaluation's folder before."""
+    path = folder / MANIFEST
+    return read_manifest(path).get(_STRENGTHS, []) if path.is_file() else []
 
 
 # Shared with `transport generate` and `transport compare` -----------------------------------------

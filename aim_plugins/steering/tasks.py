@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.engines.loading import local_name
 from aim_plugins.steering.settings import EvaluationSettings
+from aim_plugins.sweep.front import TABLE
 from aim_plugins.sweep.table import Row, read_table
 
 _INTERRUPTED = 130
@@ -55,16 +57,23 @@ def task_command(
 
 
 def run_tasks(settings: EvaluationSettings, strengths: Sequence[float], folder: Path) -> list[Row]:
-    """Runs the tasks at every strength; a run that was interrupted goes on.
+    """Runs the tasks at every strength that no finished sweep in the folder has.
+
+    A sweep of strengths that were added is one of its own; one that was interrupted goes on.
 
     Returns:
-        The rows of the harness's table.
+        The rows of the harness's tables.
 
     Raises:
         ValueError: If the command fails; it has said why.
         KeyboardInterrupt: If it was interrupted.
     """
-    return run_sweep(task_command(settings, strengths, folder), folder)
+    rows = [row for table in sorted(folder.glob(f"*/{TABLE}")) for row in read_table(table)]
+    measured = {row.strength for row in rows}
+    if missing := [one for one in strengths if one not in measured]:
+        own = folder / f"strengths-{fingerprint(missing)[:12]}"
+        rows += run_sweep(task_command(settings, missing, own), own)
+    return sorted(rows, key=lambda row: (row.task, row.metric, row.strength))
 
 
 def run_sweep(words: Sequence[str], folder: Path) -> list[Row]:
@@ -82,4 +91,4 @@ def run_sweep(words: Sequence[str], folder: Path) -> list[Row]:
             f"tasks: the sweep with lm-eval ended with status {status}, and its message stands "
             "above: mend what it names and run the same command again"
         )
-    return read_table(folder / "sweep.csv")
+    return read_table(folder / TABLE)

@@ -174,7 +174,7 @@ def read_generations(path: str | Path) -> list[Generation]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"generations={str(path)!r}: no such file; run transport generate")
+        raise FileNotFoundError(f"{path}: no such file")
     generations = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

@@ -2,7 +2,8 @@
 
 OUTPUT/
   sweep.csv      every value, by strength and draw
-  curves/        a picture for each curve, or a heat map for each metric of two strengths
+  curves/        a picture for each curve and for the parts of each task, or a heat map for each
+                 metric of two strengths
   report.html    all of it on one page
 """
 
@@ -13,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.core.files import write_atomic
+from aim_plugins.core.files import safe_name, write_atomic
 from aim_plugins.core.strengths import Axis
 from aim_plugins.sweep.heat_maps import plot_grids
 from aim_plugins.sweep.overview import Overview
-from aim_plugins.sweep.plots import plot_curves
+from aim_plugins.sweep.panels import Parts, draw_panel, split_panels
+from aim_plugins.sweep.plots import group_curves, plot_curves
 from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.report import ImageSample, TextSample, write_report
 from aim_plugins.sweep.table import Point, Row, pool_draws, write_table
@@ -41,6 +43,7 @@ class Front:
         images: What it made of images, by task.
         files: Further files, their content by name.
         pictures: Further pictures: the content of files by name, in `curves`.
+        parts: Which tasks are parts of another, and are shown together under it.
         drawn: Points that become pictures; None are all, and an empty list draws nothing.
         printed: Points that the terminal shows; None are all.
     """
@@ -55,6 +58,7 @@ class Front:
     images: Mapping[str, Sequence[ImageSample]] = field(default_factory=dict)
     files: Mapping[str, str | bytes] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    parts: Parts = Parts()
     drawn: Sequence[Point] | None = None
     printed: Sequence[Point] | None = None
 
@@ -97,6 +101,7 @@ def publish(
         overview=front.overview,
         images=front.images,
         chance=front.chance,
+        parts=front.parts,
     )
     if trackers is not None:
         trackers.log(points, run_name=folder.resolve().name)
@@ -116,7 +121,15 @@ def _draw(folder: Path, points: Sequence[Point], front: Front) -> Path | None:
     if len(front.axes) == 2 and points:
         written += plot_grids(points, folder, axes=(front.axes[0], front.axes[1]))
     elif points:
-        written += plot_curves(points, folder, axis=front.axes[0], chance=front.chance)
+        own = [point for point in points if point.task not in front.parts.owners]
+        if own:
+            written += plot_curves(own, folder, axis=front.axes[0], chance=front.chance)
+        for panel in split_panels(group_curves(points), front.parts)[1]:
+            stem = safe_name(f"{panel.task}-{panel.metric}-by-{panel.noun}")
+            written += [
+                write_atomic(folder / f"{stem}.{suffix}", content)
+                for suffix, content in draw_panel(panel, front.axes[0]).items()
+            ]
     written += [write_atomic(folder / name, content) for name, content in front.pictures.items()]
     for picture in set(folder.iterdir() if folder.is_dir() else ()) - set(written):
         if picture.suffix in (".png", ".svg"):  # of a task that is no longer there

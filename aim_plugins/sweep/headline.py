@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from aim_plugins.core.strengths import Axis, format_strength
+from aim_plugins.sweep.formats import format_value
 from aim_plugins.sweep.heat_maps import Grid
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.plots import Curve
@@ -152,11 +153,6 @@ def name_tasks(curves: Sequence[Curve]) -> str:
 def task_names(curves: Sequence[Curve]) -> list[str]:
     """The tasks of curves, in order of first appearance."""
     return list(dict.fromkeys(curve.task for curve in curves))
-
-
-def format_value(value: float) -> str:
-    """Writes a value for readers: three decimals, or five digits where it is large."""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.5g}"
 
 
 def _count(number: int, noun: str) -> str:

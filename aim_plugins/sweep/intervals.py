@@ -1,64 +1,73 @@
-"""95 % intervals of the points of a curve."""
+"""95 % intervals of the points of a curve: the same ones in pictures, tables and sentences.
+
+Documents are the population. An interval is never empty: where all documents are equal, their
+standard error is 0, but documents not seen may differ from them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from aim_plugins.sweep.table import Point
+from aim_plugins.sweep.table import Point, metric_family
 
-CONFIDENCE_FACTOR = 1.96
-"""Standard errors in a two-sided 95 % interval of a normal law."""
+NORMAL_FACTOR = 1.959964
+"""Standard errors in half of a two-sided 95 % interval of a normal law."""
+
+_RANGES = {"sentiment": (-1.0, 1.0), "mcc": (-1.0, 1.0)} | dict.fromkeys(
+    ("acc", "iou", "recall", "precision", "f1", "miou", "mrecall", "mprecision", "mf1"), (0.0, 1.0)
+)
+"""Ranges of measures whose values may not show them: a sentiment may happen to be 0 of all texts,
+and errors of ratios of counts are not bounded by their range."""
+
+_Range = tuple[float, float]
 
 
 def point_intervals(points: Sequence[Point]) -> list[tuple[float, float]]:
-    """The ends of the 95 % intervals over documents of a curve; NaN where an error is unknown.
+    """The ends of the 95 % intervals over documents of a curve.
 
-    A share of right answers, told by its standard errors, has Wilson's intervals: they stay within
-    0 and 1, and have a width where all answers are right or all are wrong. Any other mean has 1.96
-    standard errors to either side. A point at 0 or 1 may be of either kind, so the others of its
-    curve decide.
+    A share of right answers has Wilson's interval. So has any other mean of values within a range,
+    such as a pooled share or a probability: for as many documents as a share of its standard error
+    would rest on (Korn and Graubard, "Confidence intervals for proportions with small expected
+    number of positive counts", Survey Methodology 24, 1998), with Student's factor. Where all
+    documents are equal, a share of them as large as Wilson's bound for none of n may lie anywhere
+    in the range. Other means have Student's interval, and perplexities that of their logarithm.
+
+    Args:
+        points: The points of one metric of one task at all its strengths.
+
+    Returns:
+        Both ends; NaN where an error is unknown, or is 0 and the measure has no known range.
 
     >>> [(low, high)] = point_intervals([Point("quiz", "acc", 0.0, 0.0, 0.0, 40, 1)])
     >>> round(low, 3), round(high, 3)
     (0.0, 0.088)
     """
-    share = all(is_binomial(point) for point in points if is_known(point))
-    return [_interval(point, share) for point in points]
+    limits = value_range(points)
+    answers = _has_answers(points)
+    return [_interval(point, limits, answers) for point in points]
 
 
-def interval_texts(points: Sequence[Point], decimals: int = 2) -> list[str]:
-    """The 95 % intervals of a curve in brackets, for tables; empty texts where it needs none.
+def value_range(points: Sequence[Point]) -> _Range | None:
+    """Between what a measure's values lie, as far as its name or its points tell.
 
-    A curve needs them where it holds a share of 0 or 1: its standard error is 0 there, as if a few
-    documents had settled the matter. All its points have them then, so that a column reads alike.
-
-    >>> interval_texts([Point("quiz", "acc", 0.0, 0.0, 0.0, 4, 1)])
-    ['[0.00, 0.49]']
+    Values within 0 and 1 have variances of at most p(1 - p), and so known errors: a mean of 0.03
+    with an error of 0.3 over four documents is of a signed measure.
     """
-    known = [point for point in points if is_known(point)]
-    settled = any(point.stderr == 0 and point.value in (0, 1) for point in known)
-    if not settled or not all(is_binomial(point) for point in known):
-        return [""] * len(points)
-    return [
-        f"[{low:.{decimals}f}, {high:.{decimals}f}]" if math.isfinite(low) else ""
-        for low, high in point_intervals(points)
-    ]
+    values = [point.value for point in points if math.isfinite(point.value)]
+    named = [_RANGES[name] for name in {_name(point) for point in points} if name in _RANGES]
+    low, high = named[0] if named else (0.0, 1.0)
+    if not values or min(values) < low or max(values) > high:
+        return None
+    if named or all(_fits_unit_range(point) for point in points if is_known(point)):
+        return low, high
+    return None
 
 
 def is_known(point: Point) -> bool:
     """Whether a point has a value and an error."""
-    known = point.stderr is not None and not math.isnan(point.stderr)
+    known = point.stderr is not None and math.isfinite(point.stderr)
     return known and math.isfinite(point.value)
-
-
-def _interval(point: Point, share: bool) -> tuple[float, float]:
-    if point.stderr is None or not is_known(point):
-        return math.nan, math.nan
-    if share:
-        return wilson_interval(point.value, point.n)
-    half = CONFIDENCE_FACTOR * point.stderr
-    return point.value - half, point.value + half
 
 
 def is_binomial(point: Point) -> bool:
@@ -75,8 +84,8 @@ def is_binomial(point: Point) -> bool:
     )
 
 
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of n.
+def wilson_interval(share: float, n: float, factor: float = NORMAL_FACTOR) -> tuple[float, float]:
+    """Wilson's interval of a share of n, by default the 95 % one.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
     JASA 22, 1927.
@@ -84,8 +93,76 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     >>> [round(end, 4) for end in wilson_interval(0.5, 100)]
     [0.4038, 0.5962]
     """
-    square = CONFIDENCE_FACTOR**2 / n
+    square = factor**2 / n
     centre = (share + square / 2) / (1 + square)
     half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
     # Rounding must not part the interval from its own share.
     return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
+
+
+def student_factor(n: int) -> float:
+    """Standard errors in half of a two-sided 95 % interval of a mean of n values.
+
+    Source: the expansion of Student's quantile in 1/(n - 1), Abramowitz and Stegun 26.7.5; of two
+    and three values the quantile is known in closed form.
+
+    >>> round(student_factor(4), 2), round(student_factor(1000), 2)
+    (3.18, 1.96)
+    """
+    if n <= 3:
+        return 12.7062 if n <= 2 else 4.30265
+    z = NORMAL_FACTOR
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return math.fsum(term / (n - 1) ** power for power, term in enumerate(terms))
+
+
+def _interval(point: Point, limits: _Range | None, answers: bool) -> tuple[float, float]:
+    if point.stderr is None or not is_known(point) or point.n < 1:
+        return math.nan, math.nan
+    if limits is not None:
+        low, high = limits
+        ends = _share_interval(point, limits, answers)
+        return low + ends[0] * (high - low), low + ends[1] * (high - low)
+    if point.stderr == 0:
+        return math.nan, math.nan
+    half = student_factor(point.n) * point.stderr
+    if _name(point).endswith("perplexity") and point.value > 0:
+        ratio = math.exp(min(half / point.value, 700.0))
+        return point.value / ratio, point.value * ratio
+    return point.value - half, point.value + half
+
+
+def _share_interval(point: Point, limits: _Range, answers: bool) -> tuple[float, float]:
+    """The interval on a scale on which the range is from 0 to 1."""
+    low, high = limits
+    share, error = (point.value - low) / (high - low), (point.stderr or 0.0) / (high - low)
+    _, unseen = wilson_interval(0.0, point.n)
+    if error <= 1e-12:
+        return share * (1 - unseen), share + (1 - share) * unseen
+    # Right and wrong answers: of almost only one kind, a few documents bound the other.
+    if answers and (is_binomial(point) or min(share, 1 - share) <= unseen):
+        return wilson_interval(share, point.n)
+    size = max(share * (1 - share) / error**2, 1.0)
+    return wilson_interval(share, size, student_factor(point.n))
+
+
+def _has_answers(points: Sequence[Point]) -> bool:
+    """Whether documents are right or wrong at some strength, rather than graded at all of them."""
+    known = [point for point in points if is_known(point)]
+    telling = [point for point in known if point.stderr and point.stderr > 1e-12]
+    return any(is_binomial(point) for point in telling or known)
+
+
+def _fits_unit_range(point: Point) -> bool:
+    variance = (point.stderr or 0.0) ** 2 * max(point.n - 1, 1)
+    return variance <= point.value * (1 - point.value) * (1 + 1e-6) + 1e-12
+
+
+def _name(point: Point) -> str:
+    return metric_family(point.metric).partition(",")[0]

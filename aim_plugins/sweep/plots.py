@@ -26,7 +26,7 @@ from aim_plugins.sweep.figures import (
     render,
     wrap_label,
 )
-from aim_plugins.sweep.intervals import point_intervals
+from aim_plugins.sweep.intervals import point_intervals, value_range
 from aim_plugins.sweep.table import Point, is_expected, is_published, metric_family
 
 _CROWD = 30
@@ -78,30 +78,21 @@ def _series(curve: Curve, metric: str) -> list[Point]:
     return curve.exact if is_expected(metric) else curve.sampled
 
 
-def intervals(curve: Curve) -> list[tuple[float, float]]:
-    """The 95 % interval of each sampled point; NaN where unknown.
-
-    A mean of several draws has a normal interval, which is cut where the curve's values end.
-    """
-    ends = point_intervals(curve.sampled)
-    if not is_share(curve):
-        return ends
-    # Both comparisons are false of NaN, which stays.
-    return [(0.0 if low < 0 else low, 1.0 if high > 1 else high) for low, high in ends]
-
-
 def is_share(curve: Curve) -> bool:
-    """Tells whether a curve stays within 0 and 1, as accuracies do."""
-    return all(0 <= value <= 1 for value in _finite_values(curve))
+    """Tells whether a curve's measure stays within 0 and 1, as accuracies do."""
+    return value_range(curve.points) == (0.0, 1.0)
 
 
 def logarithmic(curves: Sequence[Curve]) -> list[bool]:
     """Tells for each curve whether its values need a logarithmic axis.
 
     They do where noise multiplies them, such as a perplexity. Curves of one quantity are read side
-    by side: where one needs such an axis all have it. Perplexities of any kind are one quantity.
+    by side: where one needs such an axis all have it that can show all of it on one. Perplexities
+    of any kind are one quantity.
     """
-    positive = [not is_share(curve) and min(_finite_values(curve)) > 0 for curve in curves]
+    positive = [
+        not is_share(curve) and min(_shown_values(curve), default=0.0) > 0 for curve in curves
+    ]
     asked = {
         _quantity(curve)
         for curve, fits in zip(curves, positive, strict=True)
@@ -191,10 +182,7 @@ def draw_curve(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
-        if curve.exact:
-            _draw_exact(axes, curve)
-        _draw_sampled(axes, curve)
-        _draw_published(axes, curve)
+        draw_series(axes, curve)
         if chance is not None:
             axes.axhline(
                 chance, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1, label="chance"
@@ -204,7 +192,16 @@ def draw_curve(
         return render(figure)
 
 
+def draw_series(axes: Axes, curve: Curve) -> None:
+    """Draws the law, the samples with their intervals, and what others report."""
+    _draw_exact(axes, curve)
+    _draw_sampled(axes, curve)
+    _draw_published(axes, curve)
+
+
 def _draw_exact(axes: Axes, curve: Curve) -> None:
+    if not curve.exact:
+        return
     axes.plot(
         [point.strength for point in curve.exact],
         [_finite(point.value) for point in curve.exact],
@@ -221,7 +218,7 @@ def _draw_sampled(axes: Axes, curve: Curve) -> None:
         return
     strengths = np.array([point.strength for point in curve.sampled])
     values = np.array([_finite(point.value) for point in curve.sampled])
-    low, high = np.array(intervals(curve)).T
+    low, high = np.array(point_intervals(curve.sampled)).T
     known = bool(np.isfinite(high).any())
     crowded = is_crowded(curve)
     if curve.exact and not crowded:
@@ -293,22 +290,37 @@ def _label(axes: Axes, curve: Curve, strength_label: str) -> None:
 
 
 def _set_limits(axes: Axes, curve: Curve, log: bool) -> None:
-    strengths = [point.strength for point in curve.points]
-    margin = 0.02 * (max(strengths) - min(strengths)) or 0.5
-    axes.set_xlim(min(strengths) - margin, max(strengths) + margin)
-    if not _finite_values(curve):
-        return
-    if is_share(curve):
-        # A share is read against zero; a cut axis would make a small change look large.
-        axes.set_ylim(0, min(1.02, 1.15 * max(_tops(curve)) or 1.02))
-    elif log:
+    limit_strengths(axes, [curve])
+    if log:
         axes.set_yscale("log")
         label_decades(axes.yaxis)
+    else:
+        limit_shares(axes, [curve])
 
 
-def _tops(curve: Curve) -> list[float]:
-    tops = [high for _, high in intervals(curve)] + [point.value for point in curve.points]
-    return [top for top in tops if math.isfinite(top)]
+def limit_strengths(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Lets the horizontal axis end beyond the strengths of some curves."""
+    strengths = [point.strength for curve in curves for point in curve.points]
+    margin = 0.02 * (max(strengths) - min(strengths)) or 0.5
+    axes.set_xlim(min(strengths) - margin, max(strengths) + margin)
+
+
+def limit_shares(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Starts the vertical axis of shares at zero: a cut one would make small changes look large."""
+    if all(map(is_share, curves)):
+        axes.set_ylim(share_limits(curves))
+
+
+def share_limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """The vertical axis of some shares, which holds their intervals."""
+    top = max((value for curve in curves for value in _shown_values(curve)), default=1.0)
+    return 0.0, min(1.02, 1.15 * top or 1.02)
+
+
+def _shown_values(curve: Curve) -> list[float]:
+    """All that a picture has to hold: values and ends of intervals."""
+    ends = [end for pair in point_intervals(curve.sampled) for end in pair]
+    return [end for end in ends if math.isfinite(end)] + _finite_values(curve)
 
 
 def _finite(value: float) -> float:

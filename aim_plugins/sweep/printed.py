@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from aim_plugins.core.strengths import Axis, format_strength
-from aim_plugins.sweep.intervals import interval_texts
+from aim_plugins.sweep.formats import estimate_texts
 from aim_plugins.sweep.table import Point
 
 
@@ -14,13 +14,13 @@ def format_points(points: Iterable[Point], axes: Sequence[Axis] = ()) -> str:
 
     Of a grid over two strengths, `axes` name both.
 
-    Values have their standard errors, or 95 % intervals in brackets where shares of 0 or 1 would
-    have an error of 0. Where the counts of documents differ, each metric has its own.
+    Values have their 95 % intervals in brackets, the ones of the pictures. Where the counts of
+    documents differ, each metric has its own.
 
-    >>> print(format_points([Point("quiz", "acc", 0.5, 0.75, 0.01, 100, 1)]))
-    quiz (n=100)
-    strength                 acc
-         0.5     0.7500 ± 0.0100
+    >>> print(format_points([Point("quiz", "acc", 0.5, 0.75, 0.0435, 100, 1)]))
+    quiz (n=100), [95 % interval]
+    strength                  acc
+         0.5 0.750 [0.655, 0.826]
     """
     tasks: dict[str, dict[str, list[Point]]] = {}
     for point in points:
@@ -35,14 +35,14 @@ def _format_task(task: str, metrics: Mapping[str, Sequence[Point]], names: Seque
     cells: dict[tuple[float, ...], dict[str, str]] = {}
     bracketed = False
     for metric, curve in metrics.items():
-        for point, interval in zip(curve, interval_texts(curve), strict=True):
-            cells.setdefault(point.strengths, {})[metric] = _format_cell(point, interval)
+        for point, (value, interval) in zip(curve, estimate_texts(curve), strict=True):
+            cells.setdefault(point.strengths, {})[metric] = f"{value} {interval}".rstrip()
             bracketed |= bool(interval)
     width = max(
         19, *map(len, metrics), *(len(text) for row in cells.values() for text in row.values())
     )
-    legend = ", ± standard error or [95 % interval]" if bracketed else ""
-    lines = [f"{task} (n={_format_counts(members)}){legend}"]
+    legend = ", [95 % interval]" if bracketed else ""
+    lines = [f"{task} ({_describe_sample(members)}){legend}"]
     lines.append(_format_line(names, list(metrics), width))
     if len(counts) > 1:
         label = [*[""] * (len(names) - 1), "n"]
@@ -57,13 +57,11 @@ def _format_line(names: Sequence[str], cells: Sequence[str], width: int) -> str:
     return " ".join([*(f"{name:>8}" for name in names), *(f"{cell:>{width}}" for cell in cells)])
 
 
+def _describe_sample(points: Sequence[Point]) -> str:
+    draws = max(point.draws for point in points)
+    return f"n={_format_counts(points)}" + (f", {draws} draws" if draws > 1 else "")
+
+
 def _format_counts(points: Sequence[Point]) -> str:
     low, high = min(point.n for point in points), max(point.n for point in points)
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _format_cell(point: Point, interval: str) -> str:
-    number = f"{point.value:.4f}" if abs(point.value) < 1000 else f"{point.value:.4g}"
-    if interval:
-        return f"{number} {interval}"
-    return number if point.stderr is None else f"{number} ± {point.stderr:.4f}"

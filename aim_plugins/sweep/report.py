@@ -20,6 +20,7 @@ from aim_plugins.sweep.figures import wrap_label
 from aim_plugins.sweep.headline import name_tasks, summarise, summarise_grids, task_names
 from aim_plugins.sweep.heat_maps import group_grids
 from aim_plugins.sweep.overview import Overview
+from aim_plugins.sweep.panels import Parts, split_panels
 from aim_plugins.sweep.plots import group_curves
 from aim_plugins.sweep.report_data import (
     ImageSample,
@@ -29,6 +30,8 @@ from aim_plugins.sweep.report_data import (
     embed_json,
     grid_data,
     images_data,
+    panel_data,
+    panel_tables,
     points_csv,
     table_data,
     texts_data,
@@ -36,6 +39,7 @@ from aim_plugins.sweep.report_data import (
 from aim_plugins.sweep.table import Point
 
 _TEMPLATES = Path(__file__).parent / "templates"
+NO_PARTS = Parts()
 _OPEN_TASKS = 6
 """Pages of more tasks start with their tables folded."""
 
@@ -52,6 +56,7 @@ def write_report(
     images: Mapping[str, Sequence[ImageSample]] | None = None,
     chance: Mapping[tuple[str, str], float] | None = None,
     overview: Overview | None = None,
+    parts: Parts = NO_PARTS,
 ) -> Path:
     """Writes `report.html`: curves to hover over, tables, sample texts and images, provenance.
 
@@ -71,6 +76,7 @@ def write_report(
         images: Sample images of vision tasks, by task.
         chance: Value of a metric that guessing reaches, by task and metric.
         overview: Pictures and a table above the curves.
+        parts: Which tasks are parts of another, and are shown together under it.
 
     Returns:
         The path of the page. The same input gives the same bytes.
@@ -84,10 +90,12 @@ def write_report(
     if not curves:
         raise ValueError("points is empty: there is nothing to report; evaluate at least one task")
     grids = group_grids(points) if len(axes) == 2 else []
+    curves, panels = split_panels(curves, parts)
     label = " and ".join(axis.label for axis in axes)
     scripts = [_plotly_script(), _read_template("report.js.j2")]
     data = {
         "curves": [] if grids else curves_data(curves, chance or {}),
+        "panels": [panel_data(panel) for panel in panels],
         "grids": [grid_data(grid) for grid in grids],
         "texts": {task: texts_data(samples) for task, samples in (texts or {}).items() if samples},
         "images": {
@@ -108,12 +116,17 @@ def write_report(
             subject="; ".join(filter(None, [named, subject])),
             summary=summary,
             curves=[] if grids else curves,
+            panels=panels,
             grids=grids,
             exact=any(curve.exact for curve in curves),
             published=any(curve.published for curve in curves),
+            several_draws=any(point.draws > 1 for point in points),
             strength_label=label,
             strength_names=[axis.name for axis in axes] if grids else ["strength"],
-            tables=[table_data(task, curves) for task in task_names(curves)],
+            tables=[
+                *(table_data(task, curves) for task in task_names(curves)),
+                *(table for panel in panels for table in panel_tables(panel)),
+            ],
             open_tables=len(task_names(curves)) <= _OPEN_TASKS,
             text_tasks=list(data["texts"]),
             image_tasks=list(data["images"]),

@@ -15,13 +15,13 @@ from typing import Any
 from markupsafe import Markup
 
 from aim_plugins.core.strengths import format_strength
-from aim_plugins.sweep.headline import format_value
+from aim_plugins.sweep.formats import estimate_texts
 from aim_plugins.sweep.heat_maps import Grid
-from aim_plugins.sweep.intervals import interval_texts
+from aim_plugins.sweep.intervals import point_intervals
+from aim_plugins.sweep.panels import Panel
 from aim_plugins.sweep.plots import (
     Curve,
     describe_sample,
-    intervals,
     is_crowded,
     is_share,
     logarithmic,
@@ -126,6 +126,22 @@ def grid_data(grid: Grid) -> dict[str, Any]:
     }
 
 
+def panel_data(panel: Panel) -> dict[str, Any]:
+    """What the page's script draws of the parts of a task: small curves, or a heat map of many."""
+    if not panel.many:
+        curves = [_curve_data(curve, {}, False) for curve in panel.curves.values()]
+        return {"curves": curves, "range": panel.limits}
+    lines = panel.lines
+    return {
+        "metric": panel.metric,
+        "x": [format_strength(point.strength) for point in next(iter(lines.values()))],
+        "y": list(lines),
+        "z": [[point.value for point in line] for line in lines.values()],
+        "range": panel.limits and (0, 1),
+        "noun": panel.noun,
+    }
+
+
 def _curve_data(curve: Curve, chance: Mapping[tuple[str, str], float], log: bool) -> dict[str, Any]:
     return {
         "task": curve.task,
@@ -135,7 +151,9 @@ def _curve_data(curve: Curve, chance: Mapping[tuple[str, str], float], log: bool
         "chance": chance.get((curve.task, curve.metric)),
         "sampled": [
             _point_data(point) | {"low": float(low), "high": float(high)}
-            for point, (low, high) in zip(curve.sampled, intervals(curve), strict=True)
+            for point, (low, high) in zip(
+                curve.sampled, point_intervals(curve.sampled), strict=True
+            )
         ],
         "exact": [_point_data(point) for point in curve.exact],
         "published": [_point_data(point) for point in curve.published],
@@ -231,36 +249,52 @@ def _label(place: tuple[float, ...]) -> str:
 
 def table_data(task: str, curves: Sequence[Curve]) -> dict[str, Any]:
     """One row per strength, one column per metric."""
-    cells: dict[tuple[float, ...], dict[str, tuple[str, str, str]]] = {}
-    metrics: list[str] = []
     own = [curve for curve in curves if curve.task == task]
-    for series in (one for curve in own for one in (curve.sampled, curve.exact, curve.published)):
-        for point, interval in zip(series, interval_texts(series, decimals=3), strict=True):
-            cells.setdefault(point.strengths, {})[point.metric] = _cell(point, interval)
-            if point.metric not in metrics:
-                metrics.append(point.metric)
+    columns = {
+        series[0].metric: series
+        for curve in own
+        for series in (curve.sampled, curve.exact, curve.published)
+        if series
+    }
+    sample = describe_sample(Curve(task, "", [p for curve in own for p in curve.points]))
+    return {"task": task, "sample": sample, "wide": len(columns) > 3, **_table(columns)}
+
+
+def panel_tables(panel: Panel) -> list[dict[str, Any]]:
+    """One row per strength, one column per part; the law has a table of its own.
+
+    Of many parts none: the page's heat map and `sweep.csv` have their numbers.
+    """
+    found = []
+    for kind in ("sampled", "exact", "published"):
+        columns = {
+            name: series for name, curve in panel.curves.items() if (series := vars(curve)[kind])
+        }
+        if columns and not panel.many:
+            points = [point for series in columns.values() for point in series]
+            sample = f"{points[0].metric} by {panel.noun}, "
+            sample += describe_sample(Curve(panel.task, "", points))
+            found.append({"task": panel.task, "sample": sample, "wide": True, **_table(columns)})
+    return found
+
+
+def _table(columns: Mapping[str, Sequence[Point]]) -> dict[str, Any]:
+    cells: dict[tuple[float, ...], dict[str, tuple[str, str, str]]] = {}
+    for name, series in columns.items():
+        for point, (value, interval) in zip(series, estimate_texts(series), strict=True):
+            # The first text is the key to sort by.
+            cell = (repr(float(point.value)), value, interval)
+            cells.setdefault(point.strengths, {})[name] = cell
     return {
-        "task": task,
-        "metrics": metrics,
-        "sample": describe_sample(Curve(task, "", [p for curve in own for p in curve.points])),
+        "columns": list(columns),
         "rows": [
             (
                 [(strength, format_strength(strength)) for strength in strengths],
-                [cells[strengths].get(metric, ("", "–", "")) for metric in metrics],
+                [cells[strengths].get(name, ("", "–", "")) for name in columns],
             )
             for strengths in sorted(cells, key=lambda one: one[::-1])
         ],
     }
-
-
-def _cell(point: Point, interval: str) -> tuple[str, str, str]:
-    """The sort key, the value and the error of a table cell, as text."""
-    if interval:
-        return repr(float(point.value)), format_value(point.value), interval
-    error = "" if point.stderr is None or math.isnan(point.stderr) else f"± {point.stderr:.3g}"
-    if error and 0.001 <= point.stderr < 10:  # type: ignore[operator]
-        error = f"± {point.stderr:.3f}"
-    return repr(float(point.value)), format_value(point.value), error
 
 
 def points_csv(points: Sequence[Point]) -> str:

@@ -182,17 +182,15 @@ def pool_draws(rows: Iterable[Row]) -> list[Point]:
 
     Documents are the population, and draws are nested in documents: more draws of the same
     documents sharpen the mean only as far as the noise goes, never below the spread between
-    documents. The rows hold each draw's own standard error but not the covariance between draws,
-    so the pooled standard error is their mean: an upper bound whatever that covariance is (a
-    standard deviation is a norm: sd(Σ x_d / D) ≤ Σ sd(x_d) / D), reached when noise does not
-    matter, as at strength 0.
+    documents. How far it goes is told by the spread of the draws' values, as the noise of one
+    document is independent of another's: see `_pooled_error`.
 
     Args:
         rows: Rows of any number of tasks, metrics, strengths and draws.
 
     Returns:
         Points in order of first appearance of task and metric, then of rising strengths, the second
-        one outside. An unknown standard error is left out of the mean, and stays None if every
+        one outside. Unknown standard errors are left out, and that of the mean stays None if every
         draw's is unknown.
 
     Raises:
@@ -213,17 +211,41 @@ def pool_draws(rows: Iterable[Row]) -> list[Point]:
 
 def _pool(draws: Sequence[Row]) -> Point:
     first = draws[0]
-    known = [row.stderr for row in draws if row.stderr is not None and not math.isnan(row.stderr)]
     return Point(
         task=first.task,
         metric=first.metric,
         strength=float(first.strength),
         value=_mean([row.value for row in draws]),
-        stderr=_mean(known) if known else None,
+        stderr=_pooled_error(draws),
         n=first.n,
         draws=0 if is_expected(first.metric) or is_published(first.metric) else len(draws),
         second_strength=first.second_strength,
     )
+
+
+def _pooled_error(draws: Sequence[Row]) -> float | None:
+    """Standard error over documents of a mean over D draws.
+
+    One draw's variance v holds the spread between documents b and that of the noise w, both over n
+    documents; the mean of all draws keeps b + w / D, and the draws' values scatter by w. So its
+    variance is v - (1 - 1/D) w. The few values at hand are squared and summed for w, and divided by
+    D + 1, for the least expected square of its error; what remains is at least v / D, as no noise
+    exceeds v. Both lean towards too large an error, as few draws know little of w.
+    """
+    known = [row.stderr for row in draws if row.stderr is not None and not math.isnan(row.stderr)]
+    if not known:
+        return None
+    if all(error == known[0] for error in known) and all(
+        row.value == draws[0].value for row in draws
+    ):
+        return known[0]
+    one = _mean([error**2 for error in known])
+    values, count = [row.value for row in draws], len(draws)
+    middle = _mean(values)
+    noise = sum((value - middle) ** 2 for value in values) / (count + 1)
+    if not math.isfinite(noise):
+        return None
+    return math.sqrt(max(one - (1 - 1 / count) * noise, one / count))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -39,8 +39,9 @@ class TransportMetadata(ArtifactMetadata):
         tokenizer_sha256: SHA-256 of the tokenizer's vocabulary and rules.
         pooling: How the activations of a sentence were pooled over its tokens.
         positions: Which tokens are transported: "all" or "last".
-        incremental: Whether each map was fitted on activations that the earlier maps transported.
-        strength: Strength at which the earlier maps did that.
+        incremental: Which sentences the earlier maps transported while a map was fitted: those of
+            both sides ("causal"), of the source ("source") or none ("atonce").
+        strength: Strength at which they did that.
         support: Where the maps act: "none", "minmax", "qLO_HI" or "clip".
         clipped: Sites whose map clips; noted when the maps are saved.
         n_source: Source sentences.
@@ -51,12 +52,13 @@ class TransportMetadata(ArtifactMetadata):
     """
 
     KIND: ClassVar[str] = "transport"
+    SCHEMA_VERSION: ClassVar[int] = 2
     MADE_BY: ClassVar[str] = "`aim-plugins transport fit`"
 
     tokenizer_sha256: str = ""
     pooling: str = "mean"
     positions: str = "all"
-    incremental: bool = False
+    incremental: str = "atonce"
     strength: float = 1.0
     support: str = "none"
     clipped: Sequence[str] = field(default=(), compare=False)
@@ -85,7 +87,7 @@ class TransportMetadata(ArtifactMetadata):
         Between 0 and 1 a map interpolates. Where later maps were learned on activations that
         earlier ones transported more strongly, or backwards, that strength was learned for as well.
         """
-        reached = self.strength if self.incremental else 0.0
+        reached = 0.0 if self.incremental == "atonce" else self.strength
         return min(0.0, reached), max(1.0, reached)
 
     def warning_of(self, strengths: Iterable[float]) -> str:

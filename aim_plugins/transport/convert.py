@@ -11,11 +11,13 @@ tuple: the pickled state dict of its hook. They are read without running anythin
 - beside all but the last: `quantiles_dict_src`, pairs of bounds by name ("q_0_100", ...), and
   `quantiles_src`, the one that was in force: "q_all", a name, or the bounds themselves.
 
-Any other key is refused by name. The files do not say at which positions, with which pooling or how
-the hooks were fitted, so these come from the caller.
+Any other key is refused by name. The files do not say with which pooling or how the hooks were
+fitted, but the name of their folder does, as in `incr-linear_ot-mean` or `atonce-aura-max`; of a
+folder of another name the caller has to say it. At which positions they act, nothing says.
 
-Source: the hooks in github.com/apple/ml-act (act/hooks/transport.py, act/hooks/aura_hook.py,
-act/optimal_transport/archs.py), read for these facts; files that it wrote were not at hand.
+Source: github.com/apple/ml-act: the hooks (act/hooks/transport.py, act/hooks/aura_hook.py,
+act/optimal_transport/archs.py) and `InterventionsManager.get_output_path` (act/scripts/
+learn_intervention.py), read for these facts; files that it wrote were not at hand.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import execution_order, split_site
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.folding.readers import evaluating, probe_tokens
+from aim_plugins.transport.responses import POOLINGS
 
 SUFFIX = ".statedict"
 
@@ -44,7 +47,8 @@ _METHOD_KEYS = {
     "aura": {"auroc"},
 }
 _SUPPORT_KEYS = {"quantiles_dict_src", "quantiles_src"}
-_POOLING = {"linear": "mean", "gaussian": "mean", "mean": "mean", "aura": "max"}
+_FOLDER = re.compile(rf"(incr|atonce)-(linear|gaussian|mean|aura)(?:_ot)?-({'|'.join(POOLINGS)})")
+_INCREMENTAL = {"incr": "causal", "atonce": "atonce"}
 _EVERYWHERE = 1e6
 """Bounds of this size are how the original writes "no support"."""
 
@@ -60,7 +64,7 @@ def convert_statedicts(
     support: str | None = None,
     positions: str = "all",
     pooling: str | None = None,
-    incremental: bool | None = None,
+    incremental: str | None = None,
 ) -> LearnedTransport:
     """Reads a folder of the original's state dicts.
 
@@ -68,20 +72,22 @@ def convert_statedicts(
         folder: Holds `<module>.statedict` files and no transport of another kind.
         model: The model they were learned on.
         tokenizer: Its tokenizer, if known.
-        method: "linear", "gaussian", "mean" or "aura"; needed where the files leave it open, which
-            is between gaussian and mean.
+        method: "linear", "gaussian", "mean" or "aura"; needed where neither the files nor the
+            folder's name tell gaussian from mean.
         support: "none", "minmax" or "qLO_HI"; None takes the one in force when the files were
             written.
         positions: The tokens that the hooks were applied to.
-        pooling: How activations were pooled; None takes the original's default.
-        incremental: Whether the hooks were fitted one after the other; None takes the original's
-            default.
+        pooling: How activations were pooled; needed where the folder's name does not say it.
+        incremental: "causal" or "atonce"; needed where the folder's name does not say it.
 
     Raises:
         ValueError: If there are no files, one holds something else or more than tensors, they are
-            of different kinds, or the model is another one.
+            of different kinds, the folder's name says something else or too little, or the model
+            is another one.
     """
-    states = _read_folder(Path(folder))
+    folder = Path(folder)
+    states = _read_folder(folder)
+    method, pooling, incremental = _how_fitted(folder, method, pooling, incremental)
     found = {path: _method_of(path, state, method) for path, state in states.items()}
     methods = sorted(set(found.values()))
     if len(methods) > 1:
@@ -100,11 +106,40 @@ def convert_statedicts(
         method=methods[0],
         sites=ordered.maps,
         positions=positions,
-        pooling=pooling or _POOLING[methods[0]],
-        incremental=methods[0] != "aura" if incremental is None else incremental,
+        pooling=pooling,
+        incremental=incremental,
         support=supports.pop(),
     )
     return LearnedTransport(ordered, metadata)
+
+
+def _how_fitted(
+    folder: Path, method: str | None, pooling: str | None, incremental: str | None
+) -> tuple[str | None, str, str]:
+    """Method, pooling and rule as the caller or the folder's name say, which may not differ.
+
+    Raises:
+        ValueError: If they do, or neither says pooling or rule.
+    """
+    name = folder.resolve().name
+    told = _FOLDER.fullmatch(name)
+    mode, named, pooled = told.groups() if told else ("", "", "")
+    known = {"method": named, "pooling": pooled, "incremental": _INCREMENTAL.get(mode, "")}
+    asked = {"method": method, "pooling": pooling, "incremental": incremental}
+    for argument, value in asked.items():
+        if value and known[argument] and value != known[argument]:
+            raise ValueError(
+                f"{argument}={value!r}, but the folder's name {name!r} says {known[argument]!r}: "
+                f"leave {argument} out, or rename the folder"
+            )
+        known[argument] = value or known[argument]
+    for argument, example in (("pooling", "mean"), ("incremental", "causal")):
+        if not known[argument]:
+            raise ValueError(
+                f"{argument} is missing, and the folder's name {name!r} does not say it, as "
+                f"'incr-linear_ot-mean' would: add --{argument} {example}, or what it was"
+            )
+    return known["method"] or None, known["pooling"], known["incremental"]
 
 
 def _read_folder(folder: Path) -> dict[Path, dict[str, Any]]:

@@ -1,12 +1,11 @@
 """Learning a transport in one forward pass over the data.
 
 A hook at every site sees all sentences at once: it pools their activations, fits the site's map
-and, in an incremental (causal) fit, hands the transported activations of the source sentences on.
-So the next site is fitted on activations that all earlier sites have transported, without a pass of
-its own. Sentences that do not fit into one batch run as several batches in lockstep, which wait for
-each other in every hook.
+and, in a causal fit, hands the transported activations of both sides on. So the next site is fitted
+on activations that all earlier sites have transported, without a pass of its own. Sentences that do
+not fit into one batch run as several batches in lockstep, which wait for each other in every hook.
 
-Source: arXiv 2410.23054, section 3.3 (causal estimation) and algorithm 1.
+Source: arXiv 2410.23054, section 3.2 and definition 3.2.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def fit_transport(
     pooling: str | None = None,
     support: str | None = None,
     positions: str | None = None,
-    incremental: bool | None = None,
+    incremental: str | None = None,
     strength: float = 1.0,
     batch_size: int = 32,
     max_length: int | None = None,
@@ -90,7 +89,7 @@ def fit_transport(
 
     The result depends neither on the order in which batches run nor on the process. Without a hard
     support it does not depend on `batch_size` either, but for rounding (1e-5). Hard supports
-    ("minmax", "qLO_HI") jump at their ends, so that an incremental fit amplifies the rounding of
+    ("minmax", "qLO_HI") jump at their ends, so that a causal fit amplifies the rounding of
     earlier sites: the same batch size gives the same bits, another one visibly other maps.
 
     Args:
@@ -105,8 +104,9 @@ def fit_transport(
             three are the method's own if None.
         support: Where the maps act: "none", "minmax", "qLO_HI" or "clip".
         positions: Tokens to transport: "all" or "last".
-        incremental: Whether each site is fitted on activations transported at all earlier ones.
-        strength: Strength at which an incremental fit transports.
+        incremental: Which sentences go through the maps learned so far: those of both sides
+            ("causal"), of the source ("source") or none ("atonce").
+        strength: Strength at which they do.
         batch_size: Sentences in a forward pass. The hidden states of all batches are alive at once;
             attention and feed-forward parts need memory for one batch.
         max_length: Tokens that sentences are cut to; None leaves them whole.
@@ -219,10 +219,10 @@ class _Fit:
         forward: Callable[[SentenceBatch], object],
         bar: tqdm[Any],
     ) -> None:
-        def meeting(site: str, responses: list[Responses]) -> list[AffineMap | None]:
+        def meeting(site: str, responses: list[Responses]) -> list[AffineMap]:
             learned = self._learn(site, responses)
             bar.update()
-            return [learned if self._plan.incremental else None] * len(responses)
+            return [learned] * len(responses)
 
         settings = ThreadSettings(model)
         running = _Running()
@@ -255,9 +255,11 @@ class _Fit:
         activations = as_tokens(output, batch.mask, site)
         responses = pool(activations, batch.mask, self._plan.pooling)
         learned = lockstep.meet(running.index, site, responses)
-        if learned is None or not batch.n_source:
+        rows = self._transported(batch)
+        if not rows:
             return None
-        return self._transport(learned, activations, batch).reshape(output.shape)
+        moved = self._transport(learned, activations[:rows], batch.mask[:rows])
+        return torch.cat([moved, activations[rows:]]).reshape(output.shape)
 
     def _learn(self, site: str, parts: list[Responses]) -> AffineMap:
         responses, sentences = in_order(parts, [batch.sentences for batch in self._batches])
@@ -276,19 +278,21 @@ class _Fit:
             self._on_site(FittedSite(site, constant, moved, share))
         return learned
 
-    def _transport(self, learned: AffineMap, activations: Tensor, batch: SentenceBatch) -> Tensor:
-        """Transports the source rows as `ActivationMaps` does it at inference."""
-        source, target = activations[: batch.n_source], activations[batch.n_source :]
-        exact = source.to(torch.promote_types(source.dtype, torch.float32))
+    def _transported(self, batch: SentenceBatch) -> int:
+        """How many of a batch's first rows go through the maps learned so far."""
+        rows = {"causal": len(batch.sentences), "source": batch.n_source, "atonce": 0}
+        return rows[self._plan.incremental]
+
+    def _transport(self, learned: AffineMap, activations: Tensor, mask: Tensor) -> Tensor:
+        """Transports activations as `ActivationMaps` does it at inference."""
+        exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
         weights = torch.tensor(self._plan.strength, dtype=exact.dtype, device=exact.device)
         if self._plan.positions == "last":
-            mask = batch.mask[: batch.n_source]
             chosen = torch.arange(mask.shape[1]) == last_tokens(mask)[:, None]
             spread = chosen.reshape(*chosen.shape, *[1] * (exact.dim() - 2))
             weights = weights * spread.to(exact.device)
         displacement = learned.to(exact.device, exact.dtype).displacement(exact)
-        moved = torch.addcmul(exact, weights, displacement).to(activations.dtype)
-        return torch.cat([moved, target])
+        return torch.addcmul(exact, weights, displacement).to(activations.dtype)
 
 
 class _Running(threading.local):

@@ -7,7 +7,7 @@ do: to make a model less toxic, the source holds toxic sentences.
 
 Statistics are float64; the maps are float32.
 
-Source: arXiv 2410.23054, section 3 (maps), 3.2 (support) and table 1 (methods as affine maps).
+Source: arXiv 2410.23054, section 3.1 (maps, support), 3.3 and table 1 (methods as affine maps).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Method(abc.ABC):
         joint: Whether a neuron's map depends on the module's other neurons.
         pooling: How a sentence's tokens become one sample.
         positions: Tokens to transport, see `ActivationMaps`.
-        incremental: Whether later modules are fitted on activations that earlier maps transported.
+        incremental: Which sentences go through earlier maps while later ones are learned, see
+            `incremental`.
         support: Where the map acts, see `support_bounds`.
     """
 
@@ -59,7 +60,7 @@ class Method(abc.ABC):
     joint: ClassVar[bool] = False
     pooling: ClassVar[str] = "mean"
     positions: ClassVar[str] = "all"
-    incremental: ClassVar[bool] = False
+    incremental: ClassVar[str] = "atonce"
     support: ClassVar[str] = "none"
 
     def fit(
@@ -141,13 +142,13 @@ class LinearTransport(Method):
     Numbers of samples that differ are coupled exactly, every sample with its full weight. A neuron
     that is constant in the source tells nothing about ω: its scale is 1 and only its mean moves.
 
-    Source: arXiv 2410.23054, section 3.1. It prints ∫ b² in the denominator; its code divides by
+    Source: arXiv 2410.23054, definition 3.1. It prints ∫ b² in the denominator; its code divides by
     ∫ a², as least squares do.
     """
 
     name = "linear"
     title = "Linear-AcT"
-    incremental = True
+    incremental = "causal"
     support = "clip"
 
     def _fit(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,12 +168,12 @@ class GaussianTransport(Method):
     neurons only move by m_b - m_a (ml-act leaves them as they are). Deviations are the unbiased
     ones, as in ml-act.
 
-    Source: arXiv 2410.23054, and the class GaussianOTHook of github.com/apple/ml-act.
+    Source: arXiv 2410.23054, section 3.1, and the class GaussianOTHook of github.com/apple/ml-act.
     """
 
     name = "gaussian"
     title = "Gaussian-AcT"
-    incremental = True
+    incremental = "causal"
     support = "clip"
 
     MINIMUM_STD: ClassVar[float] = 1e-4
@@ -188,13 +189,13 @@ class GaussianTransport(Method):
 class MeanTransport(Method):
     """Mean-AcT: T(x) = x + m_b - m_a.
 
-    Source: arXiv 2410.23054, section 3 and table 1.
+    Source: arXiv 2410.23054, section 3.1 and table 1.
     """
 
     name = "mean"
     title = "Mean-AcT"
     minimum_samples = 1
-    incremental = True
+    incremental = "causal"
 
     def _fit(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(source[0]), target.mean(0) - source.mean(0)
@@ -256,7 +257,7 @@ class CAA(MeanTransport):
     title = "CAA"
     pooling = "last"
     positions = "last"
-    incremental = False
+    incremental = "atonce"
 
 
 class ITI(Method):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aim_plugins.transport.incremental import check_incremental
 from aim_plugins.transport.maps import Method, check_support, find_method
 from aim_plugins.transport.responses import check_pooling
 
@@ -19,15 +20,15 @@ class FitPlan:
         pooling: How the tokens of a sentence become one response.
         support: Where maps act.
         positions: Tokens to transport.
-        incremental: Whether each site is fitted on activations transported at all earlier ones.
-        strength: Strength at which they are.
+        incremental: Which sentences go through the maps learned so far, see `incremental`.
+        strength: Strength at which they do.
     """
 
     method: Method
     pooling: str
     support: str
     positions: str
-    incremental: bool
+    incremental: str
     strength: float
 
 
@@ -39,7 +40,7 @@ def plan_fit(
     pooling: str | None,
     support: str | None,
     positions: str | None,
-    incremental: bool | None,
+    incremental: str | None,
     strength: float,
     batch_size: int,
     max_length: int | None,
@@ -60,6 +61,7 @@ def plan_fit(
     )
     check_pooling(plan.pooling)
     check_support(chosen, plan.support)
+    check_incremental(plan.incremental)
     if plan.positions not in ("all", "last"):
         raise ValueError(f"positions={positions!r} is unknown: write 'all' or 'last'")
     if not math.isfinite(plan.strength):

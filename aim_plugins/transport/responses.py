@@ -3,7 +3,7 @@
 Sentences of a batch are padded to one length; the padding never counts. Pooling in another order
 than the sentences', or in other batches, gives the same responses.
 
-Source: arXiv 2410.23054, section 3.1 (average pooling) and appendix F (other poolings).
+Source: arXiv 2410.23054, section 3 (pooling) and appendix D (which one).
 """
 
 from __future__ import annotations

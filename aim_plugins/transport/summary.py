@@ -9,6 +9,7 @@ import torch
 
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.incremental import TITLES
 
 _MOVES = 5
 
@@ -42,7 +43,7 @@ def summarise(transport: LearnedTransport) -> dict[str, Any]:
 def summary_text(summary: dict[str, Any]) -> str:
     """The summary for people: facts, a line for each site, the largest moves."""
     model = " ".join(filter(None, [summary["architecture"], summary["base_model"]]))
-    fitted = "one site after another" if summary["incremental"] else "all sites at once"
+    fitted = TITLES[summary["incremental"]]
     facts = {
         "method": summary["method"],
         "model": model or "unknown",

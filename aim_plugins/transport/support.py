@@ -1,6 +1,6 @@
 """The support of a map: between which activations a neuron is transported.
 
-Source: arXiv 2410.23054, section 3.2.
+Source: arXiv 2410.23054, section 3.1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def support_bounds(
     Raises:
         ValueError: If the support is malformed, or a single sample has to tell a range.
 
-    Source: arXiv 2410.23054, section 3.2. The continuous rule is this package's: the interval's
+    Source: arXiv 2410.23054, section 3.1. The continuous rule is this package's: the interval's
     hard ends make incremental fits jump with rounding.
     """
     percentiles, clip = parse_support(support)

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.generation import generate_columns
+from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.arguments import columns_of
 
 SMALL = {
@@ -22,14 +23,57 @@ SMALL = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
+TOKENS = {name: SMALL[name] for name in SMALL if name.endswith("_id") or name == "vocab_size"}
+TWO = {**SMALL, "num_hidden_layers": 2}
+MIXED = {**TWO, "layer_types": ["linear_attention", "full_attention"], "head_dim": 8}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8}
+DELTA = {
+    **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+}
+EXPERTS = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
 FAMILIES = {
     "llama": SMALL,
     "mistral": {**SMALL, "sliding_window": 6},
     "gemma2": {**SMALL, "sliding_window": 6, "head_dim": 8},
     "qwen2": SMALL,
     "gpt2": {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "openai-gpt": {**TOKENS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "bert": {**TWO, "is_decoder": True},
+    "roformer": {**TWO, "is_decoder": True},
     "opt": {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32},
-    "mamba": {**SMALL, "num_hidden_layers": 2, "state_size": 8},
+    "mamba": {**TWO, "state_size": 8},
+    "mamba2": {**TWO, "state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 2},
+    "rwkv": {**TWO, "attention_hidden_size": 32},
+    "recurrent_gemma": {
+        **{**SMALL, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 16},
+        **{"head_dim": 8, "block_types": ["recurrent", "recurrent", "attention"]},
+    },
+    "jamba": {
+        **{**SMALL, **EXPERTS, "attn_layer_offset": 1, "attn_layer_period": 2},
+        **{"use_mamba_kernels": False, "mamba_d_state": 8, "mamba_dt_rank": 4},
+    },
+    "bamba": {**TWO, **MAMBA, "attn_layer_indices": [1], "mamba_chunk_size": 8},
+    "falcon_h1": {**TWO, **MAMBA, "mamba_d_ssm": 64, "head_dim": 8, "mamba_chunk_size": 8},
+    "zamba2": {
+        **{**SMALL, "layers_block_type": ["mamba", "hybrid"] * 2, "num_key_value_heads": 4},
+        **{"mamba_d_state": 8, "mamba_ngroups": 1, "n_mamba_heads": 4, "mamba_headdim": 16},
+        **{"attention_hidden_size": 64, "num_mem_blocks": 1, "chunk_size": 8},
+        "use_mamba_kernels": False,
+    },
+    "nemotron_h": {
+        **{**SMALL, "hybrid_override_pattern": "M*M-", "mamba_num_heads": 4, "head_dim": 8},
+        **{"mamba_head_dim": 16, "n_groups": 1, "ssm_state_size": 8, "chunk_size": 8},
+        "use_mamba_kernels": False,
+    },
+    "qwen3_next": {**MIXED, **DELTA, **EXPERTS, "shared_expert_intermediate_size": 16},
+    "olmo_hybrid": {**MIXED, **DELTA},
+    "minimax": {**MIXED, "num_local_experts": 2, "num_experts_per_tok": 1, "block_size": 16},
+    "kimi_linear": {
+        **{**MIXED, "linear_head_dim": 8, "linear_num_heads": 4, "num_key_value_heads": 4},
+        **{"kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8},
+        **{"num_local_experts": 2, "num_experts_per_token": 1, "moe_intermediate_size": 16},
+    },
     "lfm2": {
         **SMALL,
         "layer_types": ["conv", "full_attention", "conv", "full_attention"],
@@ -50,10 +94,10 @@ class NumberTokenizer:
         return ["".join(f"[{token}]" for token in row) for row in rows.tolist()]
 
 
-def build(family):
+def build(family, **settings):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = AutoConfig.for_model(family, **FAMILIES[family])
+        config = AutoConfig.for_model(family, **{**FAMILIES.get(family, {}), **settings})
         model = AutoModelForCausalLM.from_config(config).eval()
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -90,9 +134,49 @@ def assert_columns_equal_single_runs(model, **options):
                 assert complete(table[row][index]) == complete(alone[row][0])
 
 
+def assert_batches_equal_lone_prompts(model):
+    """The shortest prompt gets beside longer ones what transformers itself answers it alone."""
+    batch, shortest = prompts(), LENGTHS.index(min(LENGTHS))
+    new_tokens, width = 26, max(LENGTHS)
+    tokens = batch.unpadded()[shortest][None]
+    alone = Prompts(tokens, torch.ones_like(tokens))
+    options = {"do_sample": False, "pad_token_id": 0}
+    with torch.no_grad():
+        rows = generate_columns(
+            model, NumberTokenizer(), batch, COLUMNS, max_length=width + new_tokens, **options
+        )[shortest]
+        length = tokens.shape[1]
+        plain = model.generate(
+            input_ids=tokens, attention_mask=alone.mask, max_new_tokens=new_tokens, **options
+        )[0, length:].tolist()
+        assert complete(rows[0], stop=None) == complete(plain, stop=None)
+        for column, row in zip(COLUMNS, rows, strict=True):
+            [[lone]] = generate_columns(
+                model, NumberTokenizer(), alone, [column], max_length=length + new_tokens, **options
+            )
+            assert complete(row, stop=None) == complete(lone, stop=None)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_columns_equal_single_runs_for_every_kind_of_cache(family):
-    assert_columns_equal_single_runs(build(family))
+    model = build(family)
+    assert_columns_equal_single_runs(model)
+    assert_batches_equal_lone_prompts(model)
+
+
+@pytest.mark.parametrize("family", ["bert", "roformer"])
+def test_a_model_that_reads_both_ways_is_refused_until_it_is_made_a_decoder(family):
+    model = build(family)
+    HuggingFaceEngine(model, NumberTokenizer(), max_length=64)
+    model = build(family, is_decoder=False)
+    with pytest.raises(ValueError, match=f"a {family} reads both ways.*give is_decoder=True"):
+        HuggingFaceEngine(model, NumberTokenizer(), max_length=64)
+
+
+def test_a_decoder_that_ignores_the_setting_of_encoders_is_taken():
+    model = build("gpt_neox", **TWO)
+    assert model.config.is_decoder is False
+    HuggingFaceEngine(model, NumberTokenizer(), max_length=64)
 
 
 def test_columns_equal_single_runs_with_a_static_cache():

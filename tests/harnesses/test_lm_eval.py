@@ -55,7 +55,6 @@ def test_without_noise_every_response_is_that_of_hf_to_the_bit(
 @pytest.mark.parametrize(
     "gen_kwargs",
     [
-        {"num_beams": 3},
         {"eos_token_id": 270},
         {"do_sample": True, "temperature": 0.8},
         {"until": ["a", "the"]},
@@ -261,6 +260,17 @@ def test_an_empty_continuation_names_its_document(tiny_checkpoint):
     request = Instance("loglikelihood", {}, ("a", ""), 0, ("some_task", 3, 1))
     with pytest.raises(ValueError, match="document 3 of task 'some_task' has an empty"):
         model.loglikelihood([request])
+
+
+def test_a_text_without_tokens_scores_as_in_hf(tiny_checkpoint):
+    requests = [
+        Instance("loglikelihood_rolling", {}, (text,), index)
+        for index, text in enumerate(("", "the capital of"))
+    ]
+    ours = build(AimHFLM, tiny_checkpoint, noise_std=0).loglikelihood_rolling(requests)
+    theirs = build(HFLM, tiny_checkpoint).loglikelihood_rolling(requests)
+    assert list(map(str, ours)) == list(map(str, theirs))  # which the samples file holds
+    assert str(ours[0]) == "0"
 
 
 def test_noise_given_for_generation_only_is_refused(tiny_checkpoint, tasks_folder):

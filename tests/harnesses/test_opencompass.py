@@ -12,6 +12,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from opencompass.models import HuggingFaceBaseModel, HuggingFacewithChatTemplate
+from opencompass.utils.prompt import PromptList
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
@@ -235,6 +236,23 @@ def test_remote_code_is_not_run_unless_asked_for(tiny_checkpoint, tmp_path):
     with pytest.raises(ValueError, match="trust_remote_code"):
         load(HuggingFaceNoiseModel, folder)
     assert not witness.exists()
+
+
+def test_a_tokenizer_alone_counts_tokens_as_opencompass_own_models_do(chat_checkpoint):
+    """As OpenCompass's prompt viewer asks for, which loads no weights."""
+    pairs = (
+        (HuggingFaceNoiseModel, HuggingFaceBaseModel),
+        (HuggingFaceNoiseChatModel, HuggingFacewithChatTemplate),
+    )
+    dialogue = PromptList([{"role": "HUMAN", "prompt": "the capital of France"}])
+    for own, stock in pairs:
+        counting = load(own, chat_checkpoint, tokenizer_only=True, noise_std=1.0)
+        reference = load(stock, chat_checkpoint, tokenizer_only=True)
+        assert not hasattr(counting, "model")
+        for prompt in (*TEXTS, dialogue):
+            assert counting.get_token_len(prompt) == reference.get_token_len(prompt)
+        told, expected = (one.get_token_len_from_template(TEXTS) for one in (counting, reference))
+        assert told == expected
 
 
 def test_a_table_gives_what_single_models_give(clean, tiny_checkpoint):

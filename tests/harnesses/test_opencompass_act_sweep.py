@@ -197,7 +197,7 @@ def test_a_strength_that_a_fit_transported_at_is_not_warned_of(own_transport, mo
     monkeypatch.setattr(change.logger, "warning", warnings.append)
     change.warn_once.cache_clear()
     learned = LearnedTransport.load(own_transport)
-    metadata = dataclasses.replace(learned.metadata, incremental=True, strength=2.0)
+    metadata = dataclasses.replace(learned.metadata, incremental="source", strength=2.0)
     LearnedTransport(learned.maps, metadata).save(own_transport)
     check_config({"models": [entry(own_transport, strength) for strength in (0.0, 2.0)]})
     assert warnings == []

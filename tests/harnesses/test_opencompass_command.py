@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,12 @@ import torch
 pytest.importorskip("opencompass")
 
 from mmengine.config import Config
+from opencompass.utils import get_logger
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.cli import main
 from aim_plugins.harnesses.opencompass import command
+from aim_plugins.harnesses.opencompass.run import host
 from aim_plugins.harnesses.opencompass.run.missing import MissingCell, describe_missing, last_error
 from aim_plugins.modulation import changes
 from aim_plugins.sweep.front import TABLE
@@ -35,6 +39,8 @@ DONE = 0
 STAND_IN = """
 import json, os, pathlib, subprocess, sys, time
 from mmengine.config import Config
+from aim_plugins.harnesses.opencompass.run.host import end_with_command
+end_with_command()
 arguments = sys.argv[1:]
 stamp = arguments[-1]
 cfg = Config.fromfile(arguments[0], format_python_code=False)
@@ -44,6 +50,7 @@ folder = pathlib.Path(cfg["work_dir"])
 cfg.dump(folder / "configs" / f"{stamp}_{os.getpid()}.py")
 (folder / "arguments.json").write_text(json.dumps(arguments))
 (folder / "command.json").write_text(os.environ["AIM_PLUGINS_COMMAND"])
+(folder / "new").write_text(os.environ.get("AIM_PLUGINS_NEW_RUN", ""))
 for name in json.loads(os.environ.get("FINISH", "[]")):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("{}")
@@ -99,13 +106,59 @@ EVERYTHING = [
 ]
 
 
-def test_a_finished_run_succeeds_and_says_where_the_report_is(stock, monkeypatch, capfd):
+def test_a_finished_run_succeeds_and_says_where_its_results_are(stock, monkeypatch, capfd):
+    """The summarizer has said where its report is."""
     finish(monkeypatch, *EVERYTHING, "summary/sweep/m/report.html")
     assert sweep(stock) == DONE
-    assert (
-        f"report: out/{only_run(stock.parent).name}/summary/sweep/m/report.html"
-        in capfd.readouterr().out
+    run = only_run(stock.parent)
+    assert capfd.readouterr().out.splitlines() == [
+        f"checking {stock}",
+        f"starting OpenCompass, which writes to out/{run.name}",
+        f"results: out/{run.name}",
+    ]
+    assert not (run / ".lock").exists()
+
+
+def test_the_first_word_comes_before_anything_is_imported(stock):
+    code = (
+        "import sys\n"
+        "from aim_plugins.harnesses.opencompass import command\n"
+        "command._load_config = lambda path: print(*sys.modules) or sys.exit()\n"
+        f"command.main([{str(stock)!r}])"
     )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, imported = said.stdout.splitlines()
+    assert first == f"checking {stock}"
+    assert not {"torch", "mmengine", "opencompass", "numpy"} & set(imported.split())
+
+
+def test_opencompass_is_told_a_new_run_from_a_resumed_one(stock, monkeypatch):
+    finish(monkeypatch, *EVERYTHING)
+    assert sweep(stock) == DONE
+    run = only_run(stock.parent)
+    assert (run / "new").read_text() == "1"
+    assert sweep(stock, "-r") == DONE
+    assert (run / "new").read_text() == ""
+
+
+def test_a_new_run_is_not_said_to_reuse_an_old_one(monkeypatch):
+    from opencompass.cli import main as opencompass
+
+    said: list[str] = []
+    logger = get_logger()
+    monkeypatch.setattr(logger, "filters", list(logger.filters))
+    monkeypatch.setattr(logger, "callHandlers", lambda record: said.append(record.getMessage()))
+
+    def run() -> None:
+        logger.info("Reusing experiements from 20260102_030405")
+        logger.info("Current exp folder: out")
+
+    monkeypatch.setattr(opencompass, "main", run)
+    monkeypatch.setattr(sys, "argv", ["host", "config.py"])
+    host.main()
+    monkeypatch.setenv(host.NEW_RUN_VARIABLE, "1")
+    host.main()
+    assert [words.split()[0] for words in said] == ["Reusing", "Current", "Current"]
 
 
 def test_a_missing_cell_fails_and_names_the_log_and_its_error(stock, monkeypatch, capfd):
@@ -281,6 +334,10 @@ def test_bad_arguments_are_one_line_and_status_2(stock, capfd, arguments, words)
     [
         ({"models": []}, "has no models: set models = "),
         ({"datasets": [{"path": "none.jsonl"}]}, "path='none.jsonl', and there is no such file"),
+        (
+            {"datasets": [{"path": "data.jsonl", "abbr": "d", "template": "{quesiton}"}]},
+            "d: its prompt_template has {quesiton}, and the data have no such column",
+        ),
     ],
 )
 def test_a_bad_config_is_one_line_and_status_2(stock, capfd, changes, words):
@@ -315,44 +372,89 @@ def test_a_failure_of_opencompass_itself_is_a_failure(stock, monkeypatch, capfd)
     assert "opencompass ended with status 3" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_the_command_ends_the_tasks_too(stock, number):
-    started = stock.parent / "started"
+@pytest.fixture
+def hanging(stock):
+    """Starts a command in another process, whose task hangs, and gives both and the task's id."""
     code = (
         "import sys; from aim_plugins.harnesses.opencompass import command\n"
         f"command._OPENCOMPASS = {command._OPENCOMPASS!r}\n"
+        "command._load_config = lambda path: dict(work_dir='out')\n"
+        "command._check = lambda *_: None\n"
         f"sys.exit(command.main([{str(stock)!r}]))"
     )
+    started = stock.parent / "started"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, "HANG": str(started)},
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(started.exists, process)
-    child = int(started.read_text())
-    assert is_alive(child)
+    wait_until(lambda: started.exists() or process.poll() is not None)
+    task = int(started.read_text())
+    assert is_alive(task)
+    yield process, task
+    for number in (process.pid, task):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_the_command_ends_the_tasks_too(stock, hanging, number):
+    process, task = hanging
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert f"with -r {only_run(stock.parent).name}" in said
-    assert not is_alive(child)
+    assert not is_alive(task)
+
+
+def test_killing_the_command_ends_the_tasks_too(hanging):
+    process, task = hanging
+    process.kill()
+    wait_until(lambda: not is_alive(task))
+
+
+def test_killing_opencompass_ends_its_tasks(stock, hanging):
+    process, task = hanging
+    os.kill(int((only_run(stock.parent) / ".lock").read_text()), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "opencompass ended with status -9" in said
+    assert not is_alive(task)
+
+
+def test_a_run_that_is_at_work_is_not_resumed_beside(stock, hanging, capfd):
+    process, task = hanging
+    run = only_run(stock.parent)
+    holder = int((run / ".lock").read_text())
+    assert os.getpgid(task) == holder != process.pid
+    assert sweep(stock, "-r", run.name) == 1
+    said = capfd.readouterr().err
+    assert f"out/{run.name} is being written by OpenCompass, process {holder}" in said
+    assert said.count("\n") == 1
+    # What the message tells to write ends it all, and the run can be resumed.
+    words = said.rpartition("with ")[2].split()
+    subprocess.run(words, check=True)
+    process.communicate(timeout=60)
+    assert not is_alive(task)
+    assert sweep(stock, "-r", run.name) == 1
+    assert "unfinished cells" in capfd.readouterr().err
 
 
 def test_a_hang_up_stays_ignored_under_nohup():
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with command._stopping_signals():
+        with host.stopping_signals():
             os.kill(os.getpid(), signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, former)
 
 
-def wait_until(holds, process: subprocess.Popen) -> None:
+def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not holds():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -504,7 +606,10 @@ def test_a_broken_data_set_fails_a_grid_and_mending_it_completes_it(
 
     (tmp_path / "broken.jsonl").write_text(question * 2)
     assert sweep(config, "-r", run.name) == DONE
-    assert f"report: out/{run.name}/summary/sweep/tiny/report.html" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert (
+        said.count("report:") == said.count(f"out/{run.name}/summary/sweep/tiny/report.html") == 1
+    )
     predictions = run / "predictions"
     assert len(json.loads((predictions / "tiny-noise1-act1.0" / "broken.json").read_text())) == 2
     folder = run / "summary" / "sweep" / "tiny"

@@ -6,10 +6,12 @@ import json
 import math
 import pickle
 import statistics
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from mmengine.config import Config, ConfigDict
 from opencompass.datasets import Gsm8kEvaluator
 from opencompass.datasets.custom import make_custom_dataset_config
@@ -237,6 +239,86 @@ def test_exact_match_reads_lists_of_references(run):
     assert [found["score"]["scores"] for found in run.metrics(dataset)][:2] == ["11110", "11000"]
 
 
+# Four runs of five questions: question q is answered rightly in RIGHT[q] of them.
+RIGHT = (4, 3, 2, 1, 0)
+
+
+def answers_of_runs(right: tuple[int, ...] = RIGHT, runs: int = 4) -> list[str]:
+    return [GOLD[q] if run < right[q] else "no" for run in range(runs) for q in range(len(right))]
+
+
+def predict_repeated(run: Run, dataset: ConfigDict, texts: list[str]) -> None:
+    for entry in run.entries:
+        path = run.cell(entry, dataset).prediction
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(prediction_text(texts, GOLD * (len(texts) // len(GOLD))))
+        run.cell(entry, dataset).note_prediction()
+
+
+def test_questions_asked_n_times_are_counted_once_in_every_metric(run):
+    dataset = run.dataset(evaluator={"type": "opencompass.datasets.Gsm8kEvaluator"})
+    dataset.update(n=4, k=[2])
+    predict_repeated(run, dataset, answers_of_runs())
+    run.evaluate(dataset)
+    statistics_ = run.statistics(run.entries[0], dataset)
+    assert statistics_["documents"] == 5
+    result, found = run.results(dataset)[0], statistics_["metrics"]
+    both = [math.comb(right, 2) / math.comb(4, 2) for right in RIGHT]  # of two drawn at random
+    expected = {"accuracy (4 runs average)": [right / 4 for right in RIGHT]}
+    expected |= {name: both for name in ("G-Pass@2_1.0", "mG-Pass@2", "sums/G-Pass@2_1.0")}
+    for metric, scores in expected.items():
+        assert found[metric]["scale"] == 100
+        assert decode_scores(found[metric]["scores"]) == pytest.approx(scores)
+        assert result[metric] == pytest.approx(100 * statistics.mean(scores))
+    # No number of the result is left without scale and error.
+    assert found.keys() == {name for name, value in result.items() if isinstance(value, float)}
+
+
+def test_of_an_evaluator_without_details_the_last_run_is_what_counts(run):
+    """OpenCompass keeps no other."""
+    dataset = run.dataset()
+    dataset.update(n=4)
+    predict_repeated(run, dataset, answers_of_runs())
+    run.evaluate(dataset)
+    assert run.results(dataset)[0]["accuracy"] == 20
+    assert run.metrics(dataset)[0]["accuracy"] == {"scale": 100, "scores": "10000"}
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_documents_that_a_reader_repeats_are_one_question(run, monkeypatch, tiled):
+    """Code data sets do so for pass@k, each in its own order."""
+    from opencompass.datasets import CustomDataset
+
+    def repeat(path, num_repeats, **settings):
+        rows = list(load(path, **settings))
+        order = rows * num_repeats if tiled else [row for row in rows for _ in range(num_repeats)]
+        return Dataset.from_list(order)
+
+    load = CustomDataset.load
+    monkeypatch.setattr(CustomDataset, "load", staticmethod(repeat))
+    dataset = run.dataset(evaluator={"type": "opencompass.datasets.Gsm8kEvaluator"})
+    dataset.update(num_repeats=2)
+    verdicts = ("10000", "11000") if tiled else ("11010", "00000")
+    texts = [
+        gold if verdict == "1" else "no"
+        for gold, verdict in zip(
+            GOLD * 2 if tiled else [gold for gold in GOLD for _ in range(2)],
+            "".join(verdicts),
+            strict=True,
+        )
+    ]
+    for entry in run.entries:
+        path = run.cell(entry, dataset).prediction
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(prediction_text(texts, GOLD * 2))
+        run.cell(entry, dataset).note_prediction()
+    run.evaluate(dataset)
+    assert run.results(dataset)[0]["accuracy"] == 30
+    found = run.statistics(run.entries[0], dataset)
+    assert found["documents"] == 5
+    assert found["metrics"]["accuracy"] == {"scale": 100, "scores": [1, 0.5, 0, 0, 0]}
+
+
 def test_a_metric_without_known_scores_claims_no_error(run):
     dataset = run.dataset(evaluator={"type": "opencompass.openicl.icl_evaluator.BleuEvaluator"})
     run.predict(dataset, {std: [f"{text} and more words" for text in ANSWERS[std]] for std in STDS})
@@ -434,6 +516,26 @@ def test_name_and_output_paths_speak_for_all_entries(run):
 
 
 def test_the_command_starts_the_task_anywhere(run):
-    command = run.task(run.dataset()).get_command("params.py", "CUDA_VISIBLE_DEVICES= {task_cmd}")
+    dataset = run.dataset()
+    run.predict(dataset, {0.5: ANSWERS[0.5]})
+    command = run.task(dataset).get_command("params.py", "CUDA_VISIBLE_DEVICES= {task_cmd}")
     assert command.startswith("CUDA_VISIBLE_DEVICES= ")
     assert command.endswith(" -m aim_plugins.harnesses.opencompass.run.process eval params.py")
+
+
+def test_nothing_is_started_where_inference_left_nothing_to_evaluate(run):
+    """Importing OpenCompass to say so takes up to a minute."""
+    command = run.task(run.dataset()).get_command("params.py", "CUDA_VISIBLE_DEVICES= {task_cmd}")
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "nothing to evaluate: the inference left no predictions" in ended.stderr
+    assert "params.py" not in command
+
+
+def test_a_finished_evaluation_is_started_although_its_predictions_are_gone(run):
+    dataset = run.dataset()
+    run.predict(dataset)
+    run.evaluate(dataset)
+    for entry in run.entries:
+        run.cell(entry, dataset).prediction.unlink()
+    assert "run.process eval" in run.task(dataset).get_command("params.py", "{task_cmd}")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config, ConfigDict
 from opencompass.datasets.custom import make_custom_dataset_config
+from opencompass.utils import get_logger
 
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.command import COMMAND_VARIABLE
@@ -422,6 +423,16 @@ def test_a_sweep_without_any_result_is_only_mentioned(run):
     assert any("there is no result yet" in warning for warning in run.warnings)
 
 
+def test_what_the_default_summarizer_takes_is_taken(run, monkeypatch):
+    """Older configs of OpenCompass name a prompt_db."""
+    run.add_result(run.add_entry(0.5), run.add_dataset("sums"), {"accuracy": 50.0})
+    warnings: list[str] = []
+    monkeypatch.setattr(get_logger(), "warning", warnings.append)
+    summarizer = SweepSummarizer(config=run.config(), prompt_db={"database_path": "docs"})
+    assert any("prompt_db is deprecated" in said for said in warnings)
+    assert summarizer.dataset_abbrs is None
+
+
 def test_nothing_at_all_gives_opencompass_table_of_dashes(run):
     run.add_dataset("sums")
     run.add_entry(0.0)
@@ -500,7 +511,8 @@ def test_the_files_are_those_of_the_sweep_with_lm_eval(run, capsys):
         ".txt",
     ]
     printed = capsys.readouterr().out
-    assert "0.5     0.5000 ± 0.2887" in printed
+    # Wilson's interval of two of four.
+    assert "0.5 0.500 [0.150, 0.850]" in printed
     assert printed.endswith(f"report:   {run.sweep() / 'report.html'}\n")
 
 

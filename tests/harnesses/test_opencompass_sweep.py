@@ -362,6 +362,23 @@ def test_a_broken_data_set_does_not_stop_the_others(tmp_path, checkpoint, data_f
     assert len(read(run, "predictions", 0.0, datasets[1]["abbr"])) == 9
 
 
+def test_a_field_that_the_data_lack_fails_before_the_model_is_loaded(
+    tmp_path, checkpoint, monkeypatch
+):
+    dataset = short_gsm8k()
+    dataset["infer_cfg"]["prompt_template"]["template"]["round"][0]["prompt"] = "{quesiton}"
+    run = config(tmp_path / "run", entries(checkpoint, stds=(0.0,)), [dataset])
+    (task,) = (SweepOpenICLInferTask(cfg) for cfg in infer_tasks(run))
+    said = []
+    monkeypatch.setattr(task, "_load", lambda: said.append("loaded"))
+    monkeypatch.setattr(task.logger, "exception", lambda _: said.append(str(sys.exc_info()[1])))
+    with pytest.raises(RuntimeError, match="inference failed for gsm8k"):
+        task.run()
+    assert len(said) == 1
+    assert "gsm8k: its prompt_template has {quesiton}" in said[0]
+    assert "did you mean 'question'?" in said[0]
+
+
 def test_a_changed_strength_under_an_old_name_is_computed_again(tmp_path, checkpoint):
     datasets = mmlu("mmlu/mmlu_ppl_ac766d.py")[:1]
     abbr = datasets[0]["abbr"]
@@ -396,12 +413,13 @@ def test_a_killed_task_goes_on_where_it_was(tmp_path, checkpoint, perplexity_run
     )
     records = Path(run.work_dir, "records")
     deadline = time.monotonic() + 120
-    while not (done := list(records.rglob("*.json"))) and child.poll() is None:
+    while not (done := list(records.rglob("*.jsonl"))) and child.poll() is None:
         assert time.monotonic() < deadline
+        time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    done = list(records.rglob("*.json"))
-    assert done, "the task ended before it could be killed"
+    done = list(records.rglob("*.jsonl"))
+    assert len(done) == 1, "the task ended before it could be killed"
     rows = []
     forward = HuggingFaceEngine._forward
 
@@ -415,7 +433,7 @@ def test_a_killed_task_goes_on_where_it_was(tmp_path, checkpoint, perplexity_run
     for subject in SUBJECTS:
         abbr = f"lukaemon_mmlu_{subject}"
         assert predictions(run, abbr) == predictions(perplexity_run, abbr)
-    assert not records.exists() or not list(records.rglob("*.json"))
+    assert not records.exists() or not list(records.rglob("*.jsonl"))
 
 
 WINOGRANDE = """

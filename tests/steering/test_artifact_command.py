@@ -105,12 +105,19 @@ def test_fold_refuses_another_model(saved: Path, tmp_path: Path, tiny_checkpoint
 def test_convert_writes_a_transport(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "saved").mkdir()
+    folder = tmp_path / "saved"
+    folder.mkdir()
     state = {"net.w1": torch.full((1, WIDTH), 2.0), "net.b1": torch.ones(1, WIDTH)}
-    torch.save(state, tmp_path / "saved" / f"{NORM}.statedict")
+    torch.save(state, folder / f"{NORM}.statedict")
     words = ("--pretrained", tiny_checkpoint, "-o", tmp_path / "out", "--device", "cpu")
-    assert run("convert", tmp_path / "saved", *words) == 0
-    assert "1 maps, method linear, support none" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="pooling is missing") as told:
+        run("convert", folder, *words)
+    asked = str(told.value).split("add ")[1].split(",")[0].split()
+    with pytest.raises(ValueError, match="incremental is missing") as told:
+        run("convert", folder, *words, *asked)
+    asked += str(told.value).split("add ")[1].split(",")[0].split()
+    assert run("convert", folder, *words, *asked) == 0
+    assert "1 maps, method linear, causal, support none" in capsys.readouterr().out
     loaded = LearnedTransport.load(tmp_path / "out")
     assert torch.equal(loaded.maps.maps[NORM].scale, torch.full((WIDTH,), 2.0))
     assert loaded.metadata.base_model == str(tiny_checkpoint)

@@ -99,6 +99,28 @@ def test_a_finished_evaluation_is_not_computed_again(evaluate, files, monkeypatc
     assert {path.suffix for path in (files / "out" / "curves").iterdir()} == {".png", ".svg"}
 
 
+def test_added_strengths_are_measured_beside_those_that_are_there(evaluate, files, monkeypatch):
+    words = measured(files)[:-1]
+    written = []
+    plain = study.generate_texts
+
+    def note(engine, prompts, columns, *more, **options):
+        written.append([column.settings["strength"] for column in columns])
+        return plain(engine, prompts, columns, *more, **options)
+
+    monkeypatch.setattr(study, "generate_texts", note)
+    _, first = evaluate(*words, "--strength", "0,1")
+    _, added = evaluate(*words, "--strength=-0.5,0,1")
+    assert written == [[0.0, 1.0], [-0.5]]
+    assert {key: row for key, row in added.items() if key[2] != -0.5} == first
+    _, whole = evaluate(*words, "--strength=-0.5,0,1", output="whole")
+    assert list(added) == list(whole)
+    for key, row in whole.items():
+        assert added[key].value == pytest.approx(row.value, rel=1e-5), key
+    monkeypatch.setattr(study, "load_engine", None)  # a call would fail
+    assert evaluate(*words, "--strength=1") == (0, added)
+
+
 def test_ctrl_c_keeps_the_finished_batches(evaluate, files, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
@@ -106,13 +128,16 @@ def test_ctrl_c_keeps_the_finished_batches(evaluate, files, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(scores, "score_generations", interrupt)
         assert evaluate(*brief(files))[0] == 130
-    records = {path.name for path in (files / "out" / "records").iterdir()}
-    assert records
-    # What was finished is read again: damaging it would be noticed, computing it would write it.
-    stamps = {name: (files / "out" / "records" / name).stat().st_ino for name in records}
+    (records,) = (files / "out" / "records").iterdir()
+    finished = records.read_text().splitlines()
+    assert finished
     status, rows = evaluate(*brief(files))
-    after = {name: (files / "out" / "records" / name).stat().st_ino for name in records}
-    assert (status, after) == (0, stamps)
+    assert status == 0
+    # What was finished is read again: computing it would write it.
+    paths = (files / "out" / "records").iterdir()
+    lines = [line for path in paths for line in path.read_text().splitlines()]
+    keys = [json.loads(line)["payload"]["key"] for line in lines]
+    assert set(finished) <= set(lines) and len(keys) == len(set(keys))
     assert rows == evaluate(*brief(files), output="unbroken")[1]
 
 
@@ -123,12 +148,14 @@ def test_texts_that_generate_wrote_give_the_same_table(evaluate, files, run_comm
     assert run_command("generate", transport, *common, *words, "-o", files / "texts") == 0
     lexicon = ("--lexicon", files / "words.txt")
     _, anew = evaluate(*words, *lexicon)
-    path = files / "texts" / "generations.jsonl"
-    status, read = evaluate("--generations", path, *lexicon, output="read")
-    assert status == 0
-    assert [(m, s) for _, m, s in read] == [(m, s) for _, m, s in anew]
-    for wanted, found in zip(anew.values(), read.values(), strict=True):
-        assert found.value == pytest.approx(wanted.value, rel=1e-6)
+    folder = files / "texts"
+    for output, path in (("folder", folder), ("file", folder / "generations.jsonl")):
+        status, read = evaluate("--generations", path, *lexicon, output=output)
+        assert status == 0
+        assert [(m, s) for _, m, s in read] == [(m, s) for _, m, s in anew]
+        assert {task for task, _, _ in read} == {"generations"}
+        for wanted, found in zip(anew.values(), read.values(), strict=True):
+            assert found.value == pytest.approx(wanted.value, rel=1e-6)
 
 
 def test_only_like_evaluations_are_compared(
@@ -231,7 +258,7 @@ def test_a_harnesss_table_joins_our_own(evaluate, files, monkeypatch, capfd):
     script.write_text(
         "import pathlib, sys\n"
         "folder = pathlib.Path(sys.argv[sys.argv.index('--output') + 1])\n"
-        "folder.mkdir()\n"
+        "folder.mkdir(parents=True)\n"
         f"(folder / 'sweep.csv').write_text({table!r})\n"
     )
     from aim_plugins.steering import tasks
@@ -264,7 +291,7 @@ def test_an_unfitted_strength_is_allowed_and_warned_of(evaluate, files, caplog):
         (["--prompts", "prompts.jsonl", "--classifier", "c"], "label is missing"),
         (["--prompts", "prompts.jsonl", "--judge", "m"], "--concept"),
         (["--prompts", "prompts.jsonl", "--judge", "m", "--judge-answers", "a"], "judge_answers"),
-        (["--generations", "nowhere.jsonl"], "no such file"),
+        (["--generations", "nowhere.jsonl"], "nowhere.jsonl' holds no texts: give the folder"),
         (["--perplexity", "nowhere.jsonl"], "no such file"),
         (["--perplexity", "plain.jsonl", "--strength", "0,0"], "holds 0 twice"),
         (["--perplexity", "plain.jsonl", "--dtype", "float33"], "dtype='float33'"),

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.engines.loading import check_judge, load_engine
 from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.steering import tasks
 from aim_plugins.steering.concepts import Judge, Lexicon, check_question, describe_concept
 from aim_plugins.steering.perplexity import (
     generation_perplexity,
@@ -31,7 +33,7 @@ from aim_plugins.steering.study import EvaluationStudy
 from aim_plugins.steering.tasks import run_sweep, task_command
 from aim_plugins.steering.texts import Generation, until
 from aim_plugins.sweep import estimates
-from aim_plugins.sweep.table import Point
+from aim_plugins.sweep.table import Point, Row, write_table
 from aim_plugins.sweep.trackers import Trackers
 from aim_plugins.transport.artifact import LearnedTransport
 
@@ -418,6 +420,25 @@ def test_a_tasks_table_is_read_and_its_failure_told(tmp_path):
         run_sweep([sys.executable, "-c", "raise SystemExit(130)"], tmp_path)
 
 
+def test_tasks_are_asked_at_strengths_that_no_finished_sweep_has(tmp_path, monkeypatch):
+    asked = []
+
+    def sweep(words, folder):
+        (spec,) = [word for word in words if word.startswith("--strength=")]
+        asked.append(parse_strengths(spec.partition("=")[2], low=-math.inf))
+        assert str(folder) in words
+        rows = [Row("quiz", "acc", one, None, one / 2, None, 8) for one in asked[-1]]
+        folder.mkdir(parents=True)
+        write_table(folder / "sweep.csv", rows)
+        return rows
+
+    monkeypatch.setattr(tasks, "run_sweep", sweep)
+    for strengths in ((0.0, 1.0), (0.0, 1.0), (-0.5, 0.0, 0.5, 1.0)):
+        rows = tasks.run_tasks(task_settings(tmp_path), strengths, tmp_path / "lm_eval")
+        assert [(row.strength, row.value) for row in rows] == [(s, s / 2) for s in strengths]
+    assert [list(one) for one in asked] == [[0.0, 1.0], [-0.5, 0.5]]
+
+
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
 def test_a_missing_tracker_names_its_install(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
@@ -461,4 +482,4 @@ def test_settings_are_json(tmp_path, tiny_transport):
     path.write_text('{"text": "one two"}\n', encoding="utf-8")
     settings = task_settings(tmp_path, perplexity=(path,), transport=tiny_transport)
     found = EvaluationStudy(settings).arguments
-    assert json.loads(json.dumps(found))["strength"] == [-0.5, 0, 1]
+    assert json.loads(json.dumps(found))["tasks"]["names"] == ["arc_easy", "boolq"]

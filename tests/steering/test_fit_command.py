@@ -49,7 +49,9 @@ NORMS = ["--modules", ".*layernorm"]
 
 
 def test_the_command_writes_what_the_function_learns(fit, tiny_checkpoint, capsys):
-    status, folder = fit(*NORMS, "--method", "gaussian", "--batch-size", "3", "--no-incremental")
+    status, folder = fit(
+        *NORMS, "--method", "gaussian", "--batch-size", "3", "--incremental", "atonce"
+    )
     assert status == 0
     wanted = fit_transport(
         AutoModelForCausalLM.from_pretrained(tiny_checkpoint).eval(),
@@ -59,7 +61,7 @@ def test_the_command_writes_what_the_function_learns(fit, tiny_checkpoint, capsy
         modules=".*layernorm",
         method="gaussian",
         batch_size=3,
-        incremental=False,
+        incremental="atonce",
         progress=False,
     )
     written = LearnedTransport.load(folder)
@@ -70,14 +72,14 @@ def test_the_command_writes_what_the_function_learns(fit, tiny_checkpoint, capsy
 
 
 def test_every_option_reaches_the_fit(fit):
-    words = "--pooling max --support q10_90 --positions last --incremental --strength -0.5"
+    words = "--pooling max --support q10_90 --positions last --incremental source --strength -0.5"
     status, folder = fit(
         *["--modules", r".*\.1\.mlp", ".*self_attn"], *words.split(), *["--max-length", "6"]
     )
     found = LearnedTransport.load(folder).metadata
     assert status == 0
     assert (found.pooling, found.support, found.positions) == ("max", "q10_90", "last")
-    assert (found.incremental, found.strength, found.max_length) == (True, -0.5, 6)
+    assert (found.incremental, found.strength, found.max_length) == ("source", -0.5, 6)
     assert list(found.sites) == [
         "model.layers.0.self_attn",
         "model.layers.1.self_attn",
@@ -360,7 +362,7 @@ def test_generate_and_evaluate_read_their_sections(received, command, tokens):
         ("generate", "trust_remote_code=no", "trust_remote_code='no': give True or"),
         ("generate", "do_sample=no", "do_sample='no': give True or False"),
         ("generate", "generate.force=0", "force=0: give True or False"),
-        ("fit", "incremental=off", "incremental='off': give True or False"),
+        ("fit", "incremental=true", "incremental=True: choose one of 'causal', 'source', 'atonce'"),
         ("evaluate", "judge_chat=maybe", "judge_chat='maybe': choose one of 'auto', 'yes', 'no'"),
         ("evaluate", "sentiment=vadar", "sentiment='vadar': did you mean 'vader'"),
         ("evaluate", "batch_size=many", "batch_size='many': give a whole number"),
@@ -403,9 +405,11 @@ def test_a_config_describes_prompts(received):
     assert settings.prompts == {"name": "repeat", "text": "x", "n": 2}
 
 
-@pytest.mark.parametrize("value, wanted", [("false", False), ("true", True), ("None", None)])
+@pytest.mark.parametrize(
+    "value, wanted", [("source", "source"), ("AtOnce", "atonce"), ("None", None)]
+)
 def test_a_config_leaves_a_method_s_own_choice_or_replaces_it(received, value, wanted):
-    assert received("fit", f"incremental={value}")[1].incremental is wanted
+    assert received("fit", f"incremental={value}")[1].incremental == wanted
 
 
 def test_every_command_has_its_help(capsys):

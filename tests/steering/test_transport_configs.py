@@ -99,7 +99,7 @@ def test_configs_have_the_settings_of_the_paper(model):
         assert (config["method"], config["pooling"], config["incremental"]) == (
             "linear",
             "mean",
-            True,
+            "causal",
         )
         assert list(parse_strengths(config["generate"]["strength"])) == [i / 10 for i in range(11)]
     assert (toxicity["support"], concept["support"]) == ("minmax", "none")

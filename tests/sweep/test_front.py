@@ -44,7 +44,7 @@ def test_a_curve_has_table_pictures_and_report(tmp_path, capsys):
     ]
     assert (tmp_path / "classes.csv").read_text() == "a,b\n"
     printed = capsys.readouterr().out
-    assert printed.startswith("quiz (n=100)\nstrength ")
+    assert printed.startswith("quiz (n=100), [95 % interval]\nstrength ")
     assert printed.splitlines()[-4:] == [
         f"table:    {tmp_path / 'sweep.csv'}",
         f"classes:  {tmp_path / 'classes.csv'}",
@@ -95,7 +95,7 @@ def test_the_report_of_a_grid_shows_heat_maps_and_every_number(tmp_path, capsys)
     assert "between 0.480 (σ 4, λ 1) and 0.920 (σ 0, λ -1)" in page
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["std", "strength", "acc"]
-    assert lines[2].split()[:3] == ["0", "-1", "0.9200"]
+    assert lines[2].split()[:3] == ["0", "-1", "0.920"]
 
 
 def test_pictures_of_a_task_that_is_gone_are_removed(tmp_path):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from aim_plugins.core.strengths import Axis
+from aim_plugins.sweep import plots
 from aim_plugins.sweep.heat_maps import draw_heat_map
+from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.plots import (
     draw_curve,
     group_curves,
-    intervals,
     logarithmic,
     plot_curves,
 )
@@ -122,17 +124,49 @@ def test_answers_that_are_all_wrong_have_an_interval_all_the_same():
         pixels = np.asarray(Image.open(io.BytesIO(draw_curve(curve, AXIS)["png"])).convert("RGB"))
         return int((pixels[..., 2].astype(int) - pixels[..., 0] > 20).sum())
 
-    # Of 0/40 Wilson's interval ends at 0.088; a mean of 0.5 without any error has no width.
-    assert painted([0.0, 0.0]) > 3 * painted([0.5, 0.5])
+    # Of 0/40 Wilson's interval ends at 0.088, which is most of this picture's height.
+    assert painted([0.0, 0.0]) > 100_000
 
 
-def test_no_interval_of_a_share_leaves_zero_to_one():
-    (curve,) = group_curves(points(values=(0.99, 0.5, 0.01, 0.0), stderr=0.03))
-    (low, high) = zip(*intervals(curve), strict=True)
-    assert low == pytest.approx((0.99 - 1.96 * 0.03, 0.5 - 1.96 * 0.03, 0, 0))
-    assert high == pytest.approx((1, 0.5 + 1.96 * 0.03, 0.01 + 1.96 * 0.03, 1.96 * 0.03))
-    (curve,) = group_curves(points(values=(99.0, 50.0, 1.0, 0.0), stderr=3.0))
-    assert intervals(curve)[2] == pytest.approx((1 - 1.96 * 3, 1 + 1.96 * 3))
+def axis_and_intervals(some_points, monkeypatch):
+    """The vertical axis of a picture, and all ends of intervals and values that it should hold."""
+    (curve,) = group_curves(some_points)
+    limits = []
+    monkeypatch.setattr(
+        plots, "render", lambda figure: limits.append(figure.axes[0].get_ylim()) or {}
+    )
+    draw_curve(curve, AXIS, log=logarithmic([curve])[0])
+    ends = [end for pair in point_intervals(curve.sampled) for end in pair]
+    return limits[0], ends + [point.value for point in curve.points]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "stderr", "n"),
+    [
+        ("sentiment", (0.0, 0.1, 0.03, 0.3), 0.275, 4),
+        ("sentiment", (0.0, 0.1, 0.03, 0.3), 0.0, 4),
+        ("score", (0.0, 0.1, 0.03, 0.3), 0.275, 4),
+        ("sentiment", (-0.5, 0.1, 0.03, 0.9), 0.1, 40),
+        ("acc", (0.0, 0.0, 0.0, 0.0), 0.0, 4),
+        ("acc", (1.0, 1.0, 1.0, 1.0), 0.0, 49),
+        ("acc", (0.9, 0.5, 0.05, 0.02), 0.02, 40),
+        ("perplexity", (20.0, 30.0, 500.0, 9000.0), 30.0, 4),
+        ("nll", (0.5, 3.0, 500.0, 9000.0), 300.0, 4),
+        ("length", (40.0, 40.0, 40.0, 40.0), 0.0, 4),
+    ],
+)
+@pytest.mark.parametrize("law", [False, True])
+def test_no_axis_hides_a_value_or_cuts_an_interval(metric, values, stderr, n, law, monkeypatch):
+    some = [Point("t", metric, x, y, stderr, n, 1) for x, y in enumerate(values)]
+    if law:
+        some += [replace(one, metric=f"{metric}_expected", stderr=None) for one in some]
+    (low, high), shown = axis_and_intervals(some, monkeypatch)
+    assert all(low <= value <= high for value in shown if math.isfinite(value))
+
+
+def test_a_share_is_drawn_from_zero(monkeypatch):
+    (low, high), _ = axis_and_intervals(points(values=(0.6, 0.6, 0.55, 0.58)), monkeypatch)
+    assert low == 0 and 0.66 < high < 0.8
 
 
 @pytest.mark.parametrize("stderr", [None, math.nan])

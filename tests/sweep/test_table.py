@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.table import Point, Row, is_expected, metric_family, pool_draws, read_table
 from aim_plugins.sweep.table import write_table as write
@@ -106,25 +107,45 @@ def test_infinite_values_pool_to_no_number_without_failing():
     assert math.isnan(point.value)
 
 
-def test_the_pooled_error_covers_the_true_one_when_draws_share_documents():
-    """Simulates the nested design: documents differ in difficulty, draws flip single answers."""
+@pytest.mark.parametrize("draws", [2, 3, 5, 10])
+@pytest.mark.parametrize("shape", [0.1, 1.0, 20.0], ids=["noise barely", "partly", "wholly"])
+def test_pooled_intervals_cover_the_mean_of_all_documents_when_draws_share_them(draws, shape):
+    """Simulates the nested design: documents differ in difficulty, draws flip single answers.
+
+    1500 repetitions know a coverage of 95 % to 0.6 %. An upper bound of the error would cover
+    nearly always where noise matters, and taking draws for documents would cover too seldom.
+    """
     generator = np.random.default_rng(0)
-    documents, draws, repetitions = 60, 4, 2000
-    means, pooled = [], []
-    for _ in range(repetitions):
-        difficulty = generator.beta(0.6, 0.6, documents)
-        correct = generator.random((draws, documents)) < difficulty
-        rows = [
-            row(draw, answers.mean(), answers.std(ddof=1) / math.sqrt(documents), n=documents)
-            for draw, answers in enumerate(correct)
-        ]
-        (point,) = pool_draws(rows)
-        means.append(point.value)
-        pooled.append(point.stderr)
-    true_error = np.std(means, ddof=1)
-    naive = np.mean(pooled) / math.sqrt(draws)
-    # 2000 repetitions know the true error to 1.6 %; taking draws as independent documents is wrong.
-    assert np.mean(pooled) > true_error > 1.3 * naive
+    documents, repetitions = 60, 1500
+    difficulty = generator.beta(shape, shape, (repetitions, 1, documents))
+    correct = generator.random((repetitions, draws, documents)) < difficulty
+    values = correct.mean(2)
+    errors = correct.std(2, ddof=1) / math.sqrt(documents)
+    found = [
+        pool_draws([row(d, v, e, n=documents) for d, (v, e) in enumerate(zip(*one, strict=True))])
+        for one in zip(values.tolist(), errors.tolist(), strict=True)
+    ]
+    ends = np.array([point_intervals(points)[0] for points in found])
+    covered = ((ends[:, 0] <= 0.5) & (ends[:, 1] >= 0.5)).mean()
+    assert 0.935 < covered < 0.996
+    # The error of the mean over draws of each document, which the rows do not hold.
+    exact = correct.mean(1).std(1, ddof=1) / math.sqrt(documents)
+    pooled = np.array([points[0].stderr for points in found])
+    assert pooled.mean() > 0.98 * exact.mean()
+
+
+def test_without_noise_more_draws_sharpen_nothing():
+    (point,) = pool_draws([row(draw, 0.5, 0.0, n=40) for draw in range(9)])
+    assert point.stderr == 0.0
+    (point,) = pool_draws([row(draw, 0.5, 0.05, n=40) for draw in range(9)])
+    assert point.stderr == 0.05
+
+
+def test_draws_that_are_all_wrong_have_an_interval_all_the_same():
+    (point,) = pool_draws([row(draw, 0.0, 0.0, n=40) for draw in range(3)])
+    graded = Point(point.task, point.metric, 3.0, 0.4, 0.03, 40, 3)
+    law = binomtest(0, 40).proportion_ci(0.95, method="wilson")
+    assert point_intervals([point, graded])[0] == pytest.approx((law.low, law.high), abs=1e-6)
 
 
 def curve(metric, values, errors, counts):
@@ -134,27 +155,36 @@ def curve(metric, values, errors, counts):
     ]
 
 
-def test_a_printed_share_of_none_has_wilsons_interval_instead_of_no_error():
-    printed = format_points(curve("presence", (0.0, 0.75), (0.0, 0.25), (4, 4))).splitlines()
-    law = [binomtest(hits, 4).proportion_ci(0.95, method="wilson") for hits in (0, 3)]
-    assert printed[0] == "prompts (n=4), ± standard error or [95 % interval]"
-    assert printed[2].endswith(f"0.0000 [{law[0].low:.2f}, {law[0].high:.2f}]")
-    assert printed[3].endswith(f"0.7500 [{law[1].low:.2f}, {law[1].high:.2f}]")
-
-
-def test_other_printed_values_keep_their_standard_errors():
-    shares = curve("presence", (0.25, 0.75), (0.25, 0.25), (4, 4))
+def test_printed_values_have_the_intervals_of_the_pictures():
+    shares = curve("presence", (0.0, 0.75), (0.0, 0.25), (4, 4))
     means = curve("sentiment", (0.0, 0.3), (0.0, 0.1), (4, 4))
-    printed = format_points(shares + means)
-    assert "[" not in printed
-    assert "0.2500 ± 0.2500     0.0000 ± 0.0000" in printed
+    printed = format_points(shares + means).splitlines()
+    law = [binomtest(hits, 4).proportion_ci(0.95, method="wilson") for hits in (0, 3)]
+    assert printed[0] == "prompts (n=4), [95 % interval]"
+    for line, share, mean, wilson, other in zip(
+        printed[2:], shares, means, law, point_intervals(means), strict=True
+    ):
+        assert f"{share.value:.3f} [{wilson.low:.3f}, {wilson.high:.3f}]" in line
+        assert line.endswith(f"{mean.value:.3f} [{other[0]:.3f}, {other[1]:.3f}]")
+    assert "±" not in "".join(printed)
+
+
+def test_printed_values_without_errors_stand_alone():
+    printed = format_points(curve("ece", (0.25, 0.5), (None, None), (4, 4))).splitlines()
+    assert printed[0] == "prompts (n=4)"
+    assert printed[2].split() == ["0", "0.250"]
+
+
+def test_printed_draws_are_counted():
+    points = pool_draws([row(draw, 0.5 + draw / 10) for draw in range(3)])
+    assert format_points(points).startswith(f"{points[0].task} (n={points[0].n}, 3 draws), [95 %")
 
 
 def test_each_printed_metric_has_its_own_count_where_they_differ():
     some = curve("presence", (0.2, 0.3), (0.1, 0.1), (4, 4))
     some += curve("repeated_3grams", (0.2, 0.3), (0.1, 0.1), (4, 2))
     printed = format_points(some).splitlines()
-    assert printed[0] == "prompts (n=2 to 4)"
+    assert printed[0] == "prompts (n=2 to 4), [95 % interval]"
     assert printed[2].split("  ")[-1].strip() == "2 to 4"
     assert printed[2].split() == ["n", "4", "2", "to", "4"]
     assert "n " not in format_points(some[:2]).splitlines()[2]

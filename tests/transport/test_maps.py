@@ -333,13 +333,13 @@ def test_each_method_has_its_papers_defaults():
         for name, method in METHODS.items()
     }
     assert chosen == {
-        "linear": ("mean", "all", True, "clip"),
-        "gaussian": ("mean", "all", True, "clip"),
-        "mean": ("mean", "all", True, "none"),
-        "aura": ("max", "all", False, "none"),
-        "actadd": ("last", "all", False, "none"),
-        "caa": ("last", "last", False, "none"),
-        "iti": ("last", "last", False, "none"),
+        "linear": ("mean", "all", "causal", "clip"),
+        "gaussian": ("mean", "all", "causal", "clip"),
+        "mean": ("mean", "all", "causal", "none"),
+        "aura": ("max", "all", "atonce", "none"),
+        "actadd": ("last", "all", "atonce", "none"),
+        "caa": ("last", "last", "atonce", "none"),
+        "iti": ("last", "last", "atonce", "none"),
     }
 
 

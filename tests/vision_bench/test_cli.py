@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from vision_bench.cli import main
 
@@ -60,9 +61,9 @@ def test_a_sweep_writes_table_pictures_and_manifest(digits, digits_file, tmp_pat
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["arguments"]["draws"] == 3
     printed = capsys.readouterr().out
-    # A share of n documents that are right or wrong has the standard error of a coin.
-    error = math.sqrt(clean * (1 - clean) / (len(labels) - 1))
-    assert f"{clean:.4f} ± {error:.4f}" in printed
+    # A share of n documents that are right or wrong has the interval of a coin.
+    law = binomtest(round(clean * len(labels)), len(labels)).proportion_ci(0.95, method="wilson")
+    assert f"{clean:.3f} [{law.low:.3f}, {law.high:.3f}]" in printed
     assert str(tmp_path / "out" / "sweep.csv") in printed
 
 

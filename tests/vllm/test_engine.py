@@ -177,9 +177,11 @@ def test_stop_string_ends_a_continuation(
     free = engine.generate(prompts[2:3], COLUMNS[:1], max_length=length)[0][0]
     stop = small_model.tokenizer.decode(free[4:6])
     assert stop
-    ended = engine.generate(prompts[2:3], COLUMNS[:1], max_length=length, stop=[stop, ""])[0][0]
+    ended = engine.generate(prompts[2:3], COLUMNS[:1], max_length=length, stop=[stop])[0][0]
     assert len(ended) <= 6
     assert ended == free[: len(ended)]
+    at_once = engine.generate(prompts[2:3], COLUMNS[:1], max_length=length, stop=[stop, ""])[0][0]
+    assert at_once == free[:1]
 
 
 @pytest.mark.parametrize("option", ["num_beams", "repetition_penalty"])

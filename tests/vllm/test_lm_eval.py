@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from aim_plugins.harnesses.lm_eval import ActHFLM
 from aim_plugins.harnesses.lm_eval.huggingface import AimHFLM
-from aim_plugins.harnesses.lm_eval.vllm import ActVLLM, AimVLLM
+from aim_plugins.harnesses.lm_eval.vllm import ActVLLM, AimVLLM, _Backend
 from aim_plugins.transport.artifact import LearnedTransport
 
 ARGUMENTS: dict[str, Any] = {
@@ -96,6 +96,35 @@ def test_texts_are_those_of_aim_hf(models: SimpleNamespace, decoding: dict) -> N
     ours = models.vllm.table("generate_until", requests)
     assert ours == models.hf.generate(requests, True)
     assert len({text for row in ours for text in row}) > len(prompts)
+
+
+def test_stop_strings_apply_after_the_reasoning_only(
+    models: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts are those of stock vLLM, whose own method runs on the same engine, and of aim_hf."""
+    for lm in (models.vllm, models.hf):
+        monkeypatch.setattr(lm, "think_end_token", " of")
+    prompts = ["The capital of France is", "Once upon a time, there"]
+    options = {"until": [","], "max_gen_toks": 24, "do_sample": False}
+    requests = instances("generate_until", [(prompt, options) for prompt in prompts])
+    stock = _Backend.generate_until(models.vllm, requests, disable_tqdm=True)
+    ours = models.vllm.table("generate_until", requests)
+    assert [row[0] for row in ours] == stock
+    assert ours == models.hf.generate(requests, True)
+    reasoned = instances(
+        "generate_until", [(prompt, options | {"until": []}) for prompt in prompts]
+    )
+    monkeypatch.setattr(models.hf, "think_end_token", None)
+    assert any("," in row[0].split(" of")[0] for row in models.hf.generate(reasoned, True))
+
+
+@pytest.mark.parametrize("until", ["", [""]], ids=repr)
+def test_an_empty_stop_string_ends_a_text_after_one_token(
+    models: SimpleNamespace, until: Any
+) -> None:
+    options = {"until": until, "max_gen_toks": 12, "do_sample": False}
+    requests = instances("generate_until", [("The capital of France is", options)])
+    assert models.vllm.table("generate_until", requests) == models.hf.generate(requests, True)
 
 
 def evaluate(lm: Any, task: str, limit: int) -> dict[str, Any]:

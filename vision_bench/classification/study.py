@@ -27,6 +27,7 @@ from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.front import Front
 from aim_plugins.sweep.heat_maps import draw_heat_map
 from aim_plugins.sweep.overview import Overview
+from aim_plugins.sweep.panels import Parts
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import Study
 from aim_plugins.sweep.table import Row, format_table, pool_draws
@@ -97,6 +98,7 @@ class AccuracyStudy(Study):
             change=describe_focus(self.targets, self.class_names),
             overview=self._costs(),
             chance=self._chance(),
+            parts=Parts("class", {row.task: task for row in chosen}),
             files={"classes.csv": format_table(every)},
             pictures=self._heat_map(every) if self.plot else {},
             drawn=[] if not self.plot else None if self.targets else points,

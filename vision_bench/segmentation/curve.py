@@ -170,13 +170,24 @@ class SegmentationCurve:
                 ]
             )
             for curve, points, stderrs in curves:
+                n = self._images_of(groups, curve.removeprefix(f"{task}."), class_names)
                 for std, value, stderr in zip(self.stds, points, stderrs, strict=True):
                     if not value.isnan():
                         error = None if stderr.isnan() else float(stderr)
-                        rows.append(
-                            Row(curve, name + suffix, std, draw, float(value), error, self.images)
-                        )
+                        rows.append(Row(curve, name + suffix, std, draw, float(value), error, n))
         return rows
+
+    def _images_of(self, groups: GroupCounts, label: str, class_names: Mapping[int, str]) -> int:
+        """Images that a curve rests on: of a class those that hold it, or their groups if fewer.
+
+        Groups are images where there are no more than `JACKKNIFE_GROUPS`. A class that only some of
+        more groups hold is rare, and hardly ever twice in one.
+        """
+        index = next((index for index, name in class_names.items() if name == label), None)
+        if index is None:
+            return self.images
+        holders = int((groups.truth[:, 0, index] > 0).sum())
+        return holders if 0 < holders < len(groups.truth) else self.images
 
 
 def segmentation_curve(

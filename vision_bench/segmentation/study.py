@@ -26,6 +26,7 @@ from aim_plugins.core.devices import best_device, pass_device
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.front import Front
 from aim_plugins.sweep.overview import Overview
+from aim_plugins.sweep.panels import Parts
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import Study
 from aim_plugins.sweep.table import Row, metric_family
@@ -197,6 +198,7 @@ class SegmentationStudy(Study):
             change=describe_focus(self.focus, self.class_names),
             overview=self._costs(),
             images={task: images},
+            parts=Parts("class", {f"{task}.{name}": task for name in self.chosen.values()}),
             files={
                 "classes.csv": class_table(self.curve, self.class_names, settings.mean_over),
                 "confusion.npz": confusion_arrays(self.curve, self.class_names),

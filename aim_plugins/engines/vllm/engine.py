@@ -263,7 +263,7 @@ class VLLMEngine:
             prompts: Left-padded token ids and their mask.
             columns: The columns, S of them.
             max_length: Tokens of the padded prompt and the continuation together.
-            stop: Strings after which a continuation is complete.
+            stop: Strings after which a continuation is complete; after an empty one it is at once.
             occurrences: How often each prompt was asked before; none was if left out. Sampling
                 answers it anew each time; greedy decoding has one answer.
             progress: Whether to show vLLM's progress bar.
@@ -286,6 +286,8 @@ class VLLMEngine:
         step = len(rows) if self.journal is None else max(1, _SUBMISSION // len(columns))
         counts = list(occurrences or [0] * len(rows))
         ends = [term for term in stop if term]
+        if len(ends) < len(stop):  # an empty string ends every text, which vLLM would refuse
+            room = min(room, 1)
         answers: list[list[list[int]]] = []
         for start in range(0, len(rows), max(1, step)):
             part = slice(start, start + step)

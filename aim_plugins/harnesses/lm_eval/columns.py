@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lm_eval import utils
-from lm_eval.models.utils import Collator, handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.models.utils import (
+    Collator,
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
 
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.engine import (
@@ -31,6 +37,24 @@ TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 """Texts of a request, token ids of its context and of its continuation."""
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How a request is answered with a text.
+
+    Attributes:
+        options: Arguments for the engine as `hf` passes them.
+        stop: Strings at which the answer is cut.
+        ends: Strings at which decoding ends. Of a model that reasons first the end token alone:
+            stop strings, which may stand in the reasoning, apply to what follows it.
+        new_tokens: How many tokens may be decoded.
+    """
+
+    options: dict[str, Any]
+    stop: list[str]
+    ends: list[str]
+    new_tokens: int
+
+
 class ColumnAnswers:
     """Answers requests under one column, or hands out the table of them all.
 
@@ -48,6 +72,7 @@ class ColumnAnswers:
         cache_hook: Any
         max_gen_toks: int
         prefix_token_id: int
+        tokenizer: Any
 
         @property
         def max_length(self) -> int: ...
@@ -123,7 +148,8 @@ class ColumnAnswers:
         self, requests: Sequence[Instance], owners: Sequence[int], rows: Iterable[ScoreRow]
     ) -> list[list[float]]:
         """Sums of the windows' log-likelihoods, [N] rows of [S]."""
-        totals = [[0.0] * len(self.columns) for _ in requests]
+        # From the integer, so that a text without tokens has the harness's 0, not 0.0.
+        totals: list[list[float]] = [[0] * len(self.columns) for _ in requests]
         for owner, row in zip(owners, rows, strict=True):
             for column, value in enumerate(row.log_likelihoods):
                 totals[owner][column] += value
@@ -149,30 +175,55 @@ class ColumnAnswers:
             group_fn=lambda entry: entry[1],
         )
 
-    def _read_generation_arguments(
-        self, given: Mapping[str, Any], end: str
-    ) -> tuple[dict[str, Any], list[str], int]:
+    def _read_generation_arguments(self, given: Mapping[str, Any], end: str) -> Decoding:
         """Takes apart the arguments of a generation.
 
-        Returns:
-            What is left for the engine as `hf` passes it, the stop strings, and the number of new
-            tokens.
+        Args:
+            given: The arguments of a request.
+            end: The end token's text.
 
         Raises:
-            ValueError: If an argument belongs to the model, or the new tokens leave no room.
+            ValueError: If an argument belongs to the model, a stop string is no text, or the new
+                tokens leave no room.
         """
         options: dict[str, Any] = normalize_gen_kwargs(dict(given), self.max_gen_toks)
         _settle_sampling(options)
         if wrong := sorted(set(options) & set(argument_names())):
             raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
-        stop = handle_stop_sequences(options.pop("until", None), eos=end)
+        until = options.pop("until", None)
+        if wrong := [term for term in until or () if not isinstance(term, str)]:
+            raise ValueError(
+                f"until={until!r} holds {wrong[0]!r}, which is no text: "
+                f"""give --gen_kwargs '{{"until": ["{wrong[0]}"]}}'"""
+            )
+        stop = handle_stop_sequences(until, eos=end)
         new_tokens = options.pop("max_gen_toks")
         if new_tokens >= self.max_length:
             raise ValueError(
                 f"max_gen_toks={new_tokens} leaves no room for a prompt in a window of "
                 f"{self.max_length} tokens: lower it with --gen_kwargs max_gen_toks=…"
             )
-        return options, stop, new_tokens
+        thinks = self._think_end() is not None
+        return Decoding(options, stop, [end] if thinks else stop, new_tokens)
+
+    def _think_end(self) -> str | int | None:
+        """What ends the reasoning: a token if it is one that texts leave out, else a string."""
+        given = getattr(self, "think_end_token", None)
+        if isinstance(given, str) and given.isdigit():
+            return int(given)
+        if given in self.tokenizer.all_special_tokens:
+            return self.tokenizer.convert_tokens_to_ids(given)
+        return given if given or isinstance(given, int) else None
+
+    def _finish_text(self, tokens: list[int], stop: list[str]) -> str:
+        """What `hf` makes of generated tokens: no reasoning, nothing from a stop string on."""
+        think_end = self._think_end()
+        if isinstance(think_end, int) and think_end in tokens:
+            tokens = tokens[len(tokens) - tokens[::-1].index(think_end) :]
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        if isinstance(think_end, int):
+            text, think_end = text.lstrip(), None
+        return postprocess_generated_text(text, stop, think_end)
 
     # Each backend computes its tables.
 

@@ -18,10 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import find_executable_batch_size
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import (
-    normalize_gen_kwargs,
-    postprocess_generated_text,
-)
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.models.utils_hf import clear_torch_cache, stop_sequences_criteria
 from tqdm import tqdm
 
@@ -152,39 +149,27 @@ class AimHFLM(ColumnAnswers, HFLM):
         contexts = [context for context, *_ in batch]
         generation_kwargs = batch[0][1]
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
-        kwargs, stop, new_tokens = self._read_generation_arguments(generation_kwargs, end)
+        asked = self._read_generation_arguments(generation_kwargs, end)
         token_ids, mask = self.tok_batch_encode(
             contexts,
-            left_truncate_len=self.max_length - new_tokens,
+            left_truncate_len=self.max_length - asked.new_tokens,
             truncation=self.truncation,
         )
+        options = {"pad_token_id": self.tokenizer.pad_token_id, "use_cache": True}
+        options = asked.options | options
         table = self.engine.generate(
             Prompts(token_ids.to(self.device), mask.to(self.device)),
             self.columns,
-            max_length=kwargs.pop("max_length", token_ids.shape[1] + new_tokens),
-            stop=stop,
-            stopping_factory=functools.partial(stop_sequences_criteria, self.tokenizer, stop),
+            max_length=options.pop("max_length", token_ids.shape[1] + asked.new_tokens),
+            stop=asked.ends,
+            stopping_factory=functools.partial(stop_sequences_criteria, self.tokenizer, asked.ends),
             occurrences=[occurrence for *_, occurrence in batch],
-            **(kwargs | {"pad_token_id": self.tokenizer.pad_token_id, "use_cache": True}),
+            **options,
         )
-        rows = [[self._finish_text(tokens, stop) for tokens in answers] for answers in table]
+        rows = [[self._finish_text(tokens, asked.stop) for tokens in answers] for answers in table]
         for context, row in zip(contexts, rows, strict=True):
             self.cache_hook.add_partial("generate_until", (context, generation_kwargs), row[0])
         return rows
-
-    def _finish_text(self, tokens: list[int], stop: list[str]) -> str:
-        """What `hf` makes of generated tokens: no thinking, nothing from a stop string on."""
-        think_end = self.think_end_token
-        if isinstance(think_end, int) and think_end in tokens:
-            tokens = tokens[len(tokens) - tokens[::-1].index(think_end) :]
-        text = self.tok_decode(tokens)
-        if isinstance(think_end, int):
-            text = text.lstrip()
-        return postprocess_generated_text(
-            generation=text,
-            stop=stop,
-            think_end_token=think_end if isinstance(think_end, str) else None,
-        )
 
     # Batch sizes --------------------------------------------------------------------------------
 

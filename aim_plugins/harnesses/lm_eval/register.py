@@ -6,8 +6,9 @@ lm-eval 0.4.13 finds models by name in `lm_eval.api.registry.model_registry`, wh
 - the stock commands (`lm_eval`, `python -m lm_eval`, `accelerate launch -m lm_eval`): a `.pth`
   file beside the installed package loads `startup/_aim_plugins_startup.py` at interpreter start,
   which calls `register` as soon as something imports `lm_eval.models`;
-- later versions of lm-eval read the entry-point group `lm_eval.models` themselves; a name that is
-  known already is left alone, so both ways live together;
+- no released lm-eval reads the entry-point group `lm_eval.models`; the pull request that would
+  (EleutherAI/lm-evaluation-harness #4013) registers the entry points it finds there. The group is
+  declared for it, and a name that is known already is left alone, so both ways live together;
 - `aim-plugins lm-eval` and programs of one's own call `register` directly.
 
 The registry must not hold our names before `lm_eval.models` is imported: it would no longer be

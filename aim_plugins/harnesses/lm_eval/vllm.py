@@ -19,10 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.models.utils import (
-    postprocess_generated_text,
-    resolve_max_length,
-)
+from lm_eval.models.utils import resolve_max_length
 
 from aim_plugins.engines import vllm as vllm_engine
 from aim_plugins.engines.engine import (
@@ -171,21 +168,21 @@ class AimVLLM(ColumnAnswers, _Backend):
     def _generate_batch(
         self, batch: Sequence[tuple[str, dict[str, Any], int]], progress: bool
     ) -> list[list[str]]:
-        end = self.tokenizer.decode(self.eot_token_id)
-        options, stop, new_tokens = self._read_generation_arguments(batch[0][1], end)
-        prompts = self._prompts([context for context, *_ in batch], self.max_length - new_tokens)
-        # Of a model that thinks first, stop strings may stand in its thoughts.
-        ends = [term for term in stop if term == end] if self.think_end_token else stop
+        end = self.tokenizer.decode(self.eot_token_id) or self.tokenizer.eos_token or ""
+        asked = self._read_generation_arguments(batch[0][1], end)
+        room = self.max_length - asked.new_tokens
+        prompts = self._prompts([context for context, *_ in batch], room)
+        options = dict(asked.options)
         table = self.engine.generate(
             prompts,
             self.columns,
-            max_length=options.pop("max_length", prompts.token_ids.shape[1] + new_tokens),
-            stop=ends,
+            max_length=options.pop("max_length", prompts.token_ids.shape[1] + asked.new_tokens),
+            stop=asked.ends,
             occurrences=[occurrence for *_, occurrence in batch],
             progress=progress,
             **options,
         )
-        rows = [[self._finish_text(tokens, stop) for tokens in answers] for answers in table]
+        rows = [[self._finish_text(tokens, asked.stop) for tokens in answers] for answers in table]
         for (context, generation_kwargs, _), row in zip(batch, rows, strict=True):
             self.cache_hook.add_partial("generate_until", (context, generation_kwargs), row[0])
         return rows
@@ -198,14 +195,6 @@ class AimVLLM(ColumnAnswers, _Backend):
         return Prompts(
             pad(rows, batch_first=True, padding_side="left"),
             pad([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"),
-        )
-
-    def _finish_text(self, tokens: list[int], stop: list[str]) -> str:
-        """What `hf` makes of generated tokens: no thinking, nothing from a stop string on."""
-        return postprocess_generated_text(
-            generation=self.tokenizer.decode(tokens, skip_special_tokens=True),
-            stop=stop,
-            think_end_token=self.think_end_token,
         )
 
     def _text_settings(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -58,6 +58,7 @@ class ColumnAnswers(abc.ABC):
         given = {"generation_kwargs": dict(generation_kwargs or {}), **settings}
         split = split_modulation(given, self.required)
         self.column = split.column
+        self._texts: dict[Hashable, Any] = {}
         # OpenCompass trusts remote code unless told otherwise.
         model_kwargs = {"trust_remote_code": False, **(model_kwargs or {})}
         tokenizer_kwargs = {"trust_remote_code": False, **(tokenizer_kwargs or {})}
@@ -138,15 +139,16 @@ class ColumnAnswers(abc.ABC):
     def _answer_from(self, table: AnswerTable, column: int) -> None:
         self._table = table
         self._index = column
+        self._texts = table.texts  # which all views of the table share
         self.model = ColumnModel(self._causal_model, table, column)
 
-    def get_token_len(self, prompt: str, *args: Any, **kwargs: Any) -> int:
+    def get_token_len(self, prompt: Any, *args: Any, **kwargs: Any) -> int:
         """Length of a prompt in tokens, as OpenCompass counts it."""
-        key = ("length", prompt, args, tuple(kwargs.items()))
-        lengths = self._table.texts
-        if key not in lengths:
-            lengths[key] = super().get_token_len(prompt, *args, **kwargs)  # type: ignore[misc]
-        return lengths[key]
+        key = ("length", repr(prompt), args, tuple(kwargs.items()))  # dialogues are lists
+        if key not in self._texts:
+            length = super().get_token_len(prompt, *args, **kwargs)  # type: ignore[misc]
+            self._texts[key] = length
+        return self._texts[key]
 
 
 class TextScores(ColumnAnswers):
@@ -229,15 +231,15 @@ class TextScores(ColumnAnswers):
 
     def _encode(self, text: str, *, truncation: bool = False) -> tuple[int, ...]:
         key = ("tokens", text, truncation)
-        if key not in self._table.texts:
+        if key not in self._texts:
             cut = truncation and not self.drop_middle
             options = {"truncation": True, "max_length": self.max_seq_len} if cut else {}
             tokens = self.tokenizer(text, **options)["input_ids"]
             if truncation and len(tokens) > self.max_seq_len:  # only where the middle is dropped
                 half = self.max_seq_len // 2
                 tokens = tokens[:half] + tokens[-half:]
-            self._table.texts[key] = tuple(tokens)
-        return self._table.texts[key]
+            self._texts[key] = tuple(tokens)
+        return self._texts[key]
 
     def _log_likelihoods(self, spans: Sequence[Span]) -> NDArray[np.float64]:
         rows = self._table.scores([span for span in spans if span.start < len(span.tokens)])

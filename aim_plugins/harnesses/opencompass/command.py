@@ -7,21 +7,18 @@ is checked; afterwards its files are, because its exit status is 0 when tasks ha
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from aim_plugins.harnesses.opencompass.run import host
 from aim_plugins.sweep.manifest import redact
 
 COMMAND_VARIABLE = "AIM_PLUGINS_COMMAND"
@@ -34,26 +31,16 @@ loaded (exit status 2), and what tasks did not finish is said with the log of ea
 """
 
 _PROGRAM = ["aim-plugins", "sweep", "opencompass"]
-_OPENCOMPASS = [sys.executable, "-m", "opencompass.cli.main"]
+_OPENCOMPASS = [sys.executable, "-m", host.__name__]
 _DEFAULT_WORK_DIR = os.path.join("outputs", "default")  # OpenCompass's own
 _STAGES = {"all": ("infer", "eval"), "infer": ("infer",), "eval": ("eval",), "viz": ()}
 _TIMESTAMP = re.compile(r"\d{8}_\d{6}")
 _TIMESTAMP_FORMAT = "%Y%m%d_%H%M%S"
-_SECONDS_TO_END = 10.0
-_STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class _OptionParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}: see opencompass --help")
-
-
-class _Stopped(BaseException):
-    """A signal asked this process to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,16 +67,23 @@ def main(arguments: Sequence[str]) -> int:
             "of opencompass after it"
         )
     options = _read_options(arguments[1:])
+    if not os.path.isfile(arguments[0]):
+        raise FileNotFoundError(
+            f"CONFIG={arguments[0]!r} is not there: name a configuration file (.py)"
+        )
+    print(f"checking {arguments[0]}", flush=True)  # which imports for a while
     cfg = _load_config(arguments[0])
     _check(cfg, options)
     folder = _experiment_folder(cfg, options)
     # Of an option that is given twice the last one counts.
     command = [*_OPENCOMPASS, *arguments, "--reuse", folder.name]
     environment = {**os.environ, COMMAND_VARIABLE: json.dumps(redact([*_PROGRAM, *arguments]))}
+    if not folder.exists():
+        environment[host.NEW_RUN_VARIABLE] = "1"
     again = f"to go on, run the same command with -r {folder.name}"
     try:
-        process_id, status = _run(command, environment)
-    except _Stopped as stopped:
+        process_id, status = host.run_alone(command, environment, folder)
+    except host.Stopped as stopped:
         print(f"\ninterrupted; finished work is kept: {again}", file=sys.stderr)
         return 128 + stopped.number
     if status == 2:
@@ -127,8 +121,6 @@ def _read_options(arguments: Sequence[str]) -> argparse.Namespace:
 def _load_config(path: str) -> Any:
     from mmengine.config import Config
 
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"CONFIG={path!r} is not there: name a configuration file (.py)")
     try:
         cfg = Config.fromfile(path, format_python_code=False)
     except SyntaxError as error:
@@ -186,60 +178,6 @@ def _experiment_folder(cfg: Any, options: argparse.Namespace) -> Path:
     return work_dir / (stamp or datetime.now().strftime(_TIMESTAMP_FORMAT))
 
 
-def _run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, int]:
-    """Runs OpenCompass; its tasks end with it when this process is told to end.
-
-    Returns:
-        Its process id and exit status.
-
-    Raises:
-        _Stopped: If a signal has ended it.
-    """
-    with _stopping_signals():
-        # A session of its own, so that its tasks, which it starts in shells, can be ended with it.
-        process = subprocess.Popen(command, env=environment, start_new_session=True)
-        try:
-            return process.pid, process.wait()
-        except BaseException:
-            _end_group(process)
-            raise
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        deadline = time.monotonic() + _SECONDS_TO_END
-        while time.monotonic() < deadline:
-            process.poll()  # a process that nobody has waited for keeps its group alive
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                return
-            time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def _stopping_signals() -> Iterator[None]:
-    """Turns the signals that end a process into an exception."""
-
-    def stop(number: int, frame: object) -> None:
-        raise _Stopped(number)
-
-    if threading.current_thread() is not threading.main_thread():  # Python forbids handlers there
-        yield
-        return
-    numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
-    # Under nohup a hang-up is ignored, and has to stay so.
-    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
 def _report(folder: Path, process_id: int, options: argparse.Namespace, again: str) -> int:
     """Says where the results are, or what is missing."""
     from mmengine.config import Config
@@ -259,7 +197,5 @@ def _report(folder: Path, process_id: int, options: argparse.Namespace, again: s
         print(f"\nerror: unfinished cells in {folder}: {len(missing)}", file=sys.stderr)
         print(*describe_missing(missing), again, sep="\n", file=sys.stderr)
         return 1
-    reports = sorted(folder.glob("summary/sweep/*/report.html")) if options.mode != "infer" else []
-    for path in reports or [folder]:
-        print(f"{'report' if reports else 'results'}: {path}")
+    print(f"results: {folder}")
     return 0

@@ -10,7 +10,7 @@ They take every argument of OpenCompass's own Hugging Face models and of every r
 change. One entry has one strength of each; `aim_plugins.harnesses.opencompass.sweep` computes all
 entries of a config from one load.
 
-Source: arXiv 2603.12755, utility modulation; arXiv 2410.23054, eq. 4.
+Source: arXiv 2603.12755, utility modulation; arXiv 2410.23054, eq. 1.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@
 Prompts, chat templates, stop words and scores are those of the Hugging Face models, whose code
 tokenises and decodes here too; vLLM is given tokens. It is imported when a model is loaded.
 
-Source: arXiv 2603.12755, utility modulation; arXiv 2410.23054, eq. 4.
+Source: arXiv 2603.12755, utility modulation; arXiv 2410.23054, eq. 1.
 """
 
 from __future__ import annotations

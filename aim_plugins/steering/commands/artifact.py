@@ -16,6 +16,7 @@ from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.change import warn_once
 from aim_plugins.transport.convert import convert_statedicts
 from aim_plugins.transport.folding.fold import fold_transport, refuse_existing
+from aim_plugins.transport.incremental import TITLES
 from aim_plugins.transport.summary import summarise, summary_text
 
 
@@ -68,4 +69,7 @@ def convert(settings: ConvertSettings, command: Sequence[str]) -> None:
     )
     folder = transport.save(settings.output)
     known = transport.metadata
-    print(f"{len(known.sites)} maps, method {known.method}, support {known.support}: {folder}")
+    print(
+        f"{len(known.sites)} maps, method {known.method}, {TITLES[known.incremental]}, support "
+        f"{known.support}: {folder}"
+    )

@@ -1,7 +1,7 @@
 """`aim-plugins transport fit`: learns a transport from two files of sentences.
 
 aim-plugins transport fit --pretrained M --source a.jsonl --target b.jsonl \\
-    --modules '.*layernorm' --method linear --incremental -o DIR
+    --modules '.*layernorm' --method linear --incremental causal -o DIR
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.data.datasets import load_sides, read_sentences
 from aim_plugins.transport.data.text_files import choose
 from aim_plugins.transport.fit import FittedSite, fit_transport
+from aim_plugins.transport.incremental import TITLES
 from aim_plugins.transport.plan import plan_fit
 
 _SPLIT_BY_SEED = {"truthfulqa"}
@@ -128,7 +129,7 @@ def report(
     return "\n".join(
         [
             f"{len(sites)} sites fitted ({metadata.method}, "
-            f"{'incremental' if metadata.incremental else 'at once'}) on {metadata.n_source} + "
+            f"{TITLES[metadata.incremental]}) on {metadata.n_source} + "
             f"{metadata.n_target} sentences in {seconds:.1f} s: {folder}",
             f"source responses move by {mean:.1%} of their length on average, most at {most.site} "
             f"({most.relative_distance:.1%}, a distance of {most.distance:.3g})",

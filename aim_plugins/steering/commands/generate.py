@@ -13,14 +13,12 @@ from importlib.metadata import version
 
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.arguments import columns_of
-from aim_plugins.steering.settings import GenerateSettings
+from aim_plugins.steering.settings import GENERATIONS, GenerateSettings
 from aim_plugins.steering.study import EvaluationStudy, keep_in, load_steered, steering_record
 from aim_plugins.steering.texts import encode_prompts, generate_texts, write_generations
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.transport.change import read_transport
 from aim_plugins.transport.data.datasets import load_prompts
-
-GENERATIONS = "generations.jsonl"
 
 
 def generate(settings: GenerateSettings, command: Sequence[str]) -> None:

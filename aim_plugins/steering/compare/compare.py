@@ -28,6 +28,7 @@ from aim_plugins.steering.concepts import describe_concept
 from aim_plugins.steering.scores import PERPLEXITY, TEXT_PERPLEXITY
 from aim_plugins.steering.settings import CompareSettings
 from aim_plugins.steering.study import read_samples
+from aim_plugins.sweep.formats import estimate_texts
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.report import write_report
 from aim_plugins.sweep.table import Point, metric_family, pool_draws, read_table
@@ -75,6 +76,8 @@ class Best:
         cost: The perplexity there.
         plain_effect: The effect of the plain model.
         plain_cost: The perplexity of the plain model.
+        effect_text: The effect there with its interval, for readers.
+        cost_text: The perplexity there with its interval.
     """
 
     label: str
@@ -82,6 +85,8 @@ class Best:
     cost: Point
     plain_effect: Point
     plain_cost: Point
+    effect_text: str
+    cost_text: str
 
 
 def read_evaluated(folders: Sequence[str | Path], labels: Sequence[str] = ()) -> list[Evaluated]:
@@ -195,7 +200,8 @@ def best_within(
     ]
     # Of equal effects the smallest change of the model: max keeps the first.
     best = max(fine, key=lambda strength: sign * effects[strength].value)
-    return Best(one.label, effects[best], costs[best], effects[0.0], costs[0.0])
+    texts = (_text_at(best, one.curves[metric]) for metric in (effect, cost))
+    return Best(one.label, effects[best], costs[best], effects[0.0], costs[0.0], *texts)
 
 
 def compare(settings: CompareSettings, command: Sequence[str]) -> None:
@@ -271,9 +277,9 @@ def best_table(found: Sequence[Best], bound: float) -> tuple[list[str], list[lis
         [
             best.label,
             format_strength(best.effect.strength),
-            _with_error(best.effect),
+            best.effect_text,
             f"{best.plain_effect.value:.3f}",
-            _with_error(best.cost),
+            best.cost_text,
             f"{best.cost.value / best.plain_cost.value - 1:+.1%}",
             f"{best.effect.n}, {best.cost.n}",
         ]
@@ -288,7 +294,7 @@ def _note(found: Sequence[Best], bound: float, lower_is_better: bool) -> str:
     return (
         f"The best λ has the {wanted} {effect.metric} of {effect.task} among the strengths whose "
         f"{cost.metric} of {cost.task} is at most {bound:.0%} above the plain model's (λ = 0). "
-        "Values ± standard errors over documents; n counts the documents of either. The best of "
+        "In brackets are 95 % intervals over documents; n counts those of either. The best of "
         "several noisy values looks better than it is."
     )
 
@@ -344,9 +350,10 @@ def _manifest(evaluated: Sequence[Evaluated], command: Sequence[str]) -> dict[st
     }
 
 
-def _with_error(point: Point) -> str:
-    number = f"{point.value:.3f}" if abs(point.value) < 100 else f"{point.value:.4g}"
-    return number if point.stderr is None else f"{number} ± {point.stderr:.3f}"
+def _text_at(strength: float, curve: Sequence[Point]) -> str:
+    """A value of a curve with its interval, which the whole curve decides."""
+    texts = zip(curve, estimate_texts(curve), strict=True)
+    return next(" ".join(pair).rstrip() for point, pair in texts if point.strength == strength)
 
 
 def _layout(lines: Sequence[Sequence[str]]) -> str:

@@ -18,7 +18,7 @@ from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.steering.compare.labels import cover_line, place_label, spread
 from aim_plugins.sweep.figures import DPI, GREY, STYLE, label_decades, render
-from aim_plugins.sweep.intervals import point_intervals
+from aim_plugins.sweep.intervals import point_intervals, value_range
 from aim_plugins.sweep.table import Point
 from aim_plugins.transport.change import Transport
 
@@ -214,12 +214,11 @@ def _ink(colour: str) -> tuple[float, float, float]:
 
 
 def _limit_effect(axes: Axes, lines: Sequence[Line]) -> None:
-    points = [point for line in lines for point in line.effects]
-    if all(0 <= point.value <= 1 for point in points):
-        ends = [end for line in lines for _, end in point_intervals(line.effects)]
-        top = max(map(max, zip((point.value for point in points), map(_known, ends), strict=True)))
-        lows = [low for line in lines for low, _ in point_intervals(line.effects) if low < 0]
-        axes.set_ylim(1.1 * min(lows, default=0.0), min(1.03, 1.1 * top or 1.03))
+    if all(value_range(line.effects) == (0.0, 1.0) for line in lines):
+        ends = [end for line in lines for pair in point_intervals(line.effects) for end in pair]
+        values = [point.value for line in lines for point in line.effects]
+        top = max(end for end in ends + values if math.isfinite(end))
+        axes.set_ylim(0, min(1.03, 1.1 * top or 1.03))
 
 
 def _limit_cost(axes: Axes, lines: Sequence[Line]) -> None:

@@ -8,7 +8,7 @@ one, and an option on the command line wins over both.
 method = "linear"
 pooling = "mean"
 positions = "all"
-incremental = True
+incremental = "causal"
 dtype = "bfloat16"
 
 fit = dict(batch_size=32, max_length=512)

@@ -13,6 +13,8 @@ from sklearn import metrics
 from torch.nn import functional
 
 from aim_plugins.modulation.ordering import argmax_probabilities, focus_probabilities
+from aim_plugins.sweep.intervals import point_intervals
+from aim_plugins.sweep.table import pool_draws
 from vision_bench.logits.upsampling import tile_rows, upsample, upsample_pixels, upsample_rows
 from vision_bench.perturbators import (
     MultiClassPerturbator,
@@ -421,6 +423,22 @@ def test_one_image_has_no_standard_error(scenes):
     rows = segmentation_curve(scenes[:1], PERTURBATORS[0], [1.0]).rows("s")
     assert [row.stderr for row in rows] == [None] * 5
     assert all(row.n == 1 for row in rows)
+
+
+def test_a_class_rests_on_the_images_that_hold_it():
+    """Found everywhere in two of twelve images, it is as uncertain as two of two."""
+    items = _rare_class(12)
+    for index, (logits, labels, _) in enumerate(items):
+        labels[:] = 1 if index in (3, 8) else 0
+        logits[:] = functional.one_hot(labels, len(logits)).movedim(-1, 0)
+    curve = segmentation_curve(items, UtilityPerturbator(0), [0])
+    rows = curve.rows("city", {0: "road", 1: "tram"})
+    counts = {(row.task, row.metric): row.n for row in rows}
+    assert counts["city", "miou"] == 12 and counts["city.road", "iou"] == 10
+    (recall,) = (row for row in rows if (row.task, row.metric) == ("city.tram", "recall"))
+    (ends,) = point_intervals(pool_draws([recall]))
+    law = stats.binomtest(2, 2).proportion_ci(0.95, method="wilson")
+    assert (recall.value, recall.n) == (1, 2) and ends == pytest.approx((law.low, 1), abs=1e-6)
 
 
 def test_classes_that_count_for_nothing_have_no_rows(scenes):

@@ -439,7 +439,7 @@ def test_every_metric_has_its_curve_and_every_file_is_named(config, tmp_path, ca
     folder = tmp_path / "out"
     drawn = {path.name for path in (folder / "curves").iterdir()}
     means = {f"ade20k-val-{name}" for name in ("miou", "acc", "mrecall", "mprecision", "mf1")}
-    own = {f"ade20k-val.sky-{name}" for name in ("iou", "recall", "precision", "f1")}
+    own = {f"ade20k-val-{name}-by-class" for name in ("iou", "recall", "precision", "f1")}
     assert drawn == {f"{name}.{suffix}" for name in means | own for suffix in ("png", "svg")}
     printed = capsys.readouterr().out
     for name in ("sweep.csv", "classes.csv", "confusion.npz", "curves", "report.html"):

@@ -30,15 +30,55 @@ def read_correctness(details: Any) -> list[float] | None:
     Returns:
         Scores between 0 and 1, or None where a document has none.
     """
-    documents = list(details.values()) if isinstance(details, Mapping) else details
-    if not isinstance(documents, list) or not documents:
+    documents = _documents(details)
+    found = (_verdicts(documents, key) for key in CORRECT_KEYS)
+    return next((scores for scores in found if scores), None)
+
+
+def read_named_scores(details: Any, metrics: Iterable[str]) -> dict[str, list[float]]:
+    """The scores of documents that an evaluator's details hold under the names of its metrics.
+
+    Of questions that are asked `n` times they hold `G-Pass@k` there, one number a question, and a
+    metric `part/G-Pass@k` is that of the questions of one part.
+
+    Args:
+        details: As for `read_correctness`.
+        metrics: Names of metrics.
+
+    Returns:
+        Scores between 0 and 1, for each metric that every document has one for.
+    """
+    documents = _documents(details)
+    found = {}
+    for metric in metrics:
+        part, _, name = metric.rpartition("/")
+        members = [one for one in documents if not part or _part(one) == part]
+        if scores := _verdicts(members, name):
+            found[metric] = scores
+    return found
+
+
+def average_by(labels: Sequence[Any] | None, scores: Sequence[float] | None) -> list[float] | None:
+    """The mean score of each question, where documents are questions asked repeatedly.
+
+    Args:
+        labels: The question of each document; None where each is one of its own.
+        scores: The score of each document.
+
+    Returns:
+        The means in the order of the questions; None if the scores are not those of the documents.
+
+    >>> average_by(["a", "b", "a", "b"], [1, 0, 0, 0])
+    [0.5, 0.0]
+    """
+    if labels is None or scores is None:
+        return None if scores is None else list(scores)
+    if len(labels) != len(scores):
         return None
-    for key in CORRECT_KEYS:
-        scores = [_verdict(document, key) for document in documents]
-        known = [score for score in scores if score is not None]
-        if len(known) == len(scores):
-            return known
-    return None
+    members: dict[Any, list[float]] = {}
+    for label, score in zip(labels, scores, strict=True):
+        members.setdefault(label, []).append(score)
+    return [math.fsum(values) / len(values) for values in members.values()]
 
 
 def compare_texts(predictions: Any, references: Any) -> list[float] | None:
@@ -55,13 +95,16 @@ def compare_texts(predictions: Any, references: Any) -> list[float] | None:
 
 
 def explain_metrics(
-    metrics: Mapping[str, Any], candidates: Sequence[Sequence[float] | None]
+    metrics: Mapping[str, Any],
+    candidates: Sequence[Sequence[float] | None],
+    named: Mapping[str, Sequence[float] | None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Finds the metrics whose value is the mean of known scores.
 
     Args:
         metrics: Metrics by name, as OpenCompass writes them.
         candidates: Scores of the documents; of several that fit, the first counts.
+        named: Scores of the documents that are known to be those of a metric, by its name.
 
     Returns:
         For each metric that was found its `scale` (100 for a percentage, 1 for a share) and its
@@ -74,7 +117,7 @@ def explain_metrics(
     for metric, value in metrics.items():
         if not is_number(value):
             continue
-        for scores in candidates:
+        for scores in ((named or {}).get(metric), *candidates):
             scale = _scale(float(value), scores) if scores else None
             if scores and scale:
                 explained[metric] = {"scale": scale, "scores": encode_scores(scores)}
@@ -113,6 +156,23 @@ def mean_stderr(scores: Sequence[float]) -> float | None:
 def is_number(value: Any) -> bool:
     """Tells whether OpenCompass takes a value of a result for a metric."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _documents(details: Any) -> list[Any]:
+    documents = list(details.values()) if isinstance(details, Mapping) else details
+    return documents if isinstance(documents, list) else []
+
+
+def _part(document: Any) -> str:
+    """The part of the data that a document is of, as OpenCompass's evaluators split its name."""
+    name = document.get("example_abbr") if isinstance(document, Mapping) else None
+    return str(name).split("_")[0]
+
+
+def _verdicts(documents: Sequence[Any], key: str) -> list[float] | None:
+    scores = [_verdict(document, key) for document in documents]
+    known = [score for score in scores if score is not None]
+    return known if known and len(known) == len(scores) else None
 
 
 def _verdict(document: Any, key: str) -> float | None:

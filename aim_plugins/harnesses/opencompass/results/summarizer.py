@@ -66,6 +66,7 @@ class SweepSummarizer(DefaultSummarizer):
         config: The whole configuration.
         dataset_abbrs: Data sets and groups to list, as in `DefaultSummarizer`.
         summary_groups: Averages over data sets, as in `DefaultSummarizer`.
+        prompt_db: Without effect, as in `DefaultSummarizer`, which warns of it.
     """
 
     model_cfgs: list[ConfigDict]
@@ -77,8 +78,9 @@ class SweepSummarizer(DefaultSummarizer):
         config: ConfigDict,
         dataset_abbrs: list[Any] | None = None,
         summary_groups: Sequence[Mapping[str, Any]] = (),
+        prompt_db: Any = None,
     ) -> None:
-        super().__init__(config, dataset_abbrs, list(summary_groups))
+        super().__init__(config, dataset_abbrs, list(summary_groups), prompt_db)
         self._cells: dict[tuple[str, str], Cell] = {}
         self._pairs: set[tuple[str, str]] = set()
         self._statistics: dict[tuple[str, str], dict[str, Any]] = {}

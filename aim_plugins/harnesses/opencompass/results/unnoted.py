@@ -57,7 +57,8 @@ def _count_documents(cell: Cell, dataset_cfg: Mapping[str, Any]) -> int:
         answers += _length(_read_json(cell.slice_path(part)))
         part += 1
     if answers:
-        return answers // (dataset_cfg.get("n") or 1)
+        repeats = (dataset_cfg.get("n") or 1) * (dataset_cfg.get("num_repeats") or 1)
+        return answers // repeats
     return _length((_read_json(cell.result) or {}).get("details"))
 
 

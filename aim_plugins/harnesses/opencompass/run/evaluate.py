@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +24,11 @@ from opencompass.utils import dataset_abbr_from_cfg, get_infer_output_path
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.config.entries import entry_abbr, sweep_groups
 from aim_plugins.harnesses.opencompass.results.scores import (
+    average_by,
     compare_texts,
     explain_metrics,
     read_correctness,
+    read_named_scores,
 )
 from aim_plugins.harnesses.opencompass.results.unnoted import (
     UNVERIFIED,
@@ -60,8 +63,19 @@ class SweepOpenICLEvalTask(OpenICLEvalTask):
         return f"{self.name_prefix}[{sweep_groups(self.entries)[0].name} x{len(self.entries)}]"
 
     def get_command(self, cfg_path: str, template: str) -> str:
-        """The command that runs the task, for OpenCompass's runners."""
-        return task_command("eval", cfg_path, template)
+        """The command that runs the task, for OpenCompass's runners.
+
+        They start it after a failed inference too; one that left nothing to evaluate is answered
+        with a command that says so, and imports nothing.
+        """
+        rows = Cell.table(self.work_dir, self.entries, self.dataset_cfgs[0])
+        pending = [cell for row in rows for cell in row if not has_verified_result(cell)]
+        if not pending or any(map(_can_be_evaluated, pending)):
+            return task_command("eval", cfg_path, template)
+        reason = f"{self.name}: nothing to evaluate: the inference left no predictions"
+        self.logger.error(reason)
+        failing = shlex.join(["sh", "-c", f"echo {shlex.quote(reason)} >&2; exit 1"])
+        return template.format(task_cmd=failing)
 
     def get_output_paths(self, file_extension: str = "json") -> list[str]:
         """The files of all cells, by which runners tell whether the task succeeded."""
@@ -152,13 +166,26 @@ class SweepOpenICLEvalTask(OpenICLEvalTask):
             result = super()._evaluate_predictions(pred_strs, test_set, pred_dicts)
         if "error" in result:
             raise RuntimeError(f"{evaluator.__name__} answers: {result['error']}")
-        metrics = explain_metrics(result, [seen.get("details"), seen.get("texts")])
+        runs = self.dataset_cfg.get("n", 1)
+        questions = self._repeated_questions(test_set, len(pred_dicts) // runs)
+        metrics = explain_metrics(
+            result,
+            [average_by(questions, seen.get(source)) for source in ("details", "texts")],
+            {name: average_by(questions, own) for name, own in seen.get("named", {}).items()},
+        )
         self._statistics = {
-            "documents": len(pred_dicts) // self.dataset_cfg.get("n", 1),
+            "documents": len(set(questions)) if questions else len(pred_dicts) // runs,
             "metrics": metrics,
             "expected": explain_expected(metrics, pred_dicts),
         }
         return result
+
+    def _repeated_questions(self, test_set: Any, size: int) -> list[str] | None:
+        """The question of each document where readers repeat them, next to each other or not."""
+        if self.dataset_cfg.get("num_repeats", 1) == 1:
+            return None
+        rows = (test_set[index] for index in range(size))
+        return [repr({key: row[key] for key in row if key != "idx"}) for row in rows]
 
     def _infer_log(self, entry: ConfigDict) -> str:
         """The log of the inference; a task of several cells has that of its first one."""
@@ -177,7 +204,8 @@ def _watch(evaluator: type) -> Iterator[dict[str, Any]]:
     The class is changed, not the object, because some evaluators pickle themselves.
 
     Yields:
-        The documents' scores from the evaluator's `details`, and from comparing `texts`.
+        The documents' scores: those that the evaluator's `details` hold, those that they hold under
+        the names of metrics (`named`), and those from comparing `texts`.
     """
     seen: dict[str, Any] = {}
     own = vars(evaluator).get("evaluate")
@@ -187,9 +215,12 @@ def _watch(evaluator: type) -> Iterator[dict[str, Any]]:
     def evaluate(self: Any, k: Any, n: int, original_dataset: Any, **asked: Any) -> Any:
         result = original(self, k, n, original_dataset, **asked)
         seen["details"] = read_correctness(result.get("details"))
-        if seen["details"] is None and n == 1 and "predictions" in asked:
+        seen["named"] = read_named_scores(result.get("details"), result)
+        if seen["details"] is None and "predictions" in asked:
             predictions = self.pred_postprocess(asked["predictions"])
-            seen["texts"] = compare_texts(predictions, asked.get("references"))
+            scores = compare_texts(predictions, asked.get("references"))
+            # Of an evaluator without details OpenCompass keeps the last run of n alone.
+            seen["texts"] = scores and scores[-(len(scores) // n) :]
         return result
 
     evaluator.evaluate = evaluate  # type: ignore[attr-defined]
@@ -200,6 +231,11 @@ def _watch(evaluator: type) -> Iterator[dict[str, Any]]:
             del evaluator.evaluate  # type: ignore[attr-defined]
         else:
             evaluator.evaluate = own  # type: ignore[attr-defined]
+
+
+def _can_be_evaluated(cell: Cell) -> bool:
+    """Whether there are predictions, or slices that may be joined to them."""
+    return cell.has_prediction() or has_unnoted_prediction(cell) or cell.slice_path(0).exists()
 
 
 def _merge_finished_slices(cell: Cell) -> bool:
