@@ -185,7 +185,7 @@ def test_a_focus_report_says_which_classes_are_pushed_where(
     assert f'<p class="summary">resnet20, {words}, on ' in page
     label = f"{words}: noise std σ (logits)"
     assert json.dumps(label) in page
-    picture = (tmp_path / "out" / "curves" / "digits-test.3-precision.svg").read_text()
+    picture = (tmp_path / "out" / "curves" / "digits-test-precision-by-class.svg").read_text()
     assert f">{label}<" in picture
     # What it costs the others stands on the terminal and in the report.
     printed = capsys.readouterr().out
