@@ -25,7 +25,7 @@ from vision_bench.models.checkpoints import (
 )
 from vision_bench.models.known_preprocessing import (
     folder_preprocessing,
-    is_published,
+    published_at,
     segformer_preprocessing,
     timm_preprocessing,
     torchvision_preprocessing,
@@ -52,7 +52,7 @@ def load_cifar(
     known = KnownPreprocessing(
         Preprocessing(mean=data.mean, std=data.std),
         "that of pytorch-cifar-models",
-        not own or is_published(_path(weights), cifar.checkpoint_url(name)),
+        not own or published_at(_path(weights), [cifar.checkpoint_url(name)]) is not None,
     ).settle(asked, name=name, weights=weights)
     module = cifar.build_cifar_model(architecture, classes)
     if wanted:

@@ -93,6 +93,7 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
     assert main(["top-classes", str(config(tmp_path, folder))]) == 0
     printed = capsys.readouterr()
     assert "c.jpg" in printed.err
+    assert "preprocessing: shorter side to 256 (bicubic), middle 224 x 224" in printed.err
     out = tmp_path / "out"
     with (out / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -101,6 +102,7 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
     assert [row["class"] for row in clean] == [row["one_noisy_run"] for row in clean]
     assert {row["probability"] for row in clean if row["rank"] == "1"} == {"1.0"}
     page = (out / "report.html").read_text()
+    assert "<h1>tf_efficientnet_lite0</h1>" in page and "preprocessing_source" in page
     assert "one noisy run: " in page and "data:image/jpeg;base64" in page
     assert str(out / "report.html") in printed.out
 
@@ -117,6 +119,16 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
 def test_bad_input_is_one_line(tmp_path, folder, settings, message, capsys):
     assert main(["top-classes", str(config(tmp_path, folder, **settings))]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_preprocessing_of_weights_of_ones_own_is_asked_for(tmp_path, folder, capsys):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "best.pth")
+    own = {"model": "timm:test_resnet", "weights": str(tmp_path / "best.pth")}
+    assert main(["top-classes", str(config(tmp_path, folder, **own))]) == 2
+    assert "preprocessing lacks size, mean, std" in capsys.readouterr().err
+    own["preprocessing"] = "published"
+    assert main(["top-classes", str(config(tmp_path, folder, **own))]) == 0
 
 
 def test_a_run_with_untrained_weights_can_be_repeated(tmp_path, folder):

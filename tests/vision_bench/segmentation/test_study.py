@@ -400,6 +400,24 @@ def test_a_focus_report_says_which_class_is_pushed_where_and_what_it_costs(
     assert [float(cell) for cell in cells] == pytest.approx(expected, abs=6e-4)
 
 
+def test_preprocessing_is_asked_for_where_no_image_processor_lies_beside_the_weights(
+    config, checkpoint, tmp_path, capsys
+):
+    bare = shutil.copytree(
+        checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns("preprocessor_config.json")
+    )
+    assert evaluate(config(model=str(bare), exact=False)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: preprocessing lacks size, mean, std")
+    own = {"size": 64, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
+    options = {"preprocessing": own, "resize": None, "limit": 2}
+    assert evaluate(config(model=str(bare), exact=False, **options)) == 0
+    told = "preprocessing: resized by 'edge64' (bilinear), mean 0.1 0.2 0.3, std 1 1 1 (as given)"
+    assert told in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert f"preprocessing: {manifest['preprocessing']}" == told
+
+
 def test_models_and_data_in_folders_are_called_by_their_names(
     config, checkpoint, ade20k, tmp_path, capsys
 ):
