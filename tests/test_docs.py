@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import importlib
 import inspect
 import os
@@ -372,7 +373,9 @@ def test_a_wrong_command_is_found(command: str, monkeypatch) -> None:
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python_compiles_and_imports_what_is_there(block: Block) -> None:
     for node in ast.walk(ast.parse(block.text)):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("aim_plugins"):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(
+            ("aim_plugins", "vision_bench")
+        ):
             for alias in node.names:
                 assert resolves(f"{node.module}.{alias.name}"), alias.name
 
@@ -411,6 +414,61 @@ def test_the_table_of_slots_has_every_slot() -> None:
     public = {name for name in vars(changes.Change) if not name.startswith("_")}
     slots = public | set(changes.Change.__annotations__)
     assert first_cells("new-modulation", "What each slot means") == slots - {"drawn"}
+
+
+SETTINGS_OF_VISION = {
+    "### Preprocessing": "vision_bench.models.preprocessing:Preprocessing",
+    "### `classify`": "vision_bench.classification.settings:ClassifySettings",
+    "### `classify-logits`": "vision_bench.classification.settings:LogitsSettings",
+    "### `top-classes`": "vision_bench.classification.settings:TopClassesSettings",
+    "### `segment evaluate` and `segment infer`": (
+        "vision_bench.segmentation.settings:SegmentSettings"
+    ),
+    "## Segmentation and focus": "vision_bench.segmentation.perturbation_config:Perturbation",
+}
+"""By heading, what the table below it describes."""
+
+
+def settings_table(heading: str) -> list[tuple[list[str], str, str]]:
+    """Names, default and example of each line of a table of settings."""
+    text = (ROOT / "docs" / "vision.md").read_text("utf-8")
+    section = re.split(r"^##", text.split(f"\n{heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
+    table = section.split("| default | example | meaning |\n|---|---|---|---|\n")[1]
+    rows = [line.split(" | ") for line in table.split("\n\n")[0].splitlines()]
+    return [(re.findall(r"`(\w+)`", row[0]), row[1].strip("`"), row[2].strip("`")) for row in rows]
+
+
+@pytest.mark.parametrize("heading", SETTINGS_OF_VISION)
+def test_the_tables_of_vision_have_every_setting_its_default_and_a_working_example(
+    heading: str,
+) -> None:
+    module, _, name = SETTINGS_OF_VISION[heading].partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    rows = settings_table(heading)
+    own = {one.name: one for one in dataclasses.fields(kind)}
+    if name == "Preprocessing":
+        del own["reduce_labels"]  # a setting of its own, of segmentation
+    assert sorted(one for names, *_ in rows for one in names) == sorted(own)
+    examples = {}
+    for names, default, example in rows:
+        if len(names) > 1:  # as of another command
+            continue
+        needed = own[names[0]].default is dataclasses.MISSING
+        held = "needed" if needed else repr(own[names[0]].default).replace("'", '"')
+        assert default == held, names
+        examples[names[0]] = eval(example, {"dict": dict})
+        assert examples[names[0]] != own[names[0]].default, names
+    assert settings.make_settings(kind, examples, "docs/vision.md")
+
+
+def test_the_block_of_a_perturbation_is_one() -> None:
+    from vision_bench.segmentation.perturbation_config import Perturbation
+
+    (text,) = (block.text for block in PYTHON if "PERTURBATION" in block.text)
+    held: dict[str, Any] = {}
+    exec(text, held)
+    block = settings.make_settings(Perturbation, held["PERTURBATION"], "docs/vision.md")
+    assert len(block.TARGETS) == 2
 
 
 # Running ------------------------------------------------------------------------------------------

@@ -53,9 +53,9 @@ def focus_axis(targets: Mapping[int, int] | None, names: Sequence[str]) -> Axis:
 
 def class_costs(
     stds: Sequence[float],
-    correct: Float[Tensor, "levels classes"],
+    correct: Float[Tensor, "draws levels classes"],
     truth: Float[Tensor, " classes"],
-    predicted: Float[Tensor, "levels classes"],
+    predicted: Float[Tensor, "draws levels classes"],
     names: Sequence[str],
     targets: Mapping[int, int],
 ) -> Overview:
@@ -63,16 +63,16 @@ def class_costs(
 
     Args:
         stds: Noise standard deviations in logit units, rising.
-        correct: Right answers of each class.
+        correct: Right answers of each class, by draw.
         truth: Documents or pixels of each class.
-        predicted: Answers of each class.
+        predicted: Answers of each class, by draw.
         names: Names of all classes.
         targets: Class index → +1 or −1.
 
     Returns:
-        A table with the first, the middle and the last strength.
+        A table with the first, the middle and the last strength, of means over draws.
     """
-    recall, precision = correct / truth, correct / predicted
+    recall, precision = (correct / truth).mean(0), (correct / predicted).nanmean(0)
     loss = ((recall[0] - recall[-1]).nan_to_num(0), (precision[0] - precision[-1]).nan_to_num(0))
     order = (loss[0].maximum(loss[1])).argsort(descending=True, stable=True).tolist()
     others = [index for index in order if index not in targets and truth[index] > 0]
@@ -88,7 +88,7 @@ def class_costs(
         for index in [*targets, *others[:_OTHERS]]
     ]
     rest = len(others) - _OTHERS
-    more = f"; {rest} more lose less" if rest > 0 else ""
+    more = f"; {rest} more lose{'s' if rest == 1 else ''} less" if rest > 0 else ""
     words = describe_focus(targets, names).replace("focus", "Focus", 1)
     return Overview(
         "What focus does to each class",

@@ -21,6 +21,9 @@ from aim_plugins.sweep.figures import DPI, GREY, SIZE, STYLE, render, wrap_label
 from aim_plugins.sweep.plots import Curve, describe_sample, logarithmic
 from aim_plugins.sweep.table import Point
 
+_TICKS = 8
+"""So many strengths have a tick each."""
+
 _NAMES = 40
 """Names beside a heat map; of more tasks, evenly chosen ones are named."""
 
@@ -224,6 +227,10 @@ def _draw_tasks(
         rasterized=True,
     )
     plot.invert_yaxis()
+    # The outer cells reach beyond the strengths, to where none was measured.
+    between = [one for one in plot.get_xticks() if middles[0] <= one <= middles[-1]]
+    plot.set_xticks(strengths if len(strengths) <= _TICKS else between)
+    plot.set_xlim(first, last)
     step = -(-len(names) // _NAMES)
     shown = range(0, len(names), step)
     # Dollar signs would start a formula.

@@ -19,5 +19,5 @@ workers = 4
 num_perturb_steps = 101
 perturb_step = 0.2
 draws = 1
-report_classes = ["tench, Tinca tinca", "golden retriever", "airliner"]
+report_classes = ["tench", "golden retriever", "airliner"]
 output = "runs/imagenet_resnet50"

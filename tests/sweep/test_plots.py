@@ -275,6 +275,18 @@ def test_a_heat_map_s_strengths_run_to_the_right(tmp_path):
     assert left[0] > 200 and right[0] < 90
 
 
+@pytest.mark.parametrize(
+    ("strengths", "ticks"),
+    [([0.0, 4.0, 8.0], [0, 4, 8]), ([1.5], [1.5]), ([step / 10 for step in range(3, 98)], None)],
+)
+def test_a_heat_map_has_ticks_only_where_something_was_measured(strengths, ticks):
+    cells = [Point("t.a", "recall", one, 0.5, 0.1, 10, 1) for one in strengths]
+    texts = texts_of(draw_heat_map(cells, axis=AXIS, title="t")["svg"].decode())
+    # Those of the bar of colours come last.
+    numbers = [float(one.replace("−", "-")) for one in texts if one[-1].isdigit()][:-6]
+    assert numbers == ticks if ticks else min(numbers) >= 0.3 and max(numbers) <= 9.7
+
+
 def test_a_heat_map_names_some_of_many_rows(tmp_path):
     _, texts = heat_map(tmp_path, {f"c{index}": (1, 0.5, 0.2, 0) for index in range(1000)})
     named = [text for text in texts if text.startswith("c") and text[1:].isdigit()]

@@ -25,8 +25,8 @@ def test_utility_modulation_has_no_words_and_the_plain_axis():
 
 def test_targets_come_first_and_then_who_loses_most():
     # Of each class, right answers at two strengths; ten documents each but for ibis.
-    correct = torch.tensor([[9, 8, 6, 10, 0], [10, 4, 5, 10, 0]], dtype=torch.float64)
-    predicted = torch.tensor([[10, 10, 8, 12, 0], [20, 5, 5, 10, 0]], dtype=torch.float64)
+    correct = torch.tensor([[[9, 8, 6, 10, 0], [10, 4, 5, 10, 0]]], dtype=torch.float64)
+    predicted = torch.tensor([[[10, 10, 8, 12, 0], [20, 5, 5, 10, 0]]], dtype=torch.float64)
     truth = torch.tensor([10, 10, 10, 10, 0], dtype=torch.float64)
     table = class_costs([0.0, 2.0], correct, truth, predicted, NAMES, {0: 1})
     assert table.columns == [
@@ -40,3 +40,19 @@ def test_targets_come_first_and_then_who_loses_most():
         ["kite", "1.000", "1.000", "0.833", "1.000"],
     ]
     assert "Focus on crane" in table.note
+
+
+def test_draws_are_averaged_as_in_the_table():
+    correct = torch.tensor([[[4.0, 4.0]], [[2.0, 0.0]]])
+    predicted = torch.tensor([[[8.0, 4.0]], [[2.0, 0.0]]])
+    truth = torch.tensor([4.0, 4.0])
+    table = class_costs([1.0], correct, truth, predicted, NAMES[:2], {0: 1})
+    # Precision of draws: 4/8 and 2/2; where a class is no answer, that draw has none.
+    assert table.rows == [["crane", "0.750", "0.750"], ["owl", "0.500", "1.000"]]
+
+
+def test_the_classes_left_out_are_counted():
+    correct = torch.ones(1, 1, 11, dtype=torch.float64)
+    names = [str(index) for index in range(11)]
+    table = class_costs([0.0], correct, correct[0, 0], correct, names, {0: 1})
+    assert len(table.rows) == 9 and "; 2 more lose less." in table.note

@@ -154,9 +154,9 @@ class AccuracyStudy(Study):
         runs, curve = self.curve.runs, self.curve
         return class_costs(
             curve.stds,
-            torch.stack([run.correct for run in runs]).sum(0).double(),
-            curve.law.documents.double() * len(runs),
-            torch.stack([run.predicted for run in runs]).sum(0).double(),
+            torch.stack([run.correct for run in runs]).double(),
+            curve.law.documents.double(),
+            torch.stack([run.predicted for run in runs]).double(),
             self.class_names,
             self.targets,
         )

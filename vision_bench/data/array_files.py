@@ -96,7 +96,7 @@ def read_cifar(name: str, root: Path, split: str) -> ArrayRecords:
                         )
                 return read(name, folder, layout.files[split], layout.meta)
     raise FileNotFoundError(
-        f"root={str(root)!r} holds no {name}: give the folder in which {binary.folder} or "
+        f"{str(root)!r} holds no {name}: give the folder in which {binary.folder} or "
         f"{python.folder} was unpacked (missing: {binary.files[split][0]})"
     )
 

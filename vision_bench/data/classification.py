@@ -127,7 +127,7 @@ def load_dataset(
         name, name
     )
     if name not in _LOADERS:
-        raise ValueError(f"name={name!r} is no data set; {did_you_mean(name, _LOADERS)}")
+        raise ValueError(f"dataset={name!r} is no data set; {did_you_mean(name, _LOADERS)}")
     splits, load = _LOADERS[name]
     split = split or (splits[0] if splits else None)
     if splits and split not in splits:
@@ -217,7 +217,7 @@ def _folder_name(root: str | Path | None) -> str:
 
 def _required(root: Path | None, name: str) -> Path:
     if root is None:
-        raise ValueError(f"root=None: give the folder in which {name} lies")
+        raise ValueError(f"data_root=None: give the folder in which {name} lies")
     return root
 
 
@@ -243,7 +243,8 @@ def _load_fashion_mnist(root: Path | None, split: str, labels: Path | None) -> A
         return read_mnist(folders, split, _FASHION_CLASSES, "Fashion-MNIST")
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}: give its folder as root, or install Debian's package dataset-fashion-mnist"
+            f"{error}: give its folder as data_root, or install Debian's package "
+            "dataset-fashion-mnist"
         ) from None
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 import csv
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 )
+
+_SPLITS_BY_USE = ("val", "valid", "validation", "test", "testing", "train", "training")
+_SPLITS = frozenset(_SPLITS_BY_USE)
+"""Names of folders that hold a part of a data set; those to evaluate on come first."""
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -51,9 +55,12 @@ def read_class_folders(root: Path, split: str | None) -> FileRecords:
 
     Raises:
         FileNotFoundError: If the folder is missing or holds no images.
+        ValueError: If it holds splits instead of classes.
     """
     folder = root if split is None else root / split
     names = tuple(_folders(folder))
+    if all(_folders(folder / name) for name in names):
+        refuse_splits(folder, names)
     return _by_folder(folder, {name: index for index, name in enumerate(names)}, names)
 
 
@@ -116,6 +123,21 @@ def image_files(folder: Path) -> list[str]:
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.name[0] != "."
     )
+
+
+def refuse_splits(folder: Path, names: Sequence[str]) -> None:
+    """Refuses folders whose names are all those of splits, in the place of something else's.
+
+    Args:
+        folder: What holds them.
+        names: Their names.
+
+    Raises:
+        ValueError: If so; it names the split to evaluate on.
+    """
+    if names and _SPLITS.issuperset(name.lower() for name in names):
+        found = next(name for one in _SPLITS_BY_USE for name in names if name.lower() == one)
+        raise ValueError(f"{folder} holds the splits {' and '.join(names)}: give split={found!r}")
 
 
 def no_images(folder: Path) -> FileNotFoundError:

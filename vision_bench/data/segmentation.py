@@ -220,7 +220,7 @@ def load_segmentation_dataset(
     """
     name = name.lower()
     if name not in _NAMES:
-        raise ValueError(f"name={name!r} is no data set; {did_you_mean(name, _NAMES)}")
+        raise ValueError(f"dataset={name!r} is no data set; {did_you_mean(name, _NAMES)}")
     if name != "folder":
         split = split or "val"
         if split not in _SPLITS:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from vision_bench.data.image_folders import image_files, no_images
+from vision_bench.data.image_folders import image_files, no_images, refuse_splits
 from vision_bench.data.label_maps import (
     Colour,
     class_colours,
@@ -171,6 +171,8 @@ def read_pair_folders(
             for colour, index in class_colours(*palette, classes).items()
         }
     part = split or "."
+    if split is None and (root / "images").is_dir():
+        refuse_splits(root / "images", sorted(one.name for one in (root / "images").iterdir()))
     files = _pair(root, root / "images" / part, labels / part, tuple(classes), lookup)
     return replace(files, reduced=reduced, colours=colours)
 

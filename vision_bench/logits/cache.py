@@ -360,8 +360,8 @@ def _forward(
     stored = logits.to(dtype)
     if (overflow := stored.isinf() & logits.isfinite()).any():
         raise ValueError(
-            f"dtype={dtype} cannot hold logits of {float(logits[overflow].abs().max()):.3g} "
-            f"of {model.name}: give dtype=torch.float32"
+            f"cache_dtype={dtype} cannot hold logits of {float(logits[overflow].abs().max()):.3g} "
+            f"of {model.name}: give cache_dtype=float32"
         )
     # Views of one batch could not be stored apart, nor could channels-last memory.
     return [row.clone(memory_format=torch.contiguous_format) for row in stored.cpu()]

@@ -166,7 +166,7 @@ def refuse_misfit(
     ]
     if problems:
         # Where every key is there, most likely only the last layer has other classes.
-        mend = "" if missing or unexpected else ", or the weights' number of classes as classes="
+        mend = "" if missing or unexpected else ", or choose the data whose classes it has"
         raise ValueError(
             f"weights={str(source)!r} do not fit {name!r}: {'; '.join(problems)}. "
             f"Give the checkpoint of this architecture{mend}"

@@ -143,7 +143,7 @@ def _normalisation(processor: Any, source: str) -> tuple[tuple[float, ...], tupl
 
 def _refusal(source: str, setting: str, value: object) -> ValueError:
     return ValueError(
-        f"name={source!r}: its preprocessor_config.json says {setting}={value}, which images are "
+        f"model={source!r}: its preprocessor_config.json says {setting}={value}, which images are "
         "not prepared with here: change it there to resizing to one side (height and width the "
         "same, or shortest_edge) and normalising three channels, or prepare images yourself and "
         "pass the model to wrap_model"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,31 +25,40 @@ _SEGFORMER_FILE = re.compile(r"\d+x\d+.*(ade|city)")
 """Names such as segformer.b2.512x512.ade.160k.pth, of the authors and of mmsegmentation."""
 
 
-def is_published(path: Path, url: str) -> bool:
-    """Whether a file is the one published at an address, by its name or by its checksum.
+def published_at(path: Path, urls: Sequence[str]) -> int | None:
+    """Which of the published files a file is, by its name or by the checksum in theirs.
+
+    Args:
+        path: The file.
+        urls: Where files are published.
+
+    Returns:
+        The position of the address; None if it is none of them.
 
     Raises:
         FileNotFoundError: If there is no such file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    name = url.rpartition("/")[2]
-    checksum = _CHECKSUM.search(name)
-    if path.name == name:
-        return True
-    return checksum is not None and sha256_of(path).startswith(checksum[1])
+    names = [url.rpartition("/")[2] for url in urls]
+    if path.name in names:
+        return names.index(path.name)
+    checksums = [_CHECKSUM.search(name) for name in names]
+    # Of large files the digest takes seconds.
+    digest = sha256_of(path) if any(checksums) else ""
+    return next((n for n, one in enumerate(checksums) if one and digest.startswith(one[1])), None)
 
 
-def torchvision_preprocessing(every: Iterable[Any], path: Path | None) -> KnownPreprocessing:
+def torchvision_preprocessing(every: Sequence[Any], path: Path | None) -> KnownPreprocessing:
     """The preprocessing of the published weights that a file holds, or else of the newest ones.
 
     Args:
         every: The published weights of an architecture, the default ones first.
         path: The file; None for the published weights themselves, and for untrained ones.
     """
-    every = list(every)
-    entry = next((one for one in every if path and is_published(path, one.url)), None)
-    transforms = (entry or every[0]).transforms()
+    found = 0 if path is None else published_at(path, [one.url for one in every])
+    entry = every[found or 0]
+    transforms = entry.transforms()
     return KnownPreprocessing(
         Preprocessing(
             size=transforms.resize_size[0],
@@ -58,8 +67,8 @@ def torchvision_preprocessing(every: Iterable[Any], path: Path | None) -> KnownP
             std=tuple(transforms.std),
             interpolation=transforms.interpolation.value,
         ),
-        f"that of torchvision's {entry or every[0]}",
-        path is None or entry is not None,
+        f"that of torchvision's {entry}",
+        found is not None,
     )
 
 
@@ -79,19 +88,19 @@ def timm_preprocessing(
     """
     config = timm.get_pretrained_cfg(model_name)
     settings, source = config.to_dict() if config else {}, f"that of timm's {model_name}"
-    certain = path is None or bool(config and config.url and is_published(path, config.url))
+    urls = [config.url] if config and config.url else []
+    certain = path is None or published_at(path, urls) is not None
     if path is not None and (beside := _timm_config(path.parent)):
-        settings, source, certain = (
-            beside,
-            f"of {plain_name(str(path.parent.resolve()))}'s config.json",
-            True,
-        )
+        folder = plain_name(str(path.parent.resolve()))
+        settings, source, certain = beside, f"of {folder}'s config.json", True
     # Some are evaluated on larger images than they were trained with.
-    asked = timm.data.resolve_data_config(pretrained_cfg=settings or {"": ""}, use_test_size=True)
+    resolve = timm.data.resolve_data_config
+    # A model without published weights has timm's defaults, for which it wants some argument.
+    asked = resolve(pretrained_cfg=settings or {"tag": ""}, use_test_size=True)
     side = asked["input_size"][-1]
     if asked["input_size"][-2] != side or asked["crop_mode"] not in ("center", "squash"):
         raise ValueError(
-            f"name={name!r} takes images of {asked['input_size']} with crop mode "
+            f"model={name!r} takes images of {asked['input_size']} with crop mode "
             f"{asked['crop_mode']!r}: build it with timm and pass it to wrap_model"
         )
     preprocessing = Preprocessing(

@@ -67,7 +67,9 @@ def load_model(
                 name, weights=weights, classes=classes, preprocessing=preprocessing, device=device
             )
     if classes is not None and classes < 2:
-        raise ValueError(f"classes={classes} is below 2")
+        raise ValueError(
+            f"the number of classes is {classes}: give data of 2 or more, which can be told apart"
+        )
     library, _, model_name = name.partition(":")
     loaded: VisionModel
     if name in CIFAR_MODELS:

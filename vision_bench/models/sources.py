@@ -25,7 +25,7 @@ from vision_bench.models.checkpoints import (
 )
 from vision_bench.models.known_preprocessing import (
     folder_preprocessing,
-    is_published,
+    published_at,
     segformer_preprocessing,
     timm_preprocessing,
     torchvision_preprocessing,
@@ -52,7 +52,7 @@ def load_cifar(
     known = KnownPreprocessing(
         Preprocessing(mean=data.mean, std=data.std),
         "that of pytorch-cifar-models",
-        not own or is_published(_path(weights), cifar.checkpoint_url(name)),
+        not own or published_at(_path(weights), [cifar.checkpoint_url(name)]) is not None,
     ).settle(asked, name=name, weights=weights)
     module = cifar.build_cifar_model(architecture, classes)
     if wanted:
@@ -146,8 +146,8 @@ def load_original_segformer(
     state = read_state_dict(path)
     if not segformer.is_original_layout(state):
         raise ValueError(
-            f"name={name!r} is no SegFormer in its authors' layout (no key patch_embed1.proj): "
-            "give the architecture's name, and this file as weights="
+            f"model={name!r} is no SegFormer in its authors' layout (no key patch_embed1.proj): "
+            "give the architecture's name as model, and this file as weights"
         )
     size = segformer.size_of(state)
     return _segformer_file(f"segformer-{size}", size, path, classes, asked, state)
@@ -176,12 +176,13 @@ def load_transformers(
     except (OSError, ValueError) as error:
         where = "folder" if local else "hub name (and no folder here)"
         raise ValueError(
-            f"name={source!r}: transformers loads no segmentation model from this {where}: {error}"
+            f"model={source!r}: transformers loads no segmentation model from this {where}: {error}"
         ) from error
     _refuse_incomplete(report, name or source, source)
     if classes is not None and classes != module.config.num_labels:
         raise ValueError(
-            f"classes={classes}, but {source!r} has {module.config.num_labels}: leave classes out"
+            f"model={source!r} has {module.config.num_labels} classes, not {classes}: choose the "
+            "data set it was trained for"
         )
     known = folder_preprocessing(source, local) or KnownPreprocessing(
         _usual_segformer("", _ADE20K_CLASSES), "that of SegFormer's authors", False
@@ -204,7 +205,7 @@ def unknown_name(name: str, known: Iterable[str]) -> ValueError:
     """Builds the error of a name that no model has, with the nearest names."""
     hint = did_you_mean(name, known, count=3, cutoff=0.4, otherwise="no name is near.")
     return ValueError(
-        f"name={name!r} is no model and no file or folder here; {hint} Others are "
+        f"model={name!r} is no model and no file or folder here; {hint} Others are "
         "'torchvision:NAME', 'timm:NAME', and the folder or hub name OWNER/NAME of a segmentation "
         "model"
     )
@@ -260,7 +261,9 @@ def _wants_weights(name: str, weights: Weights) -> bool:
 
 def _refuse_weights(name: str, weights: Weights) -> None:
     if weights is not None:
-        raise ValueError(f"weights={str(weights)!r}, but name={name!r} has weights: leave them out")
+        raise ValueError(
+            f"weights={str(weights)!r}, but model={name!r} has weights: leave them out"
+        )
 
 
 def _path(weights: Weights) -> Path:
@@ -300,8 +303,8 @@ def _hub_segformer(size: str, classes: int | None) -> str:
         return f"nvidia/segformer-{size}-finetuned-cityscapes-1024-1024"
     if classes not in (None, _ADE20K_CLASSES):
         raise ValueError(
-            f"classes={classes}: the published SegFormers have {_ADE20K_CLASSES} classes (ADE20K) "
-            f"or {_CITYSCAPES_CLASSES} (Cityscapes): give your own as weights="
+            f"weights='hub' are of {_ADE20K_CLASSES} classes (ADE20K) or {_CITYSCAPES_CLASSES} "
+            f"(Cityscapes), not {classes}: give the file of your own weights"
         )
     side = _ade_side(size)
     return f"nvidia/segformer-{size}-finetuned-ade-{side}-{side}"

@@ -218,13 +218,15 @@ class SegmentationStudy(Study):
         curve = self.curve
         if not self.focus:
             return None
-        counts = curve.confusion.sum(0).double() if len(curve.confusion) else curve.expected
-        assert counts is not None  # one of the two is computed
+        counts = curve.confusion.double()
+        if not len(counts):
+            assert curve.expected is not None  # one of the two is computed
+            counts = curve.expected[None]
         return class_costs(
             curve.stds,
-            counts.diagonal(dim1=1, dim2=2),
-            counts[0].sum(1),
-            counts.sum(1),
+            counts.diagonal(dim1=2, dim2=3),
+            counts[0, 0].sum(1),
+            counts.sum(2),
             self.class_names,
             self.focus,
         )

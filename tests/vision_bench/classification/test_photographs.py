@@ -94,6 +94,7 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
     assert main(["top-classes", str(config(tmp_path, folder))]) == 0
     printed = capsys.readouterr()
     assert f"{folder}: left out 1 image\n  c.jpg: not a readable image" in printed.err
+    assert "preprocessing: shorter side to 256 (bicubic), middle 224 x 224" in printed.err
     out = tmp_path / "out"
     manifest = json.loads((out / "manifest.json").read_text())
     assert list(manifest["left_out"]) == ["c.jpg"]
@@ -104,6 +105,7 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
     assert [row["class"] for row in clean] == [row["one_noisy_run"] for row in clean]
     assert {row["probability"] for row in clean if row["rank"] == "1"} == {"1.0"}
     page = (out / "report.html").read_text()
+    assert "<h1>tf_efficientnet_lite0</h1>" in page and "preprocessing_source" in page
     assert "one noisy run: " in page and "data:image/jpeg;base64" in page
     assert "left_out.c.jpg" in page
     assert str(out / "report.html") in printed.out
@@ -129,6 +131,16 @@ def test_damaged_files_alone_are_not_called_no_files(tmp_path, folder, capsys):
     assert main(["top-classes", str(config(tmp_path, folder, model="timm:test_resnet"))]) == 2
     told = "holds no usable image; left out: c.jpg: not a readable image"
     assert told in capsys.readouterr().err
+
+
+def test_preprocessing_of_weights_of_ones_own_is_asked_for(tmp_path, folder, capsys):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "best.pth")
+    own = {"model": "timm:test_resnet", "weights": str(tmp_path / "best.pth")}
+    assert main(["top-classes", str(config(tmp_path, folder, **own))]) == 2
+    assert "preprocessing lacks size, mean, std" in capsys.readouterr().err
+    own["preprocessing"] = "published"
+    assert main(["top-classes", str(config(tmp_path, folder, **own))]) == 0
 
 
 def test_a_run_with_untrained_weights_can_be_repeated(tmp_path, folder):

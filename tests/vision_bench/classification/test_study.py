@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import vision_bench
@@ -25,6 +26,7 @@ from vision_bench.classification.load import load
 from vision_bench.classification.settings import ClassifySettings, perturb_grid
 from vision_bench.data.classes import chosen_classes, unique_names
 from vision_bench.data.classification import load_dataset
+from vision_bench.data.image_folders import imagenet_classes
 from vision_bench.logits import cache
 from vision_bench.models.load import load_model
 from vision_bench.models.preprocessing import Preprocessing
@@ -183,7 +185,7 @@ def test_a_focus_report_says_which_classes_are_pushed_where(
     assert f'<p class="summary">resnet20, {words}, on ' in page
     label = f"{words}: noise std σ (logits)"
     assert json.dumps(label) in page
-    picture = (tmp_path / "out" / "curves" / "digits-test.3-precision.svg").read_text()
+    picture = (tmp_path / "out" / "curves" / "digits-test-precision-by-class.svg").read_text()
     assert f">{label}<" in picture
     # What it costs the others stands on the terminal and in the report.
     printed = capsys.readouterr().out
@@ -311,7 +313,7 @@ def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, caps
         (("--model", "segformer-b0", "--weights", "random"), "is a segmentation model"),
         (("--weights", "absent.pt"), "absent.pt: no such file"),
         (("--dataset", "digit"), "did you mean 'digits'"),
-        (("--dataset", "imagenet"), "root=None"),
+        (("--dataset", "imagenet"), "data_root=None"),
         (("--noise-std", "3:1:1"), "noise_std"),
         (("--noise-std", "-1"), "negative"),
         (("--num-perturb-steps", "0"), "num_perturb_steps=0"),
@@ -322,7 +324,10 @@ def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, caps
         (("--draws", "0"), "draws=0"),
         (("--batch-size", "0"), "batch_size=0"),
         (("--limit", "0"), "limit=0"),
-        (("--dataset", "cifar10", "--data-root", "nowhere"), "root='nowhere' holds no cifar10"),
+        (
+            ("--dataset", "cifar10", "--data-root", "nowhere"),
+            "data_root (--data-root): 'nowhere' holds no cifar10",
+        ),
         (("--device", "abacus"), "device='abacus'"),
         (("--focus-target", "12"), "focus_target holds 12, outside the 10 classes"),
         (("--focus-target", "3", "3"), "twice"),
@@ -383,6 +388,48 @@ def test_the_paper_s_configs_have_101_strengths_up_to_20(name: str, model: str):
     stds = settings.stds
     assert settings.model_name == model
     assert stds == tuple(index * 2 / 10 for index in range(101))
+
+
+def test_the_classes_that_a_config_reports_are_imagenets():
+    pytest.importorskip("timm")
+    settings = read_settings(ClassifySettings, CONFIGS / "imagenet_timm.py")
+    chosen = chosen_classes(settings.report_classes, imagenet_classes()[1], None)
+    assert list(chosen.values()) == ["tench", "golden retriever", "airliner"]
+
+
+def write_class_folders(root: Path) -> None:
+    for number in range(8):
+        folder = root / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number * 30,) * 3).save(folder / f"{number}.png")
+
+
+def test_splits_are_not_taken_for_classes_and_the_split_recommended_is_read(tmp_path, capsys):
+    for split in ("train", "val"):
+        write_class_folders(tmp_path / "pets" / split)
+    words = ["--dataset", "folder", "--data-root", str(tmp_path / "pets"), *SCHEDULE]
+    words += ["--model", "resnet20", "--weights", "random", "--output", str(tmp_path / "out")]
+    words += ["--logits-cache", str(tmp_path / "logits")]
+    assert main(words) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "holds the splits train and val: give split='val'" in error
+    (asked,) = re.findall(r"split='(\w+)'", error)
+    assert main([*words, "--split", asked]) == 0
+    assert {r["task"] for r in table(tmp_path)} == {"pets-val", "pets-val.cat", "pets-val.dog"}
+
+
+def test_classes_called_as_splits_are_classes_where_they_hold_the_images(tmp_path):
+    for name in ("test", "train"):  # a tube, and wagons on rails
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / name / "1.png")
+    assert load_dataset("folder", tmp_path).classes == ("test", "train")
+
+
+def test_a_missing_list_of_labels_is_told_by_its_own_setting(weights, tmp_path, capsys):
+    options = ("--dataset", "imagenet", "--labels", str(tmp_path / "val.txt"))
+    assert run(tmp_path, weights, *options) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error == f"error: labels='{tmp_path / 'val.txt'}': no such file"
 
 
 def test_strengths_are_counted_in_decimal():

@@ -550,9 +550,9 @@ def test_empty_folders_are_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "cifar"}, "name='cifar' is no data set; did you mean 'cifar10'"),
+        ({"name": "cifar"}, "dataset='cifar' is no data set; did you mean 'cifar10'"),
         ({"name": "digits", "split": "val"}, "split='val': digits has the splits test and train"),
-        ({"name": "cifar10"}, "root=None: give the folder in which cifar10 lies"),
+        ({"name": "cifar10"}, "data_root=None: give the folder in which cifar10 lies"),
         ({"name": "digits", "on_error": "stop"}, "on_error='stop' is neither"),
         ({"name": "digits", "labels": "list.txt"}, "only imagenet"),
     ],

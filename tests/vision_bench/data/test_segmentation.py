@@ -313,7 +313,7 @@ def test_the_identity_tells_the_resize_rule(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "ade"}, "name='ade' is no data set; did you mean 'ade20k'"),
+        ({"name": "ade"}, "dataset='ade' is no data set; did you mean 'ade20k'"),
         ({"split": "test"}, "split='test': ade20k has the splits val and train"),
         ({"resize": "512"}, "resize='512' is no rule"),
         ({"resize": "square0"}, "resize='square0' is no rule"),

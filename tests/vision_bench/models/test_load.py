@@ -79,7 +79,10 @@ def test_a_deeper_network_of_the_same_family_is_refused(checkpoint):
 
 
 def test_other_classes_are_named_by_key_and_shape(checkpoint):
-    with pytest.raises(ValueError, match=r"fc\.weight is \[10, 64\], not \[100, 64\].*classes="):
+    with pytest.raises(
+        ValueError,
+        match=r"fc\.weight is \[10, 64\], not \[100, 64\].*data whose",
+    ):
         load_model("cifar100_resnet20", weights=checkpoint, preprocessing="published")
     options = {"classes": 10, "preprocessing": "published"}
     assert load_model("cifar100_resnet20", weights=checkpoint, **options).classes == 10
@@ -410,7 +413,7 @@ def test_segformer_weights_of_another_size_are_refused(segformer_folder):
 
 
 def test_classes_that_contradict_a_folder_are_refused(segformer_folder):
-    with pytest.raises(ValueError, match="classes=150, but .* has 8"):
+    with pytest.raises(ValueError, match="has 8 classes, not 150"):
         load_model(str(segformer_folder), classes=150)
 
 
@@ -541,7 +544,7 @@ def test_what_a_folders_config_does_to_logits_decides_the_fingerprint(
 
 
 def test_too_few_classes_and_unknown_tasks_are_refused(checkpoint):
-    with pytest.raises(ValueError, match="classes=1 is below 2"):
+    with pytest.raises(ValueError, match="the number of classes is 1: give data of 2"):
         load_model("cifar10_resnet20", weights=checkpoint, classes=1)
     with pytest.raises(ValueError, match="task='detection'"):
         wrap_model(nn.Identity(), classes=2, preprocessing=Preprocessing(), task="detection")

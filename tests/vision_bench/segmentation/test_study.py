@@ -400,6 +400,24 @@ def test_a_focus_report_says_which_class_is_pushed_where_and_what_it_costs(
     assert [float(cell) for cell in cells] == pytest.approx(expected, abs=6e-4)
 
 
+def test_preprocessing_is_asked_for_where_no_image_processor_lies_beside_the_weights(
+    config, checkpoint, tmp_path, capsys
+):
+    bare = shutil.copytree(
+        checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns("preprocessor_config.json")
+    )
+    assert evaluate(config(model=str(bare), exact=False)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: preprocessing lacks size, mean, std")
+    own = {"size": 64, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
+    options = {"preprocessing": own, "resize": None, "limit": 2}
+    assert evaluate(config(model=str(bare), exact=False, **options)) == 0
+    told = "preprocessing: resized by 'edge64' (bilinear), mean 0.1 0.2 0.3, std 1 1 1 (as given)"
+    assert told in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert f"preprocessing: {manifest['preprocessing']}" == told
+
+
 def test_models_and_data_in_folders_are_called_by_their_names(
     config, checkpoint, ade20k, tmp_path, capsys
 ):
@@ -416,6 +434,21 @@ def test_models_and_data_in_folders_are_called_by_their_names(
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<h1>segformer-birds</h1>" in page
     assert "87b0ff70b3f7" not in page
+
+
+def test_splits_of_pairs_are_asked_for_and_the_one_recommended_is_read(
+    config, ade20k, tmp_path, capsys
+):
+    data = tmp_path / "birds"
+    for split in ("training", "validation"):
+        for own, theirs in (("images", "images"), ("labels", "annotations")):
+            shutil.copytree(ade20k / theirs / "validation", data / own / split)
+    (data / "classes.txt").write_text("".join(f"bird {index}\n" for index in range(CLASSES)))
+    folder = {"dataset": "folder", "data_root": str(data), "exact": False, "limit": 2}
+    assert evaluate(config(**folder)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "holds the splits training and validation: give split='validation'" in error
+    assert evaluate(config(**folder, split="validation")) == 0
 
 
 def test_every_metric_has_its_curve_and_every_file_is_named(config, tmp_path, capsys, monkeypatch):

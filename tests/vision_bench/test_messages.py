@@ -1,0 +1,153 @@
+"""What errors and warnings recommend exists: every setting and option they name is one.
+
+The texts are collected from the sources, so that a new message is held against the settings too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vision_bench
+from aim_plugins.core.settings import Settings, add_config, add_options
+from vision_bench.classification.settings import (
+    ClassifySettings,
+    LogitsSettings,
+    TopClassesSettings,
+)
+from vision_bench.models.preprocessing import Preprocessing
+from vision_bench.segmentation.perturbation_config import Perturbation, Target
+from vision_bench.segmentation.settings import SegmentSettings
+from vision_bench.systems import SYSTEMS
+
+ROOT = Path(vision_bench.__file__).parent
+KINDS: tuple[type[Settings], ...] = (
+    ClassifySettings,
+    LogitsSettings,
+    TopClassesSettings,
+    SegmentSettings,
+)
+BLOCKS = (Preprocessing, Perturbation, Target)
+
+ARGUMENTS = {
+    "confusion.py": {"classes"},
+    "data/segmentation.py": {"classes"},
+    "models/model.py": {"task", "classes"},
+    "models/architectures/cifar.py": {"architecture"},
+    "models/architectures/segformer.py": {"size"},
+    "logits/classes.py": {"logits", "labels"},
+    "perturbators.py": {"key"},
+    "segmentation/envelope.py": {"stds"},
+    "segmentation/overlays.py": {"alpha"},
+}
+"""Arguments of functions that only Python calls, or that a command gives itself."""
+
+_NAMED = re.compile(r"(?<![\w.])([A-Za-z_]\w*)=(?!=)")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_COMMAND = re.compile(r"`vision-bench ([a-z -]+)`")
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """Every text in an expression, with ~ for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "~" for part in node.values)
+        yield "".join(map(str, parts))
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from texts(child)
+
+
+def messages() -> list[tuple[str, int, str]]:
+    """File, line and text of everything that is raised, warned of or printed."""
+    found = []
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = getattr(node, "func", None)
+            name = getattr(called, "attr", getattr(called, "id", ""))
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                said: ast.AST = node.exc
+            elif name.endswith(("Error", "warn", "print")) or name == "Overview":
+                said = node
+            else:
+                continue
+            place = path.relative_to(ROOT).as_posix()
+            found += [(place, node.lineno, text) for text in texts(said)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def said() -> list[tuple[str, int, str]]:
+    return messages()
+
+
+def test_many_messages_are_collected(said):
+    assert len(said) > 150 and sum("give" in text for _, _, text in said) > 40
+
+
+def names_of(*kinds: type[Settings]) -> set[str]:
+    return {one.name.lower() for kind in kinds for one in dataclasses.fields(kind)}
+
+
+def test_every_setting_that_a_message_names_is_of_its_command(said):
+    known = {
+        "classification": names_of(*KINDS[:3], Preprocessing),
+        "segmentation": names_of(SegmentSettings, *BLOCKS),
+    }
+    every = set.union(*known.values())
+    lost = [
+        f"{place}:{line}: {name}= in {text!r}"
+        for place, line, text in said
+        for name in _NAMED.findall(text)
+        if name.lower() not in known.get(place.split("/")[0], every)
+        and name not in ARGUMENTS.get(place, ())
+    ]
+    assert lost == []
+
+
+def test_every_option_that_a_message_names_is_of_a_command(said):
+    options = {"--output", "--help"}
+    for kind in KINDS:
+        parser = argparse.ArgumentParser()
+        add_config(parser, "config")
+        add_options(parser, kind, required=False)
+        options |= {flag for action in parser._actions for flag in action.option_strings}
+    named = [(place, flag) for place, _, text in said for flag in _OPTION.findall(text)]
+    assert ("classification/load.py", "--data-root") in named
+    assert [one for one in named if one[1] not in options] == []
+
+
+def test_every_command_that_a_message_names_exists(said):
+    words = {system.words for system in SYSTEMS}
+    named = [name for _, _, text in said for name in _COMMAND.findall(text)]
+    assert named and set(named) <= words
+
+
+def test_a_made_up_setting_would_be_found():
+    tree = ast.parse('raise ValueError(f"{x}: give clases={n}, see --colour")')
+    (text,) = texts(tree.body[0])
+    assert _NAMED.findall(text) == ["clases"] and _OPTION.findall(text) == ["--colour"]
+
+
+def test_warnings_of_a_command_are_one_line_without_a_place(tmp_path: Path):
+    code = (
+        "import sys, warnings\n"
+        "from aim_plugins.core.commands import guarded\n"
+        "def run():\n"
+        "    warnings.warn('three files are damaged')\n"
+        "    return 0\n"
+        "sys.exit(guarded(run))\n"
+    )
+    (tmp_path / "program.py").write_text(code)
+    words = [sys.executable, str(tmp_path / "program.py")]
+    ran = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert ran.stderr == "warning: three files are damaged\n"
