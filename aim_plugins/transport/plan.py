@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aim_plugins.transport.maps import Method, check_support, find_method
-from aim_plugins.transport.responses import check_pooling
+from aim_plugins.transport.vocabulary import check_pooling, check_positions
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def plan_fit(
     )
     check_pooling(plan.pooling)
     check_support(chosen, plan.support)
-    if plan.positions not in ("all", "last"):
-        raise ValueError(f"positions={positions!r} is unknown: write 'all' or 'last'")
+    check_positions(plan.positions)
     if not math.isfinite(plan.strength):
         raise ValueError(f"strength={strength!r} must be a finite number")
     for side, sentences in (("source", source), ("target", target)):

@@ -10,7 +10,6 @@ Published mIoU at σ = 0, 2, 4, 6, 10, 20: 46.20, 38.41, 24.29, 13.31, 4.72, 1.2
 data_root = "data/ADEChallengeData2016"
 # nvidia/segformer-b2-finetuned-ade-512-512; or a local file, without the paper's figures beside it.
 weights = "hub"
-logits_cache = "runs/logits"
 output = "runs/ade20k-segformer-b2-utility"
 
 dataset = "ade20k"

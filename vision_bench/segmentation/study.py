@@ -116,7 +116,7 @@ class SegmentationStudy(Study):
         self.cached = cache_logits(
             self.model,
             self.data,
-            settings.logits_cache,
+            settings.logits_folder,
             batch_size=settings.batch_size,
             device=pass_device(settings.device),
             dtype=getattr(torch, settings.cache_dtype),
