@@ -122,8 +122,9 @@ def test_a_strength_may_be_negative_as_a_word_of_its_own(monkeypatch, tmp_path):
         "aim_plugins.harnesses.lm_eval.study.run_sweep",
         lambda rest, **named: received.update(named),
     )
+    monkeypatch.setattr("aim_plugins.harnesses.lm_eval.command.read_columns", lambda given: ())
     words = ["sweep", "lm-eval", "--strength", "-1:1:0.5", "--output", str(tmp_path)]
-    assert cli.main(words) == 0
+    assert cli.main([*words, "--tasks", "quiz"]) == 0
     assert received["modulation"] == {"strength": "-1:1:0.5"}
 
 
@@ -185,9 +186,9 @@ def test_a_token_on_the_command_line_does_not_reach_the_results(monkeypatch, tmp
         "aim_plugins.harnesses.lm_eval.study.run_sweep",
         lambda rest, **named: received.update(named),
     )
-    words = ["--model-args", "pretrained=gpt2,token=hf_x", "--noise-std", "1"]
+    words = ["--model-args", "pretrained=gpt2,token=hf_x", "--noise-std", "1", "--tasks", "quiz"]
     assert cli.main(["sweep", "lm-eval", *words, "--output", str(tmp_path)]) == 0
     assert received["command"] == [
         *("aim-plugins", "sweep", "lm-eval", "--model-args", "pretrained=gpt2,token=***"),
-        *("--noise-std", "1", "--output", str(tmp_path)),
+        *("--noise-std", "1", "--tasks", "quiz", "--output", str(tmp_path)),
     ]

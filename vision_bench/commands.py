@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from aim_plugins.core.commands import join_negative_values
+from aim_plugins.core.commands import join_negative_values, say
 from aim_plugins.core.settings import Settings, add_config, add_options, read_settings
 from aim_plugins.sweep.manifest import redact
 from vision_bench.demo.names import resolve
@@ -53,4 +53,6 @@ def read_command(
     settings = read_settings(
         kind, options.get("config"), options.get("cfg_options", ()), options, resolve=resolve
     )
+    settings.check_files()
+    say(f"{program}: loading libraries")
     return settings, redact([*program.split(), *arguments])

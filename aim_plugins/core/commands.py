@@ -12,6 +12,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
+from aim_plugins.core.devices import is_main_process
 from aim_plugins.core.errors import ForeseenFailure, did_you_mean
 
 _FAILURE = 1
@@ -128,6 +129,12 @@ def guarded(run: Callable[[], int]) -> int:
             return _BAD_INPUT if foreseen and isinstance(error, _BAD_INPUT_ERRORS) else _FAILURE
         traceback.print_exc()
         return _FAILURE
+
+
+def say(message: str) -> None:
+    """Tells at once how far a command is, in the first of its processes, on standard error."""
+    if is_main_process():
+        print(message, file=sys.stderr, flush=True)
 
 
 def join_negative_values(arguments: Sequence[str], options: Collection[str]) -> list[str]:

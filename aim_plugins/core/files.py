@@ -18,6 +18,28 @@ class CorruptRecordError(ValueError):
     """A record does not hold what was written into it."""
 
 
+def existing(path: str | Path) -> Path:
+    """The path, if it is a file.
+
+    Raises:
+        FileNotFoundError: If it is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return path
+
+
+def refuse_existing(folder: Path) -> None:
+    """Refuses a folder that holds anything.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"output={str(folder)!r} exists: choose a new folder")
+
+
 def write_atomic(path: str | Path, data: bytes | str) -> Path:
     """Writes a file such that a reader finds the old content or the new, never a part.
 

@@ -87,6 +87,14 @@ class Settings:
             ValueError: If so.
         """
 
+    def check_files(self) -> None:
+        """Refuses files that are not there; commands ask before they import anything heavy.
+
+        Raises:
+            FileNotFoundError: If one is missing.
+            ValueError: If a folder cannot be written to.
+        """
+
 
 def option(
     default: Any = MISSING, *, short: str = "", metavar: str = "", positional: bool = False

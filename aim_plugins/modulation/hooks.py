@@ -15,22 +15,10 @@ import torch
 from torch import Tensor
 
 from aim_plugins.core.errors import nearest
+from aim_plugins.modulation.sites import compile_site, split_site
 
 OutputFunction = Callable[[Tensor], Tensor | None]
 """Maps an output to what takes its place; None leaves it."""
-
-_SITE = re.compile(r"(?P<module>.*?)(:(?P<output>\d+))?", re.DOTALL)
-
-
-def split_site(site: str) -> tuple[str, int]:
-    """Splits a site into the module's name (or a pattern of names) and the index of its output.
-
-    >>> split_site("model.norm"), split_site("model.layers.0:1")
-    (('model.norm', 0), ('model.layers.0', 1))
-    """
-    parts = _SITE.fullmatch(site)
-    assert parts is not None  # the pattern matches every text
-    return parts["module"], int(parts["output"] or 0)
 
 
 def choose_sites(model: torch.nn.Module, patterns: str | Sequence[str]) -> list[str]:
@@ -48,18 +36,12 @@ def choose_sites(model: torch.nn.Module, patterns: str | Sequence[str]) -> list[
     names = [name for name, _ in model.named_modules() if name]
     sites: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        expression, output = split_site(pattern)
-        try:
-            found = [name for name in names if re.fullmatch(expression, name)]
-        except re.error as error:
-            raise ValueError(
-                f"modules='{pattern}' is no regular expression ({error}): write for example "
-                "'.*layernorm'"
-            ) from error
+        expression, output = compile_site(pattern)
+        found = [name for name in names if expression.fullmatch(name)]
         if not found:
             raise ValueError(
                 f"modules='{pattern}' matches none of the {len(names)} modules of "
-                f"{type(model).__name__}; nearest: {_nearest(expression, names)}"
+                f"{type(model).__name__}; nearest: {_nearest(expression.pattern, names)}"
             )
         sites.update((f"{name}:{output}" if output else name, None) for name in found)
     order = {name: index for index, name in enumerate(names)}

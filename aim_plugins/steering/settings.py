@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from aim_plugins.core.artifact import refuse_filled
+from aim_plugins.core.files import existing, refuse_existing
 from aim_plugins.core.settings import (
     Count,
     Grid,
@@ -25,7 +27,15 @@ from aim_plugins.core.settings import (
     option,
     read_settings,
 )
+from aim_plugins.modulation.sites import compile_site
 from aim_plugins.transport.incremental import Incremental
+from aim_plugins.transport.vocabulary import (
+    check_method,
+    check_pooling,
+    check_positions,
+    existing_transport,
+    parse_support,
+)
 
 DEFAULT_STRENGTHS = "0:1:0.1"
 GENERATIONS = "generations.jsonl"
@@ -114,6 +124,21 @@ class FitSettings(ModelSettings):
             raise ValueError(f"--{given} is there without the other side: give both files")
         if self.source is None and not self.data:
             raise ValueError("the sentences are missing: add --source FILE --target FILE")
+        check_method(self.method)
+        if self.pooling is not None:
+            check_pooling(self.pooling)
+        if self.support is not None:
+            parse_support(self.support)
+        if self.positions is not None:
+            check_positions(self.positions)
+        for pattern in self.modules:
+            compile_site(pattern)
+
+    def check_files(self) -> None:
+        for side in (self.source, self.target):
+            if side is not None:
+                existing(side)
+        refuse_filled(self.output, "transport")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +158,9 @@ class SteeringSettings(ModelSettings):
     batch_size: Count = 8
     max_length: int | None = None
     force: bool = False
+
+    def check_files(self) -> None:
+        existing_transport(self.transport)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +225,11 @@ class GenerateSettings(SteeringSettings, Decoding):
     strength: SignedGrid = option(DEFAULT_STRENGTHS, metavar="GRID")
     noise_std: Grid = option("0", metavar="STD")
     noise_seed: int = 0
+
+    def check_files(self) -> None:
+        super().check_files()
+        if not isinstance(self.prompts, Mapping):
+            existing(self.prompts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +328,13 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
             )
         self._check_names()
 
+    def check_files(self) -> None:
+        super().check_files()
+        if isinstance(self.prompts, str | Path):
+            existing(self.prompts)
+        for path in self.perplexity:
+            existing(path)
+
     def _check_names(self) -> None:
         """Refuses files whose curves would have one name, of which the table keeps one."""
         files: dict[str, Path] = {}
@@ -344,6 +384,9 @@ class ShowSettings(Settings):
     transport: Path = option(positional=True, metavar="DIR")
     json: bool = False
 
+    def check_files(self) -> None:
+        existing_transport(self.transport)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoldSettings(ModelSettings):
@@ -360,6 +403,10 @@ class FoldSettings(ModelSettings):
     output: Path = option(short="-o", metavar="OUT")
     strength: float
     force: bool = False
+
+    def check_files(self) -> None:
+        refuse_existing(self.output)
+        existing_transport(self.transport)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,6 +433,9 @@ class ConvertSettings(ModelSettings):
     pooling: str | None = None
     incremental: Literal["causal", "atonce"] | None = None
 
+    def check_files(self) -> None:
+        refuse_existing(self.output)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings(Settings):
@@ -408,6 +458,19 @@ class CompareSettings(Settings):
     cost: str | None = option(None, metavar="METRIC")
     bound: Growth = 0.2
     lower_is_better: bool = False
+
+    def check_files(self) -> None:
+        for folder in self.folders:
+            existing_evaluation(folder)
+
+
+def existing_evaluation(folder: Path) -> None:
+    """Refuses a folder without a finished evaluation."""
+    if not (folder / "sweep.csv").is_file() or not (folder / "manifest.json").is_file():
+        raise ValueError(
+            f"{str(folder)!r} holds no finished evaluation: run `aim-plugins transport evaluate "
+            f"... -o {folder}` first"
+        )
 
 
 SECTIONS: dict[str, type[Settings]] = {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aim_plugins.core.strengths import Axis
 from aim_plugins.modulation.changes import Change
+from aim_plugins.transport.vocabulary import existing_transport
 
 if TYPE_CHECKING:
     from aim_plugins.modulation.activations import ActivationMaps
@@ -74,6 +75,8 @@ class Transport(Change):
                 f"{problem}: name the folder that `aim-plugins transport fit` wrote, as in "
                 "transport=DIR"
             )
+        if isinstance(named, str | int | os.PathLike):
+            existing_transport(named)  # before torch is imported
         from aim_plugins.modulation.activations import ActivationMaps
         from aim_plugins.transport.artifact import LearnedTransport
 
@@ -149,14 +152,7 @@ def read_transport(named: object) -> tuple[LearnedTransport, str]:
         FileNotFoundError: If there is no such folder.
         ValueError: If its files are missing or damaged.
     """
-    # A harness reads a folder's name made of digits as a number.
-    name = os.fspath(named) if isinstance(named, os.PathLike) else str(named)
-    place = Path(name).expanduser().absolute()
-    if not place.is_dir():
-        raise FileNotFoundError(
-            f"transport={name!r} is no folder: name the one that `aim-plugins transport fit` "
-            "wrote, or start from the folder it is relative to"
-        )
+    place = existing_transport(named)
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in place.iterdir()]
     return _read(place, tuple(sorted(states))), str(place)
 

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from aim_plugins.core.errors import did_you_mean
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.statistics import (
     auroc,
@@ -29,7 +28,8 @@ from aim_plugins.transport.statistics import (
     probe_direction,
     sorted_samples,
 )
-from aim_plugins.transport.support import parse_support, support_bounds
+from aim_plugins.transport.support import support_bounds
+from aim_plugins.transport.vocabulary import check_method, parse_support
 
 _BLOCK = 2**18  # float64 samples in work at once, few enough for the processor's cache
 
@@ -303,8 +303,7 @@ def find_method(name: str) -> Method:
     Raises:
         ValueError: If there is none.
     """
-    if name not in METHODS:
-        raise ValueError(f"method={name!r} is unknown; {did_you_mean(name, METHODS)}")
+    check_method(name)
     return METHODS[name]()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from aim_plugins.transport.incremental import check_incremental
 from aim_plugins.transport.maps import Method, check_support, find_method
-from aim_plugins.transport.responses import check_pooling
+from aim_plugins.transport.vocabulary import check_pooling, check_positions
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ def plan_fit(
     check_pooling(plan.pooling)
     check_support(chosen, plan.support)
     check_incremental(plan.incremental)
-    if plan.positions not in ("all", "last"):
-        raise ValueError(f"positions={positions!r} is unknown: write 'all' or 'last'")
+    check_positions(plan.positions)
     if not math.isfinite(plan.strength):
         raise ValueError(f"strength={strength!r} must be a finite number")
     for side, sentences in (("source", source), ("target", target)):

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from aim_plugins.transport.vocabulary import check_pooling
+
 Activations = Float[Tensor, "sentences tokens neurons"]
 Counted = Bool[Tensor, "sentences tokens"]
 
@@ -67,12 +69,6 @@ def last_tokens(mask: Counted) -> Int[Tensor, " sentences"]:
     """Positions of the last token of each sentence, on whichever side the padding is."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, positions, -1).amax(dim=1)
-
-
-def check_pooling(pooling: str) -> None:
-    """Refuses an unknown pooling."""
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}")
 
 
 def as_tokens(output: Tensor, mask: Counted, site: str) -> Tensor:
@@ -148,6 +144,3 @@ _REDUCTIONS: dict[str, Callable[[Any, Any], Tensor]] = {
     "max": _max,
     "median": _median,
 }
-
-POOLINGS = (*_REDUCTIONS, "last", "all")
-"""Names of the ways to pool."""

@@ -5,15 +5,12 @@ Source: arXiv 2410.23054, section 3.1.
 
 from __future__ import annotations
 
-import re
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from aim_plugins.transport.statistics import in_double
-
-_PERCENTILES = re.compile(r"q(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
+from aim_plugins.transport.vocabulary import parse_support
 
 
 def support_bounds(
@@ -53,23 +50,3 @@ def support_bounds(
         low, high = torch.quantile(samples, fractions.to(samples.device), dim=0)
     device = pooled_source.device
     return low.float().to(device), high.float().to(device), clip
-
-
-def parse_support(support: str) -> tuple[tuple[float, float] | None, bool]:
-    """Percentiles of the ends (None for everywhere) and whether to clip."""
-    if support == "none":
-        return None, False
-    if support in ("minmax", "clip"):
-        return (0.0, 100.0), support == "clip"
-    found = _PERCENTILES.fullmatch(support)
-    if found is None:
-        raise ValueError(
-            f"support={support!r} is unknown: write 'none', 'minmax', 'clip', or two percentiles "
-            "as 'q5_95'"
-        )
-    low, high = map(float, found.groups())
-    if not low < high <= 100:
-        raise ValueError(
-            f"support={support!r} must name two percentiles that rise, 0 to 100, as 'q5_95'"
-        )
-    return (low, high), False

@@ -11,7 +11,6 @@ data_root = "data/ADEChallengeData2016"
 # nvidia/segformer-b2-finetuned-ade-512-512; or a local file, without the paper's figures beside it,
 # and with `preprocessing` where neither its name nor a preprocessor_config.json beside it tells.
 weights = "hub"
-logits_cache = "runs/logits"
 output = "runs/ade20k-segformer-b2-utility"
 
 dataset = "ade20k"

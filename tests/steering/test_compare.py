@@ -117,6 +117,21 @@ def test_the_report_holds_pictures_table_and_the_texts_of_all(folders, tmp_path,
         assert (tmp_path / "c" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_table_has_the_intervals_of_the_curves(folders, tmp_path, run_command, capsys):
+    assert run_command("compare", *folders, "-o", tmp_path / "c") == 0
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    printed = capsys.readouterr().out
+    curves = [c for c in json.loads(data[1])["curves"] if c["metric"] == "concept_presence"]
+    assert len(curves) == len(folders)
+    for curve, best in zip(curves, read_best(tmp_path / "c"), strict=True):
+        (point,) = (p for p in curve["sampled"] if p["strength"] == float(best["strength"]))
+        text = f"{point['value']:.3f} [{point['low']:.3f}, {point['high']:.3f}]"
+        assert text in printed and text in page
+    assert "±" not in printed
+
+
 def test_methods_that_repeat_are_named_by_their_folders(tmp_path, folders):
     third = evaluated(tmp_path / "minmax", LINEAR, "linear")
     assert [one.label for one in read_evaluated([*folders, third])] == ["a", "caa", "minmax"]

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins import cli
 from aim_plugins.core.strengths import parse_strengths
+from aim_plugins.steering.settings import SECTIONS
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.fit import fit_transport
 
@@ -151,7 +152,8 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(fit, capsys, words, mes
 @pytest.mark.parametrize("device", ["xyz", "cuda:-1", "meta", "hpu"])
 def test_a_device_that_is_not_there_is_one_line(fit, capsys, device):
     status, folder = fit(*NORMS, "--device", device)
-    errors = capsys.readouterr().err.strip().splitlines()
+    progress, *errors = capsys.readouterr().err.strip().splitlines()
+    assert progress == "fit: loading libraries"
     assert status == 2 and len(errors) == 1 and not folder.exists()
     assert errors[0].startswith(f"error: device={device!r} cannot be used: ")
 
@@ -334,6 +336,8 @@ def received(config, monkeypatch):
         monkeypatch.setattr(
             importlib.import_module(MODULES[command]), command, lambda *given: kept.extend(given)
         )
+        # None of the files is there.
+        monkeypatch.setattr(SECTIONS[command], "check_files", lambda self: None)
         words = ["transport", command, "-o", "out", *words, "--config", str(config)]
         words += ["DIR"] if command != "fit" else []
         if command != "fit" and not any("prompts" in word for word in overrides):

@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from aim_plugins.transport import maps as maps_module
 from aim_plugins.transport.maps import METHODS, find_method, fit_map, support_bounds
 from aim_plugins.transport.statistics import auroc, constant_neurons, optimal_coupling
+from aim_plugins.transport.vocabulary import METHOD_NAMES
 
 SIZES = [(40, 40), (30, 42), (42, 30), (7, 13), (2, 9), (9, 2)]
 NEURONS = 6
@@ -411,3 +412,7 @@ def test_aura_takes_no_support():
 def test_an_unknown_method_shows_the_nearest():
     with pytest.raises(ValueError, match="method='liner' is unknown; did you mean 'linear'"):
         find_method("liner")
+
+
+def test_the_names_that_are_checked_before_torch_is_imported_are_those_of_the_methods():
+    assert tuple(METHODS) == METHOD_NAMES

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from aim_plugins.transport.responses import (
-    POOLINGS,
     Responses,
     as_tokens,
     in_order,
     last_tokens,
     pool,
 )
+from aim_plugins.transport.vocabulary import POOLINGS
 
 LENGTHS = (5, 2, 1, 4)
 NEURONS = 3

@@ -8,9 +8,11 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal
 
+from aim_plugins.core.files import existing
 from aim_plugins.core.settings import Count, Grid, Natural, Settings, option
 from aim_plugins.core.strengths import MAX_STRENGTHS, parse_strengths, validate_strength
 from vision_bench.data.classes import class_index
+from vision_bench.data.names import dataset_name
 from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Choice
 
@@ -87,7 +89,7 @@ class ClassifySettings(NoiseSettings):
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         device: Where to compute; by default a GPU where there is one.
-        logits_cache: Folder of cached logits.
+        logits_cache: Folder of cached logits; by default "logits" beside that of results.
         output: Folder of results; by default runs/DATASET_MODEL.
     """
 
@@ -108,7 +110,7 @@ class ClassifySettings(NoiseSettings):
     batch_size: Count = 128
     workers: Natural = 0
     device: str | None = None
-    logits_cache: str = "runs/logits"
+    logits_cache: str | None = None
     output: str | None = None
 
     @property
@@ -116,6 +118,10 @@ class ClassifySettings(NoiseSettings):
         if self.noise_std is None:
             return perturb_grid(self.num_perturb_steps, self.perturb_step)
         return parse_strengths(self.noise_std)
+
+    def check(self) -> None:
+        super().check()
+        dataset_name(self.dataset)
 
     @property
     def published_name(self) -> str:
@@ -153,6 +159,11 @@ class ClassifySettings(NoiseSettings):
         return Path(self.output or f"runs/{self.dataset.lower()}_{plain_name(self.model_name)}")
 
     @property
+    def logits_folder(self) -> Path:
+        """Folder of cached logits."""
+        return Path(self.logits_cache or self.folder.parent / "logits")
+
+    @property
     def _plain_dataset(self) -> str:
         """The data set's name as in those of pytorch-cifar-models."""
         return self.dataset.lower().replace("-", "").replace("_", "")
@@ -173,6 +184,9 @@ class LogitsSettings(NoiseSettings):
     noise_std: Grid = option(metavar="GRID")
     output: Path = option(metavar="DIR")
     task: str | None = None
+
+    def check_files(self) -> None:
+        existing(self.file)
 
     @property
     def stds(self) -> tuple[float, ...]:

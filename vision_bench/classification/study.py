@@ -214,7 +214,7 @@ class ClassificationStudy(AccuracyStudy):
         self.cached = cache_logits(
             model,
             data,
-            settings.logits_cache,
+            settings.logits_folder,
             batch_size=settings.batch_size,
             device=device,
             workers=settings.workers,

@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from aim_plugins.core.errors import did_you_mean
 from vision_bench.data.array_files import ArrayRecords, read_cifar, read_mnist
 from vision_bench.data.dataset import FileImages, VisionData, evenly, folder_title
 from vision_bench.data.image_folders import FileRecords, read_class_folders, read_imagenet
 from vision_bench.data.images import ImageSource, to_tensor
+from vision_bench.data.names import dataset_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -122,12 +122,7 @@ def load_dataset(
         UnreadableImageError: With `on_error="raise"`, if a label is unusable.
         ImportError: If timm is missing for ImageNet, or scikit-learn for digits.
     """
-    name = name.lower().replace("_", "-")
-    name = {"fashionmnist": "fashion-mnist", "cifar-10": "cifar10", "cifar-100": "cifar100"}.get(
-        name, name
-    )
-    if name not in _LOADERS:
-        raise ValueError(f"dataset={name!r} is no data set; {did_you_mean(name, _LOADERS)}")
+    name = dataset_name(name)
     splits, load = _LOADERS[name]
     split = split or (splits[0] if splits else None)
     if splits and split not in splits:

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from aim_plugins.core.commands import say
 from aim_plugins.core.settings import add_config, read_settings
 from vision_bench.commands import read_command
 from vision_bench.demo.names import resolve
@@ -45,6 +46,9 @@ def infer(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, metavar="DIR", help=text)
     options = parser.parse_args(arguments)
     settings = read_settings(SegmentSettings, options.config, options.cfg_options, resolve=resolve)
+    if not options.images.exists():
+        raise FileNotFoundError(f"{options.images}: no such image or folder")
+    say("vision-bench segment infer: loading libraries")
     from vision_bench.segmentation.infer import infer as draw
 
     draw(settings, options.images, options.output or Path(f"{settings.output}-images"))

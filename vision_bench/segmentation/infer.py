@@ -207,8 +207,6 @@ def _find(images: Path) -> tuple[list[str], Path]:
         if not names:
             raise no_images(images)
         return names, images
-    if not images.is_file():
-        raise FileNotFoundError(f"{images}: no such image or folder")
     return [images.name], images.parent
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from aim_plugins.core.settings import Count, Natural, Settings, bound, option
@@ -37,7 +38,7 @@ class SegmentSettings(Settings):
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         cache_dtype: Type of cached logits.
-        logits_cache: Folder of cached logits.
+        logits_cache: Folder of cached logits; by default "logits" beside that of results.
         output: Folder of results.
         draws: Sampled runs per strength.
         seed: Draw d has the seed SEED + d.
@@ -67,7 +68,7 @@ class SegmentSettings(Settings):
     batch_size: Count = 4
     workers: Natural = 0
     cache_dtype: Literal["float16", "float32", "bfloat16"] = "float16"
-    logits_cache: str = "runs/logits"
+    logits_cache: str | None = None
     output: str = "runs/segment"
     draws: Natural = 1
     seed: int = 0
@@ -83,3 +84,8 @@ class SegmentSettings(Settings):
     def check(self) -> None:
         if not self.draws and not self.exact:
             raise ValueError("draws=0 with exact=False leaves nothing to compute: give draws=1")
+
+    @property
+    def logits_folder(self) -> Path:
+        """Folder of cached logits."""
+        return Path(self.logits_cache or Path(self.output).parent / "logits")

@@ -129,7 +129,7 @@ class SegmentationStudy(Study):
         self.cached = cache_logits(
             self.model,
             self.data,
-            settings.logits_cache,
+            settings.logits_folder,
             batch_size=settings.batch_size,
             device=device,
             dtype=getattr(torch, settings.cache_dtype),

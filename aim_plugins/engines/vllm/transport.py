@@ -25,7 +25,8 @@ from aim_plugins.engines.vllm.parameters import RequestModulation, asked_for
 from aim_plugins.engines.vllm.versions import changed_interface
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap, displace
 from aim_plugins.modulation.changes import Change
-from aim_plugins.modulation.hooks import find_module, split_site
+from aim_plugins.modulation.hooks import find_module
+from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
 
 CONFIG_KEY = "aim_transport"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ REFUSED = {
 }
 """Arguments of the harness that make no sense in a sweep, and why."""
 
+_NO_TASKS = "--tasks is missing: name at least one, `lm-eval ls tasks` lists them"
+
 
 def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
     """Reads `lm_eval`'s own arguments, with dashes or underscores.
@@ -39,8 +41,42 @@ def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
         ValueError: If an argument makes no sense in a sweep.
         SystemExit: If an argument is malformed, as from `lm_eval`.
     """
-    from lm_eval._cli.harness import HarnessCLI
     from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    namespace = parse_words(arguments)
+    namespace.log_samples = False  # a sweep always logs them, and into its own folder
+    config = EvaluatorConfig.from_cli(namespace)
+    _refuse(config)
+    if not config.tasks:
+        raise ValueError(_NO_TASKS)
+    return config
+
+
+def check_words(arguments: Sequence[str]) -> dict[str, Any]:
+    """Refuses what the words of a command show to be wrong, before the harness is imported.
+
+    Returns:
+        The arguments of modulations among those of the model.
+
+    Raises:
+        ValueError: If an argument makes no sense in a sweep, or no task is named.
+        SystemExit: If an argument is malformed, as from `lm_eval`.
+    """
+    namespace = parse_words(arguments)
+    _refuse(namespace)
+    if not namespace.tasks and not namespace.config:  # the harness's own config may name them
+        raise ValueError(_NO_TASKS)
+    model_args = namespace.model_args
+    return split_arguments(model_args)[0] if isinstance(model_args, Mapping) else {}
+
+
+def parse_words(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads the words of `lm_eval`'s arguments, without what they stand for.
+
+    Raises:
+        SystemExit: If an argument is malformed, as from `lm_eval`.
+    """
+    from lm_eval._cli.harness import HarnessCLI
 
     words = ["run"]
     for argument in arguments:
@@ -50,15 +86,13 @@ def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
             if argument.startswith("--")
             else argument
         )
-    namespace = HarnessCLI()._parser.parse_args(words)
-    namespace.log_samples = False  # a sweep always logs them, and into its own folder
-    config = EvaluatorConfig.from_cli(namespace)
+    return HarnessCLI()._parser.parse_args(words)
+
+
+def _refuse(given: argparse.Namespace | EvaluatorConfig) -> None:
     for name, reason in REFUSED.items():
-        if getattr(config, name, None):
+        if getattr(given, name, None):
             raise ValueError(f"--{name} cannot be used in a sweep: {reason}")
-    if not config.tasks:
-        raise ValueError("--tasks is missing: name at least one, `lm-eval ls tasks` lists them")
-    return config
 
 
 def add_modulation_options(parser: argparse.ArgumentParser) -> None:
@@ -114,12 +148,7 @@ def read_modulation(
             f"{twice[0]} stands in --model_args and in {_option(twice[0])}: give it once"
         )
     given = {**fixed, **options}
-    strengths = [next(iter(kind.arguments)) for kind in kinds()]
-    if not given.keys() & set(strengths):
-        raise ValueError(
-            f"none of {', '.join(map(_option, strengths))} is given: name what varies, such as "
-            "--noise-std 0:3:0.25"
-        )
+    refuse_nothing(given)
     columns = read_columns(given, getattr(model, "required", ()))
     swept = swept_kinds(columns, options)
     draws = len({column.seed for column in columns})
@@ -130,6 +159,16 @@ def read_modulation(
             "noise with --noise-std"
         )
     return Sweep(columns, swept, cells_of(columns, swept), given, rest)
+
+
+def refuse_nothing(given: Collection[str]) -> None:
+    """Refuses a sweep in which no strength is named."""
+    strengths = [next(iter(kind.arguments)) for kind in kinds()]
+    if not set(given) & set(strengths):
+        raise ValueError(
+            f"none of {', '.join(map(_option, strengths))} is given: name what varies, such as "
+            "--noise-std 0:3:0.25"
+        )
 
 
 @dataclass(frozen=True)

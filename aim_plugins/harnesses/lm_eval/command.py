@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from aim_plugins.core.commands import join_negative_values
+from aim_plugins.core.commands import join_negative_values, say
 from aim_plugins.harnesses.lm_eval.arguments import (
     add_modulation_options,
     check_strengths,
+    check_words,
     option_names,
+    refuse_nothing,
 )
 from aim_plugins.harnesses.lm_eval.register import register
-from aim_plugins.modulation.arguments import argument_names
+from aim_plugins.modulation.arguments import argument_names, read_columns
 from aim_plugins.sweep.manifest import redact
 
 
@@ -37,6 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     check_strengths(given)
     if find_spec("lm_eval") is None:
         raise ImportError("lm_eval is not installed: pip install 'aim-plugins[lm-eval]'")
+    modulation = {**check_words(rest), **given}
+    refuse_nothing(modulation)
+    say("sweep lm-eval: loading libraries")
+    read_columns(modulation)
     from aim_plugins.harnesses.lm_eval.study import run_sweep
 
     # It goes into the results.

@@ -15,7 +15,7 @@ from aim_plugins.steering.settings import ConvertSettings, FoldSettings, ShowSet
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.change import warn_once
 from aim_plugins.transport.convert import convert_statedicts
-from aim_plugins.transport.folding.fold import fold_transport, refuse_existing
+from aim_plugins.transport.folding.fold import fold_transport
 from aim_plugins.transport.incremental import TITLES
 from aim_plugins.transport.summary import summarise, summary_text
 
@@ -37,7 +37,6 @@ def fold(settings: FoldSettings, command: Sequence[str]) -> None:
         ValueError: If the transport belongs to another model or cannot be folded exactly, or the
             output exists.
     """
-    refuse_existing(settings.output)
     transport = LearnedTransport.load(settings.transport)
     if warning := transport.metadata.warning_of([settings.strength]):
         warn_once(warning)
@@ -55,7 +54,6 @@ def convert(settings: ConvertSettings, command: Sequence[str]) -> None:
     Raises:
         ValueError: If a file holds something else, or the model is another one.
     """
-    refuse_existing(settings.output)
     engine = load_engine(settings.pretrained, **settings.loading)
     transport = convert_statedicts(
         settings.folder,

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.core.artifact import artifact_files
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.steering.settings import FitSettings
-from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
+from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.data.datasets import load_sides, read_sentences
 from aim_plugins.transport.data.text_files import choose
 from aim_plugins.transport.fit import FittedSite, fit_transport
@@ -32,7 +31,6 @@ def fit(settings: FitSettings, command: Sequence[str]) -> None:
         ValueError: If a file or the model is not usable, or the output folder is not empty.
         FileNotFoundError: If a file is missing.
     """
-    refuse_filled(settings.output)
     source, target = read_sides(settings)
     names = ("method", "pooling", "support", "positions", "incremental", "strength")
     how: dict[str, Any] = {
@@ -95,27 +93,6 @@ def _configured_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
         for side, count, place in zip((loaded.source, loaded.target), counts, places, strict=True)
     )
     return list(source), list(target)
-
-
-def refuse_filled(folder: Path) -> None:
-    """Refuses to write a transport over another, or among files that are none.
-
-    Raises:
-        ValueError: If the folder is a file, or is not empty.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output={str(folder)!r} is a file: choose a folder")
-    if artifact_files(folder, TransportMetadata)[1].is_file():
-        raise ValueError(
-            f"output={str(folder)!r} holds a transport already: choose another folder, or remove it"
-        )
-    if not folder.exists():
-        return
-    if foreign := sorted(path.name for path in folder.iterdir()):
-        raise ValueError(
-            f"output={str(folder)!r} holds files but no transport (first: {foreign[0]!r}): choose "
-            "a new or empty folder"
-        )
 
 
 def report(

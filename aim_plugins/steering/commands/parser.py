@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from aim_plugins.core.commands import join_negative_values
+from aim_plugins.core.commands import join_negative_values, say
 from aim_plugins.core.settings import Settings, add_config, add_options
 from aim_plugins.steering.settings import (
     CompareSettings,
@@ -147,6 +147,8 @@ def main(arguments: Sequence[str]) -> int:
     options = vars(parser.parse_args(join_negative_values(arguments, {"--strength"})))
     command = options.pop("command")
     settings = read_sections(command.settings, options, command.sections)
+    settings.check_files()
+    say(f"{command.name}: loading libraries")
     module, _, function = command.target.partition(":")
     run = getattr(import_module(f"aim_plugins.steering.{module}"), function)
     run(settings, redact(["aim-plugins", "transport", *arguments]))  # words go into results

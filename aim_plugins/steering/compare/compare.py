@@ -26,7 +26,7 @@ from aim_plugins.steering.compare.differences import find_difference
 from aim_plugins.steering.compare.plots import Line, plot_cost, plot_effect
 from aim_plugins.steering.concepts import describe_concept
 from aim_plugins.steering.scores import PERPLEXITY, TEXT_PERPLEXITY
-from aim_plugins.steering.settings import CompareSettings
+from aim_plugins.steering.settings import CompareSettings, existing_evaluation
 from aim_plugins.steering.study import read_samples
 from aim_plugins.sweep.formats import estimate_texts
 from aim_plugins.sweep.overview import Overview
@@ -300,11 +300,7 @@ def _note(found: Sequence[Best], bound: float, lower_is_better: bool) -> str:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    if not (folder / "sweep.csv").is_file() or not (folder / "manifest.json").is_file():
-        raise ValueError(
-            f"{str(folder)!r} holds no finished evaluation: run `aim-plugins transport evaluate "
-            f"... -o {folder}` first"
-        )
+    existing_evaluation(folder)
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         arguments = manifest["arguments"]

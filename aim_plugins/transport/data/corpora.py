@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aim_plugins.core.errors import did_you_mean
+from aim_plugins.core.files import existing
 from aim_plugins.transport.data.text_files import (
     csv_columns,
     csv_rows,
-    existing,
     json_lines,
     read_json,
 )

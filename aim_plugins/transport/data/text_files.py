@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.errors import did_you_mean
+from aim_plugins.core.files import existing
 
 SUFFIXES = (".jsonl", ".txt", ".json")
 
@@ -175,14 +176,6 @@ def choose(texts: Sequence[str], n: int | None, seed: int, name: str) -> tuple[s
             "or leave it out to take all"
         )
     return tuple(random.Random(seed).sample(sorted(texts), n))
-
-
-def existing(path: str | Path) -> Path:
-    """The path, if it is a file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    return path
 
 
 def _sentence_of(value: Any, field: str, place: str) -> str:

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from aim_plugins.core.files import temporary_path, write_atomic
+from aim_plugins.core.files import refuse_existing, temporary_path, write_atomic
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.modulation.hooks import find_module, split_site
+from aim_plugins.modulation.hooks import find_module
+from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.folding.biases import expressible_biases
 from aim_plugins.transport.folding.norms import Obstacle, norm_parameters
@@ -194,16 +195,6 @@ def fold_transport(
     if folding.reasons:
         raise FoldError(folding.reasons, len(maps.maps))
     return Folded(folding.folded_model(changes, added), model, maps, strength, changes)
-
-
-def refuse_existing(folder: Path) -> None:
-    """Refuses a folder that holds anything.
-
-    Raises:
-        ValueError: If it does.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output={str(folder)!r} exists: choose a new folder")
 
 
 def _refuse_special(model: Any) -> None:

@@ -221,6 +221,19 @@ def test_a_config_with_overrides_is_the_same_sweep(weights: Path, tmp_path: Path
     assert table(tmp_path) == table(tmp_path / "flags")
 
 
+def test_logits_are_kept_beside_the_results_and_not_where_one_stands(
+    weights: Path, tmp_path: Path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = tmp_path / "digits.py"
+    config.write_text('dataset, model, limit = "digits", "resnet20", 30\nplot = False\n')
+    words = ["--output", str(tmp_path / "there" / "out"), "--weights", str(weights)]
+    assert cli.main(["classify", str(config), *words, "--noise-std", "0:2:1"]) == 0
+    assert list((tmp_path / "there" / "logits").iterdir())
+    assert not list((tmp_path / "here").iterdir())
+
+
 def test_a_grid_may_take_the_place_of_steps(weights: Path, tmp_path: Path):
     assert run(tmp_path, weights, "--noise-std", "0:1:0.5,7") == 0
     stds = {float(r["strength"]) for r in table(tmp_path)}

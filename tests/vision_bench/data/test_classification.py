@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torchvision import datasets, transforms
 
+from vision_bench.data import classification
 from vision_bench.data.classification import DEBIAN_FASHION_MNIST, ClassificationData, load_dataset
 from vision_bench.data.images import UnreadableImageError, read_image
+from vision_bench.data.names import CLASSIFICATION
 from vision_bench.data.plain_pickle import load_plain_pickle
 from vision_bench.models.model import Preprocessing
 
@@ -560,3 +562,7 @@ def test_empty_folders_are_refused(tmp_path: Path):
 def test_unusable_arguments_are_refused(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         load_dataset(**arguments)
+
+
+def test_the_names_that_are_checked_before_torch_is_imported_are_those_that_load():
+    assert tuple(classification._LOADERS) == CLASSIFICATION

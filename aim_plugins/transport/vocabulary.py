@@ -1,0 +1,75 @@
+"""The words that say how a transport is learned, and its folder.
+
+They are checked before torch is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from aim_plugins.core.errors import did_you_mean
+
+METHOD_NAMES = ("linear", "gaussian", "mean", "aura", "actadd", "caa", "iti")
+"""Names of the methods in `aim_plugins.transport.maps`."""
+
+POOLINGS = ("mean", "min", "max", "median", "last", "all")
+"""How the tokens of a sentence become one response, see `aim_plugins.transport.responses`."""
+
+_PERCENTILES = re.compile(r"q(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
+
+
+def existing_transport(named: object) -> Path:
+    """The folder of a transport.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    # A harness reads a folder's name made of digits as a number.
+    name = os.fspath(named) if isinstance(named, os.PathLike) else str(named)
+    place = Path(name).expanduser().absolute()
+    if not place.is_dir():
+        raise FileNotFoundError(
+            f"transport={name!r} is no folder: name the one that `aim-plugins transport fit` "
+            "wrote, or start from the folder it is relative to"
+        )
+    return place
+
+
+def check_method(name: str) -> None:
+    """Refuses an unknown method."""
+    if name not in METHOD_NAMES:
+        raise ValueError(f"method={name!r} is unknown; {did_you_mean(name, METHOD_NAMES)}")
+
+
+def check_pooling(pooling: str) -> None:
+    """Refuses an unknown pooling."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling={pooling!r} is unknown: choose one of {', '.join(POOLINGS)}")
+
+
+def check_positions(positions: str) -> None:
+    """Refuses unknown positions."""
+    if positions not in ("all", "last"):
+        raise ValueError(f"positions={positions!r} is unknown: write 'all' or 'last'")
+
+
+def parse_support(support: str) -> tuple[tuple[float, float] | None, bool]:
+    """Percentiles of the ends (None for everywhere) and whether to clip."""
+    if support == "none":
+        return None, False
+    if support in ("minmax", "clip"):
+        return (0.0, 100.0), support == "clip"
+    found = _PERCENTILES.fullmatch(support)
+    if found is None:
+        raise ValueError(
+            f"support={support!r} is unknown: write 'none', 'minmax', 'clip', or two percentiles "
+            "as 'q5_95'"
+        )
+    low, high = map(float, found.groups())
+    if not low < high <= 100:
+        raise ValueError(
+            f"support={support!r} must name two percentiles that rise, 0 to 100, as 'q5_95'"
+        )
+    return (low, high), False
