@@ -263,7 +263,7 @@ def read_samples(folder: Path, count: int) -> list[TextSample]:
                 found.setdefault(one["strength"], one["scores"]["concept_presence"])
     return [
         TextSample(
-            doc_id=f"{number}: {_shorten(prompt)}",
+            doc_id=f"{number}: {shorten(prompt)}",
             prompt=prompt,
             target="a word of the lexicon" if prompt in scores else "",
             texts=texts[prompt],
@@ -273,6 +273,7 @@ def read_samples(folder: Path, count: int) -> list[TextSample]:
     ]
 
 
-def _shorten(text: str, length: int = 32) -> str:
+def shorten(text: str, length: int = 32) -> str:
+    """A text in one line of so many letters at most."""
     line = " ".join(text.split())
     return line if len(line) <= length else f"{line[: length - 1]}…"

@@ -47,6 +47,9 @@ class TransportMetadata(ArtifactMetadata):
         n_source: Source sentences.
         n_target: Target sentences.
         constant_neurons: For each site, neurons whose activations never changed, where any.
+        moved: How far the maps move source responses, in units of their spread; the mean over
+            sites, see `holdout`.
+        held: The share of it that holds on sentences held out from the fit.
         max_length: Longest sentence in tokens; None leaves them whole.
         batch_size: Sentences in a forward pass.
     """
@@ -65,6 +68,8 @@ class TransportMetadata(ArtifactMetadata):
     n_source: int = 0
     n_target: int = 0
     constant_neurons: Mapping[str, int] = field(default_factory=dict)
+    moved: float | None = None
+    held: float | None = None
     max_length: int | None = None
     batch_size: int | None = None
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ from aim_plugins.transport.forward import (
     check_shared_weights,
     forward_of,
 )
+from aim_plugins.transport.holdout import held_share, moved_spreads
 from aim_plugins.transport.lockstep import Lockstep
 from aim_plugins.transport.maps import fit_map
 from aim_plugins.transport.plan import FitPlan, plan_fit
@@ -44,8 +44,12 @@ from aim_plugins.transport.responses import (
 )
 from aim_plugins.transport.sentences import SentenceBatch, sentence_batches, tokenize
 from aim_plugins.transport.statistics import constant_neurons
+from aim_plugins.transport.summary import share_text
 
 logger = logging.getLogger(__name__)
+
+ENOUGH = 2 / 3
+"""Share of the maps' moves that has to hold on held-out sentences for `fit` to keep quiet."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,14 @@ class FittedSite:
     Attributes:
         site: The site.
         constant_neurons: Neurons whose source responses are all the same.
-        distance: Mean Euclidean distance by which the source responses are moved, in units of the
-            activations.
-        relative_distance: The same as a share of the responses' mean length.
+        moved: How far the map moves source responses, in units of their spread; see `holdout`.
+        held: The share of it that holds on sentences held out from the fit.
     """
 
     site: str
     constant_neurons: int
-    distance: float
-    relative_distance: float
+    moved: float | None
+    held: float | None
 
 
 def fit_transport(
@@ -142,12 +145,17 @@ def fit_transport(
     check_shared_weights(model, len(batches))
     fit = _Fit(plan, len(source), batches, on_site)
     fit.run(model, sites, min(source_ids + target_ids, key=len), progress=progress)
-    _warn_of_constants(fit.constant)
+    moved, held = (_mean(getattr(one, name) for one in fit.found) for name in ("moved", "held"))
+    constant = {one.site: one.constant_neurons for one in fit.found if one.constant_neurons}
+    _warn_of_constants(constant)
+    _warn_of_chance(held, len(source), len(target))
     metadata = TransportMetadata.describe(
         model,
         tokenizer,
         sites=list(fit.maps),
-        constant_neurons=fit.constant,
+        constant_neurons=constant,
+        moved=moved,
+        held=held,
         seed=seed,
         max_length=max_length,
         batch_size=batch_size,
@@ -182,7 +190,7 @@ class _Fit:
         on_site: Callable[[FittedSite], None] | None,
     ) -> None:
         self.maps: dict[str, AffineMap] = {}
-        self.constant: dict[str, int] = {}
+        self.found: list[FittedSite] = []
         self._plan = plan
         self._n_source = n_source
         self._batches = batches
@@ -265,17 +273,20 @@ class _Fit:
         responses, sentences = in_order(parts, [batch.sentences for batch in self._batches])
         count = int((sentences < self._n_source).sum())
         source, target = responses[:count], responses[count:]
-        learned = fit_map(self._plan.method, self._plan.support, source, target, site)
+        method, support = self._plan.method, self._plan.support
+        learned = fit_map(method, support, source, target, site)
         self.maps[site] = learned.to("cpu")
-        # A single response is no ground to call a neuron constant.
-        constant = int(constant_neurons(source).sum()) if count > 1 else 0
-        if constant:
-            self.constant[site] = constant
+        owners = sentences[:count], sentences[count:] - self._n_source
+        found = FittedSite(
+            site,
+            # A single response is no ground to call a neuron constant.
+            int(constant_neurons(source).sum()) if count > 1 else 0,
+            moved_spreads(learned, source, target),
+            held_share(method, support, source, target, owners),
+        )
+        self.found.append(found)
         if self._on_site is not None:
-            moved = float((self._plan.strength * learned.displacement(source)).norm(dim=1).mean())
-            length = float(source.norm(dim=1).mean())
-            share = moved / length if length else math.inf if moved else 0.0
-            self._on_site(FittedSite(site, constant, moved, share))
+            self._on_site(found)
         return learned
 
     def _transported(self, batch: SentenceBatch) -> int:
@@ -299,6 +310,20 @@ class _Running(threading.local):
     """Number of the batch that the current thread runs."""
 
     index = 0
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _warn_of_chance(held: float | None, n_source: int, n_target: int) -> None:
+    if held is not None and held < ENOUGH:
+        logger.warning(
+            "%s of what the maps do holds on sentences held out from the fit; the rest is "
+            "chance of these %d + %d sentences, and texts may break down: give more sentences",
+            *(share_text(held), n_source, n_target),
+        )
 
 
 def _warn_of_constants(constant: dict[str, int]) -> None:

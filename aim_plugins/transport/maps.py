@@ -38,7 +38,7 @@ class Method(abc.ABC):
     """A way to learn the map of one module.
 
     A new method fills in `_fit` and the attributes, and is registered in `METHODS`. All but the
-    first five are defaults that a user may change.
+    first six are defaults that a user may change.
 
     Attributes:
         name: What the command line and artifacts call it.
@@ -46,6 +46,8 @@ class Method(abc.ABC):
         minimum_samples: Samples each side needs.
         bounded: Whether a support makes sense.
         joint: Whether a neuron's map depends on the module's other neurons.
+        aimed: Whether the map carries the source to the target, so that it can be held against
+            other sentences of both.
         pooling: How a sentence's tokens become one sample.
         positions: Tokens to transport, see `ActivationMaps`.
         incremental: Which sentences go through earlier maps while later ones are learned, see
@@ -58,6 +60,7 @@ class Method(abc.ABC):
     minimum_samples: ClassVar[int] = 2
     bounded: ClassVar[bool] = True
     joint: ClassVar[bool] = False
+    aimed: ClassVar[bool] = True
     pooling: ClassVar[str] = "mean"
     positions: ClassVar[str] = "all"
     incremental: ClassVar[str] = "atonce"
@@ -215,6 +218,7 @@ class AurA(Method):
     name = "aura"
     title = "AurA"
     bounded = False
+    aimed = False
     pooling = "max"
 
     def _fit(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

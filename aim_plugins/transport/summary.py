@@ -50,6 +50,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         "data": f"{summary['n_source']} source and {summary['n_target']} target sentences"
         f", SHA-256 {summary['data_sha256'][:12] or 'unknown'}",
         "fitted": f"{fitted}, {summary['pooling']} pooling, strength {summary['strength']:g}",
+        "moves": f"source responses by {moves_text(summary['moved'], summary['held'])}",
         "applied": f"to {summary['positions']} tokens, support {summary['support']}",
         "fingerprint": summary["fingerprint"][:12],
         "versions": ", ".join(f"{name} {one}" for name, one in summary["versions"].items()),
@@ -70,6 +71,19 @@ def summary_text(summary: dict[str, Any]) -> str:
         for move in summary["largest_moves"]
     ]
     return "\n".join(lines)
+
+
+def moves_text(moved: float | None, held: float | None) -> str:
+    """How far source responses are moved, and how much of that holds on other sentences."""
+    if moved is None:
+        return "an unknown share of their spread"
+    text = f"{moved:.2f} of their spread on average"
+    return text if held is None else f"{text}; {share_text(held)} of it holds on held-out sentences"
+
+
+def share_text(held: float) -> str:
+    """A share that holds, as a percentage; below none there is none."""
+    return f"{max(held, 0.0):.0%}"
 
 
 def _has_support(one: AffineMap) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ def test_show_prints_a_line_for_each_site(saved: Path, capsys: pytest.CaptureFix
     line = next(line for line in printed.splitlines() if line.startswith(NORM))
     assert line.split()[1:] == [str(WIDTH), "0.04167", "0.05208", "25%", "0"]
     assert "linear" in printed and "neuron 5: +4" in printed
+    assert "source responses by an unknown share of their spread" in printed
+
+
+def test_show_tells_how_much_holds_on_other_sentences(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = LearnedTransport.load(saved)
+    metadata = dataclasses.replace(learned.metadata, moved=0.258, held=0.777)
+    LearnedTransport(learned.maps, metadata).save(saved)
+    assert run("show", saved) == 0
+    assert "by 0.26 of their spread on average; 78% of it holds" in capsys.readouterr().out
+    assert run("show", saved, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["held"] == 0.777
 
 
 def test_fold_writes_a_checkpoint_with_its_tokenizer(

@@ -70,6 +70,10 @@ def test_the_command_writes_what_the_function_learns(fit, tiny_checkpoint, capsy
     printed = capsys.readouterr().out
     assert "6 sites fitted (gaussian, at once) on 4 + 3 sentences" in printed
     assert str(folder) in printed and "constant neurons: 0" in printed
+    known = wanted.metadata
+    moves = f"source responses move by {known.moved:.2f} of their spread on average"
+    assert f"{moves}; {max(known.held, 0):.0%} of it holds on held-out sentences" in printed
+    assert "most at model.layers." in printed and "least of it holds at model.layers." in printed
 
 
 def test_every_option_reaches_the_fit(fit):

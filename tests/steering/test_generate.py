@@ -57,6 +57,26 @@ def test_texts_are_those_of_greedy_decoding_with_hooks_written_by_hand(
     assert len({tuple(text.tokens) for text in texts[::3]}) > 1  # the strength matters
 
 
+def test_a_few_texts_are_shown_beside_their_strengths(generate, capsys):
+    _, texts = generate("--strength=0:1:0.125", "--max-new-tokens", "6")
+    shown = capsys.readouterr().out.split("\n\n")[1:]
+    assert [block.splitlines()[0] for block in shown] == PROMPTS
+    for block, prompt in zip(shown, PROMPTS, strict=True):
+        wanted = {
+            text.strength: " ".join(text.text.split()) for text in texts if text.prompt == prompt
+        }
+        lines = [line.split(maxsplit=1) for line in block.splitlines()[1:]]
+        assert [label for label, *_ in lines] == ["λ=0", "λ=0.25", "λ=0.5", "λ=0.75", "λ=1"]
+        for label, *rest in lines:
+            assert rest == ([wanted[float(label[2:])]] if wanted[float(label[2:])] else [])
+
+
+def test_noise_stands_beside_the_strengths(generate, capsys):
+    generate("--strength", "0.5", "--noise-std", "0,1", "--max-new-tokens", "3")
+    shown = capsys.readouterr().out
+    assert shown.count("λ=0.5 σ=0") == shown.count("λ=0.5 σ=1") == len(PROMPTS)
+
+
 def test_batches_of_one_write_what_one_batch_writes(generate):
     _, together = generate("--strength", "0,1", max_new_tokens=5, batch_size=3)
     _, apart = generate("--strength", "0,1", output="apart", max_new_tokens=5, batch_size=1)

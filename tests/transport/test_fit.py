@@ -378,16 +378,36 @@ def test_a_saved_fit_reads_back_and_knows_its_model(llama, numbers, tmp_path):
 
 def test_each_site_reports_how_far_its_map_moves_the_responses(llama, numbers):
     reports = []
-    fit(llama, numbers, method="mean", strength=0.5, on_site=reports.append)
+    found = fit(llama, numbers, method="mean", on_site=reports.append).metadata
     assert [report.site for report in reports] == NORMS
     source, target = (
         np.stack([one.mean(0) for one in collect(llama, NORMS[0], texts)])
         for texts in (SOURCE, TARGET)
     )
-    moved = 0.5 * np.linalg.norm(target.mean(0) - source.mean(0))
-    assert reports[0].distance == pytest.approx(moved, rel=1e-4)
-    share = moved / np.linalg.norm(source, axis=1).mean()
-    assert reports[0].relative_distance == pytest.approx(share, rel=1e-4)
+    spread = np.sqrt((source.var(0, ddof=1) + target.var(0, ddof=1)) / 2)
+    moved = np.abs(target.mean(0) - source.mean(0)) / spread
+    assert reports[0].moved == pytest.approx(moved.mean(), rel=1e-4)
+    assert found.moved == pytest.approx(np.mean([report.moved for report in reports]))
+    assert found.held == pytest.approx(np.mean([report.held for report in reports]))
+
+
+def test_maps_that_follow_chance_are_warned_of_until_there_are_enough_sentences(
+    llama, numbers, caplog
+):
+    """Both sides draw their words at random, the target's from a part of the vocabulary."""
+    generator = np.random.default_rng(0)
+
+    def sentences(count, low):
+        words = generator.integers(low, 128, (count, 6))
+        return [" ".join(map(str, row)) for row in words]
+
+    held = {}
+    for count in (8, 160):
+        caplog.clear()
+        sides = sentences(count, 1), sentences(count, 96)
+        held[count] = fit(llama, numbers, *sides).metadata.held
+        assert ("give more sentences" in caplog.text) == (count == 8)
+    assert held[8] < 0.5 < held[160]
 
 
 def test_a_pattern_that_matches_nothing_names_the_nearest_modules(llama, numbers):

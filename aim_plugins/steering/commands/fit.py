@@ -19,6 +19,7 @@ from aim_plugins.transport.data.text_files import choose
 from aim_plugins.transport.fit import FittedSite, fit_transport
 from aim_plugins.transport.incremental import TITLES
 from aim_plugins.transport.plan import plan_fit
+from aim_plugins.transport.summary import moves_text, share_text
 
 _SPLIT_BY_SEED = {"truthfulqa"}
 """Data sets whose `seed` also decides which part is held out for the evaluation."""
@@ -100,19 +101,31 @@ def report(
 ) -> str:
     """What was fitted, in a few lines."""
     metadata = transport.metadata
-    mean = sum(site.relative_distance for site in sites) / len(sites)
-    most = max(sites, key=lambda site: site.relative_distance)
     constant = sum(metadata.constant_neurons.values())
     return "\n".join(
         [
             f"{len(sites)} sites fitted ({metadata.method}, "
             f"{TITLES[metadata.incremental]}) on {metadata.n_source} + "
             f"{metadata.n_target} sentences in {seconds:.1f} s: {folder}",
-            f"source responses move by {mean:.1%} of their length on average, most at {most.site} "
-            f"({most.relative_distance:.1%}, a distance of {most.distance:.3g})",
+            f"at strength 1, source responses move by {moves_text(metadata.moved, metadata.held)}",
+            *_extremes(sites),
             f"constant neurons: {constant}",
         ]
     )
+
+
+def _extremes(sites: list[FittedSite]) -> list[str]:
+    """The sites where responses move most, and where least of it holds."""
+    moved = [(one.moved, one.site) for one in sites if one.moved is not None]
+    held = [(one.held, one.site) for one in sites if one.held is not None]
+    lines = []
+    if moved:
+        most, site = max(moved)
+        lines.append(f"most at {site} ({most:.2f})")
+    if held:
+        least, site = min(held)
+        lines.append(f"least of it holds at {site} ({share_text(least)})")
+    return [", ".join(lines)] if lines else []
 
 
 def _seed(settings: FitSettings) -> int:

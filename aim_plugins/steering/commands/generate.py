@@ -12,13 +12,27 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from aim_plugins.core.identity import fingerprint
+from aim_plugins.core.strengths import format_strength
 from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.steering.settings import GENERATIONS, GenerateSettings
-from aim_plugins.steering.study import EvaluationStudy, keep_in, load_steered, steering_record
-from aim_plugins.steering.texts import encode_prompts, generate_texts, write_generations
+from aim_plugins.steering.study import (
+    EvaluationStudy,
+    keep_in,
+    load_steered,
+    shorten,
+    steering_record,
+)
+from aim_plugins.steering.texts import (
+    Generation,
+    encode_prompts,
+    generate_texts,
+    write_generations,
+)
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.transport.change import read_transport
 from aim_plugins.transport.data.datasets import load_prompts
+
+_SHOWN_PROMPTS, _SHOWN_STRENGTHS, _SHOWN_LETTERS = 3, 5, 80
 
 
 def generate(settings: GenerateSettings, command: Sequence[str]) -> None:
@@ -57,3 +71,31 @@ def generate(settings: GenerateSettings, command: Sequence[str]) -> None:
         written = generate_texts(engine, prompts, columns, settings, batch_size=settings.batch_size)
         path = write_generations(settings.output / GENERATIONS, written)
     print(f"{len(written)} texts, {len(prompts)} prompts at {len(columns)} strengths: {path}")
+    print(samples(written))
+
+
+def samples(written: Sequence[Generation]) -> str:
+    """The first prompts' texts beside their strengths, of which a few are taken evenly."""
+    texts: dict[str, dict[tuple[float, float], str]] = {}
+    for one in written:
+        key = one.strength, one.noise_std
+        texts.setdefault(one.prompt, {}).setdefault(key, one.text)
+    keys = list(dict.fromkeys((one.strength, one.noise_std) for one in written))
+    count = min(_SHOWN_STRENGTHS, len(keys))
+    chosen = [keys[round(place * (len(keys) - 1) / max(count - 1, 1))] for place in range(count)]
+    noisy = any(noise for _, noise in keys)
+    labels = [
+        f"λ={format_strength(strength)}" + f" σ={format_strength(noise)}" * noisy
+        for strength, noise in chosen
+    ]
+    width = max(map(len, labels))
+    return "\n".join(
+        "\n".join(
+            ["", shorten(prompt, _SHOWN_LETTERS)]
+            + [
+                f"  {label:{width}}  {shorten(texts[prompt][key], _SHOWN_LETTERS)}"
+                for label, key in zip(labels, chosen, strict=True)
+            ]
+        )
+        for prompt in list(texts)[:_SHOWN_PROMPTS]
+    )

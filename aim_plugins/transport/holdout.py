@@ -1,0 +1,95 @@
+"""How far a map moves responses, and how much of that holds on sentences it was not learned from.
+
+Both are in units of the neurons' spread, the deviation of responses within a side. What holds is
+told by cross-fitting: a map is learned on three quarters of the sentences of each side and held
+against the last quarter. There, with d what the map adds to source responses, and g what would
+carry these to the target's (equal quantiles),
+
+    share = sum(d g) / sum(d d),
+
+the factor that the map's moves have to be shrunk by to come nearest to those that are needed: 1
+where they are right, 0 where they only follow the sentences that they were learned from. Earlier
+sites' maps have seen all sentences. Where both sides go through them, or none, that favours no
+sentence; where the source side alone does ("source"), the share is too high.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.transport.maps import Method, fit_map
+from aim_plugins.transport.statistics import in_double, optimal_coupling, sorted_samples
+
+_FOLDS = 4
+
+Samples = Float[Tensor, "responses neurons"]
+
+
+def moved_spreads(learned: AffineMap, source: Samples, target: Samples) -> float | None:
+    """Mean over neurons and source responses of the distance that a map moves them by.
+
+    Returns:
+        None where a single response tells no spread.
+    """
+    if min(len(source), len(target)) < 2:
+        return None
+    moves = in_double(learned.displacement(source)).abs().cpu()
+    return float((moves * _inverse_spread(source, target)).mean())
+
+
+def held_share(
+    method: Method,
+    support: str,
+    source: Samples,
+    target: Samples,
+    owners: tuple[Int[Tensor, " n"], Int[Tensor, " m"]],
+) -> float | None:
+    """The share of a map's moves that holds on sentences held out from its fit.
+
+    Args:
+        method: Learns the map.
+        support: Where it acts.
+        source: Responses of source sentences.
+        target: Responses of target sentences.
+        owners: For each response of a side, the number of its sentence in that side.
+
+    Returns:
+        None of methods that do not aim at the target, and where there are too few sentences or
+        nothing moves.
+    """
+    fewest = min(int(one.max()) + 1 for one in owners)
+    if not method.aimed or fewest <= max(method.minimum_samples, 2):
+        return None
+    agreeing, moving = 0.0, 0.0
+    folds = min(_FOLDS, fewest)
+    for fold in range(folds):
+        held_source, held_target = ((one % folds == fold).to(source.device) for one in owners)
+        known = source[~held_source], target[~held_target]
+        learned = fit_map(method, support, *known, "held out")
+        # Of all sentences, it would favour neurons where the two parts agree by chance.
+        unit = _inverse_spread(*known)
+        moves, needed, weights = _moves(learned, source[held_source], target[held_target])
+        moves, needed = moves * unit[:, None], needed * unit[:, None]
+        agreeing += float((moves * needed * weights).sum())
+        moving += float((moves.square() * weights).sum())
+    return agreeing / moving if moving else None
+
+
+def _moves(
+    learned: AffineMap, source: Samples, target: Samples
+) -> tuple[Float64[Tensor, "neurons pairs"], Float64[Tensor, "neurons pairs"], Tensor]:
+    """What a map adds to source quantiles, what carries them to the target's, and their weights."""
+    ordered, aims = (sorted_samples(in_double(side)) for side in (source, target))
+    added = in_double(learned.to("cpu", torch.float64).displacement(ordered.T.cpu())).T
+    starts, ends, weights = optimal_coupling(len(source), len(target))
+    ordered, aims = ordered.cpu(), aims.cpu()
+    return added[:, starts], aims[:, ends] - ordered[:, starts], weights
+
+
+def _inverse_spread(source: Samples, target: Samples) -> Float64[Tensor, " neurons"]:
+    """1 over the deviation within a side; 0 of neurons that do not vary."""
+    variance = (in_double(source).var(0) + in_double(target).var(0)) / 2
+    return torch.where(variance > 0, variance.rsqrt(), 0.0).cpu()
