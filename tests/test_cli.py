@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from types import ModuleType
 
 import pytest
 
 from aim_plugins import cli
-from aim_plugins.core.commands import guarded
+from aim_plugins.core.commands import guarded, speak_plainly
 from aim_plugins.demo_model import DemoModelError
+from aim_plugins.sweep import store
 from aim_plugins.sweep.store import SweepLockedError
 
 
@@ -70,6 +72,46 @@ def test_a_bug_keeps_its_traceback(capsys, error, module):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1] == f"{type(error).__name__}: {error}"
+
+
+@pytest.fixture()
+def plainly(monkeypatch):
+    """A program that speaks plainly; what it hands on to Python's own hooks is kept."""
+    handed_on = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: handed_on.append(error))
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest: handed_on.append(message)
+        speak_plainly()
+        yield handed_on
+
+
+@pytest.mark.parametrize(
+    ("error", "module", "in_a_line"),
+    [
+        (ValueError("noise_std is negative"), OURS, True),
+        (ImportError("install the extra"), OURS, True),
+        (DemoModelError("is damaged"), "aim_plugins.demo_model", True),
+        (KeyError("acc"), OURS, False),
+        (ValueError("Tasks not found: x"), "lm_eval.config.evaluate_config", False),
+        (FileNotFoundError("no such weights"), LIBRARY, False),
+    ],
+)
+def test_a_command_of_others_prints_what_our_code_foresees_in_a_line(
+    plainly, capsys, error, module, in_a_line
+):
+    try:
+        raising(error, module)()
+    except Exception as raised:
+        sys.excepthook(type(raised), raised, raised.__traceback__)
+    assert capsys.readouterr().err == (f"error: {error}\n" if in_a_line else "")
+    assert plainly == ([] if in_a_line else [error])
+
+
+def test_a_warning_of_ours_names_neither_code_nor_file(plainly, capsys):
+    warnings.warn_explicit("a.json is damaged", UserWarning, store.__file__, 7)
+    assert capsys.readouterr().err == "warning: a.json is damaged\n"
+    warnings.warn_explicit("of others", UserWarning, "/lib/other.py", 7)
+    assert [str(message) for message in plainly] == ["of others"]
 
 
 def test_ctrl_c_says_that_finished_work_is_kept(capsys):

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from aim_plugins.core.devices import is_main_process
 from aim_plugins.core.errors import ForeseenFailure, did_you_mean
@@ -21,14 +23,9 @@ _INTERRUPTED = 130
 
 _BAD_INPUT_ERRORS = (ValueError, NotImplementedError, ArithmeticError, FileNotFoundError)
 _FAILURES = (ImportError, ForeseenFailure)
-_WORDED_FOR_USERS = (
-    "aim_plugins",
-    "vision_bench",
-    "lm_eval._cli",
-    "lm_eval.config",
-    "lm_eval.api.registry",
-)
-"""Modules whose errors name the mend; the same error of another module may be anything."""
+_OWN = ("aim_plugins", "vision_bench")
+_WORDED_FOR_USERS = ("lm_eval._cli", "lm_eval.config", "lm_eval.api.registry")
+"""Others' modules whose errors name the mend, as ours do; of another it may be anything."""
 
 _NEGATIVE_NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
@@ -121,7 +118,7 @@ def guarded(run: Callable[[], int]) -> int:
         print("\ninterrupted; finished work is kept: run the same command again", file=sys.stderr)
         return _INTERRUPTED
     except Exception as error:
-        foreseen = _worded_for_users(error)
+        foreseen = _raised_in(error, _OWN + _WORDED_FOR_USERS)
         if isinstance(error, OSError) or (
             foreseen and isinstance(error, _BAD_INPUT_ERRORS + _FAILURES)
         ):
@@ -135,6 +132,34 @@ def say(message: str) -> None:
     """Tells at once how far a command is, in the first of its processes, on standard error."""
     if is_main_process():
         print(message, file=sys.stderr, flush=True)
+
+
+def speak_plainly() -> None:
+    """Lets the program print what our code foresees in a line, without code and files.
+
+    Errors and warnings of others stay as they are. It is called where a program starts, never by
+    what others may call; a second call changes nothing.
+    """
+    if getattr(sys.excepthook, "speaks_plainly", False):
+        return
+    show_error, show_warning = sys.excepthook, warnings.showwarning
+
+    def error_in_a_line(kind: Any, error: BaseException, trace: Any) -> None:
+        if isinstance(error, _BAD_INPUT_ERRORS + _FAILURES) and _raised_in(error, _OWN):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            show_error(kind, error, trace)
+
+    def warning_in_a_line(
+        message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        if any(part in _OWN for part in Path(filename).parts):
+            print(f"warning: {message}", file=file or sys.stderr)
+        else:
+            show_warning(message, category, filename, lineno, file, line)
+
+    error_in_a_line.speaks_plainly = True  # type: ignore[attr-defined]
+    sys.excepthook, warnings.showwarning = error_in_a_line, warning_in_a_line
 
 
 def join_negative_values(arguments: Sequence[str], options: Collection[str]) -> list[str]:
@@ -154,8 +179,8 @@ def join_negative_values(arguments: Sequence[str], options: Collection[str]) -> 
     return joined
 
 
-def _worded_for_users(error: BaseException) -> bool:
-    """Whether the frame that raised the error belongs to a module that words its errors."""
+def _raised_in(error: BaseException, modules: Sequence[str]) -> bool:
+    """Whether the frame that raised the error belongs to one of some modules."""
     place = error.__traceback__
     if place is None:
         return False
@@ -165,4 +190,4 @@ def _worded_for_users(error: BaseException) -> bool:
     # A module started with `python -m` is called "__main__", and only its spec knows its name.
     spec = names.get("__spec__") if names.get("__name__") == "__main__" else None
     module = str(spec.name if spec is not None else names.get("__name__"))
-    return any(module == name or module.startswith(f"{name}.") for name in _WORDED_FOR_USERS)
+    return any(module == name or module.startswith(f"{name}.") for name in modules)

@@ -214,7 +214,7 @@ def _parse_decimal(text: str, item: str, name: str, check: Callable[[float], flo
     except InvalidOperation as error:
         raise ValueError(
             f"{name}={item!r} is malformed: {text.strip()!r} is not a number; "
-            "write a grid as 0:3:0.25 or a list as 0,0.5,1"
+            "write a grid as 0:3:0.25, or several as 0,0.5,1 (within JSON as [0, 0.5, 1])"
         ) from error
     check(float(number))
     return number + 0  # negative zero becomes zero

@@ -241,8 +241,8 @@ def _generate_rows(
         )
     if width > 1 and _can_pause(model, generation_kwargs):
         rows.cache = _shared_prefill(model, prompts, columns, generation_kwargs)
-    options = {"max_length": prompts.token_ids.shape[1] + new_tokens, "stop": stop}
-    options |= generation_kwargs
+    options: dict[str, Any] = {**generation_kwargs, "stop": stop}
+    options["max_length"] = prompts.token_ids.shape[1] + new_tokens
     if rows.cache is not None:
         answers = _decode_with_pauses(model, tokenizer, rows, **options)
     else:

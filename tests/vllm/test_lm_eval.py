@@ -104,18 +104,16 @@ def test_stop_strings_apply_after_the_reasoning_only(
     """Texts are those of stock vLLM, whose own method runs on the same engine, and of aim_hf."""
     for lm in (models.vllm, models.hf):
         monkeypatch.setattr(lm, "think_end_token", " of")
-    prompts = ["The capital of France is", "Once upon a time, there"]
-    options = {"until": [","], "max_gen_toks": 24, "do_sample": False}
+    prompts = ["Once upon a time, there", "Water boils at"]
+    options = {"until": ["town", "heat"], "max_gen_toks": 24, "do_sample": False}
     requests = instances("generate_until", [(prompt, options) for prompt in prompts])
     stock = _Backend.generate_until(models.vllm, requests, disable_tqdm=True)
     ours = models.vllm.table("generate_until", requests)
     assert [row[0] for row in ours] == stock
     assert ours == models.hf.generate(requests, True)
-    reasoned = instances(
-        "generate_until", [(prompt, options | {"until": []}) for prompt in prompts]
-    )
+    assert stock[0] == "a bustling city. The "
     monkeypatch.setattr(models.hf, "think_end_token", None)
-    assert any("," in row[0].split(" of")[0] for row in models.hf.generate(reasoned, True))
+    assert models.hf.generate(requests, True)[0][0] == " was a small "
 
 
 @pytest.mark.parametrize("until", ["", [""]], ids=repr)

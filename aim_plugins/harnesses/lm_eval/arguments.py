@@ -95,6 +95,29 @@ def _refuse(given: argparse.Namespace | EvaluatorConfig) -> None:
             raise ValueError(f"--{name} cannot be used in a sweep: {reason}")
 
 
+def check_model_arguments(given: Mapping[str, Any], besides: Mapping[str, Any]) -> None:
+    """Refuses arguments of a model of which Python would only say how it was called.
+
+    Args:
+        given: Those in `--model_args`.
+        besides: Those that the harness passes from options of its own.
+
+    Raises:
+        ValueError: If one is in both, or the model has no name.
+    """
+    for name, value in besides.items():
+        if value is not None and name in given:
+            raise ValueError(
+                f"{name}={given[name]} stands in --model_args, but comes from an option of its "
+                f"own: give --{name} {given[name]} instead"
+            )
+    if "pretrained" not in given:
+        raise ValueError(
+            "--model_args names no model: give --model_args pretrained=MODEL, a folder or a name "
+            "on the hub"
+        )
+
+
 def add_modulation_options(parser: argparse.ArgumentParser) -> None:
     """Adds an option for each argument of each kind of change, and for seed and draws."""
     for kind in kinds():

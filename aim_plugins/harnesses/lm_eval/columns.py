@@ -22,6 +22,8 @@ from aim_plugins.engines.engine import (
     ScoreRequest,
     ScoreRow,
 )
+from aim_plugins.harnesses.lm_eval.arguments import check_model_arguments
+from aim_plugins.harnesses.lm_eval.files import hush_git
 from aim_plugins.modulation.arguments import (
     argument_names,
     describe_columns,
@@ -80,6 +82,24 @@ class ColumnAnswers:
         def tok_encode(self, string: str) -> list[int]: ...
 
     # Arguments ----------------------------------------------------------------------------------
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> Any:
+        """Makes the model that the harness's command asks for; see `check_model_arguments`."""
+        check_model_arguments(arg_dict, additional_config or {})
+        hush_git()
+        return super().create_from_arg_obj(arg_dict, additional_config)  # type: ignore[misc]
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> Any:
+        """The same, of arguments in a string."""
+        return cls.create_from_arg_obj(
+            utils.simple_parse_args_string(arg_string), additional_config
+        )
 
     def take_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Reads the columns, before the model is loaded.

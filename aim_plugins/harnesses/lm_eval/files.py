@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers import EvaluationTracker
+from lm_eval.loggers import utils as logger_utils
 from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_commit_hash
+
+
+class _QuietGit:
+    """The `subprocess` with which lm-eval asks git for a commit, without git's own messages."""
+
+    check_output = staticmethod(partial(subprocess.check_output, stderr=subprocess.DEVNULL))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+
+def hush_git() -> None:
+    """Keeps "fatal: not a git repository" off the terminal, which lm-eval provokes elsewhere."""
+    logger_utils.subprocess = _QuietGit()
 
 
 def execution_record(config: EvaluatorConfig, lm: Any) -> dict[str, Any]:

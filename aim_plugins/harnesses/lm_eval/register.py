@@ -18,6 +18,9 @@ empty, lm-eval would skip filling it, and `--model hf` would be unknown.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+from aim_plugins.core.commands import speak_plainly
 
 MODELS = {
     "act_hf": "aim_plugins.harnesses.lm_eval:ActHFLM",
@@ -27,9 +30,13 @@ MODELS = {
 }
 """Name in `--model NAME` -> "module:Class", imported only when a run asks for the name."""
 
+_STOCK_COMMANDS = frozenset({"lm_eval", "lm-eval", "lm_eval.__main__"})
+
 
 def register() -> None:
     """Registers our backends with lm-eval; a second call changes nothing.
+
+    In the stock command our foreseen errors and warnings become lines, as in our own commands.
 
     Raises:
         ImportError: If lm-eval is not installed, with the command that installs it.
@@ -46,6 +53,15 @@ def register() -> None:
     for name, target in MODELS.items():
         if name not in model_registry:
             model_registry.register(name, target=target)
+
+    if _program() in _STOCK_COMMANDS:
+        speak_plainly()
+
+
+def _program() -> str:
+    """What this process runs: a module, or the name of a script."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name if spec is not None else Path(sys.argv[0]).stem
 
 
 def _lm_eval_models_loaded() -> bool:
