@@ -36,7 +36,7 @@ from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import execution_order, split_site
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.folding.readers import evaluating, probe_tokens
-from aim_plugins.transport.responses import POOLINGS
+from aim_plugins.transport.vocabulary import POOLINGS
 
 SUFFIX = ".statedict"
 
