@@ -98,8 +98,6 @@ def run_system(
 def guarded(run: Callable[[], int]) -> int:
     """Runs a command and turns the failures it foresees into one line on standard error.
 
-    Warnings are one line as well, for the rest of the process.
-
     One line is written for bad input and failures that our own code or the checks of lm-eval's
     command line raise, and for any error of the system, such as a full disk. Every other
     exception, such as a division by zero in a task, is a bug somewhere and keeps its traceback.
@@ -110,8 +108,6 @@ def guarded(run: Callable[[], int]) -> int:
     Returns:
         The command's own status; 2 for bad input, 1 for a failure, 130 for Ctrl-C.
     """
-    # Where in the program a warning is raised says nothing to users.
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         return run()
     except KeyboardInterrupt:

@@ -9,8 +9,6 @@ import argparse
 import ast
 import dataclasses
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,18 +134,3 @@ def test_a_made_up_setting_would_be_found():
     tree = ast.parse('raise ValueError(f"{x}: give clases={n}, see --colour")')
     (text,) = texts(tree.body[0])
     assert _NAMED.findall(text) == ["clases"] and _OPTION.findall(text) == ["--colour"]
-
-
-def test_warnings_of_a_command_are_one_line_without_a_place(tmp_path: Path):
-    code = (
-        "import sys, warnings\n"
-        "from aim_plugins.core.commands import guarded\n"
-        "def run():\n"
-        "    warnings.warn('three files are damaged')\n"
-        "    return 0\n"
-        "sys.exit(guarded(run))\n"
-    )
-    (tmp_path / "program.py").write_text(code)
-    words = [sys.executable, str(tmp_path / "program.py")]
-    ran = subprocess.run(words, check=True, capture_output=True, text=True)
-    assert ran.stderr == "warning: three files are damaged\n"

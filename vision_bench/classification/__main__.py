@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from aim_plugins.core.commands import guarded
+from aim_plugins.core.commands import guarded, speak_plainly
 from vision_bench.classification.settings import ClassifySettings
 from vision_bench.commands import read_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 2 for bad input, 1 for a failure."""
+    if argv is None:
+        speak_plainly()
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _classify(arguments))
 

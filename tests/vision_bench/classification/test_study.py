@@ -60,6 +60,12 @@ def values(folder: Path, metric: str, task: str = "digits-test") -> list[float]:
     return [float(r["value"]) for r in table(folder) if (r["task"], r["metric"]) == (task, metric)]
 
 
+def errors_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines on standard error, but for the first one of progress."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    return [line for line in lines if not line.endswith(": loading libraries")]
+
+
 def write_cifar10(root: Path) -> None:
     folder = root / "cifar-10-batches-bin"
     folder.mkdir(parents=True)
@@ -229,6 +235,7 @@ def test_logits_are_kept_beside_the_results_and_not_where_one_stands(
     config = tmp_path / "digits.py"
     config.write_text('dataset, model, limit = "digits", "resnet20", 30\nplot = False\n')
     words = ["--output", str(tmp_path / "there" / "out"), "--weights", str(weights)]
+    words += ["--preprocessing", "published"]
     assert cli.main(["classify", str(config), *words, "--noise-std", "0:2:1"]) == 0
     assert list((tmp_path / "there" / "logits").iterdir())
     assert not list((tmp_path / "here").iterdir())
@@ -274,7 +281,7 @@ def test_absent_data_and_weights_are_told_at_once(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert issue_command(tmp_path) == 2
-    (error,) = capsys.readouterr().err.strip().splitlines()
+    (error,) = errors_of(capsys)
     places = ["data", str(tmp_path / "torch/hub/checkpoints")]
     names = ["cifar-10-batches-bin", "cifar10_resnet56-187c023a.pt"]
     assert all(part in error for part in ["--data-root", "--weights", *places, *names])
@@ -289,7 +296,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch, c
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     write_cifar10(tmp_path / "data")
     assert issue_command(tmp_path) == 1
-    (error,) = capsys.readouterr().err.strip().splitlines()
+    (error,) = errors_of(capsys)
     assert "--weights" in error and "no route to host" in error
 
 
@@ -358,7 +365,7 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(
     weights: Path, tmp_path: Path, capsys, options: tuple[str, ...], message: str
 ):
     assert run(tmp_path, weights, *options) == 2
-    errors = capsys.readouterr().err.strip().splitlines()
+    errors = errors_of(capsys)
     assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
     assert not (tmp_path / "out").exists()
 
@@ -424,7 +431,7 @@ def test_splits_are_not_taken_for_classes_and_the_split_recommended_is_read(tmp_
     words += ["--model", "resnet20", "--weights", "random", "--output", str(tmp_path / "out")]
     words += ["--logits-cache", str(tmp_path / "logits")]
     assert main(words) == 2
-    (error,) = capsys.readouterr().err.splitlines()
+    (error,) = errors_of(capsys)
     assert "holds the splits train and val: give split='val'" in error
     (asked,) = re.findall(r"split='(\w+)'", error)
     assert main([*words, "--split", asked]) == 0
@@ -441,7 +448,7 @@ def test_classes_called_as_splits_are_classes_where_they_hold_the_images(tmp_pat
 def test_a_missing_list_of_labels_is_told_by_its_own_setting(weights, tmp_path, capsys):
     options = ("--dataset", "imagenet", "--labels", str(tmp_path / "val.txt"))
     assert run(tmp_path, weights, *options) == 2
-    (error,) = capsys.readouterr().err.splitlines()
+    (error,) = errors_of(capsys)
     assert error == f"error: labels='{tmp_path / 'val.txt'}': no such file"
 
 
@@ -493,7 +500,7 @@ def test_preprocessing_that_nobody_knows_is_asked_for(weights: Path, tmp_path: P
     places = ["--output", str(tmp_path / "out"), "--logits-cache", str(tmp_path / "logits")]
     words = ["--dataset", "digits", "--model", "resnet20", "--weights", str(weights), *places]
     assert main(words) == 2
-    (error,) = capsys.readouterr().err.splitlines()
+    (error,) = errors_of(capsys)
     assert error.startswith("error: preprocessing lacks size, mean, std") and "published" in error
     # What the error recommends is understood.
     example = re.findall(r"'(size=[^']*)'", error)

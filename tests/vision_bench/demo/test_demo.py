@@ -262,9 +262,9 @@ def test_trained_weights_are_loaded_as_a_published_checkpoint(tmp_path):
     recipe = ClassifierRecipe("digits", images=64, epochs=1, flip=True, batch_size=32)
     model = train_classifier(recipe, progress=False)
     save_file(model.module.state_dict(), tmp_path / "model.safetensors")
-    settings = read_settings(
-        ClassifySettings, CONFIGS / "demo_fashion_mnist.py", resolve=lambda value: value
-    )
+    made = {"demo:dataset": "digits", "demo:data-root": None}
+    config = CONFIGS / "demo_fashion_mnist.py"
+    settings = read_settings(ClassifySettings, config, resolve=lambda one: made.get(str(one), one))
     loaded = load_model(
         "cifar10_resnet20",
         weights=tmp_path / "model.safetensors",
@@ -316,7 +316,8 @@ def test_without_fashion_mnist_digits_take_its_place(monkeypatch, cache, tmp_pat
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("demo_*.py")), ids=lambda path: path.stem)
 def test_demo_configs_are_read_by_their_commands(config):
-    made = {f"demo:{name}": f"/made/{name}" for name in WORDS} | {"demo:data-root": None}
+    made = {f"demo:{name}": f"/made/{name}" for name in WORDS}
+    made |= {"demo:data-root": None, "demo:dataset": "digits"}
     kinds = {"demo_fashion_mnist": ClassifySettings, "demo_efficientnet": TopClassesSettings}
     kind = kinds.get(config.stem, SegmentSettings)
     settings = read_settings(kind, config, resolve=lambda value: made.get(str(value), value))
