@@ -10,8 +10,9 @@ dtype = "float32"
 
 fit = dict(batch_size=25, max_length=64)
 generate = dict(
-    # Beyond 1 the maps extrapolate, and a small model soon falls apart: the curve shows where.
-    strength="0:2:0.25",
+    # A small model soon falls apart, under causal maps below 1, under added vectors beyond: the
+    # curve shows where.
+    strength="0,0.125,0.25,0.375,0.5,0.625,0.75,1,2",
     max_new_tokens=24,
     batch_size=32,
     do_sample=True,
