@@ -64,14 +64,14 @@ def test_without_noise_every_response_is_that_of_hf_to_the_bit(
 def test_without_noise_every_way_of_decoding_is_that_of_hf(
     tiny_checkpoint, tasks_folder, gen_kwargs
 ):
+    # In a batch `hf` itself writes on after an end token where others are still at it.
+    size = 4 if "do_sample" in gen_kwargs else 1
     ours, theirs = (
-        evaluate(
-            build(model_class, tiny_checkpoint),
-            tasks_folder,
-            ["tiny_generation"],
-            gen_kwargs=gen_kwargs,
+        evaluate(model, tasks_folder, ["tiny_generation"], gen_kwargs=gen_kwargs)
+        for model in (
+            build(AimHFLM, tiny_checkpoint),
+            build(HFLM, tiny_checkpoint, batch_size=size),
         )
-        for model_class in (AimHFLM, HFLM)
     )
     assert responses(ours) == responses(theirs)
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from lm_eval._cli import HarnessCLI
 
 from aim_plugins import cli
 from aim_plugins.harnesses.lm_eval import AimHFLM
@@ -43,8 +44,9 @@ def stock(tiny_checkpoint, tasks_folder, monkeypatch, capsys):
 def sweep(tiny_checkpoint, tasks_folder, tmp_path, capfd):
     """Runs a sweep in this process; returns its status and its lines on standard error."""
 
-    def run(*words, model_args="dtype=float32"):
-        command = ["sweep", "lm-eval", "--model", "aim_hf", "--output", str(tmp_path / "run")]
+    def run(*words, model="aim_hf", model_args="dtype=float32"):
+        output = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        command = ["sweep", "lm-eval", "--model", model, "--output", str(output)]
         command += ["--model-args", f"pretrained={tiny_checkpoint},{model_args}", "--limit", "2"]
         command += ["--include-path", str(tasks_folder), "--device", "cpu"]
         status = cli.main([*command, *words])
@@ -124,6 +126,25 @@ def test_the_sweep_runs_once_its_message_is_followed(sweep, wrong, message, mend
     assert said.startswith("error: ")
     assert message in said
     assert sweep(*tasks, *mend)[0] == 0
+
+
+def test_draws_are_left_out_or_get_noise_as_the_message_asks(
+    sweep, make_transport, tiny_checkpoint, tmp_path
+):
+    folder = make_transport(tmp_path / "transport", tiny_checkpoint)
+    words = ["--tasks", "tiny_choice", "--transport", str(folder), "--strength", "0.5"]
+    status, [*_, said] = sweep(*words, "--draws", "2", model="act_hf")
+    assert status == 2
+    assert said.endswith("nothing is drawn: leave it out, or add noise with --noise-std")
+    assert sweep(*words, model="act_hf")[0] == 0
+    assert sweep(*words, "--draws", "2", "--noise-std", "1", model="act_hf")[0] == 0
+
+
+def test_the_harness_knows_the_command_that_lists_its_tasks(sweep):
+    status, [*_, said] = sweep("--tasks", "no_such_task", "--noise-std", "1")
+    assert status == 2
+    assert "no_such_task: `lm-eval ls tasks` lists the harness's tasks" in said
+    assert HarnessCLI()._parser.parse_args(["ls", "tasks"]).func.__name__ == "_execute"
 
 
 def test_a_model_without_a_name_is_asked_for():
