@@ -21,7 +21,12 @@ from torch import Tensor
 
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.maps import Method, fit_map
-from aim_plugins.transport.statistics import in_double, optimal_coupling, sorted_samples
+from aim_plugins.transport.statistics import (
+    constant_neurons,
+    in_double,
+    optimal_coupling,
+    sorted_samples,
+)
 
 _FOLDS = 4
 
@@ -91,5 +96,12 @@ def _moves(
 
 def _inverse_spread(source: Samples, target: Samples) -> Float64[Tensor, " neurons"]:
     """1 over the deviation within a side; 0 of neurons that do not vary."""
-    variance = (in_double(source).var(0) + in_double(target).var(0)) / 2
-    return torch.where(variance > 0, variance.rsqrt(), 0.0).cpu()
+    variance = (_variance(source) + _variance(target)) / 2
+    varies = ~(constant_neurons(source) & constant_neurons(target))
+    return torch.where(varies.to(variance.device), variance.rsqrt(), 0.0).cpu()
+
+
+def _variance(samples: Samples) -> Float64[Tensor, " neurons"]:
+    """The unbiased variance, several times faster than `Tensor.var` along rows."""
+    values = in_double(samples)
+    return (values - values.mean(0)).square().sum(0) / (len(values) - 1)
