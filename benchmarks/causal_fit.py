@@ -30,7 +30,9 @@ from aim_plugins.steering.commands.fit import read_sides
 from aim_plugins.steering.concepts import Lexicon
 from aim_plugins.steering.perplexity import score_documents
 from aim_plugins.steering.sentiment import vader_compounds
-from aim_plugins.steering.settings import EvaluationSettings, FitSettings, read_sections
+from aim_plugins.steering.settings import read_sections
+from aim_plugins.steering.settings.evaluation import EvaluationSettings
+from aim_plugins.steering.settings.transports import FitSettings
 from aim_plugins.steering.texts import generate_texts
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.data.datasets import load_prompts, read_sentences

@@ -14,7 +14,7 @@ from typing import Any
 from aim_plugins.engines.engine import ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column
-from aim_plugins.steering.settings import DEFAULT_QUESTION
+from aim_plugins.steering.settings.evaluation import DEFAULT_QUESTION
 
 _SHOWN_WORDS = 6
 

@@ -13,7 +13,7 @@ from aim_plugins.core.strengths import format_strength
 from aim_plugins.engines.loading import check_judge
 from aim_plugins.steering.concepts import Lexicon, check_question
 from aim_plugins.steering.sentiment import check_classifier, require_vader
-from aim_plugins.steering.settings import DEFAULT_STRENGTHS, EvaluationSettings
+from aim_plugins.steering.settings.evaluation import DEFAULT_STRENGTHS, EvaluationSettings
 from aim_plugins.steering.texts import Generation, read_generations
 from aim_plugins.sweep.manifest import MANIFEST
 from aim_plugins.transport.change import Transport

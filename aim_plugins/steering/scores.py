@@ -10,7 +10,7 @@ from aim_plugins.steering.concepts import Judge, Lexicon
 from aim_plugins.steering.perplexity import generation_perplexity, score_generations
 from aim_plugins.steering.repetition import distinct_share, repeated_share
 from aim_plugins.steering.sentiment import POSITIVE_COMPOUND, Classifier, vader_compounds
-from aim_plugins.steering.settings import EvaluationSettings
+from aim_plugins.steering.settings.evaluation import EvaluationSettings
 from aim_plugins.steering.texts import Generation
 from aim_plugins.sweep.estimates import mean
 from aim_plugins.sweep.store import SweepStore

@@ -32,7 +32,7 @@ from aim_plugins.steering.concepts import describe_concept
 from aim_plugins.steering.inputs import read_inputs, texts_record
 from aim_plugins.steering.perplexity import score_documents
 from aim_plugins.steering.scores import PERPLEXITY, Scores, score_texts, text_rows
-from aim_plugins.steering.settings import EvaluationSettings, SteeringSettings
+from aim_plugins.steering.settings.evaluation import EvaluationSettings, SteeringSettings
 from aim_plugins.steering.tasks import run_tasks
 from aim_plugins.steering.texts import Generation, encode_prompts, generate_texts
 from aim_plugins.sweep.cells import Cell

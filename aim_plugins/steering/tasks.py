@@ -15,7 +15,7 @@ from typing import Any
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.engines.loading import local_name
-from aim_plugins.steering.settings import EvaluationSettings
+from aim_plugins.steering.settings.evaluation import EvaluationSettings
 from aim_plugins.sweep.front import TABLE
 from aim_plugins.sweep.table import Row, read_table
 

@@ -16,7 +16,7 @@ from aim_plugins.core.files import write_atomic
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column
-from aim_plugins.steering.settings import Decoding
+from aim_plugins.steering.settings.evaluation import Decoding
 
 _REPEAT = 2**32
 """Seeds below it stay apart from the count of samples of a prompt."""

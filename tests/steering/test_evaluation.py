@@ -28,7 +28,7 @@ from aim_plugins.steering.perplexity import (
 )
 from aim_plugins.steering.repetition import distinct_share, repeated_share
 from aim_plugins.steering.sentiment import Classifier, vader_compounds
-from aim_plugins.steering.settings import Decoding, EvaluationSettings
+from aim_plugins.steering.settings.evaluation import Decoding, EvaluationSettings
 from aim_plugins.steering.study import EvaluationStudy
 from aim_plugins.steering.tasks import run_sweep, task_command
 from aim_plugins.steering.texts import Generation, until

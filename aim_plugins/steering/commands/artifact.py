@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 
 from aim_plugins.engines.loading import load_engine
-from aim_plugins.steering.settings import ConvertSettings, FoldSettings, ShowSettings
+from aim_plugins.steering.settings.transports import ConvertSettings, FoldSettings, ShowSettings
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.change import warn_once
 from aim_plugins.transport.convert import convert_statedicts

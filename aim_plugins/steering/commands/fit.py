@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.engines.loading import load_engine
-from aim_plugins.steering.settings import FitSettings
+from aim_plugins.steering.settings.transports import FitSettings
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.data.datasets import load_sides, read_sentences
 from aim_plugins.transport.data.text_files import choose

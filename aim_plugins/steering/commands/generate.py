@@ -14,7 +14,7 @@ from importlib.metadata import version
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.modulation.arguments import columns_of
-from aim_plugins.steering.settings import GENERATIONS, GenerateSettings
+from aim_plugins.steering.settings.evaluation import GENERATIONS, GenerateSettings
 from aim_plugins.steering.study import (
     EvaluationStudy,
     keep_in,

@@ -18,15 +18,14 @@ from importlib import import_module
 
 from aim_plugins.core.commands import join_negative_values, say
 from aim_plugins.core.settings import Settings, add_config, add_options
-from aim_plugins.steering.settings import (
-    CompareSettings,
+from aim_plugins.steering.settings import read_sections
+from aim_plugins.steering.settings.comparison import CompareSettings
+from aim_plugins.steering.settings.evaluation import EvaluationSettings, GenerateSettings
+from aim_plugins.steering.settings.transports import (
     ConvertSettings,
-    EvaluationSettings,
     FitSettings,
     FoldSettings,
-    GenerateSettings,
     ShowSettings,
-    read_sections,
 )
 from aim_plugins.sweep.manifest import redact
 

@@ -26,7 +26,7 @@ from aim_plugins.steering.compare.differences import find_difference
 from aim_plugins.steering.compare.plots import Line, plot_cost, plot_effect
 from aim_plugins.steering.concepts import describe_concept
 from aim_plugins.steering.scores import PERPLEXITY, TEXT_PERPLEXITY
-from aim_plugins.steering.settings import CompareSettings, existing_evaluation
+from aim_plugins.steering.settings.comparison import CompareSettings, existing_evaluation
 from aim_plugins.steering.study import read_samples
 from aim_plugins.sweep.formats import estimate_texts
 from aim_plugins.sweep.overview import Overview
