@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from aim_plugins.core.settings import (
-    Names,
-    Settings,
-    bound,
-    option,
-)
+from aim_plugins.core.settings import Names, Settings, bound, option
 
 Growth = Annotated[
     float, bound("a share from 0 upwards, as 0.2 for 20 %", lambda value: value >= 0)

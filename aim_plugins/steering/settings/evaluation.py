@@ -20,9 +20,7 @@ from aim_plugins.core.settings import (
     option,
 )
 from aim_plugins.steering.settings.model import ModelSettings
-from aim_plugins.transport.vocabulary import (
-    existing_transport,
-)
+from aim_plugins.transport.vocabulary import existing_transport
 
 DEFAULT_STRENGTHS = "0:1:0.1"
 GENERATIONS = "generations.jsonl"

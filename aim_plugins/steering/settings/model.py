@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from aim_plugins.core.settings import (
-    Settings,
-    option,
-)
+from aim_plugins.core.settings import Settings, option
 
 
 @dataclass(frozen=True, kw_only=True)

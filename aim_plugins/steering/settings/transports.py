@@ -9,11 +9,7 @@ from typing import Any, Literal
 
 from aim_plugins.core.artifact import refuse_filled
 from aim_plugins.core.files import existing, refuse_existing
-from aim_plugins.core.settings import (
-    Count,
-    Settings,
-    option,
-)
+from aim_plugins.core.settings import Count, Settings, option
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.steering.settings.model import ModelSettings
 from aim_plugins.transport.incremental import Incremental
