@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("opencompass")
 
 from mmengine.config import ConfigDict
+from opencompass.datasets.custom import make_custom_dataset_config
 
 from aim_plugins.harnesses.opencompass.config.check import check_config, visible_gpus
 
@@ -98,6 +99,52 @@ def test_a_missing_data_file_names_the_data_set_and_where_it_was_looked_for(here
     data = {"abbr": "mine", "path": "mine.jsonl", **({"type": CUSTOM} if filled_in else {})}
     with pytest.raises(FileNotFoundError, match=rf"mine has path='mine.jsonl'.*{here}/downloads"):
         check_config(config(datasets=[data]))
+
+
+TURNS = {"round": [{"role": "HUMAN", "prompt": "Q: {quesiton}"}, {"role": "BOT", "prompt": "A:"}]}
+
+
+@pytest.mark.parametrize(
+    ("template", "field"),
+    [
+        ("Q: {quesiton}", "quesiton"),
+        ({"A": "{question} A", "B": "{question} {b}"}, "b"),
+        (TURNS, "quesiton"),
+        ({"A": TURNS}, "quesiton"),
+    ],
+)
+@pytest.mark.parametrize("filled_in", [True, False])
+def test_a_field_that_the_data_lack_is_named_with_what_they_have(template, field, filled_in):
+    data = {"abbr": "mine", "path": "data.jsonl", "template": template}
+    if filled_in:
+        data = make_custom_dataset_config(data)
+    with pytest.raises(ValueError, match=rf"mine: its prompt_template has \{{{field}\}}") as raised:
+        check_config(config(datasets=[data]))
+    mend = (
+        "did you mean 'question'?" if field == "quesiton" else "choose one of 'question', 'answer'"
+    )
+    assert mend in str(raised.value)
+
+
+def test_braces_that_are_no_field_pass():
+    for template in (
+        "{question} in \\boxed{ANSWER}, \\frac{a}{b}, x^{n}, {}, {0} and {{literally}} {answer}",
+        [{"role": "user", "content": '{question} as {"answer": ...}'}],
+    ):
+        check_config(config(datasets=[{"path": "data.jsonl", "template": template}]))
+
+
+def test_braces_pass_that_the_data_set_names_as_input():
+    data = {"path": "data.jsonl", "template": "{question} {x}"}
+    with pytest.raises(ValueError, match="name 'x' in input_columns too"):
+        check_config(config(datasets=[data]))
+    check_config(config(datasets=[{**data, "input_columns": ["question", "x"]}]))
+
+
+def test_a_data_file_without_a_first_line_is_named(here):
+    (here / "data.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"data: data\.jsonl does not start with a line of data"):
+        check_config(config())
 
 
 def test_a_missing_data_file_of_a_combination_is_found():

@@ -334,6 +334,10 @@ def test_bad_arguments_are_one_line_and_status_2(stock, capfd, arguments, words)
     [
         ({"models": []}, "has no models: set models = "),
         ({"datasets": [{"path": "none.jsonl"}]}, "path='none.jsonl', and there is no such file"),
+        (
+            {"datasets": [{"path": "data.jsonl", "abbr": "d", "template": "{quesiton}"}]},
+            "d: its prompt_template has {quesiton}, and the data have no such column",
+        ),
     ],
 )
 def test_a_bad_config_is_one_line_and_status_2(stock, capfd, changes, words):
@@ -603,7 +607,9 @@ def test_a_broken_data_set_fails_a_grid_and_mending_it_completes_it(
     (tmp_path / "broken.jsonl").write_text(question * 2)
     assert sweep(config, "-r", run.name) == DONE
     said = capfd.readouterr().out
-    assert said.count("report:") == said.count(f"out/{run.name}/summary/sweep/tiny/report.html") == 1
+    assert (
+        said.count("report:") == said.count(f"out/{run.name}/summary/sweep/tiny/report.html") == 1
+    )
     predictions = run / "predictions"
     assert len(json.loads((predictions / "tiny-noise1-act1.0" / "broken.json").read_text())) == 2
     folder = run / "summary" / "sweep" / "tiny"

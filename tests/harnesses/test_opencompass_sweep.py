@@ -362,6 +362,23 @@ def test_a_broken_data_set_does_not_stop_the_others(tmp_path, checkpoint, data_f
     assert len(read(run, "predictions", 0.0, datasets[1]["abbr"])) == 9
 
 
+def test_a_field_that_the_data_lack_fails_before_the_model_is_loaded(
+    tmp_path, checkpoint, monkeypatch
+):
+    dataset = short_gsm8k()
+    dataset["infer_cfg"]["prompt_template"]["template"]["round"][0]["prompt"] = "{quesiton}"
+    run = config(tmp_path / "run", entries(checkpoint, stds=(0.0,)), [dataset])
+    (task,) = (SweepOpenICLInferTask(cfg) for cfg in infer_tasks(run))
+    said = []
+    monkeypatch.setattr(task, "_load", lambda: said.append("loaded"))
+    monkeypatch.setattr(task.logger, "exception", lambda _: said.append(str(sys.exc_info()[1])))
+    with pytest.raises(RuntimeError, match="inference failed for gsm8k"):
+        task.run()
+    assert len(said) == 1
+    assert "gsm8k: its prompt_template has {quesiton}" in said[0]
+    assert "did you mean 'question'?" in said[0]
+
+
 def test_a_changed_strength_under_an_old_name_is_computed_again(tmp_path, checkpoint):
     datasets = mmlu("mmlu/mmlu_ppl_ac766d.py")[:1]
     abbr = datasets[0]["abbr"]

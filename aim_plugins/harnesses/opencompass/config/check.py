@@ -21,6 +21,7 @@ from aim_plugins.harnesses.opencompass.config.entries import (
     entry_abbr,
     sweep_groups,
 )
+from aim_plugins.harnesses.opencompass.config.templates import check_custom_fields
 
 _MODEL_FOLDERS = ("path", "tokenizer_path", "peft_path")
 _CUSTOM_DATASETS = {"CustomDataset", "CircularCustomDataset", "CodeCustomDataset"}
@@ -37,7 +38,7 @@ def check_config(cfg: Mapping[str, Any], *, runs_here: bool = True) -> None:
     Raises:
         ValueError: If an entry's modulation is invalid, two entries share an abbr or a strength,
             two data sets share an abbr, a model is asked for several answers, or needs more GPUs
-            than the tasks will see.
+            than the tasks will see, or a prompt template has a field that its data lack.
         FileNotFoundError: If a local model folder, a file that a modulation names, or the file of a
             custom data set does not exist.
     """
@@ -90,10 +91,11 @@ def check_processes(models: Iterable[Mapping[str, Any]]) -> None:
 
 
 def check_data_files(cfg: Mapping[str, Any]) -> None:
-    """Refuses a custom data set whose file does not exist.
+    """Refuses a custom data set whose file does not exist or does not fit its prompt template.
 
     Raises:
         FileNotFoundError: With the places that were looked at.
+        ValueError: With the field that the data lack.
     """
     for data_set in _data_sets(cfg):
         # An entry without a type is a custom data set that OpenCompass has not filled in yet.
@@ -103,13 +105,15 @@ def check_data_files(cfg: Mapping[str, Any]) -> None:
         if not isinstance(path, str) or os.environ.get("DATASET_SOURCE") in ("ModelScope", "HF"):
             continue
         places = [place / (data_set.get("file_name") or "") for place in data_places(path)]
-        if not any(place.exists() for place in places):
+        found = next((place for place in places if place.exists()), None)
+        if found is None:
             tried = ", ".join(map(str, dict.fromkeys(places)))
             raise FileNotFoundError(
                 f"datasets: {data_set.get('abbr', 'a custom data set')} has path={path!r}, and "
                 f"there is no such file (looked at {tried}): mend the path, or start from the "
                 "folder it is relative to"
             )
+        check_custom_fields(data_set, found)
 
 
 def type_name(kind: Any) -> str:

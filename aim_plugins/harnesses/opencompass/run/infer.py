@@ -12,9 +12,10 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import ConfigDict
 from opencompass.registry import TASKS
@@ -36,6 +37,7 @@ from aim_plugins.harnesses.opencompass.config.entries import (
     split_entry,
     sweep_groups,
 )
+from aim_plugins.harnesses.opencompass.config.templates import check_fields
 from aim_plugins.harnesses.opencompass.run.expected import (
     add_probabilities,
     choice_logits,
@@ -53,6 +55,24 @@ _FORESEEABLE = frozenset({"GenInferencer", "PPLInferencer", "LLInferencer", "PPL
 
 _LOCAL_RETRIEVERS = frozenset({"ZeroRetriever", "FixKRetriever"})
 """Retrievers that choose the examples of a document without regard to the other documents."""
+
+
+class _Work(NamedTuple):
+    """What a task has to do of a data set.
+
+    Attributes:
+        cells: The cells of all entries.
+        pending: Which of them are missing.
+        part: Index of the task's slice of the data.
+        parts: Number of slices.
+        records: Where finished batches are kept.
+    """
+
+    cells: Sequence[Cell]
+    pending: list[int]
+    part: int
+    parts: int
+    records: BatchRecords
 
 
 @TASKS.register_module()
@@ -113,38 +133,56 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         first = self.group.entries[0]
         loaded = cur_model is not None and cur_model_abbr == model_abbr_from_cfg(first)
         self._base = cur_model if loaded else None
-        failed = []
+        failed: list[str] = []
         cells = Cell.table(self.work_dir, self.group.entries, self.dataset_cfgs[0])
         for index, dataset_cfg in enumerate(self.dataset_cfgs[0]):
             column = [row[index] for row in cells]
             if all(cell.has_prediction() for cell in column):
                 continue
-            self._load()  # without a model no data set can go on
-            abbr = dataset_abbr_from_cfg(dataset_cfg)
-            start = time.time()
-            try:
-                done = self._infer_dataset(column, index)
-                self.logger.info(f"{abbr}: {done} entries in {time.time() - start:.1f} s")
-            except Exception:  # the other data sets do not depend on this one
-                self.logger.exception(f"{abbr} failed")
-                failed.append(abbr)
+            abbr, work, start = dataset_abbr_from_cfg(dataset_cfg), None, time.time()
+            with self._going_on(abbr, failed):
+                work = self._read(column, index)
+            if work is None:
+                continue
+            if work.pending:
+                self._load()  # without a model no data set can go on
+            with self._going_on(abbr, failed):
+                self._infer_dataset(work)
+                done = f"{len(work.pending)} entries in {time.time() - start:.1f} s"
+                self.logger.info(f"{abbr}: {done}")
         self.model, self.model_cfg = self._base, first  # for the next task of --debug
         if failed:
             raise RuntimeError(f"inference failed for {', '.join(failed)}")
 
-    def _infer_dataset(self, cells: Sequence[Cell], index: int) -> int:
-        """Computes the missing cells of a data set, one for each entry; returns their number."""
+    @contextmanager
+    def _going_on(self, abbr: str, failed: list[str]) -> Iterator[None]:
+        """Notes the failure of a data set, on which the others do not depend."""
+        try:
+            yield
+        except Exception:
+            self.logger.exception(f"{abbr} failed")
+            failed.append(abbr)
+
+    def _read(self, cells: Sequence[Cell], index: int) -> _Work | None:
+        """Reads this task's part of a data set and checks its prompts; None if it has no part."""
         pending = [place for place, cell in enumerate(cells) if not cell.has_prediction()]
         part, parts, own_cfg = self._own_part(index)
         if parts == 0:
-            return 0
+            return None
         if parts > 1:
             pending = [place for place in pending if not cells[place].has_slice(part, parts)]
-        records = self._records(own_cfg)
         if pending:
-            self._begin([cells[place] for place in pending], part, parts)
             self.dataset_cfg = own_cfg
             self.dataset = build_dataset_from_cfg(own_cfg)
+            columns = (*self.dataset.test.column_names, *self.dataset.train.column_names)
+            check_fields(own_cfg, dict.fromkeys(columns))
+        return _Work(cells, pending, part, parts, self._records(own_cfg))
+
+    def _infer_dataset(self, work: _Work) -> None:
+        """Computes the missing cells of the data set that was read, one for each entry."""
+        cells, pending, part, parts, records = work
+        if pending:
+            self._begin([cells[place] for place in pending], part, parts)
             self._infer_cells(pending, records)
         if not self.dump_only_message_path:  # which asks for prompts instead of predictions
             for place, cell in enumerate(cells):
@@ -155,7 +193,6 @@ class SweepOpenICLInferTask(OpenICLInferTask):
                 elif place in pending:
                     cell.note_prediction()
         records.clear()
-        return len(pending)
 
     def _begin(self, cells: Sequence[Cell], part: int, parts: int) -> None:
         """Removes what is stale or half finished, and notes what is about to be computed."""
