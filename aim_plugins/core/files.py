@@ -48,15 +48,43 @@ def write_atomic(path: str | Path, data: bytes | str) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise OSError(
-                error.errno,
-                f"cannot write ({error.strerror}); what was finished before is kept: "
-                "mend this and start the same command again to continue",
-                str(path),
-            ) from error
+            raise _cannot_write(path, error) from error
         raise
     sync_folder(path.parent)
     return path
+
+
+def append(path: str | Path, data: bytes) -> int:
+    """Adds to the end of a file, without waiting for the disk.
+
+    A kill or a crash can cut off what was written last, so a reader has to know whole data from
+    others, as `unseal` does.
+
+    Args:
+        path: The file, to which nobody else appends; its folder exists.
+        data: What to add.
+
+    Returns:
+        The number of bytes before it.
+
+    Raises:
+        OSError: If it cannot be written, for instance because the disk is full. The file keeps its
+            former content.
+    """
+    path = Path(path)
+    try:
+        with open(path, "ab", buffering=0) as file:
+            start, rest = file.tell(), memoryview(data)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    file.truncate(start)
+                raise
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return start
 
 
 def temporary_path(path: Path) -> Path:
@@ -130,6 +158,15 @@ def unseal(text: str) -> Any:
     if hashlib.sha256(_encode(payload).encode()).hexdigest() != checksum:
         raise CorruptRecordError("its checksum does not fit its content")
     return payload
+
+
+def _cannot_write(path: Path, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"cannot write ({error.strerror}); what was finished before is kept: "
+        "mend this and start the same command again to continue",
+        str(path),
+    )
 
 
 def _encode(payload: Any) -> str:

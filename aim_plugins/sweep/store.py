@@ -2,7 +2,7 @@
 
     DIR/
       manifest.json            what was asked for, and what it was computed with
-      records/KEY.json         one sealed record per engine batch
+      records/batches-0.jsonl  the finished batches of an engine, a sealed line each
       cells/std=0.5,draw=0/    one finished cell: the harness's own files, and cell.json; named by
                                what varies, as strength=0.5,draw=0 of a transport
       .staging/                cells not finished yet
@@ -313,10 +313,8 @@ def _comparable(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remove_leftovers(folder: Path) -> None:
     shutil.rmtree(folder / _STAGING, ignore_errors=True)
-    for parent in (folder, folder / _RECORDS):
-        if parent.is_dir():
-            for path in filter(is_temporary, list(parent.iterdir())):
-                path.unlink(missing_ok=True)
+    for path in filter(is_temporary, list(folder.iterdir())):
+        path.unlink(missing_ok=True)
 
 
 def _checksum(path: Path) -> str:

@@ -168,7 +168,7 @@ def wait_for_files(folder, count):
     assert len(list(folder.glob("*"))) >= count
 
 
-@pytest.mark.parametrize(("where", "count"), [("records", 2), ("cells", 1)])
+@pytest.mark.parametrize(("where", "count"), [("records", 1), ("cells", 1)])
 def test_a_killed_run_ends_as_an_unbroken_one(
     swept, tiny_checkpoint, tasks_folder, tmp_path, where, count
 ):
@@ -228,7 +228,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
 
     def full(source, target, **options):
         calls.append(target)
-        if len(calls) > 8:
+        if len(calls) > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         return replace(source, target, **options)
 
@@ -291,8 +291,8 @@ def test_sampled_texts_survive_a_kill(tiny_checkpoint, tasks_folder, tmp_path):
 
     assert main(command("whole")) == 0
     assert main(command("broken")) == 0
-    records = sorted((tmp_path / "broken" / "records").iterdir())
-    records[0].unlink()
+    (records,) = (tmp_path / "broken" / "records").iterdir()
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[1:]))
     shutil.rmtree(tmp_path / "broken" / "cells")
     assert main(command("broken")) == 0
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")

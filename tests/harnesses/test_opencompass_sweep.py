@@ -413,12 +413,13 @@ def test_a_killed_task_goes_on_where_it_was(tmp_path, checkpoint, perplexity_run
     )
     records = Path(run.work_dir, "records")
     deadline = time.monotonic() + 120
-    while not (done := list(records.rglob("*.json"))) and child.poll() is None:
+    while not (done := list(records.rglob("*.jsonl"))) and child.poll() is None:
         assert time.monotonic() < deadline
+        time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    done = list(records.rglob("*.json"))
-    assert done, "the task ended before it could be killed"
+    done = list(records.rglob("*.jsonl"))
+    assert len(done) == 1, "the task ended before it could be killed"
     rows = []
     forward = HuggingFaceEngine._forward
 
@@ -432,7 +433,7 @@ def test_a_killed_task_goes_on_where_it_was(tmp_path, checkpoint, perplexity_run
     for subject in SUBJECTS:
         abbr = f"lukaemon_mmlu_{subject}"
         assert predictions(run, abbr) == predictions(perplexity_run, abbr)
-    assert not records.exists() or not list(records.rglob("*.json"))
+    assert not records.exists() or not list(records.rglob("*.jsonl"))
 
 
 WINOGRANDE = """
