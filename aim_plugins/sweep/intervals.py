@@ -14,13 +14,17 @@ from aim_plugins.sweep.table import Point, metric_family
 NORMAL_FACTOR = 1.959964
 """Standard errors in half of a two-sided 95 % interval of a normal law."""
 
-_RANGES = {"sentiment": (-1.0, 1.0), "mcc": (-1.0, 1.0)} | dict.fromkeys(
-    ("acc", "iou", "recall", "precision", "f1", "miou", "mrecall", "mprecision", "mf1"), (0.0, 1.0)
-)
-"""Ranges of measures whose values may not show them: a sentiment may happen to be 0 of all texts,
-and errors of ratios of counts are not bounded by their range."""
-
 _Range = tuple[float, float]
+
+_RANGES: dict[str, _Range | None] = {
+    **dict.fromkeys(("sentiment", "mcc"), (-1.0, 1.0)),
+    **dict.fromkeys(("acc", "iou", "recall", "precision", "f1"), (0.0, 1.0)),
+    **dict.fromkeys(("miou", "mrecall", "mprecision", "mf1"), (0.0, 1.0)),
+    **dict.fromkeys(("bleu", "chrf", "chrf++"), (0.0, 100.0)),
+    "ter": None,
+}
+"""Ranges of measures whose values may not show them: a sentiment may happen to be 0 of all texts,
+a BLEU too, and errors of ratios of counts are not bounded by their range."""
 
 
 def point_intervals(points: Sequence[Point]) -> list[tuple[float, float]]:
@@ -56,7 +60,10 @@ def value_range(points: Sequence[Point]) -> _Range | None:
     """
     values = [point.value for point in points if math.isfinite(point.value)]
     named = [_RANGES[name] for name in {_name(point) for point in points} if name in _RANGES]
-    low, high = named[0] if named else (0.0, 1.0)
+    limits = named[0] if named else (0.0, 1.0)
+    if limits is None:
+        return None
+    low, high = limits
     if not values or min(values) < low or max(values) > high:
         return None
     if named or all(_fits_unit_range(point) for point in points if is_known(point)):

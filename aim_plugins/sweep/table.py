@@ -217,7 +217,7 @@ def _pool(draws: Sequence[Row]) -> Point:
         strength=float(first.strength),
         value=_mean([row.value for row in draws]),
         stderr=_pooled_error(draws),
-        n=first.n,
+        n=min(row.n for row in draws),  # precision counts predictions, which vary by draw
         draws=0 if is_expected(first.metric) or is_published(first.metric) else len(draws),
         second_strength=first.second_strength,
     )

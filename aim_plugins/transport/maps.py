@@ -240,6 +240,7 @@ class ActAdd(Method):
     name = "actadd"
     title = "ActAdd"
     minimum_samples = 1
+    aimed = False
     pooling = "last"
 
     def _fit(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -281,6 +282,7 @@ class ITI(Method):
     name = "iti"
     title = "ITI-c"
     joint = True
+    aimed = False
     pooling = "last"
     positions = "last"
 

@@ -130,6 +130,8 @@ def test_braces_that_are_no_field_pass():
     for template in (
         "{question} in \\boxed{ANSWER}, \\frac{a}{b}, x^{n}, {}, {0} and {{literally}} {answer}",
         [{"role": "user", "content": '{question} as {"answer": ...}'}],
+        # As OpenCompass's own configs of hungarian_exam have it, without an r before the string.
+        "{question}: \frac{a}{b}",
     ):
         check_config(config(datasets=[{"path": "data.jsonl", "template": template}]))
 

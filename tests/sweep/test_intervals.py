@@ -97,6 +97,13 @@ def test_equal_documents_anywhere_leave_room_for_unseen_ones(metric, low, value)
     assert ends == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_score_in_percent_that_is_zero_everywhere_has_the_range_of_percent():
+    law = binomtest(0, 40).proportion_ci(0.95, method="wilson")
+    for metric in ("bleu", "chrf", "chrf++"):
+        assert interval(0.0, 0.0, 40, metric) == pytest.approx((0, 100 * law.high), abs=1e-4)
+    assert all(map(math.isnan, interval(0.0, 0.0, 40, "ter")))  # which may exceed 100
+
+
 def test_equal_documents_of_a_measure_without_known_range_have_no_interval():
     assert all(map(math.isnan, interval(40.0, 0.0, 4, "length")))
     assert estimate_texts([point(40.0, 0.0, 4, "length")]) == [("40.000", "")]

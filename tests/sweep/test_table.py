@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -132,6 +133,17 @@ def test_pooled_intervals_cover_the_mean_of_all_documents_when_draws_share_them(
     exact = correct.mean(1).std(1, ddof=1) / math.sqrt(documents)
     pooled = np.array([points[0].stderr for points in found])
     assert pooled.mean() > 0.98 * exact.mean()
+
+
+def test_a_mean_over_draws_does_not_depend_on_their_order():
+    counts = [(1.0, 0.0, 1), (0.5, 0.05, 100), (0.25, 0.04, 80)]
+    rows = [
+        Row("cats", "precision", 1.0, draw, value, error, n)
+        for draw, (value, error, n) in enumerate(counts)
+    ]
+    points = [pool_draws(order)[0] for order in itertools.permutations(rows)]
+    assert {point.n for point in points} == {1}
+    assert len({interval for point in points for interval in point_intervals([point])}) == 1
 
 
 def test_without_noise_more_draws_sharpen_nothing():

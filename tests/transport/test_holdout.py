@@ -88,9 +88,13 @@ def test_a_bounded_map_is_held_to_what_it_does():
     assert inside == pytest.approx(everywhere, abs=0.2)  # what it does not move is no mistake
 
 
-def test_nothing_is_said_of_maps_without_an_aim_or_of_too_few_sentences():
+@pytest.mark.parametrize("method", ["aura", "actadd", "iti"])
+def test_nothing_is_said_of_maps_that_do_not_aim_at_the_targets_law(method):
+    assert share(method, samples(50, 8), samples(50, 9, shift=1.0)) is None
+
+
+def test_nothing_is_said_of_too_few_sentences():
     source, target = samples(8, 8), samples(8, 9, shift=1.0)
-    assert share("aura", source, target) is None
     assert share("linear", source[:2], target) is None
     assert share("linear", source[:3], target) is not None
     assert share("mean", source, source) is None

@@ -165,7 +165,7 @@ class SegmentationData(VisionData):
         if (labels < 0).any():
             raise UnreadableImageError(
                 f"{path}: the index {int(stored[labels < 0][0])} at {int((labels < 0).sum())} "
-                f"pixels is none of the {len(self.classes)} classes of {self.name}"
+                f"pixels is none of the {len(self.classes)} classes of {self.title}"
             )
         if self.score_at == "labels":
             return torch.from_numpy(labels)

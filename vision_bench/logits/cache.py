@@ -138,7 +138,7 @@ def cache_logits(
     check_on_error(data.name, data.unreadable, data.on_error)
     if data.unreadable and processes.index == 0:
         warnings.warn(
-            f"{data.name}: {list_left_out(data.unreadable)}",
+            f"{data.title}: {list_left_out(data.unreadable)}",
             SkippedImagesWarning,
             stacklevel=2,
         )

@@ -94,7 +94,7 @@ def unwrap_state_dict(content: Any, *, source: str | Path) -> dict[str, Tensor]:
                 file=sys.stderr,
             )
         state = state[found[0]]
-    if not isinstance(state, Mapping) or not _is_state_dict(state):
+    if not isinstance(state, Mapping) or not _is_state_dict(state) or set(state) <= {_COUNTER}:
         raise ValueError(
             f"{source} holds no state dict but {_what(state)}: save model.state_dict(), bare or "
             f"under one of the keys {', '.join(_WRAPPERS)}"

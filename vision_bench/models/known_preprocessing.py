@@ -21,7 +21,7 @@ from vision_bench.models.preprocessing import KnownPreprocessing, Preprocessing
 
 _PROCESSOR = "preprocessor_config.json"
 _CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.")
-_SEGFORMER_FILE = re.compile(r"\d+x\d+.*(ade|city)")
+_SEGFORMER_FILE = re.compile(r"\d+x\d+(?:.*[._-])?(ade|city)")
 """Names such as segformer.b2.512x512.ade.160k.pth, of the authors and of mmsegmentation."""
 
 

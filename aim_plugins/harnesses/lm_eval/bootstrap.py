@@ -79,47 +79,49 @@ def _median(items: Sequence[float]) -> Statistic:
     return lambda indices: np.partition(values[indices], middle, -1)[..., middle]
 
 
-def _confusions(items: Sequence[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """Each document's pair of labels, one-hot: [documents, gold x predicted]; and the labels."""
+def _labels(items: Sequence[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The labels there are, and each document's true and predicted one, by number."""
     labels, codes = np.unique(np.asarray(items), return_inverse=True)
     gold, predicted = codes.reshape(-1, 2).T
-    return np.eye(len(labels) ** 2)[gold * len(labels) + predicted], labels
+    return labels, gold, predicted
 
 
-def _confusion_statistic(
-    items: Sequence[tuple[Any, Any]], value: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> Statistic:
-    pairs, labels = _confusions(items)
+def _f1(items: Sequence[tuple[Any, Any]]) -> Statistic:
+    labels, gold, predicted = _labels(items)
+    hits = (labels[gold] == 1) & (labels[predicted] == 1)
+    named = (labels[gold] == 1).astype(int) + (labels[predicted] == 1)
 
     def statistic(indices: np.ndarray) -> np.ndarray:
-        counts = np.stack([pairs[:, pair][indices].sum(-1) for pair in range(len(labels) ** 2)], -1)
-        counts = counts.reshape(*counts.shape[:-1], len(labels), len(labels))
-        return value(counts, labels)
+        counts = named[indices].sum(-1, dtype=float)
+        return np.divide(
+            2 * hits[indices].sum(-1), counts, out=np.zeros_like(counts), where=counts > 0
+        )
 
     return statistic
 
 
-def _f1(items: Sequence[tuple[Any, Any]]) -> Statistic:
-    def value(counts: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        positive = labels == 1
-        hits = counts[..., positive, positive].sum(-1)
-        named = counts[..., positive, :].sum((-1, -2)) + counts[..., positive].sum((-1, -2))
-        return np.divide(2 * hits, named, out=np.zeros_like(named), where=named > 0)
-
-    return _confusion_statistic(items, value)
-
-
 def _matthews(items: Sequence[tuple[Any, Any]]) -> Statistic:
-    def value(counts: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        gold, predicted = counts.sum(-1), counts.sum(-2)
-        total = gold.sum(-1)
-        correct = np.trace(counts, axis1=-2, axis2=-1)
-        covariance = correct * total - (gold * predicted).sum(-1)
-        variances = (total**2 - (gold**2).sum(-1)) * (total**2 - (predicted**2).sum(-1))
-        scale = np.sqrt(variances)
+    """Gorodkin's coefficient of several classes, which is that of Matthews for two.
+
+    Source: J. Gorodkin, "Comparing two K-category assignments by a K-category correlation
+    coefficient", Computational Biology and Chemistry 28, 2004.
+    """
+    labels, gold, predicted = _labels(items)
+
+    def statistic(indices: np.ndarray) -> np.ndarray:
+        total = float(indices.shape[-1])
+        both = gold[indices], predicted[indices]
+        covariance = total * (both[0] == both[1]).sum(-1)
+        variances = [np.full(indices.shape[:-1], total**2) for _ in both]
+        for label in range(len(labels)):
+            true, named = ((side == label).sum(-1, dtype=float) for side in both)
+            covariance -= true * named
+            variances[0] -= true**2
+            variances[1] -= named**2
+        scale = np.sqrt(variances[0] * variances[1])
         return np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
 
-    return _confusion_statistic(items, value)
+    return statistic
 
 
 def _sacrebleu(metric: Any) -> Callable[[Sequence[tuple[Any, Any]]], Statistic]:

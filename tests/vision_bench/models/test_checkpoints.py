@@ -77,6 +77,12 @@ def test_an_averaged_model_is_read_without_its_counter(network, state, tmp_path)
     assert_reads({"model_ema": averaged.state_dict()}, state, tmp_path / "ema.pth")
 
 
+def test_a_counter_alone_is_no_state_dict(tmp_path):
+    torch.save({"state_dict": {"n_averaged": torch.tensor(3)}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_state_dict(tmp_path / "a.pth")
+
+
 def test_of_weights_and_their_average_the_weights_are_read_and_the_other_is_named(
     state, tmp_path, capsys
 ):

@@ -106,7 +106,12 @@ def test_a_timm_file_alone_is_asked_about(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "known"),
-    [("segformer.b0.512x512.ade.160k.pth", True), ("iter_160000.pth", False)],
+    [
+        ("segformer.b0.512x512.ade.160k.pth", True),
+        ("iter_160000.pth", False),
+        ("birds_512x512_upgrade.pth", False),
+        ("run3-256x256-cascade-velocity.pth", False),
+    ],
 )
 def test_segformers_published_files_are_known_by_name(tmp_path, file, known):
     pytest.importorskip("transformers")

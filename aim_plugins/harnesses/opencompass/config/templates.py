@@ -14,7 +14,8 @@ from opencompass.utils import dataset_abbr_from_cfg
 from aim_plugins.core.errors import did_you_mean
 
 _TEMPLATES = ("prompt_template", "ice_template")
-_LATEX = re.compile(r"\\[A-Za-z]+(?:\{[^{}]*\})+|[\^_]\{\w+\}")  # \frac{a}{b}, x^{n}
+_LATEX = re.compile(r"[\\\a\b\f\r\t\v][A-Za-z]+(?:\{[^{}]*\})+|[\^_]\{\w+\}")
+"""\\frac{a}{b}, which without an r before its string begins with a form feed, and x^{n}."""
 _FIELD = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
 
 

@@ -135,7 +135,7 @@ def _locked(folder: Path) -> Iterator[int]:
         try:
             yield lock
         finally:
-            with contextlib.suppress(OSError):  # it is not empty
+            if os.listdir(folder) == [_LOCK]:  # nothing came of it
                 path.unlink()
                 folder.rmdir()
     finally:
