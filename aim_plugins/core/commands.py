@@ -149,7 +149,8 @@ def speak_plainly() -> None:
     def warning_in_a_line(
         message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None
     ) -> None:
-        if any(part in _OWN for part in Path(filename).parts):
+        root = Path(__file__).parents[2]  # both packages lie side by side
+        if any(Path(filename).is_relative_to(root / package) for package in _OWN):
             print(f"warning: {message}", file=file or sys.stderr)
         else:
             show_warning(message, category, filename, lineno, file, line)

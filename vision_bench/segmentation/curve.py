@@ -158,30 +158,31 @@ class SegmentationCurve:
             if draw is None and name not in EXPECTED_METRICS:
                 continue
             curves = (
-                [(task, values, errors[name])]
+                [(task, self.images, values, errors[name])]
                 if values.dim() == 1
                 else [
-                    (f"{task}.{label}", values[:, index], errors[name][:, index])
+                    (
+                        f"{task}.{label}",
+                        self._images_of(groups, index),
+                        values[:, index],
+                        errors[name][:, index],
+                    )
                     for index, label in class_names.items()
                 ]
             )
-            for curve, points, stderrs in curves:
-                n = self._images_of(groups, curve.removeprefix(f"{task}."), class_names)
+            for curve, n, points, stderrs in curves:
                 for std, value, stderr in zip(self.stds, points, stderrs, strict=True):
                     if not value.isnan():
                         error = None if stderr.isnan() else float(stderr)
                         rows.append(Row(curve, name + suffix, std, draw, float(value), error, n))
         return rows
 
-    def _images_of(self, groups: GroupCounts, label: str, class_names: Mapping[int, str]) -> int:
-        """Images that a curve rests on: of a class those that hold it, or their groups if fewer.
+    def _images_of(self, groups: GroupCounts, index: int) -> int:
+        """Images that a class's curve rests on: those that hold it, or their groups if fewer.
 
         Groups are images where there are no more than `JACKKNIFE_GROUPS`. A class that only some of
         more groups hold is rare, and hardly ever twice in one.
         """
-        index = next((index for index, name in class_names.items() if name == label), None)
-        if index is None:
-            return self.images
         holders = int((groups.truth[:, 0, index] > 0).sum())
         return holders if 0 < holders < len(groups.truth) else self.images
 
