@@ -88,7 +88,7 @@ def test_help_imports_nothing_heavy(folder):
 
 REFUSALS = [
     (aim(*FIT), "the sentences are missing"),
-    (aim(*FIT, "--source", "no.txt", "--target", "a.txt"), "no.txt: no such file"),
+    (aim(*FIT, "--source", "no.txt", "--target", "a.txt"), "error: source='no.txt': no such file"),
     (aim(*FIT, *SIDES, "--method", "lin"), "did you mean 'linear'"),
     (aim(*FIT, *SIDES, "--support", "q9"), "support='q9' is unknown"),
     (aim(*FIT, *SIDES, "--pooling", "most"), "pooling='most' is unknown"),
@@ -97,9 +97,9 @@ REFUSALS = [
     (aim(*FIT, *SIDES, "-o", "full"), "holds files but no transport (first: 'notes.txt')"),
     (aim(*FIT, *SIDES, "--config", "typo.py"), "the config holds 'daatset'"),
     (aim("transport", "show", "none"), "transport='none' is no folder"),
-    (aim(*EVALUATE, "--perplexity", "no.txt"), "no.txt: no such file"),
-    (aim(*EVALUATE, "--prompts", "no.txt"), "no.txt: no such file"),
-    (aim(*GENERATE, "--prompts", "no.txt"), "no.txt: no such file"),
+    (aim(*EVALUATE, "--perplexity", "no.txt"), "perplexity='no.txt': no such file"),
+    (aim(*EVALUATE, "--prompts", "no.txt"), "prompts='no.txt': no such file"),
+    (aim(*GENERATE, "--prompts", "no.txt"), "prompts='no.txt': no such file"),
     (aim(*GENERATE, "--prompts", "a.txt", "--strength", "0:x:1"), "strength='0:x:1' is malformed"),
     (aim("transport", "compare", "full", "-o", "out"), "holds no finished evaluation"),
     (aim("transport", "fold", "learned", "--pretrained", "m", "--strength", "1", "-o", "full"),)
@@ -113,7 +113,8 @@ REFUSALS = [
     (vision("classify", "typo.py"), "did you mean 'dataset'"),
     (vision("classify", "classify.py", "--dataset", "cifar"), "did you mean 'cifar10'"),
     (vision("classify", "classify.py", "--noise-std", "0:x"), "noise_std='0:x' is malformed"),
-    (vision("classify-logits", "no.npz", "--noise-std", "1", "--output", "o"), "no such file"),
+    (vision("classify-logits", "no.npz", "--noise-std", "1", "--output", "o"),)
+    + ("file='no.npz': no such file",),
     (vision("segment", "evaluate", "typo.py"), "the config holds 'daatset'"),
     (vision("segment", "infer", "segment.py", "no.jpg"), "no.jpg: no such image or folder"),
     (vision("top-classes", "typo.py"), "the config holds 'daatset'"),

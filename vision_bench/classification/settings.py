@@ -186,7 +186,7 @@ class LogitsSettings(NoiseSettings):
     task: str | None = None
 
     def check_files(self) -> None:
-        existing(self.file)
+        existing(self.file, "file")
 
     @property
     def stds(self) -> tuple[float, ...]:

@@ -331,7 +331,7 @@ def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, caps
         (("--model", "resnet32"), "missing: layer1.3.conv1.weight"),
         (("--model", "resnet21"), "did you mean"),
         (("--model", "segformer-b0", "--weights", "random"), "is a segmentation model"),
-        (("--weights", "absent.pt"), "absent.pt: no such file"),
+        (("--weights", "absent.pt"), "weights='absent.pt': no such file"),
         (("--dataset", "digit"), "did you mean 'digits'"),
         (("--dataset", "imagenet"), "data_root=None"),
         (("--noise-std", "3:1:1"), "noise_std"),
