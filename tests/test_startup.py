@@ -73,6 +73,7 @@ FIT = ("transport", "fit", "--pretrained", "m", "-o", "out", "--modules", ".*nor
 SIDES = ("--source", "a.txt", "--target", "a.txt")
 EVALUATE = ("transport", "evaluate", "learned", "--pretrained", "m", "-o", "out")
 GENERATE = ("transport", "generate", "learned", "--pretrained", "m", "-o", "out")
+LM_EVAL = ("sweep", "lm-eval", "--tasks", "t", "--output", "out", "--model", "aim_hf")
 SWEEP = ("sweep", "lm-eval", "--model", "aim_hf", "--model-args", "pretrained=m", "--output", "out")
 
 
@@ -110,6 +111,16 @@ REFUSALS = [
     (aim(*SWEEP, "--tasks", "t", "--strength", "1"), "has no transport"),
     (aim(*SWEEP, "--tasks", "t", "--strength", "1", "--transport", "no"), "transport='no' is no"),
     (aim(*SWEEP, "--tasks", "t", "--noise-std", "1", "--use-cache", "x"), "cannot be used in a"),
+    (
+        aim(*SWEEP, "--tasks", "t", "--noise-std", "1", "--model", "hf"),
+        "--model hf does not answer",
+    ),
+    (aim(*LM_EVAL, "--noise-std", "1"), "--model_args names no model"),
+    (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "dtype=auto"), "names no model"),
+    (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "pretrained=m,device=cpu"),)
+    + ("device=cpu stands in --model_args",),
+    (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "pretrained=m,noise_std=1"),)
+    + ("noise_std stands in --model_args and in --noise-std: give it once",),
     (vision("classify", "typo.py"), "did you mean 'dataset'"),
     (vision("classify", "classify.py", "--dataset", "cifar"), "did you mean 'cifar10'"),
     (vision("classify", "classify.py", "--noise-std", "0:x"), "noise_std='0:x' is malformed"),
