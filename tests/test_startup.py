@@ -53,6 +53,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "learned").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "classes.txt").write_text("sky\nroad\n")
     (tmp_path / "classify.py").write_text('dataset = "digits"\nmodel = "resnet20"\n')
     block = "PERTURBATION = dict(METHOD='utility', RATIO=1)"
     (tmp_path / "segment.py").write_text(f'dataset = "folder"\nmodel = "m"\n{block}\n')
@@ -126,6 +128,13 @@ REFUSALS = [
     (vision("classify", "classify.py", "--noise-std", "0:x"), "noise_std='0:x' is malformed"),
     (vision("classify-logits", "no.npz", "--noise-std", "1", "--output", "o"),)
     + ("file='no.npz': no such file",),
+    (vision("classify", "classify.py", "--dataset", "folder"), "data_root=None: give the folder"),
+    (vision("classify", "classify.py", "--data-root", "no"), "data_root='no': no such folder"),
+    (vision("classify", "classify.py", "--labels", "no"), "labels='no': no such file"),
+    (vision("segment", "evaluate", "segment.py", "--data-root", "no"), "data_root='no': no such"),
+    (vision("segment", "evaluate", "segment.py", "--data-root", "full"), "classes.txt: no such"),
+    (vision("segment", "infer", "segment.py", "a.txt", "--cfg-options", "data_root=full"),)
+    + ("classes.txt: no such file",),
     (vision("segment", "evaluate", "typo.py"), "the config holds 'daatset'"),
     (vision("segment", "infer", "segment.py", "no.jpg"), "no.jpg: no such image or folder"),
     (vision("top-classes", "typo.py"), "the config holds 'daatset'"),

@@ -35,6 +35,22 @@ def existing(path: str | Path, name: str = "") -> Path:
     return path
 
 
+def existing_folder(path: str | Path, name: str) -> Path:
+    """The path, if it is a folder.
+
+    Args:
+        path: The path.
+        name: The argument that names it, for the error.
+
+    Raises:
+        FileNotFoundError: If it is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{name}={str(path)!r}: no such folder")
+    return path
+
+
 def refuse_existing(folder: Path) -> None:
     """Refuses a folder that holds anything.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from aim_plugins.core.files import existing, sha256_of
+from aim_plugins.core.files import sha256_of
 from vision_bench.classification.settings import ClassifySettings
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.models.architectures import cifar
@@ -27,8 +27,6 @@ def load(settings: ClassifySettings) -> tuple[VisionModel, ClassificationData]:
         ImportError: If a package is missing.
     """
     absent = _absent_weights(settings)
-    if settings.labels:
-        existing(settings.labels, "labels")
     try:
         data = load_dataset(
             settings.dataset,

@@ -344,10 +344,8 @@ def test_replaced_weights_are_not_mixed_with_old_results(weights, tmp_path, caps
         (("--draws", "0"), "draws=0"),
         (("--batch-size", "0"), "batch_size=0"),
         (("--limit", "0"), "limit=0"),
-        (
-            ("--dataset", "cifar10", "--data-root", "nowhere"),
-            "data_root (--data-root): 'nowhere' holds no cifar10",
-        ),
+        (("--dataset", "cifar10", "--data-root", "nowhere"), "data_root='nowhere': no such folder"),
+        (("--dataset", "cifar10", "--data-root", "."), "data_root (--data-root): '.' holds no cif"),
         (("--device", "abacus"), "device='abacus'"),
         (("--focus-target", "12"), "focus_target holds 12, outside the 10 classes"),
         (("--focus-target", "3", "3"), "twice"),
