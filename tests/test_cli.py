@@ -167,7 +167,8 @@ def test_a_strength_may_be_negative_as_a_word_of_its_own(monkeypatch, tmp_path):
     )
     monkeypatch.setattr("aim_plugins.harnesses.lm_eval.command.read_columns", lambda given: ())
     words = ["sweep", "lm-eval", "--strength", "-1:1:0.5", "--output", str(tmp_path)]
-    assert cli.main([*words, "--tasks", "quiz"]) == 0
+    model = ["--model", "act_hf", "--model-args", "pretrained=gpt2"]
+    assert cli.main([*words, "--tasks", "quiz", *model]) == 0
     assert received["modulation"] == {"strength": "-1:1:0.5"}
 
 
@@ -230,8 +231,10 @@ def test_a_token_on_the_command_line_does_not_reach_the_results(monkeypatch, tmp
         lambda rest, **named: received.update(named),
     )
     words = ["--model-args", "pretrained=gpt2,token=hf_x", "--noise-std", "1", "--tasks", "quiz"]
+    words = ["--model", "aim_hf", *words]
     assert cli.main(["sweep", "lm-eval", *words, "--output", str(tmp_path)]) == 0
     assert received["command"] == [
-        *("aim-plugins", "sweep", "lm-eval", "--model-args", "pretrained=gpt2,token=***"),
+        *("aim-plugins", "sweep", "lm-eval", "--model", "aim_hf"),
+        *("--model-args", "pretrained=gpt2,token=***"),
         *("--noise-std", "1", "--tasks", "quiz", "--output", str(tmp_path)),
     ]

@@ -53,6 +53,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "learned").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "classes.txt").write_text("sky\nroad\n")
     (tmp_path / "classify.py").write_text('dataset = "digits"\nmodel = "resnet20"\n')
     block = "PERTURBATION = dict(METHOD='utility', RATIO=1)"
     (tmp_path / "segment.py").write_text(f'dataset = "folder"\nmodel = "m"\n{block}\n')
@@ -73,6 +75,7 @@ FIT = ("transport", "fit", "--pretrained", "m", "-o", "out", "--modules", ".*nor
 SIDES = ("--source", "a.txt", "--target", "a.txt")
 EVALUATE = ("transport", "evaluate", "learned", "--pretrained", "m", "-o", "out")
 GENERATE = ("transport", "generate", "learned", "--pretrained", "m", "-o", "out")
+LM_EVAL = ("sweep", "lm-eval", "--tasks", "t", "--output", "out", "--model", "aim_hf")
 SWEEP = ("sweep", "lm-eval", "--model", "aim_hf", "--model-args", "pretrained=m", "--output", "out")
 
 
@@ -88,7 +91,7 @@ def test_help_imports_nothing_heavy(folder):
 
 REFUSALS = [
     (aim(*FIT), "the sentences are missing"),
-    (aim(*FIT, "--source", "no.txt", "--target", "a.txt"), "no.txt: no such file"),
+    (aim(*FIT, "--source", "no.txt", "--target", "a.txt"), "error: source='no.txt': no such file"),
     (aim(*FIT, *SIDES, "--method", "lin"), "did you mean 'linear'"),
     (aim(*FIT, *SIDES, "--support", "q9"), "support='q9' is unknown"),
     (aim(*FIT, *SIDES, "--pooling", "most"), "pooling='most' is unknown"),
@@ -97,9 +100,9 @@ REFUSALS = [
     (aim(*FIT, *SIDES, "-o", "full"), "holds files but no transport (first: 'notes.txt')"),
     (aim(*FIT, *SIDES, "--config", "typo.py"), "the config holds 'daatset'"),
     (aim("transport", "show", "none"), "transport='none' is no folder"),
-    (aim(*EVALUATE, "--perplexity", "no.txt"), "no.txt: no such file"),
-    (aim(*EVALUATE, "--prompts", "no.txt"), "no.txt: no such file"),
-    (aim(*GENERATE, "--prompts", "no.txt"), "no.txt: no such file"),
+    (aim(*EVALUATE, "--perplexity", "no.txt"), "perplexity='no.txt': no such file"),
+    (aim(*EVALUATE, "--prompts", "no.txt"), "prompts='no.txt': no such file"),
+    (aim(*GENERATE, "--prompts", "no.txt"), "prompts='no.txt': no such file"),
     (aim(*GENERATE, "--prompts", "a.txt", "--strength", "0:x:1"), "strength='0:x:1' is malformed"),
     (aim("transport", "compare", "full", "-o", "out"), "holds no finished evaluation"),
     (aim("transport", "fold", "learned", "--pretrained", "m", "--strength", "1", "-o", "full"),)
@@ -110,10 +113,28 @@ REFUSALS = [
     (aim(*SWEEP, "--tasks", "t", "--strength", "1"), "has no transport"),
     (aim(*SWEEP, "--tasks", "t", "--strength", "1", "--transport", "no"), "transport='no' is no"),
     (aim(*SWEEP, "--tasks", "t", "--noise-std", "1", "--use-cache", "x"), "cannot be used in a"),
+    (
+        aim(*SWEEP, "--tasks", "t", "--noise-std", "1", "--model", "hf"),
+        "--model hf does not answer",
+    ),
+    (aim(*LM_EVAL, "--noise-std", "1"), "--model_args names no model"),
+    (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "dtype=auto"), "names no model"),
+    (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "pretrained=m,device=cpu"),)
+    + ("device=cpu stands in --model_args",),
+    (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "pretrained=m,noise_std=1"),)
+    + ("noise_std stands in --model_args and in --noise-std: give it once",),
     (vision("classify", "typo.py"), "did you mean 'dataset'"),
     (vision("classify", "classify.py", "--dataset", "cifar"), "did you mean 'cifar10'"),
     (vision("classify", "classify.py", "--noise-std", "0:x"), "noise_std='0:x' is malformed"),
-    (vision("classify-logits", "no.npz", "--noise-std", "1", "--output", "o"), "no such file"),
+    (vision("classify-logits", "no.npz", "--noise-std", "1", "--output", "o"),)
+    + ("file='no.npz': no such file",),
+    (vision("classify", "classify.py", "--dataset", "folder"), "data_root=None: give the folder"),
+    (vision("classify", "classify.py", "--data-root", "no"), "data_root='no': no such folder"),
+    (vision("classify", "classify.py", "--labels", "no"), "labels='no': no such file"),
+    (vision("segment", "evaluate", "segment.py", "--data-root", "no"), "data_root='no': no such"),
+    (vision("segment", "evaluate", "segment.py", "--data-root", "full"), "classes.txt: no such"),
+    (vision("segment", "infer", "segment.py", "a.txt", "--cfg-options", "data_root=full"),)
+    + ("classes.txt: no such file",),
     (vision("segment", "evaluate", "typo.py"), "the config holds 'daatset'"),
     (vision("segment", "infer", "segment.py", "no.jpg"), "no.jpg: no such image or folder"),
     (vision("top-classes", "typo.py"), "the config holds 'daatset'"),

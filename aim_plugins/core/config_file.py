@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.core.files import existing
+
 _BASE = "_base_"
 _DATA_SUFFIXES = (".yaml", ".yml", ".json")
 _SUFFIXES = (".py", *_DATA_SUFFIXES)
@@ -62,8 +64,7 @@ def _check_place(path: Path) -> None:
         raise ValueError(
             f"config={str(path)!r}: the suffix is {path.suffix!r}, not one of {' '.join(_SUFFIXES)}"
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"config={str(path)!r}: no such file")
+    existing(path, "config")
 
 
 def _read_data(path: Path) -> dict[str, Any]:

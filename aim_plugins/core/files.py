@@ -18,15 +18,36 @@ class CorruptRecordError(ValueError):
     """A record does not hold what was written into it."""
 
 
-def existing(path: str | Path) -> Path:
+def existing(path: str | Path, name: str = "") -> Path:
     """The path, if it is a file.
+
+    Args:
+        path: The path.
+        name: The argument that names it, for the error; empty for a file that none does.
 
     Raises:
         FileNotFoundError: If it is none.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        place = f"{name}={str(path)!r}" if name else path
+        raise FileNotFoundError(f"{place}: no such file")
+    return path
+
+
+def existing_folder(path: str | Path, name: str) -> Path:
+    """The path, if it is a folder.
+
+    Args:
+        path: The path.
+        name: The argument that names it, for the error.
+
+    Raises:
+        FileNotFoundError: If it is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{name}={str(path)!r}: no such folder")
     return path
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.core.files import existing
 from aim_plugins.engines.engine import ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column
@@ -45,9 +46,7 @@ class Lexicon:
             FileNotFoundError: If there is no such file.
             ValueError: If it holds no word.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"lexicon={str(path)!r}: no such file")
+        path = existing(path, "lexicon")
         lines = path.read_text(encoding="utf-8").splitlines()
         try:
             return cls(line for line in lines if not line.lstrip().startswith("#"))

@@ -9,7 +9,8 @@ OUT/
   manifest.json
   records/                   finished batches, from which an interrupted run goes on
 
-Strengths that are asked of a folder later are measured beside those that it holds.
+Strengths that are asked of a folder later are measured beside those that it holds measured; what
+was asked and never finished is forgotten.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from aim_plugins.steering.tasks import run_tasks
 from aim_plugins.steering.texts import Generation, encode_prompts, generate_texts
 from aim_plugins.sweep.cells import Cell
 from aim_plugins.sweep.front import Front
-from aim_plugins.sweep.manifest import MANIFEST, read_manifest
+from aim_plugins.sweep.manifest import MANIFEST
 from aim_plugins.sweep.report_data import TextSample
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import Study
@@ -47,8 +48,6 @@ from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.change import Transport, read_transport
 
 TEXTS = "texts.jsonl"
-_STRENGTHS = "strengths"
-"""Field of the manifest: the strengths that were ever asked of the folder."""
 _SHOWN_PROMPTS = 24
 """Prompts whose texts a report shows."""
 
@@ -81,9 +80,10 @@ class EvaluationStudy(Study):
         self.command = command
         self.inputs = read_inputs(settings)
         self.transport = read_transport(settings.transport)[0]
-        self.strengths = sorted({*self.inputs.strengths, *_strengths_held(settings.output)})
-        self.cells = [Cell(strength) for strength in self.strengths]
-        self.columns = columns_of(strength=self.strengths, transport=self.transport)
+        held = SweepStore.strengths_held(settings.output, Transport.axis)
+        strengths = sorted({*self.inputs.strengths, *held})
+        self.cells = [Cell(strength) for strength in strengths]
+        self.columns = columns_of(strength=strengths, transport=self.transport)
         self._engine: HuggingFaceEngine | None = None
         self._task_rows: list[Row] = []
         # As far as the folder beside them tells.
@@ -145,7 +145,6 @@ class EvaluationStudy(Study):
         store.update_manifest(
             model=Path(local_name(settings.pretrained)).name,
             texts=texts_record(settings, self.inputs),
-            **{_STRENGTHS: self.strengths},
         )
         if pending := self.pending(store):
             missing = {cell.strength for cell in pending}
@@ -156,7 +155,7 @@ class EvaluationStudy(Study):
         self._engine = None  # the tasks' process loads the model once more
         torch.cuda.empty_cache()
         if settings.tasks:
-            self._task_rows = run_tasks(settings, self.strengths, self.output / "lm_eval")
+            self._task_rows = run_tasks(settings, self.inputs.strengths, self.output / "lm_eval")
 
     def front(self, store: SweepStore) -> Front:
         rows = [row for record in self.finished(store) for row in record.rows]
@@ -212,12 +211,6 @@ class EvaluationStudy(Study):
                 + text_rows(self.settings.text_task, cell.strength, own, found),
                 seed=self.settings.seed,
             )
-
-
-def _strengths_held(folder: Path) -> list[float]:
-    """Strengths that were asked of an evaluation's folder before."""
-    path = folder / MANIFEST
-    return read_manifest(path).get(_STRENGTHS, []) if path.is_file() else []
 
 
 # Shared with `transport generate` and `transport compare` -----------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from aim_plugins.core.files import write_atomic
+from aim_plugins.core.files import existing, write_atomic
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column
@@ -172,9 +172,7 @@ def read_generations(path: str | Path) -> list[Generation]:
         FileNotFoundError: If there is no such file.
         ValueError: If a line is not a generation.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    path = existing(path)
     generations = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

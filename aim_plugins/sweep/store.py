@@ -64,6 +64,7 @@ __all__ = [
     "write_atomic",
 ]
 
+_CELLS = "cells"
 _STAGING = ".staging"
 _RECORDS = "records"
 
@@ -156,6 +157,12 @@ class SweepStore:
             held = read_manifest(folder / MANIFEST)["arguments"]
             refuse_mismatch(folder, redact(held), _comparable(arguments))
 
+    @staticmethod
+    def strengths_held(folder: str | Path, axis: Axis) -> list[float]:
+        """Strengths of the finished cells in the folder of a sweep along one axis, unopened."""
+        names = (path.name for path in Path(folder, _CELLS).glob(f"{axis.name}=*,draw=*"))
+        return [float(name.split(",")[0].partition("=")[2]) for name in names]
+
     @classmethod
     def join(cls, folder: str | Path) -> SweepStore:
         """Opens a sweep beside the process that holds its lock, to share batch records with it.
@@ -220,7 +227,7 @@ class SweepStore:
 
     def cell_folder(self, cell: Cell) -> Path:
         """Names the folder of a finished cell, which need not exist."""
-        return self.folder / "cells" / cell.checked(self.axes).name(self.axes)
+        return self.folder / _CELLS / cell.checked(self.axes).name(self.axes)
 
     def read_cell(self, cell: Cell) -> CellRecord | None:
         """Reads a finished cell; None if it is missing, or damaged and to be computed again."""

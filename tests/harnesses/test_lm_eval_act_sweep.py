@@ -215,7 +215,7 @@ def test_the_law_of_noise_is_that_under_a_fixed_transport(command, swept, tmp_pa
         ({"swept": ("--strength", "-1:1")}, "strength='-1:1' is malformed"),
         ({"swept": ("--strength", "1,1")}, "holds 1 twice"),
         ({"swept": ("--noise-std", "-1")}, "is negative"),
-        ({"model": "hf"}, "--model hf answers under one strength only"),
+        ({"model": "hf"}, "--model hf does not answer under many strengths"),
         ({"model_args": ",strength=1"}, "strength stands in --model_args and in --strength"),
         (
             {"swept": ("--noise-std", "1", "--noise-seed", "1"), "model_args": ",noise_seed=1"},

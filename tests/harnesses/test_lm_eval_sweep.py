@@ -309,7 +309,7 @@ def test_sampled_texts_survive_a_kill(tiny_checkpoint, tasks_folder, tmp_path):
         ({"--noise-std": "0:3"}, "noise_std"),
         ({"--draws": "0"}, "noise_draws=0"),
         ({"--tasks": "no_such_task"}, "Tasks not found: no_such_task"),
-        ({"--model": "dummy"}, "--model dummy answers under one strength only"),
+        ({"--model": "dummy"}, "--model dummy does not answer under many strengths"),
         ({"--model": "no_such_model"}, "no_such_model"),
         ({"--model-args": "pretrained=x,noise_std=1"}, "noise_std stands in --model_args and"),
         ({"--use-cache": "x"}, "--use_cache cannot be used in a sweep"),

@@ -141,6 +141,29 @@ def test_ctrl_c_keeps_the_finished_batches(evaluate, files, monkeypatch):
     assert rows == evaluate(*brief(files), output="unbroken")[1]
 
 
+def test_a_strength_that_was_never_measured_is_not_asked_for_again(evaluate, files, monkeypatch):
+    """What was measured stays, tasks included; what was interrupted is measured if asked again."""
+    scored, tasked = [], []
+    plain = study.score_documents
+
+    def note(engine, documents, columns, **options):
+        scored.append([column.settings["strength"] for column in columns])
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return plain(engine, documents, columns, **options)
+
+    monkeypatch.setattr(study, "score_documents", note)
+    monkeypatch.setattr(study, "run_tasks", lambda s, strengths, f: tasked.append(strengths) or [])
+    words = ("--perplexity", files / "plain.jsonl", "--tasks", "quiz")
+    assert evaluate(*words, "--strength", "0.5")[0] == 0
+    assert evaluate(*words, "--strength", "0:1:0.25")[0] == 130
+    status, rows = evaluate(*words, "--strength", "0,1")
+    assert status == 0
+    assert scored == [[0.5], [0.0, 0.25, 0.75, 1.0], [0.0, 1.0]]
+    assert {strength for _, _, strength in rows} == {0.0, 0.5, 1.0}
+    assert tasked == [(0.5,), (0.0, 1.0)]
+
+
 def test_texts_that_generate_wrote_give_the_same_table(evaluate, files, run_command, tiny, request):
     transport = request.getfixturevalue("tiny_transport")
     common = ("--pretrained", tiny.folder, "--device", "cpu", "--max-new-tokens", 6)

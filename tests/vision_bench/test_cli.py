@@ -117,7 +117,7 @@ def test_bad_options_leave_nothing_behind(digits_file, tmp_path, capsys, options
 
 def test_an_absent_file_is_named(tmp_path, capsys):
     assert run(tmp_path / "absent.npz", tmp_path / "out", "--noise-std", "1") == 2
-    assert "absent.npz: no such file" in capsys.readouterr().err
+    assert f"file='{tmp_path / 'absent.npz'}': no such file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

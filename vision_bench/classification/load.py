@@ -27,8 +27,6 @@ def load(settings: ClassifySettings) -> tuple[VisionModel, ClassificationData]:
         ImportError: If a package is missing.
     """
     absent = _absent_weights(settings)
-    if settings.labels and not Path(settings.labels).is_file():
-        raise FileNotFoundError(f"labels={settings.labels!r}: no such file")
     try:
         data = load_dataset(
             settings.dataset,

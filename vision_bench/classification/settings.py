@@ -8,11 +8,11 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal
 
-from aim_plugins.core.files import existing
+from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import Count, Grid, Natural, Settings, option
 from aim_plugins.core.strengths import MAX_STRENGTHS, parse_strengths, validate_strength
 from vision_bench.data.classes import class_index
-from vision_bench.data.names import dataset_name
+from vision_bench.data.names import dataset_name, required_root
 from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Choice
 
@@ -123,6 +123,15 @@ class ClassifySettings(NoiseSettings):
         super().check()
         dataset_name(self.dataset)
 
+    def check_files(self) -> None:
+        if self.labels is not None:
+            existing(self.labels, "labels")
+        if dataset_name(self.dataset) in ("imagenet", "folder"):
+            required_root(self.data_root, "the data set")
+        # Of CIFAR's default folder `load` says what belongs there, and which weights are missing.
+        if self.data_root is not None:
+            existing_folder(self.data_root, "data_root")
+
     @property
     def published_name(self) -> str:
         """The model's name in pytorch-cifar-models, empty for a model from elsewhere.
@@ -186,7 +195,7 @@ class LogitsSettings(NoiseSettings):
     task: str | None = None
 
     def check_files(self) -> None:
-        existing(self.file)
+        existing(self.file, "file")
 
     @property
     def stds(self) -> tuple[float, ...]:

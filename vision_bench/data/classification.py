@@ -25,7 +25,7 @@ from vision_bench.data.array_files import ArrayRecords, read_cifar, read_mnist
 from vision_bench.data.dataset import FileImages, VisionData, evenly, folder_title
 from vision_bench.data.image_folders import FileRecords, read_class_folders, read_imagenet
 from vision_bench.data.images import ImageSource, to_tensor
-from vision_bench.data.names import dataset_name
+from vision_bench.data.names import dataset_name, required_root
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -210,25 +210,19 @@ def _folder_name(root: str | Path | None) -> str:
     return Path(root or ".").resolve().name
 
 
-def _required(root: Path | None, name: str) -> Path:
-    if root is None:
-        raise ValueError(f"data_root=None: give the folder in which {name} lies")
-    return root
-
-
 def _load_cifar(name: str) -> Callable[..., ArrayRecords]:
     def load(root: Path | None, split: str, labels: Path | None) -> ArrayRecords:
-        return read_cifar(name, _required(root, name), split)
+        return read_cifar(name, required_root(root, name), split)
 
     return load
 
 
 def _load_imagenet(root: Path | None, split: str, labels: Path | None) -> FileRecords:
-    return read_imagenet(_required(root, "imagenet"), split, labels)
+    return read_imagenet(required_root(root, "imagenet"), split, labels)
 
 
 def _load_folder(root: Path | None, split: str | None, labels: Path | None) -> FileRecords:
-    return read_class_folders(_required(root, "the data set"), split)
+    return read_class_folders(required_root(root, "the data set"), split)
 
 
 def _load_fashion_mnist(root: Path | None, split: str, labels: Path | None) -> ArrayRecords:

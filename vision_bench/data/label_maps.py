@@ -19,12 +19,10 @@ from jaxtyping import Int
 from aim_plugins.core.errors import did_you_mean
 from vision_bench.data.images import UnreadableImageError, decode
 from vision_bench.data.labels import IGNORE
+from vision_bench.data.names import PALETTES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-PALETTES = ("palette.txt", "class_dict.csv", "label_colors.txt", "labelmap.txt")
-"""Where colours are listed: in our own file, or in those of CamVid's copies and of CVAT."""
 
 _VOID_NAMES = ("void", "unlabeled", "unlabelled", "ignore")
 _NUMBERS = r"(?P<red>\d+)[\s,;]+(?P<green>\d+)[\s,;]+(?P<blue>\d+)"

@@ -23,6 +23,7 @@ from vision_bench.data.label_maps import (
     read_palette,
 )
 from vision_bench.data.labels import IGNORE
+from vision_bench.data.names import CLASS_LIST, class_list
 
 # SceneParsing benchmark, http://sceneparsing.csail.mit.edu: the first word of each class; the data
 # set's own objectInfo150.txt goes first where it is there.
@@ -212,11 +213,9 @@ def read_class_list(root: Path) -> tuple[str, ...]:
         FileNotFoundError: If there is neither.
         ValueError: If the list of colours is not understood.
     """
-    listed = root / "classes.txt"
-    if not listed.is_file():
-        if palette := read_palette(root):
-            return palette_classes(palette[1])
-        raise FileNotFoundError(f"{listed}: no such file: write one class name a line")
+    listed = class_list(root)
+    if listed.name != CLASS_LIST and (palette := read_palette(root)):
+        return palette_classes(palette[1])
     return tuple(line for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
 
 

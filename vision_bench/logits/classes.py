@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aim_plugins.core.files import sha256_of
+from aim_plugins.core.files import existing, sha256_of
 
 _ARRAYS = ("logits", "labels")
 _READ = (*_ARRAYS, "indices")
@@ -78,8 +78,7 @@ def load_logits(path: str | Path) -> CachedLogits:
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise ValueError(f"{path}: the suffix is {path.suffix!r}, not one of {', '.join(readers)}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    existing(path)
     arrays = readers[path.suffix](path)
     logits, labels = arrays["logits"], arrays["labels"]
     _check_shapes(path, logits, labels)

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from aim_plugins.core.files import existing
+
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
 """Keys under which training programs put the weights, beside the optimizer's state."""
 _AVERAGED = ("model_ema", "ema", "state_dict_ema", "ema_state_dict")
@@ -57,9 +59,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         ValueError: If the file is of another kind, damaged, or holds no weights, as that of a whole
             pickled module.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    path = existing(path, "weights")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     return unwrap_state_dict(content, source=path)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aim_plugins.core.files import sha256_of
+from aim_plugins.core.files import existing, sha256_of
 from vision_bench.models.image_processors import processor_settings
 from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import KnownPreprocessing, Preprocessing
@@ -38,8 +38,7 @@ def published_at(path: Path, urls: Sequence[str]) -> int | None:
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    existing(path, "weights")
     names = [url.rpartition("/")[2] for url in urls]
     if path.name in names:
         return names.index(path.name)
@@ -126,7 +125,7 @@ def segformer_preprocessing(usual: Preprocessing, path: Path | None) -> KnownPre
         if found := folder_preprocessing(str(folder), True):
             return found
         if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file")
+            raise FileNotFoundError(f"weights={str(path)!r}: no such file")
     certain = path is None or bool(path.is_file() and _SEGFORMER_FILE.search(path.name))
     return KnownPreprocessing(usual, "that of SegFormer's authors", certain)
 

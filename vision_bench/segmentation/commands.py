@@ -48,6 +48,7 @@ def infer(arguments: Sequence[str]) -> int:
     settings = read_settings(SegmentSettings, options.config, options.cfg_options, resolve=resolve)
     if not options.images.exists():
         raise FileNotFoundError(f"{options.images}: no such image or folder")
+    settings.check_classes()
     say("vision-bench segment infer: loading libraries")
     from vision_bench.segmentation.infer import infer as draw
 

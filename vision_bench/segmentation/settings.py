@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from aim_plugins.core.files import existing_folder
 from aim_plugins.core.settings import Count, Natural, Settings, bound, option
+from vision_bench.data.names import class_list
 from vision_bench.models.preprocessing import Choice
 from vision_bench.segmentation.perturbation_config import Perturbation
 
@@ -84,6 +86,19 @@ class SegmentSettings(Settings):
     def check(self) -> None:
         if not self.draws and not self.exact:
             raise ValueError("draws=0 with exact=False leaves nothing to compute: give draws=1")
+
+    def check_files(self) -> None:
+        existing_folder(self.data_root, "data_root")
+        self.check_classes()
+
+    def check_classes(self) -> None:
+        """Refuses a folder of pairs that does not name its classes.
+
+        Raises:
+            FileNotFoundError: If so.
+        """
+        if self.dataset == "folder":
+            class_list(Path(self.data_root))
 
     @property
     def logits_folder(self) -> Path:

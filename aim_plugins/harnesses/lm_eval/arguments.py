@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.harnesses.lm_eval.register import MODELS
 from aim_plugins.modulation.arguments import (
     argument_names,
@@ -52,22 +53,31 @@ def parse_harness_arguments(arguments: Sequence[str]) -> EvaluatorConfig:
     return config
 
 
-def check_words(arguments: Sequence[str]) -> dict[str, Any]:
+def check_words(arguments: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Refuses what the words of a command show to be wrong, before the harness is imported.
 
+    Args:
+        arguments: The words for `lm_eval`.
+        options: Arguments of modulations that were given as options.
+
     Returns:
-        The arguments of modulations among those of the model.
+        The arguments of modulations: the options, and those among the model's.
 
     Raises:
-        ValueError: If an argument makes no sense in a sweep, or no task is named.
+        ValueError: If an argument makes no sense in a sweep, is malformed, missing or given twice.
         SystemExit: If an argument is malformed, as from `lm_eval`.
     """
     namespace = parse_words(arguments)
     _refuse(namespace)
-    if not namespace.tasks and not namespace.config:  # the harness's own config may name them
-        raise ValueError(_NO_TASKS)
-    model_args = namespace.model_args
-    return split_arguments(model_args)[0] if isinstance(model_args, Mapping) else {}
+    model_args = namespace.model_args or {}
+    if not namespace.config:  # the harness's own, which may hold all of these
+        if not namespace.tasks:
+            raise ValueError(_NO_TASKS)
+        _check_model(namespace.model or "hf")
+        # The harness passes a device and a batch size whether they are given or not.
+        besides = {"device": "", "batch_size": "", "max_batch_size": namespace.max_batch_size}
+        check_model_arguments(model_args, besides)
+    return _join(split_arguments(model_args)[0], options)
 
 
 def parse_words(arguments: Sequence[str]) -> argparse.Namespace:
@@ -118,6 +128,21 @@ def check_model_arguments(given: Mapping[str, Any], besides: Mapping[str, Any]) 
         )
 
 
+def _check_model(name: str) -> None:
+    if name not in MODELS:
+        raise ValueError(
+            f"--model {name} does not answer under many strengths: {did_you_mean(name, MODELS)}"
+        )
+
+
+def _join(fixed: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    if twice := sorted(fixed.keys() & options.keys()):
+        raise ValueError(
+            f"{twice[0]} stands in --model_args and in {_option(twice[0])}: give it once"
+        )
+    return {**fixed, **options}
+
+
 def add_modulation_options(parser: argparse.ArgumentParser) -> None:
     """Adds an option for each argument of each kind of change, and for seed and draws."""
     for kind in kinds():
@@ -161,16 +186,9 @@ def read_modulation(
         ValueError: If the model takes no columns, an argument is malformed or given twice, nothing
             or too much varies, or draws would repeat each other.
     """
-    if not hasattr(model, "table"):
-        raise ValueError(
-            f"--model {name} answers under one strength only: use one of {', '.join(MODELS)}"
-        )
+    _check_model(name)
     fixed, rest = split_arguments(model_args)
-    if twice := sorted(fixed.keys() & options.keys()):
-        raise ValueError(
-            f"{twice[0]} stands in --model_args and in {_option(twice[0])}: give it once"
-        )
-    given = {**fixed, **options}
+    given = _join(fixed, options)
     refuse_nothing(given)
     columns = read_columns(given, getattr(model, "required", ()))
     swept = swept_kinds(columns, options)

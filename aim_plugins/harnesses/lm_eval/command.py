@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     check_strengths(given)
     if find_spec("lm_eval") is None:
         raise ImportError("lm_eval is not installed: pip install 'aim-plugins[lm-eval]'")
-    modulation = {**check_words(rest), **given}
+    modulation = check_words(rest, given)
     refuse_nothing(modulation)
     say("sweep lm-eval: loading libraries")
     read_columns(modulation)

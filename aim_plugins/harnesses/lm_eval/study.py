@@ -26,7 +26,6 @@ from aim_plugins.core.identity import fingerprint
 from aim_plugins.harnesses.lm_eval.arguments import (
     REFUSED,
     Sweep,
-    check_model_arguments,
     parse_harness_arguments,
     read_modulation,
 )
@@ -298,8 +297,6 @@ def run_sweep(
         The report's path; None in processes other than the first.
     """
     config = parse_harness_arguments(harness_arguments)
-    passed = ("device", "batch_size", "max_batch_size")
-    check_model_arguments(config.model_args, {name: getattr(config, name) for name in passed})
     register()
     sweep = read_modulation(
         *(config.model, get_model(config.model), config.model_args, modulation),

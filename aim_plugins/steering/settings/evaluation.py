@@ -118,7 +118,7 @@ class GenerateSettings(SteeringSettings, Decoding):
     def check_files(self) -> None:
         super().check_files()
         if not isinstance(self.prompts, Mapping):
-            existing(self.prompts)
+            existing(self.prompts, "prompts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +220,9 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
     def check_files(self) -> None:
         super().check_files()
         if isinstance(self.prompts, str | Path):
-            existing(self.prompts)
+            existing(self.prompts, "prompts")
         for path in self.perplexity:
-            existing(path)
+            existing(path, "perplexity")
 
     def _check_names(self) -> None:
         """Refuses files whose curves would have one name, of which the table keeps one."""

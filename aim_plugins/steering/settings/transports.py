@@ -80,9 +80,9 @@ class FitSettings(ModelSettings):
             compile_site(pattern)
 
     def check_files(self) -> None:
-        for side in (self.source, self.target):
+        for name, side in (("source", self.source), ("target", self.target)):
             if side is not None:
-                existing(side)
+                existing(side, name)
         refuse_filled(self.output, "transport")
 
 

@@ -660,7 +660,7 @@ ABSENT = {"METHOD": "single", "RATIO": 1.0, "TARGET_IDX": CLASSES}
         ({"draws": 0, "exact": False}, "nothing to compute"),
         ({"draws": "two"}, "draws='two'"),
         ({"dataset": "ade2k"}, "did you mean 'ade20k'"),
-        ({"data_root": "nowhere"}, "nowhere/images/validation is no folder"),
+        ({"data_root": "nowhere"}, "data_root='nowhere': no such folder"),
         ({"model": "segformer-b9"}, "is no model"),
         ({"model": "cifar10_resnet20", "weights": "random"}, "is a classifier"),
         ({"cache_dtype": "int8"}, "cache_dtype='int8'"),
