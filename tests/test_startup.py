@@ -92,6 +92,7 @@ def test_help_imports_nothing_heavy(folder):
 REFUSALS = [
     (aim(*FIT), "the sentences are missing"),
     (aim(*FIT, "--source", "no.txt", "--target", "a.txt"), "error: source='no.txt': no such file"),
+    (aim(*FIT, "--source", "typo.py", "--target", "a.txt"), "source='typo.py': the suffix is"),
     (aim(*FIT, *SIDES, "--method", "lin"), "did you mean 'linear'"),
     (aim(*FIT, *SIDES, "--support", "q9"), "support='q9' is unknown"),
     (aim(*FIT, *SIDES, "--pooling", "most"), "pooling='most' is unknown"),
@@ -102,6 +103,12 @@ REFUSALS = [
     (aim("transport", "show", "none"), "transport='none' is no folder"),
     (aim(*EVALUATE, "--perplexity", "no.txt"), "perplexity='no.txt': no such file"),
     (aim(*EVALUATE, "--prompts", "no.txt"), "prompts='no.txt': no such file"),
+    (aim(*EVALUATE, "--prompts", "typo.py"), "prompts='typo.py': the suffix is '.py'"),
+    (aim(*EVALUATE, "--prompts", "a.txt", "--lexicon", "no"), "lexicon='no': no such file"),
+    (aim(*EVALUATE, "--generations", "no"), "generations='no' holds no texts: give the folder"),
+    (aim(*EVALUATE, "--generations", "full"), "generations='full' holds no texts"),
+    (aim("transport", "convert", "no", "--pretrained", "m", "-o", "out"),)
+    + ("folder='no' holds no *.statedict files",),
     (aim(*GENERATE, "--prompts", "no.txt"), "prompts='no.txt': no such file"),
     (aim(*GENERATE, "--prompts", "a.txt", "--strength", "0:x:1"), "strength='0:x:1' is malformed"),
     (aim("transport", "compare", "full", "-o", "out"), "holds no finished evaluation"),

@@ -12,6 +12,7 @@ from aim_plugins.core.files import existing, refuse_existing
 from aim_plugins.core.settings import Count, Settings, option
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.steering.settings.model import ModelSettings
+from aim_plugins.transport.data.text_files import SUFFIXES
 from aim_plugins.transport.incremental import Incremental
 from aim_plugins.transport.vocabulary import (
     check_method,
@@ -19,6 +20,7 @@ from aim_plugins.transport.vocabulary import (
     check_positions,
     existing_transport,
     parse_support,
+    statedict_files,
 )
 
 
@@ -82,7 +84,7 @@ class FitSettings(ModelSettings):
     def check_files(self) -> None:
         for name, side in (("source", self.source), ("target", self.target)):
             if side is not None:
-                existing(side, name)
+                existing(side, name, SUFFIXES)
         refuse_filled(self.output, "transport")
 
 
@@ -149,3 +151,4 @@ class ConvertSettings(ModelSettings):
 
     def check_files(self) -> None:
         refuse_existing(self.output)
+        statedict_files(self.folder)
