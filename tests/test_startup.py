@@ -98,7 +98,7 @@ REFUSALS = [
     (aim(*FIT, *SIDES, "--pooling", "most"), "pooling='most' is unknown"),
     (aim(*FIT, *SIDES, "--positions", "first"), "positions='first' is unknown"),
     (aim(*FIT, *SIDES, "--modules", "("), "is no regular expression"),
-    (aim(*FIT, *SIDES, "-o", "full"), "holds files but no transport (first: 'notes.txt')"),
+    (aim(*FIT, *SIDES, "-o", "full"), "output='full' holds files (first: 'notes.txt')"),
     (aim(*FIT, *SIDES, "--config", "typo.py"), "the config holds 'daatset'"),
     (aim("transport", "show", "none"), "transport='none' is no folder"),
     (aim(*EVALUATE, "--perplexity", "no.txt"), "perplexity='no.txt': no such file"),
@@ -113,7 +113,7 @@ REFUSALS = [
     (aim(*GENERATE, "--prompts", "a.txt", "--strength", "0:x:1"), "strength='0:x:1' is malformed"),
     (aim("transport", "compare", "full", "-o", "out"), "holds no finished evaluation"),
     (aim("transport", "fold", "learned", "--pretrained", "m", "--strength", "1", "-o", "full"),)
-    + ("output='full' exists",),
+    + ("output='full' holds files (first: 'notes.txt')",),
     (aim(*SWEEP, "--tasks", "t", "--noise-std", "0:x:1"), "noise_std='0:x:1' is malformed"),
     (aim(*SWEEP, "--noise-std", "1"), "--tasks is missing"),
     (aim(*SWEEP, "--tasks", "t"), "none of --noise-std, --strength is given"),

@@ -56,14 +56,19 @@ def existing_folder(path: str | Path, name: str) -> Path:
     return path
 
 
-def refuse_existing(folder: Path) -> None:
-    """Refuses a folder that holds anything.
+def refuse_filled(folder: Path) -> None:
+    """Refuses to write results into a folder that holds anything.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it does, or is a file.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output={str(folder)!r} exists: choose a new folder")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output={str(folder)!r} is a file: choose a folder")
+    if folder.is_dir() and (names := sorted(path.name for path in folder.iterdir())):
+        raise ValueError(
+            f"output={str(folder)!r} holds files (first: {names[0]!r}): choose a new or empty "
+            "folder"
+        )
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> Path:

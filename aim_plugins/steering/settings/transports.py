@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from aim_plugins.core.artifact import refuse_filled
-from aim_plugins.core.files import existing, refuse_existing
+from aim_plugins.core.files import existing, refuse_filled
 from aim_plugins.core.settings import Count, Settings, option
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.steering.settings.model import ModelSettings
@@ -85,7 +84,7 @@ class FitSettings(ModelSettings):
         for name, side in (("source", self.source), ("target", self.target)):
             if side is not None:
                 existing(side, name, SUFFIXES)
-        refuse_filled(self.output, "transport")
+        refuse_filled(self.output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +120,7 @@ class FoldSettings(ModelSettings):
     force: bool = False
 
     def check_files(self) -> None:
-        refuse_existing(self.output)
+        refuse_filled(self.output)
         existing_transport(self.transport)
 
 
@@ -150,5 +149,5 @@ class ConvertSettings(ModelSettings):
     incremental: Literal["causal", "atonce"] | None = None
 
     def check_files(self) -> None:
-        refuse_existing(self.output)
+        refuse_filled(self.output)
         statedict_files(self.folder)
