@@ -123,31 +123,6 @@ def artifact_files(folder: str | Path, kind: type[ArtifactMetadata]) -> tuple[Pa
     return Path(folder, f"{kind.KIND}.safetensors"), Path(folder, f"{kind.KIND}.json")
 
 
-def refuse_filled(folder: Path, kind: str) -> None:
-    """Refuses to write an artifact over another, or among files that are none.
-
-    Args:
-        folder: Where it is to be written.
-        kind: What it is, such as "transport".
-
-    Raises:
-        ValueError: If the folder is a file, or is not empty.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output={str(folder)!r} is a file: choose a folder")
-    if (folder / f"{kind}.json").is_file():
-        raise ValueError(
-            f"output={str(folder)!r} holds a {kind} already: choose another folder, or remove it"
-        )
-    if not folder.exists():
-        return
-    if foreign := sorted(path.name for path in folder.iterdir()):
-        raise ValueError(
-            f"output={str(folder)!r} holds files but no {kind} (first: {foreign[0]!r}): choose "
-            "a new or empty folder"
-        )
-
-
 def save(folder: str | Path, tensors: Mapping[str, Tensor], metadata: ArtifactMetadata) -> Path:
     """Writes an artifact into a folder, replacing one of its kind that is there.
 

@@ -35,8 +35,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         ValueError: If it cannot be read as a config, or an override is malformed.
         ImportError: If mmengine is not installed.
     """
-    path = Path(path)
-    _check_place(path)
+    path = existing(path, "config", _SUFFIXES)
     try:
         from mmengine.config import Config
     except ImportError as error:
@@ -57,14 +56,6 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         text = " ".join(str(error).split())  # parsers of YAML draw pictures
         raise ValueError(f"{path} is no config: {type(error).__name__}: {text}") from error
     return {name: value for name, value in settings.items() if not name.startswith("_")}
-
-
-def _check_place(path: Path) -> None:
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(
-            f"config={str(path)!r}: the suffix is {path.suffix!r}, not one of {' '.join(_SUFFIXES)}"
-        )
-    existing(path, "config")
 
 
 def _read_data(path: Path) -> dict[str, Any]:

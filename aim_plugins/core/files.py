@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,23 @@ class CorruptRecordError(ValueError):
     """A record does not hold what was written into it."""
 
 
-def existing(path: str | Path, name: str = "") -> Path:
+def existing(path: str | Path, name: str = "", suffixes: Collection[str] = ()) -> Path:
     """The path, if it is a file.
 
     Args:
         path: The path.
         name: The argument that names it, for the error; empty for a file that none does.
+        suffixes: Those that it may have; by default any.
 
     Raises:
-        FileNotFoundError: If it is none.
+        ValueError: If it has another suffix.
+        FileNotFoundError: If it is no file.
     """
     path = Path(path)
+    place = f"{name}={str(path)!r}" if name else path
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{place}: the suffix is {path.suffix!r}, not one of {' '.join(suffixes)}")
     if not path.is_file():
-        place = f"{name}={str(path)!r}" if name else path
         raise FileNotFoundError(f"{place}: no such file")
     return path
 
@@ -51,14 +56,19 @@ def existing_folder(path: str | Path, name: str) -> Path:
     return path
 
 
-def refuse_existing(folder: Path) -> None:
-    """Refuses a folder that holds anything.
+def refuse_filled(folder: Path) -> None:
+    """Refuses to write results into a folder that holds anything.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it does, or is a file.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output={str(folder)!r} exists: choose a new folder")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output={str(folder)!r} is a file: choose a folder")
+    if folder.is_dir() and (names := sorted(path.name for path in folder.iterdir())):
+        raise ValueError(
+            f"output={str(folder)!r} holds files (first: {names[0]!r}): choose a new or empty "
+            "folder"
+        )
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> Path:

@@ -36,9 +36,7 @@ from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import execution_order, split_site
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.folding.readers import evaluating, probe_tokens
-from aim_plugins.transport.vocabulary import POOLINGS
-
-SUFFIX = ".statedict"
+from aim_plugins.transport.vocabulary import POOLINGS, STATEDICT, statedict_files
 
 _METHOD_KEYS = {
     "linear": {"net.w1", "net.b1"},
@@ -143,13 +141,7 @@ def _how_fitted(
 
 
 def _read_folder(folder: Path) -> dict[Path, dict[str, Any]]:
-    paths = sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
-    if not paths:
-        raise ValueError(
-            f"folder={str(folder)!r} holds no *{SUFFIX} files: name the folder where the original "
-            "saved its interventions"
-        )
-    return {path: _read_state(path) for path in paths}
+    return {path: _read_state(path) for path in statedict_files(folder)}
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -321,7 +313,7 @@ def _vector(path: Path, key: str, value: Any) -> Tensor:
 
 
 def _site_of(path: Path) -> str:
-    name, output = split_site(path.name.removesuffix(SUFFIX))
+    name, output = split_site(path.name.removesuffix(STATEDICT))
     return f"{name}:{output}" if output else name
 
 

@@ -17,6 +17,9 @@ METHOD_NAMES = ("linear", "gaussian", "mean", "aura", "actadd", "caa", "iti")
 POOLINGS = ("mean", "min", "max", "median", "last", "all")
 """How the tokens of a sentence become one response, see `aim_plugins.transport.responses`."""
 
+STATEDICT = ".statedict"
+"""Suffix of the maps that the original implementation saved."""
+
 _PERCENTILES = re.compile(r"q(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
 
 
@@ -35,6 +38,20 @@ def existing_transport(named: object) -> Path:
             "wrote, or start from the folder it is relative to"
         )
     return place
+
+
+def statedict_files(folder: Path) -> list[Path]:
+    """The maps in a folder of the original implementation.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if paths := sorted(folder.glob(f"*{STATEDICT}")):
+        return paths
+    raise ValueError(
+        f"folder={str(folder)!r} holds no *{STATEDICT} files: name the folder where the original "
+        "saved its interventions"
+    )
 
 
 def check_method(name: str) -> None:

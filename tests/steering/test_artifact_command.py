@@ -93,7 +93,7 @@ def test_fold_writes_a_checkpoint_with_its_tokenizer(
         expected = model(tokens).logits
     with torch.no_grad():
         torch.testing.assert_close(folded(tokens).logits, expected, rtol=0, atol=1e-4)
-    with pytest.raises(ValueError, match="exists"):
+    with pytest.raises(ValueError, match="holds files"):
         run("fold", folder, "--strength", 0.5, *where)
 
 

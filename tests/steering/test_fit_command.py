@@ -117,14 +117,14 @@ def test_neither_another_transport_nor_other_files_are_replaced(fit, tmp_path, c
     _, folder = fit(*NORMS, "--method", "mean")
     status, _ = fit(*NORMS, "--method", "linear")
     assert status == 2
-    assert "holds a transport already: choose another folder" in capsys.readouterr().err
+    assert "holds files (first: 'transport.json'): choose a new" in capsys.readouterr().err
     assert LearnedTransport.load(folder).metadata.method == "mean"
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter1.tex").write_text("precious")
     status, _ = fit(*NORMS, output=other)
     assert status == 2
-    assert "holds files but no transport (first: 'chapter1.tex')" in capsys.readouterr().err
+    assert "holds files (first: 'chapter1.tex')" in capsys.readouterr().err
     assert [path.name for path in other.iterdir()] == ["chapter1.tex"]
     status, _ = fit(*NORMS, output=other / "chapter1.tex")
     assert status == 2

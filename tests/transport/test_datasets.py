@@ -61,7 +61,7 @@ def test_a_sentence_may_have_another_field(tmp_path):
         ("a.json", b'{"text": "a"}', "holds a JSON dict: give a list"),
         ("a.json", b'["a",\n"b"', "a.json line 2 is no JSON"),
         ("a.json", b'["a", 1]', "element 2: a sentence is a text"),
-        ("a.csv", b"text\na\n", "not from '.csv'"),
+        ("a.csv", b"text\na\n", "the suffix is '.csv'"),
     ],
 )
 def test_a_malformed_file_is_refused_in_one_line_that_names_the_place(

@@ -74,11 +74,8 @@ def load_logits(path: str | Path) -> CachedLogits:
         ValueError: If the file is of another kind or damaged, an array is missing or has the wrong
             shape or type, a logit is NaN or +inf, or a label is no class.
     """
-    path = Path(path)
     readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: the suffix is {path.suffix!r}, not one of {', '.join(readers)}")
-    existing(path)
+    path = existing(path, suffixes=readers)
     arrays = readers[path.suffix](path)
     logits, labels = arrays["logits"], arrays["labels"]
     _check_shapes(path, logits, labels)

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from aim_plugins.core.commands import say
 from aim_plugins.harnesses.opencompass.run import host
 from aim_plugins.sweep.manifest import redact
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         raise FileNotFoundError(
             f"CONFIG={arguments[0]!r} is not there: name a configuration file (.py)"
         )
-    print(f"checking {arguments[0]}", flush=True)  # which imports for a while
+    say(f"checking {arguments[0]}")  # which imports for a while
     cfg = _load_config(arguments[0])
     _check(cfg, options)
     folder = _experiment_folder(cfg, options)

@@ -20,6 +20,7 @@ from aim_plugins.core.settings import (
     option,
 )
 from aim_plugins.steering.settings.model import ModelSettings
+from aim_plugins.transport.data.text_files import SUFFIXES
 from aim_plugins.transport.vocabulary import existing_transport
 
 DEFAULT_STRENGTHS = "0:1:0.1"
@@ -118,7 +119,7 @@ class GenerateSettings(SteeringSettings, Decoding):
     def check_files(self) -> None:
         super().check_files()
         if not isinstance(self.prompts, Mapping):
-            existing(self.prompts, "prompts")
+            existing(self.prompts, "prompts", SUFFIXES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +221,18 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
     def check_files(self) -> None:
         super().check_files()
         if isinstance(self.prompts, str | Path):
-            existing(self.prompts, "prompts")
+            existing(self.prompts, "prompts", SUFFIXES)
         for path in self.perplexity:
-            existing(path, "perplexity")
+            existing(path, "perplexity", SUFFIXES)
+        if self.lexicon is not None:
+            existing(self.lexicon, "lexicon")
+        path = self.generations_file
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(
+                f"generations={str(self.generations)!r} holds no texts: give the folder that "
+                "`transport generate` wrote, or write them with `aim-plugins transport generate "
+                f"{self.transport} --pretrained {self.pretrained} --prompts FILE -o NEW`"
+            )
 
     def _check_names(self) -> None:
         """Refuses files whose curves would have one name, of which the table keeps one."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from aim_plugins.core.artifact import refuse_filled
-from aim_plugins.core.files import existing, refuse_existing
+from aim_plugins.core.files import existing, refuse_filled
 from aim_plugins.core.settings import Count, Settings, option
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.steering.settings.model import ModelSettings
+from aim_plugins.transport.data.text_files import SUFFIXES
 from aim_plugins.transport.incremental import Incremental
 from aim_plugins.transport.vocabulary import (
     check_method,
@@ -19,6 +19,7 @@ from aim_plugins.transport.vocabulary import (
     check_positions,
     existing_transport,
     parse_support,
+    statedict_files,
 )
 
 
@@ -82,8 +83,8 @@ class FitSettings(ModelSettings):
     def check_files(self) -> None:
         for name, side in (("source", self.source), ("target", self.target)):
             if side is not None:
-                existing(side, name)
-        refuse_filled(self.output, "transport")
+                existing(side, name, SUFFIXES)
+        refuse_filled(self.output)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,7 @@ class FoldSettings(ModelSettings):
     force: bool = False
 
     def check_files(self) -> None:
-        refuse_existing(self.output)
+        refuse_filled(self.output)
         existing_transport(self.transport)
 
 
@@ -148,4 +149,5 @@ class ConvertSettings(ModelSettings):
     incremental: Literal["causal", "atonce"] | None = None
 
     def check_files(self) -> None:
-        refuse_existing(self.output)
+        refuse_filled(self.output)
+        statedict_files(self.folder)

@@ -33,11 +33,7 @@ def read_sentences(path: str | Path, *, field: str = "text") -> list[str]:
         FileNotFoundError: If there is no such file.
         ValueError: If the suffix is another, a line cannot be read, or there is no sentence.
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(
-            f"{path}: sentences are read from {' '.join(SUFFIXES)}, not from {path.suffix!r}"
-        )
+    path = existing(path, suffixes=SUFFIXES)
     if path.suffix == ".txt":
         sentences = [line for _, line in lines(path)]
     elif path.suffix == ".jsonl":

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from aim_plugins.core.files import refuse_existing, temporary_path, write_atomic
+from aim_plugins.core.files import refuse_filled, temporary_path, write_atomic
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import find_module
 from aim_plugins.modulation.sites import split_site
@@ -105,7 +105,7 @@ class Folded:
                 behind then.
         """
         folder = Path(folder)
-        refuse_existing(folder)
+        refuse_filled(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = temporary_path(folder)
         try:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from aim_plugins.core.commands import say
 from aim_plugins.core.errors import ForeseenFailure
 
 NEW_RUN_VARIABLE = "AIM_PLUGINS_NEW_RUN"
@@ -62,7 +63,7 @@ def run_alone(
         Stopped: If a signal has ended it.
     """
     with stopping_signals(), _locked(folder) as lock:
-        print(f"starting OpenCompass, which writes to {folder}", flush=True)  # and imports first
+        say(f"starting OpenCompass, which writes to {folder}")  # and imports first
         reading, writing = os.pipe()
         # A session of its own, so that its tasks, which it starts in shells, can be ended with it.
         process = subprocess.Popen(
