@@ -226,8 +226,8 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
             existing(path, "perplexity", SUFFIXES)
         if self.lexicon is not None:
             existing(self.lexicon, "lexicon")
-        path = self.generations_file
-        if path is not None and not path.is_file():
+        texts = self.generations_file
+        if texts is not None and not texts.is_file():
             raise FileNotFoundError(
                 f"generations={str(self.generations)!r} holds no texts: give the folder that "
                 "`transport generate` wrote, or write them with `aim-plugins transport generate "
