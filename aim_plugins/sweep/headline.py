@@ -117,8 +117,8 @@ def _course(measured: Sequence[_Measured]) -> str:
     values = [point.value for point, _ in measured]
     if min(values) == max(values):
         return f"stays at {format_value(start)}"
-    reach = f"{format_value(min(values))} to {format_value(max(values))}"
-    return f"stays within the 95 % intervals of {format_value(start)} ({reach})"
+    reach = f"between {format_value(min(values))} and {format_value(max(values))}"
+    return f"stays {reach}, within the 95 % intervals of {format_value(start)}"
 
 
 def _leg(start: float, turn: Point) -> str:

@@ -35,7 +35,10 @@ def point_intervals(points: Sequence[Point]) -> list[tuple[float, float]]:
     would rest on (Korn and Graubard, "Confidence intervals for proportions with small expected
     number of positive counts", Survey Methodology 24, 1998), with Student's factor. Where all
     documents are equal, a share of them as large as Wilson's bound for none of n may lie anywhere
-    in the range. Other means have Student's interval, and perplexities that of their logarithm.
+    in the range; graded documents, such as a class's pixels in images, are held to scatter as at
+    the nearest strength that has an error, if that is less (of one draw: right and wrong answers
+    averaged over several look graded). Other means have Student's interval,
+    and perplexities that of their logarithm.
 
     Args:
         points: The points of one metric of one task at all its strengths.
@@ -48,8 +51,13 @@ def point_intervals(points: Sequence[Point]) -> list[tuple[float, float]]:
     (0.0, 0.088)
     """
     limits = value_range(points)
+    if limits is None:
+        return [_mean_interval(point) for point in points]
     answers = _has_answers(points)
-    return [_interval(point, limits, answers) for point in points]
+    # Answers averaged over draws, or in law, look graded.
+    scattered = [one for one in points if one.draws == 1 and _effective_size(one, limits)]
+    graded = [] if answers else scattered
+    return [_bounded_interval(point, limits, answers, graded) for point in points]
 
 
 def value_range(points: Sequence[Point]) -> _Range | None:
@@ -129,14 +137,9 @@ def student_factor(n: int) -> float:
     return math.fsum(term / (n - 1) ** power for power, term in enumerate(terms))
 
 
-def _interval(point: Point, limits: _Range | None, answers: bool) -> tuple[float, float]:
-    if point.stderr is None or not is_known(point) or point.n < 1:
-        return math.nan, math.nan
-    if limits is not None:
-        low, high = limits
-        ends = _share_interval(point, limits, answers)
-        return low + ends[0] * (high - low), low + ends[1] * (high - low)
-    if point.stderr == 0:
+def _mean_interval(point: Point) -> tuple[float, float]:
+    """The interval of a mean of values without a range."""
+    if point.stderr is None or not is_known(point) or point.n < 1 or point.stderr == 0:
         return math.nan, math.nan
     half = student_factor(point.n) * point.stderr
     if _name(point).endswith("perplexity") and point.value > 0:
@@ -145,18 +148,56 @@ def _interval(point: Point, limits: _Range | None, answers: bool) -> tuple[float
     return point.value - half, point.value + half
 
 
-def _share_interval(point: Point, limits: _Range, answers: bool) -> tuple[float, float]:
-    """The interval on a scale on which the range is from 0 to 1."""
+def _bounded_interval(
+    point: Point, limits: _Range, answers: bool, graded: Sequence[Point]
+) -> tuple[float, float]:
+    """The interval of a mean of values within a range; `graded` tells how graded ones scatter."""
+    if not is_known(point) or point.n < 1:
+        return math.nan, math.nan
     low, high = limits
-    share, error = (point.value - low) / (high - low), (point.stderr or 0.0) / (high - low)
+    ends = _share_interval(point, limits, answers, graded)
+    return low + ends[0] * (high - low), low + ends[1] * (high - low)
+
+
+def _share_interval(
+    point: Point, limits: _Range, answers: bool, graded: Sequence[Point]
+) -> tuple[float, float]:
+    """The interval on a scale on which the range is from 0 to 1."""
+    share, size = _as_share(point, limits)[0], _effective_size(point, limits)
     _, unseen = wilson_interval(0.0, point.n)
-    if error <= 1e-12:
-        return share * (1 - unseen), share + (1 - share) * unseen
+    if size is None:
+        ends = share * (1 - unseen), share + (1 - share) * unseen
+        if not graded:
+            return ends
+        nearest = min(graded, key=lambda one: _distance(one, point))
+        size = _effective_size(nearest, limits) or 1.0
+        scattered = wilson_interval(share, size, student_factor(point.n))
+        return max(ends[0], scattered[0]), min(ends[1], scattered[1])
     # Right and wrong answers: of almost only one kind, a few documents bound the other.
     if answers and (is_binomial(point) or min(share, 1 - share) <= unseen):
         return wilson_interval(share, point.n)
-    size = max(share * (1 - share) / error**2, 1.0)
     return wilson_interval(share, size, student_factor(point.n))
+
+
+def _as_share(point: Point, limits: _Range) -> tuple[float, float]:
+    """A value and its error on a scale on which the range is from 0 to 1."""
+    low, high = limits
+    return (point.value - low) / (high - low), (point.stderr or 0.0) / (high - low)
+
+
+def _effective_size(point: Point, limits: _Range) -> float | None:
+    """On how many documents a share of this error would rest; None where all documents are equal.
+
+    At an end of the range rounding may leave an error to documents that are equal.
+    """
+    share, error = _as_share(point, limits)
+    if not is_known(point) or error <= 1e-12:
+        return None
+    return max(share * (1 - share) / error**2, 1.0)
+
+
+def _distance(one: Point, other: Point) -> float:
+    return math.dist(one.strengths, other.strengths)
 
 
 def _has_answers(points: Sequence[Point]) -> bool:

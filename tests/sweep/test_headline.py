@@ -39,13 +39,13 @@ def test_a_peak_beyond_both_ends_is_told_even_where_the_ends_differ():
 
 def test_a_difference_within_the_error_is_no_fall():
     assert change((0.967, 0.95, 0.942), stderr=0.018) == (
-        "stays within the 95 % intervals of 0.967 (0.942 to 0.967)"
+        "stays between 0.942 and 0.967, within the 95 % intervals of 0.967"
     )
 
 
 def test_one_hit_in_four_is_no_rise_from_none():
     # Wilson's interval of 0/4 ends at 0.49.
-    assert change((0.0, 0.25), n=4).startswith("stays within")
+    assert change((0.0, 0.25), n=4).startswith("stays between 0.000 and 0.250, within")
     assert change((0.0, 0.75), n=4) == "rises from 0.000 to 0.750"
 
 

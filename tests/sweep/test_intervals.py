@@ -82,9 +82,25 @@ def test_a_perplexity_has_an_interval_above_zero():
 @pytest.mark.parametrize(("value", "n"), [(0.0, 40), (1.0, 49), (0.0, 4), (1.0, 4), (1.0, 1)])
 def test_equal_documents_at_an_end_have_wilsons_interval(metric, value, n):
     law = binomtest(round(value * n), n).proportion_ci(0.95, method="wilson")
-    graded = point(0.4, 0.02, n, metric)
-    for points in ([point(value, 0.0, n, metric)], [point(value, 0.0, n, metric), graded]):
-        assert point_intervals(points)[0] == pytest.approx((law.low, law.high), abs=1e-6)
+    assert interval(value, 0.0, n, metric) == pytest.approx((law.low, law.high), abs=1e-6)
+    answers = point(0.5, 0.5 / math.sqrt(n), n, metric)
+    if n > 1:
+        ends = point_intervals([point(value, 0.0, n, metric), answers])[0]
+        assert ends == pytest.approx((law.low, law.high), abs=1e-6)
+
+
+def test_equal_graded_documents_scatter_as_at_the_nearest_strength_with_an_error():
+    """A class of few pixels that is never found is no class found in one image of four."""
+    near = Point("t", "iou", 0.5, 0.0003, 0.0003, 4, 1)
+    far = Point("t", "iou", 0.0, 0.4, 0.1, 4, 1)
+    none = Point("t", "iou", 1.0, 0.0, 0.0, 4, 1)
+    size, factor = 0.0003 * 0.9997 / 0.0003**2, t.ppf(0.975, 3)
+    low, high = point_intervals([far, near, none])[2]
+    assert low == 0 and high == pytest.approx(factor**2 / (size + factor**2), rel=2e-2)
+    assert high < 0.004
+    # It is never wider than where nothing is known of the scatter.
+    wild = Point("t", "iou", 0.5, 0.5, 0.4, 4, 1)
+    assert point_intervals([wild, none])[1] == point_intervals([none])[0]
 
 
 @pytest.mark.parametrize(("metric", "low"), [("presence", 0.0), ("sentiment", -1.0)])
