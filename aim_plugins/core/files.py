@@ -56,6 +56,20 @@ def existing_folder(path: str | Path, name: str) -> Path:
     return path
 
 
+def check_model_name(name: str, argument: str) -> None:
+    """Refuses the name of a model that can only be a folder, and is none.
+
+    Args:
+        name: A folder, or a name on a hub.
+        argument: The argument that names it, for the error.
+
+    Raises:
+        FileNotFoundError: If it is a path to no folder.
+    """
+    if Path(name).is_absolute() or name.startswith(("./", "../", "~")):
+        existing_folder(Path(name).expanduser(), argument)
+
+
 def refuse_filled(folder: Path) -> None:
     """Refuses to write results into a folder that holds anything.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from aim_plugins.core.devices import best_device, model_window
+from aim_plugins.core.files import check_model_name
 from aim_plugins.demo_model import demo_model_folder
 from aim_plugins.engines.engine import Journal
 from aim_plugins.engines.huggingface import HuggingFaceEngine
@@ -42,7 +42,7 @@ def read_model_config(argument: str, name: str, *, trust_remote_code: bool = Fal
     from transformers import AutoConfig
 
     name = local_name(name)
-    _check_folder(argument, name)
+    check_model_name(name, argument)
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -133,7 +133,7 @@ def load_engine(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name = local_name(name)
-    _check_folder(argument, name)
+    check_model_name(name, argument)
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is unknown: write auto, float32, bfloat16 or float16")
     place = best_device(device)
@@ -159,12 +159,6 @@ def load_engine(
         softmax_dtype=torch.float32,
         journal=journal,
     )
-
-
-def _check_folder(argument: str, name: str) -> None:
-    looks_local = Path(name).is_absolute() or name.startswith(("./", "../", "~"))
-    if looks_local and not Path(name).expanduser().is_dir():
-        raise ValueError(f"{argument}={name!r}: no such folder")
 
 
 def _in_a_line(error: Exception) -> str:

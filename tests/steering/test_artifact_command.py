@@ -99,7 +99,7 @@ def test_fold_writes_a_checkpoint_with_its_tokenizer(
 
 def test_fold_warns_of_a_strength_that_was_not_learned_for(saved, tmp_path, caplog) -> None:
     warn_once.cache_clear()
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
         run("fold", saved, "--strength", 3, "--pretrained", tmp_path / "none", "-o", tmp_path / "x")
     assert "strength=3 lies outside 0 to 1" in caplog.text
 

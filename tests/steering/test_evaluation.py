@@ -315,7 +315,7 @@ def test_a_judge_is_a_language_model_with_what_it_is_asked_for(tiny, classifier_
         (tmp_path, None, "judge=.*no model was found"),
         (tiny.folder, True, "judge_chat=yes.*no chat template"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
             check_judge(str(name), chat=chat)
 
 
