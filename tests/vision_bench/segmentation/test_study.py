@@ -409,6 +409,12 @@ def test_preprocessing_is_asked_for_where_no_image_processor_lies_beside_the_wei
     assert evaluate(config(model=str(bare), exact=False)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: preprocessing lacks size, mean, std")
+    # The folder was given as the model, and what is recommended is understood.
+    assert f"prepared for model={str(bare)!r} is not known" in error and "weights=" not in error
+    (example,) = re.findall(r"'(size=[^']*)'", error)
+    recommended = config(model=str(bare), exact=False, resize=None, limit=1, overlays=0)
+    assert evaluate(recommended, "--preprocessing", example) == 0
+    shutil.rmtree(tmp_path / "out")
     own = {"size": 64, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
     options = {"preprocessing": own, "resize": None, "limit": 2}
     assert evaluate(config(model=str(bare), exact=False, **options)) == 0
