@@ -210,6 +210,7 @@ def unknown_name(name: str, known: Iterable[str]) -> ValueError:
     )
 
 
+_NUMBERED = re.compile(r"(?:label|class)?[\s_-]*\d+", re.IGNORECASE)
 _DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
@@ -234,8 +235,22 @@ def _segmenter(name: str, module: Any, known: KnownPreprocessing) -> VisionModel
     classes = module.config.num_labels
     wrapped = LogitsOnly(module).eval()
     return VisionModel(
-        name, wrapped, "segmentation", classes, known.preprocessing, fingerprint, known.source
+        name,
+        wrapped,
+        "segmentation",
+        classes,
+        known.preprocessing,
+        fingerprint,
+        known.source,
+        _own_names(module.config),
     )
+
+
+def _own_names(config: Any) -> tuple[str, ...] | None:
+    """Names of the classes in a config of transformers, unless they are its LABEL_0, LABEL_1 …"""
+    names = [config.id2label.get(index) for index in range(config.num_labels)]
+    named = all(isinstance(name, str) and not _NUMBERED.fullmatch(name) for name in names)
+    return tuple(names) if named else None
 
 
 def _require(module: str) -> ModuleType:
