@@ -143,6 +143,8 @@ class SegmentationData(VisionData):
             "input": "labels are resized with them and judged at that size",
         }[self.score_at]
         reduced = "; label 0 is unlabelled and 1 the first class" if self.files.reduced else ""
+        if reduced and self.files.colours is not None:
+            reduced += " where labels are stored as indices, not as colours"
         return f"{images}; {scored}{reduced}"
 
     def _contents(self) -> Any:
