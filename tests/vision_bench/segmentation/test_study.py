@@ -298,6 +298,27 @@ def test_masks_of_0_and_255_are_noticed(config, own_folder, tmp_path, capsys):
     assert told in capsys.readouterr().err
 
 
+def test_reduced_labels_without_the_last_class_are_noticed(config, own_folder, tmp_path, capsys):
+    options = {"dataset": "folder", "data_root": str(own_folder), "resize": None, "exact": False}
+    options |= {"model": str(tmp_path / "model"), "overlays": 0}
+
+    def told(change: dict[int, int], **more: object) -> bool:
+        for path in (own_folder / "labels").iterdir():
+            stored = np.asarray(Image.open(path)).copy()
+            for before, after in change.items():
+                stored[stored == before] = after
+            Image.fromarray(stored).save(path)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        assert evaluate(config(**options, **more)) == 0
+        words = "no pixel is of the last class, '149': if 0 is '0', every class is one off; then"
+        return words in capsys.readouterr().err
+
+    assert not told({})
+    assert told({CLASSES: CLASSES - 1})
+    assert not told({}, reduce_labels=False)
+    assert not told({0: 255})
+
+
 def test_labels_can_be_resized_with_the_image_as_by_aims_script(
     config, ade20k, checkpoint, tmp_path
 ):
