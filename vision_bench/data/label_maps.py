@@ -72,7 +72,7 @@ def read_label_map(
         bands = bands[..., 0] if mode in ("L", "P") else bands
     if mode == "P" and colours is not None:
         used = _paint(bands, image)
-        if set(map(tuple, np.unique(used.reshape(-1, 3), axis=0).tolist())) <= colours.keys():
+        if _all_listed(used, colours):
             bands, mode = used, "RGB"
     if mode == "RGB":
         return _from_colours(path, bands.astype(np.int64), colours)
@@ -86,6 +86,27 @@ def read_label_map(
             f"the mode {mode}: store it grey or with a palette"
         )
     return bands.astype(np.int64)
+
+
+def holds_indices(path: str | Path, colours: Mapping[Colour, int]) -> bool:
+    """Whether a file holds indices although colours are listed; only palettes are decoded for it.
+
+    Args:
+        path: The file; one that cannot be read holds none.
+        colours: The listed colours.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+        if mode not in ("P", "PA"):
+            return mode not in ("RGB", "RGBA")
+        image, _ = decode(Path(path))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+    bands = np.asarray(image)
+    return not _all_listed(_paint(bands if mode == "P" else bands[..., 0], image), colours)
 
 
 def read_palette(root: Path) -> tuple[Path, list[tuple[str, Colour]]] | None:
@@ -162,6 +183,10 @@ def _paint(indices: np.ndarray, image: Image) -> Int[np.ndarray, "height width 3
     entries = np.reshape(image.getpalette("RGB") or [], (-1, 3))
     colours[: len(entries)] = entries
     return colours[indices]
+
+
+def _all_listed(pixels: Int[np.ndarray, "height width 3"], colours: Mapping[Colour, int]) -> bool:
+    return set(map(tuple, np.unique(pixels.reshape(-1, 3), axis=0).tolist())) <= colours.keys()
 
 
 def _from_colours(

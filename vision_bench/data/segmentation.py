@@ -112,6 +112,17 @@ class SegmentationData(VisionData):
         """
         return self._labels(index, None)
 
+    def stores_zero(self) -> bool:
+        """Whether a pixel of any readable label map is stored as 0; stops at the first."""
+        for name in self.files.labels:
+            try:
+                stored = read_label_map(self.files.root / name, self.files.colours)
+            except (UnreadableImageError, OSError):
+                continue
+            if (stored == 0).any():
+                return True
+        return False
+
     def read_photograph(self, index: int) -> Image:
         """One image as it is stored, for pictures."""
         return read_image(self.files.root / self.names[index])
@@ -143,6 +154,8 @@ class SegmentationData(VisionData):
             "input": "labels are resized with them and judged at that size",
         }[self.score_at]
         reduced = "; label 0 is unlabelled and 1 the first class" if self.files.reduced else ""
+        if reduced and self.files.colours is not None:
+            reduced += " where labels are stored as indices, not as colours"
         return f"{images}; {scored}{reduced}"
 
     def _contents(self) -> Any:

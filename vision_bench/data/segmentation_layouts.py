@@ -19,6 +19,7 @@ from vision_bench.data.image_folders import image_files, no_images, refuse_split
 from vision_bench.data.label_maps import (
     Colour,
     class_colours,
+    holds_indices,
     palette_classes,
     read_palette,
 )
@@ -61,7 +62,7 @@ class SegmentationFiles:
         classes: Names of the classes.
         lookup: By stored index, the class index, 255 to ignore, or -1 if it may not occur.
         unreadable: By path, why an image has no label map.
-        reduced: Whether the files count classes from 1 and 0 is unlabelled.
+        reduced: Whether there are files of indices that count classes from 1, 0 being unlabelled.
         colours: Where pixels are colours, what each is stored as.
     """
 
@@ -138,7 +139,7 @@ def read_pair_folders(
         split: A folder in each of the two; none if they hold the files themselves.
         classes: Names of the classes; by default the lines of `classes.txt` in the root, or of the
             list of colours there.
-        reduced: Whether the files count classes from 1, and 0 is ignored.
+        reduced: Whether files of indices count classes from 1, and 0 is ignored.
 
     Returns:
         The pairs in the order of their names; indices are otherwise taken as stored. 255 is
@@ -175,6 +176,9 @@ def read_pair_folders(
     if split is None and (root / "images").is_dir():
         refuse_splits(root / "images", sorted(one.name for one in (root / "images").iterdir()))
     files = _pair(root, root / "images" / part, labels / part, tuple(classes), lookup)
+    if colours is not None:
+        # Colours are named, so that nothing is reduced about them.
+        reduced = reduced and any(holds_indices(root / name, colours) for name in files.labels)
     return replace(files, reduced=reduced, colours=colours)
 
 

@@ -30,6 +30,7 @@ class VisionModel:
         preprocessing: What its images need.
         fingerprint: SHA-256 that identifies architecture and weights.
         preprocessing_source: Where the preprocessing is known from, in words.
+        class_names: What the model itself calls its classes, in order; None where it does not say.
     """
 
     name: str
@@ -39,6 +40,7 @@ class VisionModel:
     preprocessing: Preprocessing
     fingerprint: str
     preprocessing_source: str = "as given"
+    class_names: tuple[str, ...] | None = None
 
     @property
     def title(self) -> str:

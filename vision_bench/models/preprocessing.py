@@ -98,13 +98,15 @@ class KnownPreprocessing:
     source: str
     certain: bool
 
-    def settle(self, asked: Choice | None, *, name: str, weights: object) -> KnownPreprocessing:
+    def settle(
+        self, asked: Choice | None, *, name: str, weights: object = None
+    ) -> KnownPreprocessing:
         """What holds, given what was asked for.
 
         Args:
             asked: The setting.
             name: Name of the model, for errors.
-            weights: Its weights, for errors.
+            weights: Its weights, for errors; None where the name is itself the folder or file.
 
         Raises:
             ValueError: If a value is not usable, or the setting is missing where nothing is known.
@@ -117,9 +119,12 @@ class KnownPreprocessing:
         assert not isinstance(chosen, str)
         missing = [] if self.certain else [one for one in _NEEDED if one not in chosen]
         if missing:
+            whose = f"model={name!r}"
+            if weights is not None:
+                whose = f"weights={str(weights)!r} of {name!r}"
             raise ValueError(
-                f"preprocessing lacks {', '.join(missing)}: how images were prepared for weights="
-                f"{str(weights)!r} of {name!r} is not known. Give it, such as {_EXAMPLE!r} "
+                f"preprocessing lacks {', '.join(missing)}: how images were prepared for {whose} "
+                f"is not known. Give it, such as {_EXAMPLE!r} "
                 f"(size=None keeps their size), or {PUBLISHED!r} for {self.source}: "
                 f"{self.preprocessing.describe()}"
             )
@@ -136,7 +141,8 @@ class KnownPreprocessing:
 _OF_IMAGES = [one.name for one in fields(Preprocessing) if one.name != "reduce_labels"]
 """Fields that may be asked for; what becomes of labels is a setting of its own."""
 
-_EXAMPLE = "size=256 crop=224 mean=0.5,0.5,0.5 std=0.25,0.25,0.25"
+_EXAMPLE = "size=224 resize=square mean=0.5,0.5,0.5 std=0.25,0.25,0.25"
+"""Of both tasks: a crop is refused where every pixel is judged."""
 
 
 def read_choice(asked: Choice | None) -> str | dict[str, Any]:

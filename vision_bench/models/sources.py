@@ -187,9 +187,8 @@ def load_transformers(
     known = folder_preprocessing(source, local) or KnownPreprocessing(
         _usual_segformer("", _ADE20K_CLASSES), "that of SegFormer's authors", False
     )
-    return _segmenter(
-        name or source, module, known.settle(asked, name=name or source, weights=source)
-    )
+    known = known.settle(asked, name=name or source, weights=source if name else None)
+    return _segmenter(name or source, module, known)
 
 
 def is_hub_name(name: str) -> bool:
@@ -211,6 +210,7 @@ def unknown_name(name: str, known: Iterable[str]) -> ValueError:
     )
 
 
+_NUMBERED = re.compile(r"(?:label|class)?[\s_-]*\d+", re.IGNORECASE)
 _DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
@@ -235,8 +235,22 @@ def _segmenter(name: str, module: Any, known: KnownPreprocessing) -> VisionModel
     classes = module.config.num_labels
     wrapped = LogitsOnly(module).eval()
     return VisionModel(
-        name, wrapped, "segmentation", classes, known.preprocessing, fingerprint, known.source
+        name,
+        wrapped,
+        "segmentation",
+        classes,
+        known.preprocessing,
+        fingerprint,
+        known.source,
+        _own_names(module.config),
     )
+
+
+def _own_names(config: Any) -> tuple[str, ...] | None:
+    """Names of the classes in a config of transformers, unless they are its LABEL_0, LABEL_1 …"""
+    names = [config.id2label.get(index) for index in range(config.num_labels)]
+    named = all(isinstance(name, str) and not _NUMBERED.fullmatch(name) for name in names)
+    return tuple(names) if named else None
 
 
 def _require(module: str) -> ModuleType:
@@ -319,6 +333,8 @@ def _segformer_file(
     state: dict[str, Tensor] | None = None,
 ) -> VisionModel:
     transformers = _require("transformers")
+    # Where the file was read before, it was given as the model.
+    given = (name, path) if state is None else (str(path), None)
     state = read_state_dict(path) if state is None else state
     if segformer.is_original_layout(state):
         state = segformer.convert_original_keys(state)
@@ -326,7 +342,7 @@ def _segformer_file(
         bias = state.get("decode_head.classifier.bias")
         classes = _ADE20K_CLASSES if bias is None else len(bias)
     known = segformer_preprocessing(_usual_segformer(size, classes), path)
-    known = known.settle(asked, name=name, weights=path)
+    known = known.settle(asked, name=given[0], weights=given[1])
     # transformers renames published keys to those of its own version's modules.
     with _report_left_to_us(transformers):
         module, report = transformers.SegformerForSemanticSegmentation.from_pretrained(

@@ -16,6 +16,7 @@ from aim_plugins.sweep.report import ImageSample
 from vision_bench.confusion import MeanOver
 from vision_bench.data.dataset import evenly
 from vision_bench.data.labels import IGNORE, nearest
+from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.perturbators import Perturbator
 from vision_bench.segmentation.curve import EXPECTED_METRICS, SegmentationCurve, predict_levels
@@ -78,14 +79,24 @@ def confusion_arrays(curve: SegmentationCurve, names: Sequence[str]) -> bytes:
 
 def lone_class(curve: SegmentationCurve, names: Sequence[str]) -> str:
     """What to think of where a single class is labelled; empty where several are."""
-    groups = curve.sampled_groups[0] if curve.sampled_groups else curve.expected_groups
-    assert groups is not None  # sampled or expected, one of the two is there
-    labelled = groups.truth.sum((0, 1)).nonzero().flatten().tolist()
+    labelled = _labelled(curve)
     if len(labelled) != 1:
         return ""
     return (
         f"every labelled pixel is {names[labelled[0]]!r}, as {IGNORE} means unlabelled: "
         f"masks of 0 and {IGNORE} are to be stored as 0 and 1"
+    )
+
+
+def shifted_classes(curve: SegmentationCurve, data: SegmentationData) -> str:
+    """What to think of reduced labels without the last class; empty where nothing is in doubt."""
+    names = data.classes
+    if not data.files.reduced or len(names) - 1 in _labelled(curve) or not data.stores_zero():
+        return ""
+    return (
+        "warning: label 0 is taken for unlabelled (reduce_labels=True), and no pixel is of the "
+        f"last class, {names[-1]!r}: if 0 is {names[0]!r}, every class is one off; then give "
+        "reduce_labels=False"
     )
 
 
@@ -129,6 +140,13 @@ def spread(total: int, count: int) -> list[int]:
     """
     count = min(total, count)
     return [round(index * (total - 1) / max(1, count - 1)) for index in range(count)]
+
+
+def _labelled(curve: SegmentationCurve) -> list[int]:
+    """Classes with a labelled pixel."""
+    groups = curve.sampled_groups[0] if curve.sampled_groups else curve.expected_groups
+    assert groups is not None  # sampled or expected, one of the two is there
+    return groups.truth.sum((0, 1)).nonzero().flatten().tolist()
 
 
 def _class_lines(

@@ -45,6 +45,7 @@ from vision_bench.segmentation.results import (
     confusion_arrays,
     lone_class,
     report_images,
+    shifted_classes,
 )
 from vision_bench.segmentation.settings import SegmentSettings
 
@@ -174,6 +175,10 @@ class SegmentationStudy(Study):
         self.curve = curve
         if lone := lone_class(curve, self.class_names):
             print(f"{self.data.title}: {lone}", file=sys.stderr)
+        # Published data count as they say.
+        own = self.settings.dataset == "folder"
+        if own and (shifted := shifted_classes(curve, self.data)):
+            print(f"{self.data.title}: {shifted}", file=sys.stderr)
 
     def front(self, store: SweepStore) -> Front:
         task, settings = self.data.title, self.settings

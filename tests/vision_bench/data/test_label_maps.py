@@ -119,6 +119,22 @@ def test_names_of_classes_decide_their_order_and_may_include_void(tmp_path: Path
     assert reduced.read_labels(0).tolist() == labels.tolist()
 
 
+@pytest.mark.parametrize(
+    ("second", "reduced"),
+    [(palette_image([255, 2, 0, 1]), False), (INDICES.astype(np.uint8), True)],
+)
+def test_labels_in_colours_are_not_said_to_be_reduced(tmp_path: Path, second, reduced: bool):
+    root = write_pairs(tmp_path, [PAINTED, second], "palette.txt", LISTS["palette.txt"])
+    data = load_segmentation_dataset("folder", root, reduce_labels=True)
+    assert data.rules["reduce_labels"] is reduced
+    words = "label 0 is unlabelled and 1 the first class where labels are stored as indices, not"
+    assert ("unlabelled" in data.describe_rules()) == (words in data.describe_rules()) == reduced
+    # What is said is what is done.
+    known = INDICES if not reduced else np.where(INDICES % 255 == 0, 255, INDICES - 1)
+    assert np.array_equal(data.read_labels(0).numpy(), INDICES)
+    assert np.array_equal(data.read_labels(1).numpy(), known)
+
+
 def test_a_changed_list_of_colours_is_another_data_set(tmp_path: Path):
     root = write_pairs(tmp_path, [PAINTED], "palette.txt", LISTS["palette.txt"])
     before = load_segmentation_dataset("folder", root).fingerprint

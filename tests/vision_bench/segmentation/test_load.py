@@ -63,6 +63,58 @@ def test_the_hub_is_not_asked_for_classes_that_nobody_published(asked, tmp_path:
     assert asked == []
 
 
+@pytest.fixture
+def named(tmp_path: Path):
+    """Loads a model that names its classes itself, for data that name theirs."""
+    from transformers import SegformerForSemanticSegmentation
+
+    def load(model: list[str], data: list[str]):
+        config = segformer.segformer_config("b0", len(model))
+        config.id2label = dict(enumerate(model))
+        config.depths, config.hidden_sizes = [1] * 4, [8, 16, 40, 64]
+        SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "scenes")
+        (tmp_path / "classes.txt").write_text("\n".join(data))
+        block = Perturbation("utility", RATIO=0.0, STEP_SIZE=1.0, STEP_LIMIT=2)
+        root, folder = str(tmp_path), str(tmp_path / "scenes")
+        options = {"data_root": root, "preprocessing": "published"}
+        return load_segmentation_model(SegmentSettings("folder", folder, block, **options))
+
+    return load
+
+
+def test_classes_in_another_order_than_the_models_are_refused(named):
+    with pytest.raises(ValueError, match="sky, traffic light, bird, but .* bird, sky, Traffic_"):
+        named(["sky", "traffic light", "bird"], ["bird", "sky", "Traffic_light"])
+
+
+def test_of_many_classes_in_another_order_some_are_shown(named):
+    names = [f"kind {chr(97 + index)}" for index in range(20)]
+    with pytest.raises(ValueError) as error:
+        named(names, [*names[:10], *names[:9:-1]])
+    (message,) = str(error.value).splitlines()
+    assert "kind k, kind l" in message and "kind t, kind s" in message
+    assert "kind a" not in message and "in classes.txt in the model's order" in message
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "told"),
+    [
+        (
+            ["sky", "sea", "sand"],
+            ["sky", "lake", "beach"],
+            "the first is class 1, 'sea' there and 'lake' here",
+        ),
+        (["sky", "traffic light"], ["Sky", "Traffic-Light"], None),
+        (["LABEL_0", "LABEL_1"], ["sea", "sky"], None),
+        (["sea", "sky"], ["0", "1"], None),
+    ],
+)
+def test_other_names_than_the_models_are_told(named, model, data, told, capsys):
+    named(model, data)
+    shown = capsys.readouterr().err
+    assert (told in shown) if told else "differently" not in shown
+
+
 def test_an_untrained_model_is_the_same_in_every_run():
     models = []
     for seed in (1, 2):

@@ -298,6 +298,27 @@ def test_masks_of_0_and_255_are_noticed(config, own_folder, tmp_path, capsys):
     assert told in capsys.readouterr().err
 
 
+def test_reduced_labels_without_the_last_class_are_noticed(config, own_folder, tmp_path, capsys):
+    options = {"dataset": "folder", "data_root": str(own_folder), "resize": None, "exact": False}
+    options |= {"model": str(tmp_path / "model"), "overlays": 0}
+
+    def told(change: dict[int, int], **more: object) -> bool:
+        for path in (own_folder / "labels").iterdir():
+            stored = np.asarray(Image.open(path)).copy()
+            for before, after in change.items():
+                stored[stored == before] = after
+            Image.fromarray(stored).save(path)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        assert evaluate(config(**options, **more)) == 0
+        words = "no pixel is of the last class, '149': if 0 is '0', every class is one off; then"
+        return words in capsys.readouterr().err
+
+    assert not told({})
+    assert told({CLASSES: CLASSES - 1})
+    assert not told({}, reduce_labels=False)
+    assert not told({0: 255})
+
+
 def test_labels_can_be_resized_with_the_image_as_by_aims_script(
     config, ade20k, checkpoint, tmp_path
 ):
@@ -409,6 +430,12 @@ def test_preprocessing_is_asked_for_where_no_image_processor_lies_beside_the_wei
     assert evaluate(config(model=str(bare), exact=False)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: preprocessing lacks size, mean, std")
+    # The folder was given as the model, and what is recommended is understood.
+    assert f"prepared for model={str(bare)!r} is not known" in error and "weights=" not in error
+    (example,) = re.findall(r"'(size=[^']*)'", error)
+    recommended = config(model=str(bare), exact=False, resize=None, limit=1, overlays=0)
+    assert evaluate(recommended, "--preprocessing", example) == 0
+    shutil.rmtree(tmp_path / "out")
     own = {"size": 64, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}
     options = {"preprocessing": own, "resize": None, "limit": 2}
     assert evaluate(config(model=str(bare), exact=False, **options)) == 0
