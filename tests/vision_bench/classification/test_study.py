@@ -113,6 +113,21 @@ def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: P
     assert "digits-test.7" in report and "<h1>resnet20</h1>" in report
 
 
+def test_terminal_manifest_and_report_say_which_weights_ran(weights, tmp_path, capsys):
+    copy = tmp_path / "renamed.safetensors"
+    copy.write_bytes(weights.read_bytes())
+    for given, held, said in (
+        (weights, weights.name, f"weights: {weights.name}"),
+        (copy, copy.name, f"weights: {copy.name}"),  # the same weights, so the same folder
+        ("random", "random", "weights: random, untrained"),
+    ):
+        folder = tmp_path / "untrained" if given == "random" else tmp_path
+        assert run(folder, given, *SCHEDULE) == 0
+        assert said in capsys.readouterr().err.splitlines()
+        assert json.loads((folder / "out" / "manifest.json").read_text())["weights"] == held
+        assert f"; {said}</p>" in (folder / "out" / "report.html").read_text()
+
+
 def test_model_and_data_are_called_as_a_person_would(weights: Path, tmp_path: Path, capsys):
     assert run(tmp_path, weights, *SCHEDULE) == 0
     errors = capsys.readouterr().err
