@@ -100,7 +100,7 @@ def test_noise_stands_beside_the_transport_and_in_the_texts(generate):
     assert [text.tokens for text in plain] != [text.tokens for text in noisy]
 
 
-def test_an_interrupted_run_goes_on_after_its_finished_batches(generate, monkeypatch):
+def test_an_interrupted_run_goes_on_after_its_finished_batches(generate, monkeypatch, capsys):
     whole = HuggingFaceEngine._generate_in_parts
     calls = []
 
@@ -114,6 +114,7 @@ def test_an_interrupted_run_goes_on_after_its_finished_batches(generate, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(HuggingFaceEngine, "_generate_in_parts", interrupted)
         assert generate(**options) == (130, None)
+    assert capsys.readouterr().err.endswith("kept; the same command goes on from there\n")
     calls.clear()
 
     def counted(self, *args, **options):

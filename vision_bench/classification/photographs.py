@@ -57,6 +57,7 @@ class PhotographsStudy(Study):
 
     axes = (GaussianNoise.axis,)
     packages = ("aim-plugins", "torch", "timm")
+    goes_on = False
 
     def __init__(self, settings: TopClassesSettings, command: Sequence[str] = ()) -> None:
         self.settings = settings

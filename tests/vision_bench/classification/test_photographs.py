@@ -152,3 +152,15 @@ def test_a_run_with_untrained_weights_can_be_repeated(tmp_path, folder):
     for seed in (1, 2):
         torch.manual_seed(seed)
         assert main(["top-classes", path]) == 0
+
+
+def test_an_interrupted_run_does_not_speak_of_work_it_has_not_kept(
+    tmp_path, folder, monkeypatch, capsys
+):
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vision_bench.classification.photographs.load_model", interrupt)
+    path = config(tmp_path, folder)
+    assert main(["top-classes", str(path)]) == 130
+    assert capsys.readouterr().err.endswith("\ninterrupted\n")

@@ -160,7 +160,9 @@ def test_a_finished_sweep_computes_nothing_and_changes_nothing(weights, tmp_path
     assert files_of(tmp_path) == before
 
 
-def test_an_interrupted_sweep_goes_on_at_the_first_missing_draw(weights, tmp_path, monkeypatch):
+def test_an_interrupted_sweep_goes_on_at_the_first_missing_draw(
+    weights, tmp_path, monkeypatch, capsys
+):
     seeds: list[int] = []
     sample = classify_sweep.sample_run
 
@@ -173,6 +175,7 @@ def test_an_interrupted_sweep_goes_on_at_the_first_missing_draw(weights, tmp_pat
 
     monkeypatch.setattr(classify_sweep, "sample_run", interrupted)
     assert run(tmp_path, weights, *SCHEDULE, "--draws", "3") == 130
+    assert capsys.readouterr().err.endswith("kept; the same command goes on from there\n")
     assert run(tmp_path, weights, *SCHEDULE, "--draws", "3") == 0
     assert seeds == [0, 1, 1, 2]
     assert run(tmp_path / "whole", weights, *SCHEDULE, "--draws", "3") == 0
