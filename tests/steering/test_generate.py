@@ -140,6 +140,12 @@ def test_a_folder_of_another_run_is_refused_and_kept(generate, other_transport, 
     assert 'holds another sweep (method: "linear" there, "mean" now' in capsys.readouterr().err
 
 
+def test_a_folder_of_other_strengths_names_these_alone(generate, capsys):
+    assert generate(strength="0,1", max_new_tokens=3)[0] == 0
+    assert generate(strength="0,0.5,1", max_new_tokens=3)[0] == 2
+    assert "(strength: [0.0, 1.0] there, [0.0, 0.5, 1.0] now):" in capsys.readouterr().err
+
+
 def test_a_prompt_that_leaves_no_room_is_refused(generate, capsys):
     assert generate(max_new_tokens=126)[0] == 2
     assert "max_new_tokens=126" in capsys.readouterr().err

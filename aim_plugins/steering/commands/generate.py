@@ -54,8 +54,11 @@ def generate(settings: GenerateSettings, command: Sequence[str]) -> None:
     arguments = {
         "command": "transport generate",
         **steering_record(settings, transport),
-        "strength": [column.settings["strength"] for column in columns],
-        "noise_std": [column.settings["noise_std"] for column in columns],
+        # Each as it was given: of a grid the columns are every pair of both.
+        **{
+            name: list(dict.fromkeys(column.settings[name] for column in columns))
+            for name in ("strength", "noise_std")
+        },
         "noise_seed": settings.noise_seed,
         "prompts": fingerprint(prompts),
         "decoding": settings.decoding_record,
