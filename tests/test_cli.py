@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from aim_plugins import cli
-from aim_plugins.core.commands import guarded, speak_plainly
+from aim_plugins.core.commands import guarded, keeping_finished_work, speak_plainly
 from aim_plugins.demo_model import DemoModelError
 from aim_plugins.sweep import store
 from aim_plugins.sweep.store import SweepLockedError
@@ -115,9 +115,18 @@ def test_a_warning_of_ours_names_neither_code_nor_file(plainly, capsys):
     assert [str(message) for message in plainly] == ["of others"] * 2
 
 
-def test_ctrl_c_says_that_finished_work_is_kept(capsys):
-    assert guarded(raising(KeyboardInterrupt(), LIBRARY)) == 130
-    assert "finished work is kept" in capsys.readouterr().err
+def test_ctrl_c_speaks_of_finished_work_only_where_it_is_kept(capsys):
+    interrupted = raising(KeyboardInterrupt(), LIBRARY)
+    assert guarded(interrupted) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+    def keeping() -> int:
+        with keeping_finished_work():
+            return interrupted()
+
+    assert guarded(keeping) == 130
+    kept = "what was finished is kept; the same command goes on from there"
+    assert capsys.readouterr().err == f"\ninterrupted; {kept}\n"
 
 
 def test_lm_eval_itself_fails_as_it_always_does(monkeypatch):

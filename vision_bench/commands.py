@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from aim_plugins.core.commands import join_negative_values, say
-from aim_plugins.core.settings import Settings, add_config, add_options, read_settings
+from aim_plugins.core.settings import (
+    PositionalsFirst,
+    Settings,
+    add_config,
+    add_options,
+    read_settings,
+)
 from aim_plugins.sweep.manifest import redact
 from vision_bench.demo.names import resolve
 
@@ -44,7 +50,9 @@ def read_command(
         ValueError: If a setting is missing, unknown or not usable.
         FileNotFoundError: If there is no such config.
     """
-    parser = argparse.ArgumentParser(prog=program, description=about)
+    parser = argparse.ArgumentParser(
+        prog=program, description=about, formatter_class=PositionalsFirst
+    )
     if config:
         add_config(parser, "config")
     add_options(parser, kind, required=not config)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -110,8 +111,8 @@ def guarded(run: Callable[[], int]) -> int:
     """
     try:
         return run()
-    except KeyboardInterrupt:
-        print("\ninterrupted; finished work is kept: run the same command again", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("\n" + "; ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return _INTERRUPTED
     except Exception as error:
         foreseen = _raised_in(error, _OWN + _WORDED_FOR_USERS)
@@ -122,6 +123,16 @@ def guarded(run: Callable[[], int]) -> int:
             return _BAD_INPUT if foreseen and isinstance(error, _BAD_INPUT_ERRORS) else _FAILURE
         traceback.print_exc()
         return _FAILURE
+
+
+@contextlib.contextmanager
+def keeping_finished_work() -> Iterator[None]:
+    """Stands around work of which a command keeps what is finished, so that Ctrl-C says so."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = ("what was finished is kept; the same command goes on from there",)
+        raise
 
 
 def say(message: str) -> None:

@@ -104,6 +104,25 @@ def option(
     return dataclasses.field(default=default, metadata=words)
 
 
+class PositionalsFirst(argparse.HelpFormatter):
+    """Shows a usage whose order works: behind options of several values, these take positionals."""
+
+    def add_usage(
+        self, usage: str | None, actions: Iterable[argparse.Action], *rest: Any, **others: Any
+    ) -> None:
+        actions = list(actions)
+        positionals = [one for one in actions if not one.option_strings]
+        needed = [one for one in actions if one.option_strings and one.required]
+        if positionals and usage is None:
+            words = ["%(prog)s"]
+            for one in positionals + needed:
+                value = str(one.metavar or one.dest)
+                values = f"{value} [{value} ...]" if one.nargs == "+" else value
+                words.append(" ".join([*one.option_strings[-1:], values]))
+            usage = " ".join([*words, "[options]"])
+        super().add_usage(usage, actions, *rest, **others)
+
+
 def add_config(parser: argparse.ArgumentParser, name: str) -> None:
     """Adds the argument `name` for a config file, and --cfg-options."""
     text = "settings from a .py, .yaml or .json file; a .py file is run, so only use your own"

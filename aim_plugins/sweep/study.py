@@ -7,12 +7,14 @@ is missing and what to show; `run` does the rest, the same for every harness and
 from __future__ import annotations
 
 import abc
+import contextlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
+from aim_plugins.core.commands import keeping_finished_work
 from aim_plugins.core.devices import is_main_process, one_voice
 from aim_plugins.core.strengths import Axis
 from aim_plugins.sweep.cells import Cell, CellRecord
@@ -32,9 +34,11 @@ class Study(abc.ABC):
         cells: The cells of the store that results go to; none where batches alone are kept.
         command: The words that repeat the study, for the report.
         packages: Packages whose versions the manifest notes.
+        goes_on: Whether anything is kept of a run that is interrupted.
     """
 
     packages: ClassVar[Sequence[str]] = ("aim-plugins", "torch")
+    goes_on: ClassVar[bool] = True
 
     output: Path
     axes: tuple[Axis, ...]
@@ -83,15 +87,16 @@ class Study(abc.ABC):
             ValueError: If a setting or file is not usable, or the folder holds another study.
             OSError: If the folder cannot be written.
         """
-        with one_voice():
-            self.check()
-            self.load()
-        if not is_main_process():
-            return None
-        with self.open() as store:
-            store.update_manifest(command=list(self.command))
-            self.measure(store)
-            return publish(self.output, self.front(store), store.manifest, trackers)
+        with keeping_finished_work() if self.goes_on else contextlib.nullcontext():
+            with one_voice():
+                self.check()
+                self.load()
+            if not is_main_process():
+                return None
+            with self.open() as store:
+                store.update_manifest(command=list(self.command))
+                self.measure(store)
+                return publish(self.output, self.front(store), store.manifest, trackers)
 
     def pending(self, store: SweepStore) -> list[Cell]:
         """The cells that are not finished."""

@@ -76,6 +76,16 @@ def test_the_command_writes_what_the_function_learns(fit, tiny_checkpoint, capsy
     assert "most at model.layers." in printed and "least of it holds at model.layers." in printed
 
 
+def test_an_interrupted_fit_does_not_speak_of_work_it_has_not_kept(fit, monkeypatch, capsys):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aim_plugins.steering.commands.fit.fit_transport", interrupt)
+    status, folder = fit(*NORMS)
+    assert (status, folder.exists()) == (130, False)
+    assert capsys.readouterr().err.endswith("\ninterrupted\n")
+
+
 def test_every_option_reaches_the_fit(fit):
     words = "--pooling max --support q10_90 --positions last --incremental source --strength -0.5"
     status, folder = fit(

@@ -100,7 +100,7 @@ def test_noise_stands_beside_the_transport_and_in_the_texts(generate):
     assert [text.tokens for text in plain] != [text.tokens for text in noisy]
 
 
-def test_an_interrupted_run_goes_on_after_its_finished_batches(generate, monkeypatch):
+def test_an_interrupted_run_goes_on_after_its_finished_batches(generate, monkeypatch, capsys):
     whole = HuggingFaceEngine._generate_in_parts
     calls = []
 
@@ -114,6 +114,7 @@ def test_an_interrupted_run_goes_on_after_its_finished_batches(generate, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(HuggingFaceEngine, "_generate_in_parts", interrupted)
         assert generate(**options) == (130, None)
+    assert capsys.readouterr().err.endswith("kept; the same command goes on from there\n")
     calls.clear()
 
     def counted(self, *args, **options):
@@ -137,6 +138,12 @@ def test_a_folder_of_another_run_is_refused_and_kept(generate, other_transport, 
     status, after = generate(strength="0,1", max_new_tokens=3, transport=other_transport)
     assert (status, after) == (2, texts)
     assert 'holds another sweep (method: "linear" there, "mean" now' in capsys.readouterr().err
+
+
+def test_a_folder_of_other_strengths_names_these_alone(generate, capsys):
+    assert generate(strength="0,1", max_new_tokens=3)[0] == 0
+    assert generate(strength="0,0.5,1", max_new_tokens=3)[0] == 2
+    assert "(strength: [0.0, 1.0] there, [0.0, 0.5, 1.0] now):" in capsys.readouterr().err
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(generate, capsys):

@@ -137,3 +137,23 @@ def test_help_and_import_load_no_torch():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "order"),
+    [
+        ("classify --cfg-options weights=random CONFIG", "CONFIG [options]"),
+        ("top-classes --cfg-options weights=random CONFIG", "CONFIG [options]"),
+        ("segment evaluate --cfg-options limit=1 CONFIG", "CONFIG [options]"),
+        ("segment infer --cfg-options limit=1 CONFIG A", "CONFIG IMAGE_OR_FOLDER [options]"),
+        (
+            "classify-logits --noise-std 1 --output OUT --focus-target 1 FILE",
+            "FILE --noise-std GRID --output DIR [options]",
+        ),
+    ],
+)
+def test_usage_shows_an_order_in_which_no_option_swallows_a_file(words, order, capsys):
+    with pytest.raises(SystemExit):
+        main(words.split())
+    usage, error = " ".join(capsys.readouterr().err.split()).split("[options]")
+    assert f"{usage}[options]".endswith(f" {order}") and "are required" in error

@@ -57,6 +57,7 @@ class PhotographsStudy(Study):
 
     axes = (GaussianNoise.axis,)
     packages = ("aim-plugins", "torch", "timm")
+    goes_on = False
 
     def __init__(self, settings: TopClassesSettings, command: Sequence[str] = ()) -> None:
         self.settings = settings
@@ -93,7 +94,7 @@ class PhotographsStudy(Study):
         if model.classes != 1000:
             raise ValueError(f"{model.name} has {model.classes} classes, not the 1000 of ImageNet")
         self.class_names = imagenet_classes()[1]
-        model.tell_preprocessing()
+        model.tell()
         self.photographs: dict[str, Image] = {}
         self.left_out: dict[str, str] = {}
         logits = []
@@ -124,9 +125,11 @@ class PhotographsStudy(Study):
             preprocessing=asdict(self.model.preprocessing),
             images=list(self.photographs),
         )
-        source = self.model.preprocessing_source
         store.update_manifest(
-            model=self.model.title, preprocessing_source=source, left_out=self.left_out
+            model=self.model.title,
+            weights=self.model.weights,
+            preprocessing_source=self.model.preprocessing_source,
+            left_out=self.left_out,
         )
         self.found = top_classes(self.logits, self.stds, top=settings.top, seed=settings.seed)
         self.rows = kept_rows(
@@ -139,7 +142,13 @@ class PhotographsStudy(Study):
             for image, (name, photograph) in enumerate(self.photographs.items())
         ]
         classes = _class_table(self.found, list(self.photographs), self.class_names)
-        return Front(self.rows, self.axes, images={TASK: samples}, files={"classes.csv": classes})
+        return Front(
+            self.rows,
+            self.axes,
+            subject=self.model.describe_weights(),
+            images={TASK: samples},
+            files={"classes.csv": classes},
+        )
 
 
 def _class_table(found: TopClasses, names: Sequence[str], class_names: Sequence[str]) -> str:

@@ -52,6 +52,7 @@ class AccuracyStudy(Study):
         class_names: Names of its classes.
         targets: Target classes and signs of focus modulation.
         chosen: Names by index of the classes with curves of their own.
+        subject: What the report names at its top beside the data.
         published: What others report of the accuracy.
         plot: Whether to draw pictures.
         device: Where to compute.
@@ -65,6 +66,7 @@ class AccuracyStudy(Study):
     class_names: Sequence[str]
     targets: Mapping[int, int] | None
     chosen: Mapping[int, str]
+    subject = ""
     published: PublishedCurve | None = None
     plot = True
     device: str | None = None
@@ -95,6 +97,7 @@ class AccuracyStudy(Study):
         return Front(
             rows + chosen,
             self.axes,
+            subject=self.subject,
             change=describe_focus(self.targets, self.class_names),
             overview=self._costs(),
             chance=self._chance(),
@@ -209,8 +212,9 @@ class ClassificationStudy(AccuracyStudy):
         self.targets = settings.targets(data.classes)
         self.chosen = chosen_classes(settings.report_classes, data.classes, self.targets)
         self.published = published_accuracy(settings, model, data, self.targets)
+        self.subject = model.describe_weights()
         device = pass_device(settings.device)
-        model.tell_preprocessing()
+        model.tell()
         self.cached = cache_logits(
             model,
             data,
@@ -226,6 +230,7 @@ class ClassificationStudy(AccuracyStudy):
         }
         self.noted = {
             "model": model.title,
+            "weights": model.weights,
             "preprocessing_source": model.preprocessing_source,
             "left_out": dict(self.cached.unreadable),
         }

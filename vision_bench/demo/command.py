@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from aim_plugins.core.commands import keeping_finished_work
 from vision_bench.demo.names import PREFIX, WORDS, resolve
 from vision_bench.demo.store import read_record
 
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str]) -> int:
         print(resolve(PREFIX + options.name))
         return 0
     for name in WORDS:
-        value = resolve(PREFIX + name)
+        with keeping_finished_work():
+            value = resolve(PREFIX + name)
         print(f"{PREFIX}{name:12} {value}")
         if name in ("resnet20", "segformer"):
             folder = Path(value) if name == "segformer" else Path(value).parent

@@ -15,6 +15,7 @@ model is passed to `model.wrap_model`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +23,8 @@ import torch
 from vision_bench.models import sources
 from vision_bench.models.architectures.cifar import CIFAR_MODELS
 from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
-from vision_bench.models.model import VisionModel
+from vision_bench.models.model import HUB, RANDOM, VisionModel
+from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Choice
 
 
@@ -88,4 +90,12 @@ def load_model(
         raise sources.unknown_name(name, (*CIFAR_MODELS, *SEGFORMER_MODELS))
     if device is not None:
         loaded.module.to(device)
-    return loaded
+    return replace(loaded, weights=_plain_weights(str(weights or name)))
+
+
+def _plain_weights(weights: str) -> str:
+    """What a person calls weights: of a file or folder the last part of its path."""
+    path = Path(weights).absolute()
+    if weights in (HUB, RANDOM) or not path.exists():
+        return weights  # of a hub or a package
+    return plain_name(str(path)) if path.is_dir() else path.name

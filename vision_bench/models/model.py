@@ -15,6 +15,9 @@ from vision_bench.models.preprocessing import Preprocessing
 
 Task = Literal["classification", "segmentation"]
 
+HUB, RANDOM = "hub", "random"
+"""Weights that are downloaded, and those of an untrained model."""
+
 
 @dataclass(frozen=True)
 class VisionModel:
@@ -31,6 +34,8 @@ class VisionModel:
         fingerprint: SHA-256 that identifies architecture and weights.
         preprocessing_source: Where the preprocessing is known from, in words.
         class_names: What the model itself calls its classes, in order; None where it does not say.
+        weights: The name of the file or folder that holds the weights, "hub" or "random"; the
+            fingerprint is what identifies them.
     """
 
     name: str
@@ -41,11 +46,16 @@ class VisionModel:
     fingerprint: str
     preprocessing_source: str = "as given"
     class_names: tuple[str, ...] | None = None
+    weights: str = "as given"
 
     @property
     def title(self) -> str:
         """What a person would call it."""
         return plain_name(self.name)
+
+    def describe_weights(self) -> str:
+        """Says which weights it has, for the terminal and the report."""
+        return f"weights: {self.weights}" + ", untrained" * (self.weights == RANDOM)
 
     def describe_preprocessing(self, rule: str | None = None) -> str:
         """Says what is done to images, and where that is known from.
@@ -55,9 +65,10 @@ class VisionModel:
         """
         return f"{self.preprocessing.describe(rule)} ({self.preprocessing_source})"
 
-    def tell_preprocessing(self, rule: str | None = None) -> None:
-        """Prints that on standard error, once for all processes."""
+    def tell(self, rule: str | None = None) -> None:
+        """Prints both on standard error, once for all processes."""
         if is_main_process():
+            print(self.describe_weights(), file=sys.stderr)
             print(f"preprocessing: {self.describe_preprocessing(rule)}", file=sys.stderr)
 
 

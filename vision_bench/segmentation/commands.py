@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aim_plugins.core.commands import say
-from aim_plugins.core.settings import add_config, read_settings
+from aim_plugins.core.settings import PositionalsFirst, add_config, read_settings
 from vision_bench.commands import read_command
 from vision_bench.demo.names import resolve
 from vision_bench.segmentation.settings import SegmentSettings
@@ -39,6 +39,7 @@ def infer(arguments: Sequence[str]) -> int:
         prog="vision-bench segment infer",
         description="Segments an image, or all images below a folder, at every strength of the "
         "config's PERTURBATION block. No labels are needed.",
+        formatter_class=PositionalsFirst,
     )
     add_config(parser, "config")
     parser.add_argument("images", type=Path, metavar="IMAGE_OR_FOLDER")

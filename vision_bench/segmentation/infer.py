@@ -88,7 +88,7 @@ def infer(settings: SegmentSettings, images: Path, output: Path) -> list[Path]:
     levels = settings.PERTURBATION.levels(class_names, settings.seed)
     model = load_segmentation_model(settings)
     segment = _Segmenter(settings, model, levels, class_names)
-    model.tell_preprocessing(segment.resize)
+    model.tell(segment.resize)
     folders = _folders(names)
     written: list[Path] = []
     unreadable: dict[str, str] = {}

@@ -126,7 +126,7 @@ class SegmentationStudy(Study):
             on_error=settings.on_error,
         )
         device = pass_device(settings.device)
-        self.model.tell_preprocessing(self.data.resize)
+        self.model.tell(self.data.resize)
         self.cached = cache_logits(
             self.model,
             self.data,
@@ -145,6 +145,7 @@ class SegmentationStudy(Study):
         store.pin_manifest(logits_key=cached.key)
         store.update_manifest(
             model=self.model.title,
+            weights=self.model.weights,
             model_fingerprint=self.model.fingerprint,
             data_fingerprint=self.data.fingerprint,
             preprocessing=self.model.describe_preprocessing(self.data.resize),
@@ -199,7 +200,7 @@ class SegmentationStudy(Study):
         return Front(
             sorted(rows, key=self._place),
             self.axes,
-            subject=self._rules(),
+            subject=f"{self.model.describe_weights()}; {self._rules()}",
             change=describe_focus(self.focus, self.class_names),
             overview=self._costs(),
             images={task: images},

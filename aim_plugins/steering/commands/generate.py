@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from aim_plugins.core.commands import keeping_finished_work
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.modulation.arguments import columns_of
@@ -53,8 +54,11 @@ def generate(settings: GenerateSettings, command: Sequence[str]) -> None:
     arguments = {
         "command": "transport generate",
         **steering_record(settings, transport),
-        "strength": [column.settings["strength"] for column in columns],
-        "noise_std": [column.settings["noise_std"] for column in columns],
+        # Each as it was given: of a grid the columns are every pair of both.
+        **{
+            name: list(dict.fromkeys(column.settings[name] for column in columns))
+            for name in ("strength", "noise_std")
+        },
         "noise_seed": settings.noise_seed,
         "prompts": fingerprint(prompts),
         "decoding": settings.decoding_record,
@@ -63,9 +67,10 @@ def generate(settings: GenerateSettings, command: Sequence[str]) -> None:
     engine = load_steered(settings, transport)
     encode_prompts(engine, prompts, settings)  # before a folder is made for them
     versions = {name: version(name) for name in EvaluationStudy.packages}
-    with SweepStore.open(
+    opened = SweepStore.open(
         settings.output, arguments, versions=versions, axes=EvaluationStudy.axes
-    ) as store:
+    )
+    with keeping_finished_work(), opened as store:
         store.update_manifest(command=list(command))
         keep_in(store, engine)
         written = generate_texts(engine, prompts, columns, settings, batch_size=settings.batch_size)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from aim_plugins.core.commands import join_negative_values, say
-from aim_plugins.core.settings import Settings, add_config, add_options
+from aim_plugins.core.settings import PositionalsFirst, Settings, add_config, add_options
 from aim_plugins.steering.settings import read_sections
 from aim_plugins.steering.settings.comparison import CompareSettings
 from aim_plugins.steering.settings.evaluation import EvaluationSettings, GenerateSettings
@@ -137,6 +137,7 @@ def main(arguments: Sequence[str]) -> int:
             command.name,
             help=command.summary,
             description=command.description,
+            formatter_class=PositionalsFirst,
             allow_abbrev=False,
         )
         if command.sections:

@@ -95,8 +95,10 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
     printed = capsys.readouterr()
     assert f"{folder}: left out 1 image\n  c.jpg: not a readable image" in printed.err
     assert "preprocessing: shorter side to 256 (bicubic), middle 224 x 224" in printed.err
+    assert "weights: random, untrained" in printed.err.splitlines()
     out = tmp_path / "out"
     manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["weights"] == "random"
     assert list(manifest["left_out"]) == ["c.jpg"]
     with (out / "classes.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -106,6 +108,7 @@ def test_the_command_writes_tables_and_a_page_and_leaves_damaged_files_out(
     assert {row["probability"] for row in clean if row["rank"] == "1"} == {"1.0"}
     page = (out / "report.html").read_text()
     assert "<h1>tf_efficientnet_lite0</h1>" in page and "preprocessing_source" in page
+    assert "; weights: random, untrained</p>" in page
     assert "one noisy run: " in page and "data:image/jpeg;base64" in page
     assert "left_out.c.jpg" in page
     assert str(out / "report.html") in printed.out
@@ -149,3 +152,15 @@ def test_a_run_with_untrained_weights_can_be_repeated(tmp_path, folder):
     for seed in (1, 2):
         torch.manual_seed(seed)
         assert main(["top-classes", path]) == 0
+
+
+def test_an_interrupted_run_does_not_speak_of_work_it_has_not_kept(
+    tmp_path, folder, monkeypatch, capsys
+):
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vision_bench.classification.photographs.load_model", interrupt)
+    path = config(tmp_path, folder)
+    assert main(["top-classes", str(path)]) == 130
+    assert capsys.readouterr().err.endswith("\ninterrupted\n")

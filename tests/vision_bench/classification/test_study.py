@@ -113,6 +113,21 @@ def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: P
     assert "digits-test.7" in report and "<h1>resnet20</h1>" in report
 
 
+def test_terminal_manifest_and_report_say_which_weights_ran(weights, tmp_path, capsys):
+    copy = tmp_path / "renamed.safetensors"
+    copy.write_bytes(weights.read_bytes())
+    for given, held, said in (
+        (weights, weights.name, f"weights: {weights.name}"),
+        (copy, copy.name, f"weights: {copy.name}"),  # the same weights, so the same folder
+        ("random", "random", "weights: random, untrained"),
+    ):
+        folder = tmp_path / "untrained" if given == "random" else tmp_path
+        assert run(folder, given, *SCHEDULE) == 0
+        assert said in capsys.readouterr().err.splitlines()
+        assert json.loads((folder / "out" / "manifest.json").read_text())["weights"] == held
+        assert f"; {said}</p>" in (folder / "out" / "report.html").read_text()
+
+
 def test_model_and_data_are_called_as_a_person_would(weights: Path, tmp_path: Path, capsys):
     assert run(tmp_path, weights, *SCHEDULE) == 0
     errors = capsys.readouterr().err
@@ -145,7 +160,9 @@ def test_a_finished_sweep_computes_nothing_and_changes_nothing(weights, tmp_path
     assert files_of(tmp_path) == before
 
 
-def test_an_interrupted_sweep_goes_on_at_the_first_missing_draw(weights, tmp_path, monkeypatch):
+def test_an_interrupted_sweep_goes_on_at_the_first_missing_draw(
+    weights, tmp_path, monkeypatch, capsys
+):
     seeds: list[int] = []
     sample = classify_sweep.sample_run
 
@@ -158,6 +175,7 @@ def test_an_interrupted_sweep_goes_on_at_the_first_missing_draw(weights, tmp_pat
 
     monkeypatch.setattr(classify_sweep, "sample_run", interrupted)
     assert run(tmp_path, weights, *SCHEDULE, "--draws", "3") == 130
+    assert capsys.readouterr().err.endswith("kept; the same command goes on from there\n")
     assert run(tmp_path, weights, *SCHEDULE, "--draws", "3") == 0
     assert seeds == [0, 1, 1, 2]
     assert run(tmp_path / "whole", weights, *SCHEDULE, "--draws", "3") == 0

@@ -440,9 +440,12 @@ def test_preprocessing_is_asked_for_where_no_image_processor_lies_beside_the_wei
     options = {"preprocessing": own, "resize": None, "limit": 2}
     assert evaluate(config(model=str(bare), exact=False, **options)) == 0
     told = "preprocessing: resized by 'edge64' (bilinear), mean 0.1 0.2 0.3, std 1 1 1 (as given)"
-    assert told in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[lines.index(told) - 1] == "weights: bare"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert f"preprocessing: {manifest['preprocessing']}" == told
+    assert manifest["weights"] == "bare"
+    assert "; weights: bare; " in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_models_and_data_in_folders_are_called_by_their_names(
