@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from aim_plugins.core.files import existing_folder
 from aim_plugins.core.settings import Count, Natural, Settings, bound, option
 from vision_bench.data.names import class_list
-from vision_bench.models.preprocessing import Choice
+from vision_bench.models.preprocessing import Choice, read_choice
 from vision_bench.segmentation.perturbation_config import Perturbation
 
 
@@ -86,6 +86,12 @@ class SegmentSettings(Settings):
     def check(self) -> None:
         if not self.draws and not self.exact:
             raise ValueError("draws=0 with exact=False leaves nothing to compute: give draws=1")
+        chosen = read_choice(self.preprocessing)
+        if isinstance(chosen, dict) and chosen.get("crop") is not None:
+            raise ValueError(
+                f"preprocessing holds crop={chosen['crop']}: every pixel of an image is segmented, "
+                "so leave it out"
+            )
 
     def check_files(self) -> None:
         existing_folder(self.data_root, "data_root")

@@ -759,6 +759,16 @@ def infer(config: Path, images: Path, *options: str) -> int:
     return main(["segment", "infer", str(config), str(images), *options])
 
 
+def test_a_crop_is_refused_by_both_commands(config, ade20k, tmp_path, capsys):
+    path = config(preprocessing="size=64 crop=48 mean=0.5,0.5,0.5 std=0.2,0.2,0.2")
+    image = ade20k / "images" / "validation" / f"{NAMES[0]}.jpg"
+    for code in (evaluate(path), infer(path, image, "--output", str(tmp_path / "pictures"))):
+        assert code == 2
+    errors = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error: ")]
+    assert len(errors) == 2
+    assert all("crop=48: every pixel of an image is segmented" in error for error in errors)
+
+
 def test_every_readable_image_gets_overlays_strip_and_animation(
     config, photographs, tmp_path, capsys
 ):
