@@ -204,7 +204,8 @@ def test_a_foreseen_error_of_the_stock_command_is_a_line(tiny_checkpoint, tasks_
 
 
 def test_a_program_of_ones_own_keeps_its_tracebacks(monkeypatch):
-    hook = sys.excepthook
+    hook = sys.__excepthook__  # whatever a test before has installed
+    monkeypatch.setattr(sys, "excepthook", hook)
     registration.register()
     assert sys.excepthook is hook
     for program in ("lm_eval", "lm-eval"):

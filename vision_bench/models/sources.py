@@ -241,7 +241,7 @@ def _segmenter(name: str, module: Any, known: KnownPreprocessing) -> VisionModel
         known.preprocessing,
         fingerprint,
         known.source,
-        _own_names(module.config),
+        class_names=_own_names(module.config),
     )
 
 

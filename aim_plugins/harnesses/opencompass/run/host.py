@@ -136,7 +136,7 @@ def _locked(folder: Path) -> Iterator[int]:
         try:
             yield lock
         finally:
-            if os.listdir(folder) == [_LOCK]:  # nothing came of it
+            with contextlib.suppress(OSError):  # it is not empty
                 path.unlink()
                 folder.rmdir()
     finally:
