@@ -130,7 +130,7 @@ def panel_data(panel: Panel) -> dict[str, Any]:
     """What the page's script draws of the parts of a task: small curves, or a heat map of many."""
     if not panel.many:
         curves = [_curve_data(curve, {}, False) for curve in panel.curves.values()]
-        return {"curves": curves, "range": panel.limits}
+        return {"curves": curves, "range": panel.limits, "span": _span(panel)}
     lines = panel.lines
     return {
         "metric": panel.metric,
@@ -140,6 +140,14 @@ def panel_data(panel: Panel) -> dict[str, Any]:
         "range": panel.limits and (0, 1),
         "noun": panel.noun,
     }
+
+
+def _span(panel: Panel) -> tuple[float, float]:
+    """The strengths of all parts with a little room, so that slopes compare from part to part."""
+    strengths = [one.strength for curve in panel.curves.values() for one in curve.points]
+    low, high = min(strengths), max(strengths)
+    room = 0.06 * (high - low) or 0.5
+    return low - room, high + room
 
 
 def _curve_data(curve: Curve, chance: Mapping[tuple[str, str], float], log: bool) -> dict[str, Any]:

@@ -74,6 +74,17 @@ def test_small_pictures_share_their_axes_and_name_their_class():
     assert panel.limits == (0.0, pytest.approx(1.02, abs=0.05))
 
 
+def test_pictures_of_a_panel_share_the_strengths_of_all_their_classes(tmp_path):
+    """A class that is predicted under noise alone has no precision at strength 0."""
+    front = front_of(3)
+    front.rows[:] = [row for row in front.rows if row.strength or row.task != "digits.c1"]
+    page = publish(tmp_path, front, {}).read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    (panel,) = data["panels"]
+    low, high = panel["span"]
+    assert len(panel["curves"]) == 3 and -0.2 < low < 0 and 2 < high < 2.2
+
+
 def test_many_classes_are_a_heat_map_whose_colours_follow_the_law(tmp_path):
     front = front_of(MANY + 1)
     panel = panel_of(front)
