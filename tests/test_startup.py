@@ -126,8 +126,6 @@ REFUSALS = [
     ),
     (aim(*LM_EVAL, "--noise-std", "1"), "--model_args names no model"),
     (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "dtype=auto"), "names no model"),
-    (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "pretrained=/no"),)
-    + ("pretrained='/no': no such folder",),
     (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "pretrained=m,device=cpu"),)
     + ("device=cpu stands in --model_args",),
     (aim(*LM_EVAL, "--noise-std", "1", "--model-args", "pretrained=m,noise_std=1"),)

@@ -152,6 +152,11 @@ def test_a_model_without_a_name_is_asked_for():
         AimHFLM.create_from_arg_string("noise_std=1", {"batch_size": 1})
 
 
+def test_a_models_folder_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match="pretrained='/no/model': no such folder"):
+        AimHFLM.create_from_arg_string("pretrained=/no/model,noise_std=1", {"batch_size": 1})
+
+
 def test_an_encoder_runs_as_the_decoder_that_the_message_asks_for(
     tiny_checkpoint, tmp_path, monkeypatch, stock
 ):

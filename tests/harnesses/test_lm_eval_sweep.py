@@ -192,7 +192,7 @@ def test_ctrl_c_says_that_work_is_kept(swept, tiny_checkpoint, tasks_folder, tmp
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert errors.strip().endswith("finished work is kept: run the same command again")
+    assert errors.strip().endswith("is kept; the same command goes on from there")
     assert main(command) == 0
     assert contents(tmp_path / "run") == contents(swept)
 

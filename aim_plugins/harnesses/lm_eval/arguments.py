@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aim_plugins.core.errors import did_you_mean
-from aim_plugins.core.files import check_model_name
 from aim_plugins.harnesses.lm_eval.register import MODELS
 from aim_plugins.modulation.arguments import (
     argument_names,
@@ -115,7 +114,6 @@ def check_model_arguments(given: Mapping[str, Any], besides: Mapping[str, Any]) 
 
     Raises:
         ValueError: If one is in both, or the model has no name.
-        FileNotFoundError: If its name is that of a folder, and there is none.
     """
     for name, value in besides.items():
         if value is not None and name in given:
@@ -128,7 +126,6 @@ def check_model_arguments(given: Mapping[str, Any], besides: Mapping[str, Any]) 
             "--model_args names no model: give --model_args pretrained=MODEL, a folder or a name "
             "on the hub"
         )
-    check_model_name(str(given["pretrained"]), "pretrained")
 
 
 def _check_model(name: str) -> None:

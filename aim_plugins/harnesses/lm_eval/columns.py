@@ -15,6 +15,7 @@ from lm_eval.models.utils import (
     postprocess_generated_text,
 )
 
+from aim_plugins.core.files import check_model_name
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.engine import (
     BatchSize,
@@ -89,6 +90,8 @@ class ColumnAnswers:
     ) -> Any:
         """Makes the model that the harness's command asks for; see `check_model_arguments`."""
         check_model_arguments(arg_dict, additional_config or {})
+        # Not before: a finished sweep is drawn again without its model.
+        check_model_name(str(arg_dict["pretrained"]), "pretrained")
         hush_git()
         return super().create_from_arg_obj(arg_dict, additional_config)  # type: ignore[misc]
 
