@@ -1,4 +1,4 @@
-"""What errors of both packages have in common: a base for foreseen failures, and the nearest name.
+"""What errors of both packages have in common: foreseen failures, near names, and long lists.
 
 A mistake in what a user wrote is a `ValueError` or a `FileNotFoundError`, wherever it is found.
 """
@@ -6,7 +6,7 @@ A mistake in what a user wrote is a `ValueError` or a `FileNotFoundError`, where
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 SIMILARITY = 0.6
 """difflib's own bound on the likeness of two names, from 0 to 1."""
@@ -31,6 +31,16 @@ def nearest(
         spelt.setdefault(one.lower(), one)
     near = difflib.get_close_matches(str(name).lower(), list(spelt), n=count, cutoff=cutoff)
     return [spelt[one] for one in near]
+
+
+def first_few(names: Sequence[str], most: int = 3) -> str:
+    """Names in a row; of more than a few the first, and how many there are besides.
+
+    >>> first_few(["a", "b"]), first_few(["a", "b", "c", "d", "e"])
+    ('a, b', 'a, b, c and 2 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def did_you_mean(

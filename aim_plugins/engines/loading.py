@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from aim_plugins.core.devices import best_device, model_window
+from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import check_model_name
 from aim_plugins.demo_model import demo_model_folder
 from aim_plugins.engines.engine import Journal
@@ -65,10 +66,10 @@ def refuse_random_weights(argument: str, name: str, loading: Mapping[str, Any]) 
     """
     missing = sorted(map(str, loading["missing_keys"]))
     if missing:
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+        kind = "classifier" if argument == "classifier" else "causal model"
         raise ValueError(
-            f"{argument}={name!r} lacks the weights {shown}, which would be random: give a model "
-            f"that was trained as a {'classifier' if argument == 'classifier' else 'causal model'}"
+            f"{argument}={name!r} lacks the weights {first_few(missing)}, which would be random: "
+            f"give a model that was trained as a {kind}"
         )
 
 

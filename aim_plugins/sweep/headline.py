@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from aim_plugins.core.errors import first_few
 from aim_plugins.core.strengths import Axis, format_strength
 from aim_plugins.sweep.formats import format_value
 from aim_plugins.sweep.heat_maps import Grid
@@ -145,9 +146,7 @@ def _holds(one: _Measured, value: float) -> bool:
 
 def name_tasks(curves: Sequence[Curve]) -> str:
     """Names the tasks, the first few of many."""
-    names = task_names(curves)
-    more = len(names) - _SHOWN_TASKS
-    return ", ".join(names[:_SHOWN_TASKS]) + (f" and {more} more" if more > 0 else "")
+    return first_few(task_names(curves), _SHOWN_TASKS)
 
 
 def task_names(curves: Sequence[Curve]) -> list[str]:

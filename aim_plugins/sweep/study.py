@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-from aim_plugins.core.commands import keeping_finished_work
+from aim_plugins.core.commands import keeping_finished_work, say
 from aim_plugins.core.devices import is_main_process, one_voice
 from aim_plugins.core.strengths import Axis
 from aim_plugins.sweep.cells import Cell, CellRecord
@@ -112,4 +111,4 @@ class Study(abc.ABC):
         done = len(self.cells) - len(pending)
         rest = ", and the finished batches of the others are kept" if pending else ""
         text = f"{self.output}: {done} of {len(self.cells)} cells are finished{rest}"
-        print(text, file=sys.stderr)
+        say(text)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from aim_plugins.core.commands import say
 from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import NOISE_VERSION
@@ -115,7 +115,7 @@ class PhotographsStudy(Study):
                 f"{folder} holds no usable image; left out: {first_of(self.left_out)}"
             )
         if self.left_out:
-            print(f"{folder}: {list_left_out(self.left_out)}", file=sys.stderr)
+            say(f"{folder}: {list_left_out(self.left_out)}")
         self.logits = torch.cat(logits).float()
 
     def measure(self, store: SweepStore) -> None:

@@ -14,12 +14,12 @@ writes and prints.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from aim_plugins.core.commands import say
 from aim_plugins.core.devices import best_device, pass_device
 from aim_plugins.core.files import safe_name
 from aim_plugins.core.strengths import Axis
@@ -120,7 +120,7 @@ class AccuracyStudy(Study):
         missing = [key for key, record in records.items() if record is None]
         if store.resumed and len(missing) < len(keys):
             kept = f"{len(keys) - len(missing)} of {len(keys)} parts (the exact law and each draw)"
-            print(f"{store.folder}: {kept} are finished and kept", file=sys.stderr)
+            say(f"{store.folder}: {kept} are finished and kept")
         with tqdm(
             desc=f"{len(noise.stds)} strengths",
             total=len(missing) * len(logits),

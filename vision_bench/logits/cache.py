@@ -16,7 +16,6 @@ import datetime
 import functools
 import hashlib
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from aim_plugins.core.commands import say
 from aim_plugins.core.devices import best_device
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import check_on_error, list_left_out
@@ -235,7 +235,7 @@ def _only_writer(folder: Path, processes: _Processes) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{folder}: another run computes these logits; waiting for it", file=sys.stderr)
+        say(f"{folder}: another run computes these logits; waiting for it")
         lock.acquire()
     try:
         yield

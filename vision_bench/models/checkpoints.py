@@ -14,7 +14,6 @@ from __future__ import annotations
 import _compat_pickle
 import pickle
 import pickletools
-import sys
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -26,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from aim_plugins.core.commands import say
+from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import existing
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network")
@@ -88,10 +89,9 @@ def unwrap_state_dict(content: Any, *, source: str | Path) -> dict[str, Tensor]:
         if not found:
             break
         if averaged := [key for key in found[1:] if key in _AVERAGED]:
-            print(
+            say(
                 f"{source}: the weights under {found[0]!r} are read; for those under "
-                f"{averaged[0]!r}, save them alone",
-                file=sys.stderr,
+                f"{averaged[0]!r}, save them alone"
             )
         state = state[found[0]]
     if not isinstance(state, Mapping) or not _is_state_dict(state) or set(state) <= {_COUNTER}:
@@ -156,7 +156,7 @@ def refuse_misfit(
     missing, unexpected = list(missing), list(unexpected)
     shapes = [f"{key} is {[*got]}, not {[*wanted]}" for key, got, wanted in misshaped]
     problems = [
-        f"{label} {_first(keys)}"
+        f"{label} {first_few(keys, _SHOWN)}"
         for label, keys in (
             ("missing:", missing),
             ("unexpected:", unexpected),
@@ -171,11 +171,6 @@ def refuse_misfit(
             f"weights={str(source)!r} do not fit {name!r}: {'; '.join(problems)}. "
             f"Give the checkpoint of this architecture{mend}"
         )
-
-
-def _first(keys: list[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more
 
 
 def _is_state_dict(value: Mapping[Any, Any]) -> bool:

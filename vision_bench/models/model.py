@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
-from aim_plugins.core.devices import is_main_process
+from aim_plugins.core.commands import say
 from aim_plugins.core.identity import model_fingerprint
 from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Preprocessing
@@ -66,10 +65,9 @@ class VisionModel:
         return f"{self.preprocessing.describe(rule)} ({self.preprocessing_source})"
 
     def tell(self, rule: str | None = None) -> None:
-        """Prints both on standard error, once for all processes."""
-        if is_main_process():
-            print(self.describe_weights(), file=sys.stderr)
-            print(f"preprocessing: {self.describe_preprocessing(rule)}", file=sys.stderr)
+        """Says both before a pass."""
+        say(self.describe_weights())
+        say(f"preprocessing: {self.describe_preprocessing(rule)}")
 
 
 class LogitsOnly(nn.Module):

@@ -13,7 +13,6 @@ import collections
 import csv
 import io
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from jaxtyping import Integer
 from PIL import Image
 from torch import Tensor
 
+from aim_plugins.core.commands import say
 from aim_plugins.core.devices import best_device
 from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import format_strength
@@ -102,7 +102,7 @@ def infer(settings: SegmentSettings, images: Path, output: Path) -> list[Path]:
             continue
         written.append(output / folders[name])
     if unreadable:
-        print(f"{root}: {list_left_out(unreadable)}", file=sys.stderr)
+        say(f"{root}: {list_left_out(unreadable)}")
     if not written:
         raise UnreadableImageError(f"{images}: none of the {len(names)} images is usable")
     counted = "1 image" if len(written) == 1 else f"{len(written)} images"

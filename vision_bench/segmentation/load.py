@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from aim_plugins.core.devices import is_main_process
+from aim_plugins.core.commands import say
 from vision_bench.data.names import CLASS_LIST
 from vision_bench.data.segmentation_layouts import classes_of
 from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
@@ -52,16 +51,14 @@ def load_segmentation_model(settings: SegmentSettings) -> VisionModel:
             "choose the data set it was trained for"
         )
     if model.class_names is not None:
-        told = _compare(model.title, model.class_names, names, settings)
-        if told and is_main_process():
-            print(told, file=sys.stderr)
+        _compare(model.title, model.class_names, names, settings)
     return model
 
 
 def _compare(
     title: str, model: Sequence[str], data: Sequence[str], settings: SegmentSettings
-) -> str:
-    """What to think of names that differ; empty where none does.
+) -> None:
+    """Holds the model's names of classes against the data's, and says where some differ.
 
     Raises:
         ValueError: If they are the same in another order.
@@ -70,7 +67,7 @@ def _compare(
     different = [index for index in range(len(data)) if ours[index] != theirs[index]]
     own = settings.dataset == "folder"
     if not different:
-        return ""
+        return
     first = different[0]
     if sorted(ours) == sorted(theirs):
         mend = "choose the data set it was trained for"
@@ -85,9 +82,9 @@ def _compare(
         )
     # Published data have many names for the same classes.
     if not own or any(name.isdigit() for name in theirs):
-        return ""
+        return
     counted = "1 class" if len(different) == 1 else f"{len(different)} classes"
-    return (
+    say(
         f"warning: {title} and {settings.data_root} call {counted} differently, the first is "
         f"class {first}, {model[first]!r} there and {data[first]!r} here: make sure that they are "
         "the same"

@@ -14,7 +14,6 @@ Under `accelerate launch` all processes share the pass of the model, and the fir
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from aim_plugins.core.commands import say
 from aim_plugins.core.devices import best_device, pass_device
 from aim_plugins.modulation.noise import NOISE_VERSION
 from aim_plugins.sweep.front import Front
@@ -153,7 +153,7 @@ class SegmentationStudy(Study):
             left_out=dict(cached.unreadable),
             rules={**self.data.rules, "mean_over": self.settings.mean_over},
         )
-        print(f"{self.data.title}: {self._rules()}", file=sys.stderr)
+        say(f"{self.data.title}: {self._rules()}")
         record = CurveRecord(store.folder / "records" / "counts.safetensors", cached.key)
         curve = record.read(self.stds)
         recorded, since = curve, monotonic()
@@ -175,11 +175,11 @@ class SegmentationStudy(Study):
         assert curve is not None  # a data set without images is refused
         self.curve = curve
         if lone := lone_class(curve, self.class_names):
-            print(f"{self.data.title}: {lone}", file=sys.stderr)
+            say(f"{self.data.title}: {lone}")
         # Published data count as they say.
         own = self.settings.dataset == "folder"
         if own and (shifted := shifted_classes(curve, self.data)):
-            print(f"{self.data.title}: {shifted}", file=sys.stderr)
+            say(f"{self.data.title}: {shifted}")
 
     def front(self, store: SweepStore) -> Front:
         task, settings = self.data.title, self.settings

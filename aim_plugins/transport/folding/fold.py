@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import refuse_filled, temporary_path, write_atomic
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import find_module
@@ -46,11 +47,6 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}
 _HALF_TOLERANCE = 0.05  # in half precision folded weights and transported activations both round
 
 
-def _some(sites: list[str], shown: int = 3) -> str:
-    listed = ", ".join(sites[:shown])
-    return listed if len(sites) <= shown else f"{listed} and {len(sites) - shown} more"
-
-
 class FoldError(ValueError):
     """A transport cannot be folded exactly.
 
@@ -63,7 +59,7 @@ class FoldError(ValueError):
         sites_of: dict[str, list[str]] = {}
         for site, reason in self.reasons.items():
             sites_of.setdefault(reason, []).append(site)
-        listed = "; ".join(f"{reason}: {_some(sites)}" for reason, sites in sites_of.items())
+        listed = "; ".join(f"{reason}: {first_few(sites)}" for reason, sites in sites_of.items())
         super().__init__(
             f"{len(self.reasons)} of {sites} sites cannot be folded exactly; {listed}. Run this "
             "transport with hooks, or fit one without them"

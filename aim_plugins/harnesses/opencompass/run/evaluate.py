@@ -21,6 +21,7 @@ from opencompass.registry import ICL_EVALUATORS, TASKS
 from opencompass.tasks.openicl_eval import OpenICLEvalTask
 from opencompass.utils import dataset_abbr_from_cfg, get_infer_output_path
 
+from aim_plugins.core.errors import first_few
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.config.entries import entry_abbr, sweep_groups
 from aim_plugins.harnesses.opencompass.results.scores import (
@@ -97,9 +98,8 @@ class SweepOpenICLEvalTask(OpenICLEvalTask):
         for dataset_cfg, *cells in zip(self.dataset_cfgs[0], *rows, strict=True):
             failed += self._run_dataset(dataset_cfg, cells)
         if failed:
-            more = f" and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
             raise RuntimeError(
-                f"{len(failed)} evaluations failed: {', '.join(failed[:_SHOWN])}{more}; "
+                f"{len(failed)} evaluations failed: {first_few(failed, _SHOWN)}; "
                 "the log above has the reason of each"
             )
 
