@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from aim_plugins.core.strengths import Axis
 from aim_plugins.sweep.figures import DPI, GREY, SIZE, STYLE, render
@@ -114,7 +115,7 @@ def draw_panel(panel: Panel, axis: Axis) -> dict[str, bytes]:
     rows = -(-len(panel.curves) // columns)
     size = max(SIZE[0], 1.75 * columns + 0.6), 1.2 + (1.5 if rows > 1 else 2.1) * rows
     with matplotlib.rc_context(STYLE | {"font.size": 8}):
-        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1))
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for place, (name, curve) in enumerate(panel.curves.items()):
             axes = grid.flat[place]
