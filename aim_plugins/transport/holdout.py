@@ -8,7 +8,9 @@ carry these to the target's (equal quantiles),
     share = sum(d g) / sum(d d),
 
 the factor that the map's moves have to be shrunk by to come nearest to those that are needed: 1
-where they are right, 0 where they only follow the sentences that they were learned from. Earlier
+where they are right, 0 where they only follow the sentences that they were learned from. Sentences
+at the same places of both sides are held out together: of partners, what they have in common does
+not count as chance, and listed in another order they are no partners. Earlier
 sites' maps have seen all sentences. Where both sides go through them, or none, that favours no
 sentence; where the source side alone does ("source"), the share is too high.
 """

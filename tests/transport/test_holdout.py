@@ -88,6 +88,15 @@ def test_a_bounded_map_is_held_to_what_it_does():
     assert inside == pytest.approx(everywhere, abs=0.2)  # what it does not move is no mistake
 
 
+def test_partners_at_the_same_places_are_held_out_together():
+    """Moved all alike, any three quarters of the partners tell the move of the others."""
+    source = samples(20, 8)
+    target = source + 0.5
+    assert share("mean", source, target) == pytest.approx(1.0, abs=1e-5)
+    parted = share("mean", source, target.roll(1, 0))
+    assert parted is not None and parted < 0.9
+
+
 @pytest.mark.parametrize("method", ["aura", "actadd", "iti"])
 def test_nothing_is_said_of_maps_that_do_not_aim_at_the_targets_law(method):
     assert share(method, samples(50, 8), samples(50, 9, shift=1.0)) is None
