@@ -1,0 +1,1 @@
+"""What a set of inputs exercises of a network, and what it leaves untested."""

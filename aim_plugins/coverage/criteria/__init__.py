@@ -1,0 +1,1 @@
+"""The coverage criteria of the literature, a file for each family."""
