@@ -86,7 +86,7 @@ def test_without_faults_there_is_no_apfd():
         (lambda: random_faults_found(3, 4), "faults=4 of inputs=3"),
         (lambda: random_apfd(3, -1), "faults=-1"),
         (lambda: random_faults_found(3, 1, [4]), "budgets hold 4"),
-        (lambda: random_faults_found(3, 1, level=95), "level=95"),
+        (lambda: random_faults_found(3, 1, level=95.0), "level=95"),
     ],
 )
 def test_bad_orders_and_numbers_are_refused(call, message):
