@@ -179,27 +179,26 @@ def _greedy(fresh: FreshUnits, candidates: np.ndarray) -> Iterator[tuple[int, in
 
 def _fixed(criterion: FixedUnits, parts: Iterable[Units]) -> FreshUnits:
     ids, counts = [], []
-    stamps = np.full(len(criterion.reached), -1, dtype=np.int32)
     for part in parts:
         fresh = ~criterion.is_covered(part)
         found = part[fresh].to(torch.int32).numpy()
-        found, sizes = _without_repeats(found, fresh.sum(1).numpy(), stamps)
+        found, sizes = _without_repeats(found, fresh.sum(1).numpy(), len(criterion.reached))
         ids.append(found)
         counts.append(sizes)
     return FreshUnits(_starts(counts), _join(ids, np.int32), len(criterion.reached))
 
 
 def _without_repeats(
-    ids: np.ndarray, counts: np.ndarray, stamps: np.ndarray
+    ids: np.ndarray, counts: np.ndarray, total: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keeps one of each unit of a row; `stamps` has a place for every unit."""
+    """Keeps one of each unit of a row."""
     starts = _starts([counts])
     rising = ids[1:] > ids[:-1]
     edges = starts[1:-1]
     rising[edges[(edges > 0) & (edges < len(ids))] - 1] = True
     if rising.all():
         return ids, counts
-    places = np.arange(counts.max(), dtype=np.int32)
+    places, stamps = np.arange(counts.max(), dtype=np.int32), np.empty(total, dtype=np.int32)
     keep = np.empty(len(ids), dtype=bool)
     for start, end in zip(starts[:-1], starts[1:], strict=True):
         # Of places with the same unit, the last one's number stays.

@@ -97,4 +97,10 @@ def _ascent(model: nn.Module, images: Pixels, labels: Labels) -> Pixels:
     logits = logits_of(model, leaf, labels)
     odds = others(logits, labels).logsumexp(1) - own(logits, labels)
     (gradient,) = torch.autograd.grad(odds.sum(), leaf)
+    if (broken := gradient.isnan().flatten(1).any(1)).any():
+        first = int(broken.nonzero()[0])
+        raise ValueError(
+            f"the gradient of {int(broken.sum())} images is nan, first of image {first} of the "
+            "batch: an operation of the network has no derivative there, such as a root of 0"
+        )
     return gradient.sign()
