@@ -19,6 +19,7 @@ prioritization", ISSTA 2022 (CAM, the same of a network's coverage).
 from __future__ import annotations
 
 import heapq
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -178,14 +179,15 @@ def _greedy(fresh: FreshUnits, candidates: np.ndarray) -> Iterator[tuple[int, in
 
 
 def _fixed(criterion: FixedUnits, parts: Iterable[Units]) -> FreshUnits:
-    ids, counts = [], []
+    # An array grows in place, where joining a list of parts at the end would hold all of it twice.
+    ids, counts = array("i"), []
     for part in parts:
         fresh = ~criterion.is_covered(part)
         found = part[fresh].to(torch.int32).numpy()
         found, sizes = _without_repeats(found, fresh.sum(1).numpy(), len(criterion.reached))
-        ids.append(found)
+        ids.frombytes(found.tobytes())
         counts.append(sizes)
-    return FreshUnits(_starts(counts), _join(ids, np.int32), len(criterion.reached))
+    return FreshUnits(_starts(counts), np.frombuffer(ids, dtype=np.int32), len(criterion.reached))
 
 
 def _without_repeats(
@@ -212,7 +214,7 @@ def _without_repeats(
 def _open(criterion: UnitCriterion, parts: Iterable[Units]) -> FreshUnits:
     pairs = [(part, ~criterion.is_covered(part)) for part in parts]
     if not pairs:
-        return FreshUnits(_starts([]), _join([], np.int32), 0)
+        return FreshUnits(_starts([]), np.empty(0, dtype=np.int32), 0)
     units, fresh = (torch.cat(one) for one in zip(*pairs, strict=True))
     # A number means something in its own column alone.
     numbers, total = np.zeros(units.shape, dtype=np.int32), 0
@@ -225,8 +227,4 @@ def _open(criterion: UnitCriterion, parts: Iterable[Units]) -> FreshUnits:
 
 
 def _starts(counts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(_join(counts, np.int64))])
-
-
-def _join(parts: list[np.ndarray], dtype: type) -> np.ndarray:
-    return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype, copy=False)
+    return np.concatenate([[0], *counts]).astype(np.int64).cumsum()

@@ -20,6 +20,9 @@ from aim_plugins.coverage.criteria.criterion import FixedUnits, UnitCriterion
 from aim_plugins.coverage.gains import FreshUnits, Parts, fresh_units
 from aim_plugins.coverage.random_order import Band, check_level, check_order
 
+_ELEMENTS = 1 << 22
+"""Units counted together."""
+
 
 def growth(
     criterion: UnitCriterion,
@@ -63,7 +66,11 @@ def expected_growth(
     fresh = _fresh(criterion, units)
     inputs, budgets = len(fresh), np.arange(_count(fresh, count) + 1)
     logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, inputs + 1)))])
-    reached = np.bincount(fresh.ids, minlength=fresh.total)
+    reached = np.zeros(fresh.total, dtype=np.int64)
+    # In chunks, since counting takes a copy in 64 bits.
+    step = max(_ELEMENTS, fresh.total)
+    for start in range(0, len(fresh.ids), step):
+        reached += np.bincount(fresh.ids[start : start + step], minlength=fresh.total)
     inputs_of_unit, numbers = np.unique(reached[reached > 0], return_counts=True)
     added = np.zeros(len(budgets))
     for many, number in zip(inputs_of_unit.tolist(), numbers.tolist(), strict=True):
