@@ -66,7 +66,9 @@ class Layers:
         """
         place = self[layer]
         if not 0 <= index < place.stop - place.start:
-            raise ValueError(f"neuron {index} of layer {layer!r}: it has {place.stop - place.start}")
+            raise ValueError(
+                f"neuron {index} of layer {layer!r}: it has {place.stop - place.start}"
+            )
         return place.start + index
 
     def to_json(self) -> dict[str, Sequence[str] | Sequence[int]]:
