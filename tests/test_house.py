@@ -25,6 +25,7 @@ FLOORS = {
     "aim_plugins.sweep": 2,
     "aim_plugins.transport": 3,
     "aim_plugins.attribution": 3,
+    "aim_plugins.coverage": 3,
     "aim_plugins.demo_model": 3,
     "aim_plugins.engines": 4,
     "aim_plugins.steering": 5,
@@ -55,7 +56,10 @@ FLOORS = {
 
 SHARED = {
     "aim_plugins",
-    *(f"aim_plugins.{one}" for one in ("core", "modulation", "sweep", "transport", "attribution")),
+    *(
+        f"aim_plugins.{one}"
+        for one in ("core", "modulation", "sweep", "transport", "attribution", "coverage")
+    ),
     "aim_plugins.demo_model",
 }
 """Rooms that `vision_bench` may import."""

@@ -94,8 +94,8 @@ def _default_sites(model: nn.Module, run: Callable[[], object]) -> list[str]:
     sites = [name for name in dict.fromkeys(reached) if reached.count(name) == 1]
     if not sites:
         raise ValueError(
-            f"{type(model).__name__} has no convolution or linear layer that runs once in a forward "
-            "pass: name the layers to look at as modules"
+            f"{type(model).__name__} has no convolution or linear layer that runs once in a pass: "
+            "name the layers to look at as modules"
         )
     return sites
 

@@ -1,6 +1,6 @@
 """Criteria of single neurons: activated, within the buckets of its range, or beyond it.
 
-Sources: NC, Pei et al., "DeepXplore" (SOSP 2017, arXiv:1705.06640), section 4.1. KMNC, NBC and SNAC,
+Sources: NC, Pei et al., "DeepXplore" (SOSP 2017, arXiv:1705.06640), section 4.1. KMNC, NBC, SNAC:
 Ma et al., "DeepGauge" (ASE 2018, arXiv:1803.07519), section 3.1; the range of a neuron is that over
 the training inputs.
 """
