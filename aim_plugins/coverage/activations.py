@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from aim_plugins.core.errors import first_few
 from aim_plugins.coverage.layers import Layers
-from aim_plugins.modulation.hooks import change_outputs, choose_sites, execution_order, find_module
+from aim_plugins.modulation.hooks import (
+    change_outputs,
+    choose_sites,
+    execution_order,
+    find_module,
+    reached_sites,
+)
 from aim_plugins.modulation.sites import split_site
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -79,18 +85,14 @@ def neuron_layers(
 
 
 def _default_sites(model: nn.Module, run: Callable[[], object]) -> list[str]:
-    reached: list[str] = []
     kinds = (*_CONVOLUTIONS, nn.Linear)
     candidates = [
         name
         for name, module in model.named_modules()
         if name and (isinstance(module, kinds) or type(module).__name__ == _TRANSFORMERS_LINEAR)
     ]
-    with (
-        change_outputs(model, {name: _note(reached, name) for name in candidates}),
-        torch.no_grad(),
-    ):
-        run()
+    with torch.no_grad():
+        reached = reached_sites(model, candidates, run)
     sites = [name for name in dict.fromkeys(reached) if reached.count(name) == 1]
     if not sites:
         raise ValueError(
@@ -98,13 +100,6 @@ def _default_sites(model: nn.Module, run: Callable[[], object]) -> list[str]:
             "name the layers to look at as modules"
         )
     return sites
-
-
-def _note(reached: list[str], name: str) -> Callable[[Tensor], None]:
-    def note(output: Tensor) -> None:
-        reached.append(name)
-
-    return note
 
 
 def _channel_dim(model: nn.Module, site: str) -> int:
