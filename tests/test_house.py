@@ -44,6 +44,7 @@ FLOORS = {
     "vision_bench.published": 3,
     "vision_bench.demo": 4,
     "vision_bench.commands": 5,
+    "vision_bench.classifiers": 5,
     "vision_bench.classification": 6,
     "vision_bench.segmentation": 6,
     "vision_bench.reengineering": 6,
