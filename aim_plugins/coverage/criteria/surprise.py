@@ -26,10 +26,8 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from aim_plugins.coverage.criteria.criterion import NETWORK, Batch, OpenUnits
+from aim_plugins.coverage.distances import KernelDensity, nearest_rows
 from aim_plugins.coverage.moments import ClassMoments, Moments, check_memory, shrunk_cholesky
-
-CHUNK = 2**22
-"""Distances held at once: 32 MiB of float64."""
 
 BUCKETS = 2.0**60
 """Bound on the number of a bucket, within int64."""
@@ -113,72 +111,14 @@ def bucket_units(values: Float64[Tensor, " inputs"], width: float) -> Int[Tensor
     Bucket b reaches from b to b + 1 widths. A logarithm may be negative, and units may not: b is
     unit 2 b, and below zero unit -2 b - 1.
     """
-    places = (values / width).floor().nan_to_num(0.0).clamp(-BUCKETS, BUCKETS).long()
-    units = torch.where(places >= 0, 2 * places, -2 * places - 1)
-    return units.masked_fill(~values.isfinite(), -1)
+    return signed_units((values / width).floor())
 
 
-def chunks(rows: int, others: int) -> list[slice]:
-    """Parts of `rows` small enough that distances to `others` rows fit into memory."""
-    step = max(1, CHUNK // max(1, others))
-    return [slice(start, start + step) for start in range(0, rows, step)]
-
-
-def _distances(
-    rows: Float64[Tensor, "inputs neurons"], others: Float64[Tensor, "others neurons"]
-) -> Float64[Tensor, "inputs others"]:
-    # Left to itself, cdist takes matrix products only of many rows: the batch size would show.
-    return torch.cdist(rows, others, compute_mode="use_mm_for_euclid_dist")
-
-
-def log_kernel_mean(
-    rows: Float64[Tensor, "inputs neurons"], centres: Float64[Tensor, "centres neurons"]
-) -> Float64[Tensor, " inputs"]:
-    """Logarithm of the mean over centres of exp(-|row - centre|^2 / 2), in nats."""
-    logs = [
-        (_distances(rows[part], centres).square() / -2).logsumexp(1)
-        for part in chunks(len(rows), len(centres))
-    ]
-    return torch.cat(logs) - math.log(len(centres))
-
-
-def nearest_rows(
-    rows: Float64[Tensor, "inputs neurons"], others: Float64[Tensor, "others neurons"]
-) -> tuple[Int[Tensor, " inputs"], Float64[Tensor, " inputs"]]:
-    """The nearest of other rows to each row, and the Euclidean distance to it."""
-    places = [_distances(rows[part], others).argmin(1) for part in chunks(len(rows), len(others))]
-    nearest = torch.cat(places)
-    # Distances by matrix products are off by 1e-8 of the length, and never zero for equal rows.
-    return nearest, (rows - others[nearest]).norm(dim=1)
-
-
-@dataclass(frozen=True)
-class ClassDensity:
-    """A kernel density in coordinates in which its kernel is the standard normal one.
-
-    Attributes:
-        factor: Lower triangular factor of the kernel's covariance.
-        centres: The traces, in these coordinates.
-        log_volume: Logarithm of the kernel's integral before it is normalised, in nats.
-    """
-
-    factor: Float64[Tensor, "neurons neurons"]
-    centres: Float64[Tensor, "centres neurons"]
-    log_volume: float
-
-    @classmethod
-    def fit(
-        cls, traces: Float64[Tensor, "centres neurons"], factor: Float64[Tensor, "neurons neurons"]
-    ) -> ClassDensity:
-        """The density of traces with a kernel of this factor."""
-        centres = torch.linalg.solve_triangular(factor, traces.T, upper=False).T.contiguous()
-        half_log_determinant = float(factor.diagonal().log().sum())
-        return cls(factor, centres, half_log_determinant + len(factor) / 2 * math.log(2 * math.pi))
-
-    def log_density(self, rows: Float64[Tensor, "inputs neurons"]) -> Float64[Tensor, " inputs"]:
-        """The logarithm of the density, in nats."""
-        rows = torch.linalg.solve_triangular(self.factor, rows.T, upper=False).T.contiguous()
-        return log_kernel_mean(rows, self.centres) - self.log_volume
+def signed_units(places: Float64[Tensor, " inputs"]) -> Int[Tensor, " inputs"]:
+    """Units of buckets whose numbers may be negative; -1 where a number is not finite."""
+    whole = places.nan_to_num(0.0).clamp(-BUCKETS, BUCKETS).long()
+    units = torch.where(whole >= 0, 2 * whole, -2 * whole - 1)
+    return units.masked_fill(~places.isfinite(), -1)
 
 
 class LSC(SurpriseCoverage):
@@ -228,12 +168,12 @@ class LSC(SurpriseCoverage):
                 f"{len(traces.classes)} training inputs: lower it or choose another layer"
             )
         super().__init__(traces.columns[kept], width, group)
-        self.densities: dict[int, ClassDensity] = {}
+        self.densities: dict[int, KernelDensity] = {}
         for one in traces.classes.unique().tolist():
             rows = traces.activations[traces.classes == one][:, kept]
             factor = _kernel_factor(rows, bandwidth, shrinkage)
             if factor is not None:
-                self.densities[one] = ClassDensity.fit(rows, factor)
+                self.densities[one] = KernelDensity.fit(rows, factor)
 
     def class_surprise(
         self, rows: Float64[Tensor, "inputs neurons"], one: int

@@ -12,8 +12,7 @@ from scipy.stats import gaussian_kde, multivariate_normal
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import KernelDensity
 
-from aim_plugins.coverage import moments
-from aim_plugins.coverage.criteria import surprise
+from aim_plugins.coverage import distances, moments
 from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.coverage.criteria.surprise import DSC, LSC, MDSC, ClassTraces, bucket_units
 from aim_plugins.coverage.moments import ClassMoments, oas_shrinkage
@@ -215,7 +214,7 @@ def test_coverage_is_the_number_of_buckets_in_any_order_and_parts(make):
 @pytest.mark.parametrize("make", CRITERIA)
 def test_small_chunks_change_nothing(make, monkeypatch):
     wanted = make().surprise(TEST)
-    monkeypatch.setattr(surprise, "CHUNK", 100)
+    monkeypatch.setattr(distances, "CHUNK", 100)
     torch.testing.assert_close(make().surprise(TEST), wanted, rtol=1e-12, atol=1e-12)
 
 
