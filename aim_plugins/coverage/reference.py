@@ -7,7 +7,7 @@ different runs, on different machines, are held against the same one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,7 +39,6 @@ class ReferenceMetadata(ArtifactMetadata):
         settings: The settings that it depends on.
         surprise_layer: The layer whose activations surprise looks at.
         important: Labels of the sets of important neurons, each with the class it is of, if any.
-        training_idc: By label, the share of combinations that the training inputs reach.
     """
 
     KIND: ClassVar[str] = "reference"
@@ -52,7 +51,36 @@ class ReferenceMetadata(ArtifactMetadata):
     settings: Mapping[str, Any] = field(default_factory=dict)
     surprise_layer: str = ""
     important: Sequence[Mapping[str, Any]] = ()
-    training_idc: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """The combinations that training inputs reach.
+
+    Attributes:
+        codes: Them, as IDC numbers them, ascending.
+        counts: How many inputs reach each.
+        examples: The first input that reaches each, by its position in the training set.
+    """
+
+    codes: Int[Tensor, " combinations"]
+    counts: Int[Tensor, " combinations"]
+    examples: Int[Tensor, " combinations"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImportantSet:
+    """Important neurons with their clusters, and what training inputs reach of them.
+
+    Attributes:
+        neurons: The neurons.
+        reached: The combinations that training inputs reach, of the class if it is of one.
+        class_index: The class whose inputs alone count; None where all do.
+    """
+
+    neurons: ImportantNeurons
+    reached: Reached
+    class_index: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +93,7 @@ class Reference:
         high: Largest one.
         traces: Activations of the surprise layer; None where no criterion asks for them.
         moments: Their means and covariances by class; None where no criterion asks for them.
-        important: Sets of important neurons with their clusters.
+        important: Sets of important neurons.
         metadata: Where all of it comes from.
     """
 
@@ -74,7 +102,7 @@ class Reference:
     high: Float[Tensor, " neurons"]
     traces: ClassTraces | None
     moments: ClassMoments | None
-    important: tuple[ImportantNeurons, ...]
+    important: tuple[ImportantSet, ...]
     metadata: ReferenceMetadata
 
     @property
@@ -97,7 +125,8 @@ class Reference:
             for one, moments in self.moments.by_class.items():
                 tensors |= moments.state(f"moments.{one}")
         for place, important in enumerate(self.important):
-            state = important.to_tensors()
+            state = important.neurons.to_tensors()
+            state |= {f"reached.{name}": one for name, one in vars(important.reached).items()}
             tensors |= {f"important.{place}.{name}": one for name, one in state.items()}
         return artifact.save(folder, tensors, self.metadata)
 
@@ -116,7 +145,7 @@ class Reference:
             _read_traces(tensors),
             _read_moments(tensors),
             tuple(
-                ImportantNeurons.from_tensors(_below(tensors, f"important.{place}."), **one)
+                _read_important(_below(tensors, f"important.{place}."), one)
                 for place, one in enumerate(metadata.important)
             ),
             metadata,
@@ -171,9 +200,7 @@ class ReferenceBuilder:
             self._moments.update(looked_at, batch.classes)
         self.inputs += len(batch)
 
-    def finish(
-        self, important: Sequence[ImportantNeurons], metadata: ReferenceMetadata
-    ) -> Reference:
+    def finish(self, important: Sequence[ImportantSet], metadata: ReferenceMetadata) -> Reference:
         """The reference.
 
         Args:
@@ -211,18 +238,18 @@ def surprise_layer(layers: Layers, settings: CriteriaSettings) -> str:
     return settings.surprise_layer
 
 
-def read_columns(
-    batches: Iterable[Batch], columns: Sequence[int]
-) -> Float[Tensor, "inputs columns"]:
-    """The activations of some neurons for all inputs."""
-    parts = [batch.neurons[:, list(columns)] for batch in batches]
-    return torch.cat(parts) if parts else torch.empty(0, len(columns))
-
-
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)
     }
+
+
+def _read_important(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> ImportantSet:
+    return ImportantSet(
+        ImportantNeurons.from_tensors(state, about["label"]),
+        Reached(**_below(state, "reached.")),
+        about["class_index"],
+    )
 
 
 def _read_traces(tensors: Mapping[str, Tensor]) -> ClassTraces | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aim_plugins.coverage.criteria.boundary import KMNC, NBC, NC, SNAC
+from aim_plugins.coverage.criteria.class_combinations import ClassIDC
 from aim_plugins.coverage.criteria.clusters import CC
 from aim_plugins.coverage.criteria.combinations import IDC
 from aim_plugins.coverage.criteria.covariance import NLC
 from aim_plugins.coverage.criteria.criterion import Criterion
 from aim_plugins.coverage.criteria.surprise import DSC, LSC, MDSC, ClassTraces
 from aim_plugins.coverage.criteria.top import TKNC, TKNP
+from aim_plugins.coverage.layers import Layers
 from aim_plugins.coverage.moments import ClassMoments
-from aim_plugins.coverage.reference import Reference
+from aim_plugins.coverage.reference import ImportantSet, Reference
 from aim_plugins.coverage.settings import CriteriaSettings
 
 Maker = Callable[[Reference, CriteriaSettings], Criterion]
@@ -45,12 +47,19 @@ def make_criteria(reference: Reference, settings: CriteriaSettings) -> dict[str,
     for name in settings.criteria:
         if name == "IDC":
             made |= {
-                idc_label(place, one.label): IDC(reference.layers, one)
+                idc_label(place, one.neurons.label): make_idc(reference.layers, one)
                 for place, one in enumerate(reference.important)
             }
         else:
             made[name] = MAKERS[name](reference, settings)
     return made
+
+
+def make_idc(layers: Layers, important: ImportantSet) -> IDC:
+    """The IDC of a set of important neurons."""
+    if important.class_index is None:
+        return IDC(layers, important.neurons)
+    return ClassIDC(layers, important.neurons, important.class_index)
 
 
 def idc_label(place: int, label: str) -> str:

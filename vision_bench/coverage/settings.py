@@ -32,7 +32,7 @@ Part = Annotated[str, bound("a part such as 1/4, the first of four", _is_part)]
 
 
 @dataclass(frozen=True)
-class CoverageSettings(ClassifierSettings, CriteriaSettings, ImportanceSettings):
+class CoverageSettings(ImportanceSettings, CriteriaSettings, ClassifierSettings):
     """A classifier, the inputs it was trained on, and the suite to be measured.
 
     Attributes:
@@ -87,7 +87,7 @@ class CoverageSettings(ClassifierSettings, CriteriaSettings, ImportanceSettings)
 
 
 @dataclass(frozen=True)
-class RunSettings(CoverageSettings, SuiteSettings):
+class RunSettings(SuiteSettings, CoverageSettings):
     """What `vision-bench coverage run` measures.
 
     Attributes:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aim_plugins.core.devices import best_device
+from aim_plugins.core.errors import first_few
 from aim_plugins.coverage.activations import NeuronReader, neuron_layers
 from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.coverage.layers import Layers
@@ -18,6 +19,7 @@ from vision_bench.classifiers.load import load
 from vision_bench.coverage.settings import CoverageSettings
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import VisionData
+from vision_bench.data.images import UnreadableImageError
 from vision_bench.data.samples import read_samples
 from vision_bench.logits.forward import forward
 from vision_bench.models.model import LogitsOnly, VisionModel
@@ -169,9 +171,9 @@ def load_subject(
         )
         if training.classes != suite.classes:
             raise ValueError(
-                f"train_split={settings.train_split!r} holds the classes "
-                f"{', '.join(training.classes[:3])} …, and the suite {', '.join(suite.classes[:3])} "
-                "…: give the data that the model was trained on"
+                f"train_split={settings.train_split!r} has the classes "
+                f"{first_few(training.classes)}, and the suite {first_few(suite.classes)}: give "
+                "the data that the model was trained on"
             )
     subject = Subject(
         model,
@@ -187,6 +189,6 @@ def load_subject(
 def first_image(data: VisionData) -> Float[Tensor, "1 3 height width"]:
     """The first image of a data set that can be read, as a batch."""
     for position in range(len(data)):
-        with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(UnreadableImageError):
             return data[position][0][None]
-    raise ValueError(f"{data.title} holds no readable image")
+    raise UnreadableImageError(f"{data.title} holds no readable image")
