@@ -176,11 +176,10 @@ class CompatibleDSC(_TruncatedBuckets, DSC):
     def class_surprise(
         self, rows: Float64[Tensor, "inputs neurons"], one: int
     ) -> Float64[Tensor, " inputs"]:
-        own = self.traces.classes == one
-        if not own.any():
+        if one not in self.places:
             return torch.full((len(rows),), math.inf, dtype=torch.float64)
-        _, near = nearest_rows(rows, self.traces.activations[own])
-        _, far = nearest_rows(rows, self.traces.activations[~own])
+        _, near = nearest_rows(rows, self.traces.activations[self.places[one]])
+        far = self.distance_to_others(rows, one)
         return torch.where(far > 0, near / far, NO_DISTANCE)
 
 

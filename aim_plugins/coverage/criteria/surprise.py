@@ -226,27 +226,40 @@ class DSC(SurpriseCoverage):
                 "inputs of two or more"
             )
         super().__init__(traces.columns, width, group)
+        classes, counts = self.traces.classes.unique_consecutive(return_counts=True)
+        ends = counts.cumsum(0).tolist()
+        starts = [0, *ends[:-1]]
+        self.places = dict(zip(classes.tolist(), map(slice, starts, ends), strict=True))
         # Filled in when a trace is first the nearest of its class.
         self._to_other_class = torch.full((len(self.traces.classes),), math.nan).double()
 
     def class_surprise(
         self, rows: Float64[Tensor, "inputs neurons"], one: int
     ) -> Float64[Tensor, " inputs"]:
-        own = (self.traces.classes == one).nonzero().flatten()
-        if not len(own):
+        if one not in self.places:
             return torch.full((len(rows),), math.inf, dtype=torch.float64)
-        nearest, distance = nearest_rows(rows, self.traces.activations[own])
-        return distance_ratio(distance, self.to_other_class(own[nearest], one))
+        place = self.places[one]
+        nearest, distance = nearest_rows(rows, self.traces.activations[place])
+        return distance_ratio(distance, self._between_classes(nearest + place.start, one))
 
-    def to_other_class(
-        self, places: Int[Tensor, " inputs"], one: int
+    def distance_to_others(
+        self, rows: Float64[Tensor, "inputs neurons"], one: int
     ) -> Float64[Tensor, " inputs"]:
-        """Distance of training traces of a class to the nearest one of another class."""
-        new = places[self._to_other_class[places].isnan()].unique()
+        """Distance of each row to the nearest training trace that is not of a class."""
+        place = self.places[one]
+        # Views of what lies before and after the class: a mask would copy nearly all traces.
+        parts = (self.traces.activations[: place.start], self.traces.activations[place.stop :])
+        found = [nearest_rows(rows, part)[1] for part in parts if len(part)]
+        return torch.stack(found).amin(0)
+
+    def _between_classes(
+        self, nearest: Int[Tensor, " inputs"], one: int
+    ) -> Float64[Tensor, " inputs"]:
+        new = nearest[self._to_other_class[nearest].isnan()].unique()
         if len(new):
-            others = self.traces.activations[self.traces.classes != one]
-            _, self._to_other_class[new] = nearest_rows(self.traces.activations[new], others)
-        return self._to_other_class[places]
+            rows = self.traces.activations[new]
+            self._to_other_class[new] = self.distance_to_others(rows, one)
+        return self._to_other_class[nearest]
 
 
 def distance_ratio(
