@@ -144,10 +144,11 @@ class FixedUnits(UnitCriterion):
         }
 
     def state(self) -> dict[str, Tensor]:
-        return {"reached": self.reached}
+        return {"reached": torch.from_numpy(np.packbits(self.reached.numpy()))}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.reached = state["reached"].bool()
+        bits = np.unpackbits(state["reached"].numpy(), count=len(self.reached))
+        self.reached = torch.from_numpy(bits.astype(bool))
 
     def merge(self, other: FixedUnits) -> None:
         self.reached |= other.reached
