@@ -72,9 +72,10 @@ def breakdown(results: Sequence[Result], noun: str) -> tuple[Section, Pictures] 
         results: The criteria.
         noun: "layer" or "class".
     """
-    parts = {one.label: one.by_layer if noun == "layer" else one.by_class for one in results}
     if noun == "layer":
-        parts = _layers_only(parts)
+        parts = _layers_only({one.label: one.by_layer for one in results})
+    else:
+        parts = {one.label: dict(one.by_class) for one in results if one.by_class}
     rows = list(dict.fromkeys(name for values in parts.values() for name in values))
     columns = [label for label, values in parts.items() if values]
     if len(rows) < 2 or not columns:

@@ -234,6 +234,10 @@ class IDC(OpenUnits):
         return (code for code in range(self.total) if code not in seen)
 
     @property
+    def worth(self) -> float:
+        return 1 / self.total
+
+    @property
     def value(self) -> float:
         return len(self.found[0]) / self.total
 

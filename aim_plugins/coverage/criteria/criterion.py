@@ -101,6 +101,11 @@ class Criterion(abc.ABC):
 class UnitCriterion(Criterion):
     """A criterion that counts units which inputs reach."""
 
+    @property
+    def worth(self) -> float:
+        """What one more unit adds to the value."""
+        return 1.0
+
     @abc.abstractmethod
     def units(self, batch: Batch) -> Int[Tensor, "inputs marks"]:
         """The units that each input reaches; -1 fills places of inputs that reach fewer."""
@@ -128,6 +133,10 @@ class FixedUnits(UnitCriterion):
 
     def is_covered(self, units: Int[Tensor, "inputs marks"]) -> Bool[Tensor, "inputs marks"]:
         return self.reached[units.clamp(min=0)] | (units < 0)
+
+    @property
+    def worth(self) -> float:
+        return 1 / max(1, len(self.reached))
 
     @property
     def value(self) -> float:
