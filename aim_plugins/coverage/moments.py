@@ -158,20 +158,6 @@ class ClassMoments:
         for one, moments in other.by_class.items():
             self._add(one, moments)
 
-    def state(self) -> dict[str, Tensor]:
-        """Columns and moments as tensors."""
-        state = {"columns": self.columns}
-        for one, moments in self.by_class.items():
-            state |= moments.state(str(one))
-        return state
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> ClassMoments:
-        """Reads what `state` returned."""
-        classes = [name.removesuffix(".count") for name in state if name.endswith(".count")]
-        by_class = {int(one): Moments.from_state(state, one) for one in classes}
-        return cls(state["columns"], by_class)
-
     def _add(self, one: int, moments: Moments) -> None:
         if one not in self.by_class:
             neurons = len(self.columns)

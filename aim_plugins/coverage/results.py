@@ -18,6 +18,7 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.coverage.criteria.combinations import IDC
 from aim_plugins.coverage.criteria.criterion import Criterion, FixedUnits, UnitCriterion
 from aim_plugins.coverage.profile import ALL, Profile
+from aim_plugins.sweep.formats import format_value
 from aim_plugins.sweep.intervals import student_factor
 
 TRAINING, NOISE = "training", "noise"
@@ -108,6 +109,17 @@ def total_of(criterion: Criterion) -> int | None:
     if isinstance(criterion, FixedUnits):
         return len(criterion.reached)
     return criterion.total if isinstance(criterion, IDC) else None
+
+
+def show_value(value: float, unit: str = "share") -> str:
+    """A value for readers: counts whole, others with three decimals or five digits.
+
+    >>> show_value(0.25), show_value(1000.0, "count"), show_value(math.nan)
+    ('0.250', '1000', '–')
+    """
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.0f}" if unit == "count" or value.is_integer() else format_value(value)
 
 
 def collect(

@@ -9,8 +9,8 @@ are never found; and surprise is by labels: give training traces and batches who
 labels of the data, not what the model predicts. Criteria that depend on the order do not merge.
 
 What is not repeated: the library's CC asks an approximate search besides an exact one, which adds
-nothing; its LSC takes scikit-learn's tree at its default leaf size; and its TKNP fails with an
-AttributeError as it is published, so that here is what its lines say.
+nothing; and CC and TKNP fail with an AttributeError as they are published, for want of a first
+value, so that here is what their lines say.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from torch import Tensor
 from aim_plugins.coverage.criteria.criterion import NETWORK, Batch
 from aim_plugins.coverage.criteria.surprise import (
     DSC,
-    LSC,
     ClassTraces,
     SurpriseCoverage,
     signed_units,
@@ -90,8 +89,12 @@ class _TruncatedBuckets(SurpriseCoverage):
         return signed_units((self.surprise(batch) / self.width).trunc())[:, None]
 
 
-class CompatibleLSC(_TruncatedBuckets, LSC):
+class CompatibleLSC(_TruncatedBuckets):
     """LSC of all layers at once with a kernel of the same width 0.2 for every network.
+
+    The density is that of scikit-learn, as there. In many neurons densities are below the least
+    float, and where a class has more traces than a leaf of its tree, the tree adds bounds instead
+    of kernels: on LeNet's neurons it is off by up to 3900 nats for a third of the inputs.
 
     Args:
         layers: All layers.
@@ -101,8 +104,13 @@ class CompatibleLSC(_TruncatedBuckets, LSC):
         batch_size: Inputs of a batch in which the library would read the training set.
 
     Raises:
+        ImportError: If scikit-learn is missing.
         ValueError: If the traces are not of all neurons, or no neuron is kept.
     """
+
+    name = "LSC"
+    summary = "buckets of surprise by likelihood, by labels"
+    source = "Kim et al., ICSE 2019; NeuraL-Coverage"
 
     def __init__(
         self,
@@ -113,8 +121,27 @@ class CompatibleLSC(_TruncatedBuckets, LSC):
         min_variance: float = MIN_VARIANCE,
         batch_size: int = 100,
     ) -> None:
+        try:
+            from sklearn.neighbors import KernelDensity
+        except ImportError as error:
+            raise ImportError(
+                "compat='neural-coverage' of LSC needs scikit-learn: "
+                "pip install 'aim-plugins[transport]'"
+            ) from error
         kept = kept_neurons(layers, traces, batch_size, min_variance)
-        super().__init__(_without(traces, kept), width, bandwidth=BANDWIDTH, min_variance=0.0)
+        super().__init__(traces.columns[kept], width, NETWORK)
+        rows = _without(traces, kept).finite()
+        self.densities = {
+            one: KernelDensity(bandwidth=BANDWIDTH).fit(rows.activations[rows.classes == one])
+            for one in rows.classes.unique().tolist()
+        }
+
+    def class_surprise(
+        self, rows: Float64[Tensor, "inputs neurons"], one: int
+    ) -> Float64[Tensor, " inputs"]:
+        if one not in self.densities:
+            return torch.full((len(rows),), math.inf, dtype=torch.float64)
+        return torch.from_numpy(-self.densities[one].score_samples(rows.numpy()))
 
 
 class CompatibleDSC(_TruncatedBuckets, DSC):

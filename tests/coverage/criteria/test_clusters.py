@@ -81,4 +81,4 @@ def test_inputs_that_are_not_finite_reach_no_cell():
 
 def test_a_threshold_must_be_positive():
     with pytest.raises(ValueError, match="threshold=0"):
-        CC(LAYERS, 0)
+        CC(LAYERS, 0.0)

@@ -229,9 +229,9 @@ def test_buckets_of_both_signs_are_units_of_their_own():
 
 def test_bad_settings_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="width=0"):
-        DSC(_traces(), width=0)
+        DSC(_traces(), width=0.0)
     with pytest.raises(ValueError, match="bandwidth=-1"):
-        LSC(_traces(), bandwidth=-1)
+        LSC(_traces(), bandwidth=-1.0)
     monkeypatch.setattr(moments, "MEMORY_LIMIT", 1000)
     with pytest.raises(ValueError, match="layer with 4 neurons and 120 training inputs"):
         DSC(_traces())
