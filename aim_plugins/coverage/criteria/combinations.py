@@ -267,8 +267,8 @@ class IDC(OpenUnits):
     def _check_same(self, other: OpenUnits) -> None:
         if not isinstance(other, IDC) or other.important != self.important:
             raise ValueError(
-                f"IDC of {self.label} and of {other.groups[0]} have other neurons or clusters, so that "
-                "their combinations cannot be compared"
+                f"IDC of {self.label} and of {other.groups[0]} have other neurons or clusters, so "
+                "that their combinations cannot be compared"
             )
 
 
