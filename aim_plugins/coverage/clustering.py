@@ -74,8 +74,8 @@ def cluster(values: ArrayLike, k: int | Sequence[int]) -> Clusters:
     Raises:
         ValueError: If k is less than 1, or there are fewer numbers than clusters.
 
-    >>> cluster([0, 0.2, 5, 5.2, 9], 3).centres, cluster([1, 1, 1], 3).centres
-    ((0.1, 5.1, 9.0), (1.0,))
+    >>> cluster([0, 0.25, 5, 5.5, 9], 3).centres, cluster([1, 1, 1], 3).centres
+    ((0.125, 5.25, 9.0), (1.0,))
     """
     choices = sorted({k} if isinstance(k, int) else set(k))
     if not choices or choices[0] < 1:

@@ -234,6 +234,10 @@ class IDC(OpenUnits):
         return (code for code in range(self.total) if code not in seen)
 
     @property
+    def worth(self) -> float:
+        return 1 / self.total
+
+    @property
     def value(self) -> float:
         return len(self.found[0]) / self.total
 
@@ -263,8 +267,8 @@ class IDC(OpenUnits):
     def _check_same(self, other: OpenUnits) -> None:
         if not isinstance(other, IDC) or other.important != self.important:
             raise ValueError(
-                f"IDC of {self.label} and of {other.groups[0]} have other neurons or clusters, so that "
-                "their combinations cannot be compared"
+                f"IDC of {self.label} and of {other.groups[0]} have other neurons or clusters, so "
+                "that their combinations cannot be compared"
             )
 
 

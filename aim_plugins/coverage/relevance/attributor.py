@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -14,8 +14,6 @@ from aim_plugins.coverage.activations import channel_dim_of, neuron_means
 from aim_plugins.coverage.layers import Layers
 from aim_plugins.modulation.hooks import find_module
 from aim_plugins.modulation.sites import split_site
-
-Reduction = Literal["mean", "sum"]
 
 
 class Attributor(abc.ABC):
@@ -37,7 +35,7 @@ class Attributor(abc.ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
+    def __init__(self, reduction: str = "mean") -> None:
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction={reduction!r} is unknown: write 'mean' or 'sum'")
         self.reduction = reduction

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from aim_plugins.coverage.layers import Layers
 from aim_plugins.coverage.relevance.attributor import (
     Attributor,
-    Reduction,
     check_scores,
     logits_of,
 )
@@ -28,6 +27,9 @@ from aim_plugins.modulation.sites import split_site
 
 _SEED = 0
 """Of GradientShap's random points: the same batch gets the same scores."""
+
+_VALUES_AT_ONCE = 2**22
+"""Values of inputs between baseline and input that a model gets at once: 27 images of ImageNet."""
 
 _EXPLODED = 1e3
 """Relevance is shared out, not made: a layer's sum is near a logit, but for shares of biases."""
@@ -49,7 +51,7 @@ class CaptumAttributor(Attributor):
 
     captum_name: ClassVar[str]
 
-    def __init__(self, reduction: Reduction = "mean", baseline: float = 0.0) -> None:
+    def __init__(self, reduction: str = "mean", baseline: float = 0.0) -> None:
         super().__init__(reduction)
         self.baseline = baseline
 
@@ -110,13 +112,19 @@ class CaptumAttributor(Attributor):
         """
 
 
-class Conductance(CaptumAttributor):
+class _OnTheWay(CaptumAttributor):
+    """One that integrates on the straight way from the baseline, in 50 steps."""
+
+    def arguments(self, inputs: Tensor, targets: Int[Tensor, " inputs"]) -> dict[str, Any]:
+        rows = max(len(inputs), _VALUES_AT_ONCE // max(1, inputs[0].numel()))
+        baselines = self.baselines(inputs, len(inputs))
+        return {"target": targets, "baselines": baselines, "internal_batch_size": rows}
+
+
+class Conductance(_OnTheWay):
     name, captum_name = "lc", "LayerConductance"
     summary = "flow of integrated gradients through a neuron"
     source = "Dhamdhere et al., arXiv:1805.12233"
-
-    def arguments(self, inputs: Tensor, targets: Int[Tensor, " inputs"]) -> dict[str, Any]:
-        return {"target": targets, "baselines": self.baselines(inputs, len(inputs))}
 
 
 class Activation(CaptumAttributor):
@@ -128,22 +136,25 @@ class Activation(CaptumAttributor):
         return {}
 
 
-class Influence(Conductance):
+class Influence(_OnTheWay):
     name, captum_name = "ii", "InternalInfluence"
     summary = "gradient of a neuron, averaged on the way from the baseline"
     source = "Leino et al., arXiv:1802.03788"
 
 
-class IntegratedGradients(Conductance):
+class IntegratedGradients(_OnTheWay):
     name, captum_name = "lig", "LayerIntegratedGradients"
     summary = "integrated gradients of a layer, from the layer's own baseline"
     source = "Sundararajan et al., arXiv:1703.01365"
 
 
-class DeepLift(Conductance):
+class DeepLift(CaptumAttributor):
     name, captum_name = "ldl", "LayerDeepLift"
     summary = "difference from the baseline, by DeepLIFT's rescale rule"
     source = "Shrikumar et al., arXiv:1704.02685"
+
+    def arguments(self, inputs: Tensor, targets: Int[Tensor, " inputs"]) -> dict[str, Any]:
+        return {"target": targets, "baselines": self.baselines(inputs, len(inputs))}
 
     def hint(self) -> str:
         return ", as where a module runs twice in one pass"
@@ -192,7 +203,7 @@ class CaptumLRP(CaptumAttributor):
         total = float(scores.detach().double().flatten(1).sum(1).abs().max())
         if total > _EXPLODED * largest:
             raise ValueError(
-                f"attributor={self.name!r}: the relevance of {site!r} adds up to {total:.1e}, where "
+                f"attributor={self.name!r}: the relevance of {site!r} adds up to {total:.1e} and "
                 f"no logit exceeds {largest:.1e}, since captum's rules do not see what "
                 f"{type(model).__name__} adds or concatenates outside modules: choose 'lrp-epsilon'"
             )
@@ -227,26 +238,22 @@ def _restored(model: nn.Module) -> Iterator[None]:
     In-place activations write to copies meanwhile: captum would read what they overwrite.
     """
     before = [
-        (one, set(vars(one)), [dict(getattr(one, hooks)) for hooks in _HOOKS])
+        (one, dict(vars(one)), {hooks: dict(vars(one)[hooks]) for hooks in _HOOKS})
         for one in model.modules()
     ]
-    inplace: list[Any] = [one for one in model.modules() if getattr(one, "inplace", False) is True]
-    for one in inplace:
-        one.inplace = False
+    for one, attributes, _ in before:
+        if attributes.get("inplace") is True:
+            vars(one)["inplace"] = False
     try:
         yield
     finally:
-        for one in inplace:
-            one.inplace = True
-        for one, attributes, kept in before:
-            for attribute in set(vars(one)) - attributes:
-                delattr(one, attribute)
-            for hooks, former in zip(_HOOKS, kept, strict=True):
-                current = getattr(one, hooks)
-                if current.keys() != former.keys():
-                    # Emptied and filled, not replaced: handles of others refer to it.
-                    current.clear()
-                    current.update(former)
+        for one, attributes, hooks in before:
+            vars(one).clear()
+            vars(one).update(attributes)
+            for name, former in hooks.items():
+                # Emptied and filled, not replaced: handles of others refer to the dictionary.
+                vars(one)[name].clear()
+                vars(one)[name].update(former)
 
 
 @contextlib.contextmanager

@@ -50,9 +50,9 @@ class LRPEpsilon(Attributor):
         keepers = {site: _keep(outputs, site) for site in layers.names}
         with torch.inference_mode(False), torch.enable_grad(), change_outputs(model, keepers):
             logits = logits_of(model, inputs)
+            chosen = logits.gather(1, targets[:, None]).sum()
         if missed := [site for site in layers.names if site not in outputs]:
             raise ValueError(f"layers {first_few(missed)} did not run in this forward pass")
-        chosen = logits.gather(1, targets[:, None]).sum()
         kept = [outputs[site] for site in layers.names]
         # The layers of an auxiliary head lie on no way to the logits.
         gradients = torch.autograd.grad(chosen, kept, allow_unused=True, materialize_grads=True)

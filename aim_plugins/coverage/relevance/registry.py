@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aim_plugins.core.errors import did_you_mean
-from aim_plugins.coverage.relevance.attributor import Attributor, Reduction
+from aim_plugins.coverage.relevance.attributor import Attributor
 from aim_plugins.coverage.relevance.captum_attributors import CAPTUM_ATTRIBUTORS
 from aim_plugins.coverage.relevance.gradient import LRPEpsilon
 
@@ -15,7 +15,7 @@ ATTRIBUTORS: dict[str, type[Attributor]] = {kind.name: kind for kind in _KINDS}
 """Every attributor: our LRP-ε, and captum's by the short names of the WISDOM tool."""
 
 
-def make_attributor(name: str = DEFAULT_ATTRIBUTOR, reduction: Reduction = "mean") -> Attributor:
+def make_attributor(name: str = DEFAULT_ATTRIBUTOR, reduction: str = "mean") -> Attributor:
     """An attributor by name.
 
     Args:

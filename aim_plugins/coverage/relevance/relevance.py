@@ -142,7 +142,7 @@ class Relevance:
 def measure_relevance(
     model: nn.Module,
     layers: Layers,
-    batches: Iterable[tuple[Any, Int[Tensor, " inputs"]]],
+    batches: Iterable[tuple[Any, Tensor]],
     classes: int,
     attributor: Attributor | None = None,
     progress: Callable[[int], object] | None = None,

@@ -14,7 +14,7 @@ sign or explode; here they count as zero, and a batch without any gain has no vo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -28,8 +28,6 @@ from aim_plugins.coverage.relevance.relevance import top_neurons
 
 VOTERS = ("lc", "la", "ii", "ldl", "ldls", "lgs", "lig", "lrp")
 """The attributors of the WISDOM tool."""
-
-Gain = Literal["loss", "accuracy"]
 
 
 class Wisdom:
@@ -59,7 +57,7 @@ class Wisdom:
         voters: Mapping[str, Attributor] | None = None,
         top_m_neurons: int = 6,
         keep: int = 10,
-        gain: Gain = "loss",
+        gain: str = "loss",
     ) -> None:
         if gain not in ("loss", "accuracy"):
             raise ValueError(f"gain={gain!r} is unknown: write 'loss' or 'accuracy'")
@@ -124,6 +122,44 @@ class Wisdom:
         if self.gain == "accuracy":
             return float((logits.argmax(1) != labels).double().mean())
         return float(nn.functional.cross_entropy(logits.double(), labels))
+
+
+def usable_voters(
+    voters: Mapping[str, Attributor],
+    model: nn.Module,
+    layers: Layers,
+    inputs: Any,
+    labels: Int[Tensor, " inputs"],
+) -> tuple[dict[str, Attributor], dict[str, str]]:
+    """Parts attributors that can explain a model from those that cannot.
+
+    Of the eight, DeepLIFT and captum's LRP refuse many models, such as torchvision's ResNets.
+
+    Args:
+        voters: Attributors by name.
+        model: The model.
+        layers: Layers of it.
+        inputs: A few inputs to try them on.
+        labels: The class of each.
+
+    Returns:
+        Those that can, and why each of the others cannot.
+
+    Raises:
+        ValueError: If none can; the first reason is given.
+    """
+    able: dict[str, Attributor] = {}
+    reasons: dict[str, str] = {}
+    for name, voter in voters.items():
+        try:
+            voter.attribute(model, layers, inputs, labels)
+        except ValueError as error:
+            reasons[name] = str(error)
+        else:
+            able[name] = voter
+    if not able:
+        raise ValueError(f"no attributor can vote: {next(iter(reasons.values()), 'none is given')}")
+    return able, reasons
 
 
 def weigh(gains: Sequence[float]) -> list[float]:
