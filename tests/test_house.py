@@ -25,6 +25,7 @@ FLOORS = {
     "aim_plugins.sweep": 2,
     "aim_plugins.transport": 3,
     "aim_plugins.attribution": 3,
+    "aim_plugins.coverage": 3,
     "aim_plugins.demo_model": 3,
     "aim_plugins.engines": 4,
     "aim_plugins.steering": 5,
@@ -43,6 +44,7 @@ FLOORS = {
     "vision_bench.published": 3,
     "vision_bench.demo": 4,
     "vision_bench.commands": 5,
+    "vision_bench.classifiers": 5,
     "vision_bench.classification": 6,
     "vision_bench.segmentation": 6,
     "vision_bench.reengineering": 6,
@@ -55,7 +57,10 @@ FLOORS = {
 
 SHARED = {
     "aim_plugins",
-    *(f"aim_plugins.{one}" for one in ("core", "modulation", "sweep", "transport", "attribution")),
+    *(
+        f"aim_plugins.{one}"
+        for one in ("core", "modulation", "sweep", "transport", "attribution", "coverage")
+    ),
     "aim_plugins.demo_model",
 }
 """Rooms that `vision_bench` may import."""

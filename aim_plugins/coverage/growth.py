@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from aim_plugins.coverage.criteria.criterion import FixedUnits, UnitCriterion
+from aim_plugins.coverage.criteria.criterion import UnitCriterion
 from aim_plugins.coverage.gains import FreshUnits, Parts, fresh_units
 from aim_plugins.coverage.random_order import Band, check_level, check_order
 
@@ -135,9 +135,7 @@ def _added(fresh: FreshUnits, order: np.ndarray) -> np.ndarray:
 
 def _value(criterion: UnitCriterion, added: np.ndarray) -> np.ndarray:
     """The criterion's value with as many more units covered."""
-    if isinstance(criterion, FixedUnits):
-        return (int(criterion.reached.sum()) + added) / max(1, len(criterion.reached))
-    return criterion.value + added
+    return criterion.value + added * criterion.worth
 
 
 def _count(fresh: FreshUnits, count: int | None) -> int:

@@ -64,11 +64,8 @@ def execution_order(
     Raises:
         ValueError: If a site is not reached, or reached several times in one pass.
     """
-    reached: list[str] = []
     sites = list(sites)
-    functions = {site: _note(reached, site) for site in sites}
-    with change_outputs(model, functions):
-        run()
+    reached = reached_sites(model, sites, run)
     if missed := [site for site in sites if site not in reached]:
         raise ValueError(
             f"modules: {', '.join(missed[:3])} ({len(missed)} in all) did not run in a forward "
@@ -79,6 +76,16 @@ def execution_order(
             f"modules: {', '.join(repeated[:3])} ({len(repeated)} in all) run several times in one "
             "forward pass, so that no single map fits: leave them out of the pattern"
         )
+    return reached
+
+
+def reached_sites(
+    model: torch.nn.Module, sites: Iterable[str], run: Callable[[], object]
+) -> list[str]:
+    """The sites in the order in which a pass reaches them, each as often as it does."""
+    reached: list[str] = []
+    with change_outputs(model, {site: _note(reached, site) for site in sites}):
+        run()
     return reached
 
 

@@ -92,7 +92,7 @@ def write_report(
     grids = group_grids(points) if len(axes) == 2 else []
     curves, panels = split_panels(curves, parts)
     label = " and ".join(axis.label for axis in axes)
-    scripts = [_plotly_script(), _read_template("report.js.j2")]
+    scripts = [_plotly_script(), read_template("report.js.j2")]
     data = {
         "curves": [] if grids else curves_data(curves, chance or {}),
         "panels": [panel_data(panel) for panel in panels],
@@ -109,7 +109,7 @@ def write_report(
     named = (overview and overview.data) or name_tasks(curves)
     summary = summarise_grids(grids, axes, actor) if grids else summarise(curves, actor, noun)
     page = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             model=model,
@@ -135,11 +135,11 @@ def write_report(
                 (title, data_uri(content))
                 for title, content in (overview.pictures if overview else {}).items()
             ],
-            command=_command(manifest),
-            provenance=_flatten({k: v for k, v in manifest.items() if k != "command"}),
+            command=command_of(manifest),
+            provenance=flatten({k: v for k, v in manifest.items() if k != "command"}),
             csv="data:text/csv;charset=utf-8," + urllib.parse.quote(points_csv(points)),
             data=embed_json(data),
-            style=Markup(_read_template("report.css.j2")),
+            style=Markup(read_template("report.css.j2")),
             scripts=[Markup(script) for script in scripts],
             script_sources=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
         )
@@ -154,23 +154,26 @@ def _model_name(manifest: Mapping[str, Any]) -> str:
     return str(name).rstrip("/").rsplit("/", 1)[-1] if name else "A model"
 
 
-def _command(manifest: Mapping[str, Any]) -> str:
+def command_of(manifest: Mapping[str, Any]) -> str:
+    """The command that repeats a study, as a shell takes it."""
     command = manifest.get("command") or ""
     return command if isinstance(command, str) else shlex.join(map(str, command))
 
 
-def _flatten(fields: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(fields: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The fields of a manifest as lines, those of fields in fields with dotted names."""
     lines: list[tuple[str, str]] = []
     for name, value in fields.items():
         if isinstance(value, Mapping) and value:
-            lines += _flatten(value, f"{prefix}{name}.")
+            lines += flatten(value, f"{prefix}{name}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value)
             lines.append((f"{prefix}{name}", text))
     return lines
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where templates are found; what they are given is escaped."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -180,7 +183,8 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _read_template(name: str) -> str:
+def read_template(name: str) -> str:
+    """The text of a template."""
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 

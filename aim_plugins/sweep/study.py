@@ -1,7 +1,8 @@
 """One study: from what determines it to its report, through a kill and a restart.
 
-A study says what identifies it, what varies in it, how to load what it needs, how to measure what
-is missing and what to show; `run` does the rest, the same for every harness and every system.
+A study says what identifies it, how to load what it needs, how to measure what is missing and what
+to show; `run` does the rest, the same for every harness and every system. One whose results are
+curves over a strength is a `Study`; others are a `FolderStudy`.
 """
 
 from __future__ import annotations
@@ -22,15 +23,14 @@ from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.trackers import Trackers
 
 
-class Study(abc.ABC):
-    """A sweep of one model in one folder.
+class FolderStudy(abc.ABC):
+    """A study in one folder.
 
     A killed run goes on where it was: `measure` finds finished cells and batches in the store.
 
     Attributes:
         output: The folder.
-        axes: What varies: one strength, or the two of a grid.
-        cells: The cells of the store that results go to; none where batches alone are kept.
+        axes: What varies: one strength, the two of a grid, or nothing.
         command: The words that repeat the study, for the report.
         packages: Packages whose versions the manifest notes.
         goes_on: Whether anything is kept of a run that is interrupted.
@@ -40,8 +40,7 @@ class Study(abc.ABC):
     goes_on: ClassVar[bool] = True
 
     output: Path
-    axes: tuple[Axis, ...]
-    cells: Sequence[Cell] = ()
+    axes: tuple[Axis, ...] = ()
     command: Sequence[str] = ()
 
     @property
@@ -60,8 +59,8 @@ class Study(abc.ABC):
         """Computes what the store lacks, in the first process."""
 
     @abc.abstractmethod
-    def front(self, store: SweepStore) -> Front:
-        """What the finished study shows."""
+    def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
+        """Writes and prints what the finished study has to show; returns the report's path."""
 
     def check(self) -> None:
         """Tells early whether the folder can hold this study, and writes nothing.
@@ -95,7 +94,24 @@ class Study(abc.ABC):
             with self.open() as store:
                 store.update_manifest(command=list(self.command))
                 self.measure(store)
-                return publish(self.output, self.front(store), store.manifest, trackers)
+                return self.show(store, trackers)
+
+
+class Study(FolderStudy):
+    """A sweep of one model in one folder, over one strength or a grid of two.
+
+    Attributes:
+        cells: The cells of the store that results go to; none where batches alone are kept.
+    """
+
+    cells: Sequence[Cell] = ()
+
+    @abc.abstractmethod
+    def front(self, store: SweepStore) -> Front:
+        """What the finished study shows."""
+
+    def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
+        return publish(self.output, self.front(store), store.manifest, trackers)
 
     def pending(self, store: SweepStore) -> list[Cell]:
         """The cells that are not finished."""

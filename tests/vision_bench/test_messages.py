@@ -120,7 +120,7 @@ def test_every_option_that_a_message_names_is_of_a_command(said):
         add_options(parser, kind, required=False)
         options |= {flag for action in parser._actions for flag in action.option_strings}
     named = [(place, flag) for place, _, text in said for flag in _OPTION.findall(text)]
-    assert ("classification/load.py", "--data-root") in named
+    assert ("classifiers/load.py", "--data-root") in named
     assert [one for one in named if one[1] not in options] == []
 
 

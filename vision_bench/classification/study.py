@@ -32,9 +32,10 @@ from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import Study
 from aim_plugins.sweep.table import Row, format_table, pool_draws
 from vision_bench.classification.curve import AccuracyCurve, ExactLaw, exact_law
-from vision_bench.classification.load import load, published_accuracy
+from vision_bench.classification.published import published_accuracy
 from vision_bench.classification.sampled_runs import SampledRun, sample_run
 from vision_bench.classification.settings import ClassifySettings, LogitsSettings, NoiseSettings
+from vision_bench.classifiers.load import load
 from vision_bench.data.classes import chosen_classes, unique_names
 from vision_bench.focus import class_costs, describe_focus, focus_axis
 from vision_bench.logits.cache import cache_logits

@@ -58,8 +58,8 @@ def read_class_folders(root: Path, split: str | None) -> FileRecords:
         ValueError: If it holds splits instead of classes.
     """
     folder = root if split is None else root / split
-    names = tuple(_folders(folder))
-    if all(_folders(folder / name) for name in names):
+    names = tuple(class_folders(folder))
+    if all(class_folders(folder / name) for name in names):
         refuse_splits(folder, names)
     return _by_folder(folder, {name: index for index, name in enumerate(names)}, names)
 
@@ -84,7 +84,7 @@ def read_imagenet(root: Path, split: str, labels: Path | None) -> FileRecords:
     """
     folder = root / split if (root / split).is_dir() else root
     indices, descriptions = imagenet_classes()
-    folders = _folders(folder) if labels is None else []
+    folders = class_folders(folder) if labels is None else []
     if folders:
         if unknown := [name for name in folders if name not in indices]:
             raise ValueError(
@@ -147,7 +147,12 @@ def no_images(folder: Path) -> FileNotFoundError:
     )
 
 
-def _folders(folder: Path) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted.
+
+    Raises:
+        FileNotFoundError: If it is none.
+    """
     if not folder.is_dir():
         raise no_images(folder)
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")

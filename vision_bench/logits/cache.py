@@ -20,18 +20,17 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.devices import best_device
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import check_on_error, list_left_out
-from vision_bench.data.images import UnreadableImageError
+from vision_bench.data.samples import read_samples
 from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.classes import CachedLogits
 from vision_bench.logits.forward import UnfitImageError, forward
@@ -243,31 +242,6 @@ def _only_writer(folder: Path, processes: _Processes) -> Iterator[None]:
         lock.release()
 
 
-class _Samples(Dataset):
-    """The data set with the reason in the place of an unreadable sample."""
-
-    def __init__(self, data: ClassificationData | SegmentationData) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        try:
-            return index, self.data[index][0]
-        except UnreadableImageError as error:
-            reason = str(error)
-            if self.data.on_error == "raise":
-                name = self.data.names[index]
-                text = reason if name in reason else f"{name}: {reason}"
-                raise UnreadableImageError(text) from error
-            return index, reason
-
-
-def _as_list(samples: list[Any]) -> list[Any]:
-    return samples
-
-
 def _compute(
     store: LogitsStore,
     run: Callable[[list[Tensor]], list[Tensor]],
@@ -287,14 +261,7 @@ def _compute(
         for shard in missing
         for start in range(0, len(shard), batch_size)
     ]
-    loader = iter(
-        DataLoader(
-            _Samples(store.data),
-            batch_sampler=batches,
-            collate_fn=_as_list,
-            num_workers=workers,
-        )
-    )
+    loader = read_samples(store.data, batches, workers)
     with tqdm(
         desc=store.title,
         total=sum(map(len, share)),

@@ -101,6 +101,11 @@ class Criterion(abc.ABC):
 class UnitCriterion(Criterion):
     """A criterion that counts units which inputs reach."""
 
+    @property
+    def worth(self) -> float:
+        """What one more unit adds to the value."""
+        return 1.0
+
     @abc.abstractmethod
     def units(self, batch: Batch) -> Int[Tensor, "inputs marks"]:
         """The units that each input reaches; -1 fills places of inputs that reach fewer."""
@@ -130,6 +135,10 @@ class FixedUnits(UnitCriterion):
         return self.reached[units.clamp(min=0)] | (units < 0)
 
     @property
+    def worth(self) -> float:
+        return 1 / max(1, len(self.reached))
+
+    @property
     def value(self) -> float:
         return int(self.reached.sum()) / max(1, len(self.reached))
 
@@ -144,10 +153,11 @@ class FixedUnits(UnitCriterion):
         }
 
     def state(self) -> dict[str, Tensor]:
-        return {"reached": self.reached}
+        return {"reached": torch.from_numpy(np.packbits(self.reached.numpy()))}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.reached = state["reached"].bool()
+        bits = np.unpackbits(state["reached"].numpy(), count=len(self.reached))
+        self.reached = torch.from_numpy(bits.astype(bool))
 
     def merge(self, other: FixedUnits) -> None:
         self.reached |= other.reached

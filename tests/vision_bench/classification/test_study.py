@@ -22,8 +22,8 @@ from vision_bench import cli, published
 from vision_bench.classification import study as classify_sweep
 from vision_bench.classification.__main__ import main
 from vision_bench.classification.curve import accuracy_curve
-from vision_bench.classification.load import load
 from vision_bench.classification.settings import ClassifySettings, perturb_grid
+from vision_bench.classifiers.load import load
 from vision_bench.data.classes import chosen_classes, unique_names
 from vision_bench.data.classification import load_dataset
 from vision_bench.data.image_folders import imagenet_classes

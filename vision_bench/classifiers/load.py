@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from aim_plugins.core.files import sha256_of
-from vision_bench.classification.settings import ClassifySettings
+from vision_bench.classifiers.settings import ClassifierSettings
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.models.architectures import cifar
 from vision_bench.models.load import load_model
 from vision_bench.models.model import VisionModel
-from vision_bench.models.preprocessing import PUBLISHED
-from vision_bench.published import PublishedCurve, published_curve
 
 
-def load(settings: ClassifySettings) -> tuple[VisionModel, ClassificationData]:
+def load(settings: ClassifierSettings) -> tuple[VisionModel, ClassificationData]:
     """Loads model and data.
 
     Raises:
@@ -63,31 +59,7 @@ def load(settings: ClassifySettings) -> tuple[VisionModel, ClassificationData]:
     return model, data
 
 
-def published_accuracy(
-    settings: ClassifySettings,
-    model: VisionModel,
-    data: ClassificationData,
-    targets: Mapping[int, int] | None,
-) -> PublishedCurve | None:
-    """What others report, if weights, data and preprocessing are those of the source."""
-    found = published_curve(model.name, data.name, "acc", focus=targets)
-    usual = settings.preprocessing in (None, PUBLISHED)
-    if found is None or not usual or len(data) != found.documents:
-        return None
-    return found if _has_published_weights(model.name, settings.weights_source) else None
-
-
-def _has_published_weights(name: str, weights: str | None) -> bool:
-    """Whether weights are those of the published file, whose name carries its checksum."""
-    if weights == "hub":
-        return True
-    if name not in cifar.CIFAR_MODELS or weights is None or not Path(weights).is_file():
-        return False
-    checksum = cifar.checkpoint_url(name).rpartition("-")[2].removesuffix(".pt")
-    return sha256_of(weights).startswith(checksum)
-
-
-def _absent_weights(settings: ClassifySettings) -> str:
+def _absent_weights(settings: ClassifierSettings) -> str:
     """Says what is to be downloaded; empty if nothing is."""
     if settings.weights_source != "hub" or not settings.published_name:
         return ""

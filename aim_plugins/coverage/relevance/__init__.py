@@ -1,0 +1,1 @@
+"""How much each neuron matters to what a network predicts, by attributors of the literature."""

@@ -1,0 +1,137 @@
+"""Coverage for readers: the terminal's table, and the sections of a report page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from aim_plugins.coverage.gaps import Stretch
+from aim_plugins.coverage.pictures import draw_comparison, draw_growth, draw_heat_map
+from aim_plugins.coverage.results import NOISE, TRAINING, Result, Spread, readings, show_value
+from aim_plugins.sweep.overview import Overview
+from aim_plugins.sweep.page import Section, Table
+
+_COLUMNS = ("criterion", "value", "at most", "random training inputs", "uniform noise")
+
+Pictures = dict[str, bytes]
+"""The content of picture files by name."""
+
+
+def as_text(title: str, results: Sequence[Result]) -> str:
+    """The results for a terminal."""
+    rows = [_row(one) for one in results]
+    return Overview(title, columns=_COLUMNS, rows=rows).as_text()
+
+
+def _row(one: Result) -> list[str]:
+    return [
+        one.label,
+        show_value(one.value, one.unit),
+        show_value(one.ceiling, one.unit),
+        *(_spread(one.random.get(kind), one.unit) for kind in (TRAINING, NOISE)),
+    ]
+
+
+def _spread(spread: Spread | None, unit: str) -> str:
+    if spread is None:
+        return "–"
+    mean = show_value(spread.mean, unit)
+    if not math.isfinite(spread.low):
+        return mean
+    return f"{mean} [{show_value(spread.low, unit)}, {show_value(spread.high, unit)}]"
+
+
+def comparison(results: Sequence[Result], inputs: int) -> tuple[Section, Pictures]:
+    """The section on every criterion, and its picture.
+
+    Args:
+        results: The criteria.
+        inputs: Size of the suite.
+    """
+    drawn = draw_comparison(results)
+    rows = [[*_row(one), f"{one.summary} ({one.source})"] for one in results]
+    note = (
+        f"Each line ends at the most that any {inputs} inputs can reach. In brackets and as bars, "
+        "where one more random suite of this size would lie with 95 % probability, by Student's "
+        "law over the suites drawn."
+    )
+    section = Section(
+        "Coverage",
+        note,
+        readings(results),
+        {"coverage against random suites": drawn["png"]},
+        [Table([*_COLUMNS, "what it counts"], rows)],
+    )
+    return section, {f"coverage.{kind}": content for kind, content in drawn.items()}
+
+
+def breakdown(results: Sequence[Result], noun: str) -> tuple[Section, Pictures] | None:
+    """The section on layers or classes, and its picture; None where there is one row at most.
+
+    Args:
+        results: The criteria.
+        noun: "layer" or "class".
+    """
+    if noun == "layer":
+        parts = _layers_only({one.label: one.by_layer for one in results})
+    else:
+        parts = {one.label: dict(one.by_class) for one in results if one.by_class}
+    rows = list(dict.fromkeys(name for values in parts.values() for name in values))
+    columns = [label for label, values in parts.items() if values]
+    if len(rows) < 2 or not columns:
+        return None
+    table = [[parts[label].get(name, math.nan) for label in columns] for name in rows]
+    drawn = draw_heat_map(rows, columns, table, noun=noun)
+    units = {one.label: one.unit for one in results}
+    lines = [
+        [
+            name,
+            *(show_value(value, units[label]) for label, value in zip(columns, row, strict=True)),
+        ]
+        for name, row in zip(rows, table, strict=True)
+    ]
+    by = "layers" if noun == "layer" else "classes, as the model predicts them"
+    section = Section(
+        f"By {noun}",
+        f"Coverage of {by}. Colours compare the rows of a column, not columns.",
+        pictures={f"coverage by {noun}": drawn["png"]},
+        tables=[Table([noun, *columns], lines)],
+    )
+    return section, {f"coverage-by-{noun}.{kind}": content for kind, content in drawn.items()}
+
+
+def _layers_only(parts: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """By criterion of layers, the values of layers; the IDC of several layers is one column."""
+    layers = [name for values in parts.values() if len(values) > 1 for name in values]
+    found: dict[str, dict[str, float]] = {}
+    for label, values in parts.items():
+        own = {name: value for name, value in values.items() if name in layers}
+        if own:
+            found.setdefault(label.partition(" ")[0], {}).update(own)
+    return {label: own for label, own in found.items() if len(own) > 1}
+
+
+def growing(
+    growth: Sequence[Mapping[str, float]], results: Sequence[Result]
+) -> tuple[Section, Pictures] | None:
+    """The section on coverage along the suite, and its picture; None of a suite too small."""
+    if len(growth) < 3:
+        return None
+    drawn = draw_growth(growth, results)
+    section = Section(
+        "With every input",
+        "The suite in random order. Where a curve has levelled off, more inputs of this kind add "
+        "nothing. Grey: random training inputs, as many as the suite has.",
+        pictures={"coverage against the number of inputs": drawn["png"]},
+    )
+    return section, {f"growth.{kind}": content for kind, content in drawn.items()}
+
+
+def stretches_table(stretches: Sequence[Stretch]) -> Table:
+    """The stretches of neurons' ranges that the suite leaves out."""
+    rows = [
+        [one.neuron, f"{one.low:.3g} to {one.high:.3g}", f"{one.share:.1%}", str(one.buckets)]
+        for one in stretches
+    ]
+    columns = ["neuron", "activations never reached", "share of its training range", "buckets"]
+    return Table(columns, rows, "Widest stretches of training ranges that no input reaches")

@@ -1,0 +1,123 @@
+"""A report that is no curve over strengths: one page of sentences, pictures, tables and galleries.
+
+It looks as the report of a sweep does, needs no other file, and allows itself neither a request nor
+a script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from aim_plugins.core.files import safe_name, write_atomic
+from aim_plugins.sweep.report import command_of, environment, flatten, read_template
+from aim_plugins.sweep.report_data import data_uri
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        columns: Headings; the first column names the line.
+        rows: Its lines.
+        title: What it shows; empty where the section says it.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One or two small pictures with what there is to say of them.
+
+    Attributes:
+        pictures: The content of PNG or JPEG files, by what each shows.
+        title: In a few words.
+        text: Below the title.
+    """
+
+    pictures: Mapping[str, bytes]
+    title: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page, with any of what may stand in it, in this order.
+
+    Attributes:
+        title: Its heading.
+        note: How to read it.
+        sentences: What follows from it.
+        pictures: The content of PNG files, by what each shows.
+        tables: Tables.
+        exhibits: Small pictures in a row.
+    """
+
+    title: str
+    note: str = ""
+    sentences: Sequence[str] = ()
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
+    exhibits: Sequence[Exhibit] = ()
+
+    @property
+    def anchor(self) -> str:
+        """Its address on the page."""
+        return safe_name(self.title.lower().replace(" ", "-"))
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    Attributes:
+        kicker: What kind of report it is.
+        title: The model, as a rule.
+        subject: What was measured on what.
+        summary: The result in a sentence or two.
+        sections: Its parts.
+    """
+
+    kicker: str
+    title: str
+    subject: str
+    summary: str
+    sections: Sequence[Section]
+
+
+def write_page(folder: str | Path, page: Page, manifest: Mapping[str, Any]) -> Path:
+    """Writes `report.html`.
+
+    Args:
+        folder: Where to.
+        page: What it shows.
+        manifest: The study's manifest, which is shown whole; `command` as what repeats it.
+
+    Returns:
+        The path. The same input gives the same bytes.
+
+    Raises:
+        ValueError: If a picture is of an unknown format.
+        OSError: If it cannot be written.
+    """
+    provenance = {name: value for name, value in manifest.items() if name != "command"}
+    text = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            page=page,
+            command=command_of(manifest),
+            provenance=flatten(provenance),
+            style=Markup(read_template("report.css.j2")),
+            uri=data_uri,
+        )
+    )
+    return write_atomic(Path(folder) / "report.html", text)

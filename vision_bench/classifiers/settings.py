@@ -1,0 +1,98 @@
+"""Settings of a classifier and its data, which every command that measures one has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from aim_plugins.core.files import existing, existing_folder
+from aim_plugins.core.settings import Count, Natural, Settings, option
+from vision_bench.data.names import dataset_name, required_root
+from vision_bench.models.preprocessing import Choice
+
+_CIFAR = ("cifar10", "cifar100")
+
+
+@dataclass(frozen=True)
+class ClassifierSettings(Settings):
+    """A classifier and a labelled data set.
+
+    Attributes:
+        dataset: cifar10, cifar100, imagenet, fashion-mnist, digits or folder.
+        model: torchvision:NAME, timm:NAME, or a model of pytorch-cifar-models, of which the
+            architecture will do, such as resnet56.
+        data_root: Folder of the data set; by default "data" for CIFAR.
+        split: The data set's split; by default the one to evaluate on.
+        labels: For ImageNet's images in one folder, the list of their labels.
+        limit: Number of images, taken evenly over the data set; by default all.
+        on_error: "skip" leaves unusable images out and counts them, "raise" stops at the first.
+        weights: File of the model's weights; "hub" downloads the published ones, the default for
+            models of pytorch-cifar-models on CIFAR, and "random" leaves the model untrained.
+        preprocessing: What is done to images, where that is not known of the weights or is to be
+            something else: fields such as "size=48 crop=48 mean=0.5,0.5,0.5 std=0.2,0.2,0.2", or
+            "published" for that of the architecture's published weights.
+        batch_size: Images in a forward pass.
+        workers: Processes that read images.
+        device: Where to compute; by default a GPU where there is one.
+    """
+
+    dataset: str
+    model: str
+    data_root: str | None = None
+    split: str | None = None
+    labels: str | None = None
+    limit: Count | None = None
+    on_error: Literal["skip", "raise"] = "skip"
+    weights: str | None = None
+    preprocessing: Choice | None = option(None, metavar="FIELDS")
+    batch_size: Count = 128
+    workers: Natural = 0
+    device: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        dataset_name(self.dataset)
+
+    def check_files(self) -> None:
+        if self.labels is not None:
+            existing(self.labels, "labels")
+        if dataset_name(self.dataset) in ("imagenet", "folder"):
+            required_root(self.data_root, "the data set")
+        # Of CIFAR's default folder `load` says what belongs there, and which weights are missing.
+        if self.data_root is not None:
+            existing_folder(self.data_root, "data_root")
+
+    @property
+    def published_name(self) -> str:
+        """The model's name in pytorch-cifar-models, empty for a model from elsewhere.
+
+        >>> ClassifierSettings(dataset="cifar100", model="resnet56").published_name
+        'cifar100_resnet56'
+        """
+        from vision_bench.models.architectures.cifar import CIFAR_MODELS
+
+        # Without a checkpoint for its data set, an architecture is that of CIFAR-10.
+        names = (f"{self._plain_dataset}_{self.model}", f"cifar10_{self.model}", self.model)
+        return next((name for name in names if name in CIFAR_MODELS), "")
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in `vision_bench.models.load`."""
+        return self.published_name or self.model
+
+    @property
+    def data_folder(self) -> str | None:
+        """Folder of the data set."""
+        return self.data_root or ("data" if self._plain_dataset in _CIFAR else None)
+
+    @property
+    def weights_source(self) -> str | None:
+        """What `load_model` takes."""
+        dataset = self._plain_dataset
+        published = dataset in _CIFAR and self.published_name.startswith(f"{dataset}_")
+        return self.weights or ("hub" if published else None)
+
+    @property
+    def _plain_dataset(self) -> str:
+        """The data set's name as in those of pytorch-cifar-models."""
+        return self.dataset.lower().replace("-", "").replace("_", "")

@@ -1,0 +1,1 @@
+"""Coverage of image classifiers: what a test set leaves untested."""

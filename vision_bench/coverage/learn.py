@@ -1,0 +1,156 @@
+"""Learns a reference from a classifier's training images, or reads one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aim_plugins.core.commands import say
+from aim_plugins.coverage.criteria.criterion import Batch
+from aim_plugins.coverage.learning import Chosen, Values, choose_neurons, cluster_sets
+from aim_plugins.coverage.reference import (
+    ImportantSet,
+    Reference,
+    ReferenceBuilder,
+    ReferenceMetadata,
+)
+from aim_plugins.coverage.relevance.registry import make_attributor
+from aim_plugins.coverage.relevance.relevance import Relevance, measure_relevance
+from aim_plugins.coverage.relevance.scores_file import read_scores
+from aim_plugins.coverage.settings import CriteriaSettings, ImportanceSettings
+from vision_bench.coverage.settings import CoverageSettings
+from vision_bench.coverage.subject import Seen, Subject
+from vision_bench.data.classification import ClassificationData
+
+
+def judged(seen: Seen, data: ClassificationData, settings: CriteriaSettings) -> Batch:
+    """Neurons with the class by which surprise compares: the predicted one, or what compat takes.
+
+    Args:
+        seen: What a pass says of images.
+        data: Where they are from.
+        settings: Whose `compat` says which.
+    """
+    if settings.compat == "none":
+        return seen.batch
+    return Batch(seen.batch.neurons, data.labels[seen.positions])
+
+
+def learn_reference(
+    subject: Subject, training: ClassificationData, settings: CoverageSettings
+) -> Reference:
+    """Learns what the criteria need of the training images.
+
+    Args:
+        subject: The classifier.
+        training: Its training images.
+        settings: Which criteria, and which neurons matter.
+
+    Raises:
+        ValueError: If a setting does not fit the model, or the images are too few.
+    """
+    builder = ReferenceBuilder(subject.layers, settings, len(training))
+    for seen in subject.pass_over(training, title="training set: ranges"):
+        builder.update(judged(seen, training, settings))
+    important: list[ImportantSet] = []
+    if "IDC" in settings.criteria:
+        chosen = find_important(subject, training, settings)
+        values = Values.read(chosen, _positioned(subject, training))
+        important = cluster_sets(subject.layers, chosen, values, settings.clusters)
+    metadata = ReferenceMetadata.of_model(
+        subject.module,
+        sites=subject.layers.names,
+        method=settings.attr if settings.importance_file is None else "file",
+        sizes=list(subject.layers.sizes),
+        inputs=builder.inputs,
+        data=training.title,
+        classes=list(training.classes),
+        data_sha256=training.fingerprint,
+        settings=learned_with(settings),
+        surprise_layer=builder.surprise_layer,
+        important=[
+            {"label": one.neurons.label, "class_index": one.class_index} for one in important
+        ],
+    )
+    return builder.finish(important, replace(metadata, base_model=subject.model.name))
+
+
+def find_important(
+    subject: Subject, training: ClassificationData, settings: CoverageSettings
+) -> list[Chosen]:
+    """The sets of neurons that matter, by an attributor or a file of scores."""
+    if settings.importance_file is not None:
+        scores: Float[Tensor, " neurons"] | Relevance = read_scores(
+            settings.importance_file, subject.layers
+        )
+    else:
+        scores = relevance_of(subject, training, settings.attr)
+    return choose_neurons(subject.layers, scores, settings, training.classes)
+
+
+def relevance_of(subject: Subject, data: ClassificationData, attr: str) -> Relevance:
+    """The relevance of every neuron for a data set's correctly classified images.
+
+    Args:
+        subject: The classifier.
+        data: The images and labels.
+        attr: Name of the attributor.
+    """
+
+    def batches() -> Iterator[tuple[Tensor, Int[Tensor, " images"]]]:
+        for images in subject.images(data, title=f"training set: relevance by {attr}"):
+            yield images.pixels, data.labels[images.positions].to(subject.device)
+
+    return measure_relevance(
+        subject.named, subject.layers, batches(), len(data.classes), make_attributor(attr)
+    )
+
+
+def learned_with(settings: CoverageSettings) -> dict[str, object]:
+    """The settings that a reference depends on, as JSON."""
+    importance = {name: getattr(settings, name) for name in asdict(ImportanceSettings())}
+    chosen = {"criteria": sorted(settings.criteria), "compat": settings.compat}
+    limits = {"surprise_inputs": settings.surprise_inputs, "train_limit": settings.train_limit}
+    return importance | chosen | limits | {"modules": list(settings.modules)}
+
+
+def _positioned(
+    subject: Subject, training: ClassificationData
+) -> Iterator[tuple[Int[Tensor, " images"], Batch]]:
+    for seen in subject.pass_over(training, title="training set: clusters"):
+        yield seen.positions, seen.batch
+
+
+def open_reference(settings: CoverageSettings, subject: Subject) -> Reference:
+    """Reads the reference that a setting names.
+
+    Raises:
+        ValueError: If it belongs to another model, or lacks what a criterion needs.
+    """
+    assert settings.reference is not None  # asked by the caller
+    reference = Reference.load(settings.reference)
+    reference.check_model(subject.module)
+    if reference.layers != subject.layers:
+        raise ValueError(
+            f"reference={settings.reference!r} holds {len(reference.layers.names)} layers, where "
+            f"modules choose {len(subject.layers.names)}: measure with the same modules"
+        )
+    held = reference.metadata.settings.get("criteria", ())
+    if missing := [name for name in settings.criteria if name not in held]:
+        raise ValueError(
+            f"reference={settings.reference!r} was learned for {', '.join(held)}: it lacks what "
+            f"{', '.join(missing)} needs; learn another, or leave them out of criteria"
+        )
+    say(f"reference: {settings.reference}, {reference.metadata.inputs} training inputs")
+    return reference
+
+
+def all_positions(data: ClassificationData, settings: CoverageSettings) -> list[int]:
+    """The positions of a suite's images in the order of measuring: random, by the seed."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    order = torch.randperm(len(data), generator=generator).tolist()
+    return order[: settings.num_samples] if settings.num_samples else order

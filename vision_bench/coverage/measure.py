@@ -1,0 +1,193 @@
+"""Measures a suite, and random suites of its size, in passes that a kill only interrupts."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from aim_plugins.core.identity import fingerprint
+from aim_plugins.coverage.profile import Profile, ProfileMetadata
+from aim_plugins.coverage.reference import Reference
+from aim_plugins.coverage.registry import make_criteria
+from aim_plugins.coverage.settings import CriteriaSettings
+from aim_plugins.sweep.store import SweepStore
+from vision_bench.coverage.learn import judged
+from vision_bench.coverage.settings import CoverageSettings
+from vision_bench.coverage.subject import Images, Subject
+from vision_bench.data.classification import ClassificationData
+
+_STEPS = 24
+"""Sizes of the suite at which coverage is noted on the way."""
+_SAVED_EVERY = 30.0
+"""Seconds between two savings of a profile in the making."""
+
+Values = dict[str, float]
+"""Coverage by label."""
+
+
+def part_of(data: ClassificationData, positions: Sequence[int]) -> str:
+    """Names a part of a suite by its contents."""
+    chosen = sorted(data.names[position] for position in positions)
+    return fingerprint([data.fingerprint, hashlib.sha256("\n".join(chosen).encode()).hexdigest()])
+
+
+def profile_metadata(
+    subject: Subject,
+    reference: Reference,
+    data: ClassificationData,
+    positions: Sequence[int],
+    settings: CriteriaSettings,
+) -> ProfileMetadata:
+    """What a profile of a part of a suite is measured with."""
+    own = {name: getattr(settings, name) for name in asdict(CriteriaSettings())}
+    own |= {"criteria": list(settings.criteria), "modules": list(settings.modules)}
+    return ProfileMetadata(
+        method="coverage",
+        sites=list(reference.layers.names),
+        base_model=subject.model.name,
+        model_signature=reference.metadata.model_signature,
+        versions=reference.metadata.versions,
+        data_sha256=data.fingerprint,
+        reference=reference.fingerprint,
+        settings=own,
+        parts=[part_of(data, positions)],
+        data=[data.title],
+    )
+
+
+class Measurement:
+    """A suite, measured into a folder.
+
+    Args:
+        subject: The classifier.
+        reference: What the criteria know of the training set.
+        settings: The criteria.
+        store: The study's folder.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        reference: Reference,
+        settings: CoverageSettings,
+        store: SweepStore,
+    ) -> None:
+        self.subject, self.reference = subject, reference
+        self.settings, self.store = settings, store
+
+    def profile(
+        self,
+        data: ClassificationData,
+        positions: Sequence[int],
+        classes: Mapping[int, str],
+    ) -> Profile:
+        """Measures a suite, going on where a killed run was.
+
+        Args:
+            data: The suite.
+            positions: Its images, in the order of measuring.
+            classes: Names by index of the classes that are measured apart.
+        """
+        from tqdm import tqdm
+
+        folder = self.store.folder / "profile"
+        metadata = profile_metadata(self.subject, self.reference, data, positions, self.settings)
+        profile, done = self._begun(folder, metadata, classes)
+        steps = [step for step in growth_steps(len(positions)) if step > done]
+        saved = time.monotonic()
+        with tqdm(desc="suite", total=len(positions), initial=done, unit="image") as bar:
+            for step in steps:
+                for seen in self.subject.pass_over(data, positions[done:step]):
+                    profile.update(judged(seen, data, self.settings))
+                    bar.update(len(seen.batch))
+                done = step
+                values = {label: one.value for label, one in profile.criteria.items()}
+                self.store.write_batch(f"growth,{step}", {"inputs": profile.inputs, **values})
+                if time.monotonic() - saved > _SAVED_EVERY and step < steps[-1]:
+                    profile.save(folder, position=step)
+                    saved = time.monotonic()
+        if steps:
+            profile.save(folder, position=len(positions))
+        return profile
+
+    def _begun(
+        self, folder: Path, metadata: ProfileMetadata, classes: Mapping[int, str]
+    ) -> tuple[Profile, int]:
+        if (folder / "profile.json").exists():
+            profile = Profile.load(folder, self._make, metadata).with_classes(classes)
+            return profile, profile.metadata.position
+        return Profile(self._make, metadata, classes), 0
+
+    def growth(self, count: int) -> list[Values]:
+        """Coverage by the first images of the suite, at rising numbers of them."""
+        found = (self.store.read_batch(f"growth,{step}") for step in growth_steps(count))
+        return [one for one in found if one is not None]
+
+    def training_suite(self, training: ClassificationData, size: int, draw: int) -> Values:
+        """Coverage by training images drawn at random."""
+        key = f"random,training,{size},{draw}"
+        if (found := self.store.read_batch(key)) is None:
+            generator = torch.Generator().manual_seed(_draw_seed(self.settings.seed, draw))
+            positions = torch.randperm(len(training), generator=generator)[:size].tolist()
+            criteria = self._make()
+            title = f"random training images {draw + 1}"
+            for seen in self.subject.pass_over(training, positions, title):
+                for one in criteria.values():
+                    one.update(judged(seen, training, self.settings))
+            found = {label: one.value for label, one in criteria.items()}
+            self.store.write_batch(key, found)
+        return found
+
+    def noise_suite(self, size: int, draw: int, shape: tuple[int, int]) -> Values:
+        """Coverage by images of uniform noise, whose class is what the model predicts."""
+        key = f"random,noise,{size},{draw}"
+        if (found := self.store.read_batch(key)) is None:
+            seed = _draw_seed(self.settings.seed, draw)
+            criteria = self._make()
+            for seen in self.subject.see(self._noise(size, seed, shape)):
+                for one in criteria.values():
+                    one.update(seen.batch)
+            found = {label: one.value for label, one in criteria.items()}
+            self.store.write_batch(key, found)
+        return found
+
+    def _noise(self, size: int, seed: int, shape: tuple[int, int]) -> Iterator[Images]:
+        generator = torch.Generator().manual_seed(seed)
+        preprocessing = self.subject.model.preprocessing
+        mean, std = (
+            torch.tensor(list(one))[:, None, None]
+            for one in (preprocessing.mean, preprocessing.std)
+        )
+        for start in range(0, size, self.subject.batch_size):
+            positions = torch.arange(start, min(size, start + self.subject.batch_size))
+            pixels: Float[Tensor, "images 3 height width"] = torch.rand(
+                len(positions), 3, *shape, generator=generator
+            )
+            yield Images(positions, ((pixels - mean) / std).to(self.subject.device))
+
+    def _make(self) -> dict:
+        return make_criteria(self.reference, self.settings)
+
+
+def growth_steps(count: int) -> list[int]:
+    """Rising sizes up to a suite's own, evenly on a logarithmic scale.
+
+    >>> growth_steps(6), growth_steps(0)
+    ([1, 2, 3, 4, 5, 6], [])
+    """
+    if count < 1:
+        return []
+    found = {round(count ** (step / _STEPS)) for step in range(_STEPS + 1)}
+    return sorted(found | {count})
+
+
+def _draw_seed(seed: int, draw: int) -> int:
+    digest = hashlib.sha256(f"{seed},{draw}".encode()).digest()
+    return int.from_bytes(digest[:6], "little")

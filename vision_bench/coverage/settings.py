@@ -1,0 +1,159 @@
+"""Settings of the coverage commands, as configs and options give them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from aim_plugins.core.errors import did_you_mean
+from aim_plugins.core.files import existing, existing_folder
+from aim_plugins.core.settings import Count, Names, Natural, bound, option
+from aim_plugins.coverage.settings import (
+    CRITERIA,
+    CriteriaSettings,
+    ImportanceSettings,
+    SuiteSettings,
+)
+from vision_bench.classifiers.settings import ClassifierSettings
+from vision_bench.models.names import plain_name
+
+_PART = re.compile(r"([1-9]\d*)/([1-9]\d*)")
+
+
+def _is_part(text: str) -> bool:
+    found = _PART.fullmatch(text)
+    return found is not None and int(found[1]) <= int(found[2])
+
+
+Part = Annotated[str, bound("a part such as 1/4, the first of four", _is_part)]
+
+
+@dataclass(frozen=True)
+class CoverageSettings(ImportanceSettings, CriteriaSettings, ClassifierSettings):
+    """A classifier, the inputs it was trained on, and the suite to be measured.
+
+    Attributes:
+        train_root: Folder of the training data; by default that of the data set.
+        train_split: Split of the training data.
+        train_limit: Training images, taken evenly; by default all.
+        reference: Folder of a reference that another run learned; by default one is learned.
+        num_samples: Images of the suite, drawn at random by the seed; 0 for all.
+        idc_test_all: Measures all images of the suite, as is done anyway.
+        seed: Seed of what is drawn.
+    """
+
+    train_root: str | None = None
+    train_split: str = "train"
+    train_limit: Count | None = None
+    reference: str | None = None
+    num_samples: Natural = 0
+    idc_test_all: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        super().check()
+        if self.idc_test_all and self.num_samples:
+            raise ValueError(
+                f"num_samples={self.num_samples} and idc_test_all ask for a part and for all "
+                "images: give one of them"
+            )
+
+    def check_files(self) -> None:
+        super().check_files()
+        if self.train_root is not None:
+            existing_folder(self.train_root, "train_root")
+        if self.reference is not None:
+            existing_folder(self.reference, "reference")
+        if self.importance_file is not None:
+            existing(self.importance_file, "importance_file", [".csv"])
+
+    @property
+    def train_folder(self) -> str | None:
+        """Folder of the training data."""
+        return self.train_root or self.data_folder
+
+    def results(self, words: str, output: str | None) -> Path:
+        """Folder of results of a command.
+
+        Args:
+            words: What the command is called.
+            output: The folder that was asked for.
+        """
+        name = f"{self.dataset.lower()}_{plain_name(self.model_name)}"
+        return Path(output or f"runs/{words}/{name}")
+
+
+@dataclass(frozen=True)
+class RunSettings(SuiteSettings, CoverageSettings):
+    """What `vision-bench coverage run` measures.
+
+    Attributes:
+        part: Measures a part of the suite alone, such as 1/4; `coverage combine` joins the parts.
+        report_classes: Names or indices of classes that are measured apart; by default all of up to
+            ten.
+        prioritize: Lists so many inputs of the candidates that are worth labelling first.
+        prioritize_by: The criterion that says what an input adds; by default the first of those
+            measured that counts units.
+        candidates: Folder of images, with or without labels, to be prioritised; by default those of
+            the suite, which are then ranked from nothing.
+        fail_under: Least coverage, such as 0.6 (of IDC or else the first criterion) or
+            KMNC=0.4,IDC=0.5; below it the command ends with status 1.
+        output: Folder of results; by default runs/coverage/DATASET_MODEL.
+    """
+
+    part: Part | None = None
+    report_classes: Sequence[str | int] = option((), metavar="CLASS")
+    prioritize: Natural = 0
+    prioritize_by: str | None = None
+    candidates: str | None = None
+    fail_under: Names = option((), metavar="LEAST")
+    output: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        _ = self.least
+        if self.prioritize_by is not None and self.prioritize_by not in self.criteria:
+            hint = did_you_mean(self.prioritize_by, self.criteria)
+            raise ValueError(f"prioritize_by={self.prioritize_by!r} is not measured: {hint}")
+        if self.candidates is not None and not self.prioritize:
+            raise ValueError(
+                f"candidates={self.candidates!r} are ranked only on request: add prioritize, the "
+                "number of inputs to list (--prioritize 20)"
+            )
+
+    def check_files(self) -> None:
+        super().check_files()
+        if self.candidates is not None:
+            existing_folder(self.candidates, "candidates")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of results."""
+        return self.results("coverage", self.output)
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """The part that is measured, counted from 0, and of how many."""
+        number, count = (self.part or "1/1").split("/")
+        return int(number) - 1, int(count)
+
+    @property
+    def least(self) -> dict[str, float]:
+        """The least coverage by criterion."""
+        least = {}
+        for entry in self.fail_under:
+            name, equals, number = entry.rpartition("=")
+            name = name if equals else "IDC" if "IDC" in self.criteria else self.criteria[0]
+            try:
+                least[name] = float(number)
+            except ValueError:
+                raise ValueError(
+                    f"fail_under={entry!r}: give a number, or NAME=NUMBER such as KMNC=0.4"
+                ) from None
+            if name not in self.criteria:
+                hint = did_you_mean(name, [one for one in CRITERIA if one in self.criteria])
+                raise ValueError(f"fail_under={entry!r}: {name} is not measured; {hint}")
+        return least
