@@ -31,6 +31,11 @@ SYSTEMS = (
         "vision_bench.classification.commands:top_classes",
     ),
     System(
+        "coverage run",
+        "what a test suite exercises of a classifier, and what it leaves untested",
+        "vision_bench.coverage.commands:run",
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

@@ -20,6 +20,7 @@ from aim_plugins.coverage.criteria.criterion import Criterion, UnitCriterion
 from aim_plugins.coverage.faults import apfd, faults_found, random_apfd, random_faults_found
 from aim_plugins.coverage.gains import FreshUnits, fresh_units, prioritize
 from aim_plugins.coverage.growth import growth, random_growth
+from aim_plugins.coverage.priority_pictures import GINI
 from aim_plugins.coverage.uncertainty import deep_gini
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.subject import Subject
@@ -28,7 +29,6 @@ from vision_bench.data.dataset import VisionData
 from vision_bench.data.image_folders import class_folders
 from vision_bench.data.unlabelled import UnlabelledImages
 
-GINI = "DeepGini"
 _POINTS = 60
 """Points of a curve that are kept."""
 _ORDERS = 50
@@ -113,9 +113,7 @@ def load_candidates(
     assert preprocessing is not None  # `load` sets that of the model
     folders = class_folders(Path(root))
     if folders and set(folders) <= set(suite.classes):
-        data = load_dataset(
-            "folder", root, preprocessing=preprocessing, on_error=settings.on_error
-        )
+        data = load_dataset("folder", root, preprocessing=preprocessing, on_error=settings.on_error)
         places = torch.tensor([suite.classes.index(name) for name in data.classes])
         return data, places[data.labels]
     unlabelled = UnlabelledImages(
@@ -232,9 +230,7 @@ def rank(
     )
 
 
-def _fault_curves(
-    faulty: Bool[Tensor, " candidates"], order: Tensor, gini_order: Tensor
-) -> Curves:
+def _fault_curves(faulty: Bool[Tensor, " candidates"], order: Tensor, gini_order: Tensor) -> Curves:
     band = random_faults_found(len(faulty), int(faulty.sum()))
     return _thinned(
         {

@@ -1,16 +1,16 @@
 """`vision-bench coverage run`: every criterion of a suite, from one pass of the model.
 
-    OUTPUT/
-      coverage.json     every value with its ceiling and random suites, for programs
-      coverage.csv      the same as a table, with layers and classes
-      uncovered.csv     combinations that training inputs reach and the suite does not
-      priority.csv      inputs worth labelling first, where asked for
-      curves/           pictures
-      report.html
-      manifest.json
-      reference/        what the criteria know of the training set
-      profile/          what the suite has exercised; `coverage combine` joins those of parts
-      records/          finished steps, from which a killed run goes on
+OUTPUT/
+  coverage.json     every value with its ceiling and random suites, for programs
+  coverage.csv      the same as a table, with layers and classes
+  uncovered.csv     combinations that training inputs reach and the suite does not
+  priority.csv      inputs worth labelling first, where asked for
+  curves/           pictures
+  report.html
+  manifest.json
+  reference/        what the criteria know of the training set
+  profile/          what the suite has exercised; `coverage combine` joins those of parts
+  records/          finished steps, from which a killed run goes on
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from vision_bench.coverage.exhibits import Gallery
-from vision_bench.coverage.front import publish
+from vision_bench.coverage.front import Findings, publish
 from vision_bench.coverage.learn import (
     all_positions,
     learn_reference,
@@ -204,7 +204,8 @@ class CoverageStudy(FolderStudy):
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         candidates = self.candidates if self.priority is not None else None
         gallery = Gallery(self.suite, self.training, candidates)
-        return publish(self, gallery, store.manifest)
+        found = Findings(self.results, self.profile, self.growth, self.gaps, self.priority)
+        return publish(store.folder, found, gallery, store.manifest, self.suite.title)
 
     @property
     def missed(self) -> dict[str, tuple[float, float]]:
@@ -219,4 +220,3 @@ _CONSTANTS = (
     "mdsc_width", "surprise_layer",
 )  # fmt: skip
 """Settings of the criteria that a reference does not depend on, and the layer of surprise."""
-

@@ -81,6 +81,7 @@ class KMNC(FixedUnits):
         buckets: int = 1000,
     ) -> None:
         super().__init__(*layer_units(layers, buckets))
+        self.layers = layers
         self.low, self.high, self.buckets = low, high, buckets
 
     def units(self, batch: Batch) -> Int[Tensor, "inputs marks"]:

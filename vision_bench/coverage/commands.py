@@ -1,0 +1,34 @@
+"""The coverage commands of `vision-bench`.
+
+vision-bench coverage run CONFIG            every criterion of a suite
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from vision_bench.commands import read_command
+from vision_bench.coverage.settings import RunSettings
+
+_UNDER = 1
+"""Exit status of coverage below what was asked for."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage run`; returns 0, or 1 if coverage is below --fail-under."""
+    settings, command = read_command(
+        RunSettings,
+        "vision-bench coverage run",
+        "Measures what a test suite exercises of a classifier: twelve coverage criteria from one "
+        "pass, against their ceilings and random suites of the same size, with what is left out by "
+        "name. A killed run goes on when it is started again.",
+        arguments,
+    )
+    from vision_bench.coverage.study import CoverageStudy
+
+    study = CoverageStudy(settings, command)
+    study.run()
+    for name, (value, least) in study.missed.items():
+        print(f"{name} is {value:.4g}, below fail_under={least:g}", file=sys.stderr)
+    return _UNDER if study.missed else 0

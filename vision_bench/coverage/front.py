@@ -1,0 +1,174 @@
+"""What `coverage run` shows: terminal, files, pictures, and the report page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.core.files import write_atomic
+from aim_plugins.coverage.criteria.boundary import KMNC
+from aim_plugins.coverage.gaps import Gap, find_stretches
+from aim_plugins.coverage.priority_pictures import draw_order
+from aim_plugins.coverage.profile import Profile
+from aim_plugins.coverage.report import (
+    Pictures,
+    as_text,
+    breakdown,
+    comparison,
+    growing,
+    stretches_table,
+)
+from aim_plugins.coverage.results import Result, format_csv, show_value, to_json
+from aim_plugins.sweep.page import Page, Section, write_page
+from vision_bench.coverage.exhibits import Gallery, gaps_csv, priority_csv
+from vision_bench.coverage.priority import Priority, sentences
+
+CURVES = "curves"
+_STRETCHES = 12
+_SHOWN = 60
+"""Inputs to label that are shown as pictures."""
+
+
+class Findings:
+    """What a study found, for its front.
+
+    Args:
+        results: The criteria.
+        profile: What the suite has exercised.
+        growth: Coverage along the suite; empty of profiles that were combined.
+        gaps: What training reaches and the suite does not.
+        priority: The inputs to label first, where asked for.
+    """
+
+    def __init__(
+        self,
+        results: Sequence[Result],
+        profile: Profile,
+        growth: Sequence[Mapping[str, float]] = (),
+        gaps: Sequence[Gap] = (),
+        priority: Priority | None = None,
+    ) -> None:
+        self.results, self.profile, self.growth = results, profile, growth
+        self.gaps, self.priority = gaps, priority
+
+
+def publish(
+    folder: Path, found: Findings, gallery: Gallery | None, manifest: Mapping[str, Any], data: str
+) -> Path:
+    """Writes and prints everything; returns the report's path.
+
+    Args:
+        folder: The study's folder.
+        found: What it found.
+        gallery: Its images; None where they are not at hand.
+        manifest: Its manifest.
+        data: What a person calls the suite.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    inputs = found.profile.inputs
+    sections, pictures = _sections(found, gallery, inputs)
+    files: dict[str, str] = {
+        "coverage.json": json.dumps(_json(found, data), indent=2) + "\n",
+        "coverage.csv": format_csv(found.results),
+    }
+    if gallery is not None:
+        files["uncovered.csv"] = gaps_csv(found.gaps, gallery.training, gallery.suite)
+    if found.priority is not None:
+        files["priority.csv"] = priority_csv(found.priority)
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    (folder / CURVES).mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        write_atomic(folder / CURVES / name, picture)
+    for old in set((folder / CURVES).iterdir()) - {folder / CURVES / name for name in pictures}:
+        old.unlink()
+    title = str(manifest.get("model", "A model"))
+    page = Page("Coverage", title, data, headline(found.results, inputs, data), sections)
+    report = write_page(folder, page, manifest)
+    print(as_text(f"{title} on {data}, {inputs} inputs", found.results))
+    for sentence in sections[0].sentences:
+        print(f"  {sentence}")
+    print()
+    for name in [*files, f"{CURVES}/", "report.html"]:
+        print(folder / name)
+    return report
+
+
+def headline(results: Sequence[Result], inputs: int, data: str) -> str:
+    """The result in a sentence."""
+    first = next((one for one in results if one.label == "IDC"), results[0])
+    text = f"{inputs} inputs of {data} reach {show_value(first.value, first.unit)} of {first.label}"
+    text += f", of at most {show_value(first.ceiling, first.unit)}"
+    if first.training is not None:
+        text += f"; the whole training set reaches {show_value(first.training, first.unit)}"
+    return f"{text}."
+
+
+def _sections(
+    found: Findings, gallery: Gallery | None, inputs: int
+) -> tuple[list[Section], Pictures]:
+    first, pictures = comparison(found.results, inputs)
+    sections = [first]
+    more = [
+        breakdown(found.results, "layer"),
+        breakdown(found.results, "class"),
+        growing(found.growth, found.results),
+    ]
+    for part in more:
+        if part is not None:
+            sections.append(part[0])
+            pictures |= part[1]
+    if (uncovered := _uncovered(found, gallery)) is not None:
+        sections.append(uncovered)
+    if found.priority is not None and gallery is not None:
+        section, drawn = _first_to_label(found.priority, gallery)
+        sections.append(section)
+        pictures |= drawn
+    return sections, pictures
+
+
+def _uncovered(found: Findings, gallery: Gallery | None) -> Section | None:
+    kmnc = found.profile.criteria.get("KMNC")
+    tables = []
+    if isinstance(kmnc, KMNC):
+        tables = [stretches_table(find_stretches(kmnc, kmnc.layers, _STRETCHES))]
+    exhibits = [gallery.gap(one) for one in found.gaps] if gallery is not None else []
+    if not exhibits and not any(table.rows for table in tables):
+        return None
+    return Section(
+        "Left out",
+        "Combinations of important neurons' clusters that training inputs reach and no input of "
+        "the suite does, those of most training inputs first: a training input that reaches it "
+        "beside the nearest input of the suite. Then the training ranges that are reached least.",
+        tables=tables,
+        exhibits=exhibits,
+    )
+
+
+def _first_to_label(priority: Priority, gallery: Gallery) -> tuple[Section, Pictures]:
+    drawn = draw_order(priority.coverage, priority.faults, criterion=priority.criterion)
+    shown = enumerate(priority.ranked[:_SHOWN], start=1)
+    section = Section(
+        "Label first",
+        "By what each input adds to the suite and to those before it. Grey: random orders. "
+        "priority.csv holds the list.",
+        sentences(priority, priority.criterion),
+        {"coverage and mistakes found against inputs labelled": drawn["png"]},
+        exhibits=[gallery.ranked(place, one) for place, one in shown],
+    )
+    return section, {f"priority.{kind}": content for kind, content in drawn.items()}
+
+
+def _json(found: Findings, data: str) -> dict[str, Any]:
+    return {
+        "data": data,
+        "inputs": found.profile.inputs,
+        "results": to_json(found.results),
+        "gaps": [asdict(one) for one in found.gaps],
+        "priority": None if found.priority is None else found.priority.to_json(),
+    }
