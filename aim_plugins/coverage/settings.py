@@ -110,8 +110,6 @@ class SuiteSettings(Settings):
     Attributes:
         baselines: How many random suites of the same size are measured besides, of training inputs
             and of noise each; 0 for none.
-        seed: Seed of the random suites.
     """
 
     baselines: Natural = 5
-    seed: int = 0
