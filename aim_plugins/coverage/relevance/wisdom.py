@@ -67,7 +67,13 @@ class Wisdom:
             voters = {name: make_attributor(name, "sum") for name in VOTERS}
         if not voters:
             raise ValueError("voters: name at least one attributor")
+        if len(layers.names) < 2:
+            raise ValueError(
+                f"layers={layers.names}: the last layer's neurons are never chosen, give more"
+            )
         self.layers, self.voters = layers, dict(voters)
+        # The columns of all but the last layer are the first ones, so they need no translation.
+        self._chosen_from = Layers(layers.names[:-1], layers.sizes[:-1])
         self.top_m_neurons, self.keep, self.gain = top_m_neurons, keep, gain
         self.points: Int[Tensor, " neurons"] = torch.zeros(layers.neurons, dtype=torch.int64)
         self.batches = self.silent = 0
@@ -88,8 +94,8 @@ class Wisdom:
         named: list[dict[int, float]] = []
         gains = []
         for voter in self.voters.values():
-            scores = voter.attribute(model, self.layers, inputs, labels).double().mean(0)
-            chosen = top_neurons(scores, self.layers, self.top_m_neurons)
+            scores = voter.attribute(model, self._chosen_from, inputs, labels).double().mean(0)
+            chosen = top_neurons(scores, self._chosen_from, self.top_m_neurons, exclude_last=False)
             named.append({column: float(scores[column]) for column in chosen})
             with ablated(model, self.layers, chosen):
                 gains.append(self._badness(model, inputs, labels) - before)

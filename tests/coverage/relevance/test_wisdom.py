@@ -25,7 +25,7 @@ class Fixed(Attributor):
         self.scores = torch.tensor(scores)
 
     def attribute(self, model, layers, inputs, targets):
-        return self.scores.expand(len(inputs), -1)
+        return self.scores[: layers.neurons].expand(len(inputs), -1)
 
 
 LAYERS = Layers(("fc", "head"), (4, 2))
@@ -150,6 +150,11 @@ def test_shares_of_gains():
 
 def test_equal_scores_rank_by_column():
     assert rank([{5: 1.0, 2: 1.0, 8: 0.5}], [1.0], keep=10) == {2: 3, 5: 2, 8: 1}
+
+
+def test_a_last_layer_alone_has_nothing_to_choose():
+    with pytest.raises(ValueError, match="the last layer's neurons are never chosen"):
+        Wisdom(Layers(("head",), (3,)))
 
 
 @pytest.mark.parametrize(
