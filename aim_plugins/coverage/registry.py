@@ -8,6 +8,20 @@ from aim_plugins.coverage.criteria.boundary import KMNC, NBC, NC, SNAC
 from aim_plugins.coverage.criteria.class_combinations import ClassIDC
 from aim_plugins.coverage.criteria.clusters import CC
 from aim_plugins.coverage.criteria.combinations import IDC
+from aim_plugins.coverage.criteria.compatible import (
+    CompatibleCC,
+    CompatibleKMNC,
+    CompatibleNBC,
+    CompatibleNLC,
+    CompatibleSNAC,
+    CompatibleTKNC,
+    CompatibleTKNP,
+)
+from aim_plugins.coverage.criteria.compatible_surprise import (
+    CompatibleDSC,
+    CompatibleLSC,
+    CompatibleMDSC,
+)
 from aim_plugins.coverage.criteria.covariance import NLC
 from aim_plugins.coverage.criteria.criterion import Criterion
 from aim_plugins.coverage.criteria.surprise import DSC, LSC, MDSC, ClassTraces
@@ -34,6 +48,21 @@ MAKERS: dict[str, Maker] = {
 }
 """By name, what makes a criterion that has seen nothing. IDC has one for each set of neurons."""
 
+COMPATIBLE_MAKERS: dict[str, Maker] = {
+    "NC": MAKERS["NC"],
+    "KMNC": lambda ref, how: CompatibleKMNC(ref.layers, ref.low, ref.high, how.kmnc_buckets),
+    "NBC": lambda ref, how: CompatibleNBC(ref.layers, ref.low, ref.high),
+    "SNAC": lambda ref, how: CompatibleSNAC(ref.layers, ref.low, ref.high),
+    "TKNC": lambda ref, how: CompatibleTKNC(ref.layers, how.top_k),
+    "TKNP": lambda ref, how: CompatibleTKNP(ref.layers, how.top_k),
+    "CC": lambda ref, how: CompatibleCC(ref.layers, how.cc_threshold),
+    "LSC": lambda ref, how: CompatibleLSC(ref.layers, traces_of(ref, "LSC"), how.lsc_width),
+    "DSC": lambda ref, how: CompatibleDSC(ref.layers, traces_of(ref, "DSC"), how.dsc_width),
+    "MDSC": lambda ref, how: CompatibleMDSC(ref.layers, traces_of(ref, "MDSC"), how.mdsc_width),
+    "NLC": lambda ref, how: CompatibleNLC(ref.layers),
+}
+"""The same as the library NeuraL-Coverage has them."""
+
 
 def make_criteria(reference: Reference, settings: CriteriaSettings) -> dict[str, Criterion]:
     """Makes criteria that have seen nothing, by their labels.
@@ -43,6 +72,7 @@ def make_criteria(reference: Reference, settings: CriteriaSettings) -> dict[str,
     Raises:
         ValueError: If the reference was learned without what one of them needs.
     """
+    makers = MAKERS if settings.compat == "none" else COMPATIBLE_MAKERS
     made: dict[str, Criterion] = {}
     for name in settings.criteria:
         if name == "IDC":
@@ -51,7 +81,7 @@ def make_criteria(reference: Reference, settings: CriteriaSettings) -> dict[str,
                 for place, one in enumerate(reference.important)
             }
         else:
-            made[name] = MAKERS[name](reference, settings)
+            made[name] = makers[name](reference, settings)
     return made
 
 

@@ -52,7 +52,7 @@ class CriteriaSettings(Settings):
     cc_threshold: Positive = 10.0
     lsc_width: Positive = 10.0
     dsc_width: Positive = 0.1
-    mdsc_width: Positive = 10.0
+    mdsc_width: Positive = 1.0
     surprise_layer: str | None = None
     surprise_inputs: Count = 10_000
     compat: Literal["none", "neural-coverage"] = "none"

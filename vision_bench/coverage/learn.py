@@ -95,6 +95,9 @@ def find_important(
 def relevance_of(subject: Subject, data: ClassificationData, attr: str) -> Relevance:
     """The relevance of every neuron for a data set's correctly classified images.
 
+    Relevance of a filter is summed over space: within a layer the order is that of the mean, and
+    between layers each counts for what it adds to the answer.
+
     Args:
         subject: The classifier.
         data: The images and labels.
@@ -106,7 +109,11 @@ def relevance_of(subject: Subject, data: ClassificationData, attr: str) -> Relev
             yield images.pixels, data.labels[images.positions].to(subject.device)
 
     return measure_relevance(
-        subject.named, subject.layers, batches(), len(data.classes), make_attributor(attr)
+        subject.named,
+        subject.layers,
+        batches(),
+        len(data.classes),
+        make_attributor(attr, "sum"),
     )
 
 

@@ -21,12 +21,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from aim_plugins.coverage.criteria.boundary import KMNC, NBC, NC, SNAC
-from aim_plugins.coverage.criteria.compatible_surprise import (
-    CompatibleDSC,
-    CompatibleLSC,
-    CompatibleMDSC,
-)
+from aim_plugins.coverage.criteria.boundary import KMNC, NBC, SNAC
 from aim_plugins.coverage.criteria.covariance import NLC
 from aim_plugins.coverage.criteria.criterion import Batch, Criterion, OpenUnits, hash_rows
 from aim_plugins.coverage.criteria.top import TKNC, TKNP
@@ -238,19 +233,3 @@ class CompatibleNLC(NLC):
 
     def merge(self, other: NLC) -> None:
         refuse_merging("NLC", "since it leaves out batches that do not raise it")
-
-
-COMPATIBLE: Mapping[str, type[Criterion]] = {
-    "NC": NC,
-    "KMNC": CompatibleKMNC,
-    "NBC": CompatibleNBC,
-    "SNAC": CompatibleSNAC,
-    "TKNC": CompatibleTKNC,
-    "TKNP": CompatibleTKNP,
-    "CC": CompatibleCC,
-    "LSC": CompatibleLSC,
-    "DSC": CompatibleDSC,
-    "MDSC": CompatibleMDSC,
-    "NLC": CompatibleNLC,
-}
-"""The classes of `compat="neural-coverage"` by the names of their criteria."""

@@ -8,11 +8,29 @@ import numpy as np
 import pytest
 import torch
 
-from aim_plugins.coverage.criteria.boundary import KMNC
-from aim_plugins.coverage.criteria.compatible import COMPATIBLE
+from aim_plugins.coverage.criteria.boundary import KMNC, NC
+from aim_plugins.coverage.criteria.compatible import (
+    CompatibleCC,
+    CompatibleKMNC,
+    CompatibleNBC,
+    CompatibleNLC,
+    CompatibleSNAC,
+    CompatibleTKNC,
+    CompatibleTKNP,
+)
 from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.coverage.layers import Layers
 
+COMPATIBLE = {
+    "NC": NC,
+    "CC": CompatibleCC,
+    "KMNC": CompatibleKMNC,
+    "NBC": CompatibleNBC,
+    "NLC": CompatibleNLC,
+    "SNAC": CompatibleSNAC,
+    "TKNC": CompatibleTKNC,
+    "TKNP": CompatibleTKNP,
+}
 LAYERS = Layers(("conv", "fc"), (4, 6))
 
 

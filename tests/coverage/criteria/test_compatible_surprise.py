@@ -7,12 +7,17 @@ import pytest
 import torch
 from sklearn.neighbors import KernelDensity
 
-from aim_plugins.coverage.criteria.compatible import COMPATIBLE
-from aim_plugins.coverage.criteria.compatible_surprise import library_variance
+from aim_plugins.coverage.criteria.compatible_surprise import (
+    CompatibleDSC,
+    CompatibleLSC,
+    CompatibleMDSC,
+    library_variance,
+)
 from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.coverage.criteria.surprise import ClassTraces
 from aim_plugins.coverage.layers import Layers
 
+COMPATIBLE = {"LSC": CompatibleLSC, "DSC": CompatibleDSC, "MDSC": CompatibleMDSC}
 LAYERS = Layers(("conv", "fc"), (3, 4))
 
 
