@@ -19,7 +19,7 @@ Pictures = dict[str, bytes]
 
 def as_text(title: str, results: Sequence[Result]) -> str:
     """The results for a terminal."""
-    rows = [_row(one) for one in results]
+    rows = [_row(one) for one in results if not one.is_part]
     return Overview(title, columns=_COLUMNS, rows=rows).as_text()
 
 
@@ -48,21 +48,42 @@ def comparison(results: Sequence[Result], inputs: int) -> tuple[Section, Picture
         results: The criteria.
         inputs: Size of the suite.
     """
-    drawn = draw_comparison(results)
-    rows = [[*_row(one), f"{one.summary} ({one.source})"] for one in results]
+    whole = [one for one in results if not one.is_part]
+    drawn = draw_comparison(whole)
+    rows = [[*_row(one), f"{one.summary} ({one.source})"] for one in whole]
     note = (
         f"Each line ends at the most that any {inputs} inputs can reach. In brackets and as bars, "
         "where one more random suite of this size would lie with 95 % probability, by Student's "
-        "law over the suites drawn."
+        "law over the suites drawn. Criteria of what training inputs do not do have none of these."
     )
     section = Section(
         "Coverage",
         note,
-        readings(results),
+        readings(whole),
         {"coverage against random suites": drawn["png"]},
         [Table([*_COLUMNS, "what it counts"], rows)],
     )
     return section, {f"coverage.{kind}": content for kind, content in drawn.items()}
+
+
+def combinations(results: Sequence[Result]) -> tuple[Section, Pictures] | None:
+    """The section on IDC of layers and classes, and its picture; None where there is none."""
+    parts = [one for one in results if one.is_part]
+    if not parts:
+        return None
+    drawn = draw_comparison(parts)
+    rows = [
+        [*_row(one), "–" if one.training is None else show_value(one.training)] for one in parts
+    ]
+    section = Section(
+        "IDC of layers and classes",
+        "The important neurons of each layer, and of the subject layer for each class, on the "
+        "inputs that the model predicts to be of it.",
+        readings(parts),
+        {"IDC of layers and classes": drawn["png"]},
+        [Table([*_COLUMNS, "whole training set"], rows)],
+    )
+    return section, {f"idc.{kind}": content for kind, content in drawn.items()}
 
 
 def breakdown(results: Sequence[Result], noun: str) -> tuple[Section, Pictures] | None:

@@ -18,8 +18,12 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.coverage.criteria.combinations import IDC
 from aim_plugins.coverage.criteria.criterion import Criterion, FixedUnits, UnitCriterion
 from aim_plugins.coverage.profile import ALL, Profile
+from aim_plugins.coverage.settings import BEYOND_TRAINING
 from aim_plugins.sweep.formats import format_value
 from aim_plugins.sweep.intervals import student_factor
+
+END2END = "end to end"
+"""The set of important neurons of all layers."""
 
 TRAINING, NOISE = "training", "noise"
 """Kinds of random suites."""
@@ -92,6 +96,11 @@ class Result:
     training: float | None = None
 
     @property
+    def is_part(self) -> bool:
+        """Whether it is the IDC of a further layer or class, beside the criteria themselves."""
+        return self.label.startswith("IDC ") and not self.label.endswith(END2END)
+
+    @property
     def of_ceiling(self) -> float:
         """The value as a share of its ceiling; NaN where nothing bounds it."""
         return self.value / self.ceiling if 0 < self.ceiling < math.inf else math.nan
@@ -144,7 +153,7 @@ def collect(
         spreads = {
             kind: Spread.of([one[label] for one in suites])
             for kind, suites in random.items()
-            if suites
+            if suites and not (kind == TRAINING and criterion.name in BEYOND_TRAINING)
         }
         results.append(
             Result(

@@ -13,10 +13,10 @@ CRITERIA = (
     "NC", "KMNC", "NBC", "SNAC", "TKNC", "TKNP", "CC", "LSC", "DSC", "MDSC", "NLC", "IDC",
 )  # fmt: skip
 
-OF_RANGES = frozenset({"KMNC", "NBC", "SNAC"})
 OF_TRACES = frozenset({"LSC", "DSC"})
 """Criteria that keep activations of training inputs."""
-NEURAL_COVERAGE = "neural-coverage"
+BEYOND_TRAINING = frozenset({"NBC", "SNAC", "LSC", "DSC", "MDSC"})
+"""Criteria of what training inputs do not do, so that these are no suite to compare with."""
 
 _Threshold = Annotated[float, bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 

@@ -17,6 +17,7 @@ from aim_plugins.coverage.report import (
     Pictures,
     as_text,
     breakdown,
+    combinations,
     comparison,
     growing,
     stretches_table,
@@ -114,10 +115,12 @@ def _sections(
 ) -> tuple[list[Section], Pictures]:
     first, pictures = comparison(found.results, inputs)
     sections = [first]
+    whole = [one for one in found.results if not one.is_part]
     more = [
+        combinations(found.results),
         breakdown(found.results, "layer"),
-        breakdown(found.results, "class"),
-        growing(found.growth, found.results),
+        breakdown(whole, "class"),
+        growing(found.growth, whole),
     ]
     for part in more:
         if part is not None:
