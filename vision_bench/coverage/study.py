@@ -19,11 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aim_plugins.core.commands import say
-from aim_plugins.coverage.criteria.combinations import IDC
-from aim_plugins.coverage.gaps import Gap, find_gaps
 from aim_plugins.coverage.reference import Reference
 from aim_plugins.coverage.registry import idc_label, make_criteria
 from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect
@@ -38,6 +34,7 @@ from vision_bench.coverage.learn import (
     learned_with,
     open_reference,
 )
+from vision_bench.coverage.left_out import find_left_out
 from vision_bench.coverage.measure import Measurement, Values
 from vision_bench.coverage.priority import (
     Priority,
@@ -51,8 +48,6 @@ from vision_bench.coverage.subject import first_image, load_subject
 from vision_bench.data.classes import chosen_classes
 
 REFERENCE = "reference"
-_GAPS = 12
-"""Gaps that are shown of each set of important neurons."""
 
 
 class CoverageStudy(FolderStudy):
@@ -119,7 +114,9 @@ class CoverageStudy(FolderStudy):
         self.profile = measurement.profile(self.suite, self.positions, self.classes)
         self.growth = measurement.growth(len(self.positions))
         self.results = collect(self.profile, self._random(measurement), self._training_values())
-        self.gaps = self._gaps()
+        self.gaps, self.stretches = find_left_out(
+            subject, self.reference, self.profile, self.suite, self.positions
+        )
         self.priority = self._priority(store) if settings.prioritize else None
         store.update_manifest(left_out=dict(self.suite.unreadable))
 
@@ -161,30 +158,6 @@ class CoverageStudy(FolderStudy):
             found[label] = len(one.reached.codes) / one.neurons.combinations
         return found
 
-    def _gaps(self) -> list[Gap]:
-        """What training reaches and the suite does not, with the nearest images."""
-        reference, criteria = self.reference, self.profile.criteria
-        assert reference is not None
-        if "IDC" not in criteria:
-            return []
-        columns = sorted({one for each in reference.important for one in each.neurons.columns})
-        rows, classes, positions = [], [], []
-        for seen in self.subject.pass_over(self.suite, self.positions, "suite: gaps"):
-            rows.append(seen.batch.neurons[:, columns])
-            classes.append(seen.batch.classes)
-            positions.append(seen.positions)
-        values, predicted, places = torch.cat(rows), torch.cat(classes), torch.cat(positions)
-        gaps: list[Gap] = []
-        for place, one in enumerate(reference.important):
-            idc = criteria[idc_label(place, one.neurons.label)]
-            assert isinstance(idc, IDC)
-            chosen = [columns.index(column) for column in one.neurons.columns]
-            own = torch.ones(len(places), dtype=torch.bool)
-            if one.class_index is not None:
-                own = predicted == one.class_index
-            gaps += find_gaps(idc, one, values[own][:, chosen], places[own], _GAPS)
-        return gaps
-
     def _priority(self, store: SweepStore) -> Priority:
         """The candidates' order, found once."""
         settings = self.settings
@@ -204,7 +177,9 @@ class CoverageStudy(FolderStudy):
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         candidates = self.candidates if self.priority is not None else None
         gallery = Gallery(self.suite, self.training, candidates)
-        found = Findings(self.results, self.profile, self.growth, self.gaps, self.priority)
+        found = Findings(
+            self.results, self.profile, self.growth, self.gaps, self.stretches, self.priority
+        )
         return publish(store.folder, found, gallery, store.manifest, self.suite.title)
 
     @property
