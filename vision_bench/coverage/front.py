@@ -159,13 +159,13 @@ def _left_out(found: Findings, gallery: Gallery) -> list[Section]:
 
 
 def _first_to_label(priority: Priority, gallery: Gallery) -> tuple[Section, Pictures]:
-    drawn = draw_order(priority.coverage, priority.faults, criterion=priority.criterion)
+    drawn = draw_order(priority.coverage, priority.judgement.curves, criterion=priority.criterion)
     shown = enumerate(priority.ranked[:_SHOWN], start=1)
     section = Section(
         "Label first",
-        "By what each input adds to the suite and to those before it. Grey: random orders. "
-        "priority.csv holds the list.",
-        sentences(priority, priority.criterion),
+        "What each input adds is what neither the suite nor the inputs before it cover. Grey: "
+        "random orders. priority.csv holds the list.",
+        sentences(priority),
         {"coverage and mistakes found against inputs labelled": drawn["png"]},
         exhibits=[gallery.ranked(place, one) for place, one in shown],
     )

@@ -26,6 +26,7 @@ from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
+from vision_bench.coverage.candidates import load_candidates, look_at
 from vision_bench.coverage.exhibits import Gallery
 from vision_bench.coverage.front import Findings, publish
 from vision_bench.coverage.learn import (
@@ -36,13 +37,7 @@ from vision_bench.coverage.learn import (
 )
 from vision_bench.coverage.left_out import find_left_out
 from vision_bench.coverage.measure import Measurement, Values
-from vision_bench.coverage.priority import (
-    Priority,
-    choose_criterion,
-    load_candidates,
-    look_at,
-    rank,
-)
+from vision_bench.coverage.priority import GINI, Orders, Priority, choose_criterion
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.subject import first_image, load_subject
 from vision_bench.data.classes import chosen_classes
@@ -161,18 +156,36 @@ class CoverageStudy(FolderStudy):
     def _priority(self, store: SweepStore) -> Priority:
         """The candidates' order, found once."""
         settings = self.settings
-        assert self.reference is not None
-        own = settings.candidates is None
-        criteria = make_criteria(self.reference, settings) if own else self.profile.criteria
-        criterion = choose_criterion(settings, criteria)
-        key = f"priority,{self.candidates.fingerprint[:16]},{criterion.name},{settings.prioritize}"
+        by = settings.prioritize_by or ""
+        key = f"priority,{self.candidates.fingerprint[:16]},{by},{settings.prioritize}"
         if (held := store.read_batch(key)) is None:
-            found = look_at(self.subject, self.candidates, criterion)
-            held = rank(
-                criterion, found, self.candidates, self.labels, settings.prioritize, settings.seed
-            ).to_json()
+            held = self._find_priority().to_json()
             store.write_batch(key, held)
         return Priority.from_json(held)
+
+    def _find_priority(self) -> Priority:
+        settings, suite, candidates = self.settings, self.suite, self.candidates
+        assert self.reference is not None
+        nothing = make_criteria(self.reference, settings)
+        criteria = nothing if settings.candidates is None else self.profile.criteria
+        criterion = choose_criterion(settings, criteria)
+        orders = Orders(criterion, look_at(self.subject, candidates, criterion))
+        if self.labels is not None:
+            judgement = orders.judge(self.labels, candidates.title)
+        else:
+            fresh = choose_criterion(settings, nothing)
+            judgement = Orders(fresh, look_at(self.subject, suite, fresh)).judge(
+                suite.labels, suite.title
+            )
+        by = GINI if settings.prioritize_by == GINI else criterion.name
+        return Priority(
+            criterion.name,
+            by,
+            len(orders.by_gain),
+            orders.ranked(candidates, settings.prioritize, by),
+            orders.coverage(settings.seed),
+            judgement,
+        )
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         candidates = self.candidates if self.priority is not None else None
