@@ -66,6 +66,8 @@ SignedGrid = Annotated[
 ]
 Names = Annotated[Sequence[str], _COMMAS]
 """A list that is one word of a command line."""
+Counts = Annotated[Sequence[Count], _COMMAS]
+Shares = Annotated[Sequence[Share], _COMMAS]
 
 
 @dataclass(frozen=True)
