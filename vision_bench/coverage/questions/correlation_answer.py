@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -15,14 +14,16 @@ from vision_bench.coverage.questions.statistics import Interval, pearson
 
 ALL, SIZE, MIXTURE = "all suites", "of one size", "of one size and mixture"
 EVENNESS, MISTAKES, INPUTS = "impartiality J", "mistakes found", "number of inputs"
+_SHORT = {EVENNESS: "J", MISTAKES: "mistakes", INPUTS: "inputs"}
+_SHORT |= {ALL: "all", SIZE: "one size", MIXTURE: "one mixture"}
 _BRIEF = (0, 1, 2, 4, 5, 7)
 """Columns that a terminal has room for."""
 _NOTE = (
     "Pearson's r over suites, with Fisher's 95 % interval, which takes suites for independent; "
     "they are drawn from one data set and may share images. Grey: over all suites, where size "
-    "alone raises coverage and mistakes. Blue: after taking off the mean of suites of one size. Red: of "
-    "one size and one share of attacked images, where chance alone makes the difference. J is the "
-    "entropy of the predictions over log k, k all classes of the model."
+    "alone raises coverage and mistakes. Blue: after taking off the mean of suites of one size. "
+    "Red: of one size and one share of attacked images, where chance alone makes the difference. "
+    "J is the entropy of the predictions over log k, k all classes of the model."
 )
 
 
@@ -89,7 +90,7 @@ def answer_of(
     columns = ["criterion"]
     pairs = [(EVENNESS, ALL), (EVENNESS, SIZE), (EVENNESS, MIXTURE), (MISTAKES, ALL)]
     pairs += [(MISTAKES, SIZE), (MISTAKES, MIXTURE), (INPUTS, ALL)]
-    columns += [f"{panel}, {condition}" for panel, condition in pairs]
+    columns += [f"{_SHORT[panel]}: {_SHORT[condition]}" for panel, condition in pairs]
     rows = [[x, *(show_interval(every[x].panels[p][c]) for p, c in pairs)] for x in labels]
     section = Section(
         "Correlation",
@@ -146,28 +147,29 @@ def _sentences(every: Mapping[str, Correlations], labels: Sequence[str]) -> list
         )
     for panel, noun in ((MISTAKES, "more mistakes"), (EVENNESS, "more even predictions")):
         for condition in (SIZE, MIXTURE):
-            verdicts = {x: every[x].panels[panel][condition] for x in labels}
-            for sign, verb in ((1, "go with"), (-1, "go against")):
-                chosen = [x for x, one in verdicts.items() if one.verdict == sign]
-                if chosen:
-                    found.append(
-                        f"{first_few(chosen, 14)}: among suites {condition}, higher values {verb} "
-                        f"{noun}."
-                    )
-            silent = [
-                x for x, one in verdicts.items() if one.verdict == 0 and math.isfinite(one.low)
-            ]
-            if silent:
-                found.append(
-                    f"{first_few(silent, 14)}: among suites {condition}, coverage does not tell "
-                    f"those of {noun} from others."
-                )
-            if flat := [x for x, one in verdicts.items() if math.isnan(one.value)]:
-                found.append(
-                    f"{first_few(flat, 14)}: among suites {condition}, coverage or what it is held "
-                    "against does not vary."
-                )
-    return list(dict.fromkeys(found))
+            found += _verdicts(every, labels, panel, condition, noun)
+    return found
+
+
+def _verdicts(
+    every: Mapping[str, Correlations], labels: Sequence[str], panel: str, condition: str, noun: str
+) -> list[str]:
+    signs = {x: every[x].panels[panel][condition] for x in labels}
+    found = []
+    for sign, verb in ((1, "go with"), (-1, "go against")):
+        if chosen := [x for x, one in signs.items() if one.verdict == sign]:
+            found.append(
+                f"{first_few(chosen, 14)}: among suites {condition}, higher values {verb} {noun}."
+            )
+    silent = [x for x, one in signs.items() if one.verdict == 0]
+    if len(silent) == len(labels):
+        return [f"No criterion: among suites {condition}, higher values go with {noun}."]
+    if silent and condition == SIZE:
+        found.append(
+            f"{first_few(silent, 14)}: among suites {condition}, coverage does not tell those of "
+            f"{noun} from others."
+        )
+    return found
 
 
 def _summary(every: Mapping[str, Correlations], labels: Sequence[str], count: int) -> str:

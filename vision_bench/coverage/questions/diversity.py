@@ -53,10 +53,10 @@ class Diversity(Question[DiversitySettings]):
 
     def check_suite(self, images: int) -> None:
         size = self._size(images)
-        if not 0 < 2 * size <= len(self.suite):
+        if not 0 < 2 * size <= (most := len(self.suite)):
             raise ValueError(
-                f"num_samples={self.settings.num_samples}: as many real images are added to compare "
-                f"with, and the data set has {len(self.suite)}; give 1 to {len(self.suite) // 2}"
+                f"num_samples={self.settings.num_samples}: as many real images are added for "
+                f"comparison, and the data set has {most}; give 1 to {most // 2}"
             )
 
     def _size(self, images: int) -> int:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from aim_plugins.core.errors import first_few
-from aim_plugins.coverage.results import show_value
 from aim_plugins.sweep.intervals import wilson_interval
 from aim_plugins.sweep.page import Exhibit, Section, Table
-from vision_bench.coverage.questions.front import Answer, show_interval, show_percent, shown_labels
+from vision_bench.coverage.questions.front import (
+    Answer,
+    show_interval,
+    show_number,
+    show_percent,
+    shown_labels,
+)
 from vision_bench.coverage.questions.pictures import draw_added
 from vision_bench.coverage.questions.settings import DiversitySettings
 from vision_bench.coverage.questions.statistics import Interval, mean_interval
@@ -95,10 +101,10 @@ def answer_of(
 
 
 def _row(before: Mapping[str, Any], records: Records, label: str) -> list[str]:
-    means = [mean_interval([one["coverage"][label] for one in records[kind]]) for kind in KINDS]
+    start = before["coverage"][label]
+    means = [start + fmean(added(before, records, kind, label)) for kind in KINDS]
     differences = [difference(records, IMPORTANT, other, label) for other in (RANDOM, REAL)]
-    cells = [show_interval(one) for one in (*means, *differences)]
-    return [label, show_value(before["coverage"][label], ""), *cells]
+    return [label, *map(show_number, [start, *means]), *map(show_interval, differences)]
 
 
 def _sentences(records: Records, labels: Sequence[str]) -> list[str]:

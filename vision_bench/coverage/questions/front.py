@@ -76,11 +76,9 @@ def publish(folder: Path, answer: Answer, manifest: Mapping[str, Any]) -> Path:
     }:
         old.unlink()
     model = str(manifest.get("model", "A model"))
-    title = f"{answer.title}: {model}"
-    report = write_page(
-        folder, Page("Coverage", title, answer.data, answer.summary, answer.sections), manifest
-    )
-    print(Overview(title, columns=answer.columns, rows=answer.rows).as_text())
+    page = Page(f"Coverage of {model}", answer.title, answer.data, answer.summary, answer.sections)
+    report = write_page(folder, page, manifest)
+    print(Overview(f"{model}: {answer.title}", columns=answer.columns, rows=answer.rows).as_text())
     for sentence in [answer.summary, *answer.sections[0].sentences]:
         print(f"  {sentence}")
     print()
@@ -104,13 +102,28 @@ def show_interval(one: Interval) -> str:
     >>> show_interval(Interval(0.5, 0.25, 0.75)), show_interval(Interval(-0.0, -0.001, 0.002))
     ('0.500 [0.250, 0.750]', '0 [-0.00100, 0.00200]')
     """
+    texts = _with_digits([x for x in vars(one).values() if math.isfinite(x)])
     if not math.isfinite(one.value):
         return "–"
-    numbers = [x for x in (one.value, one.low, one.high) if math.isfinite(x)]
-    scale = max(map(abs, numbers))
-    decimals = min(max(2 - math.floor(math.log10(scale)), 0), 6) if scale else 0
-    texts = ["0" if not round(x, decimals) else f"{x:.{decimals}f}" for x in numbers]
     return texts[0] if len(texts) < 3 else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def show_number(value: float) -> str:
+    """A number with three digits.
+
+    >>> show_number(0.01234), show_number(5469.7)
+    ('0.0123', '5470')
+    """
+    return _with_digits([value])[0] if math.isfinite(value) else "–"
+
+
+def _with_digits(numbers: Sequence[float]) -> list[str]:
+    """Numbers with as many decimals as give the largest three digits."""
+    scale = max(map(abs, numbers), default=0.0)
+    decimals = min(max(2 - math.floor(math.log10(scale)), 0), 6) if scale else 0
+    if all(float(one).is_integer() for one in numbers):
+        decimals = 0
+    return ["0" if not round(one, decimals) else f"{one:.{decimals}f}" for one in numbers]
 
 
 def show_percent(one: Interval) -> str:

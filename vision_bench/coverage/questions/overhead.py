@@ -8,7 +8,7 @@ and compared turn by turn. CPU seconds are those of all threads of the process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -29,13 +29,18 @@ from vision_bench.logits.forward import forward
 
 _LEARNED = OF_TRACES | {"KMNC", "NBC", "SNAC", "MDSC", "IDC"}
 """Criteria that know something of the training set."""
-_IMAGES = 1000
+_IMAGES, _TRAINING = 1000, 5000
+"""Images that are measured and learned from by default, as many as WISDOM's script takes."""
 
 T = TypeVar("T")
 
 
 class Overhead(Question[OverheadSettings]):
     """What coverage costs."""
+
+    def __init__(self, settings: OverheadSettings, command: Sequence[str] = ()) -> None:
+        limit = settings.train_limit or _TRAINING
+        super().__init__(replace(settings, train_limit=limit), command)
 
     _warm = False  # whether something ran before, as the first pass is slower
 

@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aim_plugins.sweep.formats import format_value
 from aim_plugins.sweep.page import Section, Table
-from vision_bench.coverage.questions.front import Answer
+from vision_bench.coverage.questions.front import Answer, show_interval, show_number
 from vision_bench.coverage.questions.pictures import draw_costs
 from vision_bench.coverage.questions.settings import OverheadSettings
 from vision_bench.coverage.questions.statistics import Interval
@@ -68,7 +67,7 @@ def answer_of(
             _show(middle(seconds[name])),
             _show(ratio(seconds[name], seconds[PLAIN])),
             f"{images / middle(walls[name]).value:.0f}",
-            _show(middle(learned[name])) if name in learned else "–",
+            _show(middle(learned[name])) if any(learned.get(name, ())) else "–",
         ]
         for name in (PLAIN, *names, IN_TURN, TOGETHER)
     ]
@@ -124,7 +123,7 @@ def _sentences(
         if name not in (PLAIN, TOGETHER, IN_TURN)
     }
     name = max(extra, key=lambda one: extra[one])
-    found.append(f"{name} takes most beside the model: {format_value(max(extra[name], 0.0))} s.")
+    found.append(f"{name} takes most beside the model: {show_number(max(extra[name], 0.0))} s.")
     if learned:
         times = ratio(learned[IN_TURN], learned[TOGETHER])
         found.append(
@@ -143,9 +142,7 @@ def _summary(seconds: Mapping[str, Sequence[float]], count: int, images: int) ->
 
 
 def _show(one: Interval) -> str:
-    if one.low == one.high:
-        return format_value(one.value)
-    return f"{format_value(one.value)} [{format_value(one.low)}, {format_value(one.high)}]"
+    return show_number(one.value) if one.low == one.high else show_interval(one)
 
 
 def _plain(turns: Sequence[Mapping[str, Cost]]) -> list[dict[str, dict[str, float]]]:

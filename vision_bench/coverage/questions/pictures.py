@@ -12,7 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from aim_plugins.coverage.results import show_value
-from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, SIZE, STYLE, VERMILLION, render
+from aim_plugins.sweep.figures import (
+    BLUE,
+    DPI,
+    GREY,
+    INK,
+    SIZE,
+    STYLE,
+    VERMILLION,
+    label_decades,
+    render,
+)
 from vision_bench.coverage.questions.statistics import Interval
 
 GREEN = "#009E73"
@@ -24,7 +34,6 @@ _KINDS = {
     "real images": (GREY, "D"),
 }
 _SERIES = (BLUE, VERMILLION, GREEN)
-_COLUMNS = 4
 
 
 def draw_added(gains: Mapping[str, Mapping[str, Interval]]) -> dict[str, bytes]:
@@ -40,15 +49,17 @@ def draw_added(gains: Mapping[str, Mapping[str, Interval]]) -> dict[str, bytes]:
         figure = Figure((SIZE[0] + 0.6, 0.42 * len(gains) + 1.1), dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color="#BBBBBB", linewidth=1, zorder=0)
+        lowest = -0.1
         for place, kinds in enumerate(gains.values()):
             most = max((abs(one.value) for one in kinds.values()), default=0.0)
             for lane, (kind, one) in enumerate(kinds.items()):
                 colour, mark = _KINDS[kind]
                 _draw_interval(axes, one, place + 0.2 * (lane - 1), most or 1.0, colour, mark)
             axes.text(1.18, place, show_value(most, ""), va="center", fontsize=8, color=INK)
+            lowest = min([lowest, *(one.value / (most or 1.0) for one in kinds.values())])
         axes.text(1.18, -0.85, "1 is", fontsize=8, color=INK)
         _name_lines(axes, list(gains))
-        axes.set_xlim(-0.25, 1.15)
+        axes.set_xlim(lowest - 0.15, 1.15)
         axes.set_xlabel("coverage added to the suite, in units of the largest mean")
         handles = [
             axes.plot([], [], mark, color=colour, markersize=5, label=kind)[0]
@@ -77,19 +88,22 @@ def draw_changes(
         colours = dict(zip(names, (GREY, *_SERIES), strict=False))
         for axes, (label, series) in zip(grid, changes.items(), strict=False):
             axes.axhline(0, color="#DDDDDD", linewidth=1, zorder=0)
-            for name, points in series.items():
-                values = [one.value for one in points]
+            for lane, (name, points) in enumerate(series.items()):
+                # Side by side, so that no interval hides another.
+                shift = 0.13 * (lane - (len(series) - 1) / 2)
+                places = [place + shift for place in range(len(points))]
                 low, high = [one.low for one in points], [one.high for one in points]
-                axes.fill_between(shares, low, high, color=colours[name], alpha=0.15, linewidth=0)
-                axes.plot(shares, values, ".-", color=colours[name], linewidth=1.4)
+                axes.vlines(places, low, high, color=colours[name], linewidth=1.2)
+                values = [one.value for one in points]
+                axes.plot(places, values, ".-", color=colours[name], linewidth=0.8, markersize=5)
             axes.set_title(label, fontsize=9)
             axes.set_ylim(-1.05, 1.05)
-            axes.set_xticks(shares, [f"{100 * one:g}" for one in shares])
+            axes.set_xticks(range(len(shares)), [f"{100 * one:g}" for one in shares])
         handles = [
             grid[0].plot([], [], color=colour, label=name)[0] for name, colour in colours.items()
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
-        figure.supxlabel(f"replaced inputs of {size}, in percent", fontsize=9)
+        figure.supxlabel(f"replaced of {size} inputs, in percent", fontsize=9)
         figure.supylabel("NCov", fontsize=9)
         return render(figure)
 
@@ -189,16 +203,16 @@ def draw_costs(
         axes = figure.add_subplot()
         for place, (label, one) in enumerate(lines):
             colour = BLUE if label in alone else VERMILLION
-            axes.barh(place, one.value, color=colour, height=0.62, alpha=0.85)
-            axes.hlines(place, one.low, one.high, color=INK, linewidth=1)
+            _draw_interval(axes, one, place, 1.0, colour, "o")
             text = f"{one.value:.2f}"
             axes.annotate(
-                text, (one.high, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+                text, (one.high, place), (5, 0), textcoords="offset points", va="center", fontsize=8
             )
-        axes.axvline(plain.value, color=GREY, linestyle="--", linewidth=1.2)
+        axes.axvline(plain.value, color=GREY, linestyle="--", linewidth=1.2, zorder=0)
+        axes.axvspan(plain.low, plain.high, color=GREY, alpha=0.12, linewidth=0, zorder=0)
         axes.annotate(
             f"the model alone, {plain.value:.2f}",
-            (plain.value, -0.62),
+            (plain.high, -0.62),
             (3, 2),
             textcoords="offset points",
             fontsize=8,
@@ -206,13 +220,16 @@ def draw_costs(
         )
         _name_lines(axes, [label for label, _ in lines])
         axes.set_ylim(len(lines) - 0.4, -1.0)
-        axes.set_xlim(0, 1.12 * max(one.high for _, one in lines))
+        axes.set_xscale("log")
+        every = [plain, *(one for _, one in lines)]
+        axes.set_xlim(0.8 * min(x.low for x in every), 1.4 * max(x.high for x in every))
+        label_decades(axes.xaxis)
         axes.set_xlabel(f"CPU seconds for {inputs} images")
         return render(figure)
 
 
 def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
-    columns = min(_COLUMNS, count)
+    columns = min(count, 5 if count % 4 == 1 else 4)
     rows = -(-count // columns)
     figure = Figure((1.9 * columns + 0.4, 1.45 * rows + 0.8), dpi=DPI, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)

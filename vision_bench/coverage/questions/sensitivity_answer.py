@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 from aim_plugins.core.errors import first_few
 from aim_plugins.sweep.page import Exhibit, Section, Table
-from vision_bench.coverage.questions.front import Answer, show_interval, show_percent, shown_labels
+from vision_bench.coverage.questions.front import (
+    Answer,
+    show_interval,
+    show_number,
+    show_percent,
+    shown_labels,
+)
 from vision_bench.coverage.questions.pictures import draw_changes
 from vision_bench.coverage.questions.settings import SensitivitySettings
 from vision_bench.coverage.questions.statistics import Interval, mean_interval, normalised_changes
@@ -189,8 +195,8 @@ def _row(
     def find(what: str) -> Change:
         return next(x for x in _at(changes, label, size, what) if x.share == share)
 
-    changed = [find(what).change for what in (CLEAN, *attacks)]
-    return [label, *map(show_interval, [*changed, *(find(name).beyond for name in attacks)])]
+    changed = [show_number(find(what).change.value) for what in (CLEAN, *attacks)]
+    return [label, *changed, *(show_interval(find(name).beyond) for name in attacks)]
 
 
 def _sentences(

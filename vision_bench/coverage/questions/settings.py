@@ -176,16 +176,16 @@ class CorrelationSettings(AttackSettings, QuestionSettings):
 
 @dataclass(frozen=True)
 class OverheadSettings(QuestionSettings):
-    """What `vision-bench coverage overhead` measures; of `num_samples` images, by default 1,000.
+    """What `vision-bench coverage overhead` measures.
+
+    By default of 1,000 images (`num_samples`), after learning from 5,000 (`train_limit`).
 
     Attributes:
-        train_limit: Training images that are learned from, taken evenly.
         builds: How often learning is timed; 0 leaves it out.
     """
 
     QUESTION: ClassVar[str] = "overhead"
 
-    train_limit: Count = 5000
     builds: Natural = 1
 
     def check(self) -> None:
