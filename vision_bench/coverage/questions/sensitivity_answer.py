@@ -25,7 +25,8 @@ _NOTE = (
     "the unchanged suite's 0 among them; where nothing changes it is 0. Bands and brackets are "
     "95 % intervals of the mean over runs, by Student's law; an attack is held against other clean "
     "images run by run. Runs of the largest size share the attacked images, so that intervals "
-    "tell of the suites drawn, not of other victims. Of twenty intervals one misses by chance."
+    "tell of the suites drawn, not of other victims. Of twenty intervals one misses by chance; "
+    "where all runs agree, it is a point."
 )
 
 
@@ -209,7 +210,7 @@ def _sentences(
         verdicts = {x.label: x.beyond.verdict for x in found if x.label in labels}
         for sign, text in (
             (1, "raises coverage more than as many other clean images do"),
-            (-1, "raises coverage less than as many other clean images do"),
+            (-1, "leaves coverage lower than as many other clean images do"),
             (0, "cannot be told from as many other clean images"),
         ):
             chosen = [label for label, verdict in verdicts.items() if verdict == sign]
