@@ -160,4 +160,5 @@ def all_positions(data: ClassificationData, settings: CoverageSettings) -> list[
     """The positions of a suite's images in the order of measuring: random, by the seed."""
     generator = torch.Generator().manual_seed(settings.seed)
     order = torch.randperm(len(data), generator=generator).tolist()
-    return order[: settings.num_samples] if settings.num_samples else order
+    few = settings.num_samples and not settings.idc_test_all
+    return order[: settings.num_samples] if few else order

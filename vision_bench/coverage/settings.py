@@ -42,7 +42,7 @@ class CoverageSettings(ImportanceSettings, CriteriaSettings, ClassifierSettings)
         train_limit: Training images, taken evenly; by default all.
         reference: Folder of a reference that another run learned; by default one is learned.
         num_samples: Images of the suite, drawn at random by the seed; 0 for all.
-        idc_test_all: Measures all images of the suite, as is done anyway.
+        idc_test_all: Measures all images of the suite, whatever num_samples says.
         seed: Seed of what is drawn.
     """
 
@@ -53,14 +53,6 @@ class CoverageSettings(ImportanceSettings, CriteriaSettings, ClassifierSettings)
     num_samples: Natural = 0
     idc_test_all: bool = False
     seed: int = 0
-
-    def check(self) -> None:
-        super().check()
-        if self.idc_test_all and self.num_samples:
-            raise ValueError(
-                f"num_samples={self.num_samples} and idc_test_all ask for a part and for all "
-                "images: give one of them"
-            )
 
     def check_files(self) -> None:
         super().check_files()
