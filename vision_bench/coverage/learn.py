@@ -22,7 +22,7 @@ from aim_plugins.coverage.relevance.registry import make_attributor
 from aim_plugins.coverage.relevance.relevance import Relevance, measure_relevance
 from aim_plugins.coverage.relevance.scores_file import read_scores
 from aim_plugins.coverage.settings import CriteriaSettings, ImportanceSettings
-from vision_bench.coverage.settings import CoverageSettings
+from vision_bench.coverage.settings import CoverageSettings, TrainedSettings
 from vision_bench.coverage.subject import Seen, Subject
 from vision_bench.data.classification import ClassificationData
 
@@ -156,7 +156,7 @@ def open_reference(settings: CoverageSettings, subject: Subject) -> Reference:
     return reference
 
 
-def all_positions(data: ClassificationData, settings: CoverageSettings) -> list[int]:
+def all_positions(data: ClassificationData, settings: TrainedSettings) -> list[int]:
     """The positions of a suite's images in the order of measuring: random, by the seed."""
     generator = torch.Generator().manual_seed(settings.seed)
     order = torch.randperm(len(data), generator=generator).tolist()
