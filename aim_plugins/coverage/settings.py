@@ -115,7 +115,9 @@ class ImportanceSettings(Settings):
         super().check()
         check_attributor(self.attr)
         if self.all_class and (self.attr == WISDOM or self.importance_file is not None):
-            what = "a file of scores (importance_file)" if self.importance_file else f"attr={WISDOM!r}"
+            what = (
+                "a file of scores (importance_file)" if self.importance_file else f"attr={WISDOM!r}"
+            )
             raise ValueError(
                 f"all_class needs relevance by class, which {what} lacks: name an attributor "
                 "(attr), or leave all_class out"

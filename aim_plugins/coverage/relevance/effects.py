@@ -60,7 +60,9 @@ class Drop:
         spread = (lost + won + 1) / (count + 2) - middle**2
         reach = NORMAL_FACTOR * math.sqrt(spread / (count + 2))
         value = (lost - won) / count
-        return cls(value, max(-1.0, min(value, middle - reach)), min(1.0, max(value, middle + reach)))
+        return cls(
+            value, max(-1.0, min(value, middle - reach)), min(1.0, max(value, middle + reach))
+        )
 
     @classmethod
     def mean_of(cls, values: Sequence[float]) -> Drop:
