@@ -36,6 +36,11 @@ SYSTEMS = (
         "vision_bench.coverage.commands:run",
     ),
     System(
+        "coverage importance",
+        "whether the neurons that attributors find matter more than random ones",
+        "vision_bench.coverage.commands:importance",
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

@@ -66,6 +66,11 @@ SignedGrid = Annotated[
 ]
 Names = Annotated[Sequence[str], _COMMAS]
 """A list that is one word of a command line."""
+Counts = Annotated[
+    Sequence[int],
+    _COMMAS,
+    bound("whole numbers from 1 upwards", lambda value: value and min(value) >= 1),
+]
 
 
 @dataclass(frozen=True)
