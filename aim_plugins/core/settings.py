@@ -66,11 +66,9 @@ SignedGrid = Annotated[
 ]
 Names = Annotated[Sequence[str], _COMMAS]
 """A list that is one word of a command line."""
-Counts = Annotated[
-    Sequence[int],
-    _COMMAS,
-    bound("whole numbers from 1 upwards", lambda value: value and min(value) >= 1),
-]
+_given = bound("at least one number", bool)
+Counts = Annotated[Sequence[Count], _COMMAS, _given]
+Shares = Annotated[Sequence[Share], _COMMAS, _given]
 
 
 @dataclass(frozen=True)
