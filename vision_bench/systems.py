@@ -61,6 +61,11 @@ SYSTEMS = (
         "vision_bench.coverage.questions.commands:overhead",
     ),
     System(
+        "coverage sweep",
+        "coverage against the strength of noise on the logits or of a transport",
+        "vision_bench.coverage.commands:sweep",
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

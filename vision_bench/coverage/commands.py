@@ -2,6 +2,7 @@
 
 vision-bench coverage run CONFIG            every criterion of a suite
 vision-bench coverage importance CONFIG     whether important neurons matter more than random ones
+vision-bench coverage sweep CONFIG          the same against the strength of a change
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from vision_bench.commands import read_command
 from vision_bench.coverage.questions.importance_settings import ImportanceQuestion
 from vision_bench.coverage.settings import RunSettings
+from vision_bench.coverage.sweep_settings import SweepSettings
 
 _UNDER = 1
 """Exit status of coverage below what was asked for."""
@@ -49,4 +51,20 @@ def importance(arguments: Sequence[str]) -> int:
     from vision_bench.coverage.questions.importance import ImportanceStudy
 
     ImportanceStudy(settings, command).run()
+    return 0
+
+
+def sweep(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage sweep`; returns 0."""
+    settings, command = read_command(
+        SweepSettings,
+        "vision-bench coverage sweep",
+        "Measures the coverage criteria of a test suite while the classifier is changed: by noise "
+        "on its logits, all strengths from one pass, or by a transport of its activations. The "
+        "curves stand beside the accuracy. A killed run goes on when it is started again.",
+        arguments,
+    )
+    from vision_bench.coverage.sweep import CoverageSweep
+
+    CoverageSweep(settings, command).run()
     return 0

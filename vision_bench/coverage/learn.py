@@ -27,10 +27,14 @@ from aim_plugins.coverage.settings import (
     ImportanceSettings,
     VoteSettings,
 )
+from aim_plugins.sweep.store import SweepStore
 from vision_bench.coverage.scoring import relevance_of, vote
 from vision_bench.coverage.settings import CoverageSettings, TrainedSettings
 from vision_bench.coverage.subject import Seen, Subject
 from vision_bench.data.classification import ClassificationData
+
+REFERENCE = "reference"
+"""Folder of the reference in that of a study."""
 
 
 def judged(seen: Seen, data: ClassificationData, settings: CriteriaSettings) -> Batch:
@@ -112,6 +116,50 @@ def learned_with(settings: CoverageSettings) -> dict[str, object]:
     chosen = {"criteria": sorted(settings.criteria), "compat": settings.compat}
     limits = {"surprise_inputs": settings.surprise_inputs, "train_limit": settings.train_limit}
     return importance | chosen | limits | {"modules": list(settings.modules)}
+
+
+def measured_with(settings: CoverageSettings) -> dict[str, object]:
+    """The settings that coverage of a suite depends on, as JSON."""
+    names = ("dataset", "split", "limit", "num_samples", "seed", "train_split", *_CONSTANTS)
+    own = {name: getattr(settings, name) for name in names}
+    return {"model": settings.model_name, **own, **learned_with(settings)}
+
+
+_CONSTANTS = (
+    "nc_threshold", "kmnc_buckets", "top_k", "cc_threshold", "lsc_width", "dsc_width",
+    "mdsc_width", "surprise_layer",
+)  # fmt: skip
+"""Settings of the criteria that a reference does not depend on, and the layer of surprise."""
+
+
+def keep_reference(
+    store: SweepStore,
+    subject: Subject,
+    training: ClassificationData | None,
+    given: Reference | None,
+    settings: CoverageSettings,
+) -> Reference:
+    """The reference of a study, kept in its folder: the given one, or one that is learned once.
+
+    Args:
+        store: The study's folder.
+        subject: The classifier.
+        training: Its training images; None where a reference is given.
+        given: The reference that a setting names.
+        settings: Which criteria, and which neurons matter.
+    """
+    folder = store.folder / REFERENCE
+    if given is not None:
+        given.save(folder)
+        return given
+    assert training is not None  # `load_subject` loads one of the two
+    store.pin_manifest(training_fingerprint=training.fingerprint)
+    if (folder / f"{REFERENCE}.json").exists():
+        say(f"{folder} is finished and kept")
+        return Reference.load(folder)
+    reference = learn_reference(subject, training, settings)
+    reference.save(folder)
+    return reference
 
 
 def _positioned(
