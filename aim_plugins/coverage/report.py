@@ -7,11 +7,18 @@ from collections.abc import Mapping, Sequence
 
 from aim_plugins.coverage.gaps import Stretch
 from aim_plugins.coverage.pictures import draw_comparison, draw_growth, draw_heat_map
-from aim_plugins.coverage.results import NOISE, TRAINING, Result, Spread, readings, show_value
+from aim_plugins.coverage.results import (
+    IMAGES,
+    NOISE,
+    TRAINING,
+    Result,
+    Spread,
+    Words,
+    readings,
+    show_value,
+)
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Section, Table
-
-_COLUMNS = ("criterion", "value", "at most", "random training inputs", "uniform noise")
 
 Pictures = dict[str, bytes]
 """The content of picture files by name."""
@@ -23,7 +30,8 @@ def as_text(title: str, results: Sequence[Result]) -> str:
     return Overview(title, columns=_COLUMNS, rows=rows).as_text()
 
 
-def _row(one: Result) -> list[str]:
+def result_row(one: Result) -> list[str]:
+    """A line of a table of criteria."""
     return [
         one.label,
         show_value(one.value, one.unit),
@@ -86,12 +94,15 @@ def combinations(results: Sequence[Result]) -> tuple[Section, Pictures] | None:
     return section, {f"idc.{kind}": content for kind, content in drawn.items()}
 
 
-def breakdown(results: Sequence[Result], noun: str) -> tuple[Section, Pictures] | None:
+def breakdown(
+    results: Sequence[Result], noun: str, by: str = "classes, as the model predicts them"
+) -> tuple[Section, Pictures] | None:
     """The section on layers or classes, and its picture; None where there is one row at most.
 
     Args:
         results: The criteria.
-        noun: "layer" or "class".
+        noun: "layer", or "class" or what else `by_class` tells apart.
+        by: What that is, in the plural.
     """
     if noun == "layer":
         parts = _layers_only({one.label: one.by_layer for one in results})
@@ -111,7 +122,7 @@ def breakdown(results: Sequence[Result], noun: str) -> tuple[Section, Pictures] 
         ]
         for name, row in zip(rows, table, strict=True)
     ]
-    by = "layers" if noun == "layer" else "classes, as the model predicts them"
+    by = "layers" if noun == "layer" else by
     section = Section(
         f"By {noun}",
         f"Coverage of {by}. Colours compare the rows of a column, not columns.",
@@ -133,16 +144,18 @@ def _layers_only(parts: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str
 
 
 def growing(
-    growth: Sequence[Mapping[str, float]], results: Sequence[Result]
+    growth: Sequence[Mapping[str, float]], results: Sequence[Result], words: Words = IMAGES
 ) -> tuple[Section, Pictures] | None:
     """The section on coverage along the suite, and its picture; None of a suite too small."""
     if len(growth) < 3:
         return None
     drawn = draw_growth(growth, results)
+    compared = any(TRAINING in one.random for one in results)
+    grey = f" Grey: {words.training}, as many as the suite has." if compared else ""
     section = Section(
         "With every input",
         "The suite in random order. Where a curve has levelled off, more inputs of this kind add "
-        "nothing. Grey: random training inputs, as many as the suite has.",
+        "nothing." + grey,
         pictures={"coverage against the number of inputs": drawn["png"]},
     )
     return section, {f"growth.{kind}": content for kind, content in drawn.items()}

@@ -30,6 +30,25 @@ TRAINING, NOISE = "training", "noise"
 
 
 @dataclass(frozen=True)
+class Words:
+    """What random suites consist of, in words.
+
+    Attributes:
+        training: Inputs of the kind `TRAINING`.
+        noise: Inputs of the kind `NOISE`, in a table.
+        noises: The same in a sentence.
+    """
+
+    training: str = "random training inputs"
+    noise: str = "uniform noise"
+    noises: str = "images of uniform noise"
+
+
+IMAGES = Words()
+"""The words of a classifier of images."""
+
+
+@dataclass(frozen=True)
 class Spread:
     """A value over random suites.
 
@@ -173,10 +192,10 @@ def collect(
     return results
 
 
-def readings(results: Sequence[Result]) -> list[str]:
+def readings(results: Sequence[Result], words: Words = IMAGES) -> list[str]:
     """What to make of the values, in sentences; each rests on numbers of the table."""
     sentences = []
-    for kind, what in ((NOISE, "images of uniform noise"), (TRAINING, "random training inputs")):
+    for kind, what in ((NOISE, words.noises), (TRAINING, words.training)):
         compared = [one for one in results if kind in one.random]
         if not compared:
             continue
