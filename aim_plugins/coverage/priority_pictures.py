@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
+from aim_plugins.coverage.settings import GINI
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, SIZE, STYLE, VERMILLION, render
-
-GINI = "DeepGini"
 
 
 def draw_order(

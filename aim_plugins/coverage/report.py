@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from aim_plugins.coverage.gaps import Stretch
 from aim_plugins.coverage.pictures import draw_comparison, draw_growth, draw_heat_map
 from aim_plugins.coverage.results import (
     IMAGES,
@@ -159,13 +158,3 @@ def growing(
         pictures={"coverage against the number of inputs": drawn["png"]},
     )
     return section, {f"growth.{kind}": content for kind, content in drawn.items()}
-
-
-def stretches_table(stretches: Sequence[Stretch]) -> Table:
-    """The stretches of neurons' ranges that the suite leaves out."""
-    rows = [
-        [one.neuron, f"{one.low:.3g} to {one.high:.3g}", f"{one.share:.1%}", str(one.buckets)]
-        for one in stretches
-    ]
-    columns = ["neuron", "activations never reached", "share of its training range", "buckets"]
-    return Table(columns, rows, "Widest stretches of training ranges that no input reaches")

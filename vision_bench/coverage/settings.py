@@ -13,6 +13,7 @@ from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import Count, Names, Natural, bound, option
 from aim_plugins.coverage.settings import (
     CRITERIA,
+    GINI,
     CriteriaSettings,
     ImportanceSettings,
     SuiteSettings,
@@ -95,8 +96,8 @@ class RunSettings(SuiteSettings, CoverageSettings):
         report_classes: Names or indices of classes that are measured apart; by default all of up to
             ten.
         prioritize: Lists so many inputs of the candidates that are worth labelling first.
-        prioritize_by: The criterion that says what an input adds; by default the first of those
-            measured that counts units.
+        prioritize_by: The order: DeepGini, or a criterion that counts units; by default KMNC, or
+            else the first that does.
         candidates: Folder of images, with or without labels, to be prioritised; by default those of
             the suite, which are then ranked from nothing.
         fail_under: Least coverage, such as 0.6 (of IDC or else the first criterion) or
@@ -115,8 +116,8 @@ class RunSettings(SuiteSettings, CoverageSettings):
     def check(self) -> None:
         super().check()
         _ = self.least
-        if self.prioritize_by is not None and self.prioritize_by not in self.criteria:
-            hint = did_you_mean(self.prioritize_by, self.criteria)
+        if self.prioritize_by not in (None, GINI, *self.criteria):
+            hint = did_you_mean(self.prioritize_by, [GINI, *self.criteria])
             raise ValueError(f"prioritize_by={self.prioritize_by!r} is not measured: {hint}")
         if self.candidates is not None and not self.prioritize:
             raise ValueError(
