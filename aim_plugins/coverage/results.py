@@ -31,17 +31,21 @@ TRAINING, NOISE = "training", "noise"
 
 @dataclass(frozen=True)
 class Words:
-    """What random suites consist of, in words.
+    """What a suite is compared with, in words.
 
     Attributes:
         training: Inputs of the kind `TRAINING`.
         noise: Inputs of the kind `NOISE`, in a table.
         noises: The same in a sentence.
+        trained: What ranges are learned from.
+        judged: How an input comes to its class.
     """
 
     training: str = "random training inputs"
     noise: str = "uniform noise"
     noises: str = "images of uniform noise"
+    trained: str = "training inputs"
+    judged: str = "the model predicts to be of it"
 
 
 IMAGES = Words()

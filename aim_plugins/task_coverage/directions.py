@@ -61,7 +61,9 @@ class Directions:
         """
         parts = (activations[:, place] for place in self.layers.slices)
         # In float64 a score does not depend on how many documents are projected together.
-        scores = [part.double() @ one.double() for part, one in zip(parts, self.vectors, strict=True)]
+        scores = [
+            part.double() @ one.double() for part, one in zip(parts, self.vectors, strict=True)
+        ]
         return torch.stack(scores, 1).float()
 
 
@@ -89,9 +91,7 @@ def read_directions(transport: LearnedTransport, folder: str | Path) -> Directio
     if not vectors:
         raise ValueError(f"directions={str(folder)!r} shifts nothing: learn another transport")
     sizes = tuple(len(one) for one in vectors.values())
-    return Directions(
-        Layers(tuple(vectors), sizes), tuple(vectors.values()), transport.fingerprint
-    )
+    return Directions(Layers(tuple(vectors), sizes), tuple(vectors.values()), transport.fingerprint)
 
 
 class _InOwnRange:

@@ -75,9 +75,7 @@ def load_documents(
     for asked in tasks:
         members: Mapping[str, Any] = manager.load([asked])["tasks"]
         found[asked] = [
-            document
-            for name, task in members.items()
-            for document in _documents(name, task, limit)
+            document for name, task in members.items() for document in _documents(name, task, limit)
         ]
     return found
 

@@ -86,9 +86,7 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
                 f"limit={self.limit:g}: give a whole number of documents, or a share below 1"
             )
         if self.compat != "none":
-            raise ValueError(
-                f"compat={self.compat!r} is about classifiers of images: leave it out"
-            )
+            raise ValueError(f"compat={self.compat!r} is about classifiers of images: leave it out")
         self._check_importance()
         self._check_additions()
         for pattern in self.modules:

@@ -1,4 +1,4 @@
-"""The documents of a study, numbered: those of the tasks that are measured, then the reference's."""
+"""The documents of a study, numbered: of the tasks that are measured, and of the reference."""
 
 from __future__ import annotations
 

@@ -97,7 +97,9 @@ def learn_views(
             reference = Reference.load(own)
         elif settings.reference is not None:
             given = Path(settings.reference)
-            reference = open_reference(subject, settings, given if name == NEURONS else given / name)
+            reference = open_reference(
+                subject, settings, given if name == NEURONS else given / name
+            )
             reference.save(own)
         else:
             reference = _learn(name, subject, suite, kept, settings)
