@@ -107,10 +107,10 @@ def _document(name: str, task: Any, number: int, row: Any) -> Document:
         place = int(task.doc_to_text(row))
         return Document(name, number, context[place], f"{delimiter}{target}", place, choices)
     if choices:
-        place = _place(target, choices)
-        if place is None:
+        right = _place(target, choices)
+        if right is None:
             return Document(name, number, context, "", 0, choices)
-        return Document(name, number, context, f"{delimiter}{choices[place]}", place, choices)
+        return Document(name, number, context, f"{delimiter}{choices[right]}", right, choices)
     if isinstance(target, list | tuple):
         target = target[0] if target else ""
     return Document(name, number, context, f"{delimiter}{target}" if target != "" else "")

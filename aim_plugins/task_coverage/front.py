@@ -174,7 +174,7 @@ def _by_task(one: Measured) -> tuple[Section, Pictures] | None:
         replace(
             result,
             by_class={
-                task: next((own.value for own in results if own.label == label))
+                task: next(own.value for own in results if own.label == label)
                 for task, results in one.tasks.items()
             },
         )
@@ -283,7 +283,7 @@ def _shown(text: str) -> str:
 
 
 def _tasks_csv(one: Measured) -> str:
-    parts = []
+    parts: list[list[str]] = []
     for task, results in one.tasks.items():
         rows = list(csv.reader(io.StringIO(format_csv(results))))
         parts += [["task", *rows[0]]] if not parts else []

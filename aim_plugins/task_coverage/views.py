@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.core.commands import say
@@ -25,6 +25,7 @@ from aim_plugins.coverage.reference import (
     ReferenceMetadata,
 )
 from aim_plugins.coverage.registry import make_criteria
+from aim_plugins.coverage.relevance.relevance import Relevance
 from aim_plugins.coverage.relevance.scores_file import read_scores
 from aim_plugins.coverage.settings import CriteriaSettings
 from aim_plugins.task_coverage.directions import DIRECTIONS, OF_DIRECTIONS, direction_criteria
@@ -185,6 +186,7 @@ def _important(
     positions = suite.reference_positions
     names = answer_names(suite.at(positions))
     classes = suite.classes[positions]
+    scores: Float[Tensor, " neurons"] | Relevance
     if settings.importance_file is not None:
         scores = read_scores(settings.importance_file, subject.layers)
     else:
