@@ -32,6 +32,29 @@ TRAINING, NOISE = "training", "noise"
 
 
 @dataclass(frozen=True)
+class Words:
+    """What a suite is compared with, in words.
+
+    Attributes:
+        training: Inputs of the kind `TRAINING`.
+        noise: Inputs of the kind `NOISE`, in a table.
+        noises: The same in a sentence.
+        trained: What ranges are learned from.
+        judged: How an input comes to its class.
+    """
+
+    training: str = "random training inputs"
+    noise: str = "uniform noise"
+    noises: str = "images of uniform noise"
+    trained: str = "training inputs"
+    judged: str = "the model predicts to be of it"
+
+
+IMAGES = Words()
+"""The words of a classifier of images."""
+
+
+@dataclass(frozen=True)
 class Spread:
     """A value over random suites.
 
@@ -183,10 +206,10 @@ def training_values(reference: Reference) -> dict[str, float]:
     }
 
 
-def readings(results: Sequence[Result]) -> list[str]:
+def readings(results: Sequence[Result], words: Words = IMAGES) -> list[str]:
     """What to make of the values, in sentences; each rests on numbers of the table."""
     sentences = []
-    for kind, what in ((NOISE, "images of uniform noise"), (TRAINING, "random training inputs")):
+    for kind, what in ((NOISE, words.noises), (TRAINING, words.training)):
         compared = [one for one in results if kind in one.random]
         if not compared:
             continue
