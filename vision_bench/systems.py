@@ -36,6 +36,11 @@ SYSTEMS = (
         "vision_bench.coverage.commands:run",
     ),
     System(
+        "coverage importance",
+        "whether the neurons that attributors find matter more than random ones",
+        "vision_bench.coverage.commands:importance",
+    ),
+    System(
         "coverage diversity",
         "what noise on important pixels adds to coverage, and what real images add",
         "vision_bench.coverage.questions.commands:diversity",
@@ -54,6 +59,11 @@ SYSTEMS = (
         "coverage overhead",
         "what measuring coverage costs beside running the model",
         "vision_bench.coverage.questions.commands:overhead",
+    ),
+    System(
+        "coverage sweep",
+        "coverage against the strength of noise on the logits or of a transport",
+        "vision_bench.coverage.commands:sweep",
     ),
     System(
         "demo-models",

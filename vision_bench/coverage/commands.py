@@ -1,6 +1,8 @@
 """The coverage commands of `vision-bench`.
 
 vision-bench coverage run CONFIG            every criterion of a suite
+vision-bench coverage importance CONFIG     whether important neurons matter more than random ones
+vision-bench coverage sweep CONFIG          the same against the strength of a change
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from vision_bench.commands import read_command
+from vision_bench.coverage.questions.importance_settings import ImportanceQuestion
 from vision_bench.coverage.settings import RunSettings
+from vision_bench.coverage.sweep_settings import SweepSettings
 
 _UNDER = 1
 """Exit status of coverage below what was asked for."""
@@ -32,3 +36,35 @@ def run(arguments: Sequence[str]) -> int:
     for name, (value, least) in study.missed.items():
         print(f"{name} is {value:.4g}, below fail_under={least:g}", file=sys.stderr)
     return _UNDER if study.missed else 0
+
+
+def importance(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage importance`; returns 0."""
+    settings, command = read_command(
+        ImportanceQuestion,
+        "vision-bench coverage importance",
+        "Scores neurons by attributors, or by WISDOM's vote of them, and measures what accuracy "
+        "loses without the most relevant ones, against random neurons of the network and of the "
+        "same layers. A killed run goes on when it is started again.",
+        arguments,
+    )
+    from vision_bench.coverage.questions.importance import ImportanceStudy
+
+    ImportanceStudy(settings, command).run()
+    return 0
+
+
+def sweep(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage sweep`; returns 0."""
+    settings, command = read_command(
+        SweepSettings,
+        "vision-bench coverage sweep",
+        "Measures the coverage criteria of a test suite while the classifier is changed: by noise "
+        "on its logits, all strengths from one pass, or by a transport of its activations. The "
+        "curves stand beside the accuracy. A killed run goes on when it is started again.",
+        arguments,
+    )
+    from vision_bench.coverage.sweep import CoverageSweep
+
+    CoverageSweep(settings, command).run()
+    return 0
