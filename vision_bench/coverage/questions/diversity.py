@@ -61,7 +61,8 @@ class Diversity(Question[DiversitySettings]):
 
     def _size(self, images: int) -> int:
         # Two thirds are left, so that runs draw other real images.
-        return self.settings.num_samples or images // 3
+        few = 0 if self.settings.idc_test_all else self.settings.num_samples
+        return few or images // 3
 
     def ask(self, store: SweepStore) -> Answer:
         settings = self.settings

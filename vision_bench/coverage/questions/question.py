@@ -27,7 +27,7 @@ from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from vision_bench.coverage.learn import (
     all_positions,
-    learn_reference,
+    keep_reference,
     learned_with,
     open_reference,
 )
@@ -35,12 +35,11 @@ from vision_bench.coverage.questions.front import Answer, publish
 from vision_bench.coverage.questions.gauge import Gauge, Pool
 from vision_bench.coverage.questions.settings import QuestionSettings
 from vision_bench.coverage.subject import load_subject
-
-REFERENCE = "reference"
+from vision_bench.data.dataset import list_left_out
 
 _OF_THE_MACHINE = {
     "model", "data_root", "train_root", "labels", "on_error", "weights", "preprocessing",
-    "batch_size", "workers", "device", "reference", "output", "idc_test_all",
+    "batch_size", "workers", "device", "reference", "output",
 }  # fmt: skip
 """Settings that results do not depend on, or whose effect the manifest's fingerprints hold."""
 
@@ -101,6 +100,9 @@ class Question(FolderStudy, Generic[S]):
         )
         self.answer = self.ask(store)
         store.update_manifest(left_out=dict(self.suite.unreadable))
+        for data in (self.suite, self.training):
+            if data is not None and data.unreadable:
+                say(f"{data.title}: {list_left_out(data.unreadable)}")
 
     @abc.abstractmethod
     def ask(self, store: SweepStore) -> Answer:
@@ -111,17 +113,9 @@ class Question(FolderStudy, Generic[S]):
 
     def learned(self, store: SweepStore) -> Reference:
         """The reference, learned once and kept in the folder."""
-        folder = store.folder / REFERENCE
-        if self.reference is None:
-            assert self.training is not None  # `load_subject` loads one of the two
-            store.pin_manifest(training_fingerprint=self.training.fingerprint)
-            if (folder / f"{REFERENCE}.json").exists():
-                say(f"{folder} is finished and kept")
-                self.reference = Reference.load(folder)
-                self.reference.check_model(self.subject.module)
-            else:
-                self.reference = learn_reference(self.subject, self.training, self.settings)
-                self.reference.save(folder)
+        self.reference = keep_reference(
+            store, self.subject, self.training, self.reference, self.settings
+        )
         store.pin_manifest(reference=self.reference.fingerprint)
         return self.reference
 
