@@ -141,6 +141,11 @@ def open_reference(settings: CoverageSettings, subject: Subject) -> Reference:
             f"reference={settings.reference!r} was learned for {', '.join(held)}: it lacks what "
             f"{', '.join(missing)} needs; learn another, or leave them out of criteria"
         )
+    if (compat := reference.metadata.settings.get("compat", "none")) != settings.compat:
+        raise ValueError(
+            f"reference={settings.reference!r} was learned with compat={compat!r}, and this run "
+            f"has {settings.compat!r}: measure with the same, or learn another"
+        )
     say(f"reference: {settings.reference}, {reference.metadata.inputs} training inputs")
     return reference
 

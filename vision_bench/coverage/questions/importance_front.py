@@ -158,7 +158,11 @@ def _places(found: ImportanceFindings) -> Section:
 
 def _votes(wisdom: Wisdom, silent: Mapping[str, str]) -> Section:
     heard = max(1, wisdom.batches - wisdom.silent)
-    rows = [[name, f"{weight / heard:.3f}", ""] for name, weight in wisdom.weights.items()]
+    rows = []
+    for name, weight in wisdom.weights.items():
+        failures = wisdom.failures[name]
+        missed = f"in {failures} of {wisdom.batches} votes" if failures else ""
+        rows.append([name, f"{weight / heard:.3f}", missed])
     rows += [[name, "–", reason] for name, reason in silent.items()]
     note = (
         f"Mean weight of each attributor over {heard} votes; {wisdom.silent} more were undecided, "
@@ -213,6 +217,7 @@ def _votes_json(wisdom: Wisdom, silent: Mapping[str, str]) -> dict[str, Any]:
         "batches": wisdom.batches,
         "undecided": wisdom.silent,
         "weights": wisdom.weights,
+        "failures": wisdom.failures,
         "cannot_vote": dict(silent),
     }
 
