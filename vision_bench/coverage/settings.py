@@ -133,6 +133,11 @@ class RunSettings(SuiteSettings, CoverageSettings):
         if self.prioritize_by not in (None, GINI, *self.criteria):
             hint = did_you_mean(self.prioritize_by, [GINI, *self.criteria])
             raise ValueError(f"prioritize_by={self.prioritize_by!r} is not measured: {hint}")
+        if self.prioritize_by == "NLC":
+            raise ValueError(
+                "prioritize_by='NLC' counts no units that an input could add: name another, such "
+                "as KMNC or IDC"
+            )
         if self.candidates is not None and not self.prioritize:
             raise ValueError(
                 f"candidates={self.candidates!r} are ranked only on request: add prioritize, the "
