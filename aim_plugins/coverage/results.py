@@ -20,11 +20,38 @@ from aim_plugins.coverage.criteria.criterion import Criterion, FixedUnits, UnitC
 from aim_plugins.coverage.profile import ALL, Profile
 from aim_plugins.coverage.reference import Reference
 from aim_plugins.coverage.registry import idc_label
+from aim_plugins.coverage.settings import BEYOND_TRAINING
 from aim_plugins.sweep.formats import format_value
 from aim_plugins.sweep.intervals import student_factor
 
+END2END = "end to end"
+"""The set of important neurons of all layers."""
+
 TRAINING, NOISE = "training", "noise"
 """Kinds of random suites."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a suite is compared with, in words.
+
+    Attributes:
+        training: Inputs of the kind `TRAINING`.
+        noise: Inputs of the kind `NOISE`, in a table.
+        noises: The same in a sentence.
+        trained: What ranges are learned from.
+        judged: How an input comes to its class.
+    """
+
+    training: str = "random training inputs"
+    noise: str = "uniform noise"
+    noises: str = "images of uniform noise"
+    trained: str = "training inputs"
+    judged: str = "the model predicts to be of it"
+
+
+IMAGES = Words()
+"""The words of a classifier of images."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +121,11 @@ class Result:
     training: float | None = None
 
     @property
+    def is_part(self) -> bool:
+        """Whether it is the IDC of a further layer or class, beside the criteria themselves."""
+        return self.label.startswith("IDC ") and not self.label.endswith(END2END)
+
+    @property
     def of_ceiling(self) -> float:
         """The value as a share of its ceiling; NaN where nothing bounds it."""
         return self.value / self.ceiling if 0 < self.ceiling < math.inf else math.nan
@@ -146,7 +178,7 @@ def collect(
         spreads = {
             kind: Spread.of([one[label] for one in suites])
             for kind, suites in random.items()
-            if suites
+            if suites and not (kind == TRAINING and criterion.name in BEYOND_TRAINING)
         }
         results.append(
             Result(
@@ -174,10 +206,10 @@ def training_values(reference: Reference) -> dict[str, float]:
     }
 
 
-def readings(results: Sequence[Result]) -> list[str]:
+def readings(results: Sequence[Result], words: Words = IMAGES) -> list[str]:
     """What to make of the values, in sentences; each rests on numbers of the table."""
     sentences = []
-    for kind, what in ((NOISE, "images of uniform noise"), (TRAINING, "random training inputs")):
+    for kind, what in ((NOISE, words.noises), (TRAINING, words.training)):
         compared = [one for one in results if kind in one.random]
         if not compared:
             continue

@@ -1,6 +1,7 @@
 """The coverage commands of `vision-bench`.
 
 vision-bench coverage run CONFIG            every criterion of a suite
+vision-bench coverage importance CONFIG     whether important neurons matter more than random ones
 vision-bench coverage sweep CONFIG          the same against the strength of a change
 """
 
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from vision_bench.commands import read_command
+from vision_bench.coverage.questions.importance_settings import ImportanceQuestion
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.sweep_settings import SweepSettings
 
@@ -34,6 +36,22 @@ def run(arguments: Sequence[str]) -> int:
     for name, (value, least) in study.missed.items():
         print(f"{name} is {value:.4g}, below fail_under={least:g}", file=sys.stderr)
     return _UNDER if study.missed else 0
+
+
+def importance(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage importance`; returns 0."""
+    settings, command = read_command(
+        ImportanceQuestion,
+        "vision-bench coverage importance",
+        "Scores neurons by attributors, or by WISDOM's vote of them, and measures what accuracy "
+        "loses without the most relevant ones, against random neurons of the network and of the "
+        "same layers. A killed run goes on when it is started again.",
+        arguments,
+    )
+    from vision_bench.coverage.questions.importance import ImportanceStudy
+
+    ImportanceStudy(settings, command).run()
+    return 0
 
 
 def sweep(arguments: Sequence[str]) -> int:

@@ -13,8 +13,10 @@ from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import Count, Names, Natural, bound, option
 from aim_plugins.coverage.settings import (
     CRITERIA,
+    GINI,
     CriteriaSettings,
     ImportanceSettings,
+    NeuronSettings,
     SuiteSettings,
 )
 from vision_bench.classifiers.settings import ClassifierSettings
@@ -32,48 +34,39 @@ Part = Annotated[str, bound("a part such as 1/4, the first of four", _is_part)]
 
 
 @dataclass(frozen=True)
-class CoverageSettings(ImportanceSettings, CriteriaSettings, ClassifierSettings):
-    """A classifier, the inputs it was trained on, and the suite to be measured.
+class TrainedSettings(NeuronSettings, ClassifierSettings):
+    """A classifier, the inputs it was trained on, and the suite it is tried on.
 
     Attributes:
         train_root: Folder of the training data; by default that of the data set.
         train_split: Split of the training data.
         train_limit: Training images, taken evenly; by default all.
-        reference: Folder of a reference that another run learned; by default one is learned.
         num_samples: Images of the suite, drawn at random by the seed; 0 for all.
-        idc_test_all: Measures all images of the suite, as is done anyway.
+        idc_test_all: Measures all images of the suite, whatever num_samples says.
         seed: Seed of what is drawn.
     """
 
     train_root: str | None = None
     train_split: str = "train"
     train_limit: Count | None = None
-    reference: str | None = None
     num_samples: Natural = 0
     idc_test_all: bool = False
     seed: int = 0
-
-    def check(self) -> None:
-        super().check()
-        if self.idc_test_all and self.num_samples:
-            raise ValueError(
-                f"num_samples={self.num_samples} and idc_test_all ask for a part and for all "
-                "images: give one of them"
-            )
 
     def check_files(self) -> None:
         super().check_files()
         if self.train_root is not None:
             existing_folder(self.train_root, "train_root")
-        if self.reference is not None:
-            existing_folder(self.reference, "reference")
-        if self.importance_file is not None:
-            existing(self.importance_file, "importance_file", [".csv"])
 
     @property
     def train_folder(self) -> str | None:
         """Folder of the training data."""
         return self.train_root or self.data_folder
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether training images are looked at."""
+        return True
 
     def results(self, words: str, output: str | None) -> Path:
         """Folder of results of a command.
@@ -87,6 +80,28 @@ class CoverageSettings(ImportanceSettings, CriteriaSettings, ClassifierSettings)
 
 
 @dataclass(frozen=True)
+class CoverageSettings(ImportanceSettings, CriteriaSettings, TrainedSettings):
+    """A classifier whose coverage is measured.
+
+    Attributes:
+        reference: Folder of a reference that another run learned; by default one is learned.
+    """
+
+    reference: str | None = None
+
+    def check_files(self) -> None:
+        super().check_files()
+        if self.reference is not None:
+            existing_folder(self.reference, "reference")
+        if self.importance_file is not None:
+            existing(self.importance_file, "importance_file", [".csv"])
+
+    @property
+    def needs_training(self) -> bool:
+        return self.reference is None
+
+
+@dataclass(frozen=True)
 class RunSettings(SuiteSettings, CoverageSettings):
     """What `vision-bench coverage run` measures.
 
@@ -95,8 +110,8 @@ class RunSettings(SuiteSettings, CoverageSettings):
         report_classes: Names or indices of classes that are measured apart; by default all of up to
             ten.
         prioritize: Lists so many inputs of the candidates that are worth labelling first.
-        prioritize_by: The criterion that says what an input adds; by default the first of those
-            measured that counts units.
+        prioritize_by: The order: DeepGini, or a criterion that counts units; by default KMNC, or
+            else the first that does.
         candidates: Folder of images, with or without labels, to be prioritised; by default those of
             the suite, which are then ranked from nothing.
         fail_under: Least coverage, such as 0.6 (of IDC or else the first criterion) or
@@ -115,8 +130,8 @@ class RunSettings(SuiteSettings, CoverageSettings):
     def check(self) -> None:
         super().check()
         _ = self.least
-        if self.prioritize_by is not None and self.prioritize_by not in self.criteria:
-            hint = did_you_mean(self.prioritize_by, self.criteria)
+        if self.prioritize_by not in (None, GINI, *self.criteria):
+            hint = did_you_mean(self.prioritize_by, [GINI, *self.criteria])
             raise ValueError(f"prioritize_by={self.prioritize_by!r} is not measured: {hint}")
         if self.candidates is not None and not self.prioritize:
             raise ValueError(

@@ -101,7 +101,7 @@ class StrengthMeasurement:
             positions: Its images, in the order of measuring.
         """
         cells = self.modulated.cells
-        held = {cell: self.store.read_batch(self._key(cell)) for cell in cells}
+        held: dict[Cell, Any] = {cell: self.store.read_batch(self._key(cell)) for cell in cells}
         missing = [cell for cell in cells if held[cell] is None]
         if self.store.resumed and len(missing) < len(cells):
             say(f"{self.store.folder}: {len(cells) - len(missing)} of {len(cells)} are finished")

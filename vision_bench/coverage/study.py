@@ -19,16 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aim_plugins.core.commands import say
-from aim_plugins.coverage.criteria.combinations import IDC
-from aim_plugins.coverage.gaps import Gap, find_gaps
-from aim_plugins.coverage.registry import idc_label, make_criteria
+from aim_plugins.coverage.registry import make_criteria
 from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect, training_values
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
+from vision_bench.coverage.candidates import load_candidates, look_at
 from vision_bench.coverage.exhibits import Gallery
 from vision_bench.coverage.front import Findings, publish
 from vision_bench.coverage.learn import (
@@ -37,20 +34,12 @@ from vision_bench.coverage.learn import (
     measured_with,
     open_reference,
 )
+from vision_bench.coverage.left_out import find_left_out
 from vision_bench.coverage.measure import Measurement, Values
-from vision_bench.coverage.priority import (
-    Priority,
-    choose_criterion,
-    load_candidates,
-    look_at,
-    rank,
-)
+from vision_bench.coverage.priority import GINI, Orders, Priority, choose_criterion
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.subject import first_image, load_subject
 from vision_bench.data.classes import chosen_classes
-
-_GAPS = 12
-"""Gaps that are shown of each set of important neurons."""
 
 
 class CoverageStudy(FolderStudy):
@@ -112,7 +101,9 @@ class CoverageStudy(FolderStudy):
         self.growth = measurement.growth(len(self.positions))
         of_training = training_values(self.reference)
         self.results = collect(self.profile, self._random(measurement), of_training)
-        self.gaps = self._gaps()
+        self.gaps, self.stretches = find_left_out(
+            subject, self.reference, self.profile, self.suite, self.positions
+        )
         self.priority = self._priority(store) if settings.prioritize else None
         store.update_manifest(left_out=dict(self.suite.unreadable))
 
@@ -130,50 +121,46 @@ class CoverageStudy(FolderStudy):
         found[NOISE] = [measurement.noise_suite(size, one, (height, width)) for one in draws]
         return found
 
-    def _gaps(self) -> list[Gap]:
-        """What training reaches and the suite does not, with the nearest images."""
-        reference, criteria = self.reference, self.profile.criteria
-        assert reference is not None
-        if "IDC" not in criteria:
-            return []
-        columns = sorted({one for each in reference.important for one in each.neurons.columns})
-        rows, classes, positions = [], [], []
-        for seen in self.subject.pass_over(self.suite, self.positions, "suite: gaps"):
-            rows.append(seen.batch.neurons[:, columns])
-            classes.append(seen.batch.classes)
-            positions.append(seen.positions)
-        values, predicted, places = torch.cat(rows), torch.cat(classes), torch.cat(positions)
-        gaps: list[Gap] = []
-        for place, one in enumerate(reference.important):
-            idc = criteria[idc_label(place, one.neurons.label)]
-            assert isinstance(idc, IDC)
-            chosen = [columns.index(column) for column in one.neurons.columns]
-            own = torch.ones(len(places), dtype=torch.bool)
-            if one.class_index is not None:
-                own = predicted == one.class_index
-            gaps += find_gaps(idc, one, values[own][:, chosen], places[own], _GAPS)
-        return gaps
-
     def _priority(self, store: SweepStore) -> Priority:
         """The candidates' order, found once."""
         settings = self.settings
-        assert self.reference is not None
-        own = settings.candidates is None
-        criteria = make_criteria(self.reference, settings) if own else self.profile.criteria
-        criterion = choose_criterion(settings, criteria)
-        key = f"priority,{self.candidates.fingerprint[:16]},{criterion.name},{settings.prioritize}"
+        by = settings.prioritize_by or ""
+        key = f"priority,{self.candidates.fingerprint[:16]},{by},{settings.prioritize}"
         if (held := store.read_batch(key)) is None:
-            found = look_at(self.subject, self.candidates, criterion)
-            held = rank(
-                criterion, found, self.candidates, self.labels, settings.prioritize, settings.seed
-            ).to_json()
+            held = self._find_priority().to_json()
             store.write_batch(key, held)
         return Priority.from_json(held)
+
+    def _find_priority(self) -> Priority:
+        settings, suite, candidates = self.settings, self.suite, self.candidates
+        assert self.reference is not None
+        nothing = make_criteria(self.reference, settings)
+        criteria = nothing if settings.candidates is None else self.profile.criteria
+        criterion = choose_criterion(settings, criteria)
+        orders = Orders(criterion, look_at(self.subject, candidates, criterion))
+        if self.labels is not None:
+            judgement = orders.judge(self.labels, candidates.title)
+        else:
+            fresh = choose_criterion(settings, nothing)
+            judgement = Orders(fresh, look_at(self.subject, suite, fresh)).judge(
+                suite.labels, suite.title
+            )
+        by = GINI if settings.prioritize_by == GINI else criterion.name
+        return Priority(
+            criterion.name,
+            by,
+            len(orders.by_gain),
+            orders.ranked(candidates, settings.prioritize, by),
+            orders.coverage(settings.seed),
+            judgement,
+        )
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         candidates = self.candidates if self.priority is not None else None
         gallery = Gallery(self.suite, self.training, candidates)
-        found = Findings(self.results, self.profile, self.growth, self.gaps, self.priority)
+        found = Findings(
+            self.results, self.profile, self.growth, self.gaps, self.stretches, self.priority
+        )
         return publish(store.folder, found, gallery, store.manifest, self.suite.title)
 
     @property

@@ -14,6 +14,7 @@ WORDS = {
     "scenes": "vision_bench.demo.scenes:scenes_folder",
     "segformer": "vision_bench.demo.train_segmenter:segmenter_folder",
     "photographs": "vision_bench.demo.photographs:photographs_folder",
+    "crops": "vision_bench.demo.crops:crops_folder",
 }
 """By word, "module:function" that makes what it stands for if need be, and returns its place."""
 
