@@ -62,7 +62,7 @@ def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vision_bench.models.known_preprocessing import write_header
 
     recipe = ClassifierRecipe(
-        "digits", images=400, epochs=8, flip=False, batch_size=50, learning_rate=0.05
+        "digits", images=300, epochs=8, flip=False, batch_size=50, learning_rate=0.05
     )
     model = train_classifier(recipe, architecture="lenet5", progress=False)
     path = tmp_path_factory.mktemp("weights") / "lenet5.safetensors"
