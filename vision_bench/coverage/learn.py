@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int, Shaped
@@ -107,15 +108,16 @@ def find_important(
     return choose_neurons(subject.layers, scores, settings, training.classes)
 
 
-def learned_with(settings: CoverageSettings) -> dict[str, object]:
+def learned_with(settings: CoverageSettings) -> dict[str, Any]:
     """The settings that a reference depends on, as JSON."""
     importance = {name: getattr(settings, name) for name in asdict(ImportanceSettings())}
     if settings.importance_file is not None:
         # The same file may hold other scores another day.
         importance["importance_sha256"] = sha256_of(settings.importance_file)
     chosen = {"criteria": sorted(settings.criteria), "compat": settings.compat}
-    limits = {"surprise_inputs": settings.surprise_inputs, "train_limit": settings.train_limit}
-    return importance | chosen | limits | {"modules": list(settings.modules)}
+    names = ("surprise_layer", "surprise_inputs", "train_limit")
+    surprise = {name: getattr(settings, name) for name in names}
+    return importance | chosen | surprise | {"modules": list(settings.modules)}
 
 
 def measured_with(settings: CoverageSettings) -> dict[str, object]:
@@ -127,9 +129,12 @@ def measured_with(settings: CoverageSettings) -> dict[str, object]:
 
 _CONSTANTS = (
     "nc_threshold", "kmnc_buckets", "top_k", "cc_threshold", "lsc_width", "dsc_width",
-    "mdsc_width", "surprise_layer",
+    "mdsc_width",
 )  # fmt: skip
-"""Settings of the criteria that a reference does not depend on, and the layer of surprise."""
+"""Settings of the criteria that a reference does not depend on."""
+
+_NOT_ASKED_AGAIN = ("criteria", "train_limit", "importance_file", "importance_sha256")
+"""What of a reference's settings need not be said again where it is used."""
 
 
 def keep_reference(
@@ -189,8 +194,20 @@ def open_reference(settings: CoverageSettings, subject: Subject) -> Reference:
             f"reference={settings.reference!r} was learned for {', '.join(held)}: it lacks what "
             f"{', '.join(missing)} needs; learn another, or leave them out of criteria"
         )
+    _refuse_others(reference.metadata.settings, settings)
     say(f"reference: {settings.reference}, {reference.metadata.inputs} training inputs")
     return reference
+
+
+def _refuse_others(held: Mapping[str, Any], settings: CoverageSettings) -> None:
+    """Refuses settings that a reference was not learned with, which it would overrule."""
+    asked = learned_with(settings)
+    for name in asked.keys() - set(_NOT_ASKED_AGAIN):
+        if held.get(name) != asked[name]:
+            raise ValueError(
+                f"{name}={asked[name]!r}: the reference {settings.reference!r} was learned with "
+                f"{held.get(name)!r}; give that, or learn another reference"
+            )
 
 
 def all_positions(data: ClassificationData, settings: TrainedSettings) -> list[int]:

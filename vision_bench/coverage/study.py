@@ -40,6 +40,7 @@ from vision_bench.coverage.priority import GINI, Orders, Priority, choose_criter
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.subject import first_image, load_subject
 from vision_bench.data.classes import chosen_classes
+from vision_bench.data.dataset import VisionData, list_left_out
 
 
 class CoverageStudy(FolderStudy):
@@ -78,6 +79,7 @@ class CoverageStudy(FolderStudy):
         self.reference = None
         if settings.reference is not None:
             self.reference = open_reference(settings, self.subject)
+        self.candidates: VisionData | None = None
         if settings.prioritize:
             self.candidates, self.labels = load_candidates(settings, self.suite)
 
@@ -105,6 +107,10 @@ class CoverageStudy(FolderStudy):
             subject, self.reference, self.profile, self.suite, self.positions
         )
         self.priority = self._priority(store) if settings.prioritize else None
+        read = (self.suite, self.training, self.candidates)
+        for data in dict.fromkeys(one for one in read if one is not None):
+            if data.unreadable:
+                say(f"{data.title}: {list_left_out(data.unreadable)}")
         store.update_manifest(left_out=dict(self.suite.unreadable))
 
     def _random(self, measurement: Measurement) -> Mapping[str, list[Values]]:
@@ -124,6 +130,7 @@ class CoverageStudy(FolderStudy):
     def _priority(self, store: SweepStore) -> Priority:
         """The candidates' order, found once."""
         settings = self.settings
+        assert self.candidates is not None  # `load` loads them
         by = settings.prioritize_by or ""
         key = f"priority,{self.candidates.fingerprint[:16]},{by},{settings.prioritize}"
         if (held := store.read_batch(key)) is None:
@@ -133,7 +140,7 @@ class CoverageStudy(FolderStudy):
 
     def _find_priority(self) -> Priority:
         settings, suite, candidates = self.settings, self.suite, self.candidates
-        assert self.reference is not None
+        assert self.reference is not None and candidates is not None
         nothing = make_criteria(self.reference, settings)
         criteria = nothing if settings.candidates is None else self.profile.criteria
         criterion = choose_criterion(settings, criteria)
@@ -156,8 +163,7 @@ class CoverageStudy(FolderStudy):
         )
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
-        candidates = self.candidates if self.priority is not None else None
-        gallery = Gallery(self.suite, self.training, candidates)
+        gallery = Gallery(self.suite, self.training, self.candidates)
         found = Findings(
             self.results, self.profile, self.growth, self.gaps, self.stretches, self.priority
         )
