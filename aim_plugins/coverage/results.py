@@ -18,6 +18,8 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.coverage.criteria.combinations import IDC
 from aim_plugins.coverage.criteria.criterion import Criterion, FixedUnits, UnitCriterion
 from aim_plugins.coverage.profile import ALL, Profile
+from aim_plugins.coverage.reference import Reference
+from aim_plugins.coverage.registry import idc_label
 from aim_plugins.coverage.settings import BEYOND_TRAINING
 from aim_plugins.sweep.formats import format_value
 from aim_plugins.sweep.intervals import student_factor
@@ -196,6 +198,14 @@ def collect(
     return results
 
 
+def training_values(reference: Reference) -> dict[str, float]:
+    """What the training set itself reaches of IDC, by label."""
+    return {
+        idc_label(place, one.neurons.label): len(one.reached.codes) / one.neurons.combinations
+        for place, one in enumerate(reference.important)
+    }
+
+
 def readings(results: Sequence[Result], words: Words = IMAGES) -> list[str]:
     """What to make of the values, in sentences; each rests on numbers of the table."""
     sentences = []
@@ -231,6 +241,12 @@ def readings(results: Sequence[Result], words: Words = IMAGES) -> list[str]:
             "number of inputs."
         )
     return sentences
+
+
+def missed(results: Sequence[Result], least: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """By criterion, its coverage and the least that was asked for, where it is below."""
+    found = {one.label: one.value for one in results}
+    return {name: (found[name], end) for name, end in least.items() if found[name] < end}
 
 
 def to_json(results: Sequence[Result]) -> list[dict[str, Any]]:

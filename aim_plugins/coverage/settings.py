@@ -20,18 +20,33 @@ GINI = "DeepGini"
 BEYOND_TRAINING = frozenset({"NBC", "SNAC", "LSC", "DSC", "MDSC"})
 """Criteria of what training inputs do not do, so that these are no suite to compare with."""
 
+ATTRIBUTORS = ("lrp-epsilon", "lrp", "lc", "la", "ii", "ldl", "ldls", "lgs", "lig")
+"""What scores neurons, by name; `relevance.registry` makes them."""
+WISDOM = "wisdom"
+"""The vote of eight attributors, which takes the place of one."""
+
 _Threshold = Annotated[float, bound("a number from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
 @dataclass(frozen=True)
-class CriteriaSettings(Settings):
+class NeuronSettings(Settings):
+    """Whose neurons are looked at.
+
+    Attributes:
+        modules: Regular expressions of the modules whose neurons are looked at; by default every
+            convolution and linear layer.
+    """
+
+    modules: Sequence[str] = option((), metavar="PATTERN")
+
+
+@dataclass(frozen=True)
+class CriteriaSettings(NeuronSettings):
     """What is measured.
 
     Attributes:
         criteria: Names of criteria, by default all: NC,KMNC,NBC,SNAC,TKNC,TKNP,CC,LSC,DSC,MDSC,NLC
             and IDC.
-        modules: Regular expressions of the modules whose neurons are looked at; by default every
-            convolution and linear layer.
         nc_threshold: Of NC, the scaled activation above which a neuron counts as activated.
         kmnc_buckets: Of KMNC, the buckets k of a neuron's training range.
         top_k: Of TKNC and TKNP, how many of the most active neurons of a layer count.
@@ -47,7 +62,6 @@ class CriteriaSettings(Settings):
     """
 
     criteria: Names = option(CRITERIA, metavar="NAMES")
-    modules: Sequence[str] = option((), metavar="PATTERN")
     nc_threshold: _Threshold = 0.5
     kmnc_buckets: Count = 1000
     top_k: Count = 10
@@ -76,7 +90,7 @@ class ImportanceSettings(Settings):
 
     Attributes:
         attr: What scores neurons: lrp-epsilon (gradient times activation), or one of captum's
-            attributors lrp, lc, la, ii, ldl, ldls, lgs and lig.
+            attributors lrp, lc, la, ii, ldl, ldls, lgs and lig, or wisdom, their vote.
         importance_file: A CSV of scores, LayerName,NeuronIndex,Score as WISDOM writes it, in the
             place of an attributor.
         top_m_neurons: How many of the most important neurons IDC combines.
@@ -99,10 +113,50 @@ class ImportanceSettings(Settings):
     end2end: bool = False
     all_class: bool = False
 
+    def check(self) -> None:
+        super().check()
+        check_attributor(self.attr)
+        if self.all_class and (self.attr == WISDOM or self.importance_file is not None):
+            what = (
+                "a file of scores (importance_file)" if self.importance_file else f"attr={WISDOM!r}"
+            )
+            raise ValueError(
+                f"all_class needs relevance by class, which {what} lacks: name an attributor "
+                "(attr), or leave all_class out"
+            )
+
     @property
     def clusters(self) -> int | tuple[int, ...]:
         """The number of clusters, or those that the silhouette chooses from (section 3.2)."""
         return (2, 3, 4) if self.use_silhouette else self.n_clusters
+
+
+def check_attributor(name: str) -> None:
+    """Refuses a name that is neither an attributor's nor their vote's.
+
+    Raises:
+        ValueError: If so.
+    """
+    if name not in (known := (*ATTRIBUTORS, WISDOM)):
+        raise ValueError(f"attr={name!r}: {did_you_mean(name, known)}")
+
+
+@dataclass(frozen=True)
+class VoteSettings(Settings):
+    """How WISDOM's attributors vote.
+
+    Attributes:
+        vote_inputs: Training inputs of each vote.
+        vote_neurons: How many neurons each attributor names.
+        vote_keep: How many neurons of a vote get points.
+        vote_gain: What an attributor is weighed by: the "loss" that the model gains without the
+            neurons it names, or the "accuracy" that it drops.
+    """
+
+    vote_inputs: Count = 128
+    vote_neurons: Count = 6
+    vote_keep: Count = 10
+    vote_gain: Literal["loss", "accuracy"] = "loss"
 
 
 @dataclass(frozen=True)

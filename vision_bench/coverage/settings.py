@@ -16,6 +16,7 @@ from aim_plugins.coverage.settings import (
     GINI,
     CriteriaSettings,
     ImportanceSettings,
+    NeuronSettings,
     SuiteSettings,
 )
 from vision_bench.classifiers.settings import ClassifierSettings
@@ -33,48 +34,39 @@ Part = Annotated[str, bound("a part such as 1/4, the first of four", _is_part)]
 
 
 @dataclass(frozen=True)
-class CoverageSettings(ImportanceSettings, CriteriaSettings, ClassifierSettings):
-    """A classifier, the inputs it was trained on, and the suite to be measured.
+class TrainedSettings(NeuronSettings, ClassifierSettings):
+    """A classifier, the inputs it was trained on, and the suite it is tried on.
 
     Attributes:
         train_root: Folder of the training data; by default that of the data set.
         train_split: Split of the training data.
         train_limit: Training images, taken evenly; by default all.
-        reference: Folder of a reference that another run learned; by default one is learned.
         num_samples: Images of the suite, drawn at random by the seed; 0 for all.
-        idc_test_all: Measures all images of the suite, as is done anyway.
+        idc_test_all: Measures all images of the suite, whatever num_samples says.
         seed: Seed of what is drawn.
     """
 
     train_root: str | None = None
     train_split: str = "train"
     train_limit: Count | None = None
-    reference: str | None = None
     num_samples: Natural = 0
     idc_test_all: bool = False
     seed: int = 0
-
-    def check(self) -> None:
-        super().check()
-        if self.idc_test_all and self.num_samples:
-            raise ValueError(
-                f"num_samples={self.num_samples} and idc_test_all ask for a part and for all "
-                "images: give one of them"
-            )
 
     def check_files(self) -> None:
         super().check_files()
         if self.train_root is not None:
             existing_folder(self.train_root, "train_root")
-        if self.reference is not None:
-            existing_folder(self.reference, "reference")
-        if self.importance_file is not None:
-            existing(self.importance_file, "importance_file", [".csv"])
 
     @property
     def train_folder(self) -> str | None:
         """Folder of the training data."""
         return self.train_root or self.data_folder
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether training images are looked at."""
+        return True
 
     def results(self, words: str, output: str | None) -> Path:
         """Folder of results of a command.
@@ -85,6 +77,28 @@ class CoverageSettings(ImportanceSettings, CriteriaSettings, ClassifierSettings)
         """
         name = f"{self.dataset.lower()}_{plain_name(self.model_name)}"
         return Path(output or f"runs/{words}/{name}")
+
+
+@dataclass(frozen=True)
+class CoverageSettings(ImportanceSettings, CriteriaSettings, TrainedSettings):
+    """A classifier whose coverage is measured.
+
+    Attributes:
+        reference: Folder of a reference that another run learned; by default one is learned.
+    """
+
+    reference: str | None = None
+
+    def check_files(self) -> None:
+        super().check_files()
+        if self.reference is not None:
+            existing_folder(self.reference, "reference")
+        if self.importance_file is not None:
+            existing(self.importance_file, "importance_file", [".csv"])
+
+    @property
+    def needs_training(self) -> bool:
+        return self.reference is None
 
 
 @dataclass(frozen=True)
@@ -119,6 +133,11 @@ class RunSettings(SuiteSettings, CoverageSettings):
         if self.prioritize_by not in (None, GINI, *self.criteria):
             hint = did_you_mean(self.prioritize_by, [GINI, *self.criteria])
             raise ValueError(f"prioritize_by={self.prioritize_by!r} is not measured: {hint}")
+        if self.prioritize_by == "NLC":
+            raise ValueError(
+                "prioritize_by='NLC' counts no units that an input could add: name another, such "
+                "as KMNC or IDC"
+            )
         if self.candidates is not None and not self.prioritize:
             raise ValueError(
                 f"candidates={self.candidates!r} are ranked only on request: add prioritize, the "
@@ -144,17 +163,33 @@ class RunSettings(SuiteSettings, CoverageSettings):
     @property
     def least(self) -> dict[str, float]:
         """The least coverage by criterion."""
-        least = {}
-        for entry in self.fail_under:
-            name, equals, number = entry.rpartition("=")
-            name = name if equals else "IDC" if "IDC" in self.criteria else self.criteria[0]
-            try:
-                least[name] = float(number)
-            except ValueError:
-                raise ValueError(
-                    f"fail_under={entry!r}: give a number, or NAME=NUMBER such as KMNC=0.4"
-                ) from None
-            if name not in self.criteria:
-                hint = did_you_mean(name, [one for one in CRITERIA if one in self.criteria])
-                raise ValueError(f"fail_under={entry!r}: {name} is not measured; {hint}")
-        return least
+        return read_least(self.fail_under, self.criteria)
+
+
+def read_least(entries: Sequence[str], criteria: Sequence[str]) -> dict[str, float]:
+    """The least coverage by criterion.
+
+    Args:
+        entries: Numbers, of IDC or else of the first criterion, or NAME=NUMBER.
+        criteria: What is measured.
+
+    Raises:
+        ValueError: If an entry is neither, or its criterion is not measured.
+
+    >>> read_least(["0.5", "KMNC=0.4"], ["KMNC", "IDC"])
+    {'IDC': 0.5, 'KMNC': 0.4}
+    """
+    least = {}
+    for entry in entries:
+        name, equals, number = entry.rpartition("=")
+        name = name if equals else "IDC" if "IDC" in criteria else criteria[0]
+        try:
+            least[name] = float(number)
+        except ValueError:
+            raise ValueError(
+                f"fail_under={entry!r}: give a number, or NAME=NUMBER such as KMNC=0.4"
+            ) from None
+        if name not in criteria:
+            hint = did_you_mean(name, [one for one in CRITERIA if one in criteria])
+            raise ValueError(f"fail_under={entry!r}: {name} is not measured; {hint}")
+    return least

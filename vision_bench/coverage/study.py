@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.commands import say
-from aim_plugins.coverage.reference import Reference
-from aim_plugins.coverage.registry import idc_label, make_criteria
-from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect
+from aim_plugins.coverage.registry import make_criteria
+from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect, missed, training_values
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
@@ -31,8 +30,8 @@ from vision_bench.coverage.exhibits import Gallery
 from vision_bench.coverage.front import Findings, publish
 from vision_bench.coverage.learn import (
     all_positions,
-    learn_reference,
-    learned_with,
+    keep_reference,
+    measured_with,
     open_reference,
 )
 from vision_bench.coverage.left_out import find_left_out
@@ -41,8 +40,7 @@ from vision_bench.coverage.priority import GINI, Orders, Priority, choose_criter
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.subject import first_image, load_subject
 from vision_bench.data.classes import chosen_classes
-
-REFERENCE = "reference"
+from vision_bench.data.dataset import VisionData, list_left_out
 
 
 class CoverageStudy(FolderStudy):
@@ -63,17 +61,11 @@ class CoverageStudy(FolderStudy):
     @property
     def arguments(self) -> dict[str, Any]:
         settings = self.settings
-        names = ("dataset", "split", "limit", "num_samples", "seed", "part", "train_split")
-        own = {name: getattr(settings, name) for name in names}
-        criteria = {name: getattr(settings, name) for name in _CONSTANTS}
-        classes = [str(one) for one in settings.report_classes]
         return {
             "command": "coverage run",
-            "model": settings.model_name,
-            **own,
-            **criteria,
-            **learned_with(settings),
-            "report_classes": classes,
+            **measured_with(settings),
+            "part": settings.part,
+            "report_classes": [str(one) for one in settings.report_classes],
         }
 
     def load(self) -> None:
@@ -87,6 +79,7 @@ class CoverageStudy(FolderStudy):
         self.reference = None
         if settings.reference is not None:
             self.reference = open_reference(settings, self.subject)
+        self.candidates: VisionData | None = None
         if settings.prioritize:
             self.candidates, self.labels = load_candidates(settings, self.suite)
 
@@ -104,31 +97,21 @@ class CoverageStudy(FolderStudy):
             neurons=subject.layers.neurons,
             images=len(self.positions),
         )
-        self.reference = self._reference(store)
+        self.reference = keep_reference(store, subject, self.training, self.reference, settings)
         measurement = Measurement(subject, self.reference, settings, store)
         self.profile = measurement.profile(self.suite, self.positions, self.classes)
         self.growth = measurement.growth(len(self.positions))
-        self.results = collect(self.profile, self._random(measurement), self._training_values())
+        of_training = training_values(self.reference)
+        self.results = collect(self.profile, self._random(measurement), of_training)
         self.gaps, self.stretches = find_left_out(
             subject, self.reference, self.profile, self.suite, self.positions
         )
         self.priority = self._priority(store) if settings.prioritize else None
+        read = (self.suite, self.training, self.candidates)
+        for data in dict.fromkeys(one for one in read if one is not None):
+            if data.unreadable:
+                say(f"{data.title}: {list_left_out(data.unreadable)}")
         store.update_manifest(left_out=dict(self.suite.unreadable))
-
-    def _reference(self, store: SweepStore) -> Reference:
-        """The reference, kept beside the profile so that parts can be combined."""
-        folder = store.folder / REFERENCE
-        if self.reference is not None:
-            self.reference.save(folder)
-            return self.reference
-        assert self.training is not None  # `load_subject` loads one of the two
-        store.pin_manifest(training_fingerprint=self.training.fingerprint)
-        if (folder / f"{REFERENCE}.json").exists():
-            say(f"{folder} is finished and kept")
-            return Reference.load(folder)
-        reference = learn_reference(self.subject, self.training, self.settings)
-        reference.save(folder)
-        return reference
 
     def _random(self, measurement: Measurement) -> Mapping[str, list[Values]]:
         """Values of random suites of as many images."""
@@ -144,18 +127,10 @@ class CoverageStudy(FolderStudy):
         found[NOISE] = [measurement.noise_suite(size, one, (height, width)) for one in draws]
         return found
 
-    def _training_values(self) -> dict[str, float]:
-        """What the training set itself reaches of IDC."""
-        assert self.reference is not None
-        found = {}
-        for place, one in enumerate(self.reference.important):
-            label = idc_label(place, one.neurons.label)
-            found[label] = len(one.reached.codes) / one.neurons.combinations
-        return found
-
     def _priority(self, store: SweepStore) -> Priority:
         """The candidates' order, found once."""
         settings = self.settings
+        assert self.candidates is not None  # `load` loads them
         by = settings.prioritize_by or ""
         key = f"priority,{self.candidates.fingerprint[:16]},{by},{settings.prioritize}"
         if (held := store.read_batch(key)) is None:
@@ -165,7 +140,7 @@ class CoverageStudy(FolderStudy):
 
     def _find_priority(self) -> Priority:
         settings, suite, candidates = self.settings, self.suite, self.candidates
-        assert self.reference is not None
+        assert self.reference is not None and candidates is not None
         nothing = make_criteria(self.reference, settings)
         criteria = nothing if settings.candidates is None else self.profile.criteria
         criterion = choose_criterion(settings, criteria)
@@ -188,8 +163,7 @@ class CoverageStudy(FolderStudy):
         )
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
-        candidates = self.candidates if self.priority is not None else None
-        gallery = Gallery(self.suite, self.training, candidates)
+        gallery = Gallery(self.suite, self.training, self.candidates)
         found = Findings(
             self.results, self.profile, self.growth, self.gaps, self.stretches, self.priority
         )
@@ -198,13 +172,4 @@ class CoverageStudy(FolderStudy):
     @property
     def missed(self) -> dict[str, tuple[float, float]]:
         """By criterion, the coverage and the least that was asked for, where it is below."""
-        found = {one.label: one.value for one in self.results}
-        least = self.settings.least
-        return {name: (found[name], end) for name, end in least.items() if found[name] < end}
-
-
-_CONSTANTS = (
-    "nc_threshold", "kmnc_buckets", "top_k", "cc_threshold", "lsc_width", "dsc_width",
-    "mdsc_width", "surprise_layer",
-)  # fmt: skip
-"""Settings of the criteria that a reference does not depend on, and the layer of surprise."""
+        return missed(self.results, self.settings.least)

@@ -16,7 +16,7 @@ from aim_plugins.coverage.activations import NeuronReader, neuron_layers
 from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.coverage.layers import Layers
 from vision_bench.classifiers.load import load
-from vision_bench.coverage.settings import CoverageSettings
+from vision_bench.coverage.settings import TrainedSettings
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import VisionData
 from vision_bench.data.images import UnreadableImageError
@@ -94,7 +94,11 @@ class Subject:
         )
 
     def images(
-        self, data: VisionData, positions: Sequence[int] | None = None, title: str = ""
+        self,
+        data: VisionData,
+        positions: Sequence[int] | None = None,
+        title: str = "",
+        size: int | None = None,
     ) -> Iterator[Images]:
         """Reads images, batch by batch; unusable ones are noted in the data set and left out.
 
@@ -102,11 +106,12 @@ class Subject:
             data: The data set.
             positions: Which of them, by default all.
             title: Of the progress bar; none is shown without one.
+            size: Images in a batch; by default as many as in a pass.
         """
         from tqdm import tqdm
 
         chosen = list(range(len(data)) if positions is None else positions)
-        size = self.batch_size
+        size = size or self.batch_size
         batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
         with tqdm(desc=title, total=len(chosen), unit="image", disable=not title) as bar:
             for samples in read_samples(data, batches, self.workers):
@@ -148,7 +153,7 @@ class Subject:
 
 
 def load_subject(
-    settings: CoverageSettings,
+    settings: TrainedSettings,
 ) -> tuple[Subject, ClassificationData, ClassificationData | None]:
     """Loads the model, the suite, and the training data unless a reference stands for them.
 
@@ -160,7 +165,7 @@ def load_subject(
     model, suite = load(settings)
     model.tell()
     training = None
-    if settings.reference is None:
+    if settings.needs_training:
         training = load_dataset(
             settings.dataset,
             settings.train_folder,
