@@ -61,6 +61,11 @@ SYSTEMS = (
         "vision_bench.coverage.questions.commands:overhead",
     ),
     System(
+        "coverage combine",
+        "what parts of a suite, measured apart, exercise together",
+        "vision_bench.coverage.commands:combine",
+    ),
+    System(
         "coverage sweep",
         "coverage against the strength of noise on the logits or of a transport",
         "vision_bench.coverage.commands:sweep",

@@ -36,7 +36,7 @@ def channel_dim_of(module: nn.Module) -> int:
 
 
 def neuron_means(
-    output: Float[Tensor, "inputs ..."],
+    output: Float[Tensor, "rows ..."],
     channel_dim: int,
     mask: Bool[Tensor, "inputs tokens"] | None = None,
 ) -> Float[Tensor, "inputs neurons"]:

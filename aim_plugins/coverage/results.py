@@ -243,6 +243,12 @@ def readings(results: Sequence[Result], words: Words = IMAGES) -> list[str]:
     return sentences
 
 
+def missed(results: Sequence[Result], least: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """By criterion, its coverage and the least that was asked for, where it is below."""
+    found = {one.label: one.value for one in results}
+    return {name: (found[name], end) for name, end in least.items() if found[name] < end}
+
+
 def to_json(results: Sequence[Result]) -> list[dict[str, Any]]:
     """The results as JSON, whose numbers that are none are null."""
     return [_plain(asdict(one)) for one in results]

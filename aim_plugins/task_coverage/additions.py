@@ -92,7 +92,7 @@ class Additions:
             by_task[one.task] = by_task.get(one.task, 0) + (one.gain > 0)
         parts = ", ".join(f"{count} of {task}" for task, count in by_task.items() if count)
         if parts:
-            found.append(f"Among the first {len(self.ranked)} that add something are {parts}.")
+            found.append(f"Of the first {len(self.ranked)}, what adds something is {parts}.")
         return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -41,6 +42,8 @@ WORDS = Words(
 )
 CURVES = "curves"
 _STRETCHES = 12
+_LAYERS = 24
+"""Layers whose numbers the page shows; of more, the picture alone."""
 _TEXT = 240
 """Characters of a document that a table shows, its end."""
 
@@ -149,14 +152,15 @@ def _sections(found: Findings) -> tuple[list[Section], Pictures]:
     whole = [one for one in first.results if not one.is_part]
     add(comparison(first.results, first.profile.inputs, WORDS))
     add(_by_task(first))
-    add(combinations(first.results, WORDS))
-    add(breakdown(first.results, "layer"))
+    if len(first.results) - len(whole) <= _LAYERS:  # the picture of layers has them too
+        add(combinations(first.results, WORDS))
+    add(_by_layer(first.results, "By layer", "coverage.csv"))
     add(_renamed(breakdown(whole, "class", "documents by their right answer"), "By answer"))
     add(growing(first.growth, whole, WORDS))
     for one in others:
         add(_along(one), "directions-")
         add(_renamed(_by_task(one), "Directions by task"), "directions-")
-        add(_renamed(breakdown(one.results, "layer"), "By direction"), "directions-")
+        add(_by_layer(one.results, "By direction", "directions.csv"), "directions-")
     add((_left_out(first, found.suite), {}))
     if found.additions is not None:
         add(_additions(found.additions))
@@ -165,6 +169,26 @@ def _sections(found: Findings) -> tuple[list[Section], Pictures]:
 
 def _renamed(part: tuple[Section, Pictures] | None, title: str) -> tuple[Section, Pictures] | None:
     return None if part is None else (replace(part[0], title=title), part[1])
+
+
+def _by_layer(results: Sequence[Result], title: str, file: str) -> tuple[Section, Pictures] | None:
+    """The section on layers, whose names are shown without what all of them begin with."""
+    names = [name for one in results for name in one.by_layer if "." in name]
+    common = os.path.commonprefix(names)
+    common = common[: common.rfind(".") + 1]
+    short = [
+        replace(one, by_layer={name.removeprefix(common): x for name, x in one.by_layer.items()})
+        for one in results
+    ]
+    if (part := breakdown(short, "layer")) is None:
+        return None
+    section, pictures = part
+    note, tables = section.note, section.tables
+    if common:
+        note += f" Names are shown without {common[:-1]} before them."
+    if any(len(table.rows) > _LAYERS for table in tables):
+        note, tables = f"{note} {file} has the numbers.", ()
+    return replace(section, title=title, note=note, tables=tables), pictures
 
 
 def _by_task(one: Measured) -> tuple[Section, Pictures] | None:

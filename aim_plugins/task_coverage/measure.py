@@ -113,7 +113,7 @@ class Measurement:
             for _, batch in view.batches(self.kept, positions[done:step], self.suite.classes):
                 profile.update(batch)
             values = {label: one.value for label, one in profile.criteria.items()}
-            growth.append({"inputs": profile.inputs, **values})
+            growth.append({"inputs": float(profile.inputs), **values})
             done = step
         profile.save(folder, position=len(positions))
         self.store.write_batch(key, growth)

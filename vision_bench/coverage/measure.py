@@ -108,7 +108,9 @@ class Measurement:
                     bar.update(len(seen.batch))
                 done = step
                 values = {label: one.value for label, one in profile.criteria.items()}
-                self.store.write_batch(f"growth,{step}", {"inputs": profile.inputs, **values})
+                self.store.write_batch(
+                    f"growth,{step}", {"inputs": float(profile.inputs), **values}
+                )
                 if time.monotonic() - saved > _SAVED_EVERY and step < steps[-1]:
                     profile.save(folder, position=step)
                     saved = time.monotonic()

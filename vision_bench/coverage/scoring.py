@@ -160,6 +160,7 @@ def _state(wisdom: Wisdom) -> _Tensors:
         "points": wisdom.points,
         "batches": torch.tensor([wisdom.batches, wisdom.silent], dtype=torch.int64),
         "weights": torch.tensor(list(wisdom.weights.values()), dtype=torch.float64),
+        "failures": torch.tensor(list(wisdom.failures.values()), dtype=torch.int64),
     }
 
 
@@ -168,6 +169,7 @@ def _restore(wisdom: Wisdom, state: _Tensors) -> None:
     wisdom.points = points
     wisdom.batches, wisdom.silent = state["batches"].tolist()
     wisdom.weights = dict(zip(wisdom.weights, state["weights"].tolist(), strict=True))
+    wisdom.failures = dict(zip(wisdom.failures, state["failures"].tolist(), strict=True))
 
 
 def _stretches(count: int, start: int, step: int, title: str) -> Iterator[Sequence[int]]:

@@ -133,6 +133,11 @@ class RunSettings(SuiteSettings, CoverageSettings):
         if self.prioritize_by not in (None, GINI, *self.criteria):
             hint = did_you_mean(self.prioritize_by, [GINI, *self.criteria])
             raise ValueError(f"prioritize_by={self.prioritize_by!r} is not measured: {hint}")
+        if self.prioritize_by == "NLC":
+            raise ValueError(
+                "prioritize_by='NLC' counts no units that an input could add: name another, such "
+                "as KMNC or IDC"
+            )
         if self.candidates is not None and not self.prioritize:
             raise ValueError(
                 f"candidates={self.candidates!r} are ranked only on request: add prioritize, the "
@@ -158,17 +163,33 @@ class RunSettings(SuiteSettings, CoverageSettings):
     @property
     def least(self) -> dict[str, float]:
         """The least coverage by criterion."""
-        least = {}
-        for entry in self.fail_under:
-            name, equals, number = entry.rpartition("=")
-            name = name if equals else "IDC" if "IDC" in self.criteria else self.criteria[0]
-            try:
-                least[name] = float(number)
-            except ValueError:
-                raise ValueError(
-                    f"fail_under={entry!r}: give a number, or NAME=NUMBER such as KMNC=0.4"
-                ) from None
-            if name not in self.criteria:
-                hint = did_you_mean(name, [one for one in CRITERIA if one in self.criteria])
-                raise ValueError(f"fail_under={entry!r}: {name} is not measured; {hint}")
-        return least
+        return read_least(self.fail_under, self.criteria)
+
+
+def read_least(entries: Sequence[str], criteria: Sequence[str]) -> dict[str, float]:
+    """The least coverage by criterion.
+
+    Args:
+        entries: Numbers, of IDC or else of the first criterion, or NAME=NUMBER.
+        criteria: What is measured.
+
+    Raises:
+        ValueError: If an entry is neither, or its criterion is not measured.
+
+    >>> read_least(["0.5", "KMNC=0.4"], ["KMNC", "IDC"])
+    {'IDC': 0.5, 'KMNC': 0.4}
+    """
+    least = {}
+    for entry in entries:
+        name, equals, number = entry.rpartition("=")
+        name = name if equals else "IDC" if "IDC" in criteria else criteria[0]
+        try:
+            least[name] = float(number)
+        except ValueError:
+            raise ValueError(
+                f"fail_under={entry!r}: give a number, or NAME=NUMBER such as KMNC=0.4"
+            ) from None
+        if name not in criteria:
+            hint = did_you_mean(name, [one for one in CRITERIA if one in criteria])
+            raise ValueError(f"fail_under={entry!r}: {name} is not measured; {hint}")
+    return least

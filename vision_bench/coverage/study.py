@@ -21,7 +21,7 @@ from typing import Any
 
 from aim_plugins.core.commands import say
 from aim_plugins.coverage.registry import make_criteria
-from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect, training_values
+from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect, missed, training_values
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
@@ -172,6 +172,4 @@ class CoverageStudy(FolderStudy):
     @property
     def missed(self) -> dict[str, tuple[float, float]]:
         """By criterion, the coverage and the least that was asked for, where it is below."""
-        found = {one.label: one.value for one in self.results}
-        least = self.settings.least
-        return {name: (found[name], end) for name, end in least.items() if found[name] < end}
+        return missed(self.results, self.settings.least)

@@ -155,7 +155,7 @@ class CoverageSweep(Study):
         )
 
     def _rows(self) -> list[Row]:
-        """Every criterion at every strength and draw, then the accuracy."""
+        """The accuracy at every strength and draw, then every criterion."""
         task, rows, right = self.suite.title, [], []
         for draw in range(max(1, self.modulated.draws)):
             for strength in self.settings.strengths:
@@ -169,7 +169,7 @@ class CoverageSweep(Study):
                 error = math.sqrt(share * (1 - share) / one.inputs)
                 right.append(Row(task, ACCURACY, strength, named, share, error, one.inputs))
         order = {label: place for place, label in enumerate(self.units)}
-        return sorted(rows, key=lambda row: order[row.metric]) + right
+        return right + sorted(rows, key=lambda row: order[row.metric])
 
     def _at(self, strength: float, draw: int) -> Measured:
         """What was measured; at strength 0 all draws are one."""

@@ -46,6 +46,7 @@ class Wisdom:
         batches: Number of batches.
         silent: Number of batches without a vote, as no attributor's neurons mattered.
         weights: Sum of each attributor's weights over the batches; they rank attributors.
+        failures: In how many batches an attributor could not explain the model, and had no vote.
 
     Raises:
         ValueError: If an option is none of these.
@@ -78,6 +79,7 @@ class Wisdom:
         self.points: Int[Tensor, " neurons"] = torch.zeros(layers.neurons, dtype=torch.int64)
         self.batches = self.silent = 0
         self.weights = dict.fromkeys(self.voters, 0.0)
+        self.failures = dict.fromkeys(self.voters, 0)
 
     def vote(self, model: nn.Module, inputs: Any, labels: Int[Tensor, " inputs"]) -> None:
         """Counts the vote over a batch.
@@ -88,17 +90,29 @@ class Wisdom:
             labels: The class of each input, whose logit is explained.
 
         Raises:
-            ValueError: If an attributor cannot explain the model.
+            ValueError: If no attributor can explain the model; the last reason is given.
         """
         before = self._badness(model, inputs, labels)
         named: list[dict[int, float]] = []
         gains = []
-        for voter in self.voters.values():
-            scores = voter.attribute(model, self._chosen_from, inputs, labels).double().mean(0)
+        reason: ValueError | None = None
+        for name, voter in self.voters.items():
+            try:
+                every = voter.attribute(model, self._chosen_from, inputs, labels)
+            except ValueError as error:
+                # Captum's LRP explodes for some inputs and not for others.
+                self.failures[name] += 1
+                reason = error
+                named.append({})
+                gains.append(0.0)
+                continue
+            scores = every.double().mean(0)
             chosen = top_neurons(scores, self._chosen_from, self.top_m_neurons, exclude_last=False)
             named.append({column: float(scores[column]) for column in chosen})
             with ablated(model, self.layers, chosen):
                 gains.append(self._badness(model, inputs, labels) - before)
+        if reason is not None and not any(named):
+            raise reason
         self.batches += 1
         weights = weigh(gains)
         if not any(weights):

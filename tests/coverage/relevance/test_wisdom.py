@@ -142,6 +142,26 @@ def test_attributors_that_cannot_explain_a_model_are_told_apart():
         usable_voters({"lrp": voters["lrp"]}, model, layers, torch.rand(2, 1, 3, 3), LABELS[:2])
 
 
+class Failing(Attributor):
+    name = "failing"
+    summary = source = ""
+
+    def attribute(self, model, layers, inputs, targets):
+        raise ValueError("cannot explain these")
+
+
+def test_an_attributor_that_fails_on_a_batch_has_no_vote_in_it(model):
+    voters = {"a": Fixed([9.0, 0, 1, 0, 0, 0]), "b": Failing()}
+    alone, wisdom = Wisdom(LAYERS, {"a": voters["a"]}), Wisdom(LAYERS, voters)
+    for one in (alone, wisdom):
+        one.vote(model, INPUTS, LABELS)
+    assert wisdom.failures == {"a": 0, "b": 1}
+    assert wisdom.weights == {"a": 1.0, "b": 0.0}
+    assert torch.equal(wisdom.points, alone.points)
+    with pytest.raises(ValueError, match="cannot explain these"):
+        Wisdom(LAYERS, {"b": Failing()}).vote(model, INPUTS, LABELS)
+
+
 def test_shares_of_gains():
     assert weigh([1.0, 3.0]) == [0.25, 0.75]
     assert weigh([float("nan"), 2.0]) == [0.0, 1.0]

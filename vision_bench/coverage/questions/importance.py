@@ -172,9 +172,11 @@ class ImportanceStudy(FolderStudy):
         folder = store.folder / "scores"
         folder.mkdir(exist_ok=True)
         for name, scores in self.scores.items():
-            # Points of a vote are whole, and read so.
-            plain = self.wisdom.points if name == WISDOM and self.wisdom is not None else scores
-            write_scores(folder / f"{safe_name(name)}.csv", self.subject.layers, plain, False)
+            # Points of a vote are whole, and the WISDOM tool's files lack the last layer.
+            voted = name == WISDOM
+            plain = scores.long() if voted else scores
+            path = folder / f"{safe_name(name)}.csv"
+            write_scores(path, self.subject.layers, plain, exclude_last=voted)
 
     def _choices(self) -> list[Choice]:
         settings, layers = self.settings, self.subject.layers

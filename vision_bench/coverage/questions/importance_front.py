@@ -88,7 +88,11 @@ def publish(folder: Path, found: ImportanceFindings, manifest: Mapping[str, Any]
         "the 95 % intervals of attributors over images and of means over choices.",
         sentences,
         {"drop of accuracy against neurons taken out": drawn["png"]},
-        [Table(_COLUMNS, rows)],
+        [
+            Table(
+                [*_COLUMNS, "where they are"], [[*_row(one), _where(one)] for one in found.effects]
+            )
+        ],
     )
     sections = [first, _places(found)]
     if found.wisdom is not None:
@@ -118,6 +122,10 @@ def _row(one: Effect) -> list[str]:
     ]
 
 
+def _where(one: Effect) -> str:
+    return ", ".join(f"{layer} {count}" for layer, count in one.places.items())
+
+
 def _sentences(found: ImportanceFindings) -> list[str]:
     """A sentence for each attributor, of the number of neurons at which it gains most."""
     return [
@@ -136,11 +144,11 @@ def _by_attributor(effects: Sequence[Effect]) -> dict[str, list[Effect]]:
 def _places(found: ImportanceFindings) -> Section:
     sizes = dict(zip(found.layers.names, found.layers.sizes, strict=True))
     rows = [
-        [one.attributor, name, str(count), str(sizes[name]), f"{count / sizes[name]:.1%}"]
+        [one.attributor, str(count), str(sizes[name]), f"{count / sizes[name]:.1%}", name]
         for one in (own[-1] for own in _by_attributor(found.effects).values())
         for name, count in one.places.items()
     ]
-    columns = ["attributor", "layer", "taken out", "of", "share"]
+    columns = ["attributor", "taken out", "of", "share", "layer"]
     note = (
         "Layers of the most neurons that were taken out. The narrower a layer, the more of all "
         "that passes is lost with each."
@@ -150,7 +158,11 @@ def _places(found: ImportanceFindings) -> Section:
 
 def _votes(wisdom: Wisdom, silent: Mapping[str, str]) -> Section:
     heard = max(1, wisdom.batches - wisdom.silent)
-    rows = [[name, f"{weight / heard:.3f}", ""] for name, weight in wisdom.weights.items()]
+    rows = []
+    for name, weight in wisdom.weights.items():
+        failures = wisdom.failures[name]
+        missed = f"in {failures} of {wisdom.batches} votes" if failures else ""
+        rows.append([name, f"{weight / heard:.3f}", missed])
     rows += [[name, "–", reason] for name, reason in silent.items()]
     note = (
         f"Mean weight of each attributor over {heard} votes; {wisdom.silent} more were undecided, "
@@ -205,6 +217,7 @@ def _votes_json(wisdom: Wisdom, silent: Mapping[str, str]) -> dict[str, Any]:
         "batches": wisdom.batches,
         "undecided": wisdom.silent,
         "weights": wisdom.weights,
+        "failures": wisdom.failures,
         "cannot_vote": dict(silent),
     }
 

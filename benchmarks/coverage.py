@@ -1,0 +1,264 @@
+"""Coverage criteria: all in one pass of the model against one at a time, and IDC's relevance.
+
+    python benchmarks/coverage.py [--images 1000] [--rounds 3] [--memory-images 5000 50000]
+
+CPU time of LeNet-5 and of a ResNet-18 for 28 × 28 images on Fashion-MNIST: twelve criteria from one
+pass, against a pass of the model for each, and against the model alone. LRP-ε of all layers from
+one forward and backward pass, against captum's LayerLRP, which explains a layer in each. Peak
+memory of processes that measure few images and many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from _timing import paired_medians, write_result
+from torch import Tensor, nn
+
+from aim_plugins.coverage.activations import NeuronReader, neuron_layers
+from aim_plugins.coverage.criteria.criterion import Batch, Criterion
+from aim_plugins.coverage.layers import Layers
+from aim_plugins.coverage.learning import Values, choose_neurons, cluster_sets
+from aim_plugins.coverage.reference import Reference, ReferenceBuilder, ReferenceMetadata
+from aim_plugins.coverage.registry import make_criteria
+from aim_plugins.coverage.relevance.captum_attributors import CaptumLRP
+from aim_plugins.coverage.relevance.gradient import LRPEpsilon
+from aim_plugins.coverage.relevance.relevance import measure_relevance
+from aim_plugins.coverage.settings import CRITERIA, CriteriaSettings, ImportanceSettings
+from vision_bench.data.classification import load_dataset
+from vision_bench.models.preprocessing import Preprocessing
+
+_TRAINING = 1000
+_BATCH = 100
+_EXPLAINED = 100
+"""Images whose relevance is measured: captum's LRP takes its time."""
+
+
+def lenet() -> nn.Module:
+    """LeNet-5 (LeCun et al. 1998) with ReLUs and max-pooling: 236 neurons."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+def resnet18() -> nn.Module:
+    """torchvision's ResNet-18 with the stem for small images of He et al., section 4.2."""
+    from torchvision.models import resnet18 as make
+
+    model = make(num_classes=10)
+    model.conv1 = nn.Conv2d(1, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"lenet5": lenet, "resnet18": resnet18}
+
+
+def images(split: str, count: int) -> tuple[Tensor, Tensor]:
+    """Images [count, 1, 28, 28] of Fashion-MNIST, standardised, and their labels."""
+    grey = Preprocessing(mean=(0.286,) * 3, std=(0.353,) * 3)
+    data = load_dataset("fashion-mnist", split=split, preprocessing=grey, limit=count)
+    return torch.stack([data[index][0][:1] for index in range(count)]), data.labels[:count]
+
+
+def train(model: nn.Module, pixels: Tensor, labels: Tensor, steps: int) -> nn.Module:
+    """A few steps of Adam: relevance asks for answers that are right."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        chosen = torch.randint(len(pixels), (64,), generator=generator)
+        loss = nn.functional.cross_entropy(model(pixels[chosen]), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def batches(model: nn.Module, layers: Layers, pixels: Tensor) -> Iterator[Batch]:
+    """What criteria see of images, from one pass of the model."""
+    with NeuronReader(model, layers).attached() as reader, torch.no_grad():
+        for part in pixels.split(_BATCH):
+            logits = model(part)
+            yield Batch(reader.neurons(), logits.argmax(1))
+
+
+def learn(model: nn.Module, layers: Layers, pixels: Tensor, labels: Tensor) -> Reference:
+    """A reference of training images for all criteria."""
+    builder = ReferenceBuilder(layers, CriteriaSettings(), len(pixels))
+    for batch in batches(model, layers, pixels):
+        builder.update(batch)
+    parts = zip(pixels.split(_BATCH), labels.split(_BATCH), strict=True)
+    relevance = measure_relevance(model, layers, parts, 10)
+    chosen = choose_neurons(
+        layers, relevance, ImportanceSettings(), [str(one) for one in range(10)]
+    )
+    positions = torch.arange(len(pixels)).split(_BATCH)
+    values = Values.read(chosen, zip(positions, batches(model, layers, pixels), strict=True))
+    sets = cluster_sets(layers, chosen, values, 2)
+    metadata = ReferenceMetadata(
+        method="lrp-epsilon", sites=layers.names, surprise_layer=builder.surprise_layer
+    )
+    return builder.finish(sets, metadata)
+
+
+def measure(
+    model: nn.Module, layers: Layers, criteria: Mapping[str, Criterion], pixels: Tensor
+) -> None:
+    """Measures criteria in one pass of the model, and reads their values."""
+    for batch in batches(model, layers, pixels):
+        for criterion in criteria.values():
+            criterion.update(batch)
+    for criterion in criteria.values():
+        _ = criterion.value
+
+
+def alone(model: nn.Module, pixels: Tensor) -> None:
+    """The model and nothing else."""
+    with torch.no_grad():
+        for part in pixels.split(_BATCH):
+            model(part).argmax(1)
+
+
+def prepare(name: str) -> tuple[nn.Module, Layers, Reference, Tensor, Tensor]:
+    """A trained model with a reference, and its training images."""
+    torch.manual_seed(0)
+    pixels, labels = images("train", _TRAINING)
+    model = train(MODELS[name](), pixels, labels, 150 if name == "lenet5" else 20)
+    layers = neuron_layers(model, lambda: model(pixels[:1]))
+    return model, layers, learn(model, layers, pixels, labels), pixels, labels
+
+
+def compare(name: str, count: int, rounds: int) -> dict[str, Any]:
+    """CPU times of one model."""
+    model, layers, reference, training, labels = prepare(name)
+    suite, _ = images("test", count)
+
+    def together() -> None:
+        measure(model, layers, make_criteria(reference, CriteriaSettings()), suite)
+
+    def one_by_one() -> None:
+        for criterion in CRITERIA:
+            settings = CriteriaSettings(criteria=(criterion,))
+            measure(model, layers, make_criteria(reference, settings), suite)
+
+    contestants = {"alone": lambda: alone(model, suite), "together": together}
+    times = paired_medians(contestants | {"one_by_one": one_by_one}, rounds=rounds)
+    found: dict[str, Any] = {
+        "neurons": layers.neurons,
+        "layers": len(layers.names),
+        "images": count,
+        "model_alone_seconds": times["alone"],
+        "all_criteria_one_pass_seconds": times["together"],
+        "one_criterion_at_a_time_seconds": times["one_by_one"],
+        "less_cpu_than_one_at_a_time": times["one_by_one"] / times["together"],
+        "times_model_alone": times["together"] / times["alone"],
+        "criteria_seconds": criteria_seconds(model, layers, reference, suite),
+    }
+    return found | relevance_times(name, model, layers, training, labels, rounds)
+
+
+def criteria_seconds(
+    model: nn.Module, layers: Layers, reference: Reference, suite: Tensor
+) -> dict[str, float]:
+    """CPU time of each criterion alone, without the pass of the model."""
+    held = list(batches(model, layers, suite))
+
+    def update(criterion: Criterion) -> Callable[[], None]:
+        def work() -> None:
+            for batch in held:
+                criterion.update(batch)
+            _ = criterion.value
+
+        return work
+
+    criteria = make_criteria(reference, CriteriaSettings())
+    return paired_medians({name: update(one) for name, one in criteria.items()}, rounds=1)
+
+
+def relevance_times(
+    name: str, model: nn.Module, layers: Layers, pixels: Tensor, labels: Tensor, rounds: int
+) -> dict[str, Any]:
+    """LRP-ε of four layers in one pass, against captum's LayerLRP in a call for each.
+
+    Captum's has no rule for a Flatten and explodes on torchvision's ResNet: only LeNet is compared,
+    with the Flatten as a function.
+    """
+    if name != "lenet5":
+        return {}
+    pixels, labels = pixels[:_EXPLAINED], labels[:_EXPLAINED]
+    wrapped = Flattened(model)
+    four = neuron_layers(wrapped, lambda: wrapped(pixels[:1]))
+    four = Layers(four.names[:4], four.sizes[:4])
+    contestants = {
+        "ours": lambda: LRPEpsilon().attribute(wrapped, four, pixels, labels),
+        "captum": lambda: CaptumLRP().attribute(wrapped, four, pixels, labels),
+    }
+    times = paired_medians(contestants, rounds=3 * rounds)
+    return {
+        "relevance_layers": list(four.names),
+        "relevance_seconds": times["ours"],
+        "captum_layer_lrp_seconds": times["captum"],
+        "less_cpu_than_captum": times["captum"] / times["ours"],
+    }
+
+
+class Flattened(nn.Module):
+    """LeNet-5 whose features are flattened by a function, as captum's LRP asks for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        modules = list(model)  # type: ignore[call-overload]
+        self.features = nn.Sequential(*modules[:6])
+        self.head = nn.Sequential(*modules[7:])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.head(self.features(pixels).flatten(1))
+
+
+def peak_memory(count: int) -> float:
+    """Peak memory in MB of a process that measures so many images, read as they come."""
+    command = [sys.executable, __file__, "--peak-of", str(count)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_many(count: int) -> None:
+    """Measures LeNet on many images, and prints the peak memory of this process in MB."""
+    model, layers, reference, _, _ = prepare("lenet5")
+    grey = Preprocessing(mean=(0.286,) * 3, std=(0.353,) * 3)
+    data = load_dataset("fashion-mnist", split="train", preprocessing=grey)
+    criteria = make_criteria(reference, CriteriaSettings())
+    for start in range(0, count, 1000):
+        part = [data[index][0][:1] for index in range(start, min(count, start + 1000))]
+        measure(model, layers, criteria, torch.stack(part))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--memory-images", type=int, nargs="*", default=[5000, 50_000])
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.peak_of is not None:
+        measure_many(options.peak_of)
+        return
+    result = {name: compare(name, options.images, options.rounds) for name in options.models}
+    memory = {str(count): peak_memory(count) for count in options.memory_images}
+    print(json.dumps(result | {"peak_memory_mb": memory}, indent=2))
+    print(write_result("coverage", {"models": result, "peak_memory_mb": memory}))
+
+
+if __name__ == "__main__":
+    main()

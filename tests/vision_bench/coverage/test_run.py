@@ -1,0 +1,374 @@
+"""`vision-bench coverage run`, end to end on digits: values against neurons read by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vision_bench.cli import main
+from vision_bench.data.classification import load_dataset
+from vision_bench.models.load import load_model
+
+MODULES = ("conv1", "layer1.0.conv1", "layer3.2.conv1", "fc")
+SIZES = (16, 16, 64, 10)
+SUITE, TRAINING = 90, 160
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def config(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = {
+        "dataset": "digits",
+        "model": "resnet20",
+        "weights": str(weights),
+        "preprocessing": "published",
+        "modules": list(MODULES),
+        "limit": SUITE,
+        "train_limit": TRAINING,
+        "baselines": 0,
+        "top_m_neurons": 3,
+        "kmnc_buckets": 50,
+        "report_classes": [0, 1],
+        "batch_size": 32,
+    }
+    path = tmp_path_factory.mktemp("config") / "digits.py"
+    path.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
+    return path
+
+
+def run(config: Path, output: Path, *options: str) -> int:
+    return main(["coverage", "run", str(config), "--output", str(output), *options])
+
+
+def values(output: Path) -> dict[str, Any]:
+    return json.loads((output / "coverage.json").read_text())
+
+
+def results(output: Path) -> dict[str, dict[str, Any]]:
+    return {one["label"]: one for one in values(output)["results"]}
+
+
+@pytest.fixture(scope="module")
+def output(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "out"
+    assert run(config, folder, "--baselines", "2", "--end2end") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def neurons(weights: Path) -> dict[str, np.ndarray]:
+    """Neurons and predictions of both splits, by hooks of this test's own."""
+    model = load_model("cifar10_resnet20", weights=str(weights))
+    found = {}
+    for split, limit in (("train", TRAINING), ("test", SUITE)):
+        data = load_dataset("digits", split=split, preprocessing=model.preprocessing, limit=limit)
+        kept: dict[str, torch.Tensor] = {}
+        handles = [
+            model.module.get_submodule(name).register_forward_hook(
+                lambda module, inputs, output, name=name, kept=kept: kept.update({name: output})
+            )
+            for name in MODULES
+        ]
+        with torch.no_grad():
+            logits = model.module(torch.stack([data[index][0] for index in range(len(data))]))
+        for handle in handles:
+            handle.remove()
+        parts = [kept[name].double().flatten(2).mean(2) for name in MODULES[:-1]]
+        found[split] = torch.cat([*parts, kept["fc"].double()], 1).numpy()
+        found[f"{split} classes"] = logits.argmax(1).numpy()
+    return found
+
+
+def _layers() -> list[slice]:
+    ends = np.cumsum(SIZES)
+    return [slice(end - size, end) for end, size in zip(ends, SIZES, strict=True)]
+
+
+def test_ranges_and_buckets_are_those_of_neurons_read_by_hand(output, neurons) -> None:
+    train, test, found = neurons["train"], neurons["test"], results(output)
+    low, high = train.min(0), train.max(0)
+    covered = sum(
+        len({math.floor(one) for one in np.minimum(scaled, 49.999999999)})
+        for column in range(train.shape[1])
+        if len(
+            scaled := (
+                test[(test[:, column] >= low[column]) & (test[:, column] <= high[column]), column]
+                - low[column]
+            )
+            / (high[column] - low[column])
+            * 50
+        )
+    )
+    # A value on the edge of a bucket may fall to either side.
+    assert found["KMNC"]["value"] == pytest.approx(covered / (50 * train.shape[1]), abs=3e-4)
+    above, below = (test > high).any(0), (test < low).any(0)
+    assert found["SNAC"]["value"] == pytest.approx(above.mean())
+    assert found["NBC"]["value"] == pytest.approx((above.mean() + below.mean()) / 2)
+
+
+def test_activated_and_most_active_neurons_are_those_read_by_hand(output, neurons) -> None:
+    test, found = neurons["test"], results(output)
+    activated, top, patterns = [], [], [[] for _ in test]
+    for place in _layers():
+        rows = test[:, place]
+        low, high = rows.min(1, keepdims=True), rows.max(1, keepdims=True)
+        activated.append(((rows - low) / (high - low) > 0.5).any(0))
+        order = np.sort(np.argsort(-rows, axis=1)[:, :10], axis=1)
+        top.append(len(np.unique(order)))
+        for pattern, row in zip(patterns, order, strict=True):
+            pattern.append(tuple(row))
+    assert found["NC"]["value"] == pytest.approx(np.concatenate(activated).mean())
+    assert found["TKNC"]["value"] == pytest.approx(sum(top) / sum(SIZES))
+    assert found["TKNP"]["value"] == len({tuple(one) for one in patterns})
+    covariances = sum(np.abs(np.cov(test[:, one].T, bias=True)).mean() for one in _layers())
+    assert found["NLC"]["value"] == pytest.approx(covariances, rel=1e-4)
+
+
+def test_idc_counts_combinations_of_the_neurons_in_the_reference(output, neurons) -> None:
+    found = results(output)
+    for label, number in (("IDC", 0), ("IDC end to end", 1)):
+        columns, centres = _important(output, number)
+        if label == "IDC":
+            assert all(32 <= column < 96 for column in columns)  # the layer before the last
+
+        def combinations(rows: np.ndarray, columns=columns, centres=centres) -> set:
+            ends = [sum(one) / 2 for one in centres]
+            return {tuple(row[columns] > ends) for row in rows}
+
+        assert found[label]["value"] == len(combinations(neurons["test"])) / 8
+        assert found[label]["training"] == len(combinations(neurons["train"])) / 8
+        assert found[label]["total"] == 8
+
+
+def _important(output: Path, number: int) -> tuple[list[int], list[list[float]]]:
+    from safetensors.torch import load_file
+
+    state = load_file(output / "reference" / "reference.safetensors")
+    centres = state[f"important.{number}.centres"].reshape(-1, 2).tolist()
+    return state[f"important.{number}.columns"].tolist(), centres
+
+
+def test_classes_are_measured_on_the_inputs_that_the_model_calls_so(output, neurons) -> None:
+    train, test, found = neurons["train"], neurons["test"], results(output)
+    for index in (0, 1):
+        rows = test[neurons["test classes"] == index]
+        above = (rows > train.max(0)).any(0).mean()
+        assert found["SNAC"]["by_class"][str(index)] == pytest.approx(above)
+
+
+def test_gaps_are_named_with_inputs_of_both_sets(output) -> None:
+    with open(output / "uncovered.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    gaps = values(output)["gaps"]
+    assert len(rows) == len(gaps)
+    assert (output / "report.html").exists()
+    assert {path.suffix for path in (output / "curves").iterdir()} == {".png", ".svg"}
+
+
+def test_random_suites_are_as_large_and_other_draws_differ(output) -> None:
+    for one in results(output).values():
+        assert one["random"]["noise"]["suites"] == one["random"]["training"]["suites"] == 2
+
+
+def test_neither_batch_size_nor_order_changes_a_number(config, output, tmp_path) -> None:
+    expected = results(output)
+    for size, seed in (("7", "0"), ("64", "5")):
+        folder = tmp_path / size
+        options = ("--batch-size", size, "--seed", seed, "--end2end")
+        assert run(config, folder, *options) == 0
+        for label, one in results(folder).items():
+            assert one["value"] == pytest.approx(expected[label]["value"], rel=1e-6), label
+            assert one["by_layer"] == pytest.approx(expected[label]["by_layer"], rel=1e-6)
+            assert one["by_class"] == pytest.approx(expected[label]["by_class"], rel=1e-6)
+
+
+def test_a_run_killed_within_the_suite_goes_on_to_the_same_numbers(config, tmp_path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    words = ["coverage", "run", str(config), "--output"]
+    code = (
+        "import os, signal, sys\n"
+        "from vision_bench.cli import main\n"
+        "from vision_bench.coverage import measure\n"
+        "from aim_plugins.coverage.profile import Profile\n"
+        "measure._SAVED_EVERY = 0.0\n"
+        "save = Profile.save\n"
+        "def killing(self, folder, *, position=0):\n"
+        "    found = save(self, folder, position=position)\n"
+        "    if position > 30:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return found\n"
+        "Profile.save = killing\n"
+        f"main({[*words, str(killed)]!r})\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    position = json.loads((killed / "profile" / "profile.json").read_text())["position"]
+    assert 30 < position < SUITE
+    assert run(config, killed) == 0
+    assert run(config, whole) == 0
+    assert values(killed) == values(whole)
+
+
+def test_parts_hold_every_input_once(config, tmp_path) -> None:
+    folders = [tmp_path / name for name in ("1", "2", "all")]
+    assert run(config, folders[0], "--part", "1/2") == 0
+    reference = str(folders[0] / "reference")
+    assert run(config, folders[1], "--part", "2/2", "--reference", reference) == 0
+    assert run(config, folders[2]) == 0
+    first, second, whole = map(values, folders)
+    assert first["inputs"] + second["inputs"] == whole["inputs"] == SUITE
+    loaded = [json.loads((one / "profile" / "profile.json").read_text()) for one in folders]
+    assert loaded[0]["reference"] == loaded[1]["reference"] == loaded[2]["reference"]
+    assert loaded[0]["parts"] != loaded[1]["parts"]
+
+
+def test_profiles_of_parts_are_those_of_the_whole_together(config, tmp_path) -> None:
+    from aim_plugins.coverage.profile import Profile, read_metadata
+    from aim_plugins.coverage.reference import Reference
+    from aim_plugins.coverage.registry import make_criteria
+    from aim_plugins.coverage.settings import CriteriaSettings
+
+    for name in ("1/2", "2/2"):
+        assert run(config, tmp_path / name[0], "--part", name) == 0
+    assert run(config, tmp_path / "all") == 0
+    reference = Reference.load(tmp_path / "all" / "reference")
+    settings = CriteriaSettings(kmnc_buckets=50)
+    profiles = []
+    for name in ("1", "2"):
+        folder = tmp_path / name / "profile"
+        make = lambda: make_criteria(reference, settings)  # noqa: E731
+        profiles.append(Profile.load(folder, make, read_metadata(folder)))
+    profiles[0].combine(profiles[1])
+    for label, one in results(tmp_path / "all").items():
+        assert profiles[0].criteria[label].value == pytest.approx(one["value"], rel=1e-6), label
+
+
+def test_coverage_below_what_was_asked_for_ends_with_status_1(config, tmp_path, capsys) -> None:
+    options = ("--criteria", "NC,KMNC", "--fail-under", "KMNC=0.99,NC=0.01")
+    assert run(config, tmp_path / "out", *options) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("KMNC is 0.")
+    assert run(config, tmp_path / "out", *options[:2], "--fail-under", "KMNC=0.01") == 0
+
+
+def _write_scores(path: Path, rows: list[tuple[str, int, float]]) -> str:
+    lines = [f"{layer},{index},{score}" for layer, index, score in rows]
+    path.write_text("\n".join(["LayerName,NeuronIndex,Score", *lines]) + "\n")
+    return str(path)
+
+
+def test_a_file_of_scores_chooses_the_neurons_of_idc(config, tmp_path) -> None:
+    rows = [("layer3.2.conv1", 5, 9.0), ("layer3.2.conv1", 40, 8.0), ("layer3.2.conv1", 2, 7.0)]
+    scores = _write_scores(tmp_path / "scores.csv", rows)
+    options = ("--criteria", "IDC", "--importance-file", scores)
+    assert run(config, tmp_path / "out", *options) == 0
+    assert _important(tmp_path / "out", 0)[0] == [32 + 5, 32 + 40, 32 + 2]
+
+
+def test_other_scores_in_the_same_file_are_another_study(config, tmp_path, capsys) -> None:
+    path = tmp_path / "scores.csv"
+    options = ("--criteria", "IDC", "--importance-file", str(path))
+    _write_scores(path, [("layer3.2.conv1", 5, 9.0)])
+    assert run(config, tmp_path / "out", *options) == 0
+    _write_scores(path, [("layer3.2.conv1", 6, 9.0)])
+    assert run(config, tmp_path / "out", *options) == 2
+    assert "importance_sha256" in capsys.readouterr().err
+
+
+def refused(config: Path, folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """The one line that refuses a run, which has written nothing."""
+    capsys.readouterr()
+    assert run(config, folder / "refused", *options) == 2
+    assert not (folder / "refused").exists()
+    lines = capsys.readouterr().err.strip().splitlines()
+    (line,) = [one for one in lines if one.startswith("error:")]
+    assert lines[-1] == line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--modules", "layer3.2.conv9"), "layer3.2.conv"),
+        (("--layer-index", "9"), "layer_index=9: the model has 4 layers, 1 (conv1) to 4 (fc)"),
+        (("--attr", "lrp-epsilom"), "attr='lrp-epsilom'"),
+        (("--surprise-layer", "layer3.2.conv"), "layer='layer3.2.conv'"),
+        (("--part", "3/2"), "part='3/2': give a part such as 1/4"),
+        (("--n-clusters", "40", "--train-limit", "20"), "n_cluster=40: 20 inputs cannot make"),
+        (("--fail-under", "IDD=0.3"), "fail_under='IDD=0.3': IDD is not measured"),
+        (("--prioritize", "5", "--prioritize-by", "NLC"), "prioritize_by='NLC' counts no units"),
+        (("--candidates", "no/such"), "candidates"),
+        (("--reference", "no/such"), "reference"),
+        (("--importance-file", "no/such.csv"), "importance_file"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line(config, tmp_path, capsys, options, message) -> None:
+    assert message in refused(config, tmp_path, capsys, *options)
+
+
+def test_a_file_of_scores_of_another_model_is_refused(config, tmp_path, capsys) -> None:
+    for row, message in (
+        (("features.0", 1, 2.0), "LayerName='features.0' is no layer of this model"),
+        (("fc", 10, 2.0), "neuron 10 of layer 'fc': it has 10"),
+    ):
+        scores = _write_scores(tmp_path / "scores.csv", [row])
+        assert message in refused(config, tmp_path, capsys, "--importance-file", scores)
+
+
+def test_a_reference_of_another_model_or_criteria_is_refused(
+    config, output, tmp_path, capsys
+) -> None:
+    reference = str(output / "reference")
+    line = refused(config, tmp_path, capsys, "--reference", reference, "--weights", "random")
+    assert "the reference was learned on another model" in line
+    line = refused(config, tmp_path, capsys, "--reference", reference, "--modules", "fc", "conv1")
+    assert "holds 4 layers, where modules choose 2" in line
+    line = refused(
+        config, tmp_path, capsys, "--reference", reference, "--compat", "neural-coverage"
+    )
+    assert "learned with compat='none'" in line
+
+
+def test_a_model_without_a_layer_before_the_last_is_refused(config, tmp_path, capsys) -> None:
+    line = refused(config, tmp_path, capsys, "--modules", "fc")
+    assert "layer_index=-2: the model has 1 layers" in line
+
+
+def test_candidates_without_labels_are_ranked_and_an_empty_folder_is_refused(
+    config, tmp_path, capsys
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    options = ("--prioritize", "3", "--candidates")
+    assert str(empty) in refused(config, tmp_path, capsys, *options, str(empty))
+    folder = tmp_path / "candidates"
+    folder.mkdir()
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    assert run(config, tmp_path / "out", "--criteria", "KMNC", *options, str(folder)) == 0
+    with open(tmp_path / "out" / "priority.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 3
+    assert values(tmp_path / "out")["priority"]["mistakes"] is None
