@@ -2,6 +2,7 @@
 #   make demo     a modulation curve of a real model, from one command
 #   make demo-vision     the same for image classifiers and segmentation
 #   make demo-act        steering: transports learned, applied at many strengths and compared
+#   make demo-coverage   what a test set leaves untested of small vision models
 #   make test     every test
 # Variables: PYTHON=python3.12 make setup; STRENGTHS=0:4:0.25 make demo
 
@@ -17,6 +18,7 @@ DRAWS ?= 5
 OUTPUT ?= runs/demo
 VISION_OUTPUT ?= runs/demo-vision
 ACT_OUTPUT ?= runs/demo-act
+COVERAGE_OUTPUT ?= runs/demo-coverage
 STEERINGS ?= sea sentiment
 METHODS ?= linear gaussian mean iti caa actadd
 
@@ -45,7 +47,7 @@ define make_environment
 endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
-.PHONY: help setup demo demo-vision demo-act test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision demo-act demo-coverage test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -53,6 +55,7 @@ help:
 	@echo "make demo        fetch the demo model and draw its modulation curves in $(OUTPUT)"
 	@echo "make demo-vision train small vision models once and draw their curves in $(VISION_OUTPUT)"
 	@echo "make demo-act    steer a small model towards the sea and towards praise, in $(ACT_OUTPUT)"
+	@echo "make demo-coverage  measure what tests exercise of small vision models, in $(COVERAGE_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
@@ -121,6 +124,28 @@ demo-act: setup
 		$(BIN)/aim-plugins transport compare $$folders -o $(ACT_OUTPUT)/$$steering/report \
 			--labels "$$(echo $(METHODS) | tr ' ' ',')"; \
 	done
+
+QUESTIONS := importance diversity sensitivity correlation overhead
+
+demo-coverage: setup
+	@echo "== training the demo's classifiers (once)"
+	@for name in lenet5 resnet20; do $(VISION_BENCH) demo-models $$name; done
+	@echo "== LeNet-5: every criterion, then the five questions of DeepImportance"
+	$(VISION_BENCH) coverage run $(CONFIGS)/coverage/demo_lenet5.py --limit 2000 --end2end \
+		--layer-by-layer --all-class --output $(COVERAGE_OUTPUT)/lenet5
+	@set -e; for question in $(QUESTIONS); do \
+		echo "== LeNet-5: $$question"; \
+		$(VISION_BENCH) coverage $$question $(CONFIGS)/coverage/demo_lenet5.py \
+			--output $(COVERAGE_OUTPUT)/$$question; \
+	done
+	@echo "== ResNet-20: which inputs to label first"
+	$(VISION_BENCH) coverage run $(CONFIGS)/coverage/demo_resnet20.py --prioritize 60 \
+		--output $(COVERAGE_OUTPUT)/resnet20
+	@echo "== EfficientNet-Lite0, with its ImageNet weights, on crops of photographs"
+	$(VISION_BENCH) coverage run $(CONFIGS)/coverage/demo_efficientnet.py \
+		--output $(COVERAGE_OUTPUT)/efficientnet
+	@echo "== done"
+	@find $(COVERAGE_OUTPUT) -name report.html | sort
 
 # One thread for each process: small tensors gain nothing from more.
 test: setup

@@ -29,6 +29,11 @@ SYSTEMS = (
         needs={"opencompass": "opencompass"},
     ),
     System(
+        "coverage",
+        "what the documents of tasks exercise of a model, and what they leave untested",
+        "aim_plugins.task_coverage.commands:main",
+    ),
+    System(
         "transport",
         "learn, look at, apply and evaluate activation transports",
         "aim_plugins.steering.commands.parser:main",

@@ -416,35 +416,39 @@ def test_the_table_of_slots_has_every_slot() -> None:
     assert first_cells("new-modulation", "What each slot means") == slots - {"drawn"}
 
 
-SETTINGS_OF_VISION = {
-    "### Preprocessing": "vision_bench.models.preprocessing:Preprocessing",
-    "### `classify`": "vision_bench.classification.settings:ClassifySettings",
-    "### `classify-logits`": "vision_bench.classification.settings:LogitsSettings",
-    "### `top-classes`": "vision_bench.classification.settings:TopClassesSettings",
+SETTINGS = {
+    "## Settings of `run`": "coverage vision_bench.coverage.settings:RunSettings",
+    "### Preprocessing": "vision vision_bench.models.preprocessing:Preprocessing",
+    "### `classify`": "vision vision_bench.classification.settings:ClassifySettings",
+    "### `classify-logits`": "vision vision_bench.classification.settings:LogitsSettings",
+    "### `top-classes`": "vision vision_bench.classification.settings:TopClassesSettings",
     "### `segment evaluate` and `segment infer`": (
-        "vision_bench.segmentation.settings:SegmentSettings"
+        "vision vision_bench.segmentation.settings:SegmentSettings"
     ),
-    "## Segmentation and focus": "vision_bench.segmentation.perturbation_config:Perturbation",
+    "## Segmentation and focus": (
+        "vision vision_bench.segmentation.perturbation_config:Perturbation"
+    ),
 }
-"""By heading, what the table below it describes."""
+"""By heading, the page, and what the table below it describes."""
 
 
-def settings_table(heading: str) -> list[tuple[list[str], str, str]]:
+def settings_table(page: str, heading: str) -> list[tuple[list[str], str, str]]:
     """Names, default and example of each line of a table of settings."""
-    text = (ROOT / "docs" / "vision.md").read_text("utf-8")
+    text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
     section = re.split(r"^##", text.split(f"\n{heading}\n")[1], maxsplit=1, flags=re.MULTILINE)[0]
     table = section.split("| default | example | meaning |\n|---|---|---|---|\n")[1]
     rows = [line.split(" | ") for line in table.split("\n\n")[0].splitlines()]
     return [(re.findall(r"`(\w+)`", row[0]), row[1].strip("`"), row[2].strip("`")) for row in rows]
 
 
-@pytest.mark.parametrize("heading", SETTINGS_OF_VISION)
-def test_the_tables_of_vision_have_every_setting_its_default_and_a_working_example(
+@pytest.mark.parametrize("heading", SETTINGS)
+def test_the_tables_of_settings_have_every_setting_its_default_and_a_working_example(
     heading: str,
 ) -> None:
-    module, _, name = SETTINGS_OF_VISION[heading].partition(":")
+    page, place = SETTINGS[heading].split()
+    module, _, name = place.partition(":")
     kind = getattr(importlib.import_module(module), name)
-    rows = settings_table(heading)
+    rows = settings_table(page, heading)
     own = {one.name: one for one in dataclasses.fields(kind)}
     if name == "Preprocessing":
         del own["reduce_labels"]  # a setting of its own, of segmentation
@@ -458,7 +462,7 @@ def test_the_tables_of_vision_have_every_setting_its_default_and_a_working_examp
         assert default == held, names
         examples[names[0]] = eval(example, {"dict": dict})
         assert examples[names[0]] != own[names[0]].default, names
-    assert settings.make_settings(kind, examples, "docs/vision.md")
+    assert settings.make_settings(kind, examples, f"docs/{page}.md")
 
 
 def test_the_block_of_a_perturbation_is_one() -> None:

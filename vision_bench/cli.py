@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         speak_plainly()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    about = "Measure what modulating a frozen vision model costs."
+    about = "Measure what modulating a frozen vision model costs, and what tests exercise of one."
     return run_system("vision-bench", about, SYSTEMS, arguments)
 
 

@@ -17,7 +17,7 @@ from aim_plugins.core.settings import (
 from aim_plugins.sweep.manifest import redact
 from vision_bench.demo.names import resolve
 
-_STRENGTHS = {"--noise-std", "--perturb-step"}
+_STRENGTHS = {"--noise-std", "--perturb-step", "--strength"}
 """Options whose values may start with a minus, to be refused in so many words."""
 
 _S = TypeVar("_S", bound=Settings)

@@ -41,6 +41,36 @@ SYSTEMS = (
         "vision_bench.coverage.commands:importance",
     ),
     System(
+        "coverage diversity",
+        "what noise on important pixels adds to coverage, and what real images add",
+        "vision_bench.coverage.questions.commands:diversity",
+    ),
+    System(
+        "coverage sensitivity",
+        "whether coverage notices inputs that are replaced by attacked ones",
+        "vision_bench.coverage.questions.commands:sensitivity",
+    ),
+    System(
+        "coverage correlation",
+        "whether suites of more coverage are more even, or find more mistakes",
+        "vision_bench.coverage.questions.commands:correlation",
+    ),
+    System(
+        "coverage overhead",
+        "what measuring coverage costs beside running the model",
+        "vision_bench.coverage.questions.commands:overhead",
+    ),
+    System(
+        "coverage combine",
+        "what parts of a suite, measured apart, exercise together",
+        "vision_bench.coverage.commands:combine",
+    ),
+    System(
+        "coverage sweep",
+        "coverage against the strength of noise on the logits or of a transport",
+        "vision_bench.coverage.commands:sweep",
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

@@ -66,11 +66,9 @@ SignedGrid = Annotated[
 ]
 Names = Annotated[Sequence[str], _COMMAS]
 """A list that is one word of a command line."""
-Counts = Annotated[
-    Sequence[int],
-    _COMMAS,
-    bound("whole numbers from 1 upwards", lambda value: value and min(value) >= 1),
-]
+_given = bound("at least one number", bool)
+Counts = Annotated[Sequence[Count], _COMMAS, _given]
+Shares = Annotated[Sequence[Share], _COMMAS, _given]
 
 
 @dataclass(frozen=True)
@@ -143,12 +141,15 @@ def add_options(
 
     Args:
         parser: The command's parser.
-        kind: The settings.
+        kind: The settings; one that a class says anew stands in the group of that class.
         required: Whether those without a default have to be given, as no config may hold them.
     """
     kinds, helps = _kinds(kind), _helps(kind)
+    owners = {
+        name: base for base in reversed(kind.__mro__) for name in inspect.get_annotations(base)
+    }
     for base in reversed(kind.__mro__):
-        own = [one for one in dataclasses.fields(kind) if one.name in inspect.get_annotations(base)]
+        own = [one for one in dataclasses.fields(kind) if owners[one.name] is base]
         title = (base.__doc__ or "").partition(".")[0]
         group = parser if base is kind or not own else parser.add_argument_group(title)
         for one in own:

@@ -36,7 +36,7 @@ def channel_dim_of(module: nn.Module) -> int:
 
 
 def neuron_means(
-    output: Float[Tensor, "inputs ..."],
+    output: Float[Tensor, "rows ..."],
     channel_dim: int,
     mask: Bool[Tensor, "inputs tokens"] | None = None,
 ) -> Float[Tensor, "inputs neurons"]:
@@ -45,16 +45,21 @@ def neuron_means(
     Args:
         output: What a module returns.
         channel_dim: The dimension of the neurons, as `channel_dim_of` says.
-        mask: Which tokens of outputs [inputs, tokens, neurons] count; by default all.
+        mask: Which tokens of outputs [inputs, tokens, neurons] count; by default all. The tokens
+            of a batch may also be the rows of a matrix, as some feed-forward parts see them.
     """
     values = output.movedim(channel_dim, -1)
+    if mask is not None and values.dim() == 2 and len(values) == mask.numel():
+        values = values.unflatten(0, mask.shape)
     if values.dim() == 2:
         return values
     if mask is None or values.dim() != 3:
         return values.flatten(1, -2).mean(1)
     kept = mask[..., None]
-    # `where` and not a product, since padding may hold infinities.
-    return torch.where(kept, values, 0.0).sum(1) / kept.sum(1)
+    # `where` and not a product, since padding may hold infinities; and a sum over many tokens would
+    # exceed float16.
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    return torch.where(kept, wide, 0.0).sum(1) / kept.sum(1)
 
 
 def neuron_layers(

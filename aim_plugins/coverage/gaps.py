@@ -7,7 +7,6 @@ model learned and nobody tests. The inputs nearest to it are where to begin.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +55,7 @@ class Stretch:
         high: Upper end.
         share: Its width, as a share of the range.
         buckets: Number of KMNC's buckets in it.
+        column: The neuron's column.
     """
 
     neuron: str
@@ -63,6 +63,7 @@ class Stretch:
     high: float
     share: float
     buckets: int
+    column: int
 
 
 def count_gaps(idc: IDC, important: ImportantSet) -> int:
@@ -165,6 +166,7 @@ def find_stretches(kmnc: KMNC, layers: Layers, most: int) -> list[Stretch]:
                 begin + width * float(lengths[neuron]),
                 float(lengths[neuron]) / kmnc.buckets,
                 int(lengths[neuron]),
+                neuron,
             )
         )
     return found
@@ -180,15 +182,3 @@ def _longest_gaps(reached: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         longer = running > best
         best[longer], ends[longer] = running[longer], bucket + 1
     return ends - best, best
-
-
-def gap_row(gap: Gap, examples: Sequence[str], suite: Sequence[str]) -> list[str]:
-    """A line of a table of gaps: the names of its example and nearest input among them."""
-    return [
-        gap.label,
-        gap.description,
-        str(gap.training_inputs),
-        examples[gap.example] if examples else "",
-        suite[gap.nearest],
-        f"{gap.distance:.3g}",
-    ]

@@ -22,6 +22,20 @@ from aim_plugins.coverage.random_order import Band, check_level, check_order
 
 _ELEMENTS = 1 << 22
 """Units counted together."""
+_STEPS = 24
+"""Sizes of a suite at which coverage is noted on the way."""
+
+
+def growth_steps(count: int) -> list[int]:
+    """Rising sizes up to a suite's own, evenly on a logarithmic scale.
+
+    >>> growth_steps(6), growth_steps(0)
+    ([1, 2, 3, 4, 5, 6], [])
+    """
+    if count < 1:
+        return []
+    found = {round(count ** (step / _STEPS)) for step in range(_STEPS + 1)}
+    return sorted(found | {count})
 
 
 def growth(

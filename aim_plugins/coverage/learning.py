@@ -18,9 +18,8 @@ from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.coverage.layers import Layers
 from aim_plugins.coverage.reference import ImportantSet, Reached
 from aim_plugins.coverage.relevance.relevance import Relevance, top_neurons
+from aim_plugins.coverage.results import END2END
 from aim_plugins.coverage.settings import ImportanceSettings
-
-END2END = "end to end"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aim_plugins.coverage.results import NOISE, TRAINING, Result, show_value
+from aim_plugins.coverage.results import IMAGES, NOISE, TRAINING, Result, Words, show_value
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, SIZE, STYLE, VERMILLION, render
 
 _COLUMNS = 4
@@ -20,8 +20,12 @@ _WRITTEN = 24
 """A heat map of more rows has colours alone."""
 
 
-def draw_comparison(results: Sequence[Result]) -> dict[str, bytes]:
+def draw_comparison(results: Sequence[Result], words: Words = IMAGES) -> dict[str, bytes]:
     """Draws each criterion on a line of its own, from 0 to what any suite of the size can reach.
+
+    Args:
+        results: The criteria.
+        words: What random suites consist of.
 
     Returns:
         The content of the picture's files by suffix.
@@ -38,11 +42,12 @@ def draw_comparison(results: Sequence[Result]) -> dict[str, bytes]:
         axes.set_xticks([0, 0.5, 1], ["0", "half", "most"])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        handles = [
-            axes.plot([], [], "o", color=BLUE, label="suite")[0],
-            axes.plot([], [], "|", color=GREY, markersize=10, label="random training inputs")[0],
-            axes.plot([], [], "x", color=VERMILLION, label="uniform noise")[0],
-        ]
+        handles = [axes.plot([], [], "o", color=BLUE, label="suite")[0]]
+        kinds = {kind for one in results for kind in one.random}
+        if TRAINING in kinds:
+            handles += axes.plot([], [], "|", color=GREY, markersize=10, label=words.training)
+        if NOISE in kinds:
+            handles += axes.plot([], [], "x", color=VERMILLION, label=words.noise)
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
         return render(figure)
 

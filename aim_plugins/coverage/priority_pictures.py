@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
+from aim_plugins.coverage.settings import GINI
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, SIZE, STYLE, VERMILLION, render
-
-GINI = "DeepGini"
 
 
 def draw_order(
@@ -17,13 +16,16 @@ def draw_order(
     faults: Mapping[str, Sequence[float]],
     *,
     criterion: str,
+    taken: str = "inputs labelled",
 ) -> dict[str, bytes]:
     """Draws coverage, and where labels are known mistakes found, against inputs labelled.
 
     Args:
-        coverage: Curves "inputs", "coverage", "DeepGini", "random", "low" and "high".
+        coverage: Curves "inputs", "coverage", "random", "low" and "high", and "DeepGini" if there
+            is one.
         faults: The same of mistakes found; empty without labels.
         criterion: What is covered.
+        taken: What is done with the inputs.
 
     Returns:
         The content of the picture's files by suffix.
@@ -36,10 +38,11 @@ def draw_order(
             inputs = curves["inputs"]
             axes.fill_between(inputs, curves["low"], curves["high"], color=GREY, alpha=0.2, lw=0)
             axes.plot(inputs, curves["random"], color=GREY, lw=1.2, label="random, 95 % of orders")
-            axes.plot(inputs, curves[GINI], color=VERMILLION, ls=(0, (5, 2)), label=GINI)
+            if GINI in curves:
+                axes.plot(inputs, curves[GINI], color=VERMILLION, ls=(0, (5, 2)), label=GINI)
             axes.plot(inputs, curves["coverage"], color=BLUE, label=f"gain in {criterion}")
             axes.set_title(name)
-            axes.set_xlabel("inputs labelled")
+            axes.set_xlabel(taken)
             axes.set_ylim(bottom=0)
         grid[0, 0].legend(loc="lower right", fontsize=8)
         return render(figure)

@@ -18,11 +18,40 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.coverage.criteria.combinations import IDC
 from aim_plugins.coverage.criteria.criterion import Criterion, FixedUnits, UnitCriterion
 from aim_plugins.coverage.profile import ALL, Profile
+from aim_plugins.coverage.reference import Reference
+from aim_plugins.coverage.registry import idc_label
+from aim_plugins.coverage.settings import BEYOND_TRAINING
 from aim_plugins.sweep.formats import format_value
 from aim_plugins.sweep.intervals import student_factor
 
+END2END = "end to end"
+"""The set of important neurons of all layers."""
+
 TRAINING, NOISE = "training", "noise"
 """Kinds of random suites."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a suite is compared with, in words.
+
+    Attributes:
+        training: Inputs of the kind `TRAINING`.
+        noise: Inputs of the kind `NOISE`, in a table.
+        noises: The same in a sentence.
+        trained: What ranges are learned from.
+        judged: How an input comes to its class.
+    """
+
+    training: str = "random training inputs"
+    noise: str = "uniform noise"
+    noises: str = "images of uniform noise"
+    trained: str = "training inputs"
+    judged: str = "the model predicts to be of it"
+
+
+IMAGES = Words()
+"""The words of a classifier of images."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +121,11 @@ class Result:
     training: float | None = None
 
     @property
+    def is_part(self) -> bool:
+        """Whether it is the IDC of a further layer or class, beside the criteria themselves."""
+        return self.label.startswith("IDC ") and not self.label.endswith(END2END)
+
+    @property
     def of_ceiling(self) -> float:
         """The value as a share of its ceiling; NaN where nothing bounds it."""
         return self.value / self.ceiling if 0 < self.ceiling < math.inf else math.nan
@@ -144,7 +178,7 @@ def collect(
         spreads = {
             kind: Spread.of([one[label] for one in suites])
             for kind, suites in random.items()
-            if suites
+            if suites and not (kind == TRAINING and criterion.name in BEYOND_TRAINING)
         }
         results.append(
             Result(
@@ -164,10 +198,18 @@ def collect(
     return results
 
 
-def readings(results: Sequence[Result]) -> list[str]:
+def training_values(reference: Reference) -> dict[str, float]:
+    """What the training set itself reaches of IDC, by label."""
+    return {
+        idc_label(place, one.neurons.label): len(one.reached.codes) / one.neurons.combinations
+        for place, one in enumerate(reference.important)
+    }
+
+
+def readings(results: Sequence[Result], words: Words = IMAGES) -> list[str]:
     """What to make of the values, in sentences; each rests on numbers of the table."""
     sentences = []
-    for kind, what in ((NOISE, "images of uniform noise"), (TRAINING, "random training inputs")):
+    for kind, what in ((NOISE, words.noises), (TRAINING, words.training)):
         compared = [one for one in results if kind in one.random]
         if not compared:
             continue
@@ -199,6 +241,12 @@ def readings(results: Sequence[Result]) -> list[str]:
             "number of inputs."
         )
     return sentences
+
+
+def missed(results: Sequence[Result], least: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """By criterion, its coverage and the least that was asked for, where it is below."""
+    found = {one.label: one.value for one in results}
+    return {name: (found[name], end) for name, end in least.items() if found[name] < end}
 
 
 def to_json(results: Sequence[Result]) -> list[dict[str, Any]]:

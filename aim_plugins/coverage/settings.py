@@ -13,10 +13,12 @@ CRITERIA = (
     "NC", "KMNC", "NBC", "SNAC", "TKNC", "TKNP", "CC", "LSC", "DSC", "MDSC", "NLC", "IDC",
 )  # fmt: skip
 
-OF_RANGES = frozenset({"KMNC", "NBC", "SNAC"})
 OF_TRACES = frozenset({"LSC", "DSC"})
 """Criteria that keep activations of training inputs."""
-NEURAL_COVERAGE = "neural-coverage"
+GINI = "DeepGini"
+"""The order of inputs by how unsure the model is, beside those by what inputs add."""
+BEYOND_TRAINING = frozenset({"NBC", "SNAC", "LSC", "DSC", "MDSC"})
+"""Criteria of what training inputs do not do, so that these are no suite to compare with."""
 
 ATTRIBUTORS = ("lrp-epsilon", "lrp", "lc", "la", "ii", "ldl", "ldls", "lgs", "lig")
 """What scores neurons, by name; `relevance.registry` makes them."""

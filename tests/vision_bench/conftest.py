@@ -56,6 +56,21 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LeNet-5 trained on digits for a moment, whose file knows its preprocessing."""
+    from vision_bench.demo.train_classifier import ClassifierRecipe, train_classifier
+    from vision_bench.models.known_preprocessing import write_header
+
+    recipe = ClassifierRecipe(
+        "digits", images=300, epochs=8, flip=False, batch_size=50, learning_rate=0.05
+    )
+    model = train_classifier(recipe, architecture="lenet5", progress=False)
+    path = tmp_path_factory.mktemp("weights") / "lenet5.safetensors"
+    save_file(model.module.state_dict(), path, write_header(model.preprocessing))
+    return path
+
+
+@pytest.fixture(scope="session")
 def ade20k(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five validation images in ADE20K's layout; some pixels are unlabelled, some are persons."""
     root = tmp_path_factory.mktemp("data") / "ADEChallengeData2016"

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from aim_plugins.modulation.noise import prefix_keys, standard_normal, standard_normal_at
 from vision_bench.classification.calibration import BINS, Reliability, confidence_and_entropy
+from vision_bench.logits.noise import document_noise
 
 TOP_K = 5
 
@@ -125,7 +125,8 @@ def sample_run(
     for block in document_blocks(*logits.shape):
         clean = logits[block].T.to(dtype).contiguous()
         label = labels[block].to(device).long()
-        noise = _noise(documents[block].to(device), classes, seed, targets, clean)
+        noise = document_noise(documents[block].to(device), classes, seed, targets, dtype)
+        noise = noise.T.contiguous()
         noisy = torch.empty_like(clean)
         for level, std in enumerate(stds):
             # Two rounded operations: which elements are fused would depend on the block.
@@ -160,25 +161,6 @@ def document_blocks(documents: int, classes: int) -> Iterator[slice]:
     """Cuts the documents into blocks of bounded size."""
     size = max(1, _NOISE_ELEMENTS // classes)
     return (slice(start, min(start + size, documents)) for start in range(0, documents, size))
-
-
-def _noise(
-    documents: Int[Tensor, " documents"],
-    classes: int,
-    seed: int,
-    targets: Mapping[int, int] | None,
-    clean: Float[Tensor, "classes documents"],
-) -> Float[Tensor, "classes documents"]:
-    """What a strength of 1 adds to the logits of these documents."""
-    keys = prefix_keys(documents[:, None])[:, 0]
-    if targets is None:
-        return standard_normal(keys, classes, seed=seed, dtype=clean.dtype).T.contiguous()
-    index = torch.tensor(list(targets), device=clean.device)
-    signs = torch.tensor(list(targets.values()), dtype=clean.dtype, device=clean.device)
-    draws = standard_normal_at(keys, index, seed=seed).to(clean.dtype)
-    noise = torch.zeros_like(clean)
-    noise[index] = (signs * draws.abs()).T
-    return noise
 
 
 def _rank(

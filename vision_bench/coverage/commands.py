@@ -2,16 +2,20 @@
 
 vision-bench coverage run CONFIG            every criterion of a suite
 vision-bench coverage importance CONFIG     whether important neurons matter more than random ones
+vision-bench coverage combine FOLDER ...    what parts of a suite exercise together
+vision-bench coverage sweep CONFIG          the same against the strength of a change
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vision_bench.commands import read_command
+from vision_bench.coverage.combine_settings import CombineSettings
 from vision_bench.coverage.questions.importance_settings import ImportanceQuestion
 from vision_bench.coverage.settings import RunSettings
+from vision_bench.coverage.sweep_settings import SweepSettings
 
 _UNDER = 1
 """Exit status of coverage below what was asked for."""
@@ -31,9 +35,32 @@ def run(arguments: Sequence[str]) -> int:
 
     study = CoverageStudy(settings, command)
     study.run()
-    for name, (value, least) in study.missed.items():
+    return _judge(study.missed)
+
+
+def combine(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage combine`; returns 0, or 1 if below --fail-under."""
+    settings, command = read_command(
+        CombineSettings,
+        "vision-bench coverage combine",
+        "Joins what `coverage run --part` measured of parts of a suite, on several machines or in "
+        "several jobs: the result is that of one run on all. All parts need one reference, and "
+        "each counts once; otherwise nothing is written.",
+        arguments,
+        config=False,
+    )
+    from vision_bench.coverage.combine import CombineStudy
+
+    study = CombineStudy(settings, command)
+    study.run()
+    return _judge(study.missed)
+
+
+def _judge(missed: Mapping[str, tuple[float, float]]) -> int:
+    """Says what is below --fail-under; returns the exit status."""
+    for name, (value, least) in missed.items():
         print(f"{name} is {value:.4g}, below fail_under={least:g}", file=sys.stderr)
-    return _UNDER if study.missed else 0
+    return _UNDER if missed else 0
 
 
 def importance(arguments: Sequence[str]) -> int:
@@ -49,4 +76,20 @@ def importance(arguments: Sequence[str]) -> int:
     from vision_bench.coverage.questions.importance import ImportanceStudy
 
     ImportanceStudy(settings, command).run()
+    return 0
+
+
+def sweep(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage sweep`; returns 0."""
+    settings, command = read_command(
+        SweepSettings,
+        "vision-bench coverage sweep",
+        "Measures the coverage criteria of a test suite while the classifier is changed: by noise "
+        "on its logits, all strengths from one pass, or by a transport of its activations. The "
+        "curves stand beside the accuracy. A killed run goes on when it is started again.",
+        arguments,
+    )
+    from vision_bench.coverage.sweep import CoverageSweep
+
+    CoverageSweep(settings, command).run()
     return 0

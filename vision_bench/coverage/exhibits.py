@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from aim_plugins.coverage.gaps import Gap
 from aim_plugins.sweep.page import Exhibit
+from vision_bench.coverage.left_out import NearStretch
 from vision_bench.coverage.priority import Priority, Ranked
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import VisionData
@@ -45,6 +46,17 @@ class Gallery:
         inputs = f"{gap.training_inputs} training input" + "s" * (gap.training_inputs != 1)
         missing = "; ".join(gap.differs)
         return Exhibit(pictures, f"{gap.label}: {inputs}", f"the nearest image lacks {missing}")
+
+    def stretch(self, one: NearStretch) -> Exhibit:
+        """A stretch of a neuron's training range that no image reaches."""
+        label = self.suite.classes[int(self.suite.labels[one.nearest])]
+        pictures = {f"nearest: {label}": thumbnail(self.suite.images, one.nearest)}
+        low, high = one.stretch.low, one.stretch.high
+        text = (
+            f"no activation from {low:.3g} to {high:.3g}, {one.stretch.share:.0%} of its training "
+            f"range; this image has {one.activation:.3g}"
+        )
+        return Exhibit(pictures, one.stretch.neuron, text)
 
     def ranked(self, place: int, one: Ranked) -> Exhibit:
         """An input worth labelling."""

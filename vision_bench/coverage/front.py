@@ -9,25 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.files import write_atomic
-from aim_plugins.coverage.criteria.boundary import KMNC
-from aim_plugins.coverage.gaps import Gap, find_stretches
+from aim_plugins.coverage.gaps import Gap
 from aim_plugins.coverage.priority_pictures import draw_order
 from aim_plugins.coverage.profile import Profile
 from aim_plugins.coverage.report import (
     Pictures,
     as_text,
     breakdown,
+    combinations,
     comparison,
     growing,
-    stretches_table,
 )
-from aim_plugins.coverage.results import Result, format_csv, show_value, to_json
+from aim_plugins.coverage.results import END2END, Result, format_csv, show_value, to_json
 from aim_plugins.sweep.page import Page, Section, write_page
 from vision_bench.coverage.exhibits import Gallery, gaps_csv, priority_csv
+from vision_bench.coverage.left_out import NearStretch
 from vision_bench.coverage.priority import Priority, sentences
 
 CURVES = "curves"
-_STRETCHES = 12
 _SHOWN = 60
 """Inputs to label that are shown as pictures."""
 
@@ -40,6 +39,7 @@ class Findings:
         profile: What the suite has exercised.
         growth: Coverage along the suite; empty of profiles that were combined.
         gaps: What training reaches and the suite does not.
+        stretches: Parts of training ranges that the suite leaves out.
         priority: The inputs to label first, where asked for.
     """
 
@@ -49,10 +49,11 @@ class Findings:
         profile: Profile,
         growth: Sequence[Mapping[str, float]] = (),
         gaps: Sequence[Gap] = (),
+        stretches: Sequence[NearStretch] = (),
         priority: Priority | None = None,
     ) -> None:
         self.results, self.profile, self.growth = results, profile, growth
-        self.gaps, self.priority = gaps, priority
+        self.gaps, self.stretches, self.priority = gaps, stretches, priority
 
 
 def publish(
@@ -114,17 +115,19 @@ def _sections(
 ) -> tuple[list[Section], Pictures]:
     first, pictures = comparison(found.results, inputs)
     sections = [first]
+    whole = [one for one in found.results if not one.is_part]
     more = [
+        combinations(found.results),
         breakdown(found.results, "layer"),
-        breakdown(found.results, "class"),
-        growing(found.growth, found.results),
+        breakdown(whole, "class"),
+        growing(found.growth, whole),
     ]
     for part in more:
         if part is not None:
             sections.append(part[0])
             pictures |= part[1]
-    if (uncovered := _uncovered(found, gallery)) is not None:
-        sections.append(uncovered)
+    if gallery is not None:
+        sections += _left_out(found, gallery)
     if found.priority is not None and gallery is not None:
         section, drawn = _first_to_label(found.priority, gallery)
         sections.append(section)
@@ -132,32 +135,37 @@ def _sections(
     return sections, pictures
 
 
-def _uncovered(found: Findings, gallery: Gallery | None) -> Section | None:
-    kmnc = found.profile.criteria.get("KMNC")
-    tables = []
-    if isinstance(kmnc, KMNC):
-        tables = [stretches_table(find_stretches(kmnc, kmnc.layers, _STRETCHES))]
-    exhibits = [gallery.gap(one) for one in found.gaps] if gallery is not None else []
-    if not exhibits and not any(table.rows for table in tables):
-        return None
-    return Section(
-        "Left out",
-        "Combinations of important neurons' clusters that training inputs reach and no input of "
-        "the suite does, those of most training inputs first: a training input that reaches it "
-        "beside the nearest input of the suite. Then the training ranges that are reached least.",
-        tables=tables,
-        exhibits=exhibits,
-    )
+def _left_out(found: Findings, gallery: Gallery) -> list[Section]:
+    """The sections on combinations and ranges that the suite leaves out."""
+    sections = []
+    first = found.gaps[0].label if found.gaps else ""
+    shown = [one for one in found.gaps if one.label in (first, END2END)]
+    if shown:
+        note = (
+            "Combinations of important neurons' clusters that training inputs reach and no input "
+            "of the suite does, those of most training inputs first: a training input that reaches "
+            "it, beside the nearest input of the suite. uncovered.csv has more."
+        )
+        exhibits = [gallery.gap(one) for one in shown]
+        sections.append(Section("Combinations left out", note, exhibits=exhibits))
+    if found.stretches:
+        note = (
+            "The widest stretches of neurons' training ranges that no input reaches, and the input "
+            "nearest to the middle of each."
+        )
+        exhibits = [gallery.stretch(one) for one in found.stretches]
+        sections.append(Section("Ranges left out", note, exhibits=exhibits))
+    return sections
 
 
 def _first_to_label(priority: Priority, gallery: Gallery) -> tuple[Section, Pictures]:
-    drawn = draw_order(priority.coverage, priority.faults, criterion=priority.criterion)
+    drawn = draw_order(priority.coverage, priority.judgement.curves, criterion=priority.criterion)
     shown = enumerate(priority.ranked[:_SHOWN], start=1)
     section = Section(
         "Label first",
-        "By what each input adds to the suite and to those before it. Grey: random orders. "
-        "priority.csv holds the list.",
-        sentences(priority, priority.criterion),
+        "What each input adds is what neither the suite nor the inputs before it cover. Grey: "
+        "random orders. priority.csv holds the list.",
+        sentences(priority),
         {"coverage and mistakes found against inputs labelled": drawn["png"]},
         exhibits=[gallery.ranked(place, one) for place, one in shown],
     )

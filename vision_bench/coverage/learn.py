@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int, Shaped
@@ -34,10 +35,14 @@ from aim_plugins.coverage.settings import (
     ImportanceSettings,
     VoteSettings,
 )
+from aim_plugins.sweep.store import SweepStore
 from vision_bench.coverage.scoring import relevance_of, vote
 from vision_bench.coverage.settings import CoverageSettings, TrainedSettings
 from vision_bench.coverage.subject import Seen, Subject
 from vision_bench.data.classification import ClassificationData
+
+REFERENCE = "reference"
+"""Folder of the reference in that of a study."""
 
 
 def judged(seen: Seen, data: ClassificationData, settings: CriteriaSettings) -> Batch:
@@ -132,15 +137,63 @@ def find_important(
     return choose_neurons(subject.layers, scores, settings, training.classes)
 
 
-def learned_with(settings: CoverageSettings) -> dict[str, object]:
+def learned_with(settings: CoverageSettings) -> dict[str, Any]:
     """The settings that a reference depends on, as JSON."""
     importance = {name: getattr(settings, name) for name in asdict(ImportanceSettings())}
     if settings.importance_file is not None:
         # The same file may hold other scores another day.
         importance["importance_sha256"] = sha256_of(settings.importance_file)
     chosen = {"criteria": sorted(settings.criteria), "compat": settings.compat}
-    limits = {"surprise_inputs": settings.surprise_inputs, "train_limit": settings.train_limit}
-    return importance | chosen | limits | {"modules": list(settings.modules)}
+    names = ("surprise_layer", "surprise_inputs", "train_limit")
+    surprise = {name: getattr(settings, name) for name in names}
+    return importance | chosen | surprise | {"modules": list(settings.modules)}
+
+
+def measured_with(settings: CoverageSettings) -> dict[str, object]:
+    """The settings that coverage of a suite depends on, as JSON."""
+    names = ("dataset", "split", "limit", "num_samples", "seed", "train_split", *_CONSTANTS)
+    own = {name: getattr(settings, name) for name in names}
+    return {"model": settings.model_name, **own, **learned_with(settings)}
+
+
+_CONSTANTS = (
+    "nc_threshold", "kmnc_buckets", "top_k", "cc_threshold", "lsc_width", "dsc_width",
+    "mdsc_width",
+)  # fmt: skip
+"""Settings of the criteria that a reference does not depend on."""
+
+_NOT_ASKED_AGAIN = ("criteria", "train_limit", "importance_file", "importance_sha256")
+"""What of a reference's settings need not be said again where it is used."""
+
+
+def keep_reference(
+    store: SweepStore,
+    subject: Subject,
+    training: ClassificationData | None,
+    given: Reference | None,
+    settings: CoverageSettings,
+) -> Reference:
+    """The reference of a study, kept in its folder: the given one, or one that is learned once.
+
+    Args:
+        store: The study's folder.
+        subject: The classifier.
+        training: Its training images; None where a reference is given.
+        given: The reference that a setting names.
+        settings: Which criteria, and which neurons matter.
+    """
+    folder = store.folder / REFERENCE
+    if given is not None:
+        given.save(folder)
+        return given
+    assert training is not None  # `load_subject` loads one of the two
+    store.pin_manifest(training_fingerprint=training.fingerprint)
+    if (folder / f"{REFERENCE}.json").exists():
+        say(f"{folder} is finished and kept")
+        return Reference.load(folder)
+    reference = learn_reference(subject, training, settings)
+    reference.save(folder)
+    return reference
 
 
 def _positioned(
@@ -170,17 +223,25 @@ def open_reference(settings: CoverageSettings, subject: Subject) -> Reference:
             f"reference={settings.reference!r} was learned for {', '.join(held)}: it lacks what "
             f"{', '.join(missing)} needs; learn another, or leave them out of criteria"
         )
-    if (compat := reference.metadata.settings.get("compat", "none")) != settings.compat:
-        raise ValueError(
-            f"reference={settings.reference!r} was learned with compat={compat!r}, and this run "
-            f"has {settings.compat!r}: measure with the same, or learn another"
-        )
+    _refuse_others(reference.metadata.settings, settings)
     say(f"reference: {settings.reference}, {reference.metadata.inputs} training inputs")
     return reference
+
+
+def _refuse_others(held: Mapping[str, Any], settings: CoverageSettings) -> None:
+    """Refuses settings that a reference was not learned with, which it would overrule."""
+    asked = learned_with(settings)
+    for name in asked.keys() - set(_NOT_ASKED_AGAIN):
+        if held.get(name) != asked[name]:
+            raise ValueError(
+                f"{name}={asked[name]!r}: the reference {settings.reference!r} was learned with "
+                f"{held.get(name)!r}; give that, or learn another reference"
+            )
 
 
 def all_positions(data: ClassificationData, settings: TrainedSettings) -> list[int]:
     """The positions of a suite's images in the order of measuring: random, by the seed."""
     generator = torch.Generator().manual_seed(settings.seed)
     order = torch.randperm(len(data), generator=generator).tolist()
-    return order[: settings.num_samples] if settings.num_samples else order
+    few = settings.num_samples and not settings.idc_test_all
+    return order[: settings.num_samples] if few else order

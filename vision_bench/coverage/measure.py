@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aim_plugins.core.identity import fingerprint
+from aim_plugins.coverage.growth import growth_steps
 from aim_plugins.coverage.profile import Profile, ProfileMetadata
 from aim_plugins.coverage.reference import Reference
 from aim_plugins.coverage.registry import make_criteria
@@ -23,8 +24,6 @@ from vision_bench.coverage.settings import CoverageSettings
 from vision_bench.coverage.subject import Images, Subject
 from vision_bench.data.classification import ClassificationData
 
-_STEPS = 24
-"""Sizes of the suite at which coverage is noted on the way."""
 _SAVED_EVERY = 30.0
 """Seconds between two savings of a profile in the making."""
 
@@ -176,18 +175,6 @@ class Measurement:
 
     def _make(self) -> dict:
         return make_criteria(self.reference, self.settings)
-
-
-def growth_steps(count: int) -> list[int]:
-    """Rising sizes up to a suite's own, evenly on a logarithmic scale.
-
-    >>> growth_steps(6), growth_steps(0)
-    ([1, 2, 3, 4, 5, 6], [])
-    """
-    if count < 1:
-        return []
-    found = {round(count ** (step / _STEPS)) for step in range(_STEPS + 1)}
-    return sorted(found | {count})
 
 
 def _draw_seed(seed: int, draw: int) -> int:

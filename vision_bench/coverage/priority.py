@@ -9,25 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.coverage.criteria.criterion import Criterion, UnitCriterion
 from aim_plugins.coverage.faults import apfd, faults_found, random_apfd, random_faults_found
-from aim_plugins.coverage.gains import FreshUnits, fresh_units, prioritize
+from aim_plugins.coverage.gains import prioritize
 from aim_plugins.coverage.growth import growth, random_growth
-from aim_plugins.coverage.priority_pictures import GINI
-from aim_plugins.coverage.uncertainty import deep_gini
+from aim_plugins.coverage.settings import GINI
+from vision_bench.coverage.candidates import Candidates
 from vision_bench.coverage.settings import RunSettings
-from vision_bench.coverage.subject import Subject
-from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import VisionData
-from vision_bench.data.image_folders import class_folders
-from vision_bench.data.unlabelled import UnlabelledImages
 
 _POINTS = 60
 """Points of a curve that are kept."""
@@ -61,32 +56,45 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """Which mistakes of the model orders of labelled images find.
+
+    Attributes:
+        on: What the images are.
+        inputs: Number of images.
+        mistakes: How many the model gets wrong.
+        curves: Mistakes found against images, by order.
+        areas: Area under these curves by order (APFD), with the mean of random ones as "random" and
+            their standard deviation as "spread"; empty where there is no mistake.
+    """
+
+    on: str
+    inputs: int
+    mistakes: int
+    curves: Curves
+    areas: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Priority:
     """The inputs worth labelling first, and how good that order is.
 
     Attributes:
         criterion: What says what an input adds.
+        by: The order: `GINI`, or the criterion.
         candidates: Number of candidates.
-        before: The criterion's value before any of them.
-        after: Its value with all of them.
         ranked: The first inputs.
-        coverage: Curves of coverage against inputs: "inputs", "coverage", "DeepGini", "random",
-            "low", "high".
-        faults: Curves of mistakes found against inputs, of the same names; none without labels.
-        apfd: Area under these curves by order, with the mean and standard deviation of a random one
-            as "random" and "spread"; none without labels.
-        mistakes: Number of inputs that the model gets wrong; None without labels.
+        coverage: Coverage against inputs: "inputs", "coverage" by what each adds, "DeepGini", and
+            "random" with its band "low" and "high".
+        judgement: Which mistakes the orders find, on the candidates or else on the suite.
     """
 
     criterion: str
+    by: str
     candidates: int
-    before: float
-    after: float
     ranked: tuple[Ranked, ...]
     coverage: Curves
-    faults: Curves
-    apfd: Mapping[str, float]
-    mistakes: int | None
+    judgement: Judgement
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads."""
@@ -96,30 +104,7 @@ class Priority:
     def from_json(cls, content: Mapping[str, Any]) -> Priority:
         """Reads what `to_json` wrote."""
         ranked = tuple(Ranked(**one) for one in content["ranked"])
-        return cls(**{**content, "ranked": ranked})
-
-
-def load_candidates(
-    settings: RunSettings, suite: ClassificationData
-) -> tuple[VisionData, Int[Tensor, " candidates"] | None]:
-    """The candidates, and their labels where they lie in folders named by the classes.
-
-    Raises:
-        FileNotFoundError: If the folder holds no image.
-    """
-    if settings.candidates is None:
-        return suite, suite.labels
-    root, preprocessing = settings.candidates, suite.preprocessing
-    assert preprocessing is not None  # `load` sets that of the model
-    folders = class_folders(Path(root))
-    if folders and set(folders) <= set(suite.classes):
-        data = load_dataset("folder", root, preprocessing=preprocessing, on_error=settings.on_error)
-        places = torch.tensor([suite.classes.index(name) for name in data.classes])
-        return data, places[data.labels]
-    unlabelled = UnlabelledImages(
-        root, suite.classes, preprocessing=preprocessing, on_error=settings.on_error
-    )
-    return unlabelled, None
+        return cls(**{**content, "ranked": ranked, "judgement": Judgement(**content["judgement"])})
 
 
 def choose_criterion(settings: RunSettings, criteria: Mapping[str, Criterion]) -> UnitCriterion:
@@ -129,7 +114,10 @@ def choose_criterion(settings: RunSettings, criteria: Mapping[str, Criterion]) -
         ValueError: If the one that is asked for counts no units, or none does.
     """
     wanted = settings.prioritize_by
-    names = [wanted] if wanted else [name for name in ("KMNC", *criteria) if name in criteria]
+    if wanted in (None, GINI):
+        names = [name for name in ("KMNC", *criteria) if name in criteria]
+    else:
+        names = [str(wanted)]
     for name in names:
         found = criteria[name]
         if isinstance(found, UnitCriterion):
@@ -140,121 +128,84 @@ def choose_criterion(settings: RunSettings, criteria: Mapping[str, Criterion]) -
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """What a pass says of candidates.
-
-    Attributes:
-        positions: Where they stand in their data set.
-        fresh: The units that each would add.
-        gini: DeepGini of each.
-        predicted: The class that the model predicts.
-    """
-
-    positions: Int[Tensor, " candidates"]
-    fresh: FreshUnits
-    gini: Float[Tensor, " candidates"]
-    predicted: Int[Tensor, " candidates"]
-
-
-def look_at(subject: Subject, data: VisionData, criterion: UnitCriterion) -> Candidates:
-    """Runs the model on candidates; what they add is held in four bytes a unit."""
-    positions, units, gini, predicted = [], [], [], []
-    for seen in subject.pass_over(data, title="candidates"):
-        positions.append(seen.positions)
-        found = criterion.units(seen.batch)
-        units.append(found.int() if int(found.max()) < 2**31 else found)
-        gini.append(deep_gini(seen.logits.double().softmax(1)))
-        predicted.append(seen.batch.classes)
-    fresh = fresh_units(criterion, (part.long() for part in units))
-    return Candidates(torch.cat(positions), fresh, torch.cat(gini), torch.cat(predicted))
-
-
-def rank(
-    criterion: UnitCriterion,
-    found: Candidates,
-    data: VisionData,
-    labels: Int[Tensor, " candidates"] | None,
-    count: int,
-    seed: int,
-) -> Priority:
-    """Orders candidates, and judges the order.
+class Orders:
+    """Candidates in the order of what each adds, and in that of DeepGini.
 
     Args:
         criterion: What is covered already.
         found: What a pass says of the candidates.
-        data: Where they are from.
-        labels: Their labels, where known.
-        count: How many to list.
-        seed: Of the random orders.
     """
-    ranking = prioritize(criterion, found.fresh)
-    order = found.gini.argsort(descending=True, stable=True)
-    places = torch.empty_like(order)
-    places[order] = torch.arange(1, len(order) + 1)
-    alone = torch.from_numpy(found.fresh.counts)
-    ranked = tuple(
-        Ranked(
-            data.names[int(found.positions[one])],
-            int(found.positions[one]),
-            gain,
-            int(alone[one]),
-            float(found.gini[one]),
-            int(places[one]),
-            data.classes[int(found.predicted[one])],
+
+    def __init__(self, criterion: UnitCriterion, found: Candidates) -> None:
+        self.criterion, self.found = criterion, found
+        self.by_gain = prioritize(criterion, found.fresh).order
+        self.by_gini = found.gini.argsort(descending=True, stable=True)
+
+    def coverage(self, seed: int) -> Curves:
+        """Coverage along both orders, and along random ones."""
+        criterion, fresh = self.criterion, self.found.fresh
+        band = random_growth(criterion, fresh, orders=_ORDERS, seed=seed)
+        return _thinned(
+            {
+                "coverage": growth(criterion, fresh, self.by_gain),
+                GINI: growth(criterion, fresh, self.by_gini),
+                "random": band.mean,
+                "low": band.low,
+                "high": band.high,
+            }
         )
-        for one, gain in zip(ranking.order.tolist(), ranking.gains.tolist(), strict=True)
-    )[:count]
-    band = random_growth(criterion, found.fresh, orders=_ORDERS, seed=seed)
-    covered = growth(criterion, found.fresh, ranking.order)
-    coverage = _thinned(
-        {
-            "coverage": covered,
-            GINI: growth(criterion, found.fresh, order),
-            "random": band.mean,
-            "low": band.low,
-            "high": band.high,
-        }
-    )
-    faulty = None if labels is None else found.predicted != labels[found.positions]
-    return Priority(
-        criterion.name,
-        len(found.gini),
-        float(criterion.value),
-        float(covered[-1]),
-        ranked,
-        coverage,
-        {} if faulty is None else _fault_curves(faulty, ranking.order, order),
-        {} if faulty is None else _areas(faulty, ranking.order, order),
-        None if faulty is None else int(faulty.sum()),
-    )
 
+    def judge(self, labels: Int[Tensor, " images"], judged_on: str) -> Judgement:
+        """Which mistakes of the model the orders find.
 
-def _fault_curves(faulty: Bool[Tensor, " candidates"], order: Tensor, gini_order: Tensor) -> Curves:
-    band = random_faults_found(len(faulty), int(faulty.sum()))
-    return _thinned(
-        {
-            "coverage": faults_found(order, faulty).double(),
-            GINI: faults_found(gini_order, faulty).double(),
-            "random": band.mean,
-            "low": band.low.double(),
-            "high": band.high.double(),
-        }
-    )
+        Args:
+            labels: Of the data set that the candidates are from.
+            judged_on: What these are.
+        """
+        faulty = self.found.predicted != labels[self.found.positions]
+        mistakes, inputs = int(faulty.sum()), len(faulty)
+        band = random_faults_found(inputs, mistakes)
+        curves = _thinned(
+            {
+                "coverage": faults_found(self.by_gain, faulty).double(),
+                GINI: faults_found(self.by_gini, faulty).double(),
+                "random": band.mean,
+                "low": band.low.double(),
+                "high": band.high.double(),
+            }
+        )
+        areas: dict[str, float] = {}
+        if mistakes:
+            mean, spread = random_apfd(inputs, mistakes)
+            areas = {"coverage": apfd(self.by_gain, faulty), GINI: apfd(self.by_gini, faulty)}
+            areas |= {"random": mean, "spread": spread}
+        return Judgement(judged_on, inputs, mistakes, curves, areas)
 
+    def ranked(self, data: VisionData, count: int, by: str) -> tuple[Ranked, ...]:
+        """The first inputs of an order.
 
-def _areas(
-    faulty: Bool[Tensor, " candidates"], order: Tensor, gini_order: Tensor
-) -> dict[str, float]:
-    if not faulty.any():
-        return {}
-    mean, spread = random_apfd(len(faulty), int(faulty.sum()))
-    return {
-        "coverage": apfd(order, faulty),
-        GINI: apfd(gini_order, faulty),
-        "random": mean,
-        "spread": spread,
-    }
+        Args:
+            data: The data set that the candidates are from.
+            count: How many.
+            by: `GINI`, or else by what each adds.
+        """
+        found, order = self.found, self.by_gini if by == GINI else self.by_gain
+        along = growth(self.criterion, found.fresh, order[:count])
+        gains = (along.diff() / self.criterion.worth).round().long()
+        places = torch.empty_like(self.by_gini)
+        places[self.by_gini] = torch.arange(1, len(order) + 1)
+        return tuple(
+            Ranked(
+                data.names[int(found.positions[one])],
+                int(found.positions[one]),
+                gain,
+                int(found.fresh.counts[one]),
+                float(found.gini[one]),
+                int(places[one]),
+                data.classes[int(found.predicted[one])],
+            )
+            for one, gain in zip(order[:count].tolist(), gains.tolist(), strict=True)
+        )
 
 
 def _thinned(curves: Mapping[str, Float[Tensor, " budgets"]]) -> Curves:
@@ -265,22 +216,28 @@ def _thinned(curves: Mapping[str, Float[Tensor, " budgets"]]) -> Curves:
     }
 
 
-def sentences(priority: Priority, by: str) -> list[str]:
+def sentences(priority: Priority) -> list[str]:
     """What to make of an order, in sentences."""
+    by, count = priority.criterion, len(priority.ranked)
     useful = sum(one.gain > 0 for one in priority.ranked)
+    order = "DeepGini" if priority.by == GINI else f"what each adds to {by}"
     found = [
-        f"The first {len(priority.ranked)} of {priority.candidates} candidates, by what each adds "
-        f"to {by}; {useful} of them add something."
+        f"The first {count} of {priority.candidates} candidates, by {order}; {useful} of them add "
+        f"to {by}."
     ]
-    if priority.apfd:
-        area, random, spread = (priority.apfd[name] for name in ("coverage", "random", "spread"))
-        gini = priority.apfd[GINI]
-        better = "DeepGini" if gini > area else f"the order by {by}"
-        found.append(
-            f"Of the model's {priority.mistakes} mistakes among them, the area under the curve of "
-            f"those found is {area:.3f} by {by} and {gini:.3f} by DeepGini, where random orders "
-            f"have {random:.3f} ± {1.96 * spread:.3f}: to find mistakes, take {better}."
-        )
-        if abs(area - random) <= 1.96 * spread:
-            found.append(f"The order by {by} cannot be told from a random one in that.")
+    judgement = priority.judgement
+    if not judgement.areas:
+        return [*found, f"The model makes no mistake on {judgement.on} by which to judge orders."]
+    area, gini, random, spread = (
+        judgement.areas[name] for name in ("coverage", GINI, "random", "spread")
+    )
+    better = GINI if gini > area else by
+    found.append(
+        f"Judged by the {judgement.mistakes} mistakes that the model makes on {judgement.on}: the "
+        f"area under the curve of mistakes found is {area:.3f} by {by}, {gini:.3f} by DeepGini, "
+        f"and {random:.3f} ± {1.96 * spread:.3f} for 95 % of random orders. To find mistakes, "
+        f"label by {better} (prioritize_by={better})."
+    )
+    if abs(area - random) <= 1.96 * spread:
+        found.append(f"The order by {by} cannot be told from a random one in that.")
     return found

@@ -13,6 +13,7 @@ from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import Count, Names, Natural, bound, option
 from aim_plugins.coverage.settings import (
     CRITERIA,
+    GINI,
     CriteriaSettings,
     ImportanceSettings,
     NeuronSettings,
@@ -41,7 +42,7 @@ class TrainedSettings(NeuronSettings, ClassifierSettings):
         train_split: Split of the training data.
         train_limit: Training images, taken evenly; by default all.
         num_samples: Images of the suite, drawn at random by the seed; 0 for all.
-        idc_test_all: Measures all images of the suite, as is done anyway.
+        idc_test_all: Measures all images of the suite, whatever num_samples says.
         seed: Seed of what is drawn.
     """
 
@@ -51,14 +52,6 @@ class TrainedSettings(NeuronSettings, ClassifierSettings):
     num_samples: Natural = 0
     idc_test_all: bool = False
     seed: int = 0
-
-    def check(self) -> None:
-        super().check()
-        if self.idc_test_all and self.num_samples:
-            raise ValueError(
-                f"num_samples={self.num_samples} and idc_test_all ask for a part and for all "
-                "images: give one of them"
-            )
 
     def check_files(self) -> None:
         super().check_files()
@@ -117,8 +110,8 @@ class RunSettings(SuiteSettings, CoverageSettings):
         report_classes: Names or indices of classes that are measured apart; by default all of up to
             ten.
         prioritize: Lists so many inputs of the candidates that are worth labelling first.
-        prioritize_by: The criterion that says what an input adds; by default the first of those
-            measured that counts units.
+        prioritize_by: The order: DeepGini, or a criterion that counts units; by default KMNC, or
+            else the first that does.
         candidates: Folder of images, with or without labels, to be prioritised; by default those of
             the suite, which are then ranked from nothing.
         fail_under: Least coverage, such as 0.6 (of IDC or else the first criterion) or
@@ -137,8 +130,8 @@ class RunSettings(SuiteSettings, CoverageSettings):
     def check(self) -> None:
         super().check()
         _ = self.least
-        if self.prioritize_by is not None and self.prioritize_by not in self.criteria:
-            hint = did_you_mean(self.prioritize_by, self.criteria)
+        if self.prioritize_by not in (None, GINI, *self.criteria):
+            hint = did_you_mean(self.prioritize_by, [GINI, *self.criteria])
             raise ValueError(f"prioritize_by={self.prioritize_by!r} is not measured: {hint}")
         if self.prioritize_by == "NLC":
             raise ValueError(
@@ -170,17 +163,33 @@ class RunSettings(SuiteSettings, CoverageSettings):
     @property
     def least(self) -> dict[str, float]:
         """The least coverage by criterion."""
-        least = {}
-        for entry in self.fail_under:
-            name, equals, number = entry.rpartition("=")
-            name = name if equals else "IDC" if "IDC" in self.criteria else self.criteria[0]
-            try:
-                least[name] = float(number)
-            except ValueError:
-                raise ValueError(
-                    f"fail_under={entry!r}: give a number, or NAME=NUMBER such as KMNC=0.4"
-                ) from None
-            if name not in self.criteria:
-                hint = did_you_mean(name, [one for one in CRITERIA if one in self.criteria])
-                raise ValueError(f"fail_under={entry!r}: {name} is not measured; {hint}")
-        return least
+        return read_least(self.fail_under, self.criteria)
+
+
+def read_least(entries: Sequence[str], criteria: Sequence[str]) -> dict[str, float]:
+    """The least coverage by criterion.
+
+    Args:
+        entries: Numbers, of IDC or else of the first criterion, or NAME=NUMBER.
+        criteria: What is measured.
+
+    Raises:
+        ValueError: If an entry is neither, or its criterion is not measured.
+
+    >>> read_least(["0.5", "KMNC=0.4"], ["KMNC", "IDC"])
+    {'IDC': 0.5, 'KMNC': 0.4}
+    """
+    least = {}
+    for entry in entries:
+        name, equals, number = entry.rpartition("=")
+        name = name if equals else "IDC" if "IDC" in criteria else criteria[0]
+        try:
+            least[name] = float(number)
+        except ValueError:
+            raise ValueError(
+                f"fail_under={entry!r}: give a number, or NAME=NUMBER such as KMNC=0.4"
+            ) from None
+        if name not in criteria:
+            hint = did_you_mean(name, [one for one in CRITERIA if one in criteria])
+            raise ValueError(f"fail_under={entry!r}: {name} is not measured; {hint}")
+    return least

@@ -19,41 +19,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aim_plugins.core.commands import say
-from aim_plugins.coverage.criteria.combinations import IDC
-from aim_plugins.coverage.gaps import Gap, find_gaps
-from aim_plugins.coverage.reference import Reference
-from aim_plugins.coverage.registry import idc_label, make_criteria
-from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect
+from aim_plugins.coverage.registry import make_criteria
+from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect, missed, training_values
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
+from vision_bench.coverage.candidates import load_candidates, look_at
 from vision_bench.coverage.exhibits import Gallery
 from vision_bench.coverage.front import Findings, publish
 from vision_bench.coverage.learn import (
     all_positions,
     check_fit,
-    learn_reference,
-    learned_with,
+    keep_reference,
+    measured_with,
     open_reference,
 )
+from vision_bench.coverage.left_out import find_left_out
 from vision_bench.coverage.measure import Measurement, Values
-from vision_bench.coverage.priority import (
-    Priority,
-    choose_criterion,
-    load_candidates,
-    look_at,
-    rank,
-)
+from vision_bench.coverage.priority import GINI, Orders, Priority, choose_criterion
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.subject import first_image, load_subject
 from vision_bench.data.classes import chosen_classes
-
-REFERENCE = "reference"
-_GAPS = 12
-"""Gaps that are shown of each set of important neurons."""
+from vision_bench.data.dataset import VisionData, list_left_out
 
 
 class CoverageStudy(FolderStudy):
@@ -74,17 +62,11 @@ class CoverageStudy(FolderStudy):
     @property
     def arguments(self) -> dict[str, Any]:
         settings = self.settings
-        names = ("dataset", "split", "limit", "num_samples", "seed", "part", "train_split")
-        own = {name: getattr(settings, name) for name in names}
-        criteria = {name: getattr(settings, name) for name in _CONSTANTS}
-        classes = [str(one) for one in settings.report_classes]
         return {
             "command": "coverage run",
-            "model": settings.model_name,
-            **own,
-            **criteria,
-            **learned_with(settings),
-            "report_classes": classes,
+            **measured_with(settings),
+            "part": settings.part,
+            "report_classes": [str(one) for one in settings.report_classes],
         }
 
     def load(self) -> None:
@@ -100,6 +82,7 @@ class CoverageStudy(FolderStudy):
             self.reference = open_reference(settings, self.subject)
         elif self.training is not None:
             check_fit(self.subject, self.training, settings)
+        self.candidates: VisionData | None = None
         if settings.prioritize:
             self.candidates, self.labels = load_candidates(settings, self.suite)
 
@@ -117,29 +100,21 @@ class CoverageStudy(FolderStudy):
             neurons=subject.layers.neurons,
             images=len(self.positions),
         )
-        self.reference = self._reference(store)
+        self.reference = keep_reference(store, subject, self.training, self.reference, settings)
         measurement = Measurement(subject, self.reference, settings, store)
         self.profile = measurement.profile(self.suite, self.positions, self.classes)
         self.growth = measurement.growth(len(self.positions))
-        self.results = collect(self.profile, self._random(measurement), self._training_values())
-        self.gaps = self._gaps()
+        of_training = training_values(self.reference)
+        self.results = collect(self.profile, self._random(measurement), of_training)
+        self.gaps, self.stretches = find_left_out(
+            subject, self.reference, self.profile, self.suite, self.positions
+        )
         self.priority = self._priority(store) if settings.prioritize else None
+        read = (self.suite, self.training, self.candidates)
+        for data in dict.fromkeys(one for one in read if one is not None):
+            if data.unreadable:
+                say(f"{data.title}: {list_left_out(data.unreadable)}")
         store.update_manifest(left_out=dict(self.suite.unreadable))
-
-    def _reference(self, store: SweepStore) -> Reference:
-        """The reference, kept beside the profile so that parts can be combined."""
-        folder = store.folder / REFERENCE
-        if self.reference is not None:
-            self.reference.save(folder)
-            return self.reference
-        assert self.training is not None  # `load_subject` loads one of the two
-        store.pin_manifest(training_fingerprint=self.training.fingerprint)
-        if (folder / f"{REFERENCE}.json").exists():
-            say(f"{folder} is finished and kept")
-            return Reference.load(folder)
-        reference = learn_reference(self.subject, self.training, self.settings)
-        reference.save(folder)
-        return reference
 
     def _random(self, measurement: Measurement) -> Mapping[str, list[Values]]:
         """Values of random suites of as many images."""
@@ -155,71 +130,49 @@ class CoverageStudy(FolderStudy):
         found[NOISE] = [measurement.noise_suite(size, one, (height, width)) for one in draws]
         return found
 
-    def _training_values(self) -> dict[str, float]:
-        """What the training set itself reaches of IDC."""
-        assert self.reference is not None
-        found = {}
-        for place, one in enumerate(self.reference.important):
-            label = idc_label(place, one.neurons.label)
-            found[label] = len(one.reached.codes) / one.neurons.combinations
-        return found
-
-    def _gaps(self) -> list[Gap]:
-        """What training reaches and the suite does not, with the nearest images."""
-        reference, criteria = self.reference, self.profile.criteria
-        assert reference is not None
-        if "IDC" not in criteria:
-            return []
-        columns = sorted({one for each in reference.important for one in each.neurons.columns})
-        rows, classes, positions = [], [], []
-        for seen in self.subject.pass_over(self.suite, self.positions, "suite: gaps"):
-            rows.append(seen.batch.neurons[:, columns])
-            classes.append(seen.batch.classes)
-            positions.append(seen.positions)
-        values, predicted, places = torch.cat(rows), torch.cat(classes), torch.cat(positions)
-        gaps: list[Gap] = []
-        for place, one in enumerate(reference.important):
-            idc = criteria[idc_label(place, one.neurons.label)]
-            assert isinstance(idc, IDC)
-            chosen = [columns.index(column) for column in one.neurons.columns]
-            own = torch.ones(len(places), dtype=torch.bool)
-            if one.class_index is not None:
-                own = predicted == one.class_index
-            gaps += find_gaps(idc, one, values[own][:, chosen], places[own], _GAPS)
-        return gaps
-
     def _priority(self, store: SweepStore) -> Priority:
         """The candidates' order, found once."""
         settings = self.settings
-        assert self.reference is not None
-        own = settings.candidates is None
-        criteria = make_criteria(self.reference, settings) if own else self.profile.criteria
-        criterion = choose_criterion(settings, criteria)
-        key = f"priority,{self.candidates.fingerprint[:16]},{criterion.name},{settings.prioritize}"
+        assert self.candidates is not None  # `load` loads them
+        by = settings.prioritize_by or ""
+        key = f"priority,{self.candidates.fingerprint[:16]},{by},{settings.prioritize}"
         if (held := store.read_batch(key)) is None:
-            found = look_at(self.subject, self.candidates, criterion)
-            held = rank(
-                criterion, found, self.candidates, self.labels, settings.prioritize, settings.seed
-            ).to_json()
+            held = self._find_priority().to_json()
             store.write_batch(key, held)
         return Priority.from_json(held)
 
+    def _find_priority(self) -> Priority:
+        settings, suite, candidates = self.settings, self.suite, self.candidates
+        assert self.reference is not None and candidates is not None
+        nothing = make_criteria(self.reference, settings)
+        criteria = nothing if settings.candidates is None else self.profile.criteria
+        criterion = choose_criterion(settings, criteria)
+        orders = Orders(criterion, look_at(self.subject, candidates, criterion))
+        if self.labels is not None:
+            judgement = orders.judge(self.labels, candidates.title)
+        else:
+            fresh = choose_criterion(settings, nothing)
+            judgement = Orders(fresh, look_at(self.subject, suite, fresh)).judge(
+                suite.labels, suite.title
+            )
+        by = GINI if settings.prioritize_by == GINI else criterion.name
+        return Priority(
+            criterion.name,
+            by,
+            len(orders.by_gain),
+            orders.ranked(candidates, settings.prioritize, by),
+            orders.coverage(settings.seed),
+            judgement,
+        )
+
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
-        candidates = self.candidates if self.priority is not None else None
-        gallery = Gallery(self.suite, self.training, candidates)
-        found = Findings(self.results, self.profile, self.growth, self.gaps, self.priority)
+        gallery = Gallery(self.suite, self.training, self.candidates)
+        found = Findings(
+            self.results, self.profile, self.growth, self.gaps, self.stretches, self.priority
+        )
         return publish(store.folder, found, gallery, store.manifest, self.suite.title)
 
     @property
     def missed(self) -> dict[str, tuple[float, float]]:
         """By criterion, the coverage and the least that was asked for, where it is below."""
-        found = {one.label: one.value for one in self.results}
-        least = self.settings.least
-        return {name: (found[name], end) for name, end in least.items() if found[name] < end}
-
-
-_CONSTANTS = (
-    "nc_threshold", "kmnc_buckets", "top_k", "cc_threshold", "lsc_width", "dsc_width",
-    "mdsc_width", "surprise_layer",
-)  # fmt: skip
-"""Settings of the criteria that a reference does not depend on, and the layer of surprise."""
+        return missed(self.results, self.settings.least)

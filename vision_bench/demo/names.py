@@ -10,9 +10,11 @@ WORDS = {
     "dataset": "vision_bench.demo.data:dataset_name",
     "data-root": "vision_bench.demo.data:dataset_root",
     "resnet20": "vision_bench.demo.train_classifier:classifier_weights",
+    "lenet5": "vision_bench.demo.train_classifier:lenet_weights",
     "scenes": "vision_bench.demo.scenes:scenes_folder",
     "segformer": "vision_bench.demo.train_segmenter:segmenter_folder",
     "photographs": "vision_bench.demo.photographs:photographs_folder",
+    "crops": "vision_bench.demo.crops:crops_folder",
 }
 """By word, "module:function" that makes what it stands for if need be, and returns its place."""
 

@@ -1,11 +1,12 @@
-"""A ResNet-20 on Fashion-MNIST, or on digits where that is not installed.
+"""A ResNet-20 and a LeNet-5 on Fashion-MNIST, or on digits where that is not installed.
 
-The architecture and the checkpoint are those of pytorch-cifar-models, so that the trained file is
-loaded as a published one would be. A part of the data and a few epochs are enough for a curve.
+The ResNet's architecture and checkpoint are those of pytorch-cifar-models, so that the trained file
+is loaded as a published one would be. A part of the data and a few epochs are enough for a curve.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.demo.data import dataset_name, dataset_root
 from vision_bench.demo.store import make_once
 from vision_bench.demo.training import fit, reproducible
+from vision_bench.models.architectures.lenet import LENET
+from vision_bench.models.known_preprocessing import write_header
 from vision_bench.models.load import load_model
 from vision_bench.models.model import VisionModel
 
@@ -53,45 +56,91 @@ class ClassifierRecipe:
     version: int = 1
 
 
-RECIPES = {
-    "fashion-mnist": ClassifierRecipe("fashion-mnist", images=12_000, epochs=6, flip=True),
-    "digits": ClassifierRecipe("digits", images=None, epochs=40, flip=False, batch_size=64),
-}
+@dataclass(frozen=True)
+class DemoClassifier:
+    """A classifier of the demo.
+
+    Attributes:
+        name: Of its folder in the cache.
+        architecture: Its name in `vision_bench.models.load`.
+        recipes: How it is trained, by data set.
+    """
+
+    name: str
+    architecture: str
+    recipes: Mapping[str, ClassifierRecipe]
+
+    def weights(self) -> Path:
+        """The trained classifier's file in the cache; trains it on the first call.
+
+        The record beside it notes the accuracy on the test split.
+        """
+        recipe, root = self.recipes[dataset_name()], dataset_root()
+
+        def make(folder: Path) -> dict[str, Any]:
+            from safetensors.torch import save_file
+
+            model = train_classifier(recipe, root, architecture=self.architecture)
+            header = write_header(model.preprocessing)
+            save_file(model.module.state_dict(), folder / WEIGHTS, header)
+            test = load_dataset(recipe.dataset, root, preprocessing=model.preprocessing)
+            return {"accuracy": accuracy(model.module, test), "images": len(test)}
+
+        return make_once(f"{self.name}-{recipe.dataset}", asdict(recipe), make) / WEIGHTS
+
+
+RESNET20 = DemoClassifier(
+    "resnet20",
+    ARCHITECTURE,
+    {
+        "fashion-mnist": ClassifierRecipe("fashion-mnist", images=12_000, epochs=6, flip=True),
+        "digits": ClassifierRecipe("digits", images=None, epochs=40, flip=False, batch_size=64),
+    },
+)
+LENET5 = DemoClassifier(
+    "lenet5",
+    LENET,
+    {
+        "fashion-mnist": ClassifierRecipe(
+            "fashion-mnist", images=12_000, epochs=12, flip=True, batch_size=64, learning_rate=0.05
+        ),
+        "digits": ClassifierRecipe(
+            "digits", images=None, epochs=40, flip=False, batch_size=64, learning_rate=0.05
+        ),
+    },
+)
 
 
 def classifier_weights() -> Path:
-    """The trained classifier's file in the cache; trains it on the first call.
+    """The trained ResNet-20; see `DemoClassifier.weights`."""
+    return RESNET20.weights()
 
-    The record beside it notes the accuracy on the test split.
-    """
-    recipe, root = RECIPES[dataset_name()], dataset_root()
 
-    def make(folder: Path) -> dict[str, Any]:
-        from safetensors.torch import save_file
-
-        model = train_classifier(recipe, root)
-        save_file(model.module.state_dict(), folder / WEIGHTS)
-        test = load_dataset(recipe.dataset, root, preprocessing=model.preprocessing)
-        return {"accuracy": accuracy(model.module, test), "images": len(test)}
-
-    return make_once(f"resnet20-{recipe.dataset}", asdict(recipe), make) / WEIGHTS
+def lenet_weights() -> Path:
+    """The trained LeNet-5; see `DemoClassifier.weights`."""
+    return LENET5.weights()
 
 
 def train_classifier(
-    recipe: ClassifierRecipe, root: Path | None = None, *, progress: bool = True
+    recipe: ClassifierRecipe,
+    root: Path | None = None,
+    *,
+    architecture: str = ARCHITECTURE,
+    progress: bool = True,
 ) -> VisionModel:
     """Trains a classifier on one thread of the CPU.
 
     Args:
         recipe: Data set and settings.
         root: Where the data set lies, as `load_dataset` takes it.
+        architecture: Name of the model in `vision_bench.models.load`.
         progress: Whether to show a progress bar.
 
     Returns:
         The model in eval mode.
     """
     with reproducible(recipe.seed):
-        model = load_model(ARCHITECTURE, weights="random")
+        model = load_model(architecture, weights="random")
         data = load_dataset(
             recipe.dataset,
             root,

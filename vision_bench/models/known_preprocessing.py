@@ -2,7 +2,7 @@
 
 torchvision, timm and SegFormer's authors name the files of their own weights, most with a checksum
 at the end, and `config.json` (timm) or `preprocessor_config.json` (transformers) may lie beside a
-file. Of any other file nothing is known.
+file, and a `.safetensors` file may say it in its header. Of any other file nothing is known.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from aim_plugins.core.files import existing, sha256_of
+from aim_plugins.core.settings import make_settings
 from vision_bench.models.image_processors import processor_settings
 from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import KnownPreprocessing, Preprocessing
 
 _PROCESSOR = "preprocessor_config.json"
+HEADER = "preprocessing"
+"""Name of the JSON in the header of a `.safetensors` file."""
 _CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.")
 _SEGFORMER_FILE = re.compile(r"\d+x\d+(?:.*[._-])?(ade|city)")
 """Names such as segformer.b2.512x512.ade.160k.pth, of the authors and of mmsegmentation."""
@@ -128,6 +132,38 @@ def segformer_preprocessing(usual: Preprocessing, path: Path | None) -> KnownPre
             raise FileNotFoundError(f"weights={str(path)!r}: no such file")
     certain = path is None or bool(path.is_file() and _SEGFORMER_FILE.search(path.name))
     return KnownPreprocessing(usual, "that of SegFormer's authors", certain)
+
+
+def header_preprocessing(path: Path) -> KnownPreprocessing | None:
+    """What a `.safetensors` file says of its images; None if it says nothing.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If what it says is not usable.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    existing(path, "weights")
+    try:
+        with safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get(HEADER)
+    except (OSError, SafetensorError):  # whoever reads the weights says what is wrong
+        return None
+    if said is None:
+        return None
+    try:
+        fields = json.loads(said)
+        if not isinstance(fields, dict):
+            raise ValueError("it is no dictionary")
+        settings = make_settings(Preprocessing, fields, HEADER)
+    except ValueError as error:
+        raise ValueError(f"weights={str(path)!r}: {HEADER} in its header: {error}") from error
+    return KnownPreprocessing(settings, f"of {path.name}'s header", True)
+
+
+def write_header(preprocessing: Preprocessing) -> dict[str, str]:
+    """The header of a `.safetensors` file, as `header_preprocessing` reads it."""
+    return {HEADER: json.dumps(asdict(preprocessing))}
 
 
 def folder_preprocessing(source: str, local: bool) -> KnownPreprocessing | None:

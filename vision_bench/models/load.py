@@ -3,6 +3,7 @@
 | name                                        | what it is                                        |
 |---------------------------------------------|---------------------------------------------------|
 | `cifar10_resnet56`, `cifar100_vgg16_bn`, …  | pytorch-cifar-models, for 32×32 images            |
+| `lenet5`                                    | LeNet-5, for grey images of 28×28 pixels          |
 | `torchvision:resnet50`                      | any classifier of torchvision                     |
 | `timm:tf_efficientnet_lite0`                | any classifier of timm                            |
 | `segformer-b0` … `segformer-b5`             | SegFormer for ADE20K or Cityscapes                |
@@ -22,6 +23,7 @@ import torch
 
 from vision_bench.models import sources
 from vision_bench.models.architectures.cifar import CIFAR_MODELS
+from vision_bench.models.architectures.lenet import LENET
 from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
 from vision_bench.models.model import HUB, RANDOM, VisionModel
 from vision_bench.models.names import plain_name
@@ -76,6 +78,8 @@ def load_model(
     loaded: VisionModel
     if name in CIFAR_MODELS:
         loaded = sources.load_cifar(name, weights, classes, preprocessing)
+    elif name == LENET:
+        loaded = sources.load_lenet(name, weights, classes, preprocessing)
     elif library == "torchvision":
         loaded = sources.load_torchvision(name, model_name, weights, classes, preprocessing)
     elif library == "timm":
@@ -87,7 +91,7 @@ def load_model(
     elif Path(name).is_dir() or sources.is_hub_name(name):
         loaded = sources.load_transformers(name, weights, classes, preprocessing)
     else:
-        raise sources.unknown_name(name, (*CIFAR_MODELS, *SEGFORMER_MODELS))
+        raise sources.unknown_name(name, (LENET, *CIFAR_MODELS, *SEGFORMER_MODELS))
     if device is not None:
         loaded.module.to(device)
     return replace(loaded, weights=_plain_weights(str(weights or name)))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.identity import model_fingerprint
-from vision_bench.models.architectures import cifar, efficientnet_lite, segformer
+from vision_bench.models.architectures import cifar, efficientnet_lite, lenet, segformer
 from vision_bench.models.checkpoints import (
     load_weights,
     read_state_dict,
@@ -25,6 +25,7 @@ from vision_bench.models.checkpoints import (
 )
 from vision_bench.models.known_preprocessing import (
     folder_preprocessing,
+    header_preprocessing,
     published_at,
     segformer_preprocessing,
     timm_preprocessing,
@@ -34,6 +35,7 @@ from vision_bench.models.model import HUB, RANDOM, LogitsOnly, VisionModel
 from vision_bench.models.preprocessing import Choice, KnownPreprocessing, Preprocessing
 
 _IMAGENET_CLASSES, _ADE20K_CLASSES, _CITYSCAPES_CLASSES = 1000, 150, 19
+_DIGITS = 10
 
 Weights = str | Path | None
 
@@ -65,6 +67,29 @@ def load_cifar(
             module = RepVGG(architecture.removeprefix("repvgg_"), classes, fused=True)
         load_weights(module, state, name=name, source=_path(weights))
     return _classifier(name, module, classes, known)
+
+
+def load_lenet(
+    name: str, weights: Weights, classes: int | None, asked: Choice | None
+) -> VisionModel:
+    """Loads LeNet-5, of which no weights are published."""
+    if weights == HUB:
+        raise ValueError(
+            f"weights='hub' of {name!r}: none are published; train it with `vision-bench "
+            "demo-models lenet5`, or give the file of your own"
+        )
+    wanted = _wants_weights(name, weights)
+    usual = Preprocessing(
+        size=lenet.SIDE, crop=lenet.SIDE, mean=(lenet.MEAN,) * 3, std=(lenet.STD,) * 3
+    )
+    known = KnownPreprocessing(usual, "that of MNIST", not wanted)
+    if wanted:
+        known = header_preprocessing(_path(weights)) or known
+    known = known.settle(asked, name=name, weights=weights)
+    module = lenet.LeNet5(classes or _DIGITS)
+    if wanted:
+        load_weights(module, read_state_dict(_path(weights)), name=name, source=_path(weights))
+    return _classifier(name, module, classes or _DIGITS, known)
 
 
 def load_torchvision(

@@ -16,6 +16,7 @@ import torch
 from aim_plugins.core.settings import read_settings
 from vision_bench.classification.settings import ClassifySettings, TopClassesSettings
 from vision_bench.demo import photographs
+from vision_bench.demo import train_classifier as train_classifier_module
 from vision_bench.demo.command import main
 from vision_bench.demo.names import WORDS, resolve
 from vision_bench.demo.scenes import (
@@ -30,7 +31,12 @@ from vision_bench.demo.scenes import (
     write_scenes,
 )
 from vision_bench.demo.store import is_whole, make_once, read_record
-from vision_bench.demo.train_classifier import ClassifierRecipe, accuracy, train_classifier
+from vision_bench.demo.train_classifier import (
+    LENET5,
+    ClassifierRecipe,
+    accuracy,
+    train_classifier,
+)
 from vision_bench.demo.train_segmenter import SegmenterRecipe, mean_iou, train_segmenter
 from vision_bench.segmentation.settings import SegmentSettings
 
@@ -252,6 +258,25 @@ def test_the_classifier_learns_from_a_few_digits_and_repeats_itself():
     state = again.module.state_dict()
     for key, value in model.module.state_dict().items():
         torch.testing.assert_close(state[key], value)
+
+
+def test_lenet_is_made_once_and_loads_without_being_told_how_images_were_prepared(monkeypatch):
+    from vision_bench.data.classification import load_dataset
+    from vision_bench.models.load import load_model
+
+    recipe = ClassifierRecipe(
+        "digits", images=500, epochs=10, flip=False, batch_size=50, learning_rate=0.05
+    )
+    monkeypatch.setattr(train_classifier_module, "dataset_name", lambda: "digits")
+    monkeypatch.setattr(train_classifier_module, "dataset_root", lambda: None)
+    monkeypatch.setitem(LENET5.recipes, "digits", recipe)
+    path = Path(resolve("demo:lenet5"))
+    model = load_model("lenet5", weights=path)
+    data = load_dataset("digits", preprocessing=model.preprocessing)
+    notes = read_record(path.parent)["notes"]
+    assert notes == {"accuracy": accuracy(model.module, data), "images": len(data)}
+    # Chance is 0.1.
+    assert notes["accuracy"] > 0.8
 
 
 def test_trained_weights_are_loaded_as_a_published_checkpoint(tmp_path):

@@ -1,0 +1,354 @@
+"""What `aim-plugins coverage` shows: terminal, files, pictures, and the report page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.core.files import write_atomic
+from aim_plugins.coverage.criteria.boundary import KMNC
+from aim_plugins.coverage.gaps import Gap, find_stretches
+from aim_plugins.coverage.priority_pictures import draw_order
+from aim_plugins.coverage.report import (
+    Pictures,
+    as_text,
+    breakdown,
+    combinations,
+    comparison,
+    growing,
+    result_table,
+)
+from aim_plugins.coverage.results import Result, Words, format_csv, show_value, to_json
+from aim_plugins.sweep.overview import Overview
+from aim_plugins.sweep.page import Page, Section, Table, write_page
+from aim_plugins.task_coverage.additions import Additions, additions_csv
+from aim_plugins.task_coverage.directions import DIRECTIONS
+from aim_plugins.task_coverage.measure import Measured
+from aim_plugins.task_coverage.settings import TaskCoverageSettings
+from aim_plugins.task_coverage.suite import Suite
+
+WORDS = Words(
+    training="random documents of all tasks",
+    noise="random tokens",
+    noises="texts of random tokens",
+    trained="reference documents",
+    judged="have the right answer in that place",
+)
+CURVES = "curves"
+_STRETCHES = 12
+_LAYERS = 24
+"""Layers whose numbers the page shows; of more, the picture alone."""
+_TEXT = 240
+"""Characters of a document that a table shows, its end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a study found, for its front.
+
+    Attributes:
+        settings: What was asked.
+        suite: The documents.
+        measured: The views, that of neurons first.
+        additions: What documents of other tasks add to one, where asked for.
+    """
+
+    settings: TaskCoverageSettings
+    suite: Suite
+    measured: Sequence[Measured]
+    additions: Additions | None
+
+
+def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
+    """Writes and prints everything; returns the report's path.
+
+    Args:
+        folder: The study's folder.
+        found: What it found.
+        manifest: Its manifest.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    sections, pictures = _sections(found)
+    files = _files(found)
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    (folder / CURVES).mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        write_atomic(folder / CURVES / name, picture)
+    for old in set((folder / CURVES).iterdir()) - {folder / CURVES / name for name in pictures}:
+        old.unlink()
+    title, tasks = Path(found.settings.model).name, ", ".join(found.suite.tasks)
+    page = Page("Coverage", title, tasks, headline(found), sections)
+    report = write_page(folder, page, manifest)
+    print(_terminal(found, f"{title} on {tasks}"))
+    for sentence in [*sections[0].sentences, *_added_sentences(found)]:
+        print(f"  {sentence}")
+    print()
+    for name in [*files, f"{CURVES}/", "report.html"]:
+        print(folder / name)
+    return report
+
+
+def headline(found: Findings) -> str:
+    """The result in a sentence."""
+    first = found.measured[0]
+    result = next((one for one in first.results if one.label == "KMNC"), first.results[0])
+    inputs, tasks = first.profile.inputs, len(found.suite.tasks)
+    text = f"{inputs} documents of {tasks} task{'s' * (tasks != 1)} reach "
+    text += f"{show_value(result.value, result.unit)} of {result.label}, of at most "
+    return f"{text}{show_value(result.ceiling, result.unit)}."
+
+
+def _files(found: Findings) -> dict[str, str]:
+    first, *others = found.measured
+    files = {
+        "coverage.json": json.dumps(_json(found), indent=2) + "\n",
+        "coverage.csv": format_csv(first.results),
+        "tasks.csv": _tasks_csv(first),
+        "uncovered.csv": _gaps_csv(first.gaps, found.suite),
+    }
+    for one in others:
+        files[f"{one.view.name}.csv"] = format_csv(one.results)
+        files[f"{one.view.name}-tasks.csv"] = _tasks_csv(one)
+    if found.additions is not None:
+        files["priority.csv"] = additions_csv(found.additions)
+    return files
+
+
+def _terminal(found: Findings, title: str) -> str:
+    parts = []
+    for one in found.measured:
+        along = " along directions" if one.view.name == DIRECTIONS else ""
+        whole = f"{title}{along}, {one.profile.inputs} documents"
+        parts.append(as_text(whole, one.results, WORDS))
+        if len(one.tasks) > 1:
+            table = _tasks_table(one)
+            parts.append(Overview("", columns=table.columns, rows=table.rows).as_text())
+    return "\n\n".join(parts) + "\n"
+
+
+def _added_sentences(found: Findings) -> list[str]:
+    return [] if found.additions is None else found.additions.sentences
+
+
+def _sections(found: Findings) -> tuple[list[Section], Pictures]:
+    sections: list[Section] = []
+    pictures: Pictures = {}
+
+    def add(part: tuple[Section, Pictures] | None, prefix: str = "") -> None:
+        if part is not None:
+            sections.append(part[0])
+            pictures.update({f"{prefix}{name}": one for name, one in part[1].items()})
+
+    first, *others = found.measured
+    whole = [one for one in first.results if not one.is_part]
+    add(comparison(first.results, first.profile.inputs, WORDS))
+    add(_by_task(first))
+    if len(first.results) - len(whole) <= _LAYERS:  # the picture of layers has them too
+        add(combinations(first.results, WORDS))
+    add(_by_layer(first.results, "By layer", "coverage.csv"))
+    add(_renamed(breakdown(whole, "class", "documents by their right answer"), "By answer"))
+    add(growing(first.growth, whole, WORDS))
+    for one in others:
+        add(_along(one), "directions-")
+        add(_renamed(_by_task(one), "Directions by task"), "directions-")
+        add(_by_layer(one.results, "By direction", "directions.csv"), "directions-")
+    add((_left_out(first, found.suite), {}))
+    if found.additions is not None:
+        add(_additions(found.additions))
+    return [one for one in sections if one.tables or one.pictures], pictures
+
+
+def _renamed(part: tuple[Section, Pictures] | None, title: str) -> tuple[Section, Pictures] | None:
+    return None if part is None else (replace(part[0], title=title), part[1])
+
+
+def _by_layer(results: Sequence[Result], title: str, file: str) -> tuple[Section, Pictures] | None:
+    """The section on layers, whose names are shown without what all of them begin with."""
+    names = [name for one in results for name in one.by_layer if "." in name]
+    common = os.path.commonprefix(names)
+    common = common[: common.rfind(".") + 1]
+    short = [
+        replace(one, by_layer={name.removeprefix(common): x for name, x in one.by_layer.items()})
+        for one in results
+    ]
+    if (part := breakdown(short, "layer")) is None:
+        return None
+    section, pictures = part
+    note, tables = section.note, section.tables
+    if common:
+        note += f" Names are shown without {common[:-1]} before them."
+    if any(len(table.rows) > _LAYERS for table in tables):
+        note, tables = f"{note} {file} has the numbers.", ()
+    return replace(section, title=title, note=note, tables=tables), pictures
+
+
+def _by_task(one: Measured) -> tuple[Section, Pictures] | None:
+    """The section on tasks; None of a single one."""
+    labels = {result.label: result for result in one.results if not result.is_part}
+    rows = [
+        replace(
+            result,
+            by_class={
+                task: next(own.value for own in results if own.label == label)
+                for task, results in one.tasks.items()
+            },
+        )
+        for label, result in labels.items()
+    ]
+    part = breakdown(rows, "task", "the documents of each task alone")
+    if part is None:
+        return None
+    section, pictures = part
+    note = (
+        f"{section.note} Tasks are of different sizes: each is to be held against as many random "
+        "documents of all tasks, below, and not against another task."
+    )
+    tables = [*section.tables, _tasks_table(one)]
+    return replace(section, note=note, tables=tables), pictures
+
+
+def _tasks_table(one: Measured) -> Table:
+    """A line for each task and criterion, with random suites of the task's size."""
+    rows, columns = [], []
+    everything = [result for results in one.tasks.values() for result in results]
+    shown = iter(result_table(everything, WORDS).rows)
+    columns = list(result_table(everything, WORDS).columns)
+    for task, results in one.tasks.items():
+        for result in results:
+            row = next(shown)
+            if not result.is_part:
+                rows.append([task, *row])
+    return Table(["task", *columns], rows, "Each task against random suites of its size")
+
+
+def _along(one: Measured) -> tuple[Section, Pictures]:
+    section, pictures = comparison(one.results, one.profile.inputs, WORDS)
+    note = (
+        "Scores of documents: projections of their mean activations on the directions that a "
+        "transport shifts along, one at each site. Ranges are those of the reference documents. "
+    )
+    return replace(section, title="Along directions", note=note + section.note), pictures
+
+
+def _left_out(one: Measured, suite: Suite) -> Section:
+    tables = []
+    if one.gaps:
+        rows = [
+            [
+                gap.label,
+                gap.description,
+                str(gap.training_inputs),
+                _shown(suite.documents[_example(one, suite, gap)].text) if _own(one, suite) else "",
+                _shown(suite.documents[gap.nearest].text),
+                f"{gap.distance:.3g}",
+            ]
+            for gap in one.gaps
+        ]
+        columns = ["neurons", "combination", "reference documents", "one of them"]
+        columns += ["nearest of the suite", "distance"]
+        tables.append(Table(columns, rows, "Combinations that reference documents alone reach"))
+    kmnc = one.profile.criteria.get("KMNC")
+    if isinstance(kmnc, KMNC):
+        rows = [
+            [item.neuron, f"{item.low:.3g} to {item.high:.3g}", f"{item.share:.1%}"]
+            for item in find_stretches(kmnc, kmnc.layers, _STRETCHES)
+        ]
+        columns = ["neuron", "activations never reached", "share of its reference range"]
+        if rows:
+            tables.append(
+                Table(columns, rows, "Widest stretches of ranges that no document reaches")
+            )
+    return Section(
+        "Left out", "What reference documents reach and the suite does not.", (), {}, tables
+    )
+
+
+def _own(one: Measured, suite: Suite) -> bool:
+    """Whether the reference was learned here, so that its documents are at hand."""
+    return one.view.reference.metadata.inputs == len(suite.reference_positions) > 0
+
+
+def _example(one: Measured, suite: Suite, gap: Gap) -> int:
+    return suite.reference_positions[gap.example] if _own(one, suite) else 0
+
+
+def _additions(found: Additions) -> tuple[Section, Pictures]:
+    drawn = draw_order(
+        found.curves, {}, criterion=found.criterion, taken="documents of other tasks added"
+    )
+    rows = [
+        [str(place), f"{one.task}#{one.number}", str(one.gain), str(one.alone), _shown(one.text)]
+        for place, one in enumerate(found.ranked, start=1)
+    ]
+    section = Section(
+        f"Added to {found.task}",
+        "By what each document adds to what the task and the documents before it cover. Grey: "
+        "random orders. priority.csv holds the list.",
+        found.sentences,
+        {"coverage against documents added": drawn["png"]},
+        [Table(["", "document", "adds", "alone", "text"], rows)],
+    )
+    return section, {f"priority.{kind}": content for kind, content in drawn.items()}
+
+
+def _shown(text: str) -> str:
+    """The end of a document, where the question that tells it from others stands."""
+    line = " ".join(text.split())
+    return line if len(line) <= _TEXT else "… " + line[-_TEXT:]
+
+
+def _tasks_csv(one: Measured) -> str:
+    parts: list[list[str]] = []
+    for task, results in one.tasks.items():
+        rows = list(csv.reader(io.StringIO(format_csv(results))))
+        parts += [["task", *rows[0]]] if not parts else []
+        parts += [[task, *row] for row in rows[1:]]
+    return _csv(parts)
+
+
+def _gaps_csv(gaps: Sequence[Gap], suite: Suite) -> str:
+    header = ["neurons", "combination", "reference_documents", "nearest", "distance"]
+    rows = [
+        [
+            gap.label,
+            gap.description,
+            gap.training_inputs,
+            suite.documents[gap.nearest].name,
+            repr(gap.distance),
+        ]
+        for gap in gaps
+    ]
+    return _csv([header, *rows])
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _json(found: Findings) -> dict[str, Any]:
+    return {
+        "tasks": {name: len(positions) for name, positions in found.suite.tasks.items()},
+        **{one.view.name: _view_json(one) for one in found.measured},
+        "additions": None if found.additions is None else found.additions.to_json(),
+    }
+
+
+def _view_json(one: Measured) -> dict[str, Any]:
+    tasks: Mapping[str, Sequence[Result]] = one.tasks
+    return {
+        "documents": one.profile.inputs,
+        "results": to_json(one.results),
+        "by_task": {name: to_json(results) for name, results in tasks.items()},
+        "gaps": [asdict(gap) for gap in one.gaps],
+    }

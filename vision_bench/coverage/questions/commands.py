@@ -1,0 +1,79 @@
+"""The commands of `vision-bench coverage` that ask what coverage can tell.
+
+vision-bench coverage diversity CONFIG      noise on important pixels against random ones
+vision-bench coverage sensitivity CONFIG    inputs replaced by attacked ones
+vision-bench coverage correlation CONFIG    coverage against impartiality and mistakes found
+vision-bench coverage overhead CONFIG       the time it takes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vision_bench.commands import read_command
+from vision_bench.coverage.questions.settings import (
+    CorrelationSettings,
+    DiversitySettings,
+    OverheadSettings,
+    SensitivitySettings,
+)
+
+
+def diversity(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage diversity`; returns 0."""
+    settings, command = read_command(
+        DiversitySettings,
+        "vision-bench coverage diversity",
+        "Measures what images with noise on their most relevant pixels add to a suite's coverage, "
+        "against noise on random pixels and against as many more real images.",
+        arguments,
+    )
+    from vision_bench.coverage.questions.diversity import Diversity
+
+    Diversity(settings, command).run()
+    return 0
+
+
+def sensitivity(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage sensitivity`; returns 0."""
+    settings, command = read_command(
+        SensitivitySettings,
+        "vision-bench coverage sensitivity",
+        "Replaces a share of a suite's correctly classified inputs by attacked ones (FGSM, PGD, "
+        "CW), and compares the change of coverage with that by as many other clean images.",
+        arguments,
+    )
+    from vision_bench.coverage.questions.sensitivity import Sensitivity
+
+    Sensitivity(settings, command).run()
+    return 0
+
+
+def correlation(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage correlation`; returns 0."""
+    settings, command = read_command(
+        CorrelationSettings,
+        "vision-bench coverage correlation",
+        "Correlates the coverage of clean and attacked suites with output impartiality, with the "
+        "mistakes they find, and with their size, which confounds both.",
+        arguments,
+    )
+    from vision_bench.coverage.questions.correlation import Correlation
+
+    Correlation(settings, command).run()
+    return 0
+
+
+def overhead(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench coverage overhead`; returns 0."""
+    settings, command = read_command(
+        OverheadSettings,
+        "vision-bench coverage overhead",
+        "Times learning and measuring of each criterion alone and of all in one pass, against the "
+        "model alone.",
+        arguments,
+    )
+    from vision_bench.coverage.questions.overhead import Overhead
+
+    Overhead(settings, command).run()
+    return 0
