@@ -131,8 +131,8 @@ demo-coverage: setup
 	@echo "== training the demo's classifiers (once)"
 	@for name in lenet5 resnet20; do $(VISION_BENCH) demo-models $$name; done
 	@echo "== LeNet-5: every criterion, then the five questions of DeepImportance"
-	$(VISION_BENCH) coverage run $(CONFIGS)/coverage/demo_lenet5.py --end2end --layer-by-layer \
-		--all-class --output $(COVERAGE_OUTPUT)/lenet5
+	$(VISION_BENCH) coverage run $(CONFIGS)/coverage/demo_lenet5.py --limit 2000 --end2end \
+		--layer-by-layer --all-class --output $(COVERAGE_OUTPUT)/lenet5
 	@set -e; for question in $(QUESTIONS); do \
 		echo "== LeNet-5: $$question"; \
 		$(VISION_BENCH) coverage $$question $(CONFIGS)/coverage/demo_lenet5.py \

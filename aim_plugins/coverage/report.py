@@ -72,12 +72,13 @@ def comparison(
     whole = [one for one in results if not one.is_part]
     drawn = draw_comparison(whole, words)
     counts = [f"{one.summary} ({one.source})" for one in whole]
-    note = (
-        f"Each line ends at the most that any {inputs} inputs can reach. In brackets and as bars, "
-        "where one more random suite of this size would lie with 95 % probability, by Student's "
-        f"law over the suites drawn. Criteria of what {words.trained} do not do have none of "
-        f"{words.training}."
-    )
+    note = f"Each line ends at the most that any {inputs} inputs can reach."
+    if any(one.random for one in whole):
+        note += (
+            " In brackets and as bars, where one more random suite of this size would lie with "
+            "95 % probability, by Student's law over the suites drawn. Criteria of what "
+            f"{words.trained} do not do have none of {words.training}."
+        )
     section = Section(
         "Coverage",
         note,

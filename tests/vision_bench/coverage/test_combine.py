@@ -12,17 +12,23 @@ import torch
 
 pytest.importorskip("torchvision")
 
+from aim_plugins.coverage import pictures  # noqa: E402
 from vision_bench import cli  # noqa: E402
 
 SHARED = ("--dataset", "digits", "--model", "lenet5", "--limit", "60", "--train-limit", "150")
-SHARED += ("--baselines", "0", "--batch-size", "32", "--top-m-neurons", "3", "--all-class")
+SHARED += ("--baselines", "0", "--batch-size", "32", "--top-m-neurons", "3", "--end2end")
+SHARED += ("--criteria", "NC,KMNC,NBC,TKNP,CC,LSC,DSC,MDSC,NLC,IDC", "--report-classes", "3", "7")
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
+def quickly() -> Iterator[None]:
+    """On one thread, and without drawing what other tests look at."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "render", lambda figure: {"png": PNG, "svg": b"<svg/>"})
+        yield
     torch.set_num_threads(threads)
 
 
