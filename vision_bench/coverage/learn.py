@@ -151,7 +151,8 @@ def learned_with(settings: CoverageSettings) -> dict[str, Any]:
 
 def measured_with(settings: CoverageSettings) -> dict[str, object]:
     """The settings that coverage of a suite depends on, as JSON."""
-    names = ("dataset", "split", "limit", "num_samples", "seed", "train_split", *_CONSTANTS)
+    names = ("dataset", "split", "limit", "num_samples", "idc_test_all", "seed", "train_split")
+    names += _CONSTANTS
     own = {name: getattr(settings, name) for name in names}
     return {"model": settings.model_name, **own, **learned_with(settings)}
 
@@ -181,16 +182,31 @@ def keep_reference(
         training: Its training images; None where a reference is given.
         given: The reference that a setting names.
         settings: Which criteria, and which neurons matter.
+
+    Raises:
+        ValueError: If the folder holds another reference, which its results rest on.
     """
     folder = store.folder / REFERENCE
+    held = Reference.load(folder) if (folder / f"{REFERENCE}.json").exists() else None
     if given is not None:
-        given.save(folder)
-        return given
+        if held is None:
+            given.save(folder)
+        elif held.fingerprint != given.fingerprint:
+            raise ValueError(
+                f"reference={settings.reference!r} is not the one in {folder}, which the results "
+                "there rest on: choose another output"
+            )
+        return held or given
     assert training is not None  # `load_subject` loads one of the two
     store.pin_manifest(training_fingerprint=training.fingerprint)
-    if (folder / f"{REFERENCE}.json").exists():
+    if held is not None:
+        if held.metadata.data_sha256 != training.fingerprint:
+            raise ValueError(
+                f"{folder} was learned from {held.metadata.data}, not from these training images: "
+                "give the reference that this run began with, or choose another output"
+            )
         say(f"{folder} is finished and kept")
-        return Reference.load(folder)
+        return held
     reference = learn_reference(subject, training, settings)
     reference.save(folder)
     return reference

@@ -353,6 +353,29 @@ def test_a_reference_of_another_model_or_criteria_is_refused(
     assert "learned with compat='none'" in line
 
 
+def test_fewer_samples_than_a_folder_holds_are_another_study(config, tmp_path, capsys) -> None:
+    few = ("--criteria", "NC", "--num-samples", "20")
+    assert run(config, tmp_path / "out", *few, "--idc-test-all") == 0
+    assert values(tmp_path / "out")["inputs"] == SUITE
+    assert run(config, tmp_path / "out", *few) == 2
+    assert "idc_test_all: true there, false now" in capsys.readouterr().err
+
+
+def test_a_folder_keeps_the_reference_that_its_results_rest_on(config, tmp_path, capsys) -> None:
+    few = ("--criteria", "KMNC")
+    assert run(config, tmp_path / "own", *few) == 0
+    assert run(config, tmp_path / "other", *few, "--train-limit", "60") == 0
+    other = ("--reference", str(tmp_path / "other" / "reference"))
+    held = (tmp_path / "own" / "reference" / "reference.safetensors").read_bytes()
+    assert run(config, tmp_path / "own", *few, *other) == 2
+    assert "is not the one in" in capsys.readouterr().err
+    assert (tmp_path / "own" / "reference" / "reference.safetensors").read_bytes() == held
+    assert run(config, tmp_path / "own", *few) == 0
+    assert run(config, tmp_path / "given", *few, *other) == 0
+    assert run(config, tmp_path / "given", *few) == 2
+    assert "not from these training images" in capsys.readouterr().err
+
+
 def test_a_model_without_a_layer_before_the_last_is_refused(config, tmp_path, capsys) -> None:
     line = refused(config, tmp_path, capsys, "--modules", "fc")
     assert "layer_index=-2: the model has 1 layers" in line
