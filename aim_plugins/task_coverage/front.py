@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +21,13 @@ from aim_plugins.coverage.report import (
     growing,
     result_table,
 )
-from aim_plugins.coverage.results import Result, Words, format_csv, show_value, to_json
+from aim_plugins.coverage.results import Result, Words, show_value
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, write_page
-from aim_plugins.task_coverage.additions import Additions, additions_csv
+from aim_plugins.task_coverage.additions import Additions
 from aim_plugins.task_coverage.directions import DIRECTIONS
+from aim_plugins.task_coverage.files import Findings, content_of
 from aim_plugins.task_coverage.measure import Measured
-from aim_plugins.task_coverage.settings import TaskCoverageSettings
 from aim_plugins.task_coverage.suite import Suite
 
 WORDS = Words(
@@ -48,23 +45,6 @@ _TEXT = 240
 """Characters of a document that a table shows, its end."""
 
 
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """What a study found, for its front.
-
-    Attributes:
-        settings: What was asked.
-        suite: The documents.
-        measured: The views, that of neurons first.
-        additions: What documents of other tasks add to one, where asked for.
-    """
-
-    settings: TaskCoverageSettings
-    suite: Suite
-    measured: Sequence[Measured]
-    additions: Additions | None
-
-
 def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     """Writes and prints everything; returns the report's path.
 
@@ -77,7 +57,7 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         OSError: If a file cannot be written.
     """
     sections, pictures = _sections(found)
-    files = _files(found)
+    files = content_of(found)
     for name, content in files.items():
         write_atomic(folder / name, content)
     (folder / CURVES).mkdir(exist_ok=True)
@@ -105,22 +85,6 @@ def headline(found: Findings) -> str:
     text = f"{inputs} documents of {tasks} task{'s' * (tasks != 1)} reach "
     text += f"{show_value(result.value, result.unit)} of {result.label}, of at most "
     return f"{text}{show_value(result.ceiling, result.unit)}."
-
-
-def _files(found: Findings) -> dict[str, str]:
-    first, *others = found.measured
-    files = {
-        "coverage.json": json.dumps(_json(found), indent=2) + "\n",
-        "coverage.csv": format_csv(first.results),
-        "tasks.csv": _tasks_csv(first),
-        "uncovered.csv": _gaps_csv(first.gaps, found.suite),
-    }
-    for one in others:
-        files[f"{one.view.name}.csv"] = format_csv(one.results)
-        files[f"{one.view.name}-tasks.csv"] = _tasks_csv(one)
-    if found.additions is not None:
-        files["priority.csv"] = additions_csv(found.additions)
-    return files
 
 
 def _terminal(found: Findings, title: str) -> str:
@@ -247,7 +211,7 @@ def _left_out(one: Measured, suite: Suite) -> Section:
                 gap.label,
                 gap.description,
                 str(gap.training_inputs),
-                _shown(suite.documents[_example(one, suite, gap)].text) if _own(one, suite) else "",
+                _example(gap, suite),
                 _shown(suite.documents[gap.nearest].text),
                 f"{gap.distance:.3g}",
             ]
@@ -272,13 +236,9 @@ def _left_out(one: Measured, suite: Suite) -> Section:
     )
 
 
-def _own(one: Measured, suite: Suite) -> bool:
-    """Whether the reference was learned here, so that its documents are at hand."""
-    return one.view.reference.metadata.inputs == len(suite.reference_positions) > 0
-
-
-def _example(one: Measured, suite: Suite, gap: Gap) -> int:
-    return suite.reference_positions[gap.example] if _own(one, suite) else 0
+def _example(gap: Gap, suite: Suite) -> str:
+    """A reference document that reaches a combination, if it is at hand."""
+    return _shown(suite.documents[gap.example].text) if suite.reference_positions else ""
 
 
 def _additions(found: Additions) -> tuple[Section, Pictures]:
@@ -304,51 +264,3 @@ def _shown(text: str) -> str:
     """The end of a document, where the question that tells it from others stands."""
     line = " ".join(text.split())
     return line if len(line) <= _TEXT else "… " + line[-_TEXT:]
-
-
-def _tasks_csv(one: Measured) -> str:
-    parts: list[list[str]] = []
-    for task, results in one.tasks.items():
-        rows = list(csv.reader(io.StringIO(format_csv(results))))
-        parts += [["task", *rows[0]]] if not parts else []
-        parts += [[task, *row] for row in rows[1:]]
-    return _csv(parts)
-
-
-def _gaps_csv(gaps: Sequence[Gap], suite: Suite) -> str:
-    header = ["neurons", "combination", "reference_documents", "nearest", "distance"]
-    rows = [
-        [
-            gap.label,
-            gap.description,
-            gap.training_inputs,
-            suite.documents[gap.nearest].name,
-            repr(gap.distance),
-        ]
-        for gap in gaps
-    ]
-    return _csv([header, *rows])
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _json(found: Findings) -> dict[str, Any]:
-    return {
-        "tasks": {name: len(positions) for name, positions in found.suite.tasks.items()},
-        **{one.view.name: _view_json(one) for one in found.measured},
-        "additions": None if found.additions is None else found.additions.to_json(),
-    }
-
-
-def _view_json(one: Measured) -> dict[str, Any]:
-    tasks: Mapping[str, Sequence[Result]] = one.tasks
-    return {
-        "documents": one.profile.inputs,
-        "results": to_json(one.results),
-        "by_task": {name: to_json(results) for name, results in tasks.items()},
-        "gaps": [asdict(gap) for gap in one.gaps],
-    }

@@ -59,8 +59,9 @@ BLOCKS = (Preprocessing, Perturbation, Target)
 ARGUMENTS = {
     "attacks/__init__.py": {"attack"},
     "confusion.py": {"classes"},
+    # What a transport was learned with, and how a criterion is named.
     "coverage/modulated.py": {"positions"},
-    "coverage/settings.py": {"NAME", "KMNC"},
+    "coverage/settings.py": {"KMNC", "NAME"},
     "data/segmentation.py": {"classes"},
     "models/model.py": {"task", "classes"},
     "models/architectures/cifar.py": {"architecture"},
