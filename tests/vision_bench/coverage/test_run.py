@@ -377,4 +377,5 @@ def test_candidates_without_labels_are_ranked_and_an_empty_folder_is_refused(
     assert run(config, tmp_path / "out", "--criteria", "KMNC", *options, str(folder)) == 0
     with open(tmp_path / "out" / "priority.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 3
-    assert values(tmp_path / "out")["priority"]["judgement"]["mistakes"] is None
+    # Without labels, orders are judged on the suite.
+    assert values(tmp_path / "out")["priority"]["judgement"]["inputs"] == SUITE
