@@ -13,12 +13,19 @@ from torch import Tensor
 from aim_plugins.core.commands import say
 from aim_plugins.core.files import sha256_of
 from aim_plugins.coverage.criteria.criterion import Batch
-from aim_plugins.coverage.learning import Chosen, Values, choose_neurons, cluster_sets
+from aim_plugins.coverage.learning import (
+    Chosen,
+    Values,
+    choose_neurons,
+    cluster_sets,
+    subject_layer,
+)
 from aim_plugins.coverage.reference import (
     ImportantSet,
     Reference,
     ReferenceBuilder,
     ReferenceMetadata,
+    surprise_layer,
 )
 from aim_plugins.coverage.relevance.relevance import Relevance
 from aim_plugins.coverage.relevance.scores_file import read_scores
@@ -88,6 +95,28 @@ def learn_reference(
         ],
     )
     return builder.finish(important, replace(metadata, base_model=subject.model.name))
+
+
+def check_fit(subject: Subject, training: ClassificationData, settings: CoverageSettings) -> None:
+    """Refuses, before anything is measured, what a reference could not be learned with.
+
+    Raises:
+        ValueError: If a layer or a neuron of the file of scores does not exist, or the training
+            images are fewer than clusters.
+    """
+    layers = subject.layers
+    surprise_layer(layers, settings)
+    if "IDC" not in settings.criteria:
+        return
+    subject_layer(layers, settings.layer_index)
+    if settings.importance_file is not None:
+        read_scores(settings.importance_file, layers)
+    least = 2 if settings.use_silhouette else settings.n_clusters
+    if len(training) < least:
+        raise ValueError(
+            f"n_clusters={least}: {len(training)} training images cannot make that many clusters; "
+            "give more (train_limit), or fewer clusters"
+        )
 
 
 def find_important(

@@ -30,6 +30,7 @@ from vision_bench.coverage.exhibits import Gallery
 from vision_bench.coverage.front import Findings, publish
 from vision_bench.coverage.learn import (
     all_positions,
+    check_fit,
     keep_reference,
     measured_with,
     open_reference,
@@ -79,6 +80,8 @@ class CoverageStudy(FolderStudy):
         self.reference = None
         if settings.reference is not None:
             self.reference = open_reference(settings, self.subject)
+        elif self.training is not None:
+            check_fit(self.subject, self.training, settings)
         self.candidates: VisionData | None = None
         if settings.prioritize:
             self.candidates, self.labels = load_candidates(settings, self.suite)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -37,9 +37,16 @@ class Batch:
 
     neurons: Float[Tensor, "inputs neurons"]
     classes: Int[Tensor, " inputs"]
+    _made: dict[Hashable, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.neurons)
+
+    def once(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What several criteria need of this batch, made when the first asks for it."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 class Criterion(abc.ABC):
@@ -217,6 +224,10 @@ def hash_rows(rows: Shaped[Tensor, "inputs columns"]) -> Int[Tensor, " inputs"]:
     Two of a million different rows meet with a probability of 5e-8.
     """
     content = np.ascontiguousarray(rows.to(torch.int64).numpy())
-    digests = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in content)
+    width, whole = content.shape[1] * content.itemsize, content.tobytes()
+    digests = (
+        hashlib.blake2b(whole[row * width : (row + 1) * width], digest_size=8).digest()
+        for row in range(len(content))
+    )
     numbers = np.frombuffer(b"".join(digests), dtype="<u8") >> np.uint64(1)
     return torch.from_numpy(numbers.astype(np.int64))

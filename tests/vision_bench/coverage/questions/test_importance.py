@@ -86,7 +86,7 @@ def ranked(output: Path, attributor: str, most: int) -> list[tuple[str, int]]:
 
 def correct_without(weights: Path, neurons: list[tuple[str, int]]) -> np.ndarray:
     """Which images are right when neurons are zeroed behind their normalisation."""
-    model = load_model("cifar10_resnet20", weights=str(weights))
+    model = load_model("cifar10_resnet20", weights=str(weights), preprocessing="published")
     data = load_dataset("digits", split="test", preprocessing=model.preprocessing, limit=SUITE)
 
     def zero(index: int):
