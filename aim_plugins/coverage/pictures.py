@@ -98,7 +98,9 @@ def draw_heat_map(
     """
     table = np.array(values, dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        scaled = table / np.nanmax(np.where(np.isfinite(table), table, np.nan), axis=0)
+        most = np.nanmax(np.where(np.isfinite(table), table, np.nan), axis=0)
+        # Of a column of zeros, every row is the lowest.
+        scaled = np.where(most > 0, table / most, np.where(np.isfinite(table), 0.0, np.nan))
     with matplotlib.rc_context(STYLE | {"font.size": 8}):
         size = (1.6 + 0.62 * len(columns) + 0.9, 0.9 + 0.24 * min(len(rows), _NAMES))
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")

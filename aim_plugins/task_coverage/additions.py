@@ -15,6 +15,7 @@ from typing import Any
 from aim_plugins.coverage.criteria.criterion import Criterion, UnitCriterion
 from aim_plugins.coverage.gains import FreshUnits, fresh_units, prioritize
 from aim_plugins.coverage.growth import growth, random_growth
+from aim_plugins.coverage.moments import check_memory
 from aim_plugins.coverage.profile import Profile
 from aim_plugins.task_coverage.kept import KeptNeurons
 from aim_plugins.task_coverage.settings import TaskCoverageSettings
@@ -99,21 +100,11 @@ class Additions:
 def choose_criterion(
     settings: TaskCoverageSettings, criteria: Mapping[str, Criterion]
 ) -> UnitCriterion:
-    """The criterion that says what a document adds.
-
-    Raises:
-        ValueError: If the one that is asked for counts no units, or none does.
-    """
+    """The criterion that says what a document adds: all but NLC count units that it could add."""
     wanted = settings.prioritize_by
     names = [wanted] if wanted else [name for name in ("KMNC", *criteria) if name in criteria]
-    for name in names:
-        found = criteria[name]
-        if isinstance(found, UnitCriterion):
-            return found
-    raise ValueError(
-        f"prioritize_by={wanted!r} counts no units that a document could add: name another, such "
-        "as KMNC or TKNC"
-    )
+    found = (criteria[name] for name in names)
+    return next(one for one in found if isinstance(one, UnitCriterion))
 
 
 def find_additions(
@@ -136,6 +127,13 @@ def find_additions(
     assert task is not None  # asked by the caller
     positions = [one for name, members in suite.tasks.items() if name != task for one in members]
     criterion = choose_criterion(settings, profile.criteria)
+    _, first = next(view.batches(kept, positions[:1], suite.classes))
+    marks = criterion.units(first).shape[1]
+    check_memory(
+        f"adds_to={task!r} with {len(positions)} documents that each reach {marks} units",
+        4 * marks * len(positions),
+        "give a limit, fewer modules, or prioritize_by TKNC or IDC",
+    )
     batches = view.batches(kept, positions, suite.classes)
     fresh = fresh_units(criterion, (criterion.units(batch) for _, batch in batches))
     ranking = prioritize(criterion, fresh)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import write_atomic
 from aim_plugins.coverage.criteria.boundary import KMNC
 from aim_plugins.coverage.gaps import Gap, find_stretches
@@ -24,13 +22,13 @@ from aim_plugins.coverage.report import (
     growing,
     result_table,
 )
-from aim_plugins.coverage.results import Result, Words, format_csv, show_value, to_json
+from aim_plugins.coverage.results import TRAINING, Result, Words, show_value
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, write_page
-from aim_plugins.task_coverage.additions import Additions, additions_csv
+from aim_plugins.task_coverage.additions import Additions
 from aim_plugins.task_coverage.directions import DIRECTIONS
+from aim_plugins.task_coverage.files import Findings, content_of
 from aim_plugins.task_coverage.measure import Measured
-from aim_plugins.task_coverage.settings import TaskCoverageSettings
 from aim_plugins.task_coverage.suite import Suite
 
 WORDS = Words(
@@ -48,23 +46,6 @@ _TEXT = 240
 """Characters of a document that a table shows, its end."""
 
 
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """What a study found, for its front.
-
-    Attributes:
-        settings: What was asked.
-        suite: The documents.
-        measured: The views, that of neurons first.
-        additions: What documents of other tasks add to one, where asked for.
-    """
-
-    settings: TaskCoverageSettings
-    suite: Suite
-    measured: Sequence[Measured]
-    additions: Additions | None
-
-
 def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     """Writes and prints everything; returns the report's path.
 
@@ -77,7 +58,7 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         OSError: If a file cannot be written.
     """
     sections, pictures = _sections(found)
-    files = _files(found)
+    files = content_of(found)
     for name, content in files.items():
         write_atomic(folder / name, content)
     (folder / CURVES).mkdir(exist_ok=True)
@@ -89,7 +70,8 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     page = Page("Coverage", title, tasks, headline(found), sections)
     report = write_page(folder, page, manifest)
     print(_terminal(found, f"{title} on {tasks}"))
-    for sentence in [*sections[0].sentences, *_added_sentences(found)]:
+    compared = _compared(found.measured[0]) if len(found.suite.tasks) > 1 else []
+    for sentence in [*sections[0].sentences, *compared, *_added_sentences(found)]:
         print(f"  {sentence}")
     print()
     for name in [*files, f"{CURVES}/", "report.html"]:
@@ -105,22 +87,6 @@ def headline(found: Findings) -> str:
     text = f"{inputs} documents of {tasks} task{'s' * (tasks != 1)} reach "
     text += f"{show_value(result.value, result.unit)} of {result.label}, of at most "
     return f"{text}{show_value(result.ceiling, result.unit)}."
-
-
-def _files(found: Findings) -> dict[str, str]:
-    first, *others = found.measured
-    files = {
-        "coverage.json": json.dumps(_json(found), indent=2) + "\n",
-        "coverage.csv": format_csv(first.results),
-        "tasks.csv": _tasks_csv(first),
-        "uncovered.csv": _gaps_csv(first.gaps, found.suite),
-    }
-    for one in others:
-        files[f"{one.view.name}.csv"] = format_csv(one.results)
-        files[f"{one.view.name}-tasks.csv"] = _tasks_csv(one)
-    if found.additions is not None:
-        files["priority.csv"] = additions_csv(found.additions)
-    return files
 
 
 def _terminal(found: Findings, title: str) -> str:
@@ -155,7 +121,7 @@ def _sections(found: Findings) -> tuple[list[Section], Pictures]:
     if len(first.results) - len(whole) <= _LAYERS:  # the picture of layers has them too
         add(combinations(first.results, WORDS))
     add(_by_layer(first.results, "By layer", "coverage.csv"))
-    add(_renamed(breakdown(whole, "class", "documents by their right answer"), "By answer"))
+    add(breakdown(whole, "answer", "documents by their right answer"))
     add(growing(first.growth, whole, WORDS))
     for one in others:
         add(_along(one), "directions-")
@@ -213,7 +179,24 @@ def _by_task(one: Measured) -> tuple[Section, Pictures] | None:
         "documents of all tasks, below, and not against another task."
     )
     tables = [*section.tables, _tasks_table(one)]
-    return replace(section, note=note, tables=tables), pictures
+    return replace(section, note=note, sentences=_compared(one), tables=tables), pictures
+
+
+def _compared(one: Measured) -> list[str]:
+    """How each task does against random documents of all tasks, in a sentence."""
+    found = []
+    for task, results in one.tasks.items():
+        pairs = [(own, own.random[TRAINING]) for own in results if TRAINING in own.random]
+        sides = {
+            "less than": [own.label for own, spread in pairs if own.value < spread.low],
+            "more than": [own.label for own, spread in pairs if own.value > spread.high],
+        }
+        for side, labels in sides.items():
+            if labels:
+                found.append(
+                    f"{task} covers {side} as many {WORDS.training} in {first_few(labels, 12)}."
+                )
+    return found
 
 
 def _tasks_table(one: Measured) -> Table:
@@ -243,18 +226,10 @@ def _left_out(one: Measured, suite: Suite) -> Section:
     tables = []
     if one.gaps:
         rows = [
-            [
-                gap.label,
-                gap.description,
-                str(gap.training_inputs),
-                _shown(suite.documents[_example(one, suite, gap)].text) if _own(one, suite) else "",
-                _shown(suite.documents[gap.nearest].text),
-                f"{gap.distance:.3g}",
-            ]
+            [gap.label, str(gap.training_inputs), f"{gap.distance:.3g}", _told(gap, suite)]
             for gap in one.gaps
         ]
-        columns = ["neurons", "combination", "reference documents", "one of them"]
-        columns += ["nearest of the suite", "distance"]
+        columns = ["neurons", "reference documents", "distance", "combination, and who is near"]
         tables.append(Table(columns, rows, "Combinations that reference documents alone reach"))
     kmnc = one.profile.criteria.get("KMNC")
     if isinstance(kmnc, KMNC):
@@ -272,13 +247,12 @@ def _left_out(one: Measured, suite: Suite) -> Section:
     )
 
 
-def _own(one: Measured, suite: Suite) -> bool:
-    """Whether the reference was learned here, so that its documents are at hand."""
-    return one.view.reference.metadata.inputs == len(suite.reference_positions) > 0
-
-
-def _example(one: Measured, suite: Suite, gap: Gap) -> int:
-    return suite.reference_positions[gap.example] if _own(one, suite) else 0
+def _told(gap: Gap, suite: Suite) -> str:
+    """A combination, a reference document that reaches it, and the nearest of the suite."""
+    text = gap.description
+    if suite.reference_positions:  # otherwise the documents are not at hand
+        text += f" · reached by “{_shown(suite.documents[gap.example].text)}”"
+    return f"{text} · nearest of the suite: “{_shown(suite.documents[gap.nearest].text)}”"
 
 
 def _additions(found: Additions) -> tuple[Section, Pictures]:
@@ -304,51 +278,3 @@ def _shown(text: str) -> str:
     """The end of a document, where the question that tells it from others stands."""
     line = " ".join(text.split())
     return line if len(line) <= _TEXT else "… " + line[-_TEXT:]
-
-
-def _tasks_csv(one: Measured) -> str:
-    parts: list[list[str]] = []
-    for task, results in one.tasks.items():
-        rows = list(csv.reader(io.StringIO(format_csv(results))))
-        parts += [["task", *rows[0]]] if not parts else []
-        parts += [[task, *row] for row in rows[1:]]
-    return _csv(parts)
-
-
-def _gaps_csv(gaps: Sequence[Gap], suite: Suite) -> str:
-    header = ["neurons", "combination", "reference_documents", "nearest", "distance"]
-    rows = [
-        [
-            gap.label,
-            gap.description,
-            gap.training_inputs,
-            suite.documents[gap.nearest].name,
-            repr(gap.distance),
-        ]
-        for gap in gaps
-    ]
-    return _csv([header, *rows])
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _json(found: Findings) -> dict[str, Any]:
-    return {
-        "tasks": {name: len(positions) for name, positions in found.suite.tasks.items()},
-        **{one.view.name: _view_json(one) for one in found.measured},
-        "additions": None if found.additions is None else found.additions.to_json(),
-    }
-
-
-def _view_json(one: Measured) -> dict[str, Any]:
-    tasks: Mapping[str, Sequence[Result]] = one.tasks
-    return {
-        "documents": one.profile.inputs,
-        "results": to_json(one.results),
-        "by_task": {name: to_json(results) for name, results in tasks.items()},
-        "gaps": [asdict(gap) for gap in one.gaps],
-    }

@@ -20,7 +20,9 @@ from aim_plugins.sweep.store import SweepStore
 from aim_plugins.task_coverage.subject import Subject, Tokens
 
 _PART = 1 << 24
-"""Numbers of a part: 64 MiB."""
+"""Numbers written together: 64 MiB."""
+_BATCH = 1 << 22
+"""Numbers that criteria look at together, of which they make copies in 64 bits."""
 _FLOAT = np.dtype("<f4")
 
 
@@ -62,7 +64,7 @@ class KeptNeurons:
             Positions, and the batch.
         """
         columns = slice(self.neurons, None) if directions else slice(self.neurons)
-        size = max(1, _PART // max(1, self.directions if directions else self.neurons))
+        size = max(1, _BATCH // max(1, self.directions if directions else self.neurons))
         for start in range(0, len(positions), size):
             chosen = list(positions[start : start + size])
             # A copy, which outlives the file.

@@ -10,10 +10,17 @@ from typing import Any, Literal
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing, existing_folder, safe_name
 from aim_plugins.core.settings import Count, Names, Natural, Positive, option
-from aim_plugins.coverage.settings import CriteriaSettings, ImportanceSettings, SuiteSettings
+from aim_plugins.coverage.settings import (
+    CRITERIA,
+    CriteriaSettings,
+    ImportanceSettings,
+    SuiteSettings,
+)
 from aim_plugins.modulation.sites import compile_site
 
 LRP_EPSILON = "lrp-epsilon"
+DEFAULT_CRITERIA = tuple(name for name in CRITERIA if name != "NLC")
+"""All but NLC, whose covariances of every layer outgrow memory where hidden states are wide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,8 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
         prioritize: How many documents that list has.
         prioritize_by: The criterion that says what a document adds; by default KMNC, or else the
             first of those measured that counts units.
+        criteria: Names of criteria, by default all but NLC: NC,KMNC,NBC,SNAC,TKNC,TKNP,CC,LSC,DSC,
+            MDSC and IDC.
         modules: Regular expressions of the modules whose outputs are looked at; by default what
             attention and feed-forward part of each block add to the hidden states.
         kmnc_buckets: Of KMNC, the buckets k of a neuron's range over the reference documents.
@@ -64,6 +73,7 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
     adds_to: str | None = option(None, metavar="TASK")
     prioritize: Natural = 20
     prioritize_by: str | None = None
+    criteria: Names = option(DEFAULT_CRITERIA, metavar="NAMES")
     modules: Sequence[str] = option((), metavar="PATTERN")
     kmnc_buckets: Count = 100
     dtype: str = "float32"
@@ -120,6 +130,11 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
         if by is not None and by not in self.criteria:
             hint = did_you_mean(by, self.criteria)
             raise ValueError(f"prioritize_by={by!r} is not measured: {hint}")
+        if self.adds_to is not None and (by or ",".join(self.criteria)) == "NLC":
+            raise ValueError(
+                f"adds_to={self.adds_to!r}: NLC counts no units that a document could add; "
+                "measure another criterion, such as KMNC or TKNC"
+            )
 
     def check_files(self) -> None:
         super().check_files()

@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.identity import model_fingerprint
+from aim_plugins.coverage.moments import check_memory
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from aim_plugins.task_coverage.additions import Additions, choose_criterion, find_additions
+from aim_plugins.task_coverage.additions import Additions, find_additions
 from aim_plugins.task_coverage.directions import Directions, read_directions
-from aim_plugins.task_coverage.front import Findings, publish
+from aim_plugins.task_coverage.files import Findings
+from aim_plugins.task_coverage.front import publish
 from aim_plugins.task_coverage.kept import KeptNeurons, keep_neurons
 from aim_plugins.task_coverage.measure import Measured, Measurement
 from aim_plugins.task_coverage.settings import TaskCoverageSettings
@@ -90,7 +92,19 @@ class TaskCoverageStudy(FolderStudy):
             batch_size=settings.batch_size,
             max_length=engine.max_length,
         )
+        self._check_memory()
         self.suite.tokenize(self.subject)
+
+    def _check_memory(self) -> None:
+        """Refuses NLC where its covariances, of all documents and of each class, are too large."""
+        layers = self.subject.layers
+        if "NLC" in self.settings.criteria:
+            scopes = 1 + len(self.suite.reported_classes())
+            check_memory(
+                f"criteria: NLC of {len(layers.names)} layers with {max(layers.sizes)} neurons",
+                8 * scopes * sum(size**2 for size in layers.sizes),
+                "leave it out of criteria, or choose fewer modules",
+            )
 
     def _directions(self) -> Directions | None:
         if self._transport is None:
@@ -111,8 +125,6 @@ class TaskCoverageStudy(FolderStudy):
         )
         kept = keep_neurons(subject, suite.tokens, store, "neurons.f32", "documents")
         views = learn_views(subject, suite, kept, settings, store.folder / REFERENCE)
-        if settings.adds_to is not None:
-            choose_criterion(settings, views[0].make())  # refuses before all is measured
         measurement = Measurement(subject, suite, kept, settings, store)
         self.measured = measurement.measure(views)
         if settings.adds_to is not None:

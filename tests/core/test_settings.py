@@ -231,6 +231,24 @@ def test_help_says_what_the_docstring_says(capsys, monkeypatch):
     assert "--notes" not in shown and "--layers" not in shown  # dictionaries stand in files
 
 
+def test_an_option_said_anew_stands_once_with_its_new_help_and_default(capsys):
+    @dataclass(frozen=True, kw_only=True)
+    class Grill(Oven):
+        """The grill.
+
+        Attributes:
+            degrees: Hotter.
+        """
+
+        degrees: float = 250.0
+
+    parser = argparse.ArgumentParser()
+    add_options(parser, Grill)
+    assert parser.format_help().count("--degrees") == 2  # in the usage, and in its group
+    assert "Hotter. Default: 250.0." in parser.format_help()
+    assert make_settings(Grill, {}, "").degrees == 250.0
+
+
 def test_sections_hold_for_their_command_and_later_ones_win(config):
     @dataclass(frozen=True)
     class Icing(Settings):

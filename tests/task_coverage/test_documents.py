@@ -43,7 +43,7 @@ def test_texts_are_what_the_harness_sends_to_a_model(loaded, task_folder) -> Non
         assert (document.context, document.answer) in asked
 
 
-@pytest.mark.parametrize(("limit", "count"), [(3, 3), (0.5, 4), (0.01, 1), (99, 8), (None, 8)])
+@pytest.mark.parametrize(("limit", "count"), [(3.0, 3), (0.5, 4), (0.01, 1), (99.0, 8), (None, 8)])
 def test_a_limit_counts_documents_or_is_a_share_of_them(task_folder, limit, count) -> None:
     found = load_documents(["tiny_capitals"], str(task_folder), limit)
     assert len(found["tiny_capitals"]) == count

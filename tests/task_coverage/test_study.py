@@ -225,6 +225,10 @@ def test_a_reference_serves_another_run(coverage, capsys, shift_transport) -> No
             ("--tasks", "a,b", "--adds-to", "a", "--prioritize-by", "KMNC", "--criteria", "NC"),
             "prioritize_by='KMNC' is not measured",
         ),
+        (
+            ("--tasks", "a,b", "--adds-to", "a", "--criteria", "NLC"),
+            "adds_to='a': NLC counts no units",
+        ),
         (("--tasks", "a", "--compat", "neural-coverage"), "compat='neural-coverage' is about"),
         (("--tasks", "a", "--modules", "("), "modules='(' is no regular expression"),
         (("--tasks", "a", "--directions", "nowhere"), "directions='nowhere'"),
@@ -260,6 +264,18 @@ def test_transports_of_other_models_and_folders_of_other_studies_are_refused(
     status, other = coverage("--tasks", "tiny_writing", "--directions", folder, output="other")
     assert status == 2 and not other.exists()
     assert "transport=" in capsys.readouterr().err
+
+
+def test_criteria_beyond_memory_are_refused_before_a_folder_is_made(
+    coverage, capsys, monkeypatch
+) -> None:
+    from aim_plugins.coverage import moments
+
+    monkeypatch.setattr(moments, "MEMORY_LIMIT", 2**16)
+    status, folder = coverage("--tasks", "tiny_capitals", "--criteria", "NLC")
+    assert status == 2 and not folder.exists()
+    # Six layers of 48 neurons, for all documents and each of four answers.
+    assert "NLC of 6 layers with 48 neurons needs" in capsys.readouterr().err
 
 
 @pytest.mark.model

@@ -21,22 +21,47 @@ from vision_bench.classification.settings import (
     LogitsSettings,
     TopClassesSettings,
 )
+from vision_bench.coverage.combine_settings import CombineSettings
+from vision_bench.coverage.questions.importance_settings import ImportanceQuestion
+from vision_bench.coverage.questions.settings import (
+    CorrelationSettings,
+    DiversitySettings,
+    OverheadSettings,
+    SensitivitySettings,
+)
+from vision_bench.coverage.settings import RunSettings
+from vision_bench.coverage.sweep_settings import SweepSettings
 from vision_bench.models.preprocessing import Preprocessing
 from vision_bench.segmentation.perturbation_config import Perturbation, Target
 from vision_bench.segmentation.settings import SegmentSettings
 from vision_bench.systems import SYSTEMS
 
 ROOT = Path(vision_bench.__file__).parent
+COVERAGE: tuple[type[Settings], ...] = (
+    RunSettings,
+    CombineSettings,
+    SweepSettings,
+    ImportanceQuestion,
+    DiversitySettings,
+    SensitivitySettings,
+    CorrelationSettings,
+    OverheadSettings,
+)
 KINDS: tuple[type[Settings], ...] = (
     ClassifySettings,
     LogitsSettings,
     TopClassesSettings,
     SegmentSettings,
+    *COVERAGE,
 )
 BLOCKS = (Preprocessing, Perturbation, Target)
 
 ARGUMENTS = {
+    "attacks/__init__.py": {"attack"},
     "confusion.py": {"classes"},
+    # What a transport was learned with, and how a criterion is named.
+    "coverage/modulated.py": {"positions"},
+    "coverage/settings.py": {"KMNC", "NAME"},
     "data/segmentation.py": {"classes"},
     "models/model.py": {"task", "classes"},
     "models/architectures/cifar.py": {"architecture"},
@@ -46,7 +71,7 @@ ARGUMENTS = {
     "segmentation/envelope.py": {"stds"},
     "segmentation/overlays.py": {"alpha"},
 }
-"""Arguments of functions that only Python calls, or that a command gives itself."""
+"""Arguments of functions that only Python calls, or a command gives itself, and words of values."""
 
 _NAMED = re.compile(r"(?<![\w.])([A-Za-z_]\w*)=(?!=)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
@@ -100,6 +125,7 @@ def test_every_setting_that_a_message_names_is_of_its_command(said):
     known = {
         "classification": names_of(*KINDS[:3], Preprocessing),
         "segmentation": names_of(SegmentSettings, *BLOCKS),
+        "coverage": names_of(*COVERAGE),
     }
     every = set.union(*known.values())
     lost = [

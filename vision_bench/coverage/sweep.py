@@ -109,8 +109,12 @@ class CoverageSweep(Study):
         settings = self.settings
         learned, _ = read_transport(settings.transport)
         learned.check_model(self.subject.named, force=settings.force_transport)
-        if warning := learned.metadata.warning_of(settings.strengths):
-            say(warning)
+        low, high = learned.metadata.learned_strengths
+        if outside := [one for one in settings.strengths if not low <= one <= high]:
+            say(
+                f"strength={', '.join(map(format_strength, outside))} lies outside {low:g} to "
+                f"{high:g}, for which the transport was learned: its maps are extrapolated"
+            )
         self.pinned["transport_fingerprint"] = learned.fingerprint
         return TransportedActivations(self.subject, learned.maps, settings.strengths)
 

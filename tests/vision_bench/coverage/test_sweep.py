@@ -293,11 +293,12 @@ def test_transported_neurons_are_those_of_the_network_written_out(loaded, streng
         torch.testing.assert_close(found, values, atol=1e-4, rtol=1e-4)
 
 
-def test_a_sweep_of_a_transport_starts_at_coverage_run(config, clean, transport, tmp_path):
+def test_a_sweep_of_a_transport_starts_at_coverage_run(config, clean, transport, tmp_path, capsys):
     options = ("--transport", str(transport), "--strength", "-0.5,0,1")
     assert sweep(config, clean, tmp_path / "out", *options) == 0
     assert values_at(tmp_path / "out", 0.0, "") == values_of_run(clean)
     assert values_at(tmp_path / "out", 1.0, "")["NBC"] > values_of_run(clean)["NBC"]
+    assert "strength=-0.5 lies outside 0 to 1" in capsys.readouterr().err
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["axes"][0]["name"] == "strength"
     assert manifest["transport_fingerprint"] == LearnedTransport.load(transport).fingerprint

@@ -7,7 +7,13 @@ from dataclasses import asdict, dataclass
 
 from aim_plugins.core.errors import first_few
 from aim_plugins.sweep.page import Section, Table
-from vision_bench.coverage.questions.front import Answer, show_interval, show_percent, shown_labels
+from vision_bench.coverage.questions.front import (
+    Answer,
+    show_interval,
+    show_number,
+    show_percent,
+    shown_labels,
+)
 from vision_bench.coverage.questions.pictures import Correlations, draw_correlations, draw_suites
 from vision_bench.coverage.questions.settings import CorrelationSettings
 from vision_bench.coverage.questions.statistics import Interval, pearson
@@ -16,8 +22,6 @@ ALL, SIZE, MIXTURE = "all suites", "of one size", "of one size and mixture"
 EVENNESS, MISTAKES, INPUTS = "impartiality J", "mistakes found", "number of inputs"
 _SHORT = {EVENNESS: "J", MISTAKES: "mistakes", INPUTS: "inputs"}
 _SHORT |= {ALL: "all", SIZE: "one size", MIXTURE: "one mixture"}
-_BRIEF = (0, 1, 2, 4, 5, 7)
-"""Columns that a terminal has room for."""
 _NOTE = (
     "Pearson's r over suites, with Fisher's 95 % interval, which takes suites for independent; "
     "they are drawn from one data set and may share images. Grey: over all suites, where size "
@@ -91,7 +95,7 @@ def answer_of(
     pairs = [(EVENNESS, ALL), (EVENNESS, SIZE), (EVENNESS, MIXTURE), (MISTAKES, ALL)]
     pairs += [(MISTAKES, SIZE), (MISTAKES, MIXTURE), (INPUTS, ALL)]
     columns += [f"{_SHORT[panel]}: {_SHORT[condition]}" for panel, condition in pairs]
-    rows = [[x, *(show_interval(every[x].panels[p][c]) for p, c in pairs)] for x in labels]
+    rows = [[x, *(_cell(every[x].panels[p][c], c) for p, c in pairs)] for x in labels]
     section = Section(
         "Correlation",
         _NOTE,
@@ -104,8 +108,8 @@ def answer_of(
         "Are suites of more coverage better?",
         data,
         _summary(every, labels, len(suites)),
-        [columns[place] for place in _BRIEF],
-        [[row[place] for place in _BRIEF] for row in rows],
+        columns,
+        rows,
         [section],
         {f"correlation.{kind}": content for kind, content in drawn.items()}
         | {f"suites.{kind}": content for kind, content in scatter.items()},
@@ -122,6 +126,11 @@ def answer_of(
             "suites": [asdict(one) for one in suites],
         },
     )
+
+
+def _cell(one: Interval, condition: str) -> str:
+    """A correlation; over all suites, where it says little, without its interval."""
+    return show_number(one.value) if condition == ALL else show_interval(one)
 
 
 def _scatter(

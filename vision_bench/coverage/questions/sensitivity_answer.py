@@ -22,7 +22,7 @@ from vision_bench.coverage.questions.statistics import Interval, mean_interval, 
 CLEAN = "other clean images"
 _NOTE = (
     "NCov is the change of coverage over the range of all changes of that criterion at that size, "
-    "the unchanged suite's 0 among them; where nothing changes it is 0. Bands and brackets are "
+    "the unchanged suite's 0 among them; where nothing changes it is 0. Bars and brackets are "
     "95 % intervals of the mean over runs, by Student's law; an attack is held against other clean "
     "images run by run. Runs of the largest size share the attacked images, so that intervals "
     "tell of the suites drawn, not of other victims. Of twenty intervals one misses by chance; "
@@ -132,11 +132,8 @@ def answer_of(
         files |= {f"sensitivity_{size}.{kind}": content for kind, content in drawn.items()}
         pictures[f"suites of {size}"] = drawn["png"]
     size, share = settings.sizes[-1], settings.shares[-1]
-    columns = ["criterion", CLEAN, *settings.attacks]
-    columns += [f"{name} − clean" for name in settings.attacks]
+    columns = ["criterion", CLEAN, *(f"{name} − clean" for name in settings.attacks)]
     rows = [_row(changes, label, size, share, settings.attacks) for label in labels]
-    # A terminal has room for the differences alone.
-    brief = [place for place in range(len(columns)) if not 1 < place < 2 + len(settings.attacks)]
     title = f"Change of coverage, {100 * share:g} % of {size} inputs replaced"
     first = Section(
         "Sensitivity",
@@ -151,8 +148,8 @@ def answer_of(
         "Does coverage notice attacked inputs?",
         data,
         _summary(changes, labels, success, settings),
-        [columns[place] for place in brief],
-        [[row[place] for place in brief] for row in rows],
+        columns,
+        rows,
         [first, gallery],
         files,
         _HEADER,
@@ -196,8 +193,8 @@ def _row(
     def find(what: str) -> Change:
         return next(x for x in _at(changes, label, size, what) if x.share == share)
 
-    changed = [show_number(find(what).change.value) for what in (CLEAN, *attacks)]
-    return [label, *changed, *(show_interval(find(name).beyond) for name in attacks)]
+    beyond = [show_interval(find(name).beyond) for name in attacks]
+    return [label, show_number(find(CLEAN).change.value), *beyond]
 
 
 def _sentences(
