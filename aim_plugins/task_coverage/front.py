@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import write_atomic
 from aim_plugins.coverage.criteria.boundary import KMNC
 from aim_plugins.coverage.gaps import Gap, find_stretches
@@ -21,7 +22,7 @@ from aim_plugins.coverage.report import (
     growing,
     result_table,
 )
-from aim_plugins.coverage.results import Result, Words, show_value
+from aim_plugins.coverage.results import TRAINING, Result, Words, show_value
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, write_page
 from aim_plugins.task_coverage.additions import Additions
@@ -69,7 +70,8 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     page = Page("Coverage", title, tasks, headline(found), sections)
     report = write_page(folder, page, manifest)
     print(_terminal(found, f"{title} on {tasks}"))
-    for sentence in [*sections[0].sentences, *_added_sentences(found)]:
+    compared = _compared(found.measured[0]) if len(found.suite.tasks) > 1 else []
+    for sentence in [*sections[0].sentences, *compared, *_added_sentences(found)]:
         print(f"  {sentence}")
     print()
     for name in [*files, f"{CURVES}/", "report.html"]:
@@ -119,7 +121,7 @@ def _sections(found: Findings) -> tuple[list[Section], Pictures]:
     if len(first.results) - len(whole) <= _LAYERS:  # the picture of layers has them too
         add(combinations(first.results, WORDS))
     add(_by_layer(first.results, "By layer", "coverage.csv"))
-    add(_renamed(breakdown(whole, "class", "documents by their right answer"), "By answer"))
+    add(breakdown(whole, "answer", "documents by their right answer"))
     add(growing(first.growth, whole, WORDS))
     for one in others:
         add(_along(one), "directions-")
@@ -177,7 +179,24 @@ def _by_task(one: Measured) -> tuple[Section, Pictures] | None:
         "documents of all tasks, below, and not against another task."
     )
     tables = [*section.tables, _tasks_table(one)]
-    return replace(section, note=note, tables=tables), pictures
+    return replace(section, note=note, sentences=_compared(one), tables=tables), pictures
+
+
+def _compared(one: Measured) -> list[str]:
+    """How each task does against random documents of all tasks, in a sentence."""
+    found = []
+    for task, results in one.tasks.items():
+        pairs = [(own, own.random[TRAINING]) for own in results if TRAINING in own.random]
+        sides = {
+            "less than": [own.label for own, spread in pairs if own.value < spread.low],
+            "more than": [own.label for own, spread in pairs if own.value > spread.high],
+        }
+        for side, labels in sides.items():
+            if labels:
+                found.append(
+                    f"{task} covers {side} as many {WORDS.training} in {first_few(labels, 12)}."
+                )
+    return found
 
 
 def _tasks_table(one: Measured) -> Table:
@@ -207,18 +226,10 @@ def _left_out(one: Measured, suite: Suite) -> Section:
     tables = []
     if one.gaps:
         rows = [
-            [
-                gap.label,
-                gap.description,
-                str(gap.training_inputs),
-                _example(gap, suite),
-                _shown(suite.documents[gap.nearest].text),
-                f"{gap.distance:.3g}",
-            ]
+            [gap.label, str(gap.training_inputs), f"{gap.distance:.3g}", _told(gap, suite)]
             for gap in one.gaps
         ]
-        columns = ["neurons", "combination", "reference documents", "one of them"]
-        columns += ["nearest of the suite", "distance"]
+        columns = ["neurons", "reference documents", "distance", "combination, and who is near"]
         tables.append(Table(columns, rows, "Combinations that reference documents alone reach"))
     kmnc = one.profile.criteria.get("KMNC")
     if isinstance(kmnc, KMNC):
@@ -236,9 +247,12 @@ def _left_out(one: Measured, suite: Suite) -> Section:
     )
 
 
-def _example(gap: Gap, suite: Suite) -> str:
-    """A reference document that reaches a combination, if it is at hand."""
-    return _shown(suite.documents[gap.example].text) if suite.reference_positions else ""
+def _told(gap: Gap, suite: Suite) -> str:
+    """A combination, a reference document that reaches it, and the nearest of the suite."""
+    text = gap.description
+    if suite.reference_positions:  # otherwise the documents are not at hand
+        text += f" · reached by “{_shown(suite.documents[gap.example].text)}”"
+    return f"{text} · nearest of the suite: “{_shown(suite.documents[gap.nearest].text)}”"
 
 
 def _additions(found: Additions) -> tuple[Section, Pictures]:

@@ -184,22 +184,18 @@ def keep_reference(
         settings: Which criteria, and which neurons matter.
 
     Raises:
-        ValueError: If the folder holds another reference, which its results rest on.
+        SweepMismatchError: If the folder holds results with another reference.
+        ValueError: If that was given before, and is not of these training images.
     """
     folder = store.folder / REFERENCE
-    held = Reference.load(folder) if (folder / f"{REFERENCE}.json").exists() else None
     if given is not None:
-        if held is None:
-            given.save(folder)
-        elif held.fingerprint != given.fingerprint:
-            raise ValueError(
-                f"reference={settings.reference!r} is not the one in {folder}, which the results "
-                "there rest on: choose another output"
-            )
-        return held or given
+        store.pin_manifest(reference=given.fingerprint)
+        given.save(folder)
+        return given
     assert training is not None  # `load_subject` loads one of the two
     store.pin_manifest(training_fingerprint=training.fingerprint)
-    if held is not None:
+    if (folder / f"{REFERENCE}.json").exists():
+        held = Reference.load(folder)
         if held.metadata.data_sha256 != training.fingerprint:
             raise ValueError(
                 f"{folder} was learned from {held.metadata.data}, not from these training images: "
@@ -208,6 +204,7 @@ def keep_reference(
         say(f"{folder} is finished and kept")
         return held
     reference = learn_reference(subject, training, settings)
+    store.pin_manifest(reference=reference.fingerprint)
     reference.save(folder)
     return reference
 
