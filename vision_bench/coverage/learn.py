@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -163,9 +163,6 @@ _CONSTANTS = (
 )  # fmt: skip
 """Settings of the criteria that a reference does not depend on."""
 
-_NOT_ASKED_AGAIN = ("criteria", "train_limit", "importance_file", "importance_sha256")
-"""What of a reference's settings need not be said again where it is used."""
-
 
 def keep_reference(
     store: SweepStore,
@@ -236,20 +233,9 @@ def open_reference(settings: CoverageSettings, subject: Subject) -> Reference:
             f"reference={settings.reference!r} was learned for {', '.join(held)}: it lacks what "
             f"{', '.join(missing)} needs; learn another, or leave them out of criteria"
         )
-    _refuse_others(reference.metadata.settings, settings)
+    reference.check_settings(learned_with(settings), settings.reference)
     say(f"reference: {settings.reference}, {reference.metadata.inputs} training inputs")
     return reference
-
-
-def _refuse_others(held: Mapping[str, Any], settings: CoverageSettings) -> None:
-    """Refuses settings that a reference was not learned with, which it would overrule."""
-    asked = learned_with(settings)
-    for name in asked.keys() - set(_NOT_ASKED_AGAIN):
-        if held.get(name) != asked[name]:
-            raise ValueError(
-                f"{name}={asked[name]!r}: the reference {settings.reference!r} was learned with "
-                f"{held.get(name)!r}; give that, or learn another reference"
-            )
 
 
 def all_positions(data: ClassificationData, settings: TrainedSettings) -> list[int]:

@@ -65,9 +65,7 @@ class Part:
             return held
         arguments = self.manifest["arguments"]
         drawn = {name: arguments.get(name) for name in _DRAWN_BY}
-        return [
-            {"suite": self.metadata.data_sha256, "part": arguments["part"] or "1/1", **drawn}
-        ]
+        return [{"suite": self.metadata.data_sha256, "part": arguments["part"] or "1/1", **drawn}]
 
     @property
     def title(self) -> str:
