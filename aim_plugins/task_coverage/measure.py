@@ -14,7 +14,7 @@ from aim_plugins.coverage.gaps import Gap, find_gaps
 from aim_plugins.coverage.growth import growth_steps
 from aim_plugins.coverage.profile import ALL, Profile, ProfileMetadata
 from aim_plugins.coverage.registry import idc_label
-from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect
+from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect, training_values
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.task_coverage.documents import fingerprint_of
 from aim_plugins.task_coverage.kept import KeptNeurons, keep_neurons
@@ -86,7 +86,7 @@ class Measurement:
             tasks[task] = collect(profile, random, {})
         order = self._shuffled(suite.positions, "order")
         profile, growth = self.profile(view, ALL, order, suite.reported_classes())
-        results = collect(profile, {NOISE: noise[ALL]}, _reached_by_reference(view))
+        results = collect(profile, {NOISE: noise[ALL]}, training_values(view.reference))
         return Measured(view, profile, results, tasks, growth, self._gaps(view, profile))
 
     def profile(
@@ -229,14 +229,6 @@ def random_tokens(
     usual = torch.tensor([one for one in range(size) if one not in special])
     drawn = (usual[torch.randint(len(usual), (one,), generator=generator)] for one in lengths)
     return [Tokens(tuple(one.tolist()), 0) for one in drawn]
-
-
-def _reached_by_reference(view: View) -> Values:
-    """What the reference documents themselves reach of IDC."""
-    return {
-        idc_label(place, one.neurons.label): len(one.reached.codes) / one.neurons.combinations
-        for place, one in enumerate(view.reference.important)
-    }
 
 
 def _seed_of(seed: int, purpose: str) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.identity import model_fingerprint
-from aim_plugins.coverage.moments import check_memory
+from aim_plugins.coverage.criteria.covariance import check_covariances
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
@@ -97,14 +97,8 @@ class TaskCoverageStudy(FolderStudy):
 
     def _check_memory(self) -> None:
         """Refuses NLC where its covariances, of all documents and of each class, are too large."""
-        layers = self.subject.layers
         if "NLC" in self.settings.criteria:
-            scopes = 1 + len(self.suite.reported_classes())
-            check_memory(
-                f"criteria: NLC of {len(layers.names)} layers with {max(layers.sizes)} neurons",
-                8 * scopes * sum(size**2 for size in layers.sizes),
-                "leave it out of criteria, or choose fewer modules",
-            )
+            check_covariances(self.subject.layers, 1 + len(self.suite.reported_classes()))
 
     def _directions(self) -> Directions | None:
         if self._transport is None:

@@ -4,6 +4,8 @@ vision-bench coverage run CONFIG            every criterion of a suite
 vision-bench coverage importance CONFIG     whether important neurons matter more than random ones
 vision-bench coverage combine FOLDER ...    what parts of a suite exercise together
 vision-bench coverage sweep CONFIG          the same against the strength of a change
+
+The commands of the other questions are in `questions.commands`.
 """
 
 from __future__ import annotations

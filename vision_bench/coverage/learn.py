@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.files import sha256_of
+from aim_plugins.coverage.criteria.covariance import check_covariances
 from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.coverage.learning import (
     Chosen,
@@ -101,11 +102,13 @@ def check_fit(subject: Subject, training: ClassificationData, settings: Coverage
     """Refuses, before anything is measured, what a reference could not be learned with.
 
     Raises:
-        ValueError: If a layer or a neuron of the file of scores does not exist, or the training
-            images are fewer than clusters.
+        ValueError: If a layer or a neuron of the file of scores does not exist, the training images
+            are fewer than clusters, or covariances of NLC would take too much memory.
     """
     layers = subject.layers
     surprise_layer(layers, settings)
+    if "NLC" in settings.criteria:
+        check_covariances(layers)
     if "IDC" not in settings.criteria:
         return
     subject_layer(layers, settings.layer_index)

@@ -38,12 +38,7 @@ class NLC(Criterion):
     source: ClassVar[str] = "Yuan et al., ICSE 2023, NeuraL Coverage"
 
     def __init__(self, layers: Layers) -> None:
-        largest = max(layers.sizes, default=0)
-        check_memory(
-            f"layers={len(layers.names)} of up to {largest} neurons",
-            sum(size**2 for size in layers.sizes) * 8,
-            "leave NLC out, or choose fewer or smaller layers",
-        )
+        check_covariances(layers)
         self.layers = layers
         self.moments = [Moments.empty(size) for size in layers.sizes]
 
@@ -78,3 +73,20 @@ class NLC(Criterion):
     def merge(self, other: NLC) -> None:
         for mine, theirs in zip(self.moments, other.moments, strict=True):
             mine.merge(theirs)
+
+
+def check_covariances(layers: Layers, scopes: int = 1) -> None:
+    """Refuses layers whose covariances would take too much memory.
+
+    Args:
+        layers: The network's layers.
+        scopes: How many suites are measured at once: all inputs, and those of each class.
+
+    Raises:
+        ValueError: If so.
+    """
+    check_memory(
+        f"criteria: NLC of {len(layers.names)} layers with {max(layers.sizes, default=0)} neurons",
+        8 * scopes * sum(size**2 for size in layers.sizes),
+        "leave it out of criteria, or choose fewer modules",
+    )

@@ -72,5 +72,5 @@ def test_constant_neurons_and_broken_inputs_add_nothing():
 
 def test_matrices_beyond_memory_are_refused(monkeypatch):
     monkeypatch.setattr(moments, "MEMORY_LIMIT", 400)
-    with pytest.raises(ValueError, match="layers=3 of up to 6 neurons needs .* leave NLC out"):
+    with pytest.raises(ValueError, match="NLC of 3 layers with 6 neurons needs .* leave it out"):
         NLC(LAYERS)

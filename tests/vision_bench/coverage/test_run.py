@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from aim_plugins.coverage import moments
 from vision_bench.cli import main
 from vision_bench.coverage import front
 from vision_bench.data.classification import load_dataset
@@ -345,6 +346,13 @@ def refused(config: Path, folder: Path, capsys: pytest.CaptureFixture[str], *opt
 )
 def test_what_does_not_fit_is_refused_in_a_line(config, tmp_path, capsys, options, message) -> None:
     assert message in refused(config, tmp_path, capsys, *options)
+
+
+def test_covariances_beyond_memory_are_refused_before_learning(
+    config, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(moments, "MEMORY_LIMIT", 8 * sum(size**2 for size in SIZES) - 1)
+    assert "NLC of 4 layers" in refused(config, tmp_path, capsys, "--criteria", "NLC")
 
 
 def test_a_file_of_scores_of_another_model_is_refused(config, tmp_path, capsys) -> None:
