@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -64,6 +65,8 @@ def choose_neurons(
 ) -> list[Chosen]:
     """The sets of neurons whose combinations are counted, that of the subject layer first.
 
+    Classes of fewer correctly classified training inputs than clusters are left out.
+
     Args:
         layers: All layers.
         scores: A score for each neuron, or relevance by class.
@@ -93,10 +96,12 @@ def choose_neurons(
                 "importance_file out, or all_class"
             )
         counts = scores.counts.tolist()
+        # Fewer make no clusters, and one rare class is no reason to measure nothing.
+        least = min(np.atleast_1d(settings.clusters).tolist())
         found += [
             Chosen(f"class {name}", top(subject, index), index)
             for index, name in enumerate(classes)
-            if counts[index]
+            if counts[index] >= least
         ]
     return found
 

@@ -100,7 +100,8 @@ class ImportanceSettings(Settings):
             numbers.
         layer_by_layer: Measures IDC of every layer besides.
         end2end: Measures IDC of the most important neurons of all layers but the last besides.
-        all_class: Measures IDC of every class besides: its important neurons, on its own inputs.
+        all_class: Measures IDC of every class besides: its important neurons, on its own inputs;
+            of those with as many correctly classified training inputs as clusters.
     """
 
     attr: str = "lrp-epsilon"

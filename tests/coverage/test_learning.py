@@ -69,6 +69,18 @@ def test_the_subject_layer_comes_first_and_classes_without_a_right_answer_are_le
     assert [one.class_index for one in found] == [None] * 4 + [0, 1]
 
 
+def test_a_class_of_fewer_right_answers_than_clusters_is_left_out() -> None:
+    relevance = _relevance()
+    relevance.add(torch.randn(2, 14), torch.tensor([2, 2]))
+    for clusters, wanted in (
+        (2, ["class cat", "class dog", "class cow"]),
+        (3, ["class cat", "class dog"]),
+    ):
+        settings = ImportanceSettings(all_class=True, n_clusters=clusters)
+        found = choose_neurons(LAYERS, relevance, settings, ["cat", "dog", "cow"])
+        assert [one.label for one in found[1:]] == wanted
+
+
 def test_neurons_are_those_of_the_highest_sums_of_their_set() -> None:
     relevance = _relevance()
     settings = ImportanceSettings(top_m_neurons=3, end2end=True, all_class=True)
@@ -130,7 +142,7 @@ def test_the_order_of_training_inputs_changes_nothing(world) -> None:
     order = torch.randperm(300, generator=torch.Generator().manual_seed(3))
     training = world.training
     parts = [
-        (rows, Batch(training.neurons[rows], training.classes[rows])) for rows in order.split(7)
+        (rows, Batch(training.neurons[rows], training.classes[rows])) for rows in order.split(6)
     ]
     found = cluster_sets(world.layers, world.chosen, Values.read(world.chosen, parts), 2)
     for one, other in zip(found, world.reference.important, strict=True):
