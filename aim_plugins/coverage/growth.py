@@ -127,7 +127,8 @@ def random_growth(
     tail = (1 - check_level(level)) / 2
     fresh = _fresh(criterion, units)
     mean, wanted = expected_growth(criterion, fresh, count), _count(fresh, count)
-    draws = (np.random.default_rng([seed, one]) for one in range(orders))
+    # NumPy takes no negative seed, PyTorch does.
+    draws = (np.random.default_rng([seed % 2**63, one]) for one in range(orders))
     added = np.stack([_added(fresh, one.permutation(len(fresh))[:wanted]) for one in draws])
     low, high = np.quantile(_value(criterion, added), [tail, 1 - tail], axis=0)
     return Band(mean, torch.from_numpy(low), torch.from_numpy(high))
