@@ -181,9 +181,13 @@ def keep_reference(
         training: Its training images; None where a reference is given.
         given: The reference that a setting names.
         settings: Which criteria, and which neurons matter.
+
+    Raises:
+        SweepMismatchError: If the folder holds results with another reference.
     """
     folder = store.folder / REFERENCE
     if given is not None:
+        store.pin_manifest(reference=given.fingerprint)
         given.save(folder)
         return given
     assert training is not None  # `load_subject` loads one of the two
@@ -192,6 +196,7 @@ def keep_reference(
         say(f"{folder} is finished and kept")
         return Reference.load(folder)
     reference = learn_reference(subject, training, settings)
+    store.pin_manifest(reference=reference.fingerprint)
     reference.save(folder)
     return reference
 
@@ -231,7 +236,8 @@ def open_reference(settings: CoverageSettings, subject: Subject) -> Reference:
 def _refuse_others(held: Mapping[str, Any], settings: CoverageSettings) -> None:
     """Refuses settings that a reference was not learned with, which it would overrule."""
     asked = learned_with(settings)
-    for name in asked.keys() - set(_NOT_ASKED_AGAIN):
+    names = [name for name in asked if name not in _NOT_ASKED_AGAIN]
+    for name in sorted(names, key="compat".__ne__):
         if held.get(name) != asked[name]:
             raise ValueError(
                 f"{name}={asked[name]!r}: the reference {settings.reference!r} was learned with "
