@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from aim_plugins.coverage.results import IMAGES, NOISE, TRAINING, Result, Words, show_value
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, SIZE, STYLE, VERMILLION, render
@@ -150,8 +151,10 @@ def draw_growth(
         size = (1.9 * columns + 0.3, 1.35 * rows + 0.6)
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+        grid.flat[0].set_xscale("log")  # the axis of all
         for place, one in enumerate(results):
             axes = grid.flat[place]
+            axes.xaxis.set_minor_locator(NullLocator())  # dozens of marks in each small panel
             axes.plot(inputs, [point[one.label] for point in growth], color=BLUE, linewidth=1.6)
             if (spread := one.random.get(TRAINING)) is not None and math.isfinite(spread.low):
                 axes.errorbar(
@@ -162,7 +165,6 @@ def draw_growth(
                     color=GREY,
                     markersize=7,
                 )
-            axes.set_xscale("log")
             axes.set_ylim(bottom=0)
             axes.set_title(one.label, fontsize=9)
         for axes in grid.flat[len(results) :]:

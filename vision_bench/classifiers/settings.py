@@ -19,7 +19,7 @@ class ClassifierSettings(Settings):
 
     Attributes:
         dataset: cifar10, cifar100, imagenet, fashion-mnist, digits or folder.
-        model: torchvision:NAME, timm:NAME, or a model of pytorch-cifar-models, of which the
+        model: torchvision:NAME, timm:NAME, lenet5, or a model of pytorch-cifar-models, of which the
             architecture will do, such as resnet56.
         data_root: Folder of the data set; by default "data" for CIFAR.
         split: The data set's split; by default the one to evaluate on.

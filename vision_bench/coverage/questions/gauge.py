@@ -65,6 +65,12 @@ class Gauge:
         return {label: float(one.value) for label, one in self.criteria.items()}
 
 
+def joined(*batches: Batch) -> Batch:
+    """Several batches as one, in their order."""
+    neurons = torch.cat([one.neurons for one in batches])
+    return Batch(neurons, torch.cat([one.classes for one in batches]))
+
+
 @dataclass(frozen=True)
 class Pool:
     """Images that suites are drawn from, as the criteria see them.

@@ -18,7 +18,7 @@ from aim_plugins.sweep.page import Exhibit
 from aim_plugins.sweep.store import SweepStore
 from vision_bench.coverage.questions.attacked import Attacked, Attacker
 from vision_bench.coverage.questions.front import Answer, picture_of
-from vision_bench.coverage.questions.gauge import Gauge, Pool, Values
+from vision_bench.coverage.questions.gauge import Gauge, Pool, Values, joined
 from vision_bench.coverage.questions.question import Question
 from vision_bench.coverage.questions.sensitivity_answer import CLEAN, Run, answer_of
 from vision_bench.coverage.questions.settings import SensitivitySettings
@@ -104,8 +104,8 @@ class Sensitivity(Question[SensitivitySettings]):
 
         def measure(key: str, count: int, source: Pool, rows: Rows) -> None:
             gauge.go_back(start)
-            gauge.update(pool.batch(draw.victims[count:]))
-            gauge.update(source.batch(rows[:count]))
+            # In the places of those that they replace, for criteria that depend on order.
+            gauge.update(joined(source.batch(rows[:count]), pool.batch(draw.victims[count:])))
             found[key] = gauge.values
 
         measure("", 0, pool, draw.victims)

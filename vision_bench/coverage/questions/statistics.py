@@ -118,7 +118,7 @@ def impartiality(counts: Sequence[int], classes: int) -> float:
     if classes < 2 or not total:
         return math.nan
     shares = [one / total for one in counts if one]
-    return -math.fsum(one * math.log(one) for one in shares) / math.log(classes)
+    return math.fsum(one * math.log(1 / one) for one in shares) / math.log(classes)
 
 
 def normalised_changes(changes: Sequence[float]) -> list[float]:
