@@ -236,7 +236,8 @@ def open_reference(settings: CoverageSettings, subject: Subject) -> Reference:
 def _refuse_others(held: Mapping[str, Any], settings: CoverageSettings) -> None:
     """Refuses settings that a reference was not learned with, which it would overrule."""
     asked = learned_with(settings)
-    for name in asked.keys() - set(_NOT_ASKED_AGAIN):
+    names = [name for name in asked if name not in _NOT_ASKED_AGAIN]
+    for name in sorted(names, key="compat".__ne__):
         if held.get(name) != asked[name]:
             raise ValueError(
                 f"{name}={asked[name]!r}: the reference {settings.reference!r} was learned with "
