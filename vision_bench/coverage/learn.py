@@ -181,9 +181,13 @@ def keep_reference(
         training: Its training images; None where a reference is given.
         given: The reference that a setting names.
         settings: Which criteria, and which neurons matter.
+
+    Raises:
+        SweepMismatchError: If the folder holds results with another reference.
     """
     folder = store.folder / REFERENCE
     if given is not None:
+        store.pin_manifest(reference=given.fingerprint)
         given.save(folder)
         return given
     assert training is not None  # `load_subject` loads one of the two
@@ -192,6 +196,7 @@ def keep_reference(
         say(f"{folder} is finished and kept")
         return Reference.load(folder)
     reference = learn_reference(subject, training, settings)
+    store.pin_manifest(reference=reference.fingerprint)
     reference.save(folder)
     return reference
 

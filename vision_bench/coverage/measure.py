@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from aim_plugins.core.commands import say
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.coverage.growth import growth_steps
 from aim_plugins.coverage.profile import Profile, ProfileMetadata
@@ -122,8 +123,13 @@ class Measurement:
         self, folder: Path, metadata: ProfileMetadata, classes: Mapping[int, str]
     ) -> tuple[Profile, int]:
         if (folder / "profile.json").exists():
-            profile = Profile.load(folder, self._make, metadata).with_classes(classes)
-            return profile, profile.metadata.position
+            try:
+                profile = Profile.load(folder, self._make, metadata).with_classes(classes)
+                return profile, profile.metadata.position
+            except ValueError as error:
+                # The manifest holds the settings and the reference: it is a file that was cut short
+                # when a run was killed while it saved.
+                say(f"measuring again from the first image: {error}")
         return Profile(self._make, metadata, classes), 0
 
     def growth(self, count: int) -> list[Values]:

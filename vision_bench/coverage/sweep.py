@@ -135,7 +135,6 @@ class CoverageSweep(Study):
             transport=self.settings.transport,
         )
         reference = keep_reference(store, subject, self.training, self.reference, self.settings)
-        store.pin_manifest(reference=reference.fingerprint)
         measurement = StrengthMeasurement(self.modulated, subject, reference, self.settings, store)
         self.measured = measurement.measure(self.suite, self.positions)
         self.units = {

@@ -243,6 +243,18 @@ def test_a_run_killed_within_the_suite_goes_on_to_the_same_numbers(config, tmp_p
     assert values(killed) == values(whole)
 
 
+def test_a_profile_that_a_kill_cut_short_is_measured_again(config, tmp_path, capsys) -> None:
+    assert run(config, tmp_path / "out", *FEW) == 0
+    before = values(tmp_path / "out")
+    # A kill between the two files of a saving leaves a pair that does not belong together.
+    tensors = tmp_path / "out" / "profile" / "profile.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-3])
+    capsys.readouterr()
+    assert run(config, tmp_path / "out", *FEW) == 0
+    assert "measuring again from the first image" in capsys.readouterr().err
+    assert values(tmp_path / "out") == before
+
+
 def test_profiles_of_parts_are_those_of_the_whole_together(config, tmp_path) -> None:
     from aim_plugins.coverage.profile import Profile, read_metadata
     from aim_plugins.coverage.reference import Reference

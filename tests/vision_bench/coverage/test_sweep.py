@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -410,6 +411,19 @@ def test_a_transport_of_last_tokens_is_refused(loaded):
 def test_a_folder_of_another_sweep_is_refused(swept, clean, config, capsys):
     assert sweep(config, clean, swept, "--noise-std", "0,1", "--draws", "2", "--seed", "5") == 2
     assert "holds another sweep (noise_std" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_keeps_its_reference(clean, whole, config, tmp_path, capsys):
+    folder = shutil.copytree(whole, tmp_path / "out")
+    held = (folder / "reference" / "reference.json").read_bytes()
+    words = ("coverage", "run", str(config), *SHARED, "--baselines", "0", "--train-limit", "100")
+    assert cli.main((*words, "--output", str(tmp_path / "other"))) == 0
+    # Behind the first one, of which it takes the place.
+    other = ("--reference", str(tmp_path / "other" / "reference"), "--train-limit", "150")
+    assert sweep(config, clean, folder, "--noise-std", "0,3", *other) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "holds another sweep (reference: " in line or "was learned with" in line
+    assert (folder / "reference" / "reference.json").read_bytes() == held
 
 
 def test_cells_are_named_by_what_varies(loaded):

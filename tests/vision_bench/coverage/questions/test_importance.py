@@ -161,21 +161,18 @@ def test_neither_batches_nor_a_restart_change_a_number(config, output, tmp_path)
 
 
 def test_relevance_goes_on_where_it_was_interrupted(config, output, tmp_path, monkeypatch) -> None:
-    class Interrupted(Exception):
-        pass
-
     note = scoring.Progress.note
 
     def interrupting(self, state, position, last):
         note(self, state, position, last)
         if not last:
-            raise Interrupted
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(scoring, "_SAVED_EVERY", 0.0)
     monkeypatch.setattr(scoring, "_BATCHES", 1)
     monkeypatch.setattr(scoring.Progress, "note", interrupting)
-    with pytest.raises(Interrupted):
-        run(config, tmp_path / "out", "--attr", "la")
+    assert run(config, tmp_path / "out", "--attr", "la") == 130
+    assert (tmp_path / "out" / "relevance" / "la.safetensors").exists()
     monkeypatch.setattr(scoring.Progress, "note", note)
     assert run(config, tmp_path / "out", "--attr", "la") == 0
     found, expected = (read(one)["attributors"]["la"] for one in (tmp_path / "out", output))
@@ -233,7 +230,7 @@ def test_coverage_run_holds_the_vote_itself(config, tmp_path, monkeypatch) -> No
     [
         (("--attr", "lrp-epsilon,lcc"), "attr='lcc'"),
         (("--attr", "la,la"), "attr='la,la' names one twice"),
-        (("--top-m-neurons", "0"), "top_m_neurons=(0,): give whole numbers from 1 upwards"),
+        (("--top-m-neurons", "0"), "top_m_neurons=0: give a whole number from 1 upwards"),
         (("--top-m-neurons", "2,97"), "top_m_neurons=97: all layers but the last have 96 neurons"),
         (("--layer-index", "7"), "layer_index=7: the model has 4 layers"),
         (("--layer-index", "1", "--top-m-neurons", "17"), "layer 'conv1' has 16 neurons"),
