@@ -42,7 +42,7 @@ WORDS = {
 def config(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     path = tmp_path_factory.mktemp("questions") / "config.py"
     settings = {"dataset": "digits", "model": "resnet20", "weights": str(weights)}
-    settings |= {"limit": 90, "train_limit": 100, "runs": 2, "criteria": CRITERIA.split(",")}
+    settings |= {"limit": 90, "train_limit": 60, "runs": 2, "criteria": CRITERIA.split(",")}
     settings |= {"preprocessing": "published", "batch_size": 16, "device": "cpu"}
     path.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
     return path
@@ -153,10 +153,8 @@ def test_times_are_compared_turn_by_turn():
     assert middle([Cost(3, 1).cpu, 1.0, 2.0]).value == 2.0
 
 
-@pytest.mark.parametrize("question", ["diversity", "sensitivity"])
-def test_an_interrupted_run_goes_on_to_the_same_results(
-    folders, config, tmp_path, monkeypatch, question
-):
+def test_an_interrupted_run_goes_on_to_the_same_results(folders, config, tmp_path, monkeypatch):
+    question = "sensitivity"
     write, attack = SweepStore.write_batch, attacking.Attacker._attack
     written, attacks = [], []
 
@@ -182,7 +180,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
         folders[question] / f"{question}.csv"
     ).read_text()
     # What was attacked before is not attacked again.
-    assert len(attacks) == {"diversity": 0, "sensitivity": 3}[question]
+    assert len(attacks) == 3
 
 
 def test_attacked_images_that_are_damaged_are_attacked_again(folders, config, monkeypatch):
