@@ -173,7 +173,8 @@ class Reference:
             ValueError: If one differs.
         """
         held = self.metadata.settings
-        for setting in asked.keys() - set(_NOT_ASKED_AGAIN):
+        names = [setting for setting in asked if setting not in _NOT_ASKED_AGAIN]
+        for setting in sorted(names, key="compat".__ne__):
             if held.get(setting) != asked[setting]:
                 raise ValueError(
                     f"{setting}={asked[setting]!r}: the reference {name!r} was learned with "

@@ -31,7 +31,6 @@ _OUTPUTS = re.compile(
     r".*\.(o_proj|down_proj|c_proj|out_proj|fc2|dense|dense_4h_to_h|wo|w2|fc_out)"
 )
 """Names of attention and feed-forward outputs in the decoders of transformers."""
-_EXPERT = re.compile(r"\.experts?\.")
 
 
 @dataclass(frozen=True)
@@ -159,17 +158,17 @@ class Subject:
 
 
 def _default_patterns(model: Any) -> list[str]:
-    names = [
-        name
-        for name, _ in model.named_modules()
-        if _OUTPUTS.fullmatch(name) and not _EXPERT.search(name)
-    ]
+    modules = dict(model.named_modules())
+    # An expert sees some tokens alone: of a mixture, the sum over experts is what a block adds.
+    mixtures = [name for name, one in modules.items() if name and hasattr(one, "experts")]
+    inside = tuple(f"{name}." for name in mixtures)
+    names = [name for name in modules if _OUTPUTS.fullmatch(name) and not name.startswith(inside)]
     if not names:
         raise ValueError(
             f"modules: {type(model).__name__} has no attention or feed-forward outputs of a known "
             "name: name the modules to look at, such as --modules '.*mlp'"
         )
-    return [re.escape(name) for name in names]
+    return [re.escape(name) for name in [*names, *mixtures]]
 
 
 def _check_directions(model: Any, directions: Directions, example: SentenceBatch) -> None:

@@ -101,6 +101,51 @@ def test_answers_are_the_tokens_behind_the_context(tiny) -> None:
     assert unknown.answer == 0
 
 
+def _decoder(name: str):
+    """A random decoder of two blocks of another family."""
+    import transformers as t
+
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    configs = {
+        "gpt2": lambda: t.GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2),
+        "opt": lambda: t.OPTConfig(**sizes, ffn_dim=32, word_embed_proj_dim=16),
+        "neox": lambda: t.GPTNeoXConfig(**sizes, intermediate_size=32),
+        "falcon": lambda: t.FalconConfig(**sizes),
+        "mixtral": lambda: t.MixtralConfig(
+            **sizes, intermediate_size=32, num_key_value_heads=1, num_local_experts=4
+        ),
+    }
+    torch.manual_seed(0)
+    return t.AutoModelForCausalLM.from_config(configs[name]()).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "endings"),
+    [
+        ("gpt2", ("attn.c_proj", "mlp.c_proj")),
+        ("opt", ("self_attn.out_proj", "fc2")),
+        ("neox", ("attention.dense", "mlp.dense_4h_to_h")),
+        ("falcon", ("self_attention.dense", "mlp.dense_4h_to_h")),
+        ("mixtral", ("self_attn.o_proj", "mlp")),
+    ],
+)
+def test_every_family_of_decoders_has_two_layers_a_block(tiny, name, endings) -> None:
+    model = _decoder(name)
+    generator = torch.Generator().manual_seed(0)
+    tokens = [
+        Tokens(tuple(torch.randint(3, 64, (length,), generator=generator).tolist()), 2)
+        for length in (5, 12, 3)
+    ]
+    found = []
+    for size in (1, 3):
+        subject = Subject(model, tiny.tokenizer, batch_size=size)
+        found.append(read(subject, tokens)[0])
+        assert subject.layers.sizes == (16,) * 4
+        for layer, ending in zip(subject.layers.names, 2 * endings, strict=True):
+            assert layer.endswith(f".{ending}")
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
 def test_modules_without_known_names_are_asked_for(tiny) -> None:
     with pytest.raises(ValueError, match="no attention or feed-forward outputs of a known name"):
         Subject(torch.nn.Sequential(torch.nn.Linear(2, 2)), tiny.tokenizer)

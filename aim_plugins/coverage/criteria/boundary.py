@@ -54,7 +54,13 @@ class NC(FixedUnits):
         self.layers, self.threshold = layers, threshold
 
     def units(self, batch: Batch) -> Int[Tensor, "inputs marks"]:
-        return _marks(scaled_by_layer(batch.neurons, self.layers) > self.threshold)
+        return _marks(self._activated(batch))
+
+    def see(self, batch: Batch) -> None:
+        self.reached |= self._activated(batch).any(0)
+
+    def _activated(self, batch: Batch) -> Bool[Tensor, "inputs neurons"]:
+        return scaled_by_layer(batch.neurons, self.layers) > self.threshold
 
 
 class KMNC(FixedUnits):
@@ -123,6 +129,10 @@ class NBC(FixedUnits):
         numbers = 2 * torch.arange(batch.neurons.shape[1])
         return torch.where(below, numbers, torch.where(above, numbers + 1, -1))
 
+    def see(self, batch: Batch) -> None:
+        self.reached[::2] |= (batch.neurons < self.low).any(0)
+        self.reached[1::2] |= (batch.neurons > self.high).any(0)
+
     def ceiling(self, inputs: int) -> float:
         """An input reaches one of a neuron's two regions."""
         return min(1.0, inputs / 2)
@@ -149,3 +159,6 @@ class SNAC(FixedUnits):
 
     def units(self, batch: Batch) -> Int[Tensor, "inputs marks"]:
         return _marks(batch.neurons > self.high)
+
+    def see(self, batch: Batch) -> None:
+        self.reached |= (batch.neurons > self.high).any(0)

@@ -372,9 +372,8 @@ def test_a_reference_of_another_model_or_criteria_is_refused(
     assert "the reference was learned on another model" in line
     line = refused(config, tmp_path, capsys, "--reference", reference, "--modules", "fc", "conv1")
     assert "holds 4 layers, where modules choose 2" in line
-    line = refused(
-        config, tmp_path, capsys, "--reference", reference, "--compat", "neural-coverage"
-    )
+    options = ("--end2end", "--compat", "neural-coverage")
+    line = refused(config, tmp_path, capsys, "--reference", reference, *options)
     assert "compat='neural-coverage': the reference" in line
     assert "was learned with 'none'" in line
 

@@ -114,18 +114,22 @@ def answer_of(
         {f"correlation.{kind}": content for kind, content in drawn.items()}
         | {f"suites.{kind}": content for kind, content in scatter.items()},
         ["criterion", "with", "among", "r", "low", "high"],
-        [
-            [label, panel, condition, one.value, one.low, one.high]
-            for label, each in every.items()
-            for panel, conditions in each.panels.items()
-            for condition, one in conditions.items()
-        ],
+        _lines(every),
         {
             "success": success,
             "correlations": {label: one.panels for label, one in every.items()},
             "suites": [asdict(one) for one in suites],
         },
     )
+
+
+def _lines(every: Mapping[str, Correlations]) -> list[list[object]]:
+    return [
+        [label, panel, condition, one.value, one.low, one.high]
+        for label, each in every.items()
+        for panel, conditions in each.panels.items()
+        for condition, one in conditions.items()
+    ]
 
 
 def _cell(one: Interval, condition: str) -> str:

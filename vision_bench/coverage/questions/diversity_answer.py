@@ -79,12 +79,6 @@ def answer_of(
         {"coverage added by images of each kind": drawn["png"]},
         [Table(_COLUMNS, rows), _accuracy(before, records)],
     )
-    gallery = Section(
-        "Images",
-        f"Noise with a standard deviation of {settings.noise_std:g} on "
-        f"{100 * settings.pixel_share:g} % of the pixels.",
-        exhibits=exhibits,
-    )
     return Answer(
         settings.QUESTION,
         "Does noise on important pixels add coverage?",
@@ -92,12 +86,18 @@ def answer_of(
         _summary(records, labels, size, settings.runs),
         _COLUMNS,
         rows,
-        [section, gallery],
+        [section, _gallery(settings, exhibits)],
         {f"diversity.{kind}": content for kind, content in drawn.items()},
         ["criterion", "suite", "run", "coverage", "right", "inputs"],
         _lines(before, records),
         {"before": before, "runs": records},
     )
+
+
+def _gallery(settings: DiversitySettings, exhibits: Sequence[Exhibit]) -> Section:
+    share, std = 100 * settings.pixel_share, settings.noise_std
+    note = f"Noise with a standard deviation of {std:g} on {share:g} % of the pixels."
+    return Section("Images", note, exhibits=exhibits)
 
 
 def _row(before: Mapping[str, Any], records: Records, label: str) -> list[str]:

@@ -54,34 +54,17 @@ def answer_of(
         data: What a person calls the data set.
     """
     names = list(settings.criteria)
-    seconds = {name: [one[name].cpu for one in turns] for name in (PLAIN, *names, TOGETHER)}
-    seconds[IN_TURN] = [sum(one[name].cpu for name in names) for one in turns]
-    walls = {name: [one[name].wall for one in turns] for name in (PLAIN, *names, TOGETHER)}
-    walls[IN_TURN] = [sum(one[name].wall for name in names) for one in turns]
-    learned = {name: [one[name].cpu for one in builds] for name in (*names, TOGETHER) if builds}
-    if builds:
-        learned[IN_TURN] = [sum(one[name].cpu for name in names) for one in builds]
+    seconds = _by_name([{name: one.cpu for name, one in turn.items()} for turn in turns], names)
+    walls = _by_name([{name: one.wall for name, one in turn.items()} for turn in turns], names)
+    learned = _by_name([{name: one.cpu for name, one in turn.items()} for turn in builds], names)
     rows = [
-        [
-            name,
-            _show(middle(seconds[name])),
-            _show(ratio(seconds[name], seconds[PLAIN])),
-            f"{images / middle(walls[name]).value:.0f}",
-            _show(middle(learned[name])) if any(learned.get(name, ())) else "–",
-        ]
-        for name in (PLAIN, *names, IN_TURN, TOGETHER)
+        _row(name, seconds, walls, learned, images) for name in (PLAIN, *names, IN_TURN, TOGETHER)
     ]
     alone = {name: middle(seconds[name]) for name in (*names, IN_TURN)}
     drawn = draw_costs(alone, middle(seconds[TOGETHER]), middle(seconds[PLAIN]), images)
-    note = (
-        f"Medians of {len(turns)} turns, and in brackets the least and the largest; ratios are "
-        f"taken turn by turn. {images} images, read before, in batches of {settings.batch_size}. "
-        "Each criterion's time holds the pass of the model. Learning holds reading "
-        f"{training} training images; criteria without it know nothing of them."
-    )
     section = Section(
         "Overhead",
-        note,
+        _note(len(turns), images, settings.batch_size, training),
         _sentences(seconds, learned),
         {"CPU seconds": drawn["png"]},
         [Table(_COLUMNS, rows)],
@@ -96,14 +79,51 @@ def answer_of(
         [section],
         {f"overhead.{kind}": content for kind, content in drawn.items()},
         ["step", "turn", "what", "cpu_seconds", "seconds"],
-        [
-            [step, turn, name, cost.cpu, cost.wall]
-            for step, each in (("run", turns), ("build", builds))
-            for turn, costs in enumerate(each)
-            for name, cost in costs.items()
-        ],
+        _lines({"run": turns, "build": builds}),
         {"run": _plain(turns), "build": _plain(builds), "images": images, "training": training},
     )
+
+
+def _by_name(turns: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, list[float]]:
+    """What each took by turn, and what all criteria took one by one."""
+    if not turns:
+        return {}
+    found = {name: [one[name] for one in turns] for name in turns[0]}
+    return found | {IN_TURN: [sum(one[name] for name in names) for one in turns]}
+
+
+def _row(
+    name: str,
+    seconds: Mapping[str, Sequence[float]],
+    walls: Mapping[str, Sequence[float]],
+    learned: Mapping[str, Sequence[float]],
+    images: int,
+) -> list[str]:
+    return [
+        name,
+        _show(middle(seconds[name])),
+        _show(ratio(seconds[name], seconds[PLAIN])),
+        f"{images / middle(walls[name]).value:.0f}",
+        _show(middle(learned[name])) if any(learned.get(name, ())) else "–",
+    ]
+
+
+def _note(turns: int, images: int, batch_size: int, training: int) -> str:
+    return (
+        f"Medians of {turns} turns, and in brackets the least and the largest; ratios are taken "
+        f"turn by turn. {images} images, read before, in batches of {batch_size}. Each criterion's "
+        f"time holds the pass of the model. Learning holds reading {training} training images; "
+        "criteria without it know nothing of them."
+    )
+
+
+def _lines(steps: Mapping[str, Sequence[Mapping[str, Cost]]]) -> list[list[object]]:
+    return [
+        [step, turn, name, cost.cpu, cost.wall]
+        for step, each in steps.items()
+        for turn, costs in enumerate(each)
+        for name, cost in costs.items()
+    ]
 
 
 def ratio(seconds: Sequence[float], others: Sequence[float]) -> Interval:

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from aim_plugins.coverage.results import show_value
 from aim_plugins.sweep.figures import (
     BLUE,
     DPI,
@@ -23,6 +22,7 @@ from aim_plugins.sweep.figures import (
     label_decades,
     render,
 )
+from vision_bench.coverage.questions.front import show_number
 from vision_bench.coverage.questions.statistics import Interval
 
 GREEN = "#009E73"
@@ -55,7 +55,7 @@ def draw_added(gains: Mapping[str, Mapping[str, Interval]]) -> dict[str, bytes]:
             for lane, (kind, one) in enumerate(kinds.items()):
                 colour, mark = _KINDS[kind]
                 _draw_interval(axes, one, place + 0.2 * (lane - 1), most or 1.0, colour, mark)
-            axes.text(1.18, place, show_value(most, ""), va="center", fontsize=8, color=INK)
+            axes.text(1.18, place, show_number(most), va="center", fontsize=8, color=INK)
             lowest = min([lowest, *(one.value / (most or 1.0) for one in kinds.values())])
         axes.text(1.18, -0.85, "1 is", fontsize=8, color=INK)
         _name_lines(axes, list(gains))

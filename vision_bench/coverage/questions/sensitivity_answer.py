@@ -125,24 +125,20 @@ def answer_of(
     """
     changes = changes_of(runs, settings)
     labels = shown_labels(runs[0].coverage[""])
-    files: dict[str, bytes] = {}
-    pictures = {}
-    for size in reversed(settings.sizes):
-        drawn = draw_changes(_series(changes, labels, size), settings.shares, size)
-        files |= {f"sensitivity_{size}.{kind}": content for kind, content in drawn.items()}
-        pictures[f"suites of {size}"] = drawn["png"]
-    size, share = settings.sizes[-1], settings.shares[-1]
+    drawn = {
+        size: draw_changes(_series(changes, labels, size), settings.shares, size)
+        for size in reversed(settings.sizes)
+    }
     columns = ["criterion", CLEAN, *(f"{name} − clean" for name in settings.attacks)]
-    rows = [_row(changes, label, size, share, settings.attacks) for label in labels]
-    title = f"Change of coverage, {100 * share:g} % of {size} inputs replaced"
+    rows = [_row(changes, label, settings) for label in labels]
+    title = f"Change of coverage, {_amount(settings)} replaced"
     first = Section(
         "Sensitivity",
         _NOTE,
         _sentences(changes, labels, settings),
-        pictures,
+        {f"suites of {size}": one["png"] for size, one in drawn.items()},
         [Table(columns, rows, title), _success(success, counts)],
     )
-    gallery = Section("Attacked images", exhibits=exhibits)
     return Answer(
         settings.QUESTION,
         "Does coverage notice attacked inputs?",
@@ -150,15 +146,11 @@ def answer_of(
         _summary(changes, labels, success, settings),
         columns,
         rows,
-        [first, gallery],
-        files,
+        [first, Section("Attacked images", exhibits=exhibits)],
+        {f"sensitivity_{x}.{kind}": c for x, one in drawn.items() for kind, c in one.items()},
         _HEADER,
         [_line(one) for one in changes],
-        {
-            "success": success,
-            "attacked": counts,
-            "suites": [{"size": o.size, "run": o.run, "coverage": o.coverage} for o in runs],
-        },
+        {"success": success, "attacked": counts, "suites": [vars(one) for one in runs]},
     )
 
 
@@ -187,13 +179,16 @@ def _series(
     }
 
 
-def _row(
-    changes: Sequence[Change], label: str, size: int, share: float, attacks: Sequence[str]
-) -> list[str]:
-    def find(what: str) -> Change:
-        return next(x for x in _at(changes, label, size, what) if x.share == share)
+def _amount(settings: SensitivitySettings) -> str:
+    """What is replaced of the largest suites."""
+    return f"{100 * settings.shares[-1]:g} % of {settings.sizes[-1]} inputs"
 
-    beyond = [show_interval(find(name).beyond) for name in attacks]
+
+def _row(changes: Sequence[Change], label: str, settings: SensitivitySettings) -> list[str]:
+    def find(what: str) -> Change:
+        return _at(changes, label, settings.sizes[-1], what)[-1]
+
+    beyond = [show_interval(find(name).beyond) for name in settings.attacks]
     return [label, show_number(find(CLEAN).change.value), *beyond]
 
 
@@ -212,7 +207,7 @@ def _sentences(
         ):
             chosen = [label for label, verdict in verdicts.items() if verdict == sign]
             if chosen:
-                amount = f"{100 * share:g} % of {size} inputs attacked by {name}"
+                amount = f"{_amount(settings)} attacked by {name}"
                 sentences.append(f"{first_few(chosen, 14)}: {amount} {text}.")
     return sentences
 
@@ -230,7 +225,7 @@ def _summary(
         notice = sum(x.beyond.verdict > 0 for x in found if x.label in labels)
         parts.append(f"{name} {notice} (it fools the model on {show_percent(success[name])})")
     return (
-        f"Of {len(labels)} criteria, so many rise more with {100 * share:g} % of {size} inputs "
+        f"Of {len(labels)} criteria, so many rise more with {_amount(settings)} "
         f"attacked than with as many other clean images: {', '.join(parts)}."
     )
 

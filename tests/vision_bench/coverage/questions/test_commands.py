@@ -31,10 +31,7 @@ WORDS = {
     "diversity": ("--num-samples", "30", "--pixel-share", "0.1"),
     "sensitivity": ("--sizes", "20,40", "--shares", "0.05,0.2", *ATTACK),
     "correlation": ("--sizes", "10,30", "--mixtures", "0,0.5,1", "--attacks", "pgd", *ATTACK),
-    "overhead": (
-        "--num-samples",
-        "20",
-    ),
+    "overhead": ("--num-samples", "20", "--criteria", "NC,IDC"),
 }
 
 
@@ -42,7 +39,7 @@ WORDS = {
 def config(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     path = tmp_path_factory.mktemp("questions") / "config.py"
     settings = {"dataset": "digits", "model": "resnet20", "weights": str(weights)}
-    settings |= {"limit": 90, "train_limit": 100, "runs": 2, "criteria": CRITERIA.split(",")}
+    settings |= {"limit": 90, "train_limit": 60, "runs": 2, "criteria": CRITERIA.split(",")}
     settings |= {"preprocessing": "published", "batch_size": 16, "device": "cpu"}
     path.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
     return path
@@ -60,7 +57,9 @@ def folders(config: Path) -> dict[str, Path]:
     torch.set_num_threads(1)
     found = {question: config.parent / question for question in WORDS}
     for question, folder in found.items():
-        assert run(question, config, folder) == 0
+        # A reference that is given is as good as one that is learned.
+        given = ("--reference", str(found["diversity"] / "reference"))
+        assert run(question, config, folder, *(given if question == "correlation" else ())) == 0
     torch.set_num_threads(threads)
     return found
 
@@ -141,7 +140,7 @@ def test_a_correlation_is_that_of_the_suites(folders):
 
 def test_each_criterion_is_timed_alone_and_with_all_others(folders):
     found = content(folders["overhead"])
-    names = {"the model alone", "all in one pass", *CRITERIA.split(",")}
+    names = {"the model alone", "all in one pass", "NC", "IDC"}
     assert [set(one) for one in found["run"]] == [names, names]
     (build,) = found["build"]
     assert build["NC"] == {"cpu": 0.0, "wall": 0.0}
@@ -153,10 +152,8 @@ def test_times_are_compared_turn_by_turn():
     assert middle([Cost(3, 1).cpu, 1.0, 2.0]).value == 2.0
 
 
-@pytest.mark.parametrize("question", ["diversity", "sensitivity"])
-def test_an_interrupted_run_goes_on_to_the_same_results(
-    folders, config, tmp_path, monkeypatch, question
-):
+def test_an_interrupted_run_goes_on_to_the_same_results(folders, config, tmp_path, monkeypatch):
+    question = "sensitivity"
     write, attack = SweepStore.write_batch, attacking.Attacker._attack
     written, attacks = [], []
 
@@ -182,7 +179,7 @@ def test_an_interrupted_run_goes_on_to_the_same_results(
         folders[question] / f"{question}.csv"
     ).read_text()
     # What was attacked before is not attacked again.
-    assert len(attacks) == {"diversity": 0, "sensitivity": 3}[question]
+    assert len(attacks) == 3
 
 
 def test_attacked_images_that_are_damaged_are_attacked_again(folders, config, monkeypatch):
