@@ -29,7 +29,9 @@ _NOTE = (
     "Each suite is U_O and as many images more: the same ones with noise on their most relevant "
     "pixels (U_I), with noise on random pixels (U_R), or other images of the data set. In brackets "
     "and as bars, 95 % intervals of the mean over runs, by Student's law; differences are taken "
-    "run by run. Of twenty intervals one misses by chance; where all runs agree, it is a point."
+    "run by run. All runs share U_O, so that intervals tell of the noise and of the real images "
+    "drawn, not of other suites. Of twenty intervals one misses by chance; where all runs agree, "
+    "it is a point."
 )
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
