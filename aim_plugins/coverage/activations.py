@@ -45,21 +45,31 @@ def neuron_means(
     Args:
         output: What a module returns.
         channel_dim: The dimension of the neurons, as `channel_dim_of` says.
-        mask: Which tokens of outputs [inputs, tokens, neurons] count; by default all. The tokens
-            of a batch may also be the rows of a matrix, as some feed-forward parts see them.
+        mask: Which tokens of outputs [inputs, tokens, ..., neurons] count; by default all. The
+            tokens of a batch may also be the rows of a matrix, as some feed-forward parts see them.
+
+    Raises:
+        ValueError: If there is a mask, and the output is not one of its tokens.
     """
     values = output.movedim(channel_dim, -1)
     if mask is not None and values.dim() == 2 and len(values) == mask.numel():
         values = values.unflatten(0, mask.shape)
     if values.dim() == 2:
         return values
-    if mask is None or values.dim() != 3:
+    if mask is None:
         return values.flatten(1, -2).mean(1)
-    kept = mask[..., None]
+    if values.shape[:2] != mask.shape:
+        raise ValueError(
+            f"an output of shape {list(output.shape)} does not begin with the {len(mask)} inputs "
+            f"and {mask.shape[1]} tokens of its batch, so that padding cannot be left out: choose "
+            "other modules"
+        )
+    kept = mask.reshape(*mask.shape, *[1] * (values.dim() - 2))
     # `where` and not a product, since padding may hold infinities; and a sum over many tokens would
     # exceed float16.
     wide = values.to(torch.promote_types(values.dtype, torch.float32))
-    return torch.where(kept, wide, 0.0).sum(1) / kept.sum(1)
+    positions = mask.sum(1, keepdim=True) * values.shape[2:-1].numel()
+    return torch.where(kept, wide, 0.0).flatten(1, -2).sum(1) / positions
 
 
 def neuron_layers(

@@ -26,6 +26,9 @@ from aim_plugins.coverage.layers import Layers
 from aim_plugins.coverage.moments import ClassMoments, Moments
 from aim_plugins.coverage.settings import OF_TRACES, CriteriaSettings
 
+_NOT_ASKED_AGAIN = ("criteria", "train_limit", "importance_file", "importance_sha256")
+"""What of a reference's settings need not be said again where it is used."""
+
 
 @dataclass(frozen=True)
 class ReferenceMetadata(ArtifactMetadata):
@@ -158,6 +161,24 @@ class Reference:
             ValueError: If so.
         """
         self.metadata.check_model(model, force=force)
+
+    def check_settings(self, asked: Mapping[str, Any], name: str) -> None:
+        """Refuses settings that it was not learned with, which it would overrule.
+
+        Args:
+            asked: What would be learned with, as its metadata notes it.
+            name: What the reference is called, for errors.
+
+        Raises:
+            ValueError: If one differs.
+        """
+        held = self.metadata.settings
+        for setting in asked.keys() - set(_NOT_ASKED_AGAIN):
+            if held.get(setting) != asked[setting]:
+                raise ValueError(
+                    f"{setting}={asked[setting]!r}: the reference {name!r} was learned with "
+                    f"{held.get(setting)!r}; give that, or learn another reference"
+                )
 
 
 class ReferenceBuilder:

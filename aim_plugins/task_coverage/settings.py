@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aim_plugins.core.errors import did_you_mean
-from aim_plugins.core.files import existing, existing_folder, safe_name
+from aim_plugins.core.files import existing, existing_folder, safe_name, sha256_of
 from aim_plugins.core.settings import Count, Names, Natural, Positive, option
 from aim_plugins.coverage.settings import (
     CRITERIA,
@@ -167,6 +167,9 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
     def learned_with(self) -> dict[str, Any]:
         """The settings that a reference depends on, as JSON."""
         importance = {one.name: getattr(self, one.name) for one in fields(ImportanceSettings)}
+        if self.importance_file is not None:
+            # The same file may hold other scores another day.
+            importance["importance_sha256"] = sha256_of(self.importance_file)
         return importance | {
             "criteria": sorted(self.criteria),
             "surprise_inputs": self.surprise_inputs,

@@ -121,7 +121,8 @@ def open_reference(subject: Subject, settings: TaskCoverageSettings, folder: Pat
     """Reads the reference that a setting names.
 
     Raises:
-        ValueError: If it belongs to another model or layers, or lacks what a criterion needs.
+        ValueError: If it belongs to another model or layers, lacks what a criterion needs, or was
+            learned with other settings.
     """
     reference = Reference.load(folder)
     reference.check_model(subject.model)
@@ -140,6 +141,8 @@ def open_reference(subject: Subject, settings: TaskCoverageSettings, folder: Pat
             f"reference={str(folder)!r} was learned for {', '.join(held)}: it lacks what "
             f"{', '.join(missing)} needs; learn another, or leave them out of criteria"
         )
+    if view == NEURONS:
+        reference.check_settings(settings.learned_with, str(folder))
     say(f"reference: {folder}, {reference.metadata.inputs} documents")
     return reference
 

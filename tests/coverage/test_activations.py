@@ -86,3 +86,14 @@ def test_activations_that_are_no_numbers_are_refused_by_neuron(model: Small) -> 
         model(IMAGES)
         with pytest.raises(ValueError, match="neuron conv:2 is nan for input 0"):
             reader.neurons()
+
+
+def test_padding_is_left_out_of_outputs_with_heads() -> None:
+    heads = torch.tensor(
+        [[[1.0, 3.0], [5.0, 7.0], [1e9, 1e9]], [[2.0, 2.0], [4.0, 4.0], [6.0, 6.0]]]
+    )
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    # Two tokens of two heads, and three tokens of two heads, with one feature.
+    assert neuron_means(heads[..., None], -1, mask).tolist() == [[4.0], [4.0]]
+    with pytest.raises(ValueError, match=r"shape \[2, 2, 3, 1\] does not begin with the 2 inputs"):
+        neuron_means(heads.transpose(1, 2)[..., None], -1, mask)

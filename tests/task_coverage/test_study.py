@@ -202,6 +202,8 @@ def test_a_reference_serves_another_run(coverage, capsys, shift_transport) -> No
     refused = (
         (("--criteria", "LSC"), "it lacks what LSC needs"),
         (("--modules", ".*down_proj"), "measure with the same modules"),
+        (("--criteria", "KMNC", "--classes", "one"), "was learned with 'answer'"),
+        (("--criteria", "IDC", "--top-m-neurons", "3"), "was learned with 6"),
     )
     for words, message in refused:
         status, folder = coverage(

@@ -100,6 +100,7 @@ class CombineStudy(FolderStudy):
             weights=first.manifest.get("weights"),
             folders=[str(part.folder) for part in self.parts],
             images=self.profile.inputs,
+            members=[member for part in self.parts for member in part.members],
             missing_parts=missing,
         )
         self.reference.save(store.folder / REFERENCE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -151,7 +151,8 @@ def learned_with(settings: CoverageSettings) -> dict[str, Any]:
 
 def measured_with(settings: CoverageSettings) -> dict[str, object]:
     """The settings that coverage of a suite depends on, as JSON."""
-    names = ("dataset", "split", "limit", "num_samples", "seed", "train_split", *_CONSTANTS)
+    names = ("dataset", "split", "limit", "num_samples", "idc_test_all", "seed", "train_split")
+    names += _CONSTANTS
     own = {name: getattr(settings, name) for name in names}
     return {"model": settings.model_name, **own, **learned_with(settings)}
 
@@ -161,9 +162,6 @@ _CONSTANTS = (
     "mdsc_width",
 )  # fmt: skip
 """Settings of the criteria that a reference does not depend on."""
-
-_NOT_ASKED_AGAIN = ("criteria", "train_limit", "importance_file", "importance_sha256")
-"""What of a reference's settings need not be said again where it is used."""
 
 
 def keep_reference(
@@ -184,6 +182,7 @@ def keep_reference(
 
     Raises:
         SweepMismatchError: If the folder holds results with another reference.
+        ValueError: If that was given before, and is not of these training images.
     """
     folder = store.folder / REFERENCE
     if given is not None:
@@ -193,8 +192,14 @@ def keep_reference(
     assert training is not None  # `load_subject` loads one of the two
     store.pin_manifest(training_fingerprint=training.fingerprint)
     if (folder / f"{REFERENCE}.json").exists():
+        held = Reference.load(folder)
+        if held.metadata.data_sha256 != training.fingerprint:
+            raise ValueError(
+                f"{folder} was learned from {held.metadata.data}, not from these training images: "
+                "give the reference that this run began with, or choose another output"
+            )
         say(f"{folder} is finished and kept")
-        return Reference.load(folder)
+        return held
     reference = learn_reference(subject, training, settings)
     store.pin_manifest(reference=reference.fingerprint)
     reference.save(folder)
@@ -228,21 +233,9 @@ def open_reference(settings: CoverageSettings, subject: Subject) -> Reference:
             f"reference={settings.reference!r} was learned for {', '.join(held)}: it lacks what "
             f"{', '.join(missing)} needs; learn another, or leave them out of criteria"
         )
-    _refuse_others(reference.metadata.settings, settings)
+    reference.check_settings(learned_with(settings), settings.reference)
     say(f"reference: {settings.reference}, {reference.metadata.inputs} training inputs")
     return reference
-
-
-def _refuse_others(held: Mapping[str, Any], settings: CoverageSettings) -> None:
-    """Refuses settings that a reference was not learned with, which it would overrule."""
-    asked = learned_with(settings)
-    names = [name for name in asked if name not in _NOT_ASKED_AGAIN]
-    for name in sorted(names, key="compat".__ne__):
-        if held.get(name) != asked[name]:
-            raise ValueError(
-                f"{name}={asked[name]!r}: the reference {settings.reference!r} was learned with "
-                f"{held.get(name)!r}; give that, or learn another reference"
-            )
 
 
 def all_positions(data: ClassificationData, settings: TrainedSettings) -> list[int]:

@@ -6,8 +6,9 @@ parts were chosen: part i of n holds every nth image from the ith on.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from vision_bench.models.names import plain_name
 
 PROFILE, REFERENCE = "profile", "reference"
 """Folders in that of a run."""
-_DRAWN_BY = ("seed", "num_samples")
+_DRAWN_BY = ("seed", "num_samples", "idc_test_all")
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,16 @@ class Part:
         return part
 
     @cached_property
-    def share(self) -> tuple[int, int] | None:
-        """The part, counted from 0, and of how many; None of what was combined before."""
+    def members(self) -> list[dict[str, Any]]:
+        """What was measured: the suite, which part of it, and how its order was drawn, as JSON.
+
+        One of a run, several of what was combined before.
+        """
+        if (held := self.manifest.get("members")) is not None:
+            return held
         arguments = self.manifest["arguments"]
-        if "part" not in arguments:
-            return None
-        number, count = (arguments["part"] or "1/1").split("/")
-        return int(number) - 1, int(count)
+        drawn = {name: arguments.get(name) for name in _DRAWN_BY}
+        return [{"suite": self.metadata.data_sha256, "part": arguments["part"] or "1/1", **drawn}]
 
     @property
     def title(self) -> str:
@@ -82,10 +86,6 @@ class Part:
             )
         return reference
 
-    def is_of_suite(self, other: Part) -> bool:
-        """Whether both were measured on parts of the same images."""
-        return self.metadata.data_sha256 == other.metadata.data_sha256
-
 
 def refuse_overlap(parts: Sequence[Part]) -> None:
     """Refuses parts that have images in common.
@@ -95,22 +95,25 @@ def refuse_overlap(parts: Sequence[Part]) -> None:
     """
     for place, one in enumerate(parts):
         for other in parts[:place]:
-            if one.share is None or other.share is None or not one.is_of_suite(other):
-                continue
             folders = f"folders {str(other.folder)!r} and {str(one.folder)!r}"
-            for name in _DRAWN_BY:
-                drawn = [each.manifest["arguments"].get(name) for each in (other, one)]
-                if drawn[0] != drawn[1]:
-                    raise ValueError(
-                        f"{folders} were drawn with {name}={drawn[0]} and {drawn[1]}, and may have "
-                        f"images in common: measure all parts with the same {name}"
-                    )
-            if _meet(other.share, one.share):
-                shares = " and ".join(_name(each) for each in (other.share, one.share))
-                raise ValueError(
-                    f"{folders} hold {shares} of the same suite, which have images in common: "
-                    "combine parts of one division, each once"
-                )
+            for first, second in itertools.product(other.members, one.members):
+                _refuse_shared(first, second, folders)
+
+
+def _refuse_shared(one: Mapping[str, Any], other: Mapping[str, Any], folders: str) -> None:
+    if one["suite"] != other["suite"]:
+        return
+    for name in _DRAWN_BY:
+        if one[name] != other[name]:
+            raise ValueError(
+                f"{folders} were drawn with {name}={one[name]} and {other[name]}, and may have "
+                f"images in common: measure all parts with the same {name}"
+            )
+    if _meet(_share(one["part"]), _share(other["part"])):
+        raise ValueError(
+            f"{folders} hold {one['part']} and {other['part']} of the same suite, which have "
+            "images in common: combine parts of one division, each once"
+        )
 
 
 def missing_shares(parts: Sequence[Part]) -> list[str]:
@@ -118,19 +121,21 @@ def missing_shares(parts: Sequence[Part]) -> list[str]:
 
     Only what is all of one suite and of one division has any.
     """
-    shares = [part.share for part in parts]
-    given = {share for share in shares if share is not None}
+    members = [member for part in parts for member in part.members]
+    given = {_share(one["part"]) for one in members}
     counts = {count for _, count in given}
-    if None in shares or len(counts) != 1 or not all(map(parts[0].is_of_suite, parts)):
+    if len(counts) != 1 or len({one["suite"] for one in members}) != 1:
         return []
     (count,) = counts
-    return [_name((number, count)) for number in range(count) if (number, count) not in given]
+    return [f"{one + 1}/{count}" for one in range(count) if (one, count) not in given]
+
+
+def _share(part: str) -> tuple[int, int]:
+    """A part, counted from 0, and of how many."""
+    number, count = part.split("/")
+    return int(number) - 1, int(count)
 
 
 def _meet(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether i, i + n, i + 2n … and j, j + m … have a number in common."""
     return (one[0] - other[0]) % math.gcd(one[1], other[1]) == 0
-
-
-def _name(share: tuple[int, int]) -> str:
-    return f"{share[0] + 1}/{share[1]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ class RunSettings(SuiteSettings, CoverageSettings):
         if self.prioritize_by not in (None, GINI, *self.criteria):
             hint = did_you_mean(self.prioritize_by, [GINI, *self.criteria])
             raise ValueError(f"prioritize_by={self.prioritize_by!r} is not measured: {hint}")
-        if self.prioritize_by == "NLC":
+        only = self.prioritize and set(self.criteria) == {"NLC"}
+        if only or self.prioritize_by == "NLC":
             raise ValueError(
                 "prioritize_by='NLC' counts no units that an input could add: name another, such "
                 "as KMNC or IDC"
@@ -183,13 +185,19 @@ def read_least(entries: Sequence[str], criteria: Sequence[str]) -> dict[str, flo
     for entry in entries:
         name, equals, number = entry.rpartition("=")
         name = name if equals else "IDC" if "IDC" in criteria else criteria[0]
-        try:
-            least[name] = float(number)
-        except ValueError:
+        least[name] = _number(number)
+        if not math.isfinite(least[name]):
             raise ValueError(
                 f"fail_under={entry!r}: give a number, or NAME=NUMBER such as KMNC=0.4"
-            ) from None
+            )
         if name not in criteria:
             hint = did_you_mean(name, [one for one in CRITERIA if one in criteria])
             raise ValueError(f"fail_under={entry!r}: {name} is not measured; {hint}")
     return least
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

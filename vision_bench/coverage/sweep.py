@@ -31,6 +31,7 @@ from aim_plugins.sweep.table import Row, pool_draws
 from aim_plugins.transport.change import read_transport
 from vision_bench.coverage.learn import (
     all_positions,
+    check_fit,
     keep_reference,
     measured_with,
     open_reference,
@@ -84,6 +85,8 @@ class CoverageSweep(Study):
         self.reference = None
         if settings.reference is not None:
             self.reference = open_reference(settings, self.subject)
+        elif self.training is not None:
+            check_fit(self.subject, self.training, settings)
         self.pinned: dict[str, Any] = {}
         self.modulated = self._transport() if settings.transport is not None else self._noise()
 

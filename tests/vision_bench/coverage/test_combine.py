@@ -150,7 +150,7 @@ def test_a_part_counts_once(parts, tmp_path, capsys):
 def test_what_was_combined_counts_once_too(parts, tmp_path, capsys):
     assert combine(parts[:2], tmp_path / "two") == 0
     line = refused([tmp_path / "two", parts[1]], tmp_path / "out", capsys)
-    assert "is in both profiles: combine each once" in line
+    assert "hold 2/3 and 2/3 of the same suite" in line
 
 
 def test_parts_of_two_divisions_with_images_in_common_are_refused(
@@ -162,6 +162,9 @@ def test_parts_of_two_divisions_with_images_in_common_are_refused(
     sixth = measure(config, tmp_path / "sixth", "--part", "2/6", *reference)
     assert "hold 2/3 and 2/6" in refused([parts[1], sixth], tmp_path / "out", capsys)
     assert combine([parts[0], sixth], tmp_path / "apart") == 0
+    # What was combined before remembers its parts.
+    assert combine(parts[1:], tmp_path / "two") == 0
+    assert "hold 2/3 and 2/6" in refused([tmp_path / "two", sixth], tmp_path / "out", capsys)
     other = measure(config, tmp_path / "other", "--part", "1/3", "--seed", "1", *reference)
     line = refused([parts[1], other], tmp_path / "out", capsys)
     assert "seed=0 and 1, and may have images in common" in line

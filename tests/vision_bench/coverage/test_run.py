@@ -335,7 +335,9 @@ def refused(config: Path, folder: Path, capsys: pytest.CaptureFixture[str], *opt
             "n_clusters=40: 20 training images cannot make",
         ),
         (("--fail-under", "IDD=0.3"), "fail_under='IDD=0.3': IDD is not measured"),
+        (("--fail-under", "IDC=nan"), "fail_under='IDC=nan': give a number"),
         (("--prioritize", "5", "--prioritize-by", "NLC"), "prioritize_by='NLC' counts no units"),
+        (("--prioritize", "5", "--criteria", "NLC"), "prioritize_by='NLC' counts no units"),
         (("--candidates", "no/such"), "candidates"),
         (("--reference", "no/such"), "reference"),
         (("--importance-file", "no/such.csv"), "importance_file"),
@@ -366,6 +368,25 @@ def test_a_reference_of_another_model_or_criteria_is_refused(
     line = refused(config, tmp_path, capsys, "--reference", reference, *options)
     assert "compat='neural-coverage': the reference" in line
     assert "was learned with 'none'" in line
+
+
+def test_fewer_samples_than_a_folder_holds_are_another_study(config, tmp_path, capsys) -> None:
+    few = ("--criteria", "NC", "--num-samples", "20")
+    assert run(config, tmp_path / "out", *few, "--idc-test-all") == 0
+    assert values(tmp_path / "out")["inputs"] == SUITE
+    assert run(config, tmp_path / "out", *few) == 2
+    assert "idc_test_all: true there, false now" in capsys.readouterr().err
+
+
+def test_a_reference_that_was_given_does_not_pass_for_a_learned_one(
+    config, tmp_path, capsys
+) -> None:
+    few = ("--criteria", "KMNC")
+    assert run(config, tmp_path / "other", *few, "--train-limit", "60") == 0
+    other = ("--reference", str(tmp_path / "other" / "reference"))
+    assert run(config, tmp_path / "given", *few, *other) == 0
+    assert run(config, tmp_path / "given", *few) == 2
+    assert "not from these training images" in capsys.readouterr().err
 
 
 def test_a_model_without_a_layer_before_the_last_is_refused(config, tmp_path, capsys) -> None:

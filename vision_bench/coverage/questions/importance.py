@@ -98,8 +98,8 @@ class ImportanceStudy(FolderStudy):
     def arguments(self) -> dict[str, Any]:
         settings = self.settings
         names = (
-            "dataset", "split", "limit", "num_samples", "seed", "train_split", "train_limit",
-            "layer_index", "draws",
+            "dataset", "split", "limit", "num_samples", "idc_test_all", "seed", "train_split",
+            "train_limit", "layer_index", "draws",
         )  # fmt: skip
         found = {name: getattr(settings, name) for name in names}
         if WISDOM in settings.attr:

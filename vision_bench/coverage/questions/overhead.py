@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import torch
 
-from aim_plugins.coverage.learning import subject_layer
 from aim_plugins.coverage.reference import Reference
 from aim_plugins.coverage.registry import make_criteria
 from aim_plugins.coverage.settings import OF_TRACES
@@ -51,7 +50,6 @@ class Overhead(Question[OverheadSettings]):
 
     def ask(self, store: SweepStore) -> Answer:
         settings = self.settings
-        _ = subject_layer(self.subject.layers, settings.layer_index)
         reference = self.learned(store)
         chosen = self.positions[: settings.num_samples or _IMAGES]
         images = list(self.subject.images(self.suite, chosen, "images"))

@@ -27,6 +27,7 @@ from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from vision_bench.coverage.learn import (
     all_positions,
+    check_fit,
     keep_reference,
     learned_with,
     open_reference,
@@ -75,6 +76,8 @@ class Question(FolderStudy, Generic[S]):
         self.reference: Reference | None = None
         if settings.reference is not None:
             self.reference = open_reference(settings, self.subject)
+        elif self.training is not None:
+            check_fit(self.subject, self.training, settings)
         self.check_suite(len(self.positions))
 
     def check_suite(self, images: int) -> None:  # noqa: B027

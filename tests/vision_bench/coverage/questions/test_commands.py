@@ -206,6 +206,7 @@ def test_a_folder_of_another_question_is_refused(folders, config, capsys):
         ("sensitivity", ("--sizes", "500"), "sizes=500: the suite has 90 images"),
         ("correlation", ("--sizes", "500"), "sizes=500: the suite has 90 images"),
         ("sensitivity", ("--attacks", "fgms"), "fgsm"),
+        ("sensitivity", ("--criteria", "IDC", "--layer-index", "99"), "layer_index=99: the model"),
         ("sensitivity", ("--sizes", "40,20"), "sizes='40,20': give rising numbers"),
         ("sensitivity", ("--sizes", "4"), "shares=0.05 of sizes=4 replaces no input"),
         ("correlation", ("--mixtures", "0,1.5"), "a share from 0 to 1"),
