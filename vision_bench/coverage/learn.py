@@ -155,8 +155,7 @@ def learned_with(settings: CoverageSettings) -> dict[str, Any]:
 def measured_with(settings: CoverageSettings) -> dict[str, object]:
     """The settings that coverage of a suite depends on, as JSON."""
     names = ("dataset", "split", "limit", "num_samples", "idc_test_all", "seed", "train_split")
-    names += _CONSTANTS
-    own = {name: getattr(settings, name) for name in names}
+    own = {name: getattr(settings, name) for name in (*names, *_CONSTANTS)}
     return {"model": settings.model_name, **own, **learned_with(settings)}
 
 
