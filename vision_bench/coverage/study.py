@@ -135,7 +135,9 @@ class CoverageStudy(FolderStudy):
         settings = self.settings
         assert self.candidates is not None  # `load` loads them
         by = settings.prioritize_by or ""
-        key = f"priority,{self.candidates.fingerprint[:16]},{by},{settings.prioritize}"
+        # The suite itself is ranked from nothing, candidates with its images from what it covers.
+        what = "suite" if settings.candidates is None else self.candidates.fingerprint[:16]
+        key = f"priority,{what},{by},{settings.prioritize}"
         if (held := store.read_batch(key)) is None:
             held = self._find_priority().to_json()
             store.write_batch(key, held)

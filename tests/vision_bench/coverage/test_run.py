@@ -419,3 +419,19 @@ def test_candidates_without_labels_are_ranked_and_an_empty_folder_is_refused(
         assert len(list(csv.DictReader(file))) == 3
     # Without labels, orders are judged on the suite.
     assert values(tmp_path / "out")["priority"]["judgement"]["inputs"] == SUITE
+
+
+def test_candidates_that_are_the_suite_add_nothing_to_it(config, tmp_path) -> None:
+    for split in ("train", "val"):
+        for label in range(10):
+            folder = tmp_path / "data" / split / str(label)
+            folder.mkdir(parents=True)
+            pixels = np.random.default_rng([label, len(split)]).integers(0, 255, (32, 32, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "0.png")
+    data = ("--dataset", "folder", "--data-root", str(tmp_path / "data"), "--split", "val")
+    options = (*data, "--criteria", "KMNC", "--prioritize", "3", "--report-classes", "0")
+    gains = []
+    for candidates in ((), ("--candidates", str(tmp_path / "data" / "val"))):
+        assert run(config, tmp_path / "out", *options, *candidates) == 0
+        gains.append([one["gain"] for one in values(tmp_path / "out")["priority"]["ranked"]])
+    assert min(gains[0]) > 0 and gains[1] == [0, 0, 0]
