@@ -73,7 +73,7 @@ class Profile:
         self._make, self._classes = make, dict(classes or {})
         self.metadata = metadata
         self.scopes: dict[str, dict[str, Criterion]] = {ALL: make()}
-        self.scopes |= {scope_of(name): make() for name in self._classes.values()}
+        self.scopes |= {scope_of(name): _of_class(make) for name in self._classes.values()}
 
     @property
     def criteria(self) -> dict[str, Criterion]:
@@ -154,7 +154,7 @@ class Profile:
         tensors, found = artifact.load(folder, ProfileMetadata)
         check_alike(metadata, found)
         profile = cls(make, found)
-        profile.scopes = {name: make() for name in found.scopes}
+        profile.scopes = {name: make() if name == ALL else _of_class(make) for name in found.scopes}
         if list(profile.criteria) != list(found.labels):
             raise ValueError(
                 f"profile={str(folder)!r} holds {first_few(list(found.labels))}, not "
@@ -226,6 +226,11 @@ def refuse_shared(one: ProfileMetadata, other: ProfileMetadata) -> None:
 def scope_of(name: str) -> str:
     """The scope of a class."""
     return f"class {name}"
+
+
+def _of_class(make: Maker) -> dict[str, Criterion]:
+    """The criteria of a class: all but NLC, whose covariances would outgrow memory by class."""
+    return {label: one for label, one in make().items() if label != "NLC"}
 
 
 def _names(scopes: Collection[str]) -> str:

@@ -6,6 +6,7 @@ different runs, on different machines, are held against the same one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,12 +115,24 @@ class Reference:
         plain = json.loads(json.dumps(vars(self.metadata), default=dict))
         return fingerprint({name: plain[name] for name in plain if name != "versions"})
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of that and of everything it knows, which another machine may have rounded."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for name, one in sorted(self._tensors().items()):
+            digest.update(name.encode())
+            digest.update(one.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def save(self, folder: str | Path) -> Path:
         """Writes it into a folder; returns that.
 
         Raises:
             OSError: If a file cannot be written.
         """
+        return artifact.save(folder, self._tensors(), self.metadata)
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {"low": self.low, "high": self.high}
         if self.traces is not None:
             tensors |= {f"traces.{name}": one for name, one in vars(self.traces).items()}
@@ -131,7 +144,7 @@ class Reference:
             state = important.neurons.to_tensors()
             state |= {f"reached.{name}": one for name, one in vars(important.reached).items()}
             tensors |= {f"important.{place}.{name}": one for name, one in state.items()}
-        return artifact.save(folder, tensors, self.metadata)
+        return tensors
 
     @classmethod
     def load(cls, folder: str | Path) -> Reference:

@@ -191,7 +191,7 @@ def collect(
                 criterion.source,
                 spreads,
                 dict(criterion.by_layer()),
-                {name: criteria[label].value for name, criteria in classes.items()},
+                {name: own[label].value for name, own in classes.items() if label in own},
                 training.get(label),
             )
         )

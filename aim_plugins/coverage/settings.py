@@ -17,7 +17,7 @@ OF_TRACES = frozenset({"LSC", "DSC"})
 """Criteria that keep activations of training inputs."""
 GINI = "DeepGini"
 """The order of inputs by how unsure the model is, beside those by what inputs add."""
-BEYOND_TRAINING = frozenset({"NBC", "SNAC", "LSC", "DSC", "MDSC"})
+BEYOND_TRAINING = frozenset({"NBC", "SNAC", "LSC", "DSC"})
 """Criteria of what training inputs do not do, so that these are no suite to compare with."""
 
 ATTRIBUTORS = ("lrp-epsilon", "lrp", "lc", "la", "ii", "ldl", "ldls", "lgs", "lig")

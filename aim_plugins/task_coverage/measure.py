@@ -130,7 +130,7 @@ class Measurement:
             model_signature=reference.metadata.model_signature,
             versions=reference.metadata.versions,
             data_sha256=sha256,
-            reference=reference.fingerprint,
+            reference=reference.identity,
             settings=self.settings.constants,
             parts=[sha256],
             data=list(self.suite.tasks) if name == ALL else [name],

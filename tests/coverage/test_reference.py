@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,10 @@ def test_the_class_of_traces_is_that_of_their_inputs(world) -> None:
     builder.update(Batch(world.training.neurons[:4], classes))
     found = builder.finish([], ReferenceMetadata(method="none", sites=world.layers.names))
     assert found.traces.classes.tolist() == classes.tolist()
+
+
+def test_references_of_other_contents_are_others(world) -> None:
+    """Two machines may round alike settings to other ranges, whose buckets are not the same."""
+    moved = dataclasses.replace(world.reference, high=world.reference.high + 1e-6)
+    assert moved.fingerprint == world.reference.fingerprint
+    assert moved.identity != world.reference.identity

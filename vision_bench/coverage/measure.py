@@ -55,7 +55,7 @@ def profile_metadata(
         model_signature=reference.metadata.model_signature,
         versions=reference.metadata.versions,
         data_sha256=data.fingerprint,
-        reference=reference.fingerprint,
+        reference=reference.identity,
         settings=own,
         parts=[part_of(data, positions)],
         data=[data.title],
@@ -152,32 +152,43 @@ class Measurement:
             self.store.write_batch(key, found)
         return found
 
-    def noise_suite(self, size: int, draw: int, shape: tuple[int, int]) -> Values:
-        """Coverage by images of uniform noise, whose class is what the model predicts."""
+    def noise_suite(self, size: int, draw: int, like: Float[Tensor, "1 3 height width"]) -> Values:
+        """Coverage by images of uniform noise, whose class is what the model predicts.
+
+        Args:
+            size: Number of images.
+            draw: Index of the draw.
+            like: An image of the suite; of a grey one, noise is grey too.
+        """
         key = f"random,noise,{size},{draw}"
         if (found := self.store.read_batch(key)) is None:
             seed = _draw_seed(self.settings.seed, draw)
             criteria = self._make()
-            for seen in self.subject.see(self._noise(size, seed, shape)):
+            for seen in self.subject.see(self._noise(size, seed, like)):
                 for one in criteria.values():
                     one.update(seen.batch)
             found = {label: one.value for label, one in criteria.items()}
             self.store.write_batch(key, found)
         return found
 
-    def _noise(self, size: int, seed: int, shape: tuple[int, int]) -> Iterator[Images]:
+    def _noise(
+        self, size: int, seed: int, like: Float[Tensor, "1 3 height width"]
+    ) -> Iterator[Images]:
         generator = torch.Generator().manual_seed(seed)
         preprocessing = self.subject.model.preprocessing
         mean, std = (
             torch.tensor(list(one))[:, None, None]
             for one in (preprocessing.mean, preprocessing.std)
         )
+        pixels = like * std + mean
+        # Independent channels would be paler noise to a model that takes their mean.
+        channels = 1 if bool((pixels - pixels[:, :1]).abs().max() < 1e-4) else 3
+        height, width = like.shape[-2:]
         for start in range(0, size, self.subject.batch_size):
             positions = torch.arange(start, min(size, start + self.subject.batch_size))
-            pixels: Float[Tensor, "images 3 height width"] = torch.rand(
-                len(positions), 3, *shape, generator=generator
-            )
-            yield Images(positions, ((pixels - mean) / std).to(self.subject.device))
+            drawn = torch.rand(len(positions), channels, height, width, generator=generator)
+            noise = (drawn.expand(-1, 3, -1, -1) - mean) / std
+            yield Images(positions, noise.to(self.subject.device))
 
     def _make(self) -> dict:
         return make_criteria(self.reference, self.settings)

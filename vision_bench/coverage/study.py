@@ -126,8 +126,8 @@ class CoverageStudy(FolderStudy):
         elif draws:
             why = "a reference stands for them" if training is None else f"only {len(training)}"
             say(f"no random suites of training images of this size: {why}")
-        height, width = first_image(self.suite).shape[-2:]
-        found[NOISE] = [measurement.noise_suite(size, one, (height, width)) for one in draws]
+        like = first_image(self.suite)
+        found[NOISE] = [measurement.noise_suite(size, one, like) for one in draws]
         return found
 
     def _priority(self, store: SweepStore) -> Priority:
