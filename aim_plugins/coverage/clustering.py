@@ -79,12 +79,12 @@ def cluster(values: ArrayLike, k: int | Sequence[int]) -> Clusters:
     """
     choices = sorted({k} if isinstance(k, int) else set(k))
     if not choices or choices[0] < 1:
-        raise ValueError(f"n_cluster={k}: choose one cluster or more")
+        raise ValueError(f"n_clusters={k}: choose one cluster or more")
     numbers = np.asarray(values, dtype=np.float64).ravel()
     numbers = numbers[np.isfinite(numbers)]
     if len(numbers) < choices[0]:
         raise ValueError(
-            f"n_cluster={choices[0]}: {len(numbers)} inputs cannot make that many clusters; give "
+            f"n_clusters={choices[0]}: {len(numbers)} inputs cannot make that many clusters; give "
             "more training inputs, or fewer clusters"
         )
     distinct, counts = np.unique(numbers, return_counts=True)

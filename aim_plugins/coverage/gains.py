@@ -105,16 +105,6 @@ def fresh_units(criterion: UnitCriterion, units: Parts) -> FreshUnits:
     return _open(criterion, units)
 
 
-def alone_gains(criterion: UnitCriterion, units: Parts) -> Int[Tensor, " candidates"]:
-    """How many units each candidate would add, were it the only one.
-
-    Args:
-        criterion: What is covered already.
-        units: As in `fresh_units`.
-    """
-    return torch.from_numpy(fresh_units(criterion, units).counts)
-
-
 def prioritize(
     criterion: UnitCriterion, units: Parts | FreshUnits, count: int | None = None
 ) -> Ranking:

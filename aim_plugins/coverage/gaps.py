@@ -66,11 +66,6 @@ class Stretch:
     column: int
 
 
-def count_gaps(idc: IDC, important: ImportantSet) -> int:
-    """Number of combinations that training inputs reach and the suite does not."""
-    return int((~torch.isin(important.reached.codes, idc.found[0])).sum())
-
-
 def find_gaps(
     idc: IDC,
     important: ImportantSet,

@@ -1,14 +1,11 @@
 """How unsure a model is of its answers: the baseline that an order by coverage has to beat.
 
 Source: Feng et al., "DeepGini: prioritizing massive tests to enhance the robustness of deep neural
-networks", ISSTA 2020; the others as in Weiss and Tonella, ISSTA 2022.
+networks", ISSTA 2020.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -32,33 +29,6 @@ def deep_gini(probabilities: Probabilities) -> Scores:
     [0.0, 0.5]
     """
     return 1 - probabilities.square().sum(1)
-
-
-def entropy(probabilities: Probabilities) -> Scores:
-    """Entropy of the answer: −Σ p ln p, in nats.
-
-    Args:
-        probabilities: As in `deep_gini`.
-    """
-    return torch.special.entr(probabilities).sum(1)
-
-
-def margin(probabilities: Probabilities) -> Scores:
-    """1 less the lead of the likeliest class over the second, from 0 to 1.
-
-    Args:
-        probabilities: As in `deep_gini`, of at least two classes.
-    """
-    first, second = probabilities.topk(2, dim=1).values.unbind(1)
-    return 1 - (first - second)
-
-
-UNCERTAINTIES: dict[str, Callable[[Probabilities], Scores]] = {
-    "deepgini": deep_gini,
-    "entropy": entropy,
-    "margin": margin,
-}
-"""Uncertainties by name; more is less sure."""
 
 
 def largest_first(scores: Scores) -> Int[Tensor, " inputs"]:

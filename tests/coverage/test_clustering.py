@@ -116,10 +116,10 @@ def test_nan_and_infinity_are_left_out():
 @pytest.mark.parametrize(
     ("values", "k", "message"),
     [
-        ([1.0, 2.0], 3, "n_cluster=3: 2 inputs cannot make that many clusters"),
-        ([], (2, 3), "n_cluster=2: 0 inputs"),
-        ([np.nan] * 5, 1, "n_cluster=1: 0 inputs"),
-        ([1.0, 2.0], 0, "n_cluster=0: choose one cluster or more"),
+        ([1.0, 2.0], 3, "n_clusters=3: 2 inputs cannot make that many clusters"),
+        ([], (2, 3), "n_clusters=2: 0 inputs"),
+        ([np.nan] * 5, 1, "n_clusters=1: 0 inputs"),
+        ([1.0, 2.0], 0, "n_clusters=0: choose one cluster or more"),
         ([1.0, 2.0], (), "choose one cluster or more"),
     ],
 )

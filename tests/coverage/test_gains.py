@@ -11,7 +11,7 @@ from dnn_tip.prioritizers import cam
 from torch import Tensor
 
 from aim_plugins.coverage.criteria.criterion import Batch, FixedUnits, OpenUnits
-from aim_plugins.coverage.gains import alone_gains, fresh_units, prioritize
+from aim_plugins.coverage.gains import fresh_units, prioritize
 
 
 class Listed(FixedUnits):
@@ -124,10 +124,10 @@ def test_no_set_of_three_covers_more_than_the_bound_allows():
         assert (1 - 1 / np.e) * best <= found <= best
 
 
-def test_alone_gains_count_each_unit_once_and_no_covered_one():
+def test_fresh_units_count_each_unit_once_and_no_covered_one():
     criterion = _covering(Listed(["a"], [9]), torch.tensor([[4]]))
     units = torch.tensor([[4, 4, 4], [1, 4, 1], [8, 2, 5], [-1, -1, -1], [5, 5, 2]])
-    assert alone_gains(criterion, units).tolist() == [0, 1, 3, 0, 2]
+    assert fresh_units(criterion, units).counts.tolist() == [0, 1, 3, 0, 2]
 
 
 def test_equal_gains_are_ordered_by_position_and_useless_inputs_come_last():

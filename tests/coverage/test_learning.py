@@ -134,7 +134,7 @@ def test_fewer_inputs_than_clusters_are_refused_and_say_of_what() -> None:
     batch = Batch(torch.randn(2, 14), torch.tensor([0, 1]))
     chosen = [Chosen("fc", (6,))]
     values = Values.read(chosen, [(torch.arange(2), batch)])
-    with pytest.raises(ValueError, match="n_cluster=3: 2 inputs cannot make that many clusters"):
+    with pytest.raises(ValueError, match="n_clusters=3: 2 inputs cannot make that many clusters"):
         cluster_sets(LAYERS, chosen, values, 3)
 
 

@@ -20,6 +20,7 @@ from aim_plugins.coverage.faults import apfd, faults_found, random_apfd, random_
 from aim_plugins.coverage.gains import prioritize
 from aim_plugins.coverage.growth import growth, random_growth
 from aim_plugins.coverage.settings import GINI
+from aim_plugins.coverage.uncertainty import largest_first
 from vision_bench.coverage.candidates import Candidates
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.data.dataset import VisionData
@@ -139,7 +140,7 @@ class Orders:
     def __init__(self, criterion: UnitCriterion, found: Candidates) -> None:
         self.criterion, self.found = criterion, found
         self.by_gain = prioritize(criterion, found.fresh).order
-        self.by_gini = found.gini.argsort(descending=True, stable=True)
+        self.by_gini = largest_first(found.gini)
 
     def coverage(self, seed: int) -> Curves:
         """Coverage along both orders, and along random ones."""

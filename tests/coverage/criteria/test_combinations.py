@@ -166,7 +166,7 @@ def test_clusters_of_training_activations():
 
 
 def test_fewer_inputs_than_clusters_are_refused():
-    with pytest.raises(ValueError, match="n_cluster=5: 3 inputs"):
+    with pytest.raises(ValueError, match="n_clusters=5: 3 inputs"):
         find_clusters(torch.rand(3, 7), [0], k=5)
     with pytest.raises(ValueError, match="class 3: there is no important neuron"):
         find_clusters(torch.rand(3, 7), [], label="class 3")
