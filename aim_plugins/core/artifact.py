@@ -43,6 +43,7 @@ class ArtifactMetadata:
     Attributes:
         KIND: What it is, in a word that also names its files and the arguments that take it.
         SCHEMA_VERSION: Version of its format, raised with every change of it.
+        FORCIBLE: Whether it may be used with another model on request.
         MADE_BY: What makes it, for errors.
         method: Name of the method.
         sites: Places in the model that the tensors belong to, in the order of execution.
@@ -55,6 +56,7 @@ class ArtifactMetadata:
 
     KIND: ClassVar[str]
     SCHEMA_VERSION: ClassVar[int] = 1
+    FORCIBLE: ClassVar[bool] = True
     MADE_BY: ClassVar[str]
 
     method: str
@@ -111,10 +113,13 @@ class ArtifactMetadata:
         learned_on = another if difference.refused else self.learned_on
         text = f"the {self.KIND} was learned on {learned_on}: {difference.message}"
         if difference.refused and not force:
-            raise ValueError(
-                f"{text}; load that model, or give force=True (force_{self.KIND}=True in a "
-                "harness, --force in a command) to go on"
-            )
+            mend = "load that model"
+            if self.FORCIBLE:
+                mend += (
+                    f", or give force=True (force_{self.KIND}=True in a harness, --force in a "
+                    "command) to go on"
+                )
+            raise ValueError(f"{text}; {mend}")
         logger.warning(text)
 
 

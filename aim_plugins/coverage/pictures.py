@@ -66,7 +66,9 @@ def _draw_line(axes: Axes, place: int, one: Result) -> None:
         axes.plot(spread.mean / most, place, mark, color=colour, markersize=8, zorder=2)
     if most:
         axes.plot(one.value / most, place, "o", color=BLUE, markersize=5, zorder=3)
-    text = f"{show_value(one.value, one.unit)} of {show_value(most, one.unit)}"
+    text = show_value(one.value, one.unit)
+    if math.isfinite(one.ceiling):
+        text += f" of {show_value(most, one.unit)}"
     axes.text(1.06, place, text, va="center", fontsize=8, color=INK)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from aim_plugins.core import artifact
 from aim_plugins.core.artifact import ArtifactMetadata
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.coverage.criteria.combinations import ImportantNeurons
 from aim_plugins.coverage.criteria.criterion import Batch
@@ -46,6 +47,7 @@ class ReferenceMetadata(ArtifactMetadata):
     """
 
     KIND: ClassVar[str] = "reference"
+    FORCIBLE: ClassVar[bool] = False
     MADE_BY: ClassVar[str] = "`coverage run`"
 
     sizes: Sequence[int] = ()
@@ -167,13 +169,13 @@ class Reference:
             metadata,
         )
 
-    def check_model(self, model: nn.Module, *, force: bool = False) -> None:
+    def check_model(self, model: nn.Module) -> None:
         """Refuses another model than the one it was learned on.
 
         Raises:
             ValueError: If so.
         """
-        self.metadata.check_model(model, force=force)
+        self.metadata.check_model(model)
 
     def check_settings(self, asked: Mapping[str, Any], name: str) -> None:
         """Refuses settings that it was not learned with, which it would overrule.
@@ -273,7 +275,9 @@ def surprise_layer(layers: Layers, settings: CriteriaSettings) -> str:
     """
     if settings.surprise_layer is None:
         return layers.names[max(0, len(layers.names) - 2)]
-    _ = layers[settings.surprise_layer]
+    if settings.surprise_layer not in layers.names:
+        hint = did_you_mean(settings.surprise_layer, layers.names, count=3, cutoff=0.5)
+        raise ValueError(f"surprise_layer={settings.surprise_layer!r}: {hint}")
     return settings.surprise_layer
 
 

@@ -169,8 +169,9 @@ def growing(
     grey = f" Grey: {words.training}, as many as the suite has." if compared else ""
     section = Section(
         "With every input",
-        "The suite in random order. Where a curve has levelled off, more inputs of this kind add "
-        "nothing." + grey,
+        "One random order of the suite, on a logarithmic axis: a straight line means as many new "
+        "units from each tenfold, and a curve that stays flat to its end that few are left to find."
+        + grey,
         pictures={"coverage against the number of inputs": drawn["png"]},
     )
     return section, {f"growth.{kind}": content for kind, content in drawn.items()}

@@ -71,11 +71,15 @@ class Spread:
     suites: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float], most: float = math.inf) -> Spread:
         """The spread of values, as of normal ones.
 
-        >>> Spread.of([1.0, 2.0, 3.0]).low
-        -2.9...
+        Args:
+            values: One of each suite.
+            most: The largest value that a suite can have; the least is 0.
+
+        >>> Spread.of([11.0, 12.0, 13.0]).low
+        7.03...
         """
         mean = statistics.fmean(values)
         if len(values) < 2:
@@ -83,7 +87,7 @@ class Spread:
         reach = (
             student_factor(len(values)) * statistics.stdev(values) * math.sqrt(1 + 1 / len(values))
         )
-        return cls(mean, mean - reach, mean + reach, len(values))
+        return cls(mean, max(0.0, mean - reach), min(most, mean + reach), len(values))
 
     def holds(self, value: float) -> bool:
         """Whether a value lies in the interval."""
@@ -176,7 +180,7 @@ def collect(
     results = []
     for label, criterion in profile.criteria.items():
         spreads = {
-            kind: Spread.of([one[label] for one in suites])
+            kind: Spread.of([one[label] for one in suites], criterion.ceiling(criterion.inputs))
             for kind, suites in random.items()
             if suites and not (kind == TRAINING and criterion.name in BEYOND_TRAINING)
         }
@@ -217,8 +221,8 @@ def readings(results: Sequence[Result], words: Words = IMAGES) -> list[str]:
         above = [one.label for one in compared if one.random[kind].low > one.value]
         if kind == NOISE and (blind := alike + above):
             sentences.append(
-                f"{first_few(blind, 12)}: {what} score as high as this suite or higher, so that "
-                "a high value does not speak for its inputs."
+                f"{first_few(blind, 12)}: {what} score higher than this suite or cannot be told "
+                "from it, so that a high value does not speak for its inputs."
             )
         if kind == TRAINING:
             below = [one.label for one in compared if one.random[kind].high < one.value]

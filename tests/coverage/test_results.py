@@ -24,12 +24,17 @@ from aim_plugins.coverage.results import (
 
 @pytest.mark.parametrize("count", [2, 3, 5, 20])
 def test_a_spread_is_students_prediction_interval(count: int) -> None:
-    values = np.random.default_rng(count).normal(3, 2, count)
+    values = np.random.default_rng(count).normal(300, 2, count)
     spread = Spread.of(values.tolist())
     scale = values.std(ddof=1) * math.sqrt(1 + 1 / count)
     expected = stats.t.interval(0.95, count - 1, values.mean(), scale)
     assert (spread.low, spread.high) == pytest.approx(expected, rel=5e-3)
     assert spread.mean == pytest.approx(values.mean())
+
+
+def test_a_spread_ends_at_what_a_suite_can_have() -> None:
+    spread = Spread.of([0.0, 0.1, 0.9], most=1.0)
+    assert (spread.low, spread.high) == (0.0, 1.0)
 
 
 def test_one_more_suite_lies_in_the_spread_as_often_as_it_says() -> None:
@@ -62,7 +67,9 @@ def test_noise_that_scores_as_high_is_named() -> None:
         _result("IDC", 0.8, random={NOISE: _spread(0.1, 0.2)}),
     ]
     (sentence,) = readings(results)
-    assert sentence.startswith("NC, KMNC: images of uniform noise score as high as this suite")
+    assert sentence.startswith(
+        "NC, KMNC: images of uniform noise score higher than this suite or cannot be told from it"
+    )
 
 
 def test_training_suites_tell_three_cases_apart() -> None:

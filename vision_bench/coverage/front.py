@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import write_atomic
 from aim_plugins.coverage.gaps import Gap
 from aim_plugins.coverage.priority_pictures import draw_order
@@ -24,6 +25,7 @@ from aim_plugins.coverage.results import END2END, Result, format_csv, show_value
 from aim_plugins.sweep.page import Page, Section, write_page
 from vision_bench.coverage.exhibits import Gallery, gaps_csv, priority_csv
 from vision_bench.coverage.left_out import NearStretch
+from vision_bench.coverage.measure import Answers
 from vision_bench.coverage.priority import Priority, sentences
 
 CURVES = "curves"
@@ -37,6 +39,7 @@ class Findings:
     Args:
         results: The criteria.
         profile: What the suite has exercised.
+        answers: What the model answered; None of profiles that were combined.
         growth: Coverage along the suite; empty of profiles that were combined.
         gaps: What training reaches and the suite does not.
         stretches: Parts of training ranges that the suite leaves out.
@@ -47,12 +50,14 @@ class Findings:
         self,
         results: Sequence[Result],
         profile: Profile,
+        answers: Answers | None = None,
         growth: Sequence[Mapping[str, float]] = (),
         gaps: Sequence[Gap] = (),
         stretches: Sequence[NearStretch] = (),
         priority: Priority | None = None,
     ) -> None:
-        self.results, self.profile, self.growth = results, profile, growth
+        self.results, self.profile, self.answers = results, profile, answers
+        self.growth = growth
         self.gaps, self.stretches, self.priority = gaps, stretches, priority
 
 
@@ -89,15 +94,31 @@ def publish(
     for old in set((folder / CURVES).iterdir()) - {folder / CURVES / name for name in pictures}:
         old.unlink()
     title = str(manifest.get("model", "A model"))
-    page = Page("Coverage", title, data, headline(found.results, inputs, data), sections)
+    summary = " ".join(
+        [*tell_answers(found.answers, inputs), headline(found.results, inputs, data)]
+    )
+    page = Page("Coverage", title, data, summary, sections)
     report = write_page(folder, page, manifest)
     print(as_text(f"{title} on {data}, {inputs} inputs", found.results))
-    for sentence in sections[0].sentences:
+    told = sentences(found.priority) if found.priority is not None else []
+    for sentence in [*tell_answers(found.answers, inputs), *sections[0].sentences, *told]:
         print(f"  {sentence}")
     print()
     for name in [*files, f"{CURVES}/", "report.html"]:
         print(folder / name)
     return report
+
+
+def tell_answers(answers: Answers | None, inputs: int) -> list[str]:
+    """How good the model is on the suite, which everything else is to be read beside."""
+    if answers is None:
+        return []
+    found = [f"The model is right on {answers.right} of {inputs} inputs."]
+    if answers.never:
+        found.append(
+            f"It never predicts {first_few(answers.never)}: are weights and preprocessing right?"
+        )
+    return found
 
 
 def headline(results: Sequence[Result], inputs: int, data: str) -> str:

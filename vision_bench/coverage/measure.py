@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.core.commands import say
@@ -62,6 +62,19 @@ def profile_metadata(
     )
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier answered to a suite.
+
+    Attributes:
+        right: Number of right answers.
+        never: Classes that it never predicted.
+    """
+
+    right: int
+    never: tuple[str, ...]
+
+
 class Measurement:
     """A suite, measured into a folder.
 
@@ -101,13 +114,16 @@ class Measurement:
         metadata = profile_metadata(self.subject, self.reference, data, positions, self.settings)
         profile, done = self._begun(folder, metadata, classes)
         steps = [step for step in growth_steps(len(positions)) if step > done]
+        answers = self.store.read_batch(f"answers,{done}") or [[0, 0] for _ in data.classes]
         saved = time.monotonic()
         with tqdm(desc="suite", total=len(positions), initial=done, unit="image") as bar:
             for step in steps:
                 for seen in self.subject.pass_over(data, positions[done:step]):
                     profile.update(judged(seen, data, self.settings))
                     bar.update(len(seen.batch))
+                    _count_answers(answers, seen.batch.classes, data.labels[seen.positions])
                 done = step
+                self.store.write_batch(f"answers,{step}", answers)
                 values = {label: one.value for label, one in profile.criteria.items()}
                 self.store.write_batch(
                     f"growth,{step}", {"inputs": float(profile.inputs), **values}
@@ -131,6 +147,14 @@ class Measurement:
                 # when a run was killed while it saved.
                 say(f"measuring again from the first image: {error}")
         return Profile(self._make, metadata, classes), 0
+
+    def answers(self, count: int, data: ClassificationData) -> Answers:
+        """What the model answered to a suite that was measured."""
+        found = self.store.read_batch(f"answers,{count}") or []
+        never = [
+            name for name, (predicted, _) in zip(data.classes, found, strict=True) if not predicted
+        ]
+        return Answers(sum(right for _, right in found), tuple(never))
 
     def growth(self, count: int) -> list[Values]:
         """Coverage by the first images of the suite, at rising numbers of them."""
@@ -192,6 +216,15 @@ class Measurement:
 
     def _make(self) -> dict:
         return make_criteria(self.reference, self.settings)
+
+
+def _count_answers(
+    answers: list[list[int]], predicted: Int[Tensor, " images"], labels: Int[Tensor, " images"]
+) -> None:
+    """Adds to the number of predictions of each class, and of right ones among them."""
+    for one, label in zip(predicted.tolist(), labels.tolist(), strict=True):
+        answers[one][0] += 1
+        answers[one][1] += one == label
 
 
 def _draw_seed(seed: int, draw: int) -> int:

@@ -79,7 +79,7 @@ class Part:
             ValueError: If it is missing, damaged, or another one.
         """
         reference = Reference.load(self.folder / REFERENCE)
-        if reference.fingerprint != self.metadata.reference:
+        if reference.identity != self.metadata.reference:
             raise ValueError(
                 f"folder {str(self.folder)!r}: its {REFERENCE} is not the one that its {PROFILE} "
                 "was measured with: start that run again in a new folder"

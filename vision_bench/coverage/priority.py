@@ -75,6 +75,15 @@ class Judgement:
     curves: Curves
     areas: Mapping[str, float]
 
+    @property
+    def best(self) -> str | None:
+        """The order that finds most mistakes: "coverage", `GINI`, or None if chance does as well."""
+        if not self.areas:
+            return None
+        best = max("coverage", GINI, key=self.areas.__getitem__)
+        above = self.areas[best] - self.areas["random"]
+        return best if above > 1.96 * self.areas["spread"] else None
+
 
 @dataclass(frozen=True)
 class Priority:
@@ -232,13 +241,15 @@ def sentences(priority: Priority) -> list[str]:
     area, gini, random, spread = (
         judgement.areas[name] for name in ("coverage", GINI, "random", "spread")
     )
-    better = GINI if gini > area else by
     found.append(
         f"Judged by the {judgement.mistakes} mistakes that the model makes on {judgement.on}: the "
         f"area under the curve of mistakes found is {area:.3f} by {by}, {gini:.3f} by DeepGini, "
-        f"and {random:.3f} ± {1.96 * spread:.3f} for 95 % of random orders. To find mistakes, "
-        f"label by {better} (prioritize_by={better})."
+        f"and {random:.3f} ± {1.96 * spread:.3f} for 95 % of random orders."
     )
-    if abs(area - random) <= 1.96 * spread:
-        found.append(f"The order by {by} cannot be told from a random one in that.")
+    best = judgement.best
+    if best is None:
+        found.append("Neither order finds mistakes earlier than a random one.")
+    else:
+        name = GINI if best == GINI else by
+        found.append(f"To find mistakes, label by {name} (prioritize_by={name}).")
     return found

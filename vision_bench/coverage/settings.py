@@ -111,8 +111,8 @@ class RunSettings(SuiteSettings, CoverageSettings):
         report_classes: Names or indices of classes that are measured apart; by default all of up to
             ten.
         prioritize: Lists so many inputs of the candidates that are worth labelling first.
-        prioritize_by: The order: DeepGini, or a criterion that counts units; by default KMNC, or
-            else the first that does.
+        prioritize_by: The order: DeepGini, or a criterion that counts units; by default DeepGini
+            where that finds the model's mistakes better, else KMNC or the first that counts units.
         candidates: Folder of images, with or without labels, to be prioritised; by default those of
             the suite, which are then ranked from nothing.
         fail_under: Least coverage, such as 0.6 (of IDC or else the first criterion) or
@@ -132,7 +132,8 @@ class RunSettings(SuiteSettings, CoverageSettings):
         super().check()
         _ = self.least
         if self.prioritize_by not in (None, GINI, *self.criteria):
-            hint = did_you_mean(self.prioritize_by, [GINI, *self.criteria])
+            known = [GINI, *(one for one in self.criteria if one != "NLC")]
+            hint = did_you_mean(self.prioritize_by, known)
             raise ValueError(f"prioritize_by={self.prioritize_by!r} is not measured: {hint}")
         only = self.prioritize and set(self.criteria) == {"NLC"}
         if only or self.prioritize_by == "NLC":

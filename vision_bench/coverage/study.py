@@ -104,6 +104,7 @@ class CoverageStudy(FolderStudy):
         measurement = Measurement(subject, self.reference, settings, store)
         self.profile = measurement.profile(self.suite, self.positions, self.classes)
         self.growth = measurement.growth(len(self.positions))
+        self.answers = measurement.answers(len(self.positions), self.suite)
         of_training = training_values(self.reference)
         self.results = collect(self.profile, self._random(measurement), of_training)
         self.gaps, self.stretches = find_left_out(
@@ -157,7 +158,9 @@ class CoverageStudy(FolderStudy):
             judgement = Orders(fresh, look_at(self.subject, suite, fresh)).judge(
                 suite.labels, suite.title
             )
-        by = GINI if settings.prioritize_by == GINI else criterion.name
+        # Unless one is asked for, the order that finds mistakes.
+        wanted = settings.prioritize_by or (GINI if judgement.best == GINI else None)
+        by = GINI if wanted == GINI else criterion.name
         return Priority(
             criterion.name,
             by,
@@ -170,7 +173,13 @@ class CoverageStudy(FolderStudy):
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         gallery = Gallery(self.suite, self.training, self.candidates)
         found = Findings(
-            self.results, self.profile, self.growth, self.gaps, self.stretches, self.priority
+            self.results,
+            self.profile,
+            self.answers,
+            self.growth,
+            self.gaps,
+            self.stretches,
+            self.priority,
         )
         return publish(store.folder, found, gallery, store.manifest, self.suite.title)
 

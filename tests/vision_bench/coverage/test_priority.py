@@ -16,6 +16,7 @@ from aim_plugins.coverage.layers import Layers
 from aim_plugins.coverage.settings import GINI
 from vision_bench.coverage.candidates import Candidates, load_candidates, look_at
 from vision_bench.coverage.priority import (
+    Judgement,
     Orders,
     Priority,
     choose_criterion,
@@ -170,3 +171,11 @@ def test_a_criterion_that_counts_no_units_is_refused() -> None:
 def test_candidates_without_a_number_are_refused() -> None:
     with pytest.raises(ValueError, match="--prioritize 20"):
         RunSettings("digits", "resnet20", candidates="images")
+
+
+def test_no_order_is_recommended_that_does_not_beat_chance() -> None:
+    areas = {"coverage": 0.52, GINI: 0.49, "random": 0.5, "spread": 0.02}
+    assert Judgement("digits", 60, 9, {}, areas).best is None
+    assert Judgement("digits", 60, 9, {}, areas | {GINI: 0.6}).best == GINI
+    assert Judgement("digits", 60, 9, {}, areas | {"coverage": 0.55}).best == "coverage"
+    assert Judgement("digits", 60, 0, {}, {}).best is None

@@ -198,7 +198,7 @@ def test_random_suites_are_noise_and_where_it_is_fair_training_inputs(output) ->
     for label, one in results(output).items():
         assert one["random"]["noise"]["suites"] == 2
         # Training inputs lie within ranges and among traces that were learned of them.
-        unfair = label in ("NBC", "SNAC", "LSC", "DSC", "MDSC")
+        unfair = label in ("NBC", "SNAC", "LSC", "DSC")
         assert ("training" in one["random"]) is not unfair
 
 
