@@ -1,6 +1,6 @@
 """Coverage criteria: all in one pass of the model against one at a time, and IDC's relevance.
 
-    python benchmarks/coverage.py [--models lenet5 ...] [--rounds 3] [--memory-images 5000 50000]
+    python -m benchmarks.coverage [--models lenet5 ...] [--rounds 3] [--memory-images 5000 50000]
 
 CPU time of LeNet-5 and ResNet-18 on images of Fashion-MNIST: twelve criteria from one pass, against
 a pass of the images and the model for each, and against the model alone. A pass reads its images
@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from _timing import RESULTS, paired_medians, write_result
 from torch import Tensor, nn
 
 from aim_plugins.coverage.activations import NeuronReader, neuron_layers
@@ -35,6 +34,7 @@ from aim_plugins.coverage.relevance.captum_attributors import CaptumLRP
 from aim_plugins.coverage.relevance.gradient import LRPEpsilon
 from aim_plugins.coverage.relevance.relevance import measure_relevance
 from aim_plugins.coverage.settings import CRITERIA, CriteriaSettings, ImportanceSettings
+from benchmarks._timing import RESULTS, paired_medians, write_result
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.models.preprocessing import Preprocessing
 
@@ -261,7 +261,7 @@ class Flattened(nn.Module):
 
 def peak_memory(count: int) -> float:
     """Peak memory in MB of a process that measures so many images, read as they come."""
-    command = [sys.executable, __file__, "--peak-of", str(count)]
+    command = [sys.executable, "-m", "benchmarks.coverage", "--peak-of", str(count)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

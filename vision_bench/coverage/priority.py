@@ -77,7 +77,7 @@ class Judgement:
 
     @property
     def best(self) -> str | None:
-        """The order that finds most mistakes: "coverage", `GINI`, or None if chance does as well."""
+        """What finds most mistakes: "coverage", `GINI`, or None if chance does as well."""
         if not self.areas:
             return None
         best = max("coverage", GINI, key=self.areas.__getitem__)
