@@ -25,6 +25,7 @@ def deep_gini(probabilities: Probabilities) -> Scores:
     Source:
         Feng et al. 2020, the impurity ξ(t).
 
+    >>> import torch
     >>> deep_gini(torch.tensor([[1.0, 0.0], [0.5, 0.5]])).tolist()
     [0.0, 0.5]
     """
