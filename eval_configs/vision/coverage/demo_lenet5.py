@@ -11,5 +11,6 @@ data_root = "demo:data-root"
 model = "lenet5"
 weights = "demo:lenet5"
 
-# Enough for the demo; without it, all training images.
-train_limit = 6000
+# Enough for the demo; without these, all images.
+limit = 4000
+train_limit = 3000
