@@ -29,22 +29,19 @@ from vision_bench.coverage.candidates import load_candidates, look_at
 from vision_bench.coverage.exhibits import Gallery
 from vision_bench.coverage.front import Findings, publish
 from vision_bench.coverage.learn import (
-    all_positions,
-    check_fit,
-    keep_reference,
     measured_with,
-    open_reference,
 )
 from vision_bench.coverage.left_out import find_left_out
 from vision_bench.coverage.measure import Measurement, Values
 from vision_bench.coverage.priority import GINI, Orders, Priority, choose_criterion
 from vision_bench.coverage.settings import RunSettings
-from vision_bench.coverage.subject import first_image, load_subject
+from vision_bench.coverage.subject import first_image
+from vision_bench.coverage.suite_study import OfReference
 from vision_bench.data.classes import chosen_classes
-from vision_bench.data.dataset import VisionData, list_left_out
+from vision_bench.data.dataset import VisionData
 
 
-class CoverageStudy(FolderStudy):
+class CoverageStudy(OfReference, FolderStudy):
     """A suite's coverage.
 
     Args:
@@ -71,51 +68,31 @@ class CoverageStudy(FolderStudy):
 
     def load(self) -> None:
         settings = self.settings
-        self.subject, self.suite, self.training = load_subject(settings)
+        self.load_with_reference(settings)
         self.classes = chosen_classes(settings.report_classes, self.suite.classes, None)
         part, parts = settings.share
-        self.positions = all_positions(self.suite, settings)[part::parts]
+        self.positions = self.positions[part::parts]
         if not self.positions:
             raise ValueError(f"part={settings.part!r} of {len(self.suite)} images holds none")
-        self.reference = None
-        if settings.reference is not None:
-            self.reference = open_reference(settings, self.subject)
-        elif self.training is not None:
-            check_fit(self.subject, self.training, settings)
         self.candidates: VisionData | None = None
         if settings.prioritize:
             self.candidates, self.labels = load_candidates(settings, self.suite)
 
     def measure(self, store: SweepStore) -> None:
         settings, subject = self.settings, self.subject
-        store.pin_manifest(
-            model_fingerprint=subject.model.fingerprint,
-            data_fingerprint=self.suite.fingerprint,
-            preprocessing=self.suite.identity()["preprocessing"],
-        )
-        store.update_manifest(
-            model=subject.model.title,
-            weights=subject.model.weights,
-            layers=len(subject.layers.names),
-            neurons=subject.layers.neurons,
-            images=len(self.positions),
-        )
-        self.reference = keep_reference(store, subject, self.training, self.reference, settings)
-        measurement = Measurement(subject, self.reference, settings, store)
+        self.note_suite(store)
+        reference = self.learned(store, settings)
+        measurement = Measurement(subject, reference, settings, store)
         self.profile = measurement.profile(self.suite, self.positions, self.classes)
         self.growth = measurement.growth(len(self.positions))
         self.answers = measurement.answers(len(self.positions), self.suite)
-        of_training = training_values(self.reference)
+        of_training = training_values(reference)
         self.results = collect(self.profile, self._random(measurement), of_training)
         self.gaps, self.stretches = find_left_out(
-            subject, self.reference, self.profile, self.suite, self.positions
+            subject, reference, self.profile, self.suite, self.positions
         )
         self.priority = self._priority(store) if settings.prioritize else None
-        read = (self.suite, self.training, self.candidates)
-        for data in dict.fromkeys(one for one in read if one is not None):
-            if data.unreadable:
-                say(f"{data.title}: {list_left_out(data.unreadable)}")
-        store.update_manifest(left_out=dict(self.suite.unreadable))
+        self.tell_left_out(store, [self.candidates])
 
     def _random(self, measurement: Measurement) -> Mapping[str, list[Values]]:
         """Values of random suites of as many images."""

@@ -30,22 +30,19 @@ from aim_plugins.sweep.study import Study
 from aim_plugins.sweep.table import Row, pool_draws
 from aim_plugins.transport.change import read_transport
 from vision_bench.coverage.learn import (
-    all_positions,
-    check_fit,
-    keep_reference,
     measured_with,
-    open_reference,
 )
 from vision_bench.coverage.modulated import Modulated, NoisyLogits, TransportedActivations
 from vision_bench.coverage.strengths import Measured, StrengthMeasurement
-from vision_bench.coverage.subject import first_image, load_subject
+from vision_bench.coverage.subject import first_image
+from vision_bench.coverage.suite_study import OfReference
 from vision_bench.coverage.sweep_settings import SweepSettings
 from vision_bench.focus import describe_focus
 
 ACCURACY = "acc"
 
 
-class CoverageSweep(Study):
+class CoverageSweep(OfReference, Study):
     """A suite's coverage at many strengths.
 
     Args:
@@ -79,14 +76,8 @@ class CoverageSweep(Study):
 
     def load(self) -> None:
         settings = self.settings
-        self.subject, self.suite, self.training = load_subject(settings)
+        self.load_with_reference(settings)
         self.targets = settings.targets(self.suite.classes)
-        self.positions = all_positions(self.suite, settings)
-        self.reference = None
-        if settings.reference is not None:
-            self.reference = open_reference(settings, self.subject)
-        elif self.training is not None:
-            check_fit(self.subject, self.training, settings)
         self.pinned: dict[str, Any] = {}
         self.modulated = self._transport() if settings.transport is not None else self._noise()
 
@@ -122,28 +113,17 @@ class CoverageSweep(Study):
         return TransportedActivations(self.subject, learned.maps, settings.strengths)
 
     def measure(self, store: SweepStore) -> None:
-        subject = self.subject
-        store.pin_manifest(
-            model_fingerprint=subject.model.fingerprint,
-            data_fingerprint=self.suite.fingerprint,
-            preprocessing=self.suite.identity()["preprocessing"],
-            **self.pinned,
+        self.note_suite(store, **self.pinned)
+        store.update_manifest(transport=self.settings.transport)
+        reference = self.learned(store, self.settings)
+        measurement = StrengthMeasurement(
+            self.modulated, self.subject, reference, self.settings, store
         )
-        store.update_manifest(
-            model=subject.model.title,
-            weights=subject.model.weights,
-            layers=len(subject.layers.names),
-            neurons=subject.layers.neurons,
-            images=len(self.positions),
-            transport=self.settings.transport,
-        )
-        reference = keep_reference(store, subject, self.training, self.reference, self.settings)
-        measurement = StrengthMeasurement(self.modulated, subject, reference, self.settings, store)
         self.measured = measurement.measure(self.suite, self.positions)
         self.units = {
             label: unit_of(one) for label, one in make_criteria(reference, self.settings).items()
         }
-        store.update_manifest(left_out=dict(self.suite.unreadable))
+        self.tell_left_out(store)
 
     def front(self, store: SweepStore) -> Front:
         rows = self._rows()

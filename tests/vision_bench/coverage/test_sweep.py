@@ -21,7 +21,8 @@ from aim_plugins.coverage.reference import Reference  # noqa: E402
 from aim_plugins.coverage.registry import make_criteria  # noqa: E402
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap  # noqa: E402
 from aim_plugins.modulation.noise import prefix_keys, standard_normal  # noqa: E402
-from aim_plugins.sweep.cells import Cell  # noqa: E402
+from aim_plugins.sweep.cells import Cell
+from aim_plugins.sweep.study import Study  # noqa: E402
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata  # noqa: E402
 from vision_bench import cli  # noqa: E402
 from vision_bench.classification.sampled_runs import sample_run  # noqa: E402
@@ -431,4 +432,4 @@ def test_cells_are_named_by_what_varies(loaded):
     noisy = NoisyLogits(subject, [0.0, 2.0], first_image(suite), draws=2)
     names = [cell.name((noisy.axis,)) for cell in noisy.cells]
     assert names == ["std=0,draw=0", "std=2,draw=0", "std=2,draw=1"]
-    assert CoverageSweep.__mro__[1].__name__ == "Study" and Cell(2.0, 1) in noisy.cells
+    assert issubclass(CoverageSweep, Study) and Cell(2.0, 1) in noisy.cells

@@ -43,11 +43,11 @@ from aim_plugins.coverage.settings import WISDOM
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from vision_bench.coverage.learn import all_positions
 from vision_bench.coverage.questions.importance_front import ImportanceFindings, publish
 from vision_bench.coverage.questions.importance_settings import FILE, ImportanceQuestion
 from vision_bench.coverage.scoring import relevance_of, vote
-from vision_bench.coverage.subject import Subject, load_subject
+from vision_bench.coverage.subject import Subject
+from vision_bench.coverage.suite_study import OfSuite
 from vision_bench.data.classification import ClassificationData
 from vision_bench.logits.forward import forward
 
@@ -77,7 +77,7 @@ class Choice:
         return self.kind, self.attributor, len(self.neurons), self.draw
 
 
-class ImportanceStudy(FolderStudy):
+class ImportanceStudy(OfSuite, FolderStudy):
     """What the neurons that attributors find are worth.
 
     Args:
@@ -88,6 +88,8 @@ class ImportanceStudy(FolderStudy):
         scores: A score of each neuron by attributor; known after `run`.
         effects: What their neurons are worth; known after `run`.
     """
+
+    training: ClassificationData
 
     def __init__(self, settings: ImportanceQuestion, command: Sequence[str] = ()) -> None:
         self.settings, self.command, self.output = settings, command, settings.folder
@@ -118,10 +120,8 @@ class ImportanceStudy(FolderStudy):
 
     def load(self) -> None:
         settings = self.settings
-        self.subject, self.suite, training = load_subject(settings)
-        assert training is not None  # these settings know no reference
-        self.training: ClassificationData = training
-        self.positions = all_positions(self.suite, settings)
+        self.load_suite(settings)
+        assert self.training is not None  # these settings know no reference
         layers = self.subject.layers
         self.layer = None
         if settings.layer_index is not None:
@@ -132,19 +132,7 @@ class ImportanceStudy(FolderStudy):
 
     def measure(self, store: SweepStore) -> None:
         subject = self.subject
-        store.pin_manifest(
-            model_fingerprint=subject.model.fingerprint,
-            data_fingerprint=self.suite.fingerprint,
-            training_fingerprint=self.training.fingerprint,
-            preprocessing=self.suite.identity()["preprocessing"],
-        )
-        store.update_manifest(
-            model=subject.model.title,
-            weights=subject.model.weights,
-            layers=len(subject.layers.names),
-            neurons=subject.layers.neurons,
-            images=len(self.positions),
-        )
+        self.note_suite(store, training_fingerprint=self.training.fingerprint)
         self._score(store)
         choices = self._choices()
         say(f"accuracy without neurons: {len(choices)} choices of them")
@@ -152,7 +140,7 @@ class ImportanceStudy(FolderStudy):
         self.accuracy, self.inputs = float(before.double().mean()), len(before)
         self.answers = {choice: Drop.paired(before, one) for choice, one in after.items()}
         self.effects = self._effects()
-        store.update_manifest(left_out=dict(self.suite.unreadable))
+        self.tell_left_out(store)
 
     def _score(self, store: SweepStore) -> None:
         """Scores neurons by every attributor, and writes a CSV of each."""

@@ -50,7 +50,7 @@ class Overhead(Question[OverheadSettings]):
 
     def ask(self, store: SweepStore) -> Answer:
         settings = self.settings
-        reference = self.learned(store)
+        reference = self.learned(store, self.settings)
         chosen = self.positions[: settings.num_samples or _IMAGES]
         images = list(self.subject.images(self.suite, chosen, "images"))
         names = [PLAIN, *settings.criteria, TOGETHER]

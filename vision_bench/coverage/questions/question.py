@@ -20,23 +20,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from aim_plugins.core.commands import say
-from aim_plugins.coverage.reference import Reference
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from vision_bench.coverage.learn import (
-    all_positions,
-    check_fit,
-    keep_reference,
     learned_with,
-    open_reference,
 )
 from vision_bench.coverage.questions.front import Answer, publish
 from vision_bench.coverage.questions.gauge import Gauge, Pool
 from vision_bench.coverage.questions.settings import QuestionSettings
-from vision_bench.coverage.subject import load_subject
-from vision_bench.data.dataset import list_left_out
+from vision_bench.coverage.suite_study import OfReference
 
 _OF_THE_MACHINE = {
     "model", "data_root", "train_root", "labels", "on_error", "weights", "preprocessing",
@@ -47,7 +40,7 @@ _OF_THE_MACHINE = {
 S = TypeVar("S", bound=QuestionSettings)
 
 
-class Question(FolderStudy, Generic[S]):
+class Question(OfReference, FolderStudy, Generic[S]):
     """A study of what coverage says.
 
     Args:
@@ -71,13 +64,7 @@ class Question(FolderStudy, Generic[S]):
 
     def load(self) -> None:
         settings = self.settings
-        self.subject, self.suite, self.training = load_subject(settings)
-        self.positions = all_positions(self.suite, settings)
-        self.reference: Reference | None = None
-        if settings.reference is not None:
-            self.reference = open_reference(settings, self.subject)
-        elif self.training is not None:
-            check_fit(self.subject, self.training, settings)
+        self.load_with_reference(settings)
         self.check_suite(len(self.positions))
 
     def check_suite(self, images: int) -> None:  # noqa: B027
@@ -88,24 +75,9 @@ class Question(FolderStudy, Generic[S]):
         """
 
     def measure(self, store: SweepStore) -> None:
-        subject = self.subject
-        store.pin_manifest(
-            model_fingerprint=subject.model.fingerprint,
-            data_fingerprint=self.suite.fingerprint,
-            preprocessing=self.suite.identity()["preprocessing"],
-        )
-        store.update_manifest(
-            model=subject.model.title,
-            weights=subject.model.weights,
-            layers=len(subject.layers.names),
-            neurons=subject.layers.neurons,
-            images=len(self.positions),
-        )
+        self.note_suite(store)
         self.answer = self.ask(store)
-        store.update_manifest(left_out=dict(self.suite.unreadable))
-        for data in (self.suite, self.training):
-            if data is not None and data.unreadable:
-                say(f"{data.title}: {list_left_out(data.unreadable)}")
+        self.tell_left_out(store)
 
     @abc.abstractmethod
     def ask(self, store: SweepStore) -> Answer:
@@ -114,17 +86,9 @@ class Question(FolderStudy, Generic[S]):
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         return publish(store.folder, self.answer, store.manifest)
 
-    def learned(self, store: SweepStore) -> Reference:
-        """The reference, learned once and kept in the folder."""
-        self.reference = keep_reference(
-            store, self.subject, self.training, self.reference, self.settings
-        )
-        store.pin_manifest(reference=self.reference.fingerprint)
-        return self.reference
-
     def gauge(self, store: SweepStore) -> Gauge:
         """The criteria."""
-        return Gauge(self.learned(store), self.settings)
+        return Gauge(self.learned(store, self.settings), self.settings)
 
     def pool(self) -> Pool:
         """Every image of the suite, as the criteria see it; all their neurons are held at once."""
