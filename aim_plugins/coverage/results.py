@@ -22,7 +22,7 @@ from aim_plugins.coverage.reference import Reference
 from aim_plugins.coverage.registry import idc_label
 from aim_plugins.coverage.settings import BEYOND_TRAINING
 from aim_plugins.sweep.formats import format_value
-from aim_plugins.sweep.intervals import student_factor
+from aim_plugins.sweep.intervals import student_reach
 
 END2END = "end to end"
 """The set of important neurons of all layers."""
@@ -82,11 +82,10 @@ class Spread:
         7.03...
         """
         mean = statistics.fmean(values)
-        if len(values) < 2:
+        # One more suite scatters by itself, besides the error of the mean.
+        reach = student_reach(values) * math.sqrt(len(values) + 1)
+        if math.isnan(reach):
             return cls(mean, math.nan, math.nan, len(values))
-        reach = (
-            student_factor(len(values)) * statistics.stdev(values) * math.sqrt(1 + 1 / len(values))
-        )
         return cls(mean, max(0.0, mean - reach), min(most, mean + reach), len(values))
 
     def holds(self, value: float) -> bool:

@@ -7,6 +7,7 @@ standard error is 0, but documents not seen may differ from them.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from aim_plugins.sweep.table import Point, metric_family
@@ -135,6 +136,17 @@ def student_factor(n: int) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return math.fsum(term / (n - 1) ** power for power, term in enumerate(terms))
+
+
+def student_reach(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of independent values; NaN of a single one.
+
+    >>> round(student_reach([1.0, 2.0, 3.0]), 2)
+    2.48
+    """
+    if len(values) < 2:
+        return math.nan
+    return student_factor(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _mean_interval(point: Point) -> tuple[float, float]:

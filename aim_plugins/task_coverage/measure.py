@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from aim_plugins.core.files import safe_name
+from aim_plugins.core.identity import seed_of
 from aim_plugins.coverage.criteria.combinations import IDC
 from aim_plugins.coverage.gaps import Gap, find_gaps
 from aim_plugins.coverage.growth import growth_steps
@@ -173,7 +173,7 @@ class Measurement:
         self, views: Sequence[View], scopes: Mapping[str, Sequence[int]], draw: int
     ) -> dict[str, dict[str, Values]]:
         positions = self.suite.positions
-        generator = torch.Generator().manual_seed(_seed_of(self.settings.seed, f"noise,{draw}"))
+        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "noise", draw))
         lengths = [len(self.suite.tokens[one].ids) for one in positions]
         tokens = random_tokens(self.subject, lengths, generator)
         kept = keep_neurons(
@@ -209,7 +209,7 @@ class Measurement:
         return gaps
 
     def _shuffled(self, positions: Sequence[int], purpose: str) -> list[int]:
-        generator = torch.Generator().manual_seed(_seed_of(self.settings.seed, purpose))
+        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, purpose))
         order = torch.randperm(len(positions), generator=generator)
         return [positions[one] for one in order.tolist()]
 
@@ -229,7 +229,3 @@ def random_tokens(
     usual = torch.tensor([one for one in range(size) if one not in special])
     drawn = (usual[torch.randint(len(usual), (one,), generator=generator)] for one in lengths)
     return [Tokens(tuple(one.tolist()), 0) for one in drawn]
-
-
-def _seed_of(seed: int, purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed},{purpose}".encode()).digest()[:6], "little")

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.core.commands import say
-from aim_plugins.core.identity import fingerprint
+from aim_plugins.core.identity import fingerprint, seed_of
 from aim_plugins.coverage.growth import growth_steps
 from aim_plugins.coverage.profile import Profile, ProfileMetadata
 from aim_plugins.coverage.reference import Reference
@@ -165,7 +165,7 @@ class Measurement:
         """Coverage by training images drawn at random."""
         key = f"random,training,{size},{draw}"
         if (found := self.store.read_batch(key)) is None:
-            generator = torch.Generator().manual_seed(_draw_seed(self.settings.seed, draw))
+            generator = torch.Generator().manual_seed(seed_of(self.settings.seed, draw))
             positions = torch.randperm(len(training), generator=generator)[:size].tolist()
             criteria = self._make()
             title = f"random training images {draw + 1}"
@@ -186,7 +186,7 @@ class Measurement:
         """
         key = f"random,noise,{size},{draw}"
         if (found := self.store.read_batch(key)) is None:
-            seed = _draw_seed(self.settings.seed, draw)
+            seed = seed_of(self.settings.seed, draw)
             criteria = self._make()
             for seen in self.subject.see(self._noise(size, seed, like)):
                 for one in criteria.values():
@@ -225,8 +225,3 @@ def _count_answers(
     for one, label in zip(predicted.tolist(), labels.tolist(), strict=True):
         answers[one][0] += 1
         answers[one][1] += one == label
-
-
-def _draw_seed(seed: int, draw: int) -> int:
-    digest = hashlib.sha256(f"{seed},{draw}".encode()).digest()
-    return int.from_bytes(digest[:6], "little")

@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from aim_plugins.coverage.layers import Layers
-from aim_plugins.sweep.intervals import NORMAL_FACTOR, student_factor
+from aim_plugins.sweep.intervals import NORMAL_FACTOR, student_reach
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,7 @@ class Drop:
         >>> round(Drop.mean_of([0.1, 0.2, 0.3]).value, 9)
         0.2
         """
-        mean = statistics.fmean(values)
-        if len(values) < 2:
-            return cls(mean, math.nan, math.nan)
-        reach = student_factor(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
+        mean, reach = statistics.fmean(values), student_reach(values)
         return cls(mean, mean - reach, mean + reach)
 
 

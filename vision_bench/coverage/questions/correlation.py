@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from aim_plugins.core.identity import seed_of
 from aim_plugins.sweep.store import SweepStore
 from vision_bench.coverage.questions.attacked import Attacker
 from vision_bench.coverage.questions.correlation_answer import Suite, answer_of
@@ -21,7 +22,7 @@ from vision_bench.coverage.questions.front import Answer
 from vision_bench.coverage.questions.gauge import Gauge, Pool
 from vision_bench.coverage.questions.question import Question
 from vision_bench.coverage.questions.settings import CorrelationSettings
-from vision_bench.coverage.questions.statistics import impartiality, seed_of
+from vision_bench.coverage.questions.statistics import impartiality
 
 Rows = Int[Tensor, " rows"]
 

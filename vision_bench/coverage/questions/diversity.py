@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from aim_plugins.core.identity import seed_of
 from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.sweep.page import Exhibit
 from aim_plugins.sweep.store import SweepStore
@@ -38,7 +39,6 @@ from vision_bench.coverage.questions.noise import (
 )
 from vision_bench.coverage.questions.question import Question
 from vision_bench.coverage.questions.settings import DiversitySettings
-from vision_bench.coverage.questions.statistics import seed_of
 from vision_bench.coverage.subject import Images, Seen
 
 _SHOWN = 5

@@ -31,7 +31,7 @@ _NOTE = (
     "and as bars, 95 % intervals of the mean over runs, by Student's law; differences are taken "
     "run by run. All runs share U_O, so that intervals tell of the noise and of the real images "
     "drawn, not of other suites. Of twenty intervals one misses by chance; where all runs agree, "
-    "it is a point."
+    "it is a point, and nothing is said of it."
 )
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
-from vision_bench.coverage.questions.statistics import seed_of
 
 Pixels = Float[Tensor, "images 3 height width"]
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from aim_plugins.core.identity import seed_of
 from aim_plugins.sweep.page import Exhibit
 from aim_plugins.sweep.store import SweepStore
 from vision_bench.coverage.questions.attacked import Attacked, Attacker
@@ -22,7 +23,6 @@ from vision_bench.coverage.questions.gauge import Gauge, Pool, Values, joined
 from vision_bench.coverage.questions.question import Question
 from vision_bench.coverage.questions.sensitivity_answer import CLEAN, Run, answer_of
 from vision_bench.coverage.questions.settings import SensitivitySettings
-from vision_bench.coverage.questions.statistics import seed_of
 
 Rows = Int[Tensor, " rows"]
 

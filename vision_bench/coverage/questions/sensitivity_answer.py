@@ -26,7 +26,7 @@ _NOTE = (
     "95 % intervals of the mean over runs, by Student's law; an attack is held against other clean "
     "images run by run. Runs of the largest size share the attacked images, so that intervals "
     "tell of the suites drawn, not of other victims. Of twenty intervals one misses by chance; "
-    "where all runs agree, it is a point."
+    "where all runs agree, it is a point, and nothing is said of it."
 )
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from aim_plugins.core.identity import seed_of
 from vision_bench.coverage.questions.statistics import (
     Interval,
     impartiality,
     mean_interval,
     normalised_changes,
     pearson,
-    seed_of,
 )
 
 RNG = np.random.default_rng(3)
@@ -37,6 +37,10 @@ def test_one_run_has_no_interval():
     assert found.value == 0.5
     assert math.isnan(found.low)
     assert found.verdict == 0
+
+
+def test_runs_that_happen_to_agree_tell_nothing():
+    assert mean_interval([4.0] * 5).verdict == 0
 
 
 @pytest.mark.parametrize(("low", "high", "verdict"), [(0.1, 1, 1), (-1, -0.1, -1), (-1, 1, 0)])
