@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from aim_plugins.core.files import safe_name, write_atomic
+from aim_plugins.sweep.front import CURVES
 from aim_plugins.sweep.report import command_of, environment, flatten, read_template
 from aim_plugins.sweep.report_data import data_uri
 
@@ -91,6 +92,51 @@ class Page:
     subject: str
     summary: str
     sections: Sequence[Section]
+
+
+def publish_page(
+    folder: Path,
+    page: Page,
+    manifest: Mapping[str, Any],
+    *,
+    files: Mapping[str, str],
+    pictures: Mapping[str, bytes],
+    table: str,
+    sentences: Sequence[str],
+    others: Sequence[str] = (),
+) -> Path:
+    """Writes a study's page with the files and pictures beside it, and says where they lie.
+
+    Pictures that a former run left and this one lacks are removed.
+
+    Args:
+        folder: The study's folder.
+        page: What it shows.
+        manifest: Its manifest.
+        files: The content of files by name.
+        pictures: The content of pictures by name, in `curves`.
+        table: What the terminal shows.
+        sentences: What follows from it, shown below.
+        others: Names of what was written before, which are said too.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    curves = folder / CURVES
+    curves.mkdir(exist_ok=True)
+    written = [write_atomic(curves / name, content) for name, content in pictures.items()]
+    for old in set(curves.iterdir()) - set(written):
+        old.unlink()
+    report = write_page(folder, page, manifest)
+    print("\n".join([table, *(f"  {sentence}" for sentence in sentences), ""]))
+    for name in [*files, *others, f"{CURVES}/", report.name]:
+        print(folder / name)
+    return report
 
 
 def write_page(folder: str | Path, page: Page, manifest: Mapping[str, Any]) -> Path:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.errors import first_few
-from aim_plugins.core.files import write_atomic
 from aim_plugins.coverage.criteria.boundary import KMNC
 from aim_plugins.coverage.gaps import Gap, find_stretches
 from aim_plugins.coverage.priority_pictures import draw_order
@@ -24,7 +23,7 @@ from aim_plugins.coverage.report import (
 )
 from aim_plugins.coverage.results import TRAINING, Result, Words, show_value
 from aim_plugins.sweep.overview import Overview
-from aim_plugins.sweep.page import Page, Section, Table, write_page
+from aim_plugins.sweep.page import Page, Section, Table, publish_page
 from aim_plugins.task_coverage.additions import Additions
 from aim_plugins.task_coverage.directions import DIRECTIONS
 from aim_plugins.task_coverage.files import Findings, content_of
@@ -38,7 +37,6 @@ WORDS = Words(
     trained="reference documents",
     judged="have the right answer in that place",
 )
-CURVES = "curves"
 _STRETCHES = 12
 _LAYERS = 24
 """Layers whose numbers the page shows; of more, the picture alone."""
@@ -59,24 +57,18 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     """
     sections, pictures = _sections(found)
     files = content_of(found)
-    for name, content in files.items():
-        write_atomic(folder / name, content)
-    (folder / CURVES).mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        write_atomic(folder / CURVES / name, picture)
-    for old in set((folder / CURVES).iterdir()) - {folder / CURVES / name for name in pictures}:
-        old.unlink()
     title, tasks = Path(found.settings.model).name, ", ".join(found.suite.tasks)
-    page = Page("Coverage", title, tasks, headline(found), sections)
-    report = write_page(folder, page, manifest)
-    print(_terminal(found, f"{title} on {tasks}"))
     compared = _compared(found.measured[0]) if len(found.suite.tasks) > 1 else []
-    for sentence in [*sections[0].sentences, *compared, *_added_sentences(found)]:
-        print(f"  {sentence}")
-    print()
-    for name in [*files, f"{CURVES}/", "report.html"]:
-        print(folder / name)
-    return report
+    told = [*sections[0].sentences, *compared, *_added_sentences(found)]
+    return publish_page(
+        folder,
+        Page("Coverage", title, tasks, headline(found), sections),
+        manifest,
+        files=files,
+        pictures=pictures,
+        table=_terminal(found, f"{title} on {tasks}"),
+        sentences=told,
+    )
 
 
 def headline(found: Findings) -> str:

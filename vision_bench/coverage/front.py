@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.errors import first_few
-from aim_plugins.core.files import write_atomic
 from aim_plugins.coverage.gaps import Gap
 from aim_plugins.coverage.priority_pictures import draw_order
 from aim_plugins.coverage.profile import Profile
@@ -22,13 +21,12 @@ from aim_plugins.coverage.report import (
     growing,
 )
 from aim_plugins.coverage.results import END2END, Result, format_csv, show_value, to_json
-from aim_plugins.sweep.page import Page, Section, write_page
+from aim_plugins.sweep.page import Page, Section, publish_page
 from vision_bench.coverage.exhibits import Gallery, gaps_csv, priority_csv
 from vision_bench.coverage.left_out import NearStretch
 from vision_bench.coverage.measure import Answers
 from vision_bench.coverage.priority import Priority, sentences
 
-CURVES = "curves"
 _SHOWN = 60
 """Inputs to label that are shown as pictures."""
 
@@ -86,27 +84,20 @@ def publish(
         files["uncovered.csv"] = gaps_csv(found.gaps, gallery.training, gallery.suite)
     if found.priority is not None:
         files["priority.csv"] = priority_csv(found.priority)
-    for name, content in files.items():
-        write_atomic(folder / name, content)
-    (folder / CURVES).mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        write_atomic(folder / CURVES / name, picture)
-    for old in set((folder / CURVES).iterdir()) - {folder / CURVES / name for name in pictures}:
-        old.unlink()
     title = str(manifest.get("model", "A model"))
-    summary = " ".join(
-        [*tell_answers(found.answers, inputs), headline(found.results, inputs, data)]
-    )
-    page = Page("Coverage", title, data, summary, sections)
-    report = write_page(folder, page, manifest)
-    print(as_text(f"{title} on {data}, {inputs} inputs", found.results))
+    answers = tell_answers(found.answers, inputs)
+    summary = [*answers, headline(found.results, inputs, data)]
     told = sentences(found.priority) if found.priority is not None else []
-    for sentence in [*tell_answers(found.answers, inputs), *sections[0].sentences, *told]:
-        print(f"  {sentence}")
-    print()
-    for name in [*files, f"{CURVES}/", "report.html"]:
-        print(folder / name)
-    return report
+    table = as_text(f"{title} on {data}, {inputs} inputs", found.results)
+    return publish_page(
+        folder,
+        Page("Coverage", title, data, " ".join(summary), sections),
+        manifest,
+        files=files,
+        pictures=pictures,
+        table=table,
+        sentences=[*answers, *sections[0].sentences, *told],
+    )
 
 
 def tell_answers(answers: Answers | None, inputs: int) -> list[str]:

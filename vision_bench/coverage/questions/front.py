@@ -16,14 +16,12 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from aim_plugins.core.files import write_atomic
 from aim_plugins.coverage.learning import END2END
 from aim_plugins.coverage.registry import idc_label
 from aim_plugins.sweep.overview import Overview
-from aim_plugins.sweep.page import Page, Section, write_page
+from aim_plugins.sweep.page import Page, Section, publish_page
 from vision_bench.coverage.questions.statistics import Interval
 
-CURVES = "curves"
 _SIDE = 120
 """Longest side of a shown image, in pixels."""
 
@@ -66,25 +64,20 @@ def publish(folder: Path, answer: Answer, manifest: Mapping[str, Any]) -> Path:
         OSError: If a file cannot be written.
     """
     content = json.dumps(plain({"data": answer.data, **answer.content}), indent=2) + "\n"
-    write_atomic(folder / f"{answer.name}.json", content)
-    write_atomic(folder / f"{answer.name}.csv", csv_text([answer.header, *answer.lines]))
-    (folder / CURVES).mkdir(exist_ok=True)
-    for name, picture in answer.pictures.items():
-        write_atomic(folder / CURVES / name, picture)
-    for old in set((folder / CURVES).iterdir()) - {
-        folder / CURVES / one for one in answer.pictures
-    }:
-        old.unlink()
     model = str(manifest.get("model", "A model"))
-    page = Page(f"Coverage of {model}", answer.title, answer.data, answer.summary, answer.sections)
-    report = write_page(folder, page, manifest)
-    print(Overview(f"{model}: {answer.title}", columns=answer.columns, rows=answer.rows).as_text())
-    for sentence in [answer.summary, *answer.sections[0].sentences]:
-        print(f"  {sentence}")
-    print()
-    for name in (f"{answer.name}.json", f"{answer.name}.csv", f"{CURVES}/", "report.html"):
-        print(folder / name)
-    return report
+    table = Overview(f"{model}: {answer.title}", columns=answer.columns, rows=answer.rows)
+    return publish_page(
+        folder,
+        Page(f"Coverage of {model}", answer.title, answer.data, answer.summary, answer.sections),
+        manifest,
+        files={
+            f"{answer.name}.json": content,
+            f"{answer.name}.csv": csv_text([answer.header, *answer.lines]),
+        },
+        pictures=answer.pictures,
+        table=table.as_text(),
+        sentences=[answer.summary, *answer.sections[0].sentences],
+    )
 
 
 def shown_labels(labels: Iterable[str]) -> list[str]:

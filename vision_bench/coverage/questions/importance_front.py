@@ -13,14 +13,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from aim_plugins.core.files import write_atomic
 from aim_plugins.coverage.importance_pictures import draw_effects, spread_text
 from aim_plugins.coverage.layers import Layers
 from aim_plugins.coverage.relevance.effects import Drop, Effect, tell_effect
 from aim_plugins.coverage.relevance.relevance import Relevance, top_neurons
 from aim_plugins.coverage.relevance.wisdom import Wisdom
 from aim_plugins.sweep.overview import Overview
-from aim_plugins.sweep.page import Page, Section, Table, write_page
+from aim_plugins.sweep.page import Page, Section, Table, publish_page
 
 _COLUMNS = (
     "attributor", "neurons", "drop of accuracy", "random, same layers", "random, network", "p",
@@ -71,11 +70,6 @@ def publish(folder: Path, found: ImportanceFindings, manifest: Mapping[str, Any]
         "importance.json": json.dumps(importance_json(found), indent=1) + "\n",
         "ablation.csv": ablation_csv(found),
     }
-    for name, content in files.items():
-        write_atomic(folder / name, content)
-    (folder / "curves").mkdir(exist_ok=True)
-    for suffix, picture in drawn.items():
-        write_atomic(folder / "curves" / f"ablation.{suffix}", picture)
     sentences = _sentences(found)
     title = str(manifest.get("model", "A model"))
     rows = [_row(one) for one in found.effects]
@@ -98,16 +92,16 @@ def publish(folder: Path, found: ImportanceFindings, manifest: Mapping[str, Any]
     if found.wisdom is not None:
         sections.append(_votes(found.wisdom, found.silent))
     summary = f"With all neurons {found.accuracy:.1%} of {found.inputs} images are right."
-    page = Page("Importance", title, found.data, f"{summary} {sentences[0]}", sections)
-    report = write_page(folder, page, manifest)
-    print(Overview(f"{title} on {found.data}", columns=_COLUMNS, rows=rows).as_text())
-    print(f"  {summary}")
-    for sentence in sentences:
-        print(f"  {sentence}")
-    print()
-    for name in [*files, "scores/", "curves/", "report.html"]:
-        print(folder / name)
-    return report
+    return publish_page(
+        folder,
+        Page("Importance", title, found.data, f"{summary} {sentences[0]}", sections),
+        manifest,
+        files=files,
+        pictures={f"ablation.{suffix}": picture for suffix, picture in drawn.items()},
+        table=Overview(f"{title} on {found.data}", columns=_COLUMNS, rows=rows).as_text(),
+        sentences=[summary, *sentences],
+        others=["scores/"],
+    )
 
 
 def _row(one: Effect) -> list[str]:
