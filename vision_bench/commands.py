@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, TypeVar
 
 from aim_plugins.core.commands import join_negative_values, say
@@ -21,6 +22,40 @@ _STRENGTHS = {"--noise-std", "--perturb-step", "--strength"}
 """Options whose values may start with a minus, to be refused in so many words."""
 
 _S = TypeVar("_S", bound=Settings)
+
+
+def run_study(
+    kind: type[Settings],
+    words: str,
+    about: str,
+    target: str,
+    arguments: Sequence[str],
+    *,
+    config: bool = True,
+) -> Any:
+    """Reads the settings of a command, and runs its study.
+
+    Args:
+        kind: The settings.
+        words: The words that call the command, behind `vision-bench`.
+        about: What it does.
+        target: "module:Class" of the study; imported once the settings are known to be usable.
+        arguments: The words behind them.
+        config: As in `read_command`.
+
+    Returns:
+        The study, finished.
+
+    Raises:
+        ValueError: If a setting or file is not usable.
+        FileNotFoundError: If a file is missing.
+        OSError: If the folder cannot be written.
+    """
+    settings, command = read_command(kind, f"vision-bench {words}", about, arguments, config=config)
+    module, _, name = target.partition(":")
+    study = getattr(import_module(module), name)(settings, command)
+    study.run()
+    return study
 
 
 def read_command(

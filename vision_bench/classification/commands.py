@@ -14,51 +14,45 @@ from vision_bench.classification.settings import (
     LogitsSettings,
     TopClassesSettings,
 )
-from vision_bench.commands import read_command
+from vision_bench.commands import run_study
 
 
 def classify(arguments: Sequence[str]) -> int:
     """Runs `vision-bench classify`; returns the exit status 0."""
-    settings, command = read_command(
+    run_study(
         ClassifySettings,
-        "vision-bench classify",
+        "classify",
         "Measures a classifier on a labelled data set at many strengths of logit noise, exact and "
         "sampled, from one pass of the model. A killed run goes on when it is started again.",
+        "vision_bench.classification.study:ClassificationStudy",
         arguments,
     )
-    from vision_bench.classification.study import ClassificationStudy
-
-    ClassificationStudy(settings, command).run()
     return 0
 
 
 def classify_logits(arguments: Sequence[str]) -> int:
     """Runs `vision-bench classify-logits`; returns the exit status 0."""
-    settings, command = read_command(
+    run_study(
         LogitsSettings,
-        "vision-bench classify-logits",
+        "classify-logits",
         "Measures a classifier at many strengths of logit noise: exact, and sampled with noise "
         "that all strengths share. FILE is a .npz or .safetensors file with the arrays logits "
         "[documents, classes] and labels [documents].",
+        "vision_bench.classification.study:LogitsStudy",
         arguments,
         config=False,
     )
-    from vision_bench.classification.study import LogitsStudy
-
-    LogitsStudy(settings, command).run()
     return 0
 
 
 def top_classes(arguments: Sequence[str]) -> int:
     """Runs `vision-bench top-classes`; returns the exit status 0."""
-    settings, command = read_command(
+    run_study(
         TopClassesSettings,
-        "vision-bench top-classes",
+        "top-classes",
         "Classifies the photographs below a folder with an ImageNet classifier and shows its best "
         "classes at every strength of logit noise. No labels are needed.",
+        "vision_bench.classification.photographs:PhotographsStudy",
         arguments,
     )
-    from vision_bench.classification.photographs import PhotographsStudy
-
-    PhotographsStudy(settings, command).run()
     return 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from vision_bench.commands import read_command
+from vision_bench.commands import run_study
 from vision_bench.coverage.combine_settings import CombineSettings
 from vision_bench.coverage.questions.importance_settings import ImportanceQuestion
 from vision_bench.coverage.settings import RunSettings
@@ -25,36 +25,30 @@ _UNDER = 1
 
 def run(arguments: Sequence[str]) -> int:
     """Runs `vision-bench coverage run`; returns 0, or 1 if coverage is below --fail-under."""
-    settings, command = read_command(
+    study = run_study(
         RunSettings,
-        "vision-bench coverage run",
+        "coverage run",
         "Measures what a test suite exercises of a classifier: twelve coverage criteria from one "
         "pass, against their ceilings and random suites of the same size, with what is left out by "
         "name. A killed run goes on when it is started again.",
+        "vision_bench.coverage.study:CoverageStudy",
         arguments,
     )
-    from vision_bench.coverage.study import CoverageStudy
-
-    study = CoverageStudy(settings, command)
-    study.run()
     return _judge(study.missed)
 
 
 def combine(arguments: Sequence[str]) -> int:
     """Runs `vision-bench coverage combine`; returns 0, or 1 if below --fail-under."""
-    settings, command = read_command(
+    study = run_study(
         CombineSettings,
-        "vision-bench coverage combine",
+        "coverage combine",
         "Joins what `coverage run --part` measured of parts of a suite, on several machines or in "
         "several jobs: the result is that of one run on all. All parts need one reference, and "
         "each counts once; otherwise nothing is written.",
+        "vision_bench.coverage.combine:CombineStudy",
         arguments,
         config=False,
     )
-    from vision_bench.coverage.combine import CombineStudy
-
-    study = CombineStudy(settings, command)
-    study.run()
     return _judge(study.missed)
 
 
@@ -67,31 +61,27 @@ def _judge(missed: Mapping[str, tuple[float, float]]) -> int:
 
 def importance(arguments: Sequence[str]) -> int:
     """Runs `vision-bench coverage importance`; returns 0."""
-    settings, command = read_command(
+    run_study(
         ImportanceQuestion,
-        "vision-bench coverage importance",
+        "coverage importance",
         "Scores neurons by attributors, or by WISDOM's vote of them, and measures what accuracy "
         "loses without the most relevant ones, against random neurons of the network and of the "
         "same layers. A killed run goes on when it is started again.",
+        "vision_bench.coverage.questions.importance:ImportanceStudy",
         arguments,
     )
-    from vision_bench.coverage.questions.importance import ImportanceStudy
-
-    ImportanceStudy(settings, command).run()
     return 0
 
 
 def sweep(arguments: Sequence[str]) -> int:
     """Runs `vision-bench coverage sweep`; returns 0."""
-    settings, command = read_command(
+    run_study(
         SweepSettings,
-        "vision-bench coverage sweep",
+        "coverage sweep",
         "Measures the coverage criteria of a test suite while the classifier is changed: by noise "
         "on its logits, all strengths from one pass, or by a transport of its activations. The "
         "curves stand beside the accuracy. A killed run goes on when it is started again.",
+        "vision_bench.coverage.sweep:CoverageSweep",
         arguments,
     )
-    from vision_bench.coverage.sweep import CoverageSweep
-
-    CoverageSweep(settings, command).run()
     return 0

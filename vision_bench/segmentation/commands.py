@@ -12,24 +12,22 @@ from pathlib import Path
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.settings import PositionalsFirst, add_config, read_settings
-from vision_bench.commands import read_command
+from vision_bench.commands import run_study
 from vision_bench.demo.names import resolve
 from vision_bench.segmentation.settings import SegmentSettings
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Runs `vision-bench segment evaluate`; returns the exit status 0."""
-    settings, command = read_command(
+    run_study(
         SegmentSettings,
-        "vision-bench segment evaluate",
+        "segment evaluate",
         "Evaluates a segmentation model on a labelled data set at every strength of the config's "
         "PERTURBATION block, from one pass of the model. A killed run goes on when it is started "
         "again.",
+        "vision_bench.segmentation.study:SegmentationStudy",
         arguments,
     )
-    from vision_bench.segmentation.study import SegmentationStudy
-
-    SegmentationStudy(settings, command).run()
     return 0
 
 

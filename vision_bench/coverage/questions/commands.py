@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vision_bench.commands import read_command
+from vision_bench.commands import run_study
 from vision_bench.coverage.questions.settings import (
     CorrelationSettings,
     DiversitySettings,
@@ -21,59 +21,51 @@ from vision_bench.coverage.questions.settings import (
 
 def diversity(arguments: Sequence[str]) -> int:
     """Runs `vision-bench coverage diversity`; returns 0."""
-    settings, command = read_command(
+    run_study(
         DiversitySettings,
-        "vision-bench coverage diversity",
+        "coverage diversity",
         "Measures what images with noise on their most relevant pixels add to a suite's coverage, "
         "against noise on random pixels and against as many more real images.",
+        "vision_bench.coverage.questions.diversity:Diversity",
         arguments,
     )
-    from vision_bench.coverage.questions.diversity import Diversity
-
-    Diversity(settings, command).run()
     return 0
 
 
 def sensitivity(arguments: Sequence[str]) -> int:
     """Runs `vision-bench coverage sensitivity`; returns 0."""
-    settings, command = read_command(
+    run_study(
         SensitivitySettings,
-        "vision-bench coverage sensitivity",
+        "coverage sensitivity",
         "Replaces a share of a suite's correctly classified inputs by attacked ones (FGSM, PGD, "
         "CW), and compares the change of coverage with that by as many other clean images.",
+        "vision_bench.coverage.questions.sensitivity:Sensitivity",
         arguments,
     )
-    from vision_bench.coverage.questions.sensitivity import Sensitivity
-
-    Sensitivity(settings, command).run()
     return 0
 
 
 def correlation(arguments: Sequence[str]) -> int:
     """Runs `vision-bench coverage correlation`; returns 0."""
-    settings, command = read_command(
+    run_study(
         CorrelationSettings,
-        "vision-bench coverage correlation",
+        "coverage correlation",
         "Correlates the coverage of clean and attacked suites with output impartiality, with the "
         "mistakes they find, and with their size, which confounds both.",
+        "vision_bench.coverage.questions.correlation:Correlation",
         arguments,
     )
-    from vision_bench.coverage.questions.correlation import Correlation
-
-    Correlation(settings, command).run()
     return 0
 
 
 def overhead(arguments: Sequence[str]) -> int:
     """Runs `vision-bench coverage overhead`; returns 0."""
-    settings, command = read_command(
+    run_study(
         OverheadSettings,
-        "vision-bench coverage overhead",
+        "coverage overhead",
         "Times learning and measuring of each criterion alone and of all in one pass, against the "
         "model alone.",
+        "vision_bench.coverage.questions.overhead:Overhead",
         arguments,
     )
-    from vision_bench.coverage.questions.overhead import Overhead
-
-    Overhead(settings, command).run()
     return 0
