@@ -95,56 +95,38 @@ def read_directions(transport: LearnedTransport, folder: str | Path) -> Directio
 
 
 class _InOwnRange:
-    """Makes a criterion see each score in units of its range over the reference documents."""
-
-    low: Float[Tensor, " directions"]
-    span: Float[Tensor, " directions"]
-
-    def within(self, low: Tensor, high: Tensor) -> None:
-        """Sets the ranges; a score without one is 0."""
-        self.low, self.span = low, torch.where(high > low, high - low, torch.inf)
-
-    def scaled(self, batch: Batch) -> Batch:
-        """The scores from 0 to 1 within their ranges."""
-        return replace(batch, neurons=(batch.neurons - self.low) / self.span)
-
-
-class TopDirections(_InOwnRange, TKNC):
-    """Directions that were among the k strongest, each in units of its range.
+    """Makes a criterion of the most active neurons see scores in units of their ranges.
 
     Args:
         reference: What is known of the reference documents.
-        top: k.
+        top: How many of the strongest directions count.
     """
+
+    def __init__(self, reference: Reference, top: int) -> None:
+        layers = Layers((DIRECTIONS,), (reference.layers.neurons,))
+        super().__init__(layers, top)  # type: ignore[call-arg]
+        ranged = reference.high > reference.low
+        self.low = reference.low
+        # A score without a range is 0.
+        self.span = torch.where(ranged, reference.high - reference.low, torch.inf)
+
+    def units(self, batch: Batch) -> Int[Tensor, "inputs marks"]:
+        scaled = replace(batch, neurons=(batch.neurons - self.low) / self.span)
+        return super().units(scaled)  # type: ignore[misc]
+
+
+class TopDirections(_InOwnRange, TKNC):
+    """Directions that were among the strongest, each in units of its range."""
 
     summary = "directions that were among the strongest, each within its range"
     source = "DeepGauge, arXiv:1803.07519, section 3.2, on the scores of RACA, arXiv:2602.02280"
 
-    def __init__(self, reference: Reference, top: int) -> None:
-        super().__init__(Layers((DIRECTIONS,), (reference.layers.neurons,)), top)
-        self.within(reference.low, reference.high)
-
-    def units(self, batch: Batch) -> Int[Tensor, "inputs marks"]:
-        return super().units(self.scaled(batch))
-
 
 class DirectionPatterns(_InOwnRange, TKNP):
-    """Sets of the k strongest directions, each in units of its range.
-
-    Args:
-        reference: What is known of the reference documents.
-        top: k.
-    """
+    """Sets of the strongest directions, each in units of its range."""
 
     summary = "patterns of the strongest directions, each within its range"
-    source = "DeepGauge, arXiv:1803.07519, section 3.2, on the scores of RACA, arXiv:2602.02280"
-
-    def __init__(self, reference: Reference, top: int) -> None:
-        super().__init__(Layers((DIRECTIONS,), (reference.layers.neurons,)), top)
-        self.within(reference.low, reference.high)
-
-    def units(self, batch: Batch) -> Int[Tensor, "inputs marks"]:
-        return super().units(self.scaled(batch))
+    source = TopDirections.source
 
 
 def direction_criteria(

@@ -7,7 +7,7 @@ bucket int(s / T), so that bucket 0 reaches from -T to T.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Container
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int
@@ -136,11 +136,13 @@ class CompatibleLSC(_TruncatedBuckets):
             for one in rows.classes.unique().tolist()
         }
 
+    @property
+    def known(self) -> Container[int]:
+        return self.densities
+
     def class_surprise(
         self, rows: Float64[Tensor, "inputs neurons"], one: int
     ) -> Float64[Tensor, " inputs"]:
-        if one not in self.densities:
-            return torch.full((len(rows),), math.inf, dtype=torch.float64)
         return torch.from_numpy(-self.densities[one].score_samples(rows.numpy()))
 
 
@@ -176,8 +178,6 @@ class CompatibleDSC(_TruncatedBuckets, DSC):
     def class_surprise(
         self, rows: Float64[Tensor, "inputs neurons"], one: int
     ) -> Float64[Tensor, " inputs"]:
-        if one not in self.places:
-            return torch.full((len(rows),), math.inf, dtype=torch.float64)
         _, near = nearest_rows(rows, self.traces.activations[self.places[one]])
         far = self.distance_to_others(rows, one)
         return torch.where(far > 0, near / far, NO_DISTANCE)
@@ -224,11 +224,13 @@ class CompatibleMDSC(_TruncatedBuckets):
             for one, found in moments.by_class.items()
         }
 
+    @property
+    def known(self) -> Container[int]:
+        return self.inverses
+
     def class_surprise(
         self, rows: Float64[Tensor, "inputs neurons"], one: int
     ) -> Float64[Tensor, " inputs"]:
-        if one not in self.inverses:
-            return torch.full((len(rows),), math.inf, dtype=torch.float64)
         mean, inverse = self.inverses[one]
         shift = rows.float() - mean
         return ((shift @ inverse) * shift).sum(1).sqrt().double()

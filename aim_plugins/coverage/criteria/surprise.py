@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -91,6 +92,11 @@ class SurpriseCoverage(OpenUnits):
     ) -> Float64[Tensor, " inputs"]:
         """Surprise of inputs of one class, from finite activations of the chosen neurons."""
 
+    @property
+    @abc.abstractmethod
+    def known(self) -> Container[int]:
+        """Classes by which inputs can be compared; those of others are infinitely surprising."""
+
     def surprise(self, batch: Batch) -> Float64[Tensor, " inputs"]:
         """The surprise adequacy of each input; the higher, the farther from training."""
         rows = batch.neurons[:, self.columns].double()
@@ -98,7 +104,8 @@ class SurpriseCoverage(OpenUnits):
         finite = rows.isfinite().all(1)
         for one in batch.classes[finite].unique().tolist():
             chosen = finite & (batch.classes == one)
-            values[chosen] = self.class_surprise(rows[chosen], one)
+            known = one in self.known
+            values[chosen] = self.class_surprise(rows[chosen], one) if known else math.inf
         return values
 
     def units(self, batch: Batch) -> Int[Tensor, "inputs 1"]:
@@ -175,11 +182,13 @@ class LSC(SurpriseCoverage):
             if factor is not None:
                 self.densities[one] = KernelDensity.fit(rows, factor)
 
+    @property
+    def known(self) -> Container[int]:
+        return self.densities
+
     def class_surprise(
         self, rows: Float64[Tensor, "inputs neurons"], one: int
     ) -> Float64[Tensor, " inputs"]:
-        if one not in self.densities:
-            return torch.full((len(rows),), math.inf, dtype=torch.float64)
         return -self.densities[one].log_density(rows)
 
 
@@ -233,11 +242,13 @@ class DSC(SurpriseCoverage):
         # Filled in when a trace is first the nearest of its class.
         self._to_other_class = torch.full((len(self.traces.classes),), math.nan).double()
 
+    @property
+    def known(self) -> Container[int]:
+        return self.places
+
     def class_surprise(
         self, rows: Float64[Tensor, "inputs neurons"], one: int
     ) -> Float64[Tensor, " inputs"]:
-        if one not in self.places:
-            return torch.full((len(rows),), math.inf, dtype=torch.float64)
         place = self.places[one]
         nearest, distance = nearest_rows(rows, self.traces.activations[place])
         return distance_ratio(distance, self._between_classes(nearest + place.start, one))
@@ -307,10 +318,12 @@ class MDSC(SurpriseCoverage):
             if not found.is_constant
         }
 
+    @property
+    def known(self) -> Container[int]:
+        return self.shapes
+
     def class_surprise(
         self, rows: Float64[Tensor, "inputs neurons"], one: int
     ) -> Float64[Tensor, " inputs"]:
-        if one not in self.shapes:
-            return torch.full((len(rows),), math.inf, dtype=torch.float64)
         mean, factor = self.shapes[one]
         return torch.linalg.solve_triangular(factor, (rows - mean).T, upper=False).norm(dim=0)
