@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from aim_plugins.coverage.criteria.criterion import FixedUnits, UnitCriterion
+from aim_plugins.coverage.criteria.criterion import Criterion, FixedUnits, UnitCriterion
 
 Units = Int[Tensor, "candidates marks"]
 Parts = Units | Iterable[Units]
@@ -84,6 +84,27 @@ class Ranking:
     def useful(self) -> int:
         """How many of the first candidates add something."""
         return int((self.gains > 0).sum())
+
+
+def choose_criterion(criteria: Mapping[str, Criterion], wanted: str | None) -> UnitCriterion:
+    """The criterion that says what an input adds.
+
+    Args:
+        criteria: Those that are measured, by label.
+        wanted: The one that is asked for; None for KMNC, or else the first that counts units.
+
+    Raises:
+        ValueError: If the one that is asked for counts no units, or none does.
+    """
+    names = [wanted] if wanted else [name for name in ("KMNC", *criteria) if name in criteria]
+    for name in names:
+        found = criteria[name]
+        if isinstance(found, UnitCriterion):
+            return found
+    raise ValueError(
+        f"prioritize_by={wanted!r} counts no units that an input could add: name another, such as "
+        "KMNC or IDC"
+    )
 
 
 def fresh_units(criterion: UnitCriterion, units: Parts) -> FreshUnits:

@@ -9,11 +9,11 @@ Source: Hurlbert, "The nonconcept of species diversity", Ecology 1971.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Int, Shaped
 from torch import Tensor
 
 from aim_plugins.coverage.criteria.criterion import UnitCriterion
@@ -24,6 +24,13 @@ _ELEMENTS = 1 << 22
 """Units counted together."""
 _STEPS = 24
 """Sizes of a suite at which coverage is noted on the way."""
+_POINTS = 60
+"""Points of a curve that are kept."""
+_ORDERS = 50
+"""Random orders that a band rests on."""
+
+Curves = dict[str, list[float]]
+"""Values by name at the numbers of inputs that stand under "inputs"."""
 
 
 def growth_steps(count: int) -> list[int]:
@@ -132,6 +139,37 @@ def random_growth(
     added = np.stack([_added(fresh, one.permutation(len(fresh))[:wanted]) for one in draws])
     low, high = np.quantile(_value(criterion, added), [tail, 1 - tail], axis=0)
     return Band(mean, torch.from_numpy(low), torch.from_numpy(high))
+
+
+def growth_curves(
+    criterion: UnitCriterion,
+    fresh: FreshUnits,
+    orders: Mapping[str, Int[Tensor, " ranked"]],
+    seed: int,
+) -> Curves:
+    """Coverage along orders and along random ones, at a few numbers of inputs.
+
+    Args:
+        criterion: What is covered already; it is not changed.
+        fresh: What candidates would add.
+        orders: Orders of all candidates by name.
+        seed: Of the random orders.
+
+    Returns:
+        "inputs", the curve of each order, and "random" with its band "low" and "high".
+    """
+    band = random_growth(criterion, fresh, orders=_ORDERS, seed=seed)
+    along = {name: growth(criterion, fresh, order) for name, order in orders.items()}
+    return thinned(along | band.curves)
+
+
+def thinned(curves: Mapping[str, Shaped[Tensor, " budgets"]]) -> Curves:
+    """Curves at a few numbers of inputs, which stand beside them as "inputs"."""
+    last = len(next(iter(curves.values()))) - 1
+    kept = sorted({round(place * last / _POINTS) for place in range(_POINTS + 1)})
+    return {"inputs": [float(one) for one in kept]} | {
+        name: [float(curve[one]) for one in kept] for name, curve in curves.items()
+    }
 
 
 def _fresh(criterion: UnitCriterion, units: Parts | FreshUnits) -> FreshUnits:

@@ -24,6 +24,11 @@ class Band:
     low: Float64[Tensor, " points"]
     high: Float64[Tensor, " points"]
 
+    @property
+    def curves(self) -> dict[str, Float64[Tensor, " points"]]:
+        """The mean as "random", and the ends as "low" and "high"."""
+        return {"random": self.mean, "low": self.low, "high": self.high}
+
 
 def check_order(order: Tensor | Sequence[int], inputs: int) -> Int64[Tensor, " ranked"]:
     """An order as a tensor.

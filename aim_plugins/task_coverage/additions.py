@@ -12,20 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aim_plugins.coverage.criteria.criterion import Criterion, UnitCriterion
-from aim_plugins.coverage.gains import FreshUnits, fresh_units, prioritize
-from aim_plugins.coverage.growth import growth, random_growth
+from aim_plugins.coverage.gains import choose_criterion, fresh_units, prioritize
+from aim_plugins.coverage.growth import growth_curves
 from aim_plugins.coverage.moments import check_memory
 from aim_plugins.coverage.profile import Profile
 from aim_plugins.task_coverage.kept import KeptNeurons
 from aim_plugins.task_coverage.settings import TaskCoverageSettings
 from aim_plugins.task_coverage.suite import Suite
 from aim_plugins.task_coverage.views import View
-
-_POINTS = 60
-"""Points of a curve that are kept."""
-_ORDERS = 50
-"""Random orders that a band rests on."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +91,6 @@ class Additions:
         return found
 
 
-def choose_criterion(
-    settings: TaskCoverageSettings, criteria: Mapping[str, Criterion]
-) -> UnitCriterion:
-    """The criterion that says what a document adds: all but NLC count units that it could add."""
-    wanted = settings.prioritize_by
-    names = [wanted] if wanted else [name for name in ("KMNC", *criteria) if name in criteria]
-    found = (criteria[name] for name in names)
-    return next(one for one in found if isinstance(one, UnitCriterion))
-
-
 def find_additions(
     view: View,
     profile: Profile,
@@ -126,7 +110,7 @@ def find_additions(
     task = settings.adds_to
     assert task is not None  # asked by the caller
     positions = [one for name, members in suite.tasks.items() if name != task for one in members]
-    criterion = choose_criterion(settings, profile.criteria)
+    criterion = choose_criterion(profile.criteria, settings.prioritize_by)
     _, first = next(view.batches(kept, positions[:1], suite.classes))
     marks = criterion.units(first).shape[1]
     check_memory(
@@ -137,7 +121,7 @@ def find_additions(
     batches = view.batches(kept, positions, suite.classes)
     fresh = fresh_units(criterion, (criterion.units(batch) for _, batch in batches))
     ranking = prioritize(criterion, fresh)
-    curves = _curves(criterion, fresh, ranking.order, settings.seed)
+    curves = growth_curves(criterion, fresh, {"coverage": ranking.order}, settings.seed)
     ranked = []
     pairs = zip(ranking.order.tolist(), ranking.gains.tolist(), strict=True)
     for place, gain in list(pairs)[: settings.prioritize]:
@@ -154,22 +138,6 @@ def find_additions(
         tuple(ranked),
         curves,
     )
-
-
-def _curves(
-    criterion: UnitCriterion, fresh: FreshUnits, order: Any, seed: int
-) -> dict[str, list[float]]:
-    band = random_growth(criterion, fresh, orders=_ORDERS, seed=seed)
-    whole = {
-        "coverage": growth(criterion, fresh, order),
-        "random": band.mean,
-        "low": band.low,
-        "high": band.high,
-    }
-    last = len(band.mean) - 1
-    shown = sorted({round(place * last / _POINTS) for place in range(_POINTS + 1)})
-    curves = {name: [float(curve[one]) for one in shown] for name, curve in whole.items()}
-    return {"inputs": [float(one) for one in shown], **curves}
 
 
 def additions_csv(found: Additions) -> str:

@@ -12,25 +12,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from aim_plugins.coverage.criteria.criterion import Criterion, UnitCriterion
+from aim_plugins.coverage.criteria.criterion import UnitCriterion
 from aim_plugins.coverage.faults import apfd, faults_found, random_apfd, random_faults_found
 from aim_plugins.coverage.gains import prioritize
-from aim_plugins.coverage.growth import growth, random_growth
+from aim_plugins.coverage.growth import Curves, growth, growth_curves, thinned
 from aim_plugins.coverage.settings import GINI
 from aim_plugins.coverage.uncertainty import largest_first
 from vision_bench.coverage.candidates import Candidates
-from vision_bench.coverage.settings import RunSettings
 from vision_bench.data.dataset import VisionData
-
-_POINTS = 60
-"""Points of a curve that are kept."""
-_ORDERS = 50
-"""Random orders that a band rests on."""
-
-Curves = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -117,27 +109,6 @@ class Priority:
         return cls(**{**content, "ranked": ranked, "judgement": Judgement(**content["judgement"])})
 
 
-def choose_criterion(settings: RunSettings, criteria: Mapping[str, Criterion]) -> UnitCriterion:
-    """The criterion that says what an input adds.
-
-    Raises:
-        ValueError: If the one that is asked for counts no units, or none does.
-    """
-    wanted = settings.prioritize_by
-    if wanted in (None, GINI):
-        names = [name for name in ("KMNC", *criteria) if name in criteria]
-    else:
-        names = [str(wanted)]
-    for name in names:
-        found = criteria[name]
-        if isinstance(found, UnitCriterion):
-            return found
-    raise ValueError(
-        f"prioritize_by={wanted!r} counts no units that an input could add: name another, such as "
-        "KMNC or IDC"
-    )
-
-
 class Orders:
     """Candidates in the order of what each adds, and in that of DeepGini.
 
@@ -153,17 +124,8 @@ class Orders:
 
     def coverage(self, seed: int) -> Curves:
         """Coverage along both orders, and along random ones."""
-        criterion, fresh = self.criterion, self.found.fresh
-        band = random_growth(criterion, fresh, orders=_ORDERS, seed=seed)
-        return _thinned(
-            {
-                "coverage": growth(criterion, fresh, self.by_gain),
-                GINI: growth(criterion, fresh, self.by_gini),
-                "random": band.mean,
-                "low": band.low,
-                "high": band.high,
-            }
-        )
+        orders = {"coverage": self.by_gain, GINI: self.by_gini}
+        return growth_curves(self.criterion, self.found.fresh, orders, seed)
 
     def judge(self, labels: Int[Tensor, " images"], judged_on: str) -> Judgement:
         """Which mistakes of the model the orders find.
@@ -175,15 +137,9 @@ class Orders:
         faulty = self.found.predicted != labels[self.found.positions]
         mistakes, inputs = int(faulty.sum()), len(faulty)
         band = random_faults_found(inputs, mistakes)
-        curves = _thinned(
-            {
-                "coverage": faults_found(self.by_gain, faulty).double(),
-                GINI: faults_found(self.by_gini, faulty).double(),
-                "random": band.mean,
-                "low": band.low.double(),
-                "high": band.high.double(),
-            }
-        )
+        orders = {"coverage": self.by_gain, GINI: self.by_gini}
+        found = {name: faults_found(order, faulty) for name, order in orders.items()}
+        curves = thinned(found | band.curves)
         areas: dict[str, float] = {}
         if mistakes:
             mean, spread = random_apfd(inputs, mistakes)
@@ -216,14 +172,6 @@ class Orders:
             )
             for one, gain in zip(order[:count].tolist(), gains.tolist(), strict=True)
         )
-
-
-def _thinned(curves: Mapping[str, Float[Tensor, " budgets"]]) -> Curves:
-    length = len(next(iter(curves.values())))
-    kept = sorted({round(place * (length - 1) / _POINTS) for place in range(_POINTS + 1)})
-    return {"inputs": [float(one) for one in kept]} | {
-        name: [float(curve[one]) for one in kept] for name, curve in curves.items()
-    }
 
 
 def sentences(priority: Priority) -> list[str]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from aim_plugins.core.commands import say
+from aim_plugins.coverage.gains import choose_criterion
 from aim_plugins.coverage.registry import make_criteria
 from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect, missed, training_values
 from aim_plugins.sweep.store import SweepStore
@@ -33,7 +34,7 @@ from vision_bench.coverage.learn import (
 )
 from vision_bench.coverage.left_out import find_left_out
 from vision_bench.coverage.measure import Measurement, Values
-from vision_bench.coverage.priority import GINI, Orders, Priority, choose_criterion
+from vision_bench.coverage.priority import GINI, Orders, Priority
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.subject import first_image
 from vision_bench.coverage.suite_study import OfReference
@@ -126,18 +127,18 @@ class CoverageStudy(OfReference, FolderStudy):
         assert self.reference is not None and candidates is not None
         nothing = make_criteria(self.reference, settings)
         criteria = nothing if settings.candidates is None else self.profile.criteria
-        criterion = choose_criterion(settings, criteria)
+        wanted = None if settings.prioritize_by == GINI else settings.prioritize_by
+        criterion = choose_criterion(criteria, wanted)
         orders = Orders(criterion, look_at(self.subject, candidates, criterion))
         if self.labels is not None:
             judgement = orders.judge(self.labels, candidates.title)
         else:
-            fresh = choose_criterion(settings, nothing)
+            fresh = choose_criterion(nothing, wanted)
             judgement = Orders(fresh, look_at(self.subject, suite, fresh)).judge(
                 suite.labels, suite.title
             )
         # Unless one is asked for, the order that finds mistakes.
-        wanted = settings.prioritize_by or (GINI if judgement.best == GINI else None)
-        by = GINI if wanted == GINI else criterion.name
+        by = GINI if (settings.prioritize_by or judgement.best) == GINI else criterion.name
         return Priority(
             criterion.name,
             by,

@@ -12,6 +12,7 @@ from torch import nn
 
 from aim_plugins.coverage.criteria.boundary import KMNC
 from aim_plugins.coverage.criteria.criterion import Batch
+from aim_plugins.coverage.gains import choose_criterion
 from aim_plugins.coverage.layers import Layers
 from aim_plugins.coverage.settings import GINI
 from vision_bench.coverage.candidates import Candidates, load_candidates, look_at
@@ -19,7 +20,6 @@ from vision_bench.coverage.priority import (
     Judgement,
     Orders,
     Priority,
-    choose_criterion,
     sentences,
 )
 from vision_bench.coverage.settings import RunSettings
@@ -165,7 +165,7 @@ def test_a_criterion_that_counts_no_units_is_refused() -> None:
 
     criteria = {"NLC": NLC(Layers(("a",), (2,)))}
     with pytest.raises(ValueError, match="prioritize_by='NLC' counts no units"):
-        choose_criterion(settings(prioritize_by="NLC"), criteria)
+        choose_criterion(criteria, "NLC")
 
 
 def test_candidates_without_a_number_are_refused() -> None:
