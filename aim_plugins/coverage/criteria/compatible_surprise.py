@@ -7,6 +7,7 @@ bucket int(s / T), so that bucket 0 reaches from -T to T.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Container
 
 import torch
@@ -89,28 +90,19 @@ class _TruncatedBuckets(SurpriseCoverage):
         return signed_units((self.surprise(batch) / self.width).trunc())[:, None]
 
 
-class CompatibleLSC(_TruncatedBuckets):
-    """LSC of all layers at once with a kernel of the same width 0.2 for every network.
-
-    The density is that of scikit-learn, as there. In many neurons densities are below the least
-    float, and where a class has more traces than a leaf of its tree, the tree adds bounds instead
-    of kernels: on LeNet's neurons it is off by up to 3900 nats for a third of the inputs.
+class _OfAllLayers(_TruncatedBuckets):
+    """Surprise of all layers at once, by the neurons that the library keeps.
 
     Args:
         layers: All layers.
         traces: Of the training set, all neurons, with labels as classes.
-        width: T, in nats.
+        width: T.
         min_variance: Of what the library takes for the variance.
         batch_size: Inputs of a batch in which the library would read the training set.
 
     Raises:
-        ImportError: If scikit-learn is missing.
         ValueError: If the traces are not of all neurons, or no neuron is kept.
     """
-
-    name = "LSC"
-    summary = "buckets of surprise by likelihood, by labels"
-    source = "Kim et al., ICSE 2019; NeuraL-Coverage"
 
     def __init__(
         self,
@@ -121,6 +113,31 @@ class CompatibleLSC(_TruncatedBuckets):
         min_variance: float = MIN_VARIANCE,
         batch_size: int = 100,
     ) -> None:
+        kept = kept_neurons(layers, traces, batch_size, min_variance)
+        super().__init__(traces.columns[kept], width, NETWORK)
+        self.learn(_without(traces, kept))
+
+    @abc.abstractmethod
+    def learn(self, traces: ClassTraces) -> None:
+        """Learns from the traces of the kept neurons."""
+
+
+class CompatibleLSC(_OfAllLayers):
+    """LSC of all layers at once with a kernel of the same width 0.2 for every network.
+
+    The density is that of scikit-learn, as there. In many neurons densities are below the least
+    float, and where a class has more traces than a leaf of its tree, the tree adds bounds instead
+    of kernels: on LeNet's neurons it is off by up to 3900 nats for a third of the inputs.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+    """
+
+    name = "LSC"
+    summary = "buckets of surprise by likelihood, by labels"
+    source = "Kim et al., ICSE 2019; NeuraL-Coverage"
+
+    def learn(self, traces: ClassTraces) -> None:
         try:
             from sklearn.neighbors import KernelDensity
         except ImportError as error:
@@ -128,9 +145,7 @@ class CompatibleLSC(_TruncatedBuckets):
                 "compat='neural-coverage' of LSC needs scikit-learn: "
                 "pip install 'aim-plugins[transport]'"
             ) from error
-        kept = kept_neurons(layers, traces, batch_size, min_variance)
-        super().__init__(traces.columns[kept], width, NETWORK)
-        rows = _without(traces, kept).finite()
+        rows = traces.finite()
         self.densities = {
             one: KernelDensity(bandwidth=BANDWIDTH).fit(rows.activations[rows.classes == one])
             for one in rows.classes.unique().tolist()
@@ -183,42 +198,24 @@ class CompatibleDSC(_TruncatedBuckets, DSC):
         return torch.where(far > 0, near / far, NO_DISTANCE)
 
 
-class CompatibleMDSC(_TruncatedBuckets):
+class CompatibleMDSC(_OfAllLayers):
     """MDSC of all layers at once by the inverse of each covariance in float32, not shrunk.
 
     With more neurons than inputs of a class the inverse is of rounding errors; squares that come
     out negative are left out. Buckets are then no one's, the library's neither: they change with
     the machine.
 
-    Args:
-        layers: All layers.
-        traces: Of the training set, all neurons, with labels as classes.
-        width: T, in standard deviations.
-        min_variance: Of what the library takes for the variance.
-        batch_size: Inputs of a batch in which the library would read the training set.
-
     Raises:
-        ValueError: If the traces are not of all neurons, no neuron is kept, or a covariance has no
-            inverse even by rounding.
+        ValueError: If a covariance has no inverse even by rounding.
     """
 
     name = "MDSC"
     summary = "buckets of surprise by a Mahalanobis distance in float32"
     source = "Kim et al., ESEC/FSE 2020; NeuraL-Coverage"
 
-    def __init__(
-        self,
-        layers: Layers,
-        traces: ClassTraces,
-        width: float = 10.0,
-        *,
-        min_variance: float = MIN_VARIANCE,
-        batch_size: int = 100,
-    ) -> None:
-        kept = kept_neurons(layers, traces, batch_size, min_variance)
-        super().__init__(traces.columns[kept], width, NETWORK)
-        moments = ClassMoments(traces.columns[kept])
-        moments.update(traces.activations[:, kept], traces.classes)
+    def learn(self, traces: ClassTraces) -> None:
+        moments = ClassMoments(traces.columns)
+        moments.update(traces.activations, traces.classes)
         self.inverses = {
             one: (found.mean.float(), _inverse(found, one))
             for one, found in moments.by_class.items()
