@@ -68,7 +68,7 @@ class Answers:
 
     Attributes:
         right: Number of right answers.
-        never: Classes that it never predicted.
+        never: Classes of the suite that it never predicted.
     """
 
     right: int
@@ -114,7 +114,7 @@ class Measurement:
         metadata = profile_metadata(self.subject, self.reference, data, positions, self.settings)
         profile, done = self._begun(folder, metadata, classes)
         steps = [step for step in growth_steps(len(positions)) if step > done]
-        answers = self.store.read_batch(f"answers,{done}") or [[0, 0] for _ in data.classes]
+        answers = self.store.read_batch(f"answers,{done}") or [[0, 0, 0] for _ in data.classes]
         saved = time.monotonic()
         with tqdm(desc="suite", total=len(positions), initial=done, unit="image") as bar:
             for step in steps:
@@ -152,9 +152,11 @@ class Measurement:
         """What the model answered to a suite that was measured."""
         found = self.store.read_batch(f"answers,{count}") or []
         never = [
-            name for name, (predicted, _) in zip(data.classes, found, strict=True) if not predicted
+            name
+            for name, (labelled, predicted, _) in zip(data.classes, found, strict=True)
+            if labelled and not predicted
         ]
-        return Answers(sum(right for _, right in found), tuple(never))
+        return Answers(sum(right for _, _, right in found), tuple(never))
 
     def growth(self, count: int) -> list[Values]:
         """Coverage by the first images of the suite, at rising numbers of them."""
@@ -221,7 +223,8 @@ class Measurement:
 def _count_answers(
     answers: list[list[int]], predicted: Int[Tensor, " images"], labels: Int[Tensor, " images"]
 ) -> None:
-    """Adds to the number of predictions of each class, and of right ones among them."""
+    """Adds to the numbers of labels, of predictions and of right ones of each class."""
     for one, label in zip(predicted.tolist(), labels.tolist(), strict=True):
-        answers[one][0] += 1
-        answers[one][1] += one == label
+        answers[label][0] += 1
+        answers[one][1] += 1
+        answers[one][2] += one == label

@@ -22,7 +22,7 @@ _CLASSES = {
     "motorcycle_left.png": "n03785016",  # moped
     "rocket.jpg": "n03773504",  # missile
 }
-_CROPS = {"train": 24, "val": 12}
+_CROPS = {"train": 12, "val": 8}
 """Crops of each photograph."""
 _LEAST = 0.5
 """Smallest side of a crop, as a share of the photograph's shorter one."""

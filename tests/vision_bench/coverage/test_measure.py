@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from aim_plugins.coverage.growth import growth_steps
-from vision_bench.coverage.measure import Measurement
+from vision_bench.coverage.measure import Measurement, _count_answers
 from vision_bench.coverage.subject import Subject
 from vision_bench.models.model import wrap_model
 from vision_bench.models.preprocessing import Preprocessing
@@ -60,3 +62,14 @@ def test_growth_is_noted_up_to_the_whole_suite() -> None:
     for count in (1, 7, 1000):
         steps = growth_steps(count)
         assert steps[0] == 1 and steps[-1] == count and steps == sorted(set(steps))
+
+
+def test_answers_count_the_classes_of_the_suite_alone() -> None:
+    answers = [[0, 0, 0] for _ in range(4)]
+    _count_answers(answers, torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1]))
+    _count_answers(answers, torch.tensor([1]), torch.tensor([2]))
+    store = SimpleNamespace(read_batch={"answers,4": answers}.get)
+    measured = Measurement(None, None, None, store)  # type: ignore[arg-type]
+    found = measured.answers(4, SimpleNamespace(classes="abcd"))  # type: ignore[arg-type]
+    # c is labelled and never predicted; d is neither.
+    assert (found.right, found.never) == (2, ("c",))
