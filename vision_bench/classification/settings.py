@@ -10,31 +10,21 @@ from pathlib import Path
 from aim_plugins.core.files import existing
 from aim_plugins.core.settings import Count, Grid, Settings, option
 from aim_plugins.core.strengths import MAX_STRENGTHS, parse_strengths, validate_strength
-from vision_bench.classifiers.settings import ClassifierSettings
-from vision_bench.data.classes import class_index
+from vision_bench.classifiers.settings import ClassifierSettings, FocusSettings
 from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Choice
 
-_CIFAR = ("cifar10", "cifar100")
-
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseSettings(Settings):
+class NoiseSettings(FocusSettings):
     """Modulation, and how it is sampled.
 
     Attributes:
-        draws: Sampled runs per strength.
         seed: Draw d has the seed SEED + d.
-        focus_target: Names or indices of the classes that focus modulation makes more likely; none
-            for utility modulation, noise on all classes.
-        focus_negative: Makes them less likely instead.
         top_k: How many of the best classes count for the top-k accuracy.
     """
 
-    draws: Count = 1
     seed: int = 0
-    focus_target: Sequence[str | int] = option((), metavar="CLASS")
-    focus_negative: bool = False
     top_k: Count = 5
 
     @property
@@ -43,21 +33,8 @@ class NoiseSettings(Settings):
         raise NotImplementedError
 
     def check(self) -> None:
-        if self.focus_negative and not self.focus_target:
-            raise ValueError("focus_negative needs classes to act on: name them as focus_target")
+        super().check()
         _ = self.stds
-
-    def targets(self, names: Sequence[str]) -> dict[int, int] | None:
-        """Target classes and their signs; None for utility modulation.
-
-        Raises:
-            ValueError: If one is no class or is named twice.
-        """
-        sign = -1 if self.focus_negative else 1
-        indices = [class_index(entry, names, "focus_target") for entry in self.focus_target]
-        if len(set(indices)) < len(indices):
-            raise ValueError(f"focus_target={list(self.focus_target)} names a class twice")
-        return {index: sign for index in indices} or None
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import Count, Natural, Settings, option
+from vision_bench.data.classes import class_index
 from vision_bench.data.names import dataset_name, required_root
 from vision_bench.models.preprocessing import Choice
 
@@ -96,3 +98,36 @@ class ClassifierSettings(Settings):
     def _plain_dataset(self) -> str:
         """The data set's name as in those of pytorch-cifar-models."""
         return self.dataset.lower().replace("-", "").replace("_", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocusSettings(Settings):
+    """Noise on logits: how often it is drawn, and on which classes.
+
+    Attributes:
+        draws: Draws of the noise; draw d has the seed SEED + d.
+        focus_target: Names or indices of the classes that focus modulation makes more likely; none
+            for utility modulation, noise on all classes.
+        focus_negative: Makes them less likely instead.
+    """
+
+    draws: Count = 1
+    focus_target: Sequence[str | int] = option((), metavar="CLASS")
+    focus_negative: bool = False
+
+    def check(self) -> None:
+        super().check()
+        if self.focus_negative and not self.focus_target:
+            raise ValueError("focus_negative needs classes to act on: name them as focus_target")
+
+    def targets(self, names: Sequence[str]) -> dict[int, int] | None:
+        """Target classes and their signs; None for utility modulation.
+
+        Raises:
+            ValueError: If one is no class or is named twice.
+        """
+        sign = -1 if self.focus_negative else 1
+        indices = [class_index(entry, names, "focus_target") for entry in self.focus_target]
+        if len(set(indices)) < len(indices):
+            raise ValueError(f"focus_target={list(self.focus_target)} names a class twice")
+        return {index: sign for index in indices} or None
