@@ -45,6 +45,13 @@ VISION = [
     "scikit-learn>=1.5",
 ]
 COVERAGE = ["captum>=0.7"]
+REENGINEER = [
+    "torch-pruning>=1.6",
+    "onnx>=1.17",
+    "onnxscript>=0.3",
+    "onnxruntime>=1.20",
+    "openvino>=2025.0",
+]
 TRANSPORT = [
     *LM_EVAL,
     "mmengine-lite>=0.10",
@@ -127,9 +134,10 @@ setup(
         "vllm": ["vllm>=0.31"],
         "vision": VISION,
         "coverage": COVERAGE,
+        "reengineer": REENGINEER,
         "transport": TRANSPORT,
         "dev": DEV,
-        "all": [*DEMO, *LM_EVAL, *OPENCOMPASS, *VISION, *COVERAGE, *TRANSPORT],
+        "all": [*DEMO, *LM_EVAL, *OPENCOMPASS, *VISION, *COVERAGE, *REENGINEER, *TRANSPORT],
     },
     entry_points={
         "console_scripts": [

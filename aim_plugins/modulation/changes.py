@@ -49,6 +49,7 @@ ENTRY_POINTS = "aim_plugins.changes"
 _kinds: dict[str, type[Change] | str] = {
     "noise": "aim_plugins.modulation.gaussian:GaussianNoise",
     "transport": "aim_plugins.transport.change:Transport",
+    "mask": "aim_plugins.modulation.retained:RetainedWeights",
 }
 """Kinds by name, in the order in which they act; a text is "module:Class", loaded when needed."""
 

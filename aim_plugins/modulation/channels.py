@@ -1,0 +1,203 @@
+"""Gates on whole channels, so that what they close can be taken out of the network.
+
+A *channel group* is a set of channels that some layers make (their outputs) and others read (their
+inputs). A closed gate masks the weights by which every reader takes the channel in, which equals a
+gate behind its normalisation and activation: what the makers put there changes nothing any more,
+and both sides can be cut to the open channels with the same outputs.
+
+Pressing on parameters kills the late layers and saves little time; the penalty is therefore the
+share of multiply-accumulates (MACs) that are left, exact in all gates together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from aim_plugins.modulation.masks import MASKED_LAYERS, Masks, binarize
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The inputs or outputs of a layer that belong to channels of a group.
+
+    Attributes:
+        layer: Name of the layer.
+        positions: Of the layer's inputs or outputs, one for each entry of `channels`.
+        channels: Which channel of the group each of them is; several may be the same, such as the
+            pixels of a channel behind a flattening.
+    """
+
+    layer: str
+    positions: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can be removed, each on its own.
+
+    Attributes:
+        name: Name of the layer that makes them.
+        size: How many there are.
+        outputs: Ends of the layers that make them, and of those that take each channel on its own
+            (normalisation, depthwise convolutions).
+        inputs: Ends of the layers that read them.
+    """
+
+    name: str
+    size: int
+    outputs: tuple[Ends, ...]
+    inputs: tuple[Ends, ...]
+
+
+class ChannelMasks(Masks):
+    """A gate for every channel of the groups.
+
+    Args:
+        model: The model.
+        groups: Its channels.
+        macs: MACs of each layer for one input, as in `layer_macs`.
+
+    Raises:
+        ValueError: If there are no groups.
+    """
+
+    def __init__(
+        self, model: nn.Module, groups: Sequence[ChannelGroup], macs: Mapping[str, float]
+    ) -> None:
+        super().__init__()
+        if not groups:
+            raise ValueError(
+                f"{type(model).__name__} has no channels that could be removed: choose "
+                "granularity='weight'"
+            )
+        self.groups = tuple(groups)
+        device = next(model.parameters()).device
+        sizes = [group.size for group in groups]
+        self.scores = nn.Parameter(torch.ones(sum(sizes), dtype=torch.float32, device=device))
+        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        self._inputs = _gate_index(model, groups, starts, "inputs", device)
+        self._outputs = _gate_index(model, groups, starts, "outputs", device)
+        self._shapes = {name: _input_shape(model.get_submodule(name)) for name in self._inputs}
+        self._macs = {name: macs[name] for name in macs if macs[name] > 0}
+
+    @property
+    def names(self) -> Sequence[str]:
+        return [f"{layer}.weight" for layer in self._inputs]
+
+    def scores_of(self, name: str) -> Float[Tensor, "*shape"]:
+        layer = name.removesuffix(".weight")
+        return self._ends(self._inputs[layer], self.scores).view(self._shapes[layer])
+
+    def retained_share(self) -> Float[Tensor, ""]:
+        """Share of the model's MACs that the open gates leave."""
+        gates = binarize(self.scores)
+        kept = gates.new_zeros(())
+        for layer, macs in self._macs.items():
+            share = gates.new_ones(())
+            for index in (self._inputs.get(layer), self._outputs.get(layer)):
+                if index is not None:
+                    share = share * self._ends(index, gates).mean()
+            kept = kept + macs * share
+        return kept / sum(self._macs.values())
+
+    @torch.no_grad()
+    def open_channels(self) -> dict[str, Bool[Tensor, " channels"]]:
+        """For each group, by name, which channels are open."""
+        parts = (self.scores > 0).split([group.size for group in self.groups])
+        return {group.name: part.cpu() for group, part in zip(self.groups, parts, strict=True)}
+
+    @torch.no_grad()
+    def set_open(self, channels: Mapping[str, Bool[Tensor, " channels"]]) -> None:
+        """Opens these channels, and closes the others of their groups."""
+        parts = self.scores.split([group.size for group in self.groups])
+        for group, part in zip(self.groups, parts, strict=True):
+            if group.name in channels:
+                part.copy_(channels[group.name].to(part.device).float() * 2 - 1)
+
+    def _ends(self, index: Tensor, values: Tensor) -> Tensor:
+        # The last entry stands for inputs that belong to no group: they are always there.
+        return torch.cat([values, values.new_ones(1)])[index]
+
+
+def _gate_index(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    starts: Sequence[int],
+    side: str,
+    device: torch.device,
+) -> dict[str, Int[Tensor, " ends"]]:
+    """For each layer, which gate each of its inputs or outputs depends on."""
+    always = sum(group.size for group in groups)
+    found: dict[str, Tensor] = {}
+    for group, start in zip(groups, starts, strict=True):
+        for ends in getattr(group, side):
+            layer = model.get_submodule(ends.layer)
+            if not isinstance(layer, MASKED_LAYERS):
+                continue
+            if ends.layer not in found:
+                size = (input_count if side == "inputs" else output_count)(layer)
+                found[ends.layer] = torch.full((size,), always, device=device)
+            places = torch.tensor(ends.positions, device=device)
+            found[ends.layer][places] = torch.tensor(ends.channels, device=device) + start
+    return found
+
+
+def input_count(layer: nn.Module) -> int:
+    """Inputs of a layer's weight, which for a grouped convolution are those of one group."""
+    weight = layer.weight
+    return int(weight.shape[0 if isinstance(layer, Conv1D) else 1])  # type: ignore[index]
+
+
+def output_count(layer: nn.Module) -> int:
+    """Outputs of a layer."""
+    weight = layer.weight
+    return int(weight.shape[1 if isinstance(layer, Conv1D) else 0])  # type: ignore[index]
+
+
+def _input_shape(layer: nn.Module) -> tuple[int, ...]:
+    if isinstance(layer, Conv1D):
+        return (-1, 1)
+    return (1, -1, *(1,) * (layer.weight.ndim - 2))  # type: ignore[operator]
+
+
+@torch.no_grad()
+def layer_macs(model: nn.Module, example: Tensor) -> dict[str, float]:
+    """Multiply-accumulates of each convolution and linear layer for one input.
+
+    A convolution's are its outputs times the weights that make one of them; products of activations
+    with each other (attention) are not counted, as no mask removes them.
+
+    Args:
+        model: The model, in eval mode.
+        example: A batch of inputs.
+
+    Returns:
+        MACs by layer, for one of the inputs; 0 of layers that don't run.
+    """
+    counted: dict[str, float] = {}
+    handles = []
+
+    def note(name: str, layer: nn.Module) -> None:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            weights = module.weight.numel() / output_count(module)  # type: ignore[operator]
+            counted[name] = counted.get(name, 0.0) + output.numel() / len(example) * weights
+
+        counted[name] = 0.0
+        handles.append(layer.register_forward_hook(hook))
+
+    try:
+        for name, layer in model.named_modules():
+            if isinstance(layer, MASKED_LAYERS):
+                note(name, layer)
+        model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counted
