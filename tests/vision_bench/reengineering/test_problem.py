@@ -111,7 +111,7 @@ def test_a_split_depends_on_the_seed_alone() -> None:
     assert once == again != other
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, 2.0])
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 2.0])
 def test_a_share_that_splits_nothing_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=r"validation_share=.* is outside \(0, 1\)"):
         split_off(arrays([0, 0, 1, 1]), share, seed=0)
