@@ -80,6 +80,10 @@ class Masks(nn.Module, abc.ABC):
     def retained_share(self) -> Float[Tensor, ""]:
         """What the penalty presses on: a share in [0, 1] with a gradient to the scores."""
 
+    @abc.abstractmethod
+    def retained_ratio(self) -> float:
+        """Share of weights and biases of convolutions and linear layers that is left."""
+
     @torch.no_grad()
     def binary(self) -> dict[str, Bool[Tensor, "*shape"]]:
         """The masks by parameter, in shapes that spread over the parameters'."""
@@ -152,6 +156,9 @@ class WeightMasks(Masks):
         """The paper's retained ratio: the mean of the binary masks over all their elements."""
         kept = torch.stack([binarize(one).sum() for one in self.scores]).sum()
         return kept / sum(one.numel() for one in self.scores)
+
+    def retained_ratio(self) -> float:
+        return self.retained_share().item()
 
 
 def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
