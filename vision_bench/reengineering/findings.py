@@ -1,45 +1,24 @@
-"""What a study of a module found: answers image by image, and what follows from them."""
+"""What a study of a module found, and what follows from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Bool
-from torch import Tensor
-
-from aim_plugins.sweep.intervals import wilson_interval
+from vision_bench.reengineering.baselines import Accuracy
+from vision_bench.reengineering.choices import Granularity
 from vision_bench.reengineering.path import Epoch
 from vision_bench.reengineering.problem import Problem
 
-WHOLE, RESTRICTED, NEW_HEAD = "whole", "restricted", "whole, new head"
+WHOLE, RESTRICTED, NEW_HEAD = "whole", "restricted", "new head"
 """The whole model over all its classes, over the problem's alone, and with a head of its own."""
 
-
-@dataclass(frozen=True)
-class Answers:
-    """Which images are told right, in the order of the data."""
-
-    right: Bool[Tensor, " images"]
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images told right."""
-        return float(self.right.double().mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy, over images."""
-        return wilson_interval(self.accuracy, len(self.right))
-
-    def to_json(self) -> str:
-        """A digit for each image."""
-        return "".join("1" if one else "0" for one in self.right.tolist())
-
-    @classmethod
-    def from_json(cls, text: str) -> Answers:
-        return cls(torch.tensor([digit == "1" for digit in text], dtype=torch.bool))
+BASELINES = {
+    WHOLE: "whole model, all classes",
+    RESTRICTED: "whole model, restricted",
+    NEW_HEAD: "whole model, new head",
+}
+"""What a person calls them."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +37,23 @@ class Findings:
         modules: Of each module.
         controls: The same of what was chosen without learning, by kind.
         macs: Multiply-accumulates of the whole model for one image.
-        parameters: Its parameters.
+        module_macs: Those of each module, of which masked weights are not counted.
+        parameters: Weights and biases of its convolutions and linear layers.
         stopped: Why training ended early; empty where it did not.
     """
 
     problem: Problem
     title: str
-    granularity: str
+    granularity: Granularity
     epochs: Sequence[Epoch]
     path: Sequence[Epoch]
     selected: int
     least: float
-    baselines: Mapping[str, Answers]
-    modules: Sequence[Answers]
-    controls: Mapping[str, Sequence[Answers]]
+    baselines: Mapping[str, Accuracy]
+    modules: Sequence[Accuracy]
+    controls: Mapping[str, Sequence[Accuracy]]
     macs: float
+    module_macs: Sequence[float]
     parameters: int
     stopped: str = ""
 
@@ -85,3 +66,8 @@ class Findings:
     def fell_short(self) -> bool:
         """Whether no module reached the accuracy that was asked for."""
         return self.chosen.accuracy < self.least
+
+    @property
+    def share_name(self) -> str:
+        """What the share measures."""
+        return "retained ratio" if self.granularity == "weight" else "retained MACs"
