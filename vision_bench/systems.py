@@ -71,6 +71,11 @@ SYSTEMS = (
         "vision_bench.coverage.commands:sweep",
     ),
     System(
+        "reengineer run",
+        "a smaller classifier for the classes that are needed, and what it is worth",
+        "vision_bench.reengineering.commands:run",
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

@@ -39,6 +39,19 @@ class Accuracy:
         """Wilson's 95 % interval of the share, over images."""
         return wilson_interval(self.value, len(self.right))
 
+    def to_json(self) -> str:
+        """A digit for each image.
+
+        >>> Accuracy.from_json("011").value.__round__(3)
+        0.667
+        """
+        return "".join("1" if one else "0" for one in self.right.tolist())
+
+    @classmethod
+    def from_json(cls, text: str) -> Accuracy:
+        """Reads what `to_json` wrote."""
+        return cls(torch.tensor([digit == "1" for digit in text], dtype=torch.bool))
+
 
 @dataclass(frozen=True)
 class Baselines:

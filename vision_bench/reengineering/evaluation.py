@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aim_plugins.modulation.masks import masked
 from aim_plugins.modulation.retained import MaskPoint
+from vision_bench.reengineering.baselines import Accuracy, accuracy, logits_of
 from vision_bench.reengineering.batches import TrainingImages
 
 
@@ -32,23 +32,17 @@ class Subject:
     batch_size: int
     device: torch.device
 
-    @torch.inference_mode()
     def logits(
-        self, images: TrainingImages, masks: Mapping[str, Tensor] | None = None
+        self, images: TrainingImages, masks: Mapping[str, Tensor]
     ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-        """What it answers to images, masked or whole, and their labels.
+        """What it answers to images under masks, and their labels.
 
         Args:
             images: The images, taken as they are.
-            masks: By parameter; None for the whole model.
+            masks: By parameter; none for the whole model.
         """
-        found, labels = [], []
-        with masked(self.named, masks) if masks else contextlib.nullcontext():
-            for batch, truth in images.in_order(self.batch_size):
-                found.append(self.module(batch.to(self.device)).float().cpu())
-                labels.append(truth)
-        # Copies of ordinary tensors, as heads are trained on them.
-        return torch.cat(found).clone(), torch.cat(labels).clone()
+        with masked(self.named, masks):
+            return logits_of(self.module, images, self.batch_size)
 
     @torch.inference_mode()
     def logits_count(self, example: Float[Tensor, "batch 3 height width"]) -> int:
@@ -56,10 +50,10 @@ class Subject:
         return int(self.module(example.to(self.device)).shape[1])
 
 
-def right(
+def with_head(
     point: MaskPoint, logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
-) -> Bool[Tensor, " n"]:
-    """Which images a head tells right.
+) -> Accuracy:
+    """The accuracy of a head behind the outputs of a masked model.
 
     Args:
         point: The masks, and the head.
@@ -67,4 +61,4 @@ def right(
         labels: Outputs of the problem.
     """
     outputs = F.linear(F.relu(logits), point.head["weight"], point.head["bias"])
-    return outputs.argmax(1) == labels
+    return accuracy(outputs, labels)

@@ -65,14 +65,15 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
 def tell(found: Findings) -> list[str]:
     """What the study found, in sentences."""
     chosen, answers = found.chosen, found.modules[found.selected]
+    restricted = found.baselines[RESTRICTED]
     kept = f"{chosen.ratio:.1%} of the weights"
     if found.granularity == "channel":
         kept += f" and {chosen.share:.1%} of the MACs"
     sentences = [
         f"The module retains {kept} and tells {_share(answers)} of "
         f"{len(answers.right)} test images right; the whole model restricted to these classes "
-        f"{_share(found.baselines[RESTRICTED])}, over all its classes {_share(found.baselines[WHOLE])}.",
-        f"Against the restricted model: {_verdict(answers, found.baselines[RESTRICTED])}.",
+        f"{_share(restricted)}, over all its classes {_share(found.baselines[WHOLE])}.",
+        f"Against the restricted model: {_verdict(answers, restricted)}.",
     ]
     for kind, controls in found.controls.items():
         sentences.append(
@@ -96,7 +97,18 @@ def modules_csv(found: Findings) -> str:
     )  # fmt: skip
     for name, answers in found.baselines.items():
         writer.writerow(
-            (BASELINES[name], "", "", "", 1, 1, found.macs, len(answers.right), "", *_numbers(answers))
+            (
+                BASELINES[name],
+                "",
+                "",
+                "",
+                1,
+                1,
+                found.macs,
+                len(answers.right),
+                "",
+                *_numbers(answers),
+            )
         )
     for kind, series in {"module": found.modules, **found.controls}.items():
         for place, (epoch, answers) in enumerate(zip(found.path, series, strict=True)):
@@ -124,7 +136,9 @@ def _summary_rows(found: Findings) -> list[list[str]]:
     kept, macs = f"{epoch.ratio:.1%}", _macs(found.module_macs[place])
     rows.append(["module", kept, macs, _share(answers), _difference(answers, restricted)])
     for kind, series in found.controls.items():
-        rows.append([kind, "as much", "", _share(series[place]), _difference(series[place], restricted)])
+        rows.append(
+            [kind, "as much", "", _share(series[place]), _difference(series[place], restricted)]
+        )
     return rows
 
 
@@ -182,5 +196,3 @@ def _macs(macs: float) -> str:
         if macs >= size:
             return f"{macs / size:.3g} {letter}"
     return f"{macs:.3g}"
-
-

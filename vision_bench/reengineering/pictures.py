@@ -8,19 +8,23 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aim_plugins.sweep.figures import BLUE, DPI, GREY, SIZE, STYLE, VERMILLION, label_decades, render
+from aim_plugins.sweep.figures import (
+    BLUE,
+    DPI,
+    GREY,
+    SIZE,
+    STYLE,
+    VERMILLION,
+    label_decades,
+    render,
+)
 from vision_bench.reengineering.baselines import Accuracy
 from vision_bench.reengineering.controls import MAGNITUDE, RANDOM
-from vision_bench.reengineering.findings import NEW_HEAD, RESTRICTED, WHOLE, Findings
+from vision_bench.reengineering.findings import BASELINES, NEW_HEAD, RESTRICTED, WHOLE, Findings
 
 _GREEN = "#009E73"
 _MARKS = {MAGNITUDE: (VERMILLION, "D"), RANDOM: (GREY, "s")}
 _LINES = {RESTRICTED: "-", WHOLE: ":", NEW_HEAD: "--"}
-_LABELS = {
-    RESTRICTED: "whole model, restricted",
-    WHOLE: "whole model, all classes",
-    NEW_HEAD: "whole model, new head",
-}
 
 
 def draw_modules(found: Findings) -> dict[str, bytes]:
@@ -40,7 +44,7 @@ def draw_modules(found: Findings) -> dict[str, bytes]:
         _draw_series(axes, shares, found.modules, BLUE, "o", "module")
         chosen = found.modules[found.selected]
         axes.plot(
-            [found.chosen.share], [chosen.accuracy], "o", markersize=11, markerfacecolor="none",
+            [found.chosen.share], [chosen.value], "o", markersize=11, markerfacecolor="none",
             markeredgecolor=BLUE, markeredgewidth=1.5, label="selected",
         )  # fmt: skip
         axes.set_xscale("log")
@@ -77,7 +81,9 @@ def draw_training(found: Findings) -> dict[str, bytes]:
             (upper, [one.accuracy for one in found.epochs]),
             (lower, [one.share for one in found.epochs]),
         ):
-            points = [(one, value) for one, value in zip(numbers, values, strict=True) if one in kept]
+            points = [
+                (one, value) for one, value in zip(numbers, values, strict=True) if one in kept
+            ]
             axes.plot(*zip(*points, strict=True), "o", color="#222222", markersize=4)
         return render(figure)
 
@@ -85,7 +91,7 @@ def draw_training(found: Findings) -> dict[str, bytes]:
 def _draw_baselines(axes: Axes, found: Findings) -> None:
     for name, style in _LINES.items():
         value = found.baselines[name].value
-        axes.axhline(value, color="#222222", linewidth=1, linestyle=style, label=_LABELS[name])
+        axes.axhline(value, color="#222222", linewidth=1, linestyle=style, label=BASELINES[name])
     low, high = found.baselines[RESTRICTED].interval
     axes.axhspan(low, high, color="#E6E6E6", zorder=0, linewidth=0)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from aim_plugins.core.settings import Count, Grid, Names, Natural, Positive, bound, option
+from aim_plugins.core.settings import Classes, Count, Grid, Natural, Positive, bound, option
 from aim_plugins.core.strengths import parse_strengths
 from vision_bench.classifiers.settings import TrainingSettings
 from vision_bench.reengineering.choices import Augment, Granularity
@@ -32,7 +32,7 @@ class ProblemSettings(TrainingSettings):
         n_classes: How many are drawn.
     """
 
-    classes: Names = option((), metavar="CLASSES")
+    classes: Classes = option((), metavar="CLASSES")
     target_class: str | int | None = option(None, metavar="CLASS")
     target_superclass_idx: str | int | None = option(None, metavar="SUPERCLASS")
     superclass_type: Literal["predefined", "random"] = "predefined"

@@ -12,6 +12,7 @@ OUTPUT/
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,17 @@ from aim_plugins.sweep.trackers import Trackers
 from vision_bench.classifiers.load import load, load_training
 from vision_bench.data.dataset import list_left_out
 from vision_bench.models.model import LogitsOnly
+from vision_bench.reengineering.baselines import Accuracy, baselines
 from vision_bench.reengineering.batches import TrainingImages
 from vision_bench.reengineering.controls import CONTROLS, control_masks, fit_head
-from vision_bench.reengineering.evaluation import Subject, right
-from vision_bench.reengineering.findings import Answers, Findings
+from vision_bench.reengineering.costs import costs
+from vision_bench.reengineering.evaluation import Subject, with_head
+from vision_bench.reengineering.findings import BASELINES, NEW_HEAD, RESTRICTED, WHOLE, Findings
 from vision_bench.reengineering.front import publish
 from vision_bench.reengineering.learn import Batches, Learner, Recipe
 from vision_bench.reengineering.module import Module, make_head
 from vision_bench.reengineering.path import select
-from vision_bench.reengineering.problem import predictions, split_off, sub_dataset
+from vision_bench.reengineering.problem import split_off, sub_dataset
 from vision_bench.reengineering.settings import ReengineerSettings
 from vision_bench.reengineering.training import Course, Training, train
 
@@ -128,14 +131,12 @@ class ReengineerStudy(FolderStudy):
             validation_images=len(self.validation.data),
             test_images=len(self.test.data),
         )
-        baselines = self._baselines(store)
-        validation = baselines["validation"][self.settings.baseline]
-        least = validation.accuracy - self.settings.tolerance
+        held = self._baselines(store)
+        validation = held["validation"][self.settings.baseline]
+        least = validation.value - self.settings.tolerance
         say(
-            f"to be reached on {len(validation.right)} validation images: {least:.4f}, the "
-            f"accuracy of the {self.settings.baseline} model"
-            + f" less {self.settings.tolerance:g}"
-            * (self.settings.tolerance > 0)
+            f"to be reached on {len(validation.right)} validation images: {least:.4f} "
+            f"({BASELINES[self.settings.baseline]})"
         )
         training = self._train(store, least)
         learned = self._save(store, training, least)
@@ -147,12 +148,13 @@ class ReengineerStudy(FolderStudy):
             path=[one.epoch for one in training.path],
             selected=learned.metadata.selected,
             least=least,
-            baselines=baselines["test"],
+            baselines=held["test"],
             modules=[
                 self._answers(store, "module", one.point, one.epoch.number) for one in training.path
             ],
             controls={kind: self._controls(store, kind, training) for kind in CONTROLS},
             macs=sum(self.macs.values()),
+            module_macs=[self._macs(one.point) for one in training.path],
             parameters=sum(one.numel() for one in self.subject.named.parameters()),
             stopped=training.stopped,
         )
@@ -160,29 +162,34 @@ class ReengineerStudy(FolderStudy):
             if images.data.unreadable:
                 say(f"{images.data.title}: {list_left_out(images.data.unreadable)}")
 
-    def _baselines(self, store: SweepStore) -> dict[str, dict[str, Answers]]:
+    def _baselines(self, store: SweepStore) -> dict[str, dict[str, Accuracy]]:
         """By split, the whole model: over all classes, restricted, and with a head of its own."""
         key = f"baselines,test={self.test_data.fingerprint[:16]}"
         if (held := store.read_batch(key)) is None:
             say("the whole model on validation and test images")
             of_split = {
-                "validation": self.subject.logits(self.validation),
-                "test": self.subject.logits(self.test),
+                "validation": self.subject.logits(self.validation, {}),
+                "test": self.subject.logits(self.test, {}),
             }
-            head = self._fit_head(MaskPoint({}), of_split["validation"])
-            held = {}
+            head, held = self._fit_head(MaskPoint({}), of_split["validation"]), {}
             for split, (logits, labels) in of_split.items():
-                found = {
-                    "whole": self.problem.outputs_of(logits.argmax(1)) == labels,
-                    "restricted": predictions(logits, self.problem) == labels,
-                    "whole, new head": right(head, logits, labels),
-                }
-                held[split] = {name: Answers(one).to_json() for name, one in found.items()}
+                own = baselines(logits, labels, self.problem)
+                named = {WHOLE: own.whole, RESTRICTED: own.restricted}
+                named[NEW_HEAD] = with_head(head, logits, labels)
+                held[split] = {name: one.to_json() for name, one in named.items()}
             store.write_batch(key, held)
         return {
-            split: {name: Answers.from_json(one) for name, one in found.items()}
+            split: {name: Accuracy.from_json(one) for name, one in found.items()}
             for split, found in held.items()
         }
+
+    def _macs(self, point: MaskPoint) -> float:
+        """Multiply-accumulates of a module for one image."""
+        if isinstance(self.masks, ChannelMasks):
+            opened = copy.deepcopy(self.masks)
+            opened.set_open(point.channels)
+            return opened.retained_share().item() * sum(self.macs.values())
+        return costs(self.subject.named, point.masks, self.example).retained_macs
 
     def _train(self, store: SweepStore, least: float) -> Training:
         settings = self.settings
@@ -230,7 +237,7 @@ class ReengineerStudy(FolderStudy):
         learned.save(store.folder / MASK)
         return learned
 
-    def _controls(self, store: SweepStore, kind: str, training: Training) -> list[Answers]:
+    def _controls(self, store: SweepStore, kind: str, training: Training) -> list[Accuracy]:
         found = []
         for one in training.path:
             masks = control_masks(
@@ -239,16 +246,16 @@ class ReengineerStudy(FolderStudy):
             found.append(self._answers(store, kind, MaskPoint(masks), one.epoch.number))
         return found
 
-    def _answers(self, store: SweepStore, kind: str, point: MaskPoint, epoch: int) -> Answers:
+    def _answers(self, store: SweepStore, kind: str, point: MaskPoint, epoch: int) -> Accuracy:
         """Which test images a module tells right; one without a head is given one first."""
         key = f"{kind},epoch={epoch},test={self.test_data.fingerprint[:16]}"
         if (held := store.read_batch(key)) is None:
             if not point.head:
                 point = self._fit_head(point, self.subject.logits(self.validation, point.masks))
             logits, labels = self.subject.logits(self.test, point.masks)
-            held = Answers(right(point, logits, labels)).to_json()
+            held = with_head(point, logits, labels).to_json()
             store.write_batch(key, held)
-        return Answers.from_json(held)
+        return Accuracy.from_json(held)
 
     def _fit_head(self, point: MaskPoint, validation: tuple[Tensor, Tensor]) -> MaskPoint:
         settings = self.settings
