@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from aim_plugins.modulation.channels import layer_macs
-from aim_plugins.modulation.masks import masked, retained_ratio
+from aim_plugins.modulation.masks import masked, own_parameters, retained_ratio
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,6 @@ def costs(
 
 def _share_of_weights(layer: nn.Module) -> float:
     """Share of a layer's weights that are not zero."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return int(torch.count_nonzero(weight)) / weight.numel()
+    weights = [one for kind, one in own_parameters(layer).items() if not kind.endswith("bias")]
+    kept = sum(int(torch.count_nonzero(one)) for one in weights)
+    return kept / sum(one.numel() for one in weights)

@@ -102,6 +102,42 @@ def test_a_layer_that_runs_twice_is_counted_twice_and_one_that_never_runs_not_at
     assert costs(Twice(), {}, torch.randn(3, 4)).macs == 32
 
 
+def test_attention_of_pytorch_costs_what_the_same_attention_of_timm_costs() -> None:
+    timm = pytest.importorskip("timm")
+    torchvision = pytest.importorskip("torchvision")
+    ours = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+    theirs = timm.models.VisionTransformer(
+        32, 8, 3, 5, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2
+    ).eval()
+    nn.init.ones_(ours.heads.head.weight)  # torchvision's are zeros, which cost nothing
+    example = torch.randn(2, 3, 32, 32)
+    found, expected = costs(ours, {}, example), costs(theirs, {}, example)
+    assert found == expected
+    # With gradients PyTorch runs and counts the projections one by one.
+    with FlopCounterMode(display=False) as counter:
+        ours(example)
+    assert counter.get_total_flops() / 2 / len(example) == found.macs
+
+
+def test_attention_without_some_of_its_projections_costs_less() -> None:
+    model = nn.MultiheadAttention(8, 2, kdim=4, vdim=6, batch_first=True)
+
+    class Cross(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = model
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return self.attention(rows, rows[:, :3, :4], value=rows[:, :3, :6])[0]
+
+    example = torch.randn(2, 5, 8)
+    closed = {"attention.k_proj_weight": torch.zeros(8, 4).bool()}
+    found = costs(Cross().eval(), closed, example)
+    assert found.macs == 5 * 8 * 8 + 3 * 4 * 8 + 3 * 6 * 8 + 5 * 8 * 8
+    assert found.parameters - found.retained_parameters == 32
+    assert found.retained_ratio == pytest.approx(1 - 32 / (64 + 32 + 48 + 24 + 64 + 8))
+
+
 def test_masks_of_another_network_are_refused() -> None:
     with pytest.raises(ValueError, match="the model has no such parameter"):
         costs(grouped(), {"9.weight": torch.ones(2, 2).bool()}, torch.randn(1, 3, 8, 8))
