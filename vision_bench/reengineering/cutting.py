@@ -49,6 +49,9 @@ class Constant(nn.Module):
         return f"outputs={len(self.bias)}"
 
 
+_SIZED = (*DENSE_LAYERS, *NORMS, Constant)
+
+
 class _Sizes:
     """Height and width of what a convolution puts out."""
 
@@ -120,9 +123,7 @@ def widths(module: nn.Module) -> dict[str, list[int]]:
     {'0': [2, 3], '1': [3, 3]}
     """
     return {
-        name: _sizes(layer)
-        for name, layer in module.named_modules()
-        if isinstance(layer, (*DENSE_LAYERS, *NORMS, Constant))
+        name: _sizes(layer) for name, layer in module.named_modules() if isinstance(layer, _SIZED)
     }
 
 
@@ -163,7 +164,6 @@ def _sizes(layer: Any) -> list[int]:
         return [layer.in_features, layer.out_features]
     if isinstance(layer, NORMS):
         return [layer.num_features, layer.num_features]
-    assert isinstance(layer, DENSE_LAYERS)
     return [layer.in_channels, layer.out_channels]
 
 
