@@ -45,7 +45,7 @@ def remove_channels(
         ValueError: If channels of a group are not given or are too many or few, the weights are
             parametrized, or the outputs differ from those of the network with masks.
     """
-    if parametrize.is_parametrized(module):
+    if any(parametrize.is_parametrized(layer) for layer in module.modules()):
         raise ValueError(
             f"the weights of {type(module).__name__} are parametrized, so that they cannot be cut: "
             "leave the block that masks them, or call torch.nn.utils.parametrize."
