@@ -18,6 +18,9 @@ BATCHES = (1, 16)
 EAGER = "PyTorch"
 RUNTIMES = (EAGER, *RUNNERS)
 
+_SHORTEST = 0.02
+"""Seconds for which a network runs in a round: a single short batch drowns in interruptions."""
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -58,7 +61,7 @@ def measure_latency(
         image_shape: Channels, height and width of their images.
         batches: Numbers of images in a batch.
         runtimes: Some of `RUNTIMES`.
-        rounds: How many times each is measured, after one run that is not.
+        rounds: How many times each is measured, for a fiftieth of a second at least.
         threads: CPU threads, the same in every runtime.
 
     Returns:
@@ -94,17 +97,25 @@ def measure_latency(
 def _times(
     runners: Mapping[str, Callable[[np.ndarray], object]], images: np.ndarray, rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of each round, for each network."""
+    """Seconds of a batch in each round, for each network."""
     for run in runners.values():
         run(images)
+    counts = {
+        name: max(1, round(_SHORTEST / _seconds(run, images, 1))) for name, run in runners.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in runners}
     for place in range(rounds):
         # Backwards every other time, so that none always follows the same one.
         for name in list(runners)[:: -1 if place % 2 else 1]:
-            start = time.perf_counter()
-            runners[name](images)
-            times[name].append(time.perf_counter() - start)
+            times[name].append(_seconds(runners[name], images, counts[name]))
     return times
+
+
+def _seconds(run: Callable[[np.ndarray], object], images: np.ndarray, count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        run(images)
+    return (time.perf_counter() - start) / count
 
 
 def _latency(runtime: str, batch: int, threads: int, times: Mapping[str, list[float]]) -> Latency:
