@@ -197,7 +197,7 @@ def test_early_stop_leaves_an_alpha_that_leads_nowhere(config, tmp_path) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--classes", "3,eleven"), "classes='eleven'"),
+        (("--classes", "3,eleven"), "classes holds 'eleven'"),
         (("--classes", "3"), "name at least two"),
         (("--classes", "3,5", "--target-class", "8"), "in one way"),
         (("--alpha", "-1"), "alpha=-1"),
