@@ -25,6 +25,7 @@ install_import_hook(
         "aim_plugins.engines.scoring",
         "aim_plugins.engines.generation",
         "vision_bench.attacks",
+        "vision_bench.reengineering",
         *(
             f"aim_plugins.transport.{module}"
             for module in ("responses", "fit", "sentences", "forward", "plan", "lockstep")
