@@ -121,7 +121,7 @@ def _follow(pruning: ModuleType, traced: nn.Module, example: Tensor) -> Any:
         ) from error
 
 
-def _makes_channels(layer: nn.Module) -> bool:
+def _makes_channels(layer: object) -> bool:
     return isinstance(layer, DENSE_LAYERS) and getattr(layer, "groups", 1) == 1
 
 

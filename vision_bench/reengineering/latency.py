@@ -98,20 +98,19 @@ def _times(
     runners: Mapping[str, Callable[[np.ndarray], object]], images: np.ndarray, rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of a batch in each round, for each network."""
-    for run in runners.values():
-        run(images)
-    counts = {
-        name: max(1, round(_SHORTEST / _seconds(run, images, 1))) for name, run in runners.items()
-    }
+    fastest = min(_seconds(run, images, 1) for run in runners.values())
+    # As many for each, as the first ones of a row are slower.
+    count = max(1, round(_SHORTEST / fastest))
     times: dict[str, list[float]] = {name: [] for name in runners}
     for place in range(rounds):
         # Backwards every other time, so that none always follows the same one.
         for name in list(runners)[:: -1 if place % 2 else 1]:
-            times[name].append(_seconds(runners[name], images, counts[name]))
+            times[name].append(_seconds(runners[name], images, count))
     return times
 
 
 def _seconds(run: Callable[[np.ndarray], object], images: np.ndarray, count: int) -> float:
+    run(images)  # What ran before has left the caches full of its own.
     start = time.perf_counter()
     for _ in range(count):
         run(images)
