@@ -71,6 +71,11 @@ SYSTEMS = (
         "vision_bench.coverage.commands:sweep",
     ),
     System(
+        "reengineer defects",
+        "which defects of a public classifier those that are fine-tuned from it inherit",
+        "vision_bench.reengineering.defects.commands:defects",
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

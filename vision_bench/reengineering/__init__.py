@@ -1,0 +1,1 @@
+"""SeaM: a trained classifier, re-engineered to the classes that are needed."""

@@ -1,0 +1,69 @@
+"""The picture of accuracy against inherited defects, and attacked images."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from aim_plugins.sweep.figures import BLUE, DPI, GREY, SIZE, STYLE, VERMILLION, render
+from vision_bench.models.preprocessing import Preprocessing
+from vision_bench.reengineering.defects.findings import Findings
+from vision_bench.reengineering.defects.settings import SEAM, STANDARD
+
+_SIDE = 140
+"""Longest side of a shown image, in pixels."""
+
+
+def draw_inheritance(findings: Findings) -> dict[str, bytes]:
+    """Accuracy against DIR, a point for each arm; returns the content of its files by suffix."""
+    colours = {STANDARD: VERMILLION, SEAM: BLUE}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+        axes = figure.subplots()
+        for name, one in findings.arms.items():
+            across, up = one.answers.inheritance_rate, one.answers.accuracy
+            axes.errorbar(
+                [100 * across.value],
+                [100 * up.value],
+                xerr=[[100 * (across.value - across.low)], [100 * (across.high - across.value)]],
+                yerr=[[100 * (up.value - up.low)], [100 * (up.high - up.value)]],
+                fmt="o",
+                color=colours.get(name, GREY),
+                markersize=5,
+                elinewidth=1,
+            )
+            axes.annotate(
+                name,
+                (100 * across.value, 100 * up.value),
+                xytext=(6, 6),
+                textcoords="offset points",
+                color=colours.get(name, GREY),
+            )
+        axes.set_xlim(left=0)
+        axes.set_xlabel("defect inheritance rate, % (less is better)")
+        axes.set_ylabel("accuracy, %")
+        return render(figure)
+
+
+def picture_of(image: Float[Tensor, "3 height width"], preprocessing: Preprocessing) -> bytes:
+    """A PNG of a normalised image; small ones are enlarged by whole pixels."""
+    mean, std = (
+        torch.tensor(one)[:, None, None] for one in (preprocessing.mean, preprocessing.std)
+    )
+    pixels = (image.cpu() * std + mean).clamp(0, 1).mul(255).round().to(torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    scale = _SIDE // max(picture.size)
+    if scale > 1:
+        size = (picture.width * scale, picture.height * scale)
+        picture = picture.resize(size, Image.Resampling.NEAREST)
+    else:
+        picture.thumbnail((_SIDE, _SIDE))
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return content.getvalue()
