@@ -122,7 +122,7 @@ setup(
     ),
     package_data={
         "aim_plugins": ["py.typed", "sweep/templates/*"],
-        "vision_bench": ["py.typed"],
+        "vision_bench": ["py.typed", "reengineering/superclasses.json"],
     },
     cmdclass={"build_py": BuildPyWithStartupFiles},
     install_requires=CORE,

@@ -26,6 +26,10 @@ install_import_hook(
         "aim_plugins.engines.generation",
         "vision_bench.attacks",
         *(
+            f"vision_bench.reengineering.{module}"
+            for module in ("problem", "augmentation", "baselines", "costs")
+        ),
+        *(
             f"aim_plugins.transport.{module}"
             for module in ("responses", "fit", "sentences", "forward", "plan", "lockstep")
         ),

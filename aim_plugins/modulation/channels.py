@@ -86,6 +86,11 @@ class ChannelMasks(Masks):
         self._outputs = _gate_index(model, groups, starts, "outputs", device)
         self._shapes = {name: _input_shape(model.get_submodule(name)) for name in self._inputs}
         self._macs = {name: macs[name] for name in macs if macs[name] > 0}
+        self._sizes = {
+            name: (layer.weight.numel(), 0 if layer.bias is None else layer.bias.numel())
+            for name, layer in model.named_modules()
+            if isinstance(layer, MASKED_LAYERS)
+        }
 
     @property
     def names(self) -> Sequence[str]:
@@ -100,12 +105,25 @@ class ChannelMasks(Masks):
         gates = binarize(self.scores)
         kept = gates.new_zeros(())
         for layer, macs in self._macs.items():
-            share = gates.new_ones(())
-            for index in (self._inputs.get(layer), self._outputs.get(layer)):
-                if index is not None:
-                    share = share * self._ends(index, gates).mean()
-            kept = kept + macs * share
+            kept = kept + macs * self._open(layer, gates, self._inputs, self._outputs)
         return kept / sum(self._macs.values())
+
+    @torch.no_grad()
+    def retained_ratio(self) -> float:
+        """Share of weights and biases that the network has once closed channels are removed."""
+        gates, kept = (self.scores > 0).float(), 0.0
+        for layer, (weights, biases) in self._sizes.items():
+            kept += weights * float(self._open(layer, gates, self._inputs, self._outputs))
+            kept += biases * float(self._open(layer, gates, self._outputs))
+        return kept / sum(map(sum, self._sizes.values()))
+
+    def _open(self, layer: str, gates: Tensor, *sides: Mapping[str, Tensor]) -> Tensor:
+        """Share of a layer's weights whose ends are open on all of these sides."""
+        share = gates.new_ones(())
+        for side in sides:
+            if layer in side:
+                share = share * self._ends(side[layer], gates).mean()
+        return share
 
     @torch.no_grad()
     def open_channels(self) -> dict[str, Bool[Tensor, " channels"]]:

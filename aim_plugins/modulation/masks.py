@@ -43,19 +43,21 @@ def binarize(scores: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def maskable_parameters(model: nn.Module) -> list[str]:
     """Names of the weights and biases of every convolution and linear layer.
 
+    A parameter that several layers share has the first of its names.
+
     Raises:
         ValueError: If the model has none.
 
     >>> maskable_parameters(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
     ['0.weight', '0.bias']
     """
-    names = [
-        f"{name}.{kind}" if name else kind
-        for name, layer in model.named_modules()
-        if isinstance(layer, MASKED_LAYERS)
-        for kind in ("weight", "bias")
-        if getattr(layer, kind, None) is not None
-    ]
+    found: dict[Tensor, str] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, MASKED_LAYERS):
+            for kind in ("weight", "bias"):
+                if (parameter := getattr(layer, kind, None)) is not None:
+                    found.setdefault(parameter, f"{name}.{kind}" if name else kind)
+    names = list(found.values())
     if not names:
         raise ValueError(
             f"{type(model).__name__} has neither convolutions nor linear layers, whose weights "
@@ -80,6 +82,10 @@ class Masks(nn.Module, abc.ABC):
     def retained_share(self) -> Float[Tensor, ""]:
         """What the penalty presses on: a share in [0, 1] with a gradient to the scores."""
 
+    @abc.abstractmethod
+    def retained_ratio(self) -> float:
+        """Share of weights and biases of convolutions and linear layers that is left."""
+
     @torch.no_grad()
     def binary(self) -> dict[str, Bool[Tensor, "*shape"]]:
         """The masks by parameter, in shapes that spread over the parameters'."""
@@ -90,21 +96,27 @@ class Masks(nn.Module, abc.ABC):
         """Lets the masks act on a model with their gradients; leaving it restores the model.
 
         The model's own parameters are frozen meanwhile, and it is in eval mode, so that batch
-        normalisation keeps its statistics.
+        normalisation keeps its statistics. A parameter that layers share is masked in all of them.
         """
         needed = {one: one.requires_grad for one in model.parameters()}
         modes = {module: module.training for module in model.modules()}
+        owners = {name: owners_of(model, name) for name in self.names}
+        orders = {layer: list(layer._parameters) for layer in model.modules()}
         model.requires_grad_(False).eval()
         attached: list[tuple[nn.Module, str]] = []
         try:
-            for name in self.names:
-                layer, kind = owner_of(model, name)
-                parametrize.register_parametrization(layer, kind, _Masked(self, name))
-                attached.append((layer, kind))
+            for name, held in owners.items():
+                for layer, kind in held:
+                    parametrize.register_parametrization(layer, kind, _Masked(self, name))
+                    attached.append((layer, kind))
             yield
         finally:
             for layer, kind in reversed(attached):
                 parametrize.remove_parametrizations(layer, kind, leave_parametrized=False)
+            for layer, order in orders.items():
+                # What was parametrised comes back last, and optimisers go by the order.
+                for kind in order:
+                    layer._parameters[kind] = layer._parameters.pop(kind)
             for parameter, flag in needed.items():
                 parameter.requires_grad_(flag)
             for module, mode in modes.items():
@@ -155,6 +167,9 @@ class WeightMasks(Masks):
         kept = torch.stack([binarize(one).sum() for one in self.scores]).sum()
         return kept / sum(one.numel() for one in self.scores)
 
+    def retained_ratio(self) -> float:
+        return self.retained_share().item()
+
 
 def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The layer that a parameter belongs to, and what it is called there.
@@ -164,6 +179,23 @@ def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """
     layer, _, kind = name.rpartition(".")
     return model.get_submodule(layer), kind
+
+
+def owners_of(model: nn.Module, name: str) -> list[tuple[nn.Module, str]]:
+    """All layers that hold a parameter, and what it is called there.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> model[1].weight = model[0].weight
+    >>> [kind for _, kind in owners_of(model, "0.weight")]
+    ['weight', 'weight']
+    """
+    parameter = model.get_parameter(name)
+    return [
+        (layer, kind)
+        for layer in model.modules()
+        for kind, one in layer._parameters.items()
+        if one is parameter
+    ]
 
 
 def retained_ratio(model: nn.Module, masks: Mapping[str, Bool[Tensor, "*shape"]]) -> float:
@@ -193,7 +225,7 @@ def masked(model: nn.Module, masks: Mapping[str, Bool[Tensor, "*shape"]]) -> Ite
             not at hand (quantised or offloaded weights).
     """
     kept: dict[str, Tensor] = {}
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     try:
         for name, mask in masks.items():
             parameter = _checked(parameters, name, mask)
@@ -203,7 +235,8 @@ def masked(model: nn.Module, masks: Mapping[str, Bool[Tensor, "*shape"]]) -> Ite
         yield
     finally:
         with torch.no_grad():
-            for name, values in kept.items():
+            # The last one first, as masks may name a shared parameter twice.
+            for name, values in reversed(kept.items()):
                 parameters[name].copy_(values)
 
 
