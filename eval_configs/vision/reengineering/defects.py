@@ -26,5 +26,6 @@ lr_s3_output_layer = 0.05
 lr_s3_hidden_layer = 0.005
 momentum = 0.0
 weight_decay = 0.0001
+augment = "resized-crop-flip"
 n_epochs = 300
 early_stop = 30

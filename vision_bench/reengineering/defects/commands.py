@@ -13,10 +13,10 @@ def defects(arguments: Sequence[str]) -> int:
     run_study(
         DefectsSettings,
         "reengineer defects",
-        "Fine-tunes a public classifier for another data set, as usual and after masks have removed "
-        "the weights that the data set doesn't need (SeaM), and measures how many right answers an "
-        "attack crafted on the public model overturns: the defects that are inherited. A killed "
-        "run goes on when it is started again.",
+        "Fine-tunes a public classifier for another data set, as usual and after masks have "
+        "removed the weights that the data set doesn't need (SeaM), and measures how many right "
+        "answers an attack crafted on the public model overturns: the defects that are inherited. "
+        "A killed run goes on when it is started again.",
         "vision_bench.reengineering.defects.study:DefectsStudy",
         arguments,
     )

@@ -90,11 +90,12 @@ class Findings:
         elif gap.low > 0:
             said = "inherits more defects than standard fine-tuning"
         else:
-            said = "inherits about as many defects as standard fine-tuning: chance may explain it"
+            said = "may inherit as many defects as standard fine-tuning: the interval holds 0"
         return (
-            f"SeaM {said}: the attack on the public model overturns {100 * after:.1f} % of its "
-            f"right answers, and {100 * before:.1f} % of the others' (difference on common images "
-            f"{percent(gap, signed=True)} points). Its accuracy differs by {100 * lost:+.1f} points."
+            f"SeaM {said}. The attack on the public model overturns {100 * after:.1f} % of its "
+            f"right answers, and {100 * before:.1f} % of standard fine-tuning's: on images that "
+            f"both answer rightly, {percent(gap, signed=True)} points. Its accuracy differs by "
+            f"{100 * lost:+.1f} points."
         )
 
     @property

@@ -12,7 +12,6 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aim_plugins.core.identity import seed_of
 from vision_bench.reengineering.defects.target import Target
 
 Masks = Mapping[str, Bool[Tensor, "*shape"]]
@@ -27,7 +26,7 @@ class Recipe:
         patience: Epochs without a better validation accuracy after which it ends; 0 for never.
         momentum: Of stochastic gradient descent.
         weight_decay: Of the same.
-        seed: Seed of the order of the images, and of dropout.
+        seed: Seed of dropout.
     """
 
     epochs: int
@@ -82,7 +81,8 @@ class Best:
     """The best state of a model so far, of equal ones the last, as the authors keep it."""
 
     def __init__(self) -> None:
-        self.value, self.epoch, self.state = -float("inf"), -1, None
+        self.value, self.epoch = -float("inf"), -1
+        self.state: Any = None
 
     def offer(self, value: float, epoch: int, state: Any) -> None:
         """Takes a state that is no worse; it is copied, as training goes on in place."""
@@ -127,16 +127,15 @@ def fine_tune(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
-    generator = torch.Generator().manual_seed(recipe.seed)
     best = Best()
     with (
         torch.random.fork_rng(),
         trange(recipe.epochs, desc=title, unit="epoch", disable=not title) as bar,
     ):
-        torch.manual_seed(seed_of(recipe.seed, "dropout"))
+        torch.manual_seed(recipe.seed)
         for epoch in bar:
             model.train()
-            for images, labels in target.batches(generator):
+            for images, labels in target.batches(epoch):
                 optimiser.zero_grad()
                 finite(F.cross_entropy(model(images), labels), title).backward()
                 if hold:
@@ -147,6 +146,7 @@ def fine_tune(
             best.offer(accuracy, epoch, model.state_dict())
             if best.is_stale(epoch, recipe.patience):
                 break
+    assert best.state is not None  # there is at least one epoch
     model.load_state_dict(best.state)
     return Fitted(best.value, best.epoch, epoch + 1)
 

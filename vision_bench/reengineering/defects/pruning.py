@@ -27,7 +27,6 @@ class PruningRecipe:
         epochs: Passes over the training images at most.
         patience: Epochs without a better accuracy less retained share after which it ends; 0 for
             never.
-        seed: Seed of the order of the images.
     """
 
     lr_mask: float
@@ -36,7 +35,6 @@ class PruningRecipe:
     threshold: float
     epochs: int
     patience: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,6 @@ def learn_masks(
             {"params": list(layer.parameters()), "lr": recipe.lr_output},
         ]
     )
-    generator = torch.Generator().manual_seed(recipe.seed)
     best = Best()
     with (
         masks.training_on(model),
@@ -105,7 +102,7 @@ def learn_masks(
     ):
         layer.requires_grad_(True)
         for epoch in bar:
-            for images, labels in target.batches(generator):
+            for images, labels in target.batches(epoch):
                 optimiser.zero_grad()
                 loss = F.cross_entropy(model(images), labels)
                 finite(loss + recipe.alpha * masks.retained_share(), title).backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing_folder
@@ -64,6 +64,8 @@ class DefectsSettings(ClassifierSettings):
         lr_retrain: Rate of training from random weights.
         momentum: Of stochastic gradient descent.
         weight_decay: Of the same.
+        augment: What is trained on: images as they are, mirrored at random, cut out of a rim and
+            mirrored, or random parts of them resized and mirrored, as the paper has it.
         train_batch_size: Images in a training step.
         eps: Radius of the attack's ball, in units of normalised images.
         eps_iter: Size of its steps.
@@ -92,6 +94,7 @@ class DefectsSettings(ClassifierSettings):
     lr_retrain: Positive = 0.1
     momentum: _NonNegative = 0.9
     weight_decay: _NonNegative = 1e-4
+    augment: Literal["none", "flip", "crop-flip", "resized-crop-flip"] = "none"
     train_batch_size: Count = 64
     eps: Positive = 0.1
     eps_iter: Positive = 0.01

@@ -52,7 +52,7 @@ from vision_bench.reengineering.defects.settings import (
     WITH_MASKS,
     DefectsSettings,
 )
-from vision_bench.reengineering.defects.target import Target, read_target
+from vision_bench.reengineering.defects.target import Target
 
 _NOT_RESULTS = ("output", "device", "workers", "data_root", "train_root")
 """Settings that no result depends on; data is told by its fingerprint."""
@@ -123,9 +123,10 @@ class DefectsStudy(FolderStudy):
     def target(self) -> Target:
         """The training images; read only where an arm is missing."""
         settings = self.settings
-        return read_target(
+        return Target.of(
             self.train,
-            validation=settings.validation_share,
+            validation_share=settings.validation_share,
+            augment=settings.augment,
             batch_size=settings.train_batch_size,
             device=self.device,
             workers=settings.workers,
@@ -149,15 +150,23 @@ class DefectsStudy(FolderStudy):
             images=len(self.test),
         )
         models = {name: self._arm(store, name) for name in self.settings.arms}
+        left_out = dict(self.train.unreadable)
+        if "target" in vars(self):
+            left_out |= self.target.unreadable
         answers = self._answers(store, models)
         self.findings = [
-            Finding(name, answers[name], **store.read_batch(f"arm,{name}")["facts"])
-            for name in self.settings.arms
+            Finding(name, answers[name], **self._facts(store, name)) for name in models
         ]
-        left_out = {**self.train.unreadable, **self.test.unreadable}
+        left_out |= self.test.unreadable
         store.update_manifest(left_out=left_out)
         if left_out:
             print(list_left_out(left_out))
+
+    def _facts(self, store: SweepStore, name: str) -> dict[str, Any]:
+        """What is noted of an arm that was made."""
+        held = store.read_batch(f"arm,{name}")
+        assert held is not None
+        return held["facts"]
 
     def _masks(self, store: SweepStore) -> LearnedMasks:
         """SeaM's masks, learned once and kept in the folder."""
@@ -232,9 +241,7 @@ class DefectsStudy(FolderStudy):
             parts.append(held)
         self.positions = [one for part in parts for one in part["positions"]]
         if not self.positions:
-            raise ValueError(
-                f"none of the {len(self.test)} images of {self.test.title} is readable"
-            )
+            raise ValueError(f"{self.test.title} holds no readable image")
         labels = self.test.labels[self.positions]
 
         def right(name: str, kind: str) -> torch.Tensor:
