@@ -85,7 +85,7 @@ class FeatureAttack(Settings):
         return low, high
 
 
-def objective(features: Float[Tensor, "images features"]) -> Float[Tensor, " images"]:
+def objective(features: Float[Tensor, "images *features"]) -> Float[Tensor, " images"]:
     """What the attack maximises, of each image.
 
     Raises:
@@ -96,5 +96,5 @@ def objective(features: Float[Tensor, "images features"]) -> Float[Tensor, " ima
             f"the extractor gives a tensor of shape {tuple(features.shape)}: an attack on features "
             "needs at least two of each image"
         )
-    wide = features.float()
+    wide = features.float() if features.dtype.itemsize < 4 else features
     return -((wide[:, 0] - _GOAL).square() + _OTHERS * wide[:, 1:].square().mean(1))

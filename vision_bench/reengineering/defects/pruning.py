@@ -107,7 +107,7 @@ def learn_masks(
                 loss = F.cross_entropy(model(images), labels)
                 finite(loss + recipe.alpha * masks.retained_share(), title).backward()
                 optimiser.step()
-            retained, accuracy = float(masks.retained_share()), target.accuracy(model)
+            retained, accuracy = float(masks.retained_share().detach()), target.accuracy(model)
             bar.set_postfix_str(f"retained {retained:.1%}, validation {accuracy:.1%}")
             if 1 - retained >= recipe.threshold:
                 return Pruned(masks.binary(), retained, accuracy, epoch, True)
