@@ -71,6 +71,11 @@ SYSTEMS = (
         "vision_bench.coverage.commands:sweep",
     ),
     System(
+        "reengineer run",
+        "a smaller classifier for the classes that are needed, and what it is worth",
+        "vision_bench.reengineering.commands:run",
+    ),
+    System(
         "reengineer defects",
         "which defects of a public classifier those that are fine-tuned from it inherit",
         "vision_bench.reengineering.defects.commands:defects",

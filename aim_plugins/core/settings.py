@@ -66,6 +66,8 @@ SignedGrid = Annotated[
 ]
 Names = Annotated[Sequence[str], _COMMAS]
 """A list that is one word of a command line."""
+Classes = Annotated[Sequence[str | int], _COMMAS]
+"""Names or indices of classes, in one word of a command line."""
 _given = bound("at least one number", bool)
 Counts = Annotated[Sequence[Count], _COMMAS, _given]
 Shares = Annotated[Sequence[Share], _COMMAS, _given]

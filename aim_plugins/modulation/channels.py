@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from aim_plugins.modulation.masks import MASKED_LAYERS, Masks, binarize
+from aim_plugins.modulation.masks import MASKED_LAYERS, Masks, binarize, own_parameters
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,7 @@ class ChannelMasks(Masks):
         self._outputs = _gate_index(model, groups, starts, "outputs", device)
         self._shapes = {name: _input_shape(model.get_submodule(name)) for name in self._inputs}
         self._macs = {name: macs[name] for name in macs if macs[name] > 0}
-        self._sizes = {
-            name: (layer.weight.numel(), 0 if layer.bias is None else layer.bias.numel())
-            for name, layer in model.named_modules()
-            if isinstance(layer, MASKED_LAYERS)
-        }
+        self._sizes = {name: _sizes(layer) for name, layer in model.named_modules()}
 
     @property
     def names(self) -> Sequence[str]:
@@ -185,12 +182,20 @@ def _input_shape(layer: nn.Module) -> tuple[int, ...]:
     return (1, -1, *(1,) * (layer.weight.ndim - 2))  # type: ignore[operator]
 
 
+def _sizes(layer: nn.Module) -> tuple[int, int]:
+    """How many weights and how many biases a layer has that count as retained or not."""
+    sizes = {kind: one.numel() for kind, one in own_parameters(layer).items()}
+    biases = sum(size for kind, size in sizes.items() if kind.endswith("bias"))
+    return sum(sizes.values()) - biases, biases
+
+
 @torch.no_grad()
 def layer_macs(model: nn.Module, example: Tensor) -> dict[str, float]:
     """Multiply-accumulates of each convolution and linear layer for one input.
 
     A convolution's are its outputs times the weights that make one of them; products of activations
-    with each other (attention) are not counted, as no mask removes them.
+    with each other (attention) are not counted, as no mask removes them. Of PyTorch's attention
+    those of its input projections have the name of the attention.
 
     Args:
         model: The model, in eval mode.
@@ -202,18 +207,36 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, float]:
     counted: dict[str, float] = {}
     handles = []
 
+    def add(name: str, macs: float) -> None:
+        counted[name] = counted.get(name, 0.0) + macs / len(example)
+
     def note(name: str, layer: nn.Module) -> None:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
             weights = module.weight.numel() / output_count(module)  # type: ignore[operator]
-            counted[name] = counted.get(name, 0.0) + output.numel() / len(example) * weights
+            add(name, output.numel() * weights)
 
         counted[name] = 0.0
         handles.append(layer.register_forward_hook(hook))
+
+    def note_attention(name: str, layer: nn.MultiheadAttention) -> None:
+        def hook(
+            module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any], output: object
+        ) -> None:
+            given = dict(zip(("query", "key", "value"), inputs, strict=False)) | named
+            # It calls the layer behind it by its weights, so that no hook of that layer sees it.
+            sizes = [given[one].numel() * layer.embed_dim for one in ("query", "key", "value")]
+            add(name, float(sum(sizes)))
+            add(f"{name}.out_proj" if name else "out_proj", float(sizes[0]))
+
+        counted[name] = 0.0
+        handles.append(layer.register_forward_hook(hook, with_kwargs=True))
 
     try:
         for name, layer in model.named_modules():
             if isinstance(layer, MASKED_LAYERS):
                 note(name, layer)
+            elif isinstance(layer, nn.MultiheadAttention):
+                note_attention(name, layer)
         model(example)
     finally:
         for handle in handles:

@@ -24,6 +24,9 @@ from transformers.pytorch_utils import Conv1D
 MASKED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)
 """Layers whose weights and biases are masked; norms never are, as in the paper."""
 
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias")
+"""The linear layers that PyTorch's attention has inside of itself."""
+
 
 class _Binarize(torch.autograd.Function):
     @staticmethod
@@ -53,10 +56,8 @@ def maskable_parameters(model: nn.Module) -> list[str]:
     """
     found: dict[Tensor, str] = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, MASKED_LAYERS):
-            for kind in ("weight", "bias"):
-                if (parameter := getattr(layer, kind, None)) is not None:
-                    found.setdefault(parameter, f"{name}.{kind}" if name else kind)
+        for kind, parameter in own_parameters(layer).items():
+            found.setdefault(parameter, f"{name}.{kind}" if name else kind)
     names = list(found.values())
     if not names:
         raise ValueError(
@@ -64,6 +65,21 @@ def maskable_parameters(model: nn.Module) -> list[str]:
             "masks are for: give another model"
         )
     return names
+
+
+def own_parameters(layer: nn.Module) -> dict[str, Tensor]:
+    """The weights and biases of a layer that are masked; none of most layers.
+
+    >>> list(own_parameters(nn.MultiheadAttention(4, 2)))
+    ['in_proj_weight', 'in_proj_bias']
+    """
+    kinds: tuple[str, ...] = ()
+    if isinstance(layer, MASKED_LAYERS):
+        kinds = ("weight", "bias")
+    elif isinstance(layer, nn.MultiheadAttention):
+        kinds = _PROJECTIONS
+    found = {kind: getattr(layer, kind, None) for kind in kinds}
+    return {kind: one for kind, one in found.items() if one is not None}
 
 
 class Masks(nn.Module, abc.ABC):
@@ -141,7 +157,8 @@ class WeightMasks(Masks):
 
     Args:
         model: The model.
-        names: Those of `maskable_parameters` that get one; by default all.
+        names: Those of `maskable_parameters` that get one, and of which shares are taken; by
+            default all.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str] | None = None) -> None:

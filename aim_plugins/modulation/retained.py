@@ -119,11 +119,11 @@ class LearnedMasks:
             ValueError: If none has.
         """
         known = self.metadata.ratios
+        if ratio == 1.0 and 1.0 not in known:
+            return None
         near = [place for place, one in enumerate(known) if abs(one - ratio) <= _NEAR]
         if near:
             return min(near, key=lambda place: abs(known[place] - ratio))
-        if ratio == 1.0:
-            return None
         listed = ", ".join(f"{one:.4g}" for one in known)
         raise ValueError(
             f"retained_ratio={format_strength(ratio)} is none of the ratios of these masks: "

@@ -116,6 +116,30 @@ def wilson_interval(share: float, n: float, factor: float = NORMAL_FACTOR) -> tu
     return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
 
 
+def paired_interval(first: int, second: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of the difference of two shares of the same n.
+
+    Each member is its own control: only those that count for one share alone tell. Half a member is
+    added to each of the four cells, so that no difference still has an interval.
+
+    Args:
+        first: How many count for the first share alone.
+        second: How many count for the second alone.
+        n: How many there are.
+
+    Source: Agresti and Min, "Simple improved confidence intervals for comparing matched
+    proportions", Statistics in Medicine 24, 2005.
+
+    >>> [round(end, 3) for end in paired_interval(30, 4, 200)]
+    [0.074, 0.183]
+    """
+    middle = (first - second) / (n + 2)
+    spread = (first + second + 1) / (n + 2) - middle**2
+    reach = NORMAL_FACTOR * math.sqrt(spread / (n + 2))
+    value = (first - second) / n
+    return max(-1.0, min(value, middle - reach)), min(1.0, max(value, middle + reach))
+
+
 def student_factor(n: int) -> float:
     """Standard errors in half of a two-sided 95 % interval of a mean of n values.
 

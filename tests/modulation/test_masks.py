@@ -123,6 +123,26 @@ def test_transposed_linear_layers_of_transformers_are_masked_and_norms_never() -
         maskable_parameters(nn.LayerNorm(3))
 
 
+def test_the_projections_inside_of_pytorchs_attention_are_masked_like_linear_layers() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.MultiheadAttention(4, 2, batch_first=True).eval()
+    before, masks = state(model), WeightMasks(model)
+    assert masks.names == ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"]
+    with torch.no_grad():
+        masks.scores_of("in_proj_weight")[8:] = -1  # values become 0, whatever is attended to
+    rows = torch.ones(1, 3, 4)
+    by_hand = before["out_proj.bias"].expand(1, 3, 4)
+    with masks.training_on(model):
+        torch.testing.assert_close(model(rows, rows, rows)[0], by_hand)
+        model(rows, rows, rows)[0].sum().backward()
+    assert masks.scores_of("in_proj_weight").grad[8:].abs().sum() > 0
+    with torch.no_grad(), masked(model, masks.binary()):
+        torch.testing.assert_close(model(rows, rows, rows)[0], by_hand)
+    assert_same_to_the_bit(model, before)
+    assert masks.retained_ratio() == pytest.approx(1 - 16 / 80)
+
+
 def test_masks_act_alike_while_they_are_trained_and_once_they_are_learned(random_binary) -> None:
     model, images = small_network(), inputs()
     binary = random_binary(model)

@@ -85,7 +85,7 @@ class FeatureAttack(Settings):
         return low, high
 
 
-def objective(features: Float[Tensor, "images *features"]) -> Float[Tensor, " images"]:
+def objective(features: Float[Tensor, "images ..."]) -> Float[Tensor, " images"]:
     """What the attack maximises, of each image.
 
     Raises:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from vision_bench.classifiers.settings import ClassifierSettings
+from aim_plugins.core.errors import first_few
+from vision_bench.classifiers.settings import ClassifierSettings, TrainingSettings
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.models.architectures import cifar
 from vision_bench.models.load import load_model
@@ -57,6 +58,37 @@ def load(settings: ClassifierSettings) -> tuple[VisionModel, ClassificationData]
         )
     data.preprocessing = model.preprocessing
     return model, data
+
+
+def load_training(
+    settings: TrainingSettings, model: VisionModel, data: ClassificationData
+) -> ClassificationData:
+    """Loads the images that a classifier was trained on.
+
+    Args:
+        settings: Name them.
+        model: The classifier.
+        data: The data that it is measured on.
+
+    Raises:
+        ValueError: If a setting is not usable, or they are of other classes.
+        FileNotFoundError: If a file is not there.
+    """
+    training = load_dataset(
+        settings.dataset,
+        settings.train_folder,
+        split=settings.train_split,
+        preprocessing=model.preprocessing,
+        limit=settings.train_limit,
+        on_error=settings.on_error,
+    )
+    if training.classes != data.classes:
+        raise ValueError(
+            f"train_split={settings.train_split!r} has the classes {first_few(training.classes)}, "
+            f"and {data.title} {first_few(data.classes)}: give the data that the model was "
+            "trained on"
+        )
+    return training
 
 
 def _absent_weights(settings: ClassifierSettings) -> str:

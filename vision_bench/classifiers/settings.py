@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import Count, Natural, Settings, option
 from vision_bench.data.classes import class_index
 from vision_bench.data.names import dataset_name, required_root
+from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Choice
 
 _CIFAR = ("cifar10", "cifar100")
@@ -98,6 +100,43 @@ class ClassifierSettings(Settings):
     def _plain_dataset(self) -> str:
         """The data set's name as in those of pytorch-cifar-models."""
         return self.dataset.lower().replace("-", "").replace("_", "")
+
+
+@dataclass(frozen=True)
+class TrainingSettings(ClassifierSettings):
+    """A classifier, and the images that it was trained on.
+
+    Attributes:
+        train_root: Folder of the training data; by default that of the data set.
+        train_split: Split of the training data.
+        train_limit: Training images, taken evenly; by default all.
+        seed: Seed of what is drawn.
+    """
+
+    train_root: str | None = None
+    train_split: str = "train"
+    train_limit: Count | None = None
+    seed: int = 0
+
+    def check_files(self) -> None:
+        super().check_files()
+        if self.train_root is not None:
+            existing_folder(self.train_root, "train_root")
+
+    @property
+    def train_folder(self) -> str | None:
+        """Folder of the training data."""
+        return self.train_root or self.data_folder
+
+    def results(self, words: str, output: str | None) -> Path:
+        """Folder of results of a command.
+
+        Args:
+            words: What the command is called.
+            output: The folder that was asked for.
+        """
+        name = f"{self.dataset.lower()}_{plain_name(self.model_name)}"
+        return Path(output or f"runs/{words}/{name}")
 
 
 @dataclass(frozen=True, kw_only=True)

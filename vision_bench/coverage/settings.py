@@ -11,7 +11,7 @@ from typing import Annotated
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing, existing_folder
-from aim_plugins.core.settings import Count, Names, Natural, bound, option
+from aim_plugins.core.settings import Names, Natural, bound, option
 from aim_plugins.coverage.settings import (
     CRITERIA,
     GINI,
@@ -20,8 +20,7 @@ from aim_plugins.coverage.settings import (
     NeuronSettings,
     SuiteSettings,
 )
-from vision_bench.classifiers.settings import ClassifierSettings
-from vision_bench.models.names import plain_name
+from vision_bench.classifiers.settings import TrainingSettings
 
 _PART = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
@@ -35,49 +34,21 @@ Part = Annotated[str, bound("a part such as 1/4, the first of four", _is_part)]
 
 
 @dataclass(frozen=True)
-class TrainedSettings(NeuronSettings, ClassifierSettings):
+class TrainedSettings(NeuronSettings, TrainingSettings):
     """A classifier, the inputs it was trained on, and the suite it is tried on.
 
     Attributes:
-        train_root: Folder of the training data; by default that of the data set.
-        train_split: Split of the training data.
-        train_limit: Training images, taken evenly; by default all.
         num_samples: Images of the suite, drawn at random by the seed; 0 for all.
         idc_test_all: Measures all images of the suite, whatever num_samples says.
-        seed: Seed of what is drawn.
     """
 
-    train_root: str | None = None
-    train_split: str = "train"
-    train_limit: Count | None = None
     num_samples: Natural = 0
     idc_test_all: bool = False
-    seed: int = 0
-
-    def check_files(self) -> None:
-        super().check_files()
-        if self.train_root is not None:
-            existing_folder(self.train_root, "train_root")
-
-    @property
-    def train_folder(self) -> str | None:
-        """Folder of the training data."""
-        return self.train_root or self.data_folder
 
     @property
     def needs_training(self) -> bool:
         """Whether training images are looked at."""
         return True
-
-    def results(self, words: str, output: str | None) -> Path:
-        """Folder of results of a command.
-
-        Args:
-            words: What the command is called.
-            output: The folder that was asked for.
-        """
-        name = f"{self.dataset.lower()}_{plain_name(self.model_name)}"
-        return Path(output or f"runs/{words}/{name}")
 
 
 @dataclass(frozen=True)

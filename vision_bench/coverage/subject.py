@@ -11,13 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aim_plugins.core.devices import best_device
-from aim_plugins.core.errors import first_few
 from aim_plugins.coverage.activations import NeuronReader, neuron_layers
 from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.coverage.layers import Layers
-from vision_bench.classifiers.load import load
+from vision_bench.classifiers.load import load, load_training
 from vision_bench.coverage.settings import TrainedSettings
-from vision_bench.data.classification import ClassificationData, load_dataset
+from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import VisionData
 from vision_bench.data.images import UnreadableImageError
 from vision_bench.data.samples import read_samples
@@ -164,22 +163,7 @@ def load_subject(
     """
     model, suite = load(settings)
     model.tell()
-    training = None
-    if settings.needs_training:
-        training = load_dataset(
-            settings.dataset,
-            settings.train_folder,
-            split=settings.train_split,
-            preprocessing=model.preprocessing,
-            limit=settings.train_limit,
-            on_error=settings.on_error,
-        )
-        if training.classes != suite.classes:
-            raise ValueError(
-                f"train_split={settings.train_split!r} has the classes "
-                f"{first_few(training.classes)}, and the suite {first_few(suite.classes)}: give "
-                "the data that the model was trained on"
-            )
+    training = load_training(settings, model, suite) if settings.needs_training else None
     subject = Subject(
         model,
         settings.modules,

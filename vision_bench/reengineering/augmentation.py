@@ -7,16 +7,13 @@ view depends on nothing but its own draws.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-Augment = Literal["none", "flip", "crop-flip", "resized-crop-flip"]
-"""What images are trained on: themselves, mirrored at random; with a rim of an eighth of their side
-and cut back, which for CIFAR's 32 pixels are the usual 4; or a random part, resized."""
+from vision_bench.reengineering.choices import Augment
 
 _ATTEMPTS = 10
 _AREA = (0.08, 1.0)

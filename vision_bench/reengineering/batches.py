@@ -18,7 +18,8 @@ from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import first_of
 from vision_bench.data.images import UnreadableImageError, normalise
 from vision_bench.data.samples import read_samples
-from vision_bench.reengineering.augmentation import DRAWS, Augment, augmented
+from vision_bench.reengineering.augmentation import DRAWS, augmented
+from vision_bench.reengineering.choices import Augment
 
 MEMORY = 2 << 30
 """Bytes of prepared images that are kept at most."""

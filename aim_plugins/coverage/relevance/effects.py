@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from aim_plugins.coverage.layers import Layers
-from aim_plugins.sweep.intervals import NORMAL_FACTOR, student_reach
+from aim_plugins.sweep.intervals import paired_interval, student_reach
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Drop:
     def paired(cls, before: Bool[Tensor, " inputs"], after: Bool[Tensor, " inputs"]) -> Drop:
         """The drop of one choice of neurons, with an interval over inputs.
 
-        Each input is its own control: only answers that change count. Half an input is added to
-        each of the four cells, so that a drop of no input still has an interval.
+        Each input is its own control: only answers that change count.
 
         Args:
             before: Which inputs are answered correctly with all neurons.
@@ -48,21 +47,12 @@ class Drop:
 
         Raises:
             ValueError: If there is no input.
-
-        Source: Agresti and Min, "Simple improved confidence intervals for comparing matched
-        proportions", Statistics in Medicine 24, 2005.
         """
         count = len(before)
         if not count:
             raise ValueError("before is empty: give at least one input")
         lost, won = int((before & ~after).sum()), int((after & ~before).sum())
-        middle = (lost - won) / (count + 2)
-        spread = (lost + won + 1) / (count + 2) - middle**2
-        reach = NORMAL_FACTOR * math.sqrt(spread / (count + 2))
-        value = (lost - won) / count
-        return cls(
-            value, max(-1.0, min(value, middle - reach)), min(1.0, max(value, middle + reach))
-        )
+        return cls((lost - won) / count, *paired_interval(lost, won, count))
 
     @classmethod
     def mean_of(cls, values: Sequence[float]) -> Drop:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool
 from torch import Tensor
 
-from aim_plugins.coverage.relevance.effects import Drop
-from aim_plugins.sweep.intervals import wilson_interval
+from aim_plugins.sweep.intervals import paired_interval, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,10 @@ def inheritance_difference(arm: Answers, standard: Answers) -> Interval:
     both = arm.clean & standard.clean
     if not both.any():
         return UNKNOWN
-    drop = Drop.paired(arm.flipped[both], standard.flipped[both])
-    return Interval(drop.value, drop.low, drop.high)
+    more = int((arm.flipped & ~standard.flipped & both).sum())
+    less = int((standard.flipped & ~arm.flipped & both).sum())
+    count = int(both.sum())
+    return Interval((more - less) / count, *paired_interval(more, less, count))
 
 
 def _share(count: int, total: int) -> Interval:

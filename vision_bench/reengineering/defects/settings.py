@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from aim_plugins.core.errors import did_you_mean
-from aim_plugins.core.files import existing_folder
 from aim_plugins.core.settings import Count, Names, Natural, Positive, Share, bound
-from vision_bench.classifiers.settings import ClassifierSettings
+from vision_bench.classifiers.settings import ClassifierSettings, TrainingSettings
 from vision_bench.data.names import dataset_name
 from vision_bench.models.names import plain_name
+from vision_bench.reengineering.choices import Augment
 
 STANDARD, SEAM, REGROWN, RETRAIN = "standard", "seam", "regrown", "retrain"
 MAGNITUDE, RANDOM_MASKS = "magnitude", "random"
@@ -36,7 +36,7 @@ _Part = Annotated[float, bound("a share between 0 and 1", lambda value: 0 < valu
 
 
 @dataclass(frozen=True)
-class DefectsSettings(ClassifierSettings):
+class DefectsSettings(TrainingSettings):
     """A public classifier, and the data set that it is reused for.
 
     Model, weights and preprocessing are the public model's; the data set is the one that it is
@@ -45,9 +45,6 @@ class DefectsSettings(ClassifierSettings):
     Attributes:
         pretrained_on: The data set whose classes the public weights tell apart.
         pretrained_classes: How many these are; needed only of pretrained_on="folder".
-        train_root: Folder of the training images; by default that of the data set.
-        train_split: Split of the training images.
-        train_limit: Training images, taken evenly; by default all.
         validation_share: Share of the training images on which states are chosen.
         arms: What is compared: standard, seam, magnitude, random, retrain, and regrown, the
             authors' code, which lets removed weights grow again.
@@ -71,15 +68,11 @@ class DefectsSettings(ClassifierSettings):
         eps_iter: Size of its steps.
         nb_iter: Number of its steps.
         clip: Normalised values that it moves nothing beyond.
-        seed: Seed of whatever is drawn.
         output: Folder of results; by default below runs/reengineer-defects.
     """
 
     pretrained_on: str = "imagenet"
     pretrained_classes: Count | None = None
-    train_root: str | None = None
-    train_split: str = "train"
-    train_limit: Count | None = None
     validation_share: _Part = 0.1
     arms: Names = (STANDARD, SEAM, MAGNITUDE, RANDOM_MASKS, RETRAIN)
     n_epochs: Count = 300
@@ -94,13 +87,12 @@ class DefectsSettings(ClassifierSettings):
     lr_retrain: Positive = 0.1
     momentum: _NonNegative = 0.9
     weight_decay: _NonNegative = 1e-4
-    augment: Literal["none", "flip", "crop-flip", "resized-crop-flip"] = "none"
+    augment: Augment = "none"
     train_batch_size: Count = 64
     eps: Positive = 0.1
     eps_iter: Positive = 0.01
     nb_iter: Count = 40
     clip: Positive = 2.2
-    seed: Natural = 0
     output: str | None = None
 
     def check(self) -> None:
@@ -118,11 +110,6 @@ class DefectsSettings(ClassifierSettings):
                 "pretrained_on='folder' does not tell how many classes the weights know: give "
                 "pretrained_classes"
             )
-
-    def check_files(self) -> None:
-        super().check_files()
-        if self.train_root is not None:
-            existing_folder(self.train_root, "train_root")
 
     @property
     def public(self) -> ClassifierSettings:

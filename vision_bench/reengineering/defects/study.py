@@ -26,6 +26,7 @@ from torch import nn
 
 from aim_plugins.core.devices import best_device
 from aim_plugins.core.files import sha256_of, write_atomic
+from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.retained import LearnedMasks, MaskMetadata, MaskPoint
 from aim_plugins.sweep.page import Exhibit
 from aim_plugins.sweep.store import SweepStore
@@ -96,8 +97,7 @@ class DefectsStudy(FolderStudy):
         self.test = self._data(
             settings.data_folder, settings.split, settings.limit, settings.labels
         )
-        root = settings.train_root or settings.data_folder
-        self.train = self._data(root, settings.train_split, settings.train_limit)
+        self.train = self._data(settings.train_folder, settings.train_split, settings.train_limit)
         if self.train.classes != self.test.classes:
             raise ValueError(
                 f"train_split={settings.train_split!r} has {len(self.train.classes)} classes and "
@@ -219,8 +219,9 @@ class DefectsStudy(FolderStudy):
     @cached_property
     def attacker(self) -> Attacker:
         settings = self.settings
+        seed = seed_of(settings.seed, "attack")
         attack = FeatureAttack(
-            settings.eps, settings.eps_iter, settings.nb_iter, settings.clip, settings.seed
+            settings.eps, settings.eps_iter, settings.nb_iter, settings.clip, seed
         )
         extractor = feature_extractor(self.public.module, self.output_layer)
         return Attacker(extractor, attack, self.test, self.device, settings.workers)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vision_bench.data.classification import ClassificationData
-from vision_bench.reengineering.augmentation import Augment
 from vision_bench.reengineering.batches import TrainingImages
+from vision_bench.reengineering.choices import Augment
 from vision_bench.reengineering.problem import split_off
 
 

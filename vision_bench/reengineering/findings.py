@@ -1,0 +1,73 @@
+"""What a study of a module found, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vision_bench.reengineering.baselines import Accuracy
+from vision_bench.reengineering.choices import Granularity
+from vision_bench.reengineering.path import Epoch
+from vision_bench.reengineering.problem import Problem
+
+WHOLE, RESTRICTED, NEW_HEAD = "whole", "restricted", "new head"
+"""The whole model over all its classes, over the problem's alone, and with a head of its own."""
+
+BASELINES = {
+    WHOLE: "whole model, all classes",
+    RESTRICTED: "whole model, restricted",
+    NEW_HEAD: "whole model, new head",
+}
+"""What a person calls them."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the front shows.
+
+    Attributes:
+        problem: The target problem.
+        title: The data set.
+        granularity: What has a mask of its own.
+        epochs: What each epoch left.
+        path: The epochs of the modules that were kept, by falling share.
+        selected: Which of them the validation images selected.
+        least: The validation accuracy that it had to reach.
+        baselines: Of the whole model on the test images, by name.
+        modules: Of each module.
+        controls: The same of what was chosen without learning, by kind.
+        macs: Multiply-accumulates of the whole model for one image.
+        module_macs: Those of each module, of which masked weights are not counted.
+        parameters: Weights and biases of its convolutions and linear layers.
+        stopped: Why training ended early; empty where it did not.
+    """
+
+    problem: Problem
+    title: str
+    granularity: Granularity
+    epochs: Sequence[Epoch]
+    path: Sequence[Epoch]
+    selected: int
+    least: float
+    baselines: Mapping[str, Accuracy]
+    modules: Sequence[Accuracy]
+    controls: Mapping[str, Sequence[Accuracy]]
+    macs: float
+    module_macs: Sequence[float]
+    parameters: int
+    stopped: str = ""
+
+    @property
+    def chosen(self) -> Epoch:
+        """The epoch of the selected module."""
+        return self.path[self.selected]
+
+    @property
+    def fell_short(self) -> bool:
+        """Whether no module reached the accuracy that was asked for."""
+        return self.chosen.accuracy < self.least
+
+    @property
+    def share_name(self) -> str:
+        """What the share measures."""
+        return "retained ratio" if self.granularity == "weight" else "retained MACs"

@@ -1,0 +1,198 @@
+"""What `reengineer run` shows: terminal, files, pictures, and the report page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.sweep.overview import Overview
+from aim_plugins.sweep.page import Page, Section, Table, publish_page
+from vision_bench.reengineering.baselines import Accuracy, PairedDifference, paired_difference
+from vision_bench.reengineering.findings import BASELINES, RESTRICTED, WHOLE, Findings
+from vision_bench.reengineering.pictures import draw_modules, draw_training
+
+_COLUMNS = ("", "retained", "MACs", "accuracy", "against restricted")
+
+
+def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
+    """Writes and prints everything; returns the report's path.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    modules, training = draw_modules(found), draw_training(found)
+    model, names = str(manifest.get("model", "A model")), ", ".join(found.problem.names)
+    title = f"{model}: {names}"
+    sentences = tell(found)
+    worth = Section(
+        "What the module is worth",
+        "In brackets 95 % intervals over test images, of differences paired: the same images. "
+        "Restricted: the model's best answer among the problem's classes, which costs no training. "
+        "The new head is trained on the whole model's outputs, as the module's own is on what is "
+        "left. Largest and random: as much of the model, chosen by the weights or by chance, with "
+        "a head trained on it. MACs are multiply-accumulates for one image, one of which counts "
+        "as one, without masked weights.",
+        sentences,
+        {"accuracy against what is retained": modules["png"]},
+        [Table(_COLUMNS, _summary_rows(found))],
+    )
+    path = Section(
+        "Along the training path",
+        "Every module that no other one beats in both, of which the table has a line each, and "
+        "the dots in the picture. Validation images select, and train nothing; test images were "
+        "looked at once, at the end.",
+        [found.stopped] if found.stopped else [],
+        {"accuracy and share by epoch": training["png"]},
+        [Table(_path_columns(found), _path_rows(found))],
+    )
+    summary = sentences[0]
+    return publish_page(
+        folder,
+        Page("Re-engineering", title, found.title, summary, [worth, path]),
+        manifest,
+        files={"modules.csv": modules_csv(found)},
+        pictures={f"modules.{kind}": content for kind, content in modules.items()}
+        | {f"training.{kind}": content for kind, content in training.items()},
+        table=Overview(f"{title}", columns=_COLUMNS, rows=_summary_rows(found)).as_text(),
+        sentences=sentences,
+        others=["mask/"],
+    )
+
+
+def tell(found: Findings) -> list[str]:
+    """What the study found, in sentences."""
+    chosen, answers = found.chosen, found.modules[found.selected]
+    restricted = found.baselines[RESTRICTED]
+    kept = f"{chosen.ratio:.1%} of the weights"
+    if found.granularity == "channel":
+        kept += f" and {chosen.share:.1%} of the MACs"
+    sentences = [
+        f"The module retains {kept} and tells {_share(answers)} of "
+        f"{len(answers.right)} test images right; the whole model restricted to these classes "
+        f"{_share(restricted)}, over all its classes {_share(found.baselines[WHOLE])}.",
+        f"Against the restricted model: {_verdict(answers, restricted)}.",
+    ]
+    for kind, controls in found.controls.items():
+        sentences.append(
+            f"Against {kind} of the same share: {_verdict(answers, controls[found.selected])}."
+        )
+    if found.fell_short:
+        sentences.append(
+            f"No module reached {found.least:.1%} on the validation images (this one "
+            f"{chosen.accuracy:.1%}): it is the one of the highest accuracy less share."
+        )
+    return sentences
+
+
+def modules_csv(found: Findings) -> str:
+    """A line for every module, and for what it is held against."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ("what", "epoch", "alpha", "selected", "retained_ratio", "share", "macs", "images",
+         "validation_accuracy", "accuracy", "low", "high")
+    )  # fmt: skip
+    for name, answers in found.baselines.items():
+        writer.writerow(
+            (
+                BASELINES[name],
+                "",
+                "",
+                "",
+                1,
+                1,
+                found.macs,
+                len(answers.right),
+                "",
+                *_numbers(answers),
+            )
+        )
+    for kind, series in {"module": found.modules, **found.controls}.items():
+        for place, (epoch, answers) in enumerate(zip(found.path, series, strict=True)):
+            own = kind == "module"
+            writer.writerow(
+                (
+                    kind, epoch.number, epoch.alpha, int(place == found.selected),
+                    epoch.ratio if own else "", epoch.share,
+                    found.module_macs[place] if own else "", len(answers.right),
+                    epoch.accuracy if own else "", *_numbers(answers),
+                )
+            )  # fmt: skip
+    return text.getvalue()
+
+
+def _summary_rows(found: Findings) -> list[list[str]]:
+    restricted = found.baselines[RESTRICTED]
+    rows = [
+        [BASELINES[name], "100%", _macs(found.macs), _share(answers),
+         "" if name == RESTRICTED else _difference(answers, restricted)]
+        for name, answers in found.baselines.items()
+    ]  # fmt: skip
+    place = found.selected
+    epoch, answers = found.path[place], found.modules[place]
+    kept, macs = f"{epoch.ratio:.1%}", _macs(found.module_macs[place])
+    rows.append(["module", kept, macs, _share(answers), _difference(answers, restricted)])
+    for kind, series in found.controls.items():
+        rows.append(
+            [kind, "as much", "", _share(series[place]), _difference(series[place], restricted)]
+        )
+    return rows
+
+
+def _path_columns(found: Findings) -> list[str]:
+    return ["epoch", "alpha", "retained", "MACs", "validation", "test", *found.controls]
+
+
+def _path_rows(found: Findings) -> list[list[str]]:
+    return [
+        [
+            f"{epoch.number}{' (selected)' if place == found.selected else ''}",
+            f"{epoch.alpha:g}",
+            f"{epoch.ratio:.1%}",
+            _macs(found.module_macs[place]),
+            f"{epoch.accuracy:.1%}",
+            _share(found.modules[place]),
+            *(_share(series[place]) for series in found.controls.values()),
+        ]
+        for place, epoch in enumerate(found.path)
+    ]
+
+
+def _numbers(answers: Accuracy) -> list[float]:
+    return [answers.value, *answers.interval]
+
+
+def _share(answers: Accuracy) -> str:
+    low, high = answers.interval
+    return f"{answers.value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _difference(answers: Accuracy, other: Accuracy) -> str:
+    return _signed(paired_difference(answers.right, other.right))
+
+
+def _signed(one: PairedDifference) -> str:
+    return f"{100 * one.value:+.1f} points [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+
+
+def _verdict(answers: Accuracy, other: Accuracy) -> str:
+    found = paired_difference(answers.right, other.right)
+    if found.low <= 0 <= found.high:
+        word = "cannot be told apart"
+    else:
+        word = "better" if found.value > 0 else "worse"
+    return f"{word}, {_signed(found)}, p = {found.p:.2g}"
+
+
+def _macs(macs: float) -> str:
+    """
+    >>> _macs(40_813_184), _macs(4.1e9)
+    ('40.8 M', '4.1 G')
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if macs >= size:
+            return f"{macs / size:.3g} {letter}"
+    return f"{macs:.3g}"

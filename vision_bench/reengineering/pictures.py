@@ -1,0 +1,114 @@
+"""Pictures of a module: accuracy against what is retained, and how training got there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aim_plugins.sweep.figures import (
+    BLUE,
+    DPI,
+    GREY,
+    SIZE,
+    STYLE,
+    VERMILLION,
+    label_decades,
+    render,
+)
+from vision_bench.reengineering.baselines import Accuracy
+from vision_bench.reengineering.controls import MAGNITUDE, RANDOM
+from vision_bench.reengineering.findings import BASELINES, NEW_HEAD, RESTRICTED, WHOLE, Findings
+
+_GREEN = "#009E73"
+_MARKS = {MAGNITUDE: (VERMILLION, "D"), RANDOM: (GREY, "s")}
+_LINES = {RESTRICTED: "-", WHOLE: ":", NEW_HEAD: "--"}
+
+
+def draw_modules(found: Findings) -> dict[str, bytes]:
+    """Draws the accuracy of every module against its share, beside what it is held against.
+
+    Returns:
+        The content of the picture's files by suffix.
+    """
+    shares = [one.share for one in found.path]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.6), dpi=DPI, layout="constrained")
+        axes = figure.subplots()
+        _draw_baselines(axes, found)
+        for kind, answers in found.controls.items():
+            colour, mark = _MARKS[kind]
+            _draw_series(axes, shares, answers, colour, mark, kind)
+        _draw_series(axes, shares, found.modules, BLUE, "o", "module")
+        chosen = found.modules[found.selected]
+        axes.plot(
+            [found.chosen.share], [chosen.value], "o", markersize=11, markerfacecolor="none",
+            markeredgecolor=BLUE, markeredgewidth=1.5, label="selected",
+        )  # fmt: skip
+        axes.set_xscale("log")
+        label_decades(axes.xaxis)
+        axes.set_xlabel(f"{found.share_name}, logarithmic")
+        axes.set_ylabel("accuracy on test images")
+        figure.legend(loc="outside upper left", ncols=3)
+        return render(figure)
+
+
+def draw_training(found: Findings) -> dict[str, bytes]:
+    """Draws the share and the validation accuracy of every epoch.
+
+    Returns:
+        The content of the picture's files by suffix.
+    """
+    numbers = [one.number for one in found.epochs]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(SIZE[0], SIZE[1]), dpi=DPI, layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        upper.plot(numbers, [one.accuracy for one in found.epochs], color=BLUE, linewidth=1.2)
+        upper.axhline(found.least, color=GREY, linewidth=1, linestyle="--")
+        upper.annotate(
+            "to be reached", (numbers[-1], found.least), xytext=(0, 3), ha="right", fontsize=8,
+            textcoords="offset points", color=GREY,
+        )  # fmt: skip
+        upper.set_ylabel("accuracy\n(validation)")
+        lower.plot(numbers, [one.share for one in found.epochs], color=_GREEN, linewidth=1.2)
+        lower.set_ylabel(found.share_name.replace(" ", "\n", 1))
+        lower.set_ylim(0, 1.02)
+        lower.set_xlabel("epoch")
+        kept = {one.number for one in found.path}
+        for axes, values in (
+            (upper, [one.accuracy for one in found.epochs]),
+            (lower, [one.share for one in found.epochs]),
+        ):
+            points = [
+                (one, value) for one, value in zip(numbers, values, strict=True) if one in kept
+            ]
+            axes.plot(*zip(*points, strict=True), "o", color="#222222", markersize=4)
+        return render(figure)
+
+
+def _draw_baselines(axes: Axes, found: Findings) -> None:
+    for name, style in _LINES.items():
+        value = found.baselines[name].value
+        axes.axhline(value, color="#222222", linewidth=1, linestyle=style, label=BASELINES[name])
+    low, high = found.baselines[RESTRICTED].interval
+    axes.axhspan(low, high, color="#E6E6E6", zorder=0, linewidth=0)
+
+
+def _draw_series(
+    axes: Axes,
+    shares: Sequence[float],
+    answers: Sequence[Accuracy],
+    colour: str,
+    mark: str,
+    label: str,
+) -> None:
+    values = [one.value for one in answers]
+    ends = [one.interval for one in answers]
+    lows = [value - low for value, (low, _) in zip(values, ends, strict=True)]
+    highs = [high - value for value, (_, high) in zip(values, ends, strict=True)]
+    axes.errorbar(
+        shares, values, yerr=[lows, highs], fmt=f"{mark}-", color=colour, markersize=4.5,
+        linewidth=1.2, elinewidth=1, label=label,
+    )  # fmt: skip

@@ -1,0 +1,140 @@
+"""Settings of `vision-bench reengineer run`, as configs and options give them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from aim_plugins.core.settings import Classes, Count, Grid, Natural, Positive, bound, option
+from aim_plugins.core.strengths import parse_strengths
+from vision_bench.classifiers.settings import TrainingSettings
+from vision_bench.reengineering.choices import Augment, Granularity
+
+if TYPE_CHECKING:
+    from vision_bench.reengineering.problem import Problem
+
+_Part = Annotated[float, bound("a share above 0 and below 1, such as 0.1", lambda one: 0 < one < 1)]
+_NotNegative = Annotated[float, bound("a number from 0 upwards", lambda one: one >= 0)]
+
+
+@dataclass(frozen=True)
+class ProblemSettings(TrainingSettings):
+    """A classifier, and which of its classes are needed.
+
+    Attributes:
+        classes: Names or indices of the classes to tell apart, separated by commas.
+        target_class: Instead, a class to tell from all others.
+        target_superclass_idx: Instead, name or index of one of CIFAR-100's 20 superclasses or of
+            ImageNet's 67.
+        superclass_type: "random" draws n_classes classes by the seed instead.
+        n_classes: How many are drawn.
+    """
+
+    classes: Classes = option((), metavar="CLASSES")
+    target_class: str | int | None = option(None, metavar="CLASS")
+    target_superclass_idx: str | int | None = option(None, metavar="SUPERCLASS")
+    superclass_type: Literal["predefined", "random"] = "predefined"
+    n_classes: Count | None = None
+
+    def check(self) -> None:
+        super().check()
+        drawn = self.superclass_type == "random"
+        ways = {
+            "classes": bool(self.classes),
+            "target_class": self.target_class is not None,
+            "target_superclass_idx": self.target_superclass_idx is not None,
+            "superclass_type='random'": drawn,
+        }
+        chosen = [name for name, given in ways.items() if given]
+        if len(chosen) != 1:
+            given = " and ".join(chosen) or "no target problem"
+            raise ValueError(
+                f"{given} given: name the problem in one way, by classes (two or more), by "
+                "target_class (one against the others), by target_superclass_idx, or by "
+                "superclass_type='random' with n_classes"
+            )
+        if drawn != (self.n_classes is not None):
+            raise ValueError(
+                f"n_classes={self.n_classes} goes with superclass_type='random', which is "
+                f"{self.superclass_type!r}: give both or neither"
+            )
+
+    def problem(self, classes: Sequence[str]) -> Problem:
+        """The target problem.
+
+        Args:
+            classes: Names of the model's classes.
+
+        Raises:
+            ValueError: If there is no such class or superclass, or it has one class alone.
+        """
+        from vision_bench.reengineering.problem import binary, multiclass
+        from vision_bench.reengineering.superclasses import predefined_superclass, random_superclass
+
+        if self.target_class is not None:
+            return binary(classes, self.target_class)
+        if self.target_superclass_idx is not None:
+            chosen = predefined_superclass(self.dataset, self.target_superclass_idx)
+            return multiclass(classes, chosen)
+        if self.n_classes is not None:
+            return multiclass(classes, random_superclass(classes, self.n_classes, self.seed))
+        return multiclass(classes, self.classes)
+
+
+@dataclass(frozen=True)
+class ReengineerSettings(ProblemSettings):
+    """How the module is learned, and what it is held against.
+
+    Attributes:
+        granularity: "weight" masks every weight, as in the paper; "channel" gates channels, which
+            are then removed, so that the module is really smaller and faster.
+        lr_head: Learning rate of the head.
+        lr_mask: Learning rate of the masks, which decides how fast idle weights go.
+        alpha: Weight of the penalty on what is retained; several, such as "0.5,1,2", are gone
+            through one after another.
+        n_epochs: Epochs of training for each alpha.
+        early_stop: Epochs without a better module after which an alpha is left; 0 for never.
+        train_batch_size: Images in a training step.
+        augment: What is trained on: the images themselves ("none"), mirrored at random ("flip"),
+            also shifted ("crop-flip", CIFAR's) or cut and resized ("resized-crop-flip",
+            ImageNet's).
+        validation_share: Share of the training images that selects, and trains nothing.
+        baseline: The accuracy that the module has to reach on them: that of the whole model
+            restricted to the problem's classes, or "whole", that of all its classes, as in the
+            paper.
+        tolerance: By how much it may fall short of that.
+        points: Modules along the training path that are kept and tested.
+        runtimes: Of channels, measures latency too, and writes ONNX.
+        output: Folder of results; by default runs/reengineer/DATASET_MODEL.
+    """
+
+    granularity: Granularity = "weight"
+    lr_head: Positive = 0.1
+    lr_mask: Positive = 0.05
+    alpha: Grid = "1"
+    n_epochs: Count = 300
+    early_stop: Natural = 0
+    train_batch_size: Count = 64
+    augment: Augment = "flip"
+    validation_share: _Part = 0.1
+    baseline: Literal["restricted", "whole"] = "restricted"
+    tolerance: _NotNegative = 0.0
+    points: Count = 8
+    runtimes: bool = True
+    output: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        _ = self.alphas
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """The weights of the penalty, in turn."""
+        return parse_strengths(self.alpha, name="alpha")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of results."""
+        return self.results("reengineer", self.output)
