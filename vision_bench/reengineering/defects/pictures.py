@@ -14,7 +14,24 @@ from torch import Tensor
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, SIZE, STYLE, VERMILLION, render
 from vision_bench.models.preprocessing import Preprocessing
 from vision_bench.reengineering.defects.findings import Findings
-from vision_bench.reengineering.defects.settings import SEAM, STANDARD
+from vision_bench.reengineering.defects.settings import (
+    MAGNITUDE,
+    RANDOM_MASKS,
+    REGROWN,
+    RETRAIN,
+    SEAM,
+    STANDARD,
+)
+
+# Okabe and Ito's palette, as in all pictures; every arm looks the same in every report.
+_MARKS = {
+    STANDARD: (VERMILLION, "o"),
+    SEAM: (BLUE, "D"),
+    MAGNITUDE: ("#E69F00", "^"),
+    RANDOM_MASKS: ("#009E73", "v"),
+    RETRAIN: (GREY, "s"),
+    REGROWN: ("#CC79A7", "P"),
+}
 
 _SIDE = 140
 """Longest side of a shown image, in pixels."""
@@ -22,7 +39,6 @@ _SIDE = 140
 
 def draw_inheritance(findings: Findings) -> dict[str, bytes]:
     """Accuracy against DIR, a point for each arm; returns the content of its files by suffix."""
-    colours = {STANDARD: VERMILLION, SEAM: BLUE}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         axes = figure.subplots()
@@ -33,21 +49,16 @@ def draw_inheritance(findings: Findings) -> dict[str, bytes]:
                 [100 * up.value],
                 xerr=[[100 * (across.value - across.low)], [100 * (across.high - across.value)]],
                 yerr=[[100 * (up.value - up.low)], [100 * (up.high - up.value)]],
-                fmt="o",
-                color=colours.get(name, GREY),
-                markersize=5,
+                fmt=_MARKS[name][1],
+                color=_MARKS[name][0],
+                markersize=6,
                 elinewidth=1,
-            )
-            axes.annotate(
-                name,
-                (100 * across.value, 100 * up.value),
-                xytext=(6, 6),
-                textcoords="offset points",
-                color=colours.get(name, GREY),
+                label=name,
             )
         axes.set_xlim(left=0)
         axes.set_xlabel("defect inheritance rate, % (less is better)")
         axes.set_ylabel("accuracy, %")
+        figure.legend(loc="outside upper left", ncols=len(findings.arms))
         return render(figure)
 
 
