@@ -16,7 +16,14 @@ from vision_bench.reengineering.defects.inheritance import (
     Interval,
     inheritance_difference,
 )
-from vision_bench.reengineering.defects.settings import ARMS, RETRAIN, SEAM, STANDARD
+from vision_bench.reengineering.defects.settings import (
+    ARMS,
+    MAGNITUDE,
+    RANDOM_MASKS,
+    RETRAIN,
+    SEAM,
+    STANDARD,
+)
 
 
 @dataclass(frozen=True)
@@ -103,14 +110,17 @@ class Findings:
         """What else follows."""
         found = [f"{name}: {ARMS[name]}." for name in self.arms]
         if SEAM in self.arms:
-            others = [one for one in ("magnitude", "random") if one in self.arms]
-            if others:
-                rates = ", ".join(
-                    f"{one} {percent(self.arms[one].answers.inheritance_rate)}" for one in others
-                )
+            seam = self.arms[SEAM].answers
+            gaps = {
+                one: percent(inheritance_difference(seam, self.arms[one].answers), signed=True)
+                for one in (MAGNITUDE, RANDOM_MASKS)
+                if one in self.arms
+            }
+            if gaps:
+                told = " and ".join(f"{gap} against {one}" for one, gap in gaps.items())
                 found.append(
-                    "With as many weights chosen without the target, DIR in %: "
-                    f"{rates}; what SeaM's choice itself adds is the difference to them."
+                    "What SeaM's choice of weights adds to retaining as few of them, in points of "
+                    f"DIR on common images: {told}."
                 )
         if RETRAIN in self.arms:
             rate = percent(self.arms[RETRAIN].answers.inheritance_rate)
