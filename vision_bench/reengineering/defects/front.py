@@ -89,7 +89,11 @@ def _of_masks(masks: Mapping[str, Any] | None, settings: DefectsSettings) -> lis
         f"{masks['epoch'] + 1}, with a validation accuracy of {masks['accuracy']:.1%} before "
         "fine-tuning."
     )
-    if not masks["reached"]:
+    if masks["emptied"]:
+        found += (
+            " The epoch after removed every weight, so these were taken; lower alpha or lr_mask."
+        )
+    elif not masks["reached"]:
         found += (
             f" prune_threshold={settings.prune_threshold:g} was not reached: the masks of the best "
             "accuracy less retained share were taken; raise alpha, lr_mask or n_epochs to remove "

@@ -47,6 +47,7 @@ class Pruned:
         accuracy: On the validation split, with the masks.
         epoch: Which epoch they are of, from 0.
         reached: Whether the threshold was.
+        emptied: Whether the epoch after left no weight at all, so that these were taken.
     """
 
     masks: Mapping[str, Bool[Tensor, "*shape"]]
@@ -54,6 +55,7 @@ class Pruned:
     accuracy: float
     epoch: int
     reached: bool
+    emptied: bool = False
 
 
 def learn_masks(
@@ -68,8 +70,8 @@ def learn_masks(
     """Learns which weights a problem needs; the model's hidden weights stay as they are.
 
     One optimiser moves masks and output layer, by the cross-entropy plus alpha times the retained
-    share. The masks of the first epoch that ends below the threshold are taken; else those of the
-    best accuracy less retained share.
+    share. The masks of the first epoch that ends below the threshold are taken; else, and where
+    that epoch removed everything, those of the best accuracy less retained share.
 
     Args:
         model: A model whose output layer is trained, on the target's device. That layer is trained
@@ -81,7 +83,7 @@ def learn_masks(
         title: Of the progress bar; none is shown without one.
 
     Raises:
-        ValueError: If the loss is not finite.
+        ValueError: If the loss is not finite, or the first epoch removes every weight.
 
     Source: `Reengineer.alter` of the authors' `defect_inherit`.
     """
@@ -109,11 +111,17 @@ def learn_masks(
                 optimiser.step()
             retained, accuracy = float(masks.retained_share().detach()), target.accuracy(model)
             bar.set_postfix_str(f"retained {retained:.1%}, validation {accuracy:.1%}")
+            if emptied := retained == 0:
+                break
             if 1 - retained >= recipe.threshold:
                 return Pruned(masks.binary(), retained, accuracy, epoch, True)
             best.offer(accuracy - retained, epoch, (masks.binary(), retained, accuracy))
             if best.is_stale(epoch, recipe.patience):
                 break
-    assert best.state is not None  # there is at least one epoch
+    if best.state is None:
+        raise ValueError(
+            f"the masks removed every weight in the first epoch: lower alpha={recipe.alpha:g} or "
+            f"lr_mask={recipe.lr_mask:g}"
+        )
     chosen, retained, accuracy = best.state
-    return Pruned(chosen, retained, accuracy, best.epoch, False)
+    return Pruned(chosen, retained, accuracy, best.epoch, False, emptied)

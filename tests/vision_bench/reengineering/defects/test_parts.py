@@ -228,7 +228,7 @@ def test_masks_are_learned_until_the_threshold_and_the_hidden_weights_stay(targe
     model = _network()
     before = {name: one.clone() for name, one in model.named_parameters()}
     names = hidden_parameters(model, "6")
-    recipe = PruningRecipe(0.05, 0.01, alpha=100.0, threshold=0.4, epochs=60, patience=0)
+    recipe = PruningRecipe(0.05, 0.01, alpha=1.0, threshold=0.4, epochs=60, patience=0)
     found = learn_masks(model, "6", names, target, recipe)
     kept = sum(int(one.sum()) for one in found.masks.values())
     size = sum(one.numel() for one in found.masks.values())
@@ -239,7 +239,7 @@ def test_masks_are_learned_until_the_threshold_and_the_hidden_weights_stay(targe
 
 
 def test_one_epoch_less_has_not_reached_the_threshold(target):
-    recipe = {"lr_mask": 0.05, "lr_output": 0.01, "alpha": 100.0, "patience": 0}
+    recipe = {"lr_mask": 0.05, "lr_output": 0.01, "alpha": 1.0, "patience": 0}
     names = hidden_parameters(_network(), "6")
     full = learn_masks(
         _network(), "6", names, target, PruningRecipe(**recipe, threshold=0.4, epochs=60)
@@ -248,6 +248,16 @@ def test_one_epoch_less_has_not_reached_the_threshold(target):
         _network(), "6", names, target, PruningRecipe(**recipe, threshold=0.4, epochs=full.epoch)
     )
     assert not less.reached and 1 - less.retained < 0.4
+
+
+def test_of_masks_that_remove_everything_the_best_before_are_kept(target):
+    """A score of 1 falls by the rate in each of 4 steps an epoch: at 0.2, to 0 in the second."""
+    model = _network()
+    names = hidden_parameters(model, "6")
+    found = learn_masks(model, "6", names, target, PruningRecipe(0.2, 0.01, 1e7, 0.6, 5, 0))
+    assert (found.retained, found.epoch, found.reached, found.emptied) == (1.0, 0, False, True)
+    with pytest.raises(ValueError, match="removed every weight in the first epoch: lower alpha"):
+        learn_masks(model, "6", names, target, PruningRecipe(0.5, 0.01, 1e7, 0.6, 5, 0))
 
 
 # The defect inheritance rate
