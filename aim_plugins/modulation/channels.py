@@ -94,8 +94,12 @@ class ChannelMasks(Masks):
         return [f"{layer}.weight" for layer in self._inputs]
 
     def scores_of(self, name: str) -> Float[Tensor, "*shape"]:
-        layer = name.removesuffix(".weight")
-        return self._ends(self._inputs[layer], self.scores).view(self._shapes[layer])
+        return self._spread(name, self.scores)
+
+    def gates_of(self, name: str) -> Float[Tensor, "*shape"]:
+        # Binarised before it is spread: the gradient of a gate is the sum over all inputs that
+        # depend on it, and is clipped as a whole.
+        return self._spread(name, binarize(self.scores))
 
     def retained_share(self) -> Float[Tensor, ""]:
         """Share of the model's MACs that the open gates leave."""
@@ -135,6 +139,10 @@ class ChannelMasks(Masks):
         for group, part in zip(self.groups, parts, strict=True):
             if group.name in channels:
                 part.copy_(channels[group.name].to(part.device).float() * 2 - 1)
+
+    def _spread(self, name: str, values: Tensor) -> Tensor:
+        layer = name.removesuffix(".weight")
+        return self._ends(self._inputs[layer], values).view(self._shapes[layer])
 
     def _ends(self, index: Tensor, values: Tensor) -> Tensor:
         # The last entry stands for inputs that belong to no group: they are always there.

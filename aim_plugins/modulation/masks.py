@@ -89,6 +89,10 @@ class Masks(nn.Module, abc.ABC):
     def scores_of(self, name: str) -> Float[Tensor, "*shape"]:
         """The scores of a masked parameter, in a shape that spreads over the parameter's."""
 
+    def gates_of(self, name: str) -> Float[Tensor, "*shape"]:
+        """The binary mask of a parameter, in the shape of its scores, with a gradient to them."""
+        return binarize(self.scores_of(name))
+
     @property
     @abc.abstractmethod
     def names(self) -> Sequence[str]:
@@ -149,7 +153,7 @@ class _Masked(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         masks, name = self._source
-        return weight * binarize(masks.scores_of(name)).to(weight.dtype)
+        return weight * masks.gates_of(name).to(weight.dtype)
 
 
 class WeightMasks(Masks):

@@ -9,6 +9,7 @@ from vision_bench.reengineering.baselines import Accuracy
 from vision_bench.reengineering.choices import Granularity
 from vision_bench.reengineering.path import Epoch
 from vision_bench.reengineering.problem import Problem
+from vision_bench.reengineering.smaller import Smaller
 
 WHOLE, RESTRICTED, NEW_HEAD = "whole", "restricted", "new head"
 """The whole model over all its classes, over the problem's alone, and with a head of its own."""
@@ -39,6 +40,9 @@ class Findings:
         macs: Multiply-accumulates of the whole model for one image.
         module_macs: Those of each module, of which masked weights are not counted.
         parameters: Weights and biases of its convolutions and linear layers.
+        kept: Of the selected one, the share of each layer's weights, or of each group's channels,
+            that is retained.
+        smaller: The selected one as a network of its own; None where that was not asked for.
         stopped: Why training ended early; empty where it did not.
     """
 
@@ -55,6 +59,8 @@ class Findings:
     macs: float
     module_macs: Sequence[float]
     parameters: int
+    kept: Mapping[str, float]
+    smaller: Smaller | None
     stopped: str = ""
 
     @property

@@ -12,7 +12,9 @@ from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
 from vision_bench.reengineering.baselines import Accuracy, PairedDifference, paired_difference
 from vision_bench.reengineering.findings import BASELINES, RESTRICTED, WHOLE, Findings
-from vision_bench.reengineering.pictures import draw_modules, draw_training
+from vision_bench.reengineering.latency import Latency
+from vision_bench.reengineering.pictures import draw_kept, draw_latency, draw_modules, draw_training
+from vision_bench.reengineering.smaller import REMOVED, Smaller
 
 _COLUMNS = ("", "retained", "MACs", "accuracy", "against restricted")
 
@@ -23,7 +25,11 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     Raises:
         OSError: If a file cannot be written.
     """
-    modules, training = draw_modules(found), draw_training(found)
+    drawn = {
+        "modules": draw_modules(found),
+        "training": draw_training(found),
+        "kept": draw_kept(found),
+    }
     model, names = str(manifest.get("model", "A model")), ", ".join(found.problem.names)
     title = f"{model}: {names}"
     sentences = tell(found)
@@ -36,7 +42,7 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         "a head trained on it. MACs are multiply-accumulates for one image, one of which counts "
         "as one, without masked weights.",
         sentences,
-        {"accuracy against what is retained": modules["png"]},
+        {"accuracy against what is retained": drawn["modules"]["png"]},
         [Table(_COLUMNS, _summary_rows(found))],
     )
     path = Section(
@@ -45,20 +51,32 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         "the dots in the picture. Validation images select, and train nothing; test images were "
         "looked at once, at the end.",
         [found.stopped] if found.stopped else [],
-        {"accuracy and share by epoch": training["png"]},
+        {"accuracy and share by epoch": drawn["training"]["png"]},
         [Table(_path_columns(found), _path_rows(found))],
     )
-    summary = sentences[0]
+    where = Section(
+        "Where it was cut",
+        "Of each layer in the order of the model, the share that the selected module retains.",
+        pictures={"retained share by layer": drawn["kept"]["png"]},
+    )
+    sections, others = [worth, path, where], ["mask/"]
+    if found.smaller is not None:
+        drawn["latency"] = draw_latency(found.smaller)
+        sections.insert(1, _smaller(found, found.smaller, drawn["latency"]["png"]))
+        others.append("module/")
     return publish_page(
         folder,
-        Page("Re-engineering", title, found.title, summary, [worth, path]),
+        Page("Re-engineering", title, found.title, sentences[0], sections),
         manifest,
         files={"modules.csv": modules_csv(found)},
-        pictures={f"modules.{kind}": content for kind, content in modules.items()}
-        | {f"training.{kind}": content for kind, content in training.items()},
+        pictures={
+            f"{name}.{kind}": content
+            for name, picture in drawn.items()
+            for kind, content in picture.items()
+        },
         table=Overview(f"{title}", columns=_COLUMNS, rows=_summary_rows(found)).as_text(),
-        sentences=sentences,
-        others=["mask/"],
+        sentences=[*sentences, *(tell_smaller(found, found.smaller) if found.smaller else [])],
+        others=others,
     )
 
 
@@ -85,6 +103,68 @@ def tell(found: Findings) -> list[str]:
             f"{chosen.accuracy:.1%}): it is the one of the highest accuracy less share."
         )
     return sentences
+
+
+def tell_smaller(found: Findings, smaller: Smaller) -> list[str]:
+    """What the module is as a network of its own, in sentences."""
+    (before, after), (large, small) = smaller.parameters, smaller.megabytes
+    sentences = [
+        f"{before:,} parameters became {after:,} (its head among them), and {large:.2f} MB of ONNX "
+        f"{small:.2f} MB."
+    ]
+    if found.granularity == "weight":
+        return [
+            *sentences,
+            "Masked weights are zeros, and no runtime here gains by zeros: "
+            "granularity='channel' makes modules that are smaller and faster.",
+        ]
+    best = max(smaller.latencies, key=lambda one: one.speed_up[REMOVED])
+    low, high = best.spread[REMOVED]
+    return [
+        *sentences,
+        f"At best it is {best.speed_up[REMOVED]:.1f} times as fast as the whole model [{low:.1f}, "
+        f"{high:.1f}], in {best.runtime} at batch {best.batch}.",
+    ]
+
+
+def _smaller(found: Findings, smaller: Smaller, picture: bytes) -> Section:
+    names = list(smaller.latencies[0].seconds)
+    rows = [
+        [
+            one.runtime,
+            str(one.batch),
+            *(f"{1000 * one.seconds[name]:.2f}" for name in names),
+            *(_times(one, name) for name in names[1:]),
+        ]
+        for one in smaller.latencies
+    ]
+    threads = smaller.latencies[0].threads
+    return Section(
+        "Smaller and faster",
+        f"Median milliseconds for a batch on the CPU, with {threads} "
+        f"{'thread' if threads == 1 else 'threads'}, measured in turn; "
+        "in brackets the quartiles of the ratio over rounds. Masked: the same network with zeros "
+        "in the place of what is not retained. Removed: without the channels that are closed, "
+        "with the same outputs.",
+        tell_smaller(found, smaller),
+        {"times faster than the whole model": picture},
+        [
+            Table(
+                [
+                    "runtime",
+                    "batch",
+                    *(f"{name} (ms)" for name in names),
+                    *(f"{name}, times faster" for name in names[1:]),
+                ],
+                rows,
+            )
+        ],
+    )
+
+
+def _times(one: Latency, name: str) -> str:
+    low, high = one.spread[name]
+    return f"{one.speed_up[name]:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def modules_csv(found: Findings) -> str:

@@ -1,7 +1,8 @@
 """What a classifier is re-engineered into: the classifier, and a head for the classes needed.
 
 Source: Qi et al., "Reusing Deep Neural Network Models through Model Re-engineering" (SeaM),
-ICSE 2023, arXiv:2304.00245, section III-C: a head is appended behind the model's own outputs.
+ICSE 2023, arXiv:2304.00245, section III; in the authors' code the same is `module_head`, a ReLU and
+a linear layer behind the outputs of the model (`multi_class/models/resnet20.py`).
 """
 
 from __future__ import annotations

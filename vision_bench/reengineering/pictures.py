@@ -12,6 +12,7 @@ from aim_plugins.sweep.figures import (
     BLUE,
     DPI,
     GREY,
+    INK,
     SIZE,
     STYLE,
     VERMILLION,
@@ -21,6 +22,7 @@ from aim_plugins.sweep.figures import (
 from vision_bench.reengineering.baselines import Accuracy
 from vision_bench.reengineering.controls import MAGNITUDE, RANDOM
 from vision_bench.reengineering.findings import BASELINES, NEW_HEAD, RESTRICTED, WHOLE, Findings
+from vision_bench.reengineering.smaller import MASKED, REMOVED, Smaller
 
 _GREEN = "#009E73"
 _MARKS = {MAGNITUDE: (VERMILLION, "D"), RANDOM: (GREY, "s")}
@@ -84,14 +86,64 @@ def draw_training(found: Findings) -> dict[str, bytes]:
             points = [
                 (one, value) for one, value in zip(numbers, values, strict=True) if one in kept
             ]
-            axes.plot(*zip(*points, strict=True), "o", color="#222222", markersize=4)
+            axes.plot(*zip(*points, strict=True), "o", color=INK, markersize=4)
+        return render(figure)
+
+
+def draw_kept(found: Findings) -> dict[str, bytes]:
+    """Draws what the selected module retains of each layer, in the order of the model.
+
+    Returns:
+        The content of the picture's files by suffix.
+    """
+    names, shares = list(found.kept), list(found.kept.values())
+    places = range(len(names))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(SIZE[0], 0.9 + 0.17 * len(names)), dpi=DPI, layout="constrained")
+        axes = figure.subplots()
+        axes.barh(places, shares, color=BLUE, height=0.75)
+        axes.set_yticks(places, names, fontsize=7)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        of_what = "weights" if found.granularity == "weight" else "channels"
+        axes.set_xlabel(f"retained share of the layer's {of_what}")
+        return render(figure)
+
+
+def draw_latency(smaller: Smaller) -> dict[str, bytes]:
+    """Draws how many times faster than the whole model the module is, by runtime and batch.
+
+    Returns:
+        The content of the picture's files by suffix.
+    """
+    cases = [f"{one.runtime}\nbatch {one.batch}" for one in smaller.latencies]
+    colours = {MASKED: GREY, REMOVED: BLUE}
+    names = [name for name in smaller.latencies[0].speed_up if name in colours]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.2 + 0.95 * len(cases), 3.2), dpi=DPI, layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(1, color=INK, linewidth=1, linestyle=":")
+        for place, name in enumerate(names):
+            values = [one.speed_up[name] for one in smaller.latencies]
+            ends = [one.spread[name] for one in smaller.latencies]
+            errors = [
+                [max(value - low, 0) for value, (low, _) in zip(values, ends, strict=True)],
+                [max(high - value, 0) for value, (_, high) in zip(values, ends, strict=True)],
+            ]
+            middle = [case + (place - (len(names) - 1) / 2) * 0.36 for case in range(len(cases))]
+            axes.bar(middle, values, 0.34, color=colours[name], yerr=errors, label=name,
+                     error_kw={"elinewidth": 1})  # fmt: skip
+        axes.set_xticks(range(len(cases)), cases, fontsize=8)
+        axes.set_ylabel("times faster than\nthe whole model")
+        figure.legend(loc="outside upper left", ncols=2)
         return render(figure)
 
 
 def _draw_baselines(axes: Axes, found: Findings) -> None:
     for name, style in _LINES.items():
         value = found.baselines[name].value
-        axes.axhline(value, color="#222222", linewidth=1, linestyle=style, label=BASELINES[name])
+        axes.axhline(value, color=INK, linewidth=1, linestyle=style, label=BASELINES[name])
     low, high = found.baselines[RESTRICTED].interval
     axes.axhspan(low, high, color="#E6E6E6", zorder=0, linewidth=0)
 

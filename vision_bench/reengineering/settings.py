@@ -106,7 +106,8 @@ class ReengineerSettings(ProblemSettings):
             paper.
         tolerance: By how much it may fall short of that.
         points: Modules along the training path that are kept and tested.
-        runtimes: Of channels, measures latency too, and writes ONNX.
+        runtimes: Writes the selected module as ONNX too, and measures its latency in PyTorch,
+            ONNX Runtime and OpenVINO.
         output: Folder of results; by default runs/reengineer/DATASET_MODEL.
     """
 

@@ -3,6 +3,7 @@
 OUTPUT/
   modules.csv       every module along the path, and what it is held against
   mask/             the modules' masks and heads; `reengineer compose` reads them
+  module/           the selected one as a network of its own: safetensors, JSON and ONNX
   training/         state of the last epoch and the best so far, from which a killed run goes on
   curves/           pictures
   report.html
@@ -43,9 +44,10 @@ from vision_bench.reengineering.module import Module, make_head
 from vision_bench.reengineering.path import select
 from vision_bench.reengineering.problem import split_off, sub_dataset
 from vision_bench.reengineering.settings import ReengineerSettings
+from vision_bench.reengineering.smaller import Smaller, write_smaller
 from vision_bench.reengineering.training import Course, Training, train
 
-MASK, TRAINING = "mask", "training"
+MASK, MODULE, TRAINING = "mask", "module", "training"
 """Folders of the results."""
 
 _HEAD_EPOCHS = 50
@@ -156,6 +158,8 @@ class ReengineerStudy(FolderStudy):
             macs=sum(self.macs.values()),
             module_macs=[self._macs(one.point) for one in training.path],
             parameters=sum(one.numel() for one in self.subject.named.parameters()),
+            kept=self._kept(training.path[learned.metadata.selected].point),
+            smaller=self._smaller(store, learned) if self.settings.runtimes else None,
             stopped=training.stopped,
         )
         for images in (self.train, self.validation, self.test):
@@ -236,6 +240,34 @@ class ReengineerStudy(FolderStudy):
         learned = LearnedMasks([one.point for one in path], metadata)
         learned.save(store.folder / MASK)
         return learned
+
+    def _kept(self, point: MaskPoint) -> dict[str, float]:
+        """Share of each layer's weights, or of each group's channels, that is retained."""
+        if point.channels:
+            return {name: float(one.double().mean()) for name, one in point.channels.items()}
+        suffix = ".weight"
+        return {
+            name.removesuffix(suffix): float(mask.double().mean())
+            for name, mask in point.masks.items()
+            if name.endswith(suffix)
+        }
+
+    def _smaller(self, store: SweepStore, learned: LearnedMasks) -> Smaller:
+        """The selected module as a network of its own, written and measured once."""
+        key = f"smaller,{learned.fingerprint[:16]}"
+        if (held := store.read_batch(key)) is None or not (store.folder / MODULE).is_dir():
+            say("writing the module, and measuring it in three runtimes")
+            found = write_smaller(
+                store.folder / MODULE,
+                self.model,
+                self.masks,
+                learned.selected,
+                self.problem.names,
+                self.example,
+            )
+            held = found.to_json()
+            store.write_batch(key, held)
+        return Smaller.from_json(held)
 
     def _controls(self, store: SweepStore, kind: str, training: Training) -> list[Accuracy]:
         found = []

@@ -30,7 +30,6 @@ def superclasses(dataset: str) -> Mapping[str, tuple[int, ...]]:
 
     Raises:
         ValueError: If no superclasses of the data set were published.
-        ImportError: If timm is missing for ImageNet.
 
     >>> superclasses("cifar100")["flowers"]
     (54, 62, 70, 82, 92)
@@ -60,7 +59,6 @@ def predefined_superclass(dataset: str, chosen: str | int) -> tuple[int, ...]:
 
     Raises:
         ValueError: If there is no such superclass, or it holds one class alone.
-        ImportError: If timm is missing for ImageNet.
     """
     known = superclasses(dataset)
     titles = list(known)

@@ -16,7 +16,7 @@ from aim_plugins.modulation.retained import MaskPoint
 from vision_bench.reengineering.learn import Batches, Learner
 from vision_bench.reengineering.path import Epoch, Snapshot, keep_best, select
 
-FILE = "state.safetensors"
+STATE = "state.safetensors"
 _SNAPSHOT = "epoch-{}.safetensors"
 _NOTES = "notes"
 
@@ -129,21 +129,21 @@ def _keep(learner: Learner, training: Training, folder: Path) -> None:
         "path": [one.epoch.number for one in training.path],
         "stopped": training.stopped,
     }
-    _write(folder / FILE, learner.state(), notes)
+    _write(folder / STATE, learner.state(), notes)
     for file in folder.glob(_SNAPSHOT.format("*")):
         if file not in files:
             file.unlink()
 
 
 def _resume(learner: Learner, folder: Path) -> Training:
-    if not (folder / FILE).is_file():
+    if not (folder / STATE).is_file():
         return Training()
-    state, notes = _read(folder / FILE)
+    state, notes = read_file(folder / STATE)
     learner.restore(state)
     epochs = [Epoch(**one) for one in notes["epochs"]]
     by_number = {one.number: one for one in epochs}
     path = [
-        Snapshot(by_number[number], _point(_read(_snapshot_file(folder, number))[0]))
+        Snapshot(by_number[number], _point(read_file(_snapshot_file(folder, number))[0]))
         for number in notes["path"]
     ]
     say(f"{folder}: {len(epochs)} epochs are finished and kept")
@@ -162,7 +162,8 @@ def _write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) 
     write_atomic(path, save(plain, {_NOTES: json.dumps(notes)}))
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a file of a training: its tensors, and its notes."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

@@ -76,6 +76,7 @@ def test_a_problem_without_images_is_refused() -> None:
 
 
 def test_a_binary_problem_has_as_many_images_of_the_rest_drawn_by_the_seed() -> None:
+    # As `extract_target_class` of SeaM's code, which shuffles the others and takes the first.
     data = arrays([0] * 10 + [1] * 20 + [2] * 20 + [3] * 20)
     problem = binary(data.classes, 0)
     drawn = [sub_dataset(data, problem, seed=seed) for seed in (0, 0, 1)]

@@ -1,0 +1,19 @@
+"""SeaM's ResNet20 on CIFAR-100, a class against the others (arXiv:2304.00245 and the defaults of
+its code).
+
+    vision-bench reengineer run eval_configs/vision/reengineering/cifar100_resnet20_binary.py \
+        --data-root DATA --weights cifar100_resnet20-23dac2f1.pt --target-class apple
+
+`data_root` holds cifar-100-python. The weights are those of pytorch-cifar-models.
+"""
+
+dataset = "cifar100"
+model = "cifar100_resnet20"
+target_class = 0
+lr_head = 0.1
+lr_mask = 0.12
+alpha = 1.5
+n_epochs = 300
+augment = "crop-flip"
+baseline = "whole"  # as the paper selects; the report has the restricted one beside it
+output = "runs/reengineer/cifar100_resnet20_binary"

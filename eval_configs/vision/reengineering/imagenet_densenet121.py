@@ -1,0 +1,22 @@
+"""SeaM's DenseNet121 on ImageNet, one of 67 superclasses (arXiv:2304.00245 and the defaults of its
+code).
+
+    vision-bench reengineer run eval_configs/vision/reengineering/imagenet_densenet121.py \
+        --data-root DATA --weights densenet121-a639ec97.pth --target-superclass-idx cat
+
+`data_root` holds train/ and val/, each with a folder for each class.
+"""
+
+dataset = "imagenet"
+model = "torchvision:densenet121"
+preprocessing = "published"
+target_superclass_idx = 0
+lr_head = 0.1
+lr_mask = 0.1
+alpha = 2
+n_epochs = 300
+augment = "resized-crop-flip"
+baseline = "whole"  # as the paper selects; the report has the restricted one beside it
+batch_size = 64
+workers = 4
+output = "runs/reengineer/imagenet_densenet121"

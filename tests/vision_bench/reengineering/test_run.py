@@ -1,0 +1,216 @@
+"""`vision-bench reengineer run`, end to end on digits: figures against masks applied by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aim_plugins.modulation.retained import LearnedMasks
+from vision_bench.cli import main
+from vision_bench.data.classification import load_dataset
+from vision_bench.models.load import load_model
+from vision_bench.reengineering.training import STATE, read_file
+
+CHOSEN = (3, 5, 8)
+FAST = {
+    "dataset": "digits",
+    "model": "lenet5",
+    "classes": list(CHOSEN),
+    "n_epochs": 12,
+    "lr_mask": 0.1,
+    "train_batch_size": 16,
+    "augment": "none",
+    "validation_share": 0.3,
+    "points": 4,
+    "train_limit": 400,
+    "runtimes": False,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def config(lenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = {**FAST, "weights": str(lenet)}
+    path = tmp_path_factory.mktemp("config") / "digits.json"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def output(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "module"
+    assert run(config, folder) == 0
+    return folder
+
+
+def run(config: Path, folder: Path, *words: str) -> int:
+    return main(["reengineer", "run", str(config), "--output", str(folder), *words])
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "modules.csv").read_text().splitlines()))
+
+
+def images_of(lenet: Path) -> tuple[torch.nn.Module, Tensor, Tensor]:
+    model = load_model("lenet5", weights=lenet, classes=10)
+    data = load_dataset("digits", preprocessing=model.preprocessing)
+    kept = [place for place, label in enumerate(data.labels.tolist()) if label in CHOSEN]
+    images = torch.stack([data[place][0] for place in kept])
+    labels = torch.tensor([CHOSEN.index(int(data.labels[place])) for place in kept])
+    return model.module, images, labels
+
+
+@torch.no_grad()
+def test_accuracies_are_those_of_weights_zeroed_by_hand(output: Path, lenet: Path) -> None:
+    learned = LearnedMasks.load(output / "mask")
+    module, images, labels = images_of(lenet)
+    whole = {name: one.clone() for name, one in module.named_parameters()}
+    told = [row for row in rows(output) if row["what"] == "module"]
+    assert len(told) == len(learned.points) <= 4
+    for row, point, ratio in zip(told, learned.points, learned.metadata.ratios, strict=True):
+        for name, parameter in module.named_parameters():
+            parameter.copy_(whole[name] * point.masks[name])
+        hidden = F.relu(module(images))
+        outputs = hidden @ point.head["weight"].T + point.head["bias"]
+        expected = (outputs.argmax(1) == labels).double().mean()
+        assert float(row["accuracy"]) == pytest.approx(float(expected))
+        kept = sum(int((point.masks[name] != 0).sum()) for name in whole)
+        total = sum(one.numel() for one in whole.values())  # LeNet has masked layers alone
+        assert ratio == pytest.approx(kept / total, abs=1e-6)
+        assert float(row["retained_ratio"]) == pytest.approx(ratio)
+    ratios = list(learned.metadata.ratios)
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[-1] < 0.6
+
+
+@torch.no_grad()
+def test_the_baselines_need_no_training(output: Path, lenet: Path) -> None:
+    module, images, labels = images_of(lenet)
+    logits = module(images)
+    told = {row["what"]: float(row["accuracy"]) for row in rows(output)}
+    of_all = logits.argmax(1) == torch.tensor(CHOSEN)[labels]
+    of_three = logits[:, list(CHOSEN)].argmax(1) == labels
+    assert told["whole model, all classes"] == pytest.approx(float(of_all.double().mean()))
+    assert told["whole model, restricted"] == pytest.approx(float(of_three.double().mean()))
+
+
+def test_validation_images_alone_select(output: Path) -> None:
+    """No test image has a part in it: of modules that reach the restricted model, the smallest."""
+    modules = [row for row in rows(output) if row["what"] == "module"]
+    (chosen,) = [row for row in modules if row["selected"] == "1"]
+    smaller = [row for row in modules if float(row["share"]) < float(chosen["share"])]
+    assert all(
+        float(row["validation_accuracy"]) < float(chosen["validation_accuracy"]) for row in smaller
+    )
+
+
+def test_controls_have_the_share_of_the_module(output: Path) -> None:
+    by_kind: dict[str, list[str]] = {}
+    for row in rows(output):
+        by_kind.setdefault(row["what"], []).append(row["share"])
+    assert by_kind["largest weights"] == by_kind["random weights"] == by_kind["module"]
+
+
+def test_the_page_says_what_the_terminal_does(config, tmp_path, capsys) -> None:
+    assert run(config, tmp_path / "out", "--n-epochs", "2") == 0
+    said = capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text()
+    for sentence in ("The module retains", "Against the restricted model"):
+        assert sentence in said
+        assert sentence in page
+    for name in ("modules.png", "modules.svg", "training.png"):
+        assert (tmp_path / "out" / "curves" / name).is_file()
+
+
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(config, output, tmp_path) -> None:
+    killed = tmp_path / "killed"
+    words = ["reengineer", "run", str(config), "--output", str(killed)]
+    code = (
+        "import os, signal\n"
+        "from vision_bench.cli import main\n"
+        "from vision_bench.reengineering.learn import Learner\n"
+        "train = Learner.train\n"
+        "def killing(self, number, batches):\n"
+        "    if number == 7:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return train(self, number, batches)\n"
+        "Learner.train = killing\n"
+        f"main({words!r})\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert not (killed / "modules.csv").exists()
+    assert run(config, killed) == 0
+    assert (killed / "modules.csv").read_text() == (output / "modules.csv").read_text()
+
+
+def test_a_finished_run_is_shown_again_without_a_step(
+    config, output, tmp_path, monkeypatch
+) -> None:
+    from vision_bench.reengineering import learn
+
+    before = (output / "modules.csv").read_text()
+
+    def refuse(*_: object) -> float:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(learn.Learner, "train", refuse)
+    assert run(config, output) == 0
+    assert (output / "modules.csv").read_text() == before
+
+
+def test_where_nothing_is_left_the_masks_before_are_kept(config, tmp_path, capsys) -> None:
+    assert run(config, tmp_path / "out", "--lr-mask", "1.5", "--alpha", "1000") == 0
+    assert "nothing was retained any more" in capsys.readouterr().err
+    assert all(ratio > 0 for ratio in LearnedMasks.load(tmp_path / "out" / "mask").metadata.ratios)
+
+
+def test_early_stop_leaves_an_alpha_that_leads_nowhere(config, tmp_path) -> None:
+    # Masks that hardly move make no module better: each alpha is left after two epochs of that.
+    words = ("--lr-mask", "1e-6", "--lr-head", "1e-6", "--early-stop", "2", "--alpha", "1,2")
+    assert run(config, tmp_path / "out", *words) == 0
+    _, notes = read_file(tmp_path / "out" / "training" / STATE)
+    assert [epoch["number"] for epoch in notes["epochs"]] == [0, 1, 2, 12, 13]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--classes", "3,eleven"), "classes holds 'eleven'"),
+        (("--classes", "3"), "name at least two"),
+        (("--classes", "3,5", "--target-class", "8"), "in one way"),
+        (("--alpha", "-1"), "alpha=-1"),
+        (("--validation-share", "1"), "validation_share=1.0"),
+        (("--n-classes", "3"), "n_classes=3 goes with superclass_type='random'"),
+        (("--granularity", "filter"), "granularity='filter'"),
+        (("--lr-mask", "0"), "lr_mask=0.0"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(config, tmp_path, capsys, words, message) -> None:
+    status = run(config, tmp_path / "out", *words)
+    said = capsys.readouterr().err
+    assert status == 2
+    assert message in said
+    assert len([line for line in said.splitlines() if line.startswith("error:")]) == 1
+    assert not (tmp_path / "out").exists()
