@@ -76,6 +76,11 @@ SYSTEMS = (
         "vision_bench.reengineering.commands:run",
     ),
     System(
+        "reengineer defects",
+        "which defects of a public classifier those that are fine-tuned from it inherit",
+        "vision_bench.reengineering.defects.commands:defects",
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

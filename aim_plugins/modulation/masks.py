@@ -161,11 +161,14 @@ class WeightMasks(Masks):
 
     Args:
         model: The model.
+        names: Those of `maskable_parameters` that get one, and of which shares are taken; by
+            default all.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str] | None = None) -> None:
         super().__init__()
-        shapes = {name: model.get_parameter(name).shape for name in maskable_parameters(model)}
+        chosen = maskable_parameters(model) if names is None else names
+        shapes = {name: model.get_parameter(name).shape for name in chosen}
         self._places = {name: place for place, name in enumerate(shapes)}
         device = next(model.parameters()).device
         # In float32 whatever the weights are in: small steps would be lost.

@@ -64,7 +64,7 @@ class Attack(Settings, abc.ABC):
         if not len(images):
             return images.clone()
         # A clone made here takes part in gradients even when the caller is in inference mode.
-        with torch.inference_mode(False), torch.enable_grad(), _frozen(model):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
             clean = images.clone().clamp_(0, 1)
             return self.perturb(model, clean, labels.clone().to(clean.device), places)
 
@@ -139,7 +139,7 @@ def _check(images: Tensor, labels: Tensor, indices: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients of parameters; leaving it restores both."""
     modes = [(one, one.training) for one in model.modules()]
     needing = [one for one in model.parameters() if one.requires_grad]

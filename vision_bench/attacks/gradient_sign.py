@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -66,10 +67,50 @@ class PGD(Attack):
         if self.random_start:
             start = uniform_start(indices, images[0].numel(), self.seed).view(images.shape)
             found = images.add(start.to(images), alpha=self.eps).clamp_(0, 1)
-        for _ in range(self.steps):
-            step = _ascent(model, found, labels)
-            found = found.add(step, alpha=self.alpha).clamp(low, high)
-        return found
+        return climb(
+            lambda now: _ascent(model, now, labels), found, (low, high), self.alpha, self.steps
+        )
+
+
+def climb(
+    ascent: Callable[[Pixels], Pixels],
+    start: Pixels,
+    box: tuple[Pixels, Pixels],
+    alpha: float,
+    steps: int,
+) -> Pixels:
+    """Steps along the sign of a gradient, each projected onto a box: the loop of PGD.
+
+    Args:
+        ascent: The sign of the objective's gradient at images.
+        start: Where to start, inside the box.
+        box: The lowest and the highest value of each pixel.
+        alpha: Size of a step.
+        steps: Number of steps.
+    """
+    found = start
+    for _ in range(steps):
+        found = found.add(ascent(found), alpha=alpha).clamp(*box)
+    return found
+
+
+def gradient_sign(
+    objective: Callable[[Pixels], Float[Tensor, " images"]], images: Pixels
+) -> Pixels:
+    """Sign of the gradient of what each image is worth.
+
+    Raises:
+        ValueError: If a gradient is NaN.
+    """
+    leaf = images.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective(leaf).sum(), leaf)
+    if (broken := gradient.isnan().flatten(1).any(1)).any():
+        first = int(broken.nonzero()[0])
+        raise ValueError(
+            f"the gradient of {int(broken.sum())} images is nan, first of image {first} of the "
+            "batch: an operation of the network has no derivative there, such as a root of 0"
+        )
+    return gradient.sign()
 
 
 def uniform_start(
@@ -93,14 +134,9 @@ def _ascent(model: nn.Module, images: Pixels, labels: Labels) -> Pixels:
     Taken of the log-odds against the label, of which the cross-entropy is the softplus, so that the
     signs are the same. Its own gradient underflows to 0 where a network is sure of the label.
     """
-    leaf = images.detach().clone().requires_grad_()
-    logits = logits_of(model, leaf, labels)
-    odds = others(logits, labels).logsumexp(1) - own(logits, labels)
-    (gradient,) = torch.autograd.grad(odds.sum(), leaf)
-    if (broken := gradient.isnan().flatten(1).any(1)).any():
-        first = int(broken.nonzero()[0])
-        raise ValueError(
-            f"the gradient of {int(broken.sum())} images is nan, first of image {first} of the "
-            "batch: an operation of the network has no derivative there, such as a root of 0"
-        )
-    return gradient.sign()
+
+    def log_odds(now: Pixels) -> Float[Tensor, " images"]:
+        logits = logits_of(model, now, labels)
+        return others(logits, labels).logsumexp(1) - own(logits, labels)
+
+    return gradient_sign(log_odds, images)

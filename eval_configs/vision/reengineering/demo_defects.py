@@ -1,0 +1,33 @@
+"""The demo's ResNet-20 of Fashion-MNIST, reused for scikit-learn's digits: what it inherits.
+
+    vision-bench reengineer defects eval_configs/vision/reengineering/demo_defects.py
+
+The first run trains the public model; see `vision-bench demo-models`. Without Fashion-MNIST that is
+a model of digits too, and the target is what it knows already.
+"""
+
+model = "resnet20"
+weights = "demo:resnet20"
+pretrained_on = "demo:dataset"
+# Digits of 8 x 8 pixels are enlarged to the size of Fashion-MNIST; the normalisation is what the
+# model was trained with.
+preprocessing = dict(size=28, mean=[0.4914, 0.4822, 0.4465], std=[0.2023, 0.1994, 0.2010])
+
+dataset = "digits"
+limit = 400
+batch_size = 100
+
+# Enough for the demo: a few epochs instead of 300. In so few steps masks move only if the penalty
+# does not vanish beside the cross-entropy, hence alpha; and the attack is three times as strong, as
+# digits are drawn in strong contrast.
+arms = ["standard", "seam", "random", "retrain"]
+train_limit = 600
+train_batch_size = 32
+n_epochs = 8
+early_stop = 4
+lr_mask = 0.1
+alpha = 30.0
+eps = 0.3
+eps_iter = 0.03
+nb_iter = 20
+output = "runs/demo-reengineering/defects"

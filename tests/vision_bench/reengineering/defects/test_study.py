@@ -1,0 +1,185 @@
+"""`vision-bench reengineer defects`, end to end with a small network on digits."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aim_plugins.modulation.retained import LearnedMasks
+from vision_bench.cli import main
+from vision_bench.data.classification import load_dataset
+from vision_bench.models.load import load_model
+from vision_bench.reengineering.defects import attacked
+from vision_bench.reengineering.defects.arms import Reuse
+from vision_bench.reengineering.defects.settings import DefectsSettings
+
+ARMS = ("standard", "seam", "random", "regrown", "retrain")
+IMAGES = 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def config(lenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = {
+        "model": "lenet5",
+        "weights": str(lenet),
+        "pretrained_on": "digits",
+        "dataset": "digits",
+        "limit": IMAGES,
+        "train_limit": 150,
+        "batch_size": 25,
+        "train_batch_size": 30,
+        "validation_share": 0.2,
+        "arms": list(ARMS),
+        "n_epochs": 2,
+        "lr_mask": 0.3,
+        "alpha": 50.0,
+        "prune_threshold": 0.2,
+        "lr_retrain": 0.02,
+        "eps": 0.5,
+        "eps_iter": 0.1,
+        "nb_iter": 5,
+    }
+    path = tmp_path_factory.mktemp("config") / "defects.py"
+    path.write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
+    return path
+
+
+def run(config: Path, output: Path, *options: str) -> int:
+    return main(["reengineer", "defects", str(config), "--output", str(output), *options])
+
+
+@pytest.fixture(scope="module")
+def output(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "defects"
+    assert run(config, folder) == 0
+    return folder
+
+
+def found(folder: Path) -> dict:
+    return json.loads((folder / "defects.json").read_text())["arms"]
+
+
+def test_accuracy_is_that_of_the_kept_weights_in_a_model_of_ones_own(output, lenet):
+    model = load_model("lenet5", weights=lenet, classes=10)
+    data = load_dataset("digits", preprocessing=model.preprocessing, limit=IMAGES)
+    images = torch.stack([data[index][0] for index in range(IMAGES)])
+    arms = found(output)
+    assert list(arms) == list(ARMS)
+    for name, one in arms.items():
+        state = load_file(output / "models" / f"{name}.safetensors")
+        model.module.load_state_dict(state)
+        with torch.no_grad():
+            right = int((model.module(images).argmax(1) == data.labels).sum())
+        assert (one["right"], one["images"]) == (right, IMAGES)
+        assert one["accuracy"]["value"] == pytest.approx(right / IMAGES)
+        assert one["dir"]["value"] == pytest.approx(one["flipped"] / right)
+
+
+def test_seam_keeps_what_its_masks_retain_and_random_as_much(output):
+    masks = LearnedMasks.load(output / "masks").selected.masks
+    state = {name: load_file(output / "models" / f"{name}.safetensors") for name in ARMS}
+    size = sum(one.numel() for one in masks.values())
+    kept = sum(int(one.sum()) for one in masks.values())
+    arms = found(output)
+    assert 0 < kept < size
+    assert arms["seam"]["retained"] == pytest.approx(kept / size)
+    assert arms["random"]["retained"] == pytest.approx(kept / size, abs=1 / size)
+    assert arms["standard"]["retained"] == arms["regrown"]["retained"] == 1
+    assert all(not state["seam"][name][~mask].any() for name, mask in masks.items())
+    assert any(state["regrown"][name][~mask].any() for name, mask in masks.items())
+
+
+def test_the_table_has_the_numbers_and_the_page_stands_alone(output):
+    rows = list(csv.DictReader((output / "defects.csv").open()))
+    arms = found(output)
+    assert [row["arm"] for row in rows] == list(ARMS)
+    assert float(rows[1]["dir"]) == arms["seam"]["dir"]["value"]
+    assert rows[0]["dir_less_standard"] == "" and arms["standard"]["dir_less_standard"] is None
+    page = (output / "report.html").read_text()
+    assert "DIR" in page and "<script" not in page and "http:" not in page
+    assert (output / "curves" / "inheritance.svg").is_file()
+
+
+def test_a_killed_run_goes_on_where_it_was(config, output, tmp_path, monkeypatch):
+    """First killed between arms, then between batches of the attack."""
+    folder, make, attack = tmp_path / "killed", Reuse.make, attacked.Attacker.__call__
+
+    def killed_at_random(self, name, learned):
+        if name == "random":
+            raise KeyboardInterrupt
+        return make(self, name, learned)
+
+    monkeypatch.setattr(Reuse, "make", killed_at_random)
+    assert _interrupted(config, folder)
+    made: list[str] = []
+
+    def noting(self, name, learned):
+        made.append(name)
+        return make(self, name, learned)
+
+    def killed_at_the_second_batch(self, positions):
+        if positions[0]:
+            raise KeyboardInterrupt
+        return attack(self, positions)
+
+    monkeypatch.setattr(Reuse, "make", noting)
+    monkeypatch.setattr(Reuse, "learn_masks", lambda _: pytest.fail("masks are kept"))
+    monkeypatch.setattr(attacked.Attacker, "__call__", killed_at_the_second_batch)
+    assert _interrupted(config, folder)
+    assert made == ["random", "regrown", "retrain"]
+    monkeypatch.setattr(attacked.Attacker, "__call__", attack)
+    monkeypatch.setattr(Reuse, "make", lambda *_: pytest.fail("all arms are kept"))
+    assert run(config, folder) == 0
+    assert found(folder) == found(output)
+
+
+def _interrupted(config: Path, folder: Path) -> bool:
+    try:
+        return run(config, folder) != 0
+    except KeyboardInterrupt:
+        return True
+
+
+def test_a_folder_of_another_study_is_refused(config, output, capsys):
+    assert run(config, output, "--alpha", "1.0") != 0
+    assert "alpha" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--arms", "standard,saem"), "seam"),
+        (("--arms", "seam"), "standard"),
+        (("--pretrained-on", "folder"), "pretrained_classes"),
+        (("--prune-threshold", "1.5"), "prune_threshold"),
+        (("--alpha", "-1"), "alpha"),
+        (("--validation-share", "1"), "validation_share"),
+        (("--lr-s3-hidden-layer", "1e30"), "lower rates"),
+    ],
+)
+def test_unusable_settings_are_refused_in_words(config, tmp_path, capsys, options, told):
+    assert run(config, tmp_path / "refused", *options) != 0
+    assert told in capsys.readouterr().err
+
+
+def test_by_default_the_settings_are_those_of_the_paper():
+    """The README of the authors' code and the defaults of its `reengineering_finetune.py`."""
+    made = DefectsSettings("digits", "lenet5")
+    assert (made.lr_s1_output_layer, made.lr_s2_output_layer) == (0.1, 0.001)
+    assert (made.lr_s3_output_layer, made.lr_s3_hidden_layer, made.lr_mask) == (0.05, 0.005, 0.05)
+    assert (made.alpha, made.prune_threshold, made.n_epochs, made.early_stop) == (0.5, 0.6, 300, 30)
+    assert (made.eps, made.eps_iter, made.nb_iter, made.clip) == (0.1, 0.01, 40, 2.2)

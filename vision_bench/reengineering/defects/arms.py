@@ -1,0 +1,166 @@
+"""The ways to reuse a public model that are compared; every one ends in a fine-tuned classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from aim_plugins.core.identity import seed_of
+from aim_plugins.modulation.masks import magnitude_masks, random_masks
+from vision_bench.models.load import load_model
+from vision_bench.models.model import RANDOM, VisionModel
+from vision_bench.reengineering.defects.fine_tuning import Fitted, Recipe, fine_tune
+from vision_bench.reengineering.defects.output_layer import (
+    hidden_parameters,
+    replace_output_layer,
+)
+from vision_bench.reengineering.defects.pruning import Pruned, PruningRecipe, learn_masks
+from vision_bench.reengineering.defects.settings import (
+    MAGNITUDE,
+    RANDOM_MASKS,
+    REGROWN,
+    RETRAIN,
+    DefectsSettings,
+)
+from vision_bench.reengineering.defects.target import Target
+
+Masks = Mapping[str, Bool[Tensor, "*shape"]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A classifier of the target's classes.
+
+    Attributes:
+        module: It, in eval mode.
+        retained: Share of the public model's hidden weights that are not held at 0.
+        fitted: What came of fine-tuning.
+    """
+
+    module: nn.Module
+    retained: float
+    fitted: Fitted
+
+
+class Reuse:
+    """Makes the arms of one public model and one target.
+
+    Args:
+        public: The public model.
+        output_layer: Name of its output layer.
+        target: The problem.
+        settings: How.
+    """
+
+    def __init__(
+        self, public: VisionModel, output_layer: str, target: Target, settings: DefectsSettings
+    ) -> None:
+        self.public, self.output_layer = public, output_layer
+        self.target, self.settings = target, settings
+        self.names = hidden_parameters(public.module, output_layer)
+
+    def learn_masks(self) -> Pruned:
+        """SeaM's stages 1 and 2: the output layer alone, then masks with it."""
+        settings, model = self.settings, self._renewed()
+        layer = model.get_submodule(self.output_layer)
+        model.requires_grad_(False)
+        layer.requires_grad_(True)
+        rates = [{"params": list(layer.parameters()), "lr": settings.lr_s1_output_layer}]
+        recipe = self._recipe("stage 1", settings.early_stop)
+        fine_tune(model, rates, self.target, recipe, title="stage 1: output layer")
+        return learn_masks(
+            model,
+            self.output_layer,
+            self.names,
+            self.target,
+            PruningRecipe(
+                settings.lr_mask,
+                settings.lr_s2_output_layer,
+                settings.alpha,
+                settings.prune_threshold,
+                settings.n_epochs,
+                settings.early_stop,
+            ),
+            title="stage 2: masks",
+        )
+
+    def make(self, name: str, learned: Masks | None) -> Arm:
+        """Makes an arm.
+
+        Args:
+            name: Its name.
+            learned: The masks of `learn_masks`, for an arm that needs them.
+
+        Raises:
+            ValueError: If the loss is not finite.
+        """
+        if name == RETRAIN:
+            return self._retrained()
+        masks = None if learned is None else self._masks(name, learned)
+        settings, model = self.settings, self._renewed()
+        layer = model.get_submodule(self.output_layer)
+        own = {id(one) for one in layer.parameters()}
+        rates = [
+            {
+                "params": [one for one in model.parameters() if id(one) not in own],
+                "lr": settings.lr_s3_hidden_layer,
+            },
+            {"params": list(layer.parameters()), "lr": settings.lr_s3_output_layer},
+        ]
+        # The authors end standard fine-tuning by the number of epochs alone; one rule for all arms
+        # compares them at the same effort.
+        recipe, hold = self._recipe("fine-tuning", settings.early_stop), name != REGROWN
+        fitted = fine_tune(model, rates, self.target, recipe, masks=masks, hold=hold, title=name)
+        held = masks if hold else None
+        return Arm(model, 1.0 if held is None else share_of(held), fitted)
+
+    def _masks(self, name: str, learned: Masks) -> Masks:
+        """The masks of an arm: those that were learned, or as many weights chosen otherwise."""
+        if name == MAGNITUDE:
+            return magnitude_masks(self.public.module, self.names, share_of(learned))
+        if name == RANDOM_MASKS:
+            seed = seed_of(self.settings.seed, name)
+            return random_masks(self.public.module, self.names, share_of(learned), seed)
+        return learned
+
+    def _retrained(self) -> Arm:
+        settings, public = self.settings, self.public
+        known = asdict(public.preprocessing)
+        del known["reduce_labels"]
+        model = load_model(
+            public.name,
+            weights=RANDOM,
+            classes=self.target.classes,
+            preprocessing=known,
+            device=self.target.device,
+            seed=seed_of(settings.seed, "weights"),
+        ).module
+        rates = [{"params": list(model.parameters()), "lr": settings.lr_retrain}]
+        recipe = self._recipe("retraining", settings.early_stop)
+        return Arm(model, 1.0, fine_tune(model, rates, self.target, recipe, title=RETRAIN))
+
+    def _renewed(self) -> nn.Module:
+        seed = seed_of(self.settings.seed, "output layer")
+        model = replace_output_layer(
+            self.public.module, self.output_layer, self.target.classes, seed
+        )
+        return model.to(self.target.device)
+
+    def _recipe(self, stage: str, patience: int) -> Recipe:
+        settings = self.settings
+        return Recipe(
+            settings.n_epochs,
+            patience,
+            settings.momentum,
+            settings.weight_decay,
+            seed_of(settings.seed, stage),
+        )
+
+
+def share_of(masks: Masks) -> float:
+    """Share of the elements of masks that are retained."""
+    kept = sum(int(one.sum()) for one in masks.values())
+    return kept / sum(one.numel() for one in masks.values())

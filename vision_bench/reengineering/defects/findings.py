@@ -1,0 +1,186 @@
+"""What was found of each arm, in numbers, words and lines of tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vision_bench.reengineering.defects.inheritance import (
+    UNKNOWN,
+    Answers,
+    Interval,
+    inheritance_difference,
+)
+from vision_bench.reengineering.defects.settings import (
+    ARMS,
+    MAGNITUDE,
+    RANDOM_MASKS,
+    RETRAIN,
+    SEAM,
+    STANDARD,
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One arm.
+
+    Attributes:
+        name: Its name.
+        answers: Which test images it answers rightly.
+        retained: Share of the public model's hidden weights that are not held at 0.
+        validation: Accuracy on the validation split, on which the state was chosen.
+        epoch: Which epoch's state it is, from 0.
+        epochs: How many were run.
+    """
+
+    name: str
+    answers: Answers
+    retained: float
+    validation: float
+    epoch: int
+    epochs: int
+
+
+class Findings:
+    """All arms of a study.
+
+    Args:
+        arms: Each of them, with standard fine-tuning among them.
+    """
+
+    def __init__(self, arms: Sequence[Finding]) -> None:
+        self.arms = {one.name: one for one in arms}
+
+    def difference(self, name: str) -> Interval:
+        """The DIR of an arm less that of standard fine-tuning; unknown of the latter itself."""
+        if name == STANDARD:
+            return UNKNOWN
+        return inheritance_difference(self.arms[name].answers, self.arms[STANDARD].answers)
+
+    @property
+    def columns(self) -> list[str]:
+        """Headings of the table."""
+        return ["arm", "retained", "accuracy, %", "DIR, %", "DIR less standard, points"]
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Its lines, with 95 % intervals."""
+        return [
+            [
+                name,
+                f"{100 * one.retained:.1f} %",
+                percent(one.answers.accuracy),
+                percent(one.answers.inheritance_rate),
+                percent(self.difference(name), signed=True),
+            ]
+            for name, one in self.arms.items()
+        ]
+
+    @property
+    def summary(self) -> str:
+        """The result in a sentence or two."""
+        if SEAM not in self.arms:
+            rate = percent(self.arms[STANDARD].answers.inheritance_rate)
+            return f"The attack overturns {rate} % of the right answers of standard fine-tuning."
+        before = self.arms[STANDARD].answers.inheritance_rate.value
+        after = self.arms[SEAM].answers.inheritance_rate.value
+        gap = self.difference(SEAM)
+        lost = self.arms[SEAM].answers.accuracy.value - self.arms[STANDARD].answers.accuracy.value
+        if gap.high < 0:
+            said = "inherits fewer defects than standard fine-tuning"
+        elif gap.low > 0:
+            said = "inherits more defects than standard fine-tuning"
+        else:
+            said = "may inherit as many defects as standard fine-tuning: the interval holds 0"
+        return (
+            f"SeaM {said}. The attack on the public model overturns {100 * after:.1f} % of its "
+            f"right answers, and {100 * before:.1f} % of standard fine-tuning's: on images that "
+            f"both answer rightly, {percent(gap, signed=True)} points. Its accuracy differs by "
+            f"{100 * lost:+.1f} points."
+        )
+
+    @property
+    def sentences(self) -> list[str]:
+        """What else follows."""
+        found = [f"{name}: {ARMS[name]}." for name in self.arms]
+        if SEAM in self.arms:
+            seam = self.arms[SEAM].answers
+            gaps = {
+                one: percent(inheritance_difference(seam, self.arms[one].answers), signed=True)
+                for one in (MAGNITUDE, RANDOM_MASKS)
+                if one in self.arms
+            }
+            if gaps:
+                told = " and ".join(f"{gap} against {one}" for one, gap in gaps.items())
+                found.append(
+                    "What SeaM's choice of weights adds to retaining as few of them, in points of "
+                    f"DIR on common images: {told}."
+                )
+        if RETRAIN in self.arms:
+            rate = percent(self.arms[RETRAIN].answers.inheritance_rate)
+            found.append(
+                f"A network that never saw the public weights loses {rate} % of its right answers "
+                "to the same images: as much is no inheritance."
+            )
+        return found
+
+    @property
+    def csv(self) -> str:
+        """Every number as a table."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        triples = ("accuracy", "dir", "dir_less_standard")
+        writer.writerow(
+            ["arm", "retained", "validation", "epochs", "images", "right", "flipped"]
+            + [f"{one}{end}" for one in triples for end in ("", "_low", "_high")]
+        )
+        for name, one in self.arms.items():
+            answers = one.answers
+            intervals = (answers.accuracy, answers.inheritance_rate, self.difference(name))
+            counts = (len(answers.clean), int(answers.clean.sum()), int(answers.flipped.sum()))
+            ends = [end for each in intervals for end in (each.value, each.low, each.high)]
+            texts = [repr(end) if math.isfinite(end) else "" for end in ends]
+            writer.writerow([name, one.retained, one.validation, one.epochs, *counts, *texts])
+        return text.getvalue()
+
+    def to_json(self, **also: Any) -> str:
+        """Every number as JSON; what is unknown is null."""
+        content = {
+            name: {
+                "retained": one.retained,
+                "validation": one.validation,
+                "epoch": one.epoch,
+                "epochs": one.epochs,
+                "images": len(one.answers.clean),
+                "right": int(one.answers.clean.sum()),
+                "flipped": int(one.answers.flipped.sum()),
+                "accuracy": _plain(one.answers.accuracy),
+                "dir": _plain(one.answers.inheritance_rate),
+                "dir_less_standard": _plain(self.difference(name)),
+            }
+            for name, one in self.arms.items()
+        }
+        return json.dumps({**also, "arms": content}, indent=2) + "\n"
+
+
+def percent(one: Interval, *, signed: bool = False) -> str:
+    """A share with its interval, in percent.
+
+    >>> percent(Interval(0.5, 0.25, 0.75)), percent(Interval(-0.1, -0.2, 0.05), signed=True)
+    ('50.0 [25.0, 75.0]', '-10.0 [-20.0, +5.0]')
+    """
+    if not math.isfinite(one.value):
+        return "–"
+    sign = "+" if signed else ""
+    value, low, high = (f"{100 * each:{sign}.1f}" for each in (one.value, one.low, one.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _plain(one: Interval) -> Mapping[str, float] | None:
+    return vars(one) if math.isfinite(one.value) else None

@@ -1,0 +1,127 @@
+"""Masks learned with the output layer, until enough weights are gone: SeaM's second stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aim_plugins.modulation.masks import WeightMasks
+from vision_bench.reengineering.defects.fine_tuning import Best, finite
+from vision_bench.reengineering.defects.target import Target
+
+
+@dataclass(frozen=True)
+class PruningRecipe:
+    """How masks are learned.
+
+    Attributes:
+        lr_mask: Adam's rate of their scores.
+        lr_output: Adam's rate of the output layer.
+        alpha: Weight of the retained share in the loss.
+        threshold: Share of the weights after whose removal it ends.
+        epochs: Passes over the training images at most.
+        patience: Epochs without a better accuracy less retained share after which it ends; 0 for
+            never.
+    """
+
+    lr_mask: float
+    lr_output: float
+    alpha: float
+    threshold: float
+    epochs: int
+    patience: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was learned.
+
+    Attributes:
+        masks: By parameter, true where it is retained.
+        retained: Share of their elements that is.
+        accuracy: On the validation split, with the masks.
+        epoch: Which epoch they are of, from 0.
+        reached: Whether the threshold was.
+        emptied: Whether the epoch after left no weight at all, so that these were taken.
+    """
+
+    masks: Mapping[str, Bool[Tensor, "*shape"]]
+    retained: float
+    accuracy: float
+    epoch: int
+    reached: bool
+    emptied: bool = False
+
+
+def learn_masks(
+    model: nn.Module,
+    output_layer: str,
+    names: Sequence[str],
+    target: Target,
+    recipe: PruningRecipe,
+    *,
+    title: str = "",
+) -> Pruned:
+    """Learns which weights a problem needs; the model's hidden weights stay as they are.
+
+    One optimiser moves masks and output layer, by the cross-entropy plus alpha times the retained
+    share. The masks of the first epoch that ends below the threshold are taken; else, and where
+    that epoch removed everything, those of the best accuracy less retained share.
+
+    Args:
+        model: A model whose output layer is trained, on the target's device. That layer is trained
+            on.
+        output_layer: Its name.
+        names: The parameters that get masks.
+        target: The problem.
+        recipe: How.
+        title: Of the progress bar; none is shown without one.
+
+    Raises:
+        ValueError: If the loss is not finite, or the first epoch removes every weight.
+
+    Source: `Reengineer.alter` of the authors' `defect_inherit`.
+    """
+    from tqdm import trange
+
+    masks = WeightMasks(model, names)
+    layer = model.get_submodule(output_layer)
+    optimiser = torch.optim.Adam(
+        [
+            {"params": list(masks.parameters()), "lr": recipe.lr_mask},
+            {"params": list(layer.parameters()), "lr": recipe.lr_output},
+        ]
+    )
+    best = Best()
+    with (
+        masks.training_on(model),
+        trange(recipe.epochs, desc=title, unit="epoch", disable=not title) as bar,
+    ):
+        layer.requires_grad_(True)
+        for epoch in bar:
+            for images, labels in target.batches(epoch):
+                optimiser.zero_grad()
+                loss = F.cross_entropy(model(images), labels)
+                finite(loss + recipe.alpha * masks.retained_share(), title).backward()
+                optimiser.step()
+            retained, accuracy = float(masks.retained_share().detach()), target.accuracy(model)
+            bar.set_postfix_str(f"retained {retained:.1%}, validation {accuracy:.1%}")
+            if emptied := retained == 0:
+                break
+            if 1 - retained >= recipe.threshold:
+                return Pruned(masks.binary(), retained, accuracy, epoch, True)
+            best.offer(accuracy - retained, epoch, (masks.binary(), retained, accuracy))
+            if best.is_stale(epoch, recipe.patience):
+                break
+    if best.state is None:
+        raise ValueError(
+            f"the masks removed every weight in the first epoch: lower alpha={recipe.alpha:g} or "
+            f"lr_mask={recipe.lr_mask:g}"
+        )
+    chosen, retained, accuracy = best.state
+    return Pruned(chosen, retained, accuracy, best.epoch, False, emptied)
