@@ -22,6 +22,8 @@ install_import_hook(
         "aim_plugins.modulation",
         "aim_plugins.coverage",
         "aim_plugins.task_coverage",
+        "aim_plugins.task_documents",
+        "aim_plugins.reengineering",
         "aim_plugins.engines.scoring",
         "aim_plugins.engines.generation",
         "vision_bench.attacks",
