@@ -90,20 +90,17 @@ def _gated(
 
 
 def keep_most_important(
-    importance: Mapping[str, Float[Tensor, " channels"]],
-    counts: Mapping[str, int],
-    among: Mapping[str, Bool[Tensor, " channels"]],
+    importance: Mapping[str, Float[Tensor, " channels"]], counts: Mapping[str, int]
 ) -> dict[str, Bool[Tensor, " channels"]]:
     """Of each group, its most important channels; of equals the first.
 
     Args:
         importance: Of each channel, by group.
         counts: How many of each group are kept.
-        among: Those that may be.
     """
     kept = {}
     for name, values in importance.items():
-        ranked = values.masked_fill(~among[name], -1.0).argsort(descending=True, stable=True)
-        kept[name] = torch.zeros_like(among[name])
+        ranked = values.argsort(descending=True, stable=True)
+        kept[name] = torch.zeros(len(values), dtype=torch.bool)
         kept[name][ranked[: counts[name]]] = True
     return kept

@@ -117,11 +117,14 @@ class QuestionBatch:
                     scored.append((row, position, ids[position + 1], choice))
                 choice += 1
         inputs = [torch.tensor(ids) for _, ids in rows]
-        columns = torch.tensor(scored, device=device).unbind(1)
+        row, position, token, owner = torch.tensor(scored, device=device).unbind(1)
         return cls(
             torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True).to(device),
             torch.tensor([place for place, _ in rows], device=device),
-            *columns,
+            row,
+            position,
+            token,
+            owner,
             tuple(len(one.ids) for one in questions),
         )
 
