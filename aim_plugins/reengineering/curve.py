@@ -136,10 +136,15 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
     """The first minus the second, of the same documents.
 
     Where all differences are equal, as where two models answer alike, documents not seen may still
-    differ; the interval is then empty, and says no more than that these did not.
+    differ: by 1 either way in a share of them as large as Wilson's bound for none of n.
+
+    Args:
+        first: Values in [0, 1], at least two.
+        second: Those of the same documents.
     """
     found = mean([one - other for one, other in zip(first, second, strict=True)])
-    half = student_factor(found.n) * (found.stderr or 0.0)
+    unseen = wilson_interval(0.0, found.n)[1]
+    half = student_factor(found.n) * found.stderr if found.stderr else unseen
     return Difference(found.value, found.value - half, found.value + half)
 
 

@@ -35,16 +35,12 @@ class Question:
     right: int
 
 
-def read_questions(
-    task: str, documents: Sequence[Document], tokenizer: Any, max_length: int
-) -> list[Question]:
-    """Documents as questions.
+def check_choices(task: str, documents: Sequence[Document]) -> None:
+    """Refuses documents that are no questions of multiple choice.
 
     Args:
-        task: What was asked for, for errors.
+        task: What was asked for.
         documents: Its documents.
-        tokenizer: The model's tokenizer.
-        max_length: Longest input in tokens; of longer ones the end is kept, as in the harness.
 
     Raises:
         ValueError: If a document has no choices, such as those of tasks that generate, or nobody
@@ -60,6 +56,21 @@ def read_questions(
             f"tasks: nobody knows the right answer of {secret[0]}: name a task whose answers are "
             "public"
         )
+
+
+def read_questions(
+    documents: Sequence[Document], tokenizer: Any, max_length: int
+) -> list[Question]:
+    """Documents with choices as questions.
+
+    Args:
+        documents: The documents, which `check_choices` has let pass.
+        tokenizer: The model's tokenizer.
+        max_length: Longest input in tokens; of longer ones the end is kept, as in the harness.
+
+    Raises:
+        ValueError: If a choice has no tokens of its own.
+    """
     return [_question(one, tokenizer, max_length) for one in documents]
 
 
@@ -117,14 +128,14 @@ class QuestionBatch:
                     scored.append((row, position, ids[position + 1], choice))
                 choice += 1
         inputs = [torch.tensor(ids) for _, ids in rows]
-        row, position, token, owner = torch.tensor(scored, device=device).unbind(1)
+        targets = torch.tensor(scored, device=device).unbind(1)
         return cls(
             torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True).to(device),
             torch.tensor([place for place, _ in rows], device=device),
-            row,
-            position,
-            token,
-            owner,
+            targets[0],
+            targets[1],
+            targets[2],
+            targets[3],
             tuple(len(one.ids) for one in questions),
         )
 

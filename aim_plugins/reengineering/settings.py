@@ -52,7 +52,7 @@ class ReengineerSettings(Settings):
     include_path: str | None = option(None, metavar="FOLDER")
     limit: Positive | None = None
     also: Names = option((), metavar="NAMES")
-    also_limit: Positive = 50
+    also_limit: Positive = 50.0
     shares: Shares = option(DEFAULT_SHARES, metavar="SHARES")
     split: Shares = option(DEFAULT_SPLIT, metavar="SHARES")
     tolerance: Tolerance = 0.05

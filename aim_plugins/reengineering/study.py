@@ -31,7 +31,12 @@ from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step
 from aim_plugins.reengineering.front import Findings, publish
 from aim_plugins.reengineering.groups import Removable, find_removable, masks_of
 from aim_plugins.reengineering.importance import keep_most_important, taylor_importance
-from aim_plugins.reengineering.questions import Question, read_questions, score_choices
+from aim_plugins.reengineering.questions import (
+    Question,
+    check_choices,
+    read_questions,
+    score_choices,
+)
 from aim_plugins.reengineering.removal import channel_counts, smaller_model
 from aim_plugins.reengineering.settings import ReengineerSettings
 from aim_plugins.reengineering.speed import measure_speed
@@ -79,7 +84,7 @@ class ReengineeringStudy(FolderStudy):
         self.model, self.tokenizer = engine.model, engine.tokenizer
         self.removable: Removable = find_removable(self.model)
         questions = {
-            name: read_questions(name, documents, self.tokenizer, engine.max_length)
+            name: read_questions(documents, self.tokenizer, engine.max_length)
             for name, documents in self.documents.items()
         }
         own_questions = questions.pop(settings.task)
@@ -95,6 +100,8 @@ class ReengineeringStudy(FolderStudy):
         found = load_documents([settings.task], settings.include_path, settings.limit)
         if settings.also:
             found |= load_documents(settings.also, settings.include_path, settings.also_limit)
+        for name, documents in found.items():
+            check_choices(name, documents)
         return found
 
     def measure(self, store: SweepStore) -> None:
