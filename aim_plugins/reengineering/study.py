@@ -206,7 +206,7 @@ class ReengineeringStudy(FolderStudy):
             seed=self.settings.seed,
             data_sha256=self.learned_from,
             shapes=[list(one.shape) for one in first.values()],
-            ratios=[one.ratio for one in steps],
+            ratios=[round(one.ratio, 4) for one in steps],
             selected=self.curve.selected,
             notes=[
                 {"share": one.share, "validation_accuracy": one.validation.accuracy}
