@@ -62,7 +62,7 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     sections = [_accuracy_section(found, drawn["accuracy"]["png"]), _smaller_section(found)]
     if found.settings.also:
         sections.insert(1, _others_section(found, drawn["others"]["png"]))
-    shown = [_accuracy_table(found.curve), *_others_tables(found.curve)]
+    shown = [_accuracy_table(found.curve), _size_table(found.curve), *_others_tables(found.curve)]
     tables = [Overview("", columns=one.columns, rows=one.rows).as_text() for one in shown]
     return publish_page(
         folder,
@@ -83,8 +83,8 @@ def headline(found: Findings) -> str:
     text = (
         f"With {chosen.share:g} of neurons and heads kept "
         f"({chosen.parameters / whole.parameters:.1%} of the parameters), the model answers "
-        f"{chosen.test.accuracy:.3f} of {len(chosen.test.right)} held-out documents, the whole one "
-        f"{whole.test.accuracy:.3f}: {lost.text}."
+        f"{chosen.test.accuracy:.3f} of {len(chosen.test.right)} held-out documents right, the whole "
+        f"one {whole.test.accuracy:.3f}: a difference of {lost.text}."
     )
     if not found.curve.good:
         text += (
@@ -100,14 +100,15 @@ def _accuracy_section(found: Findings, picture: bytes) -> Section:
         "In every block the neurons and key-value heads (with their query heads) of the largest "
         f"importance are kept. It is learned from {found.settings.split[0]:.0%} of the documents; "
         "accuracies are of documents that neither ranking nor choice has seen, with 95 % intervals "
-        "over documents. No weight is trained. Cross-entropy is of the right choice among all."
+        "over documents, of the draws at random as they fell. No weight is trained. Cross-entropy is "
+        "of the right choice among all, in nats."
     )
     return Section(
         "Accuracy",
         note,
         _removal_sentences(curve),
         {"accuracy against the share kept": picture},
-        [_accuracy_table(curve), _choice_table(found)],
+        [_accuracy_table(curve), _size_table(curve), _choice_table(found)],
     )
 
 
@@ -138,14 +139,12 @@ def _and(words: Sequence[str]) -> str:
 
 def _accuracy_table(curve: Curve) -> Table:
     columns = [
-        "kept", "retained ratio", "parameters", "neurons", "key-value heads", "accuracy",
-        "95 %", "less the whole", "at random", "less random", "cross-entropy", "at random",
+        "kept", "accuracy", "95 %", "minus the whole", "at random", "minus random",
+        "cross-entropy", "at random",
     ]  # fmt: skip
     rows = []
     for step in (curve.whole, *curve.steps):
-        row = [f"{step.share:g}", f"{step.ratio:.4f}", f"{step.parameters / 1e6:.1f} M"]
-        row += [str(step.neurons), str(step.head_groups or "all"), f"{step.test.accuracy:.3f}"]
-        row.append(_interval(step.test))
+        row = [f"{step.share:g}", f"{step.test.accuracy:.3f}", _interval(step.test)]
         if step is curve.whole:
             row += ["", "", "", f"{step.test.loss:.3f}", ""]
         else:
@@ -156,6 +155,21 @@ def _accuracy_table(curve: Curve) -> Table:
             row += [f"{step.test.loss:.3f}", f"{sum(random_loss) / len(random_loss):.3f}"]
         rows.append(row)
     return Table(columns, rows)
+
+
+def _size_table(curve: Curve) -> Table:
+    rows = [
+        [
+            f"{step.share:g}",
+            str(step.neurons),
+            str(step.head_groups or "all"),
+            f"{step.parameters / 1e6:.1f} M",
+            f"{step.ratio:.4f}",
+        ]
+        for step in (curve.whole, *curve.steps)
+    ]
+    columns = ["kept", "neurons", "key-value heads", "parameters", "retained ratio"]
+    return Table(columns, rows, "What is left; the ratio is of weights of linear layers")
 
 
 def _choice_table(found: Findings) -> Table:
@@ -199,7 +213,7 @@ def _others_tables(curve: Curve) -> list[Table]:
             less = "" if step is curve.whole else paired(own.hits, whole.hits).text
             accuracy = [f"{own.accuracy:.3f}", _interval(own), less]
             rows.append([f"{step.share:g}", *accuracy, f"{own.loss:.3f}"])
-        columns = [f"kept, {name}", "accuracy", "95 %", "less the whole", "cross-entropy"]
+        columns = [f"kept, {name}", "accuracy", "95 %", "minus the whole", "cross-entropy"]
         tables.append(Table(columns, rows))
     return tables
 
