@@ -83,8 +83,8 @@ def headline(found: Findings) -> str:
     text = (
         f"With {chosen.share:g} of neurons and heads kept "
         f"({chosen.parameters / whole.parameters:.1%} of the parameters), the model answers "
-        f"{chosen.test.accuracy:.3f} of {len(chosen.test.right)} held-out documents right, the whole "
-        f"one {whole.test.accuracy:.3f}: a difference of {lost.text}."
+        f"{chosen.test.accuracy:.3f} of {len(chosen.test.right)} held-out documents right, the "
+        f"whole one {whole.test.accuracy:.3f}: a difference of {lost.text}."
     )
     if not found.curve.good:
         text += (
@@ -100,8 +100,8 @@ def _accuracy_section(found: Findings, picture: bytes) -> Section:
         "In every block the neurons and key-value heads (with their query heads) of the largest "
         f"importance are kept. It is learned from {found.settings.split[0]:.0%} of the documents; "
         "accuracies are of documents that neither ranking nor choice has seen, with 95 % intervals "
-        "over documents, of the draws at random as they fell. No weight is trained. Cross-entropy is "
-        "of the right choice among all, in nats."
+        "over documents, of the draws at random as they fell. No weight is trained. Cross-entropy "
+        "is of the right choice among all, in nats."
     )
     return Section(
         "Accuracy",
