@@ -34,6 +34,11 @@ SYSTEMS = (
         "aim_plugins.task_coverage.commands:main",
     ),
     System(
+        "reengineer",
+        "a smaller model with the neurons and heads that one task needs",
+        "aim_plugins.reengineering.commands:main",
+    ),
+    System(
         "transport",
         "learn, look at, apply and evaluate activation transports",
         "aim_plugins.steering.commands.parser:main",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import types
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ install_import_hook(
         "aim_plugins.modulation",
         "aim_plugins.coverage",
         "aim_plugins.task_coverage",
+        "aim_plugins.task_documents",
+        "aim_plugins.reengineering",
         "aim_plugins.engines.scoring",
         "aim_plugins.engines.generation",
         "vision_bench.attacks",
@@ -120,3 +124,63 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+CITIES = ["Paris", "Berlin", "France", "Germany", "Question", "Answer", "capital", "the"]
+
+CHOICE = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{text}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+"""
+GENERATION = """
+task: tiny_writing
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "Write {{{{word}}}} :"
+doc_to_target: "{{{{word}}}} ."
+generation_kwargs: {{until: ["."]}}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_checkpoint: Path):
+    """The tiny checkpoint's model and tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    return types.SimpleNamespace(model=model, tokenizer=tokenizer, folder=tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tasks of four choices and one that generates, of eight documents each."""
+    pytest.importorskip("lm_eval")
+    folder = tmp_path_factory.mktemp("tasks")
+    for name, text in (
+        ("tiny_capitals", "the capital of {{word}} is"),
+        ("tiny_questions", "Question : the {{word}} ? Answer :"),
+    ):
+        rows = [
+            {"word": word * (1 + place % 3), "choices": CITIES[:4], "answer": place % 4}
+            for place, word in enumerate(CITIES)
+        ]
+        _write(folder / f"{name}.jsonl", rows)
+        content = CHOICE.format(name=name, file=folder / f"{name}.jsonl", text=text)
+        (folder / f"{name}.yaml").write_text(content)
+    _write(folder / "words.jsonl", [{"word": word} for word in CITIES])
+    content = GENERATION.format(file=folder / "words.jsonl")
+    (folder / "tiny_writing.yaml").write_text(content)
+    return folder
+
+
+def _write(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -295,13 +295,13 @@ def check_harness(config: Any, options: dict[str, Any]) -> None:
 
     from aim_plugins.harnesses.lm_eval.register import MODELS
 
-    assert config.model in MODELS
+    assert config.model in {"hf", *MODELS}
     given, rest = arguments.split_arguments(config.model_args)
     assert rest.keys() <= inspect.signature(HFLM.__init__).parameters.keys()
     assert not given.keys() & options.keys()
     for kind in changes.kinds():
         strength = next(iter(kind.arguments))
-        if strength in (given := given | options):
+        if (given := given | options).get(strength) not in (None, *kind.words):
             kind.axis.parse(given[strength], strength)
     for task in config.tasks:
         own = config.include_path and (ROOT / config.include_path / f"{task}.yaml").is_file()

@@ -83,6 +83,7 @@ class Change(abc.ABC):
         acts_on: "logits" change without a forward pass of their own, "activations" row by row of
             one batch, "weights" for a whole pass.
         arguments: Arguments that harnesses take, with their meaning; the first is the strength's.
+        words: Texts that stand for strengths which only what was learned knows.
         neutral: The strength that leaves the model as it is.
         strength: The one scalar.
         fingerprint: Of what it was learned as, whatever the strength; empty where nothing was.
@@ -101,6 +102,7 @@ class Change(abc.ABC):
     axis: ClassVar[Axis]
     acts_on: ClassVar[Target]
     arguments: ClassVar[Mapping[str, str]]
+    words: ClassVar[Sequence[str]] = ()
     neutral: ClassVar[float] = 0.0
     draws: ClassVar[bool] = False
     request_limit: ClassVar[float] = 1e4

@@ -24,6 +24,8 @@ from aim_plugins.modulation.changes import Change
 if TYPE_CHECKING:
     from torch import Tensor
 
+PATH = "path"
+"""Stands for all ratios along a training path."""
 _NEAR = 5e-4
 """How far a ratio may be rounded where it is named."""
 
@@ -190,6 +192,7 @@ class RetainedWeights(Change):
         "mask": "folder of masks that `aim-plugins reengineer` wrote",
         "force_mask": "let the masks act on other weights than they were learned on",
     }
+    words = (PATH,)
     neutral = 1.0
 
     strength: float
@@ -215,7 +218,7 @@ class RetainedWeights(Change):
         known, asked = learned.metadata, given.get("retained_ratio")
         if asked is None or asked == "":
             ratios: Sequence[float] = (known.ratios[known.selected],)
-        elif str(asked) == "path":
+        elif asked == PATH:
             ratios = [one for one in (1.0, *known.ratios) if one < 1] + [1.0]
         else:
             ratios = cls.axis.parse(asked, "retained_ratio")

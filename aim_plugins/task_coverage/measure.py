@@ -16,12 +16,12 @@ from aim_plugins.coverage.profile import ALL, Profile, ProfileMetadata
 from aim_plugins.coverage.registry import idc_label
 from aim_plugins.coverage.results import NOISE, TRAINING, Result, collect, training_values
 from aim_plugins.sweep.store import SweepStore
-from aim_plugins.task_coverage.documents import fingerprint_of
 from aim_plugins.task_coverage.kept import KeptNeurons, keep_neurons
 from aim_plugins.task_coverage.settings import TaskCoverageSettings
 from aim_plugins.task_coverage.subject import Subject, Tokens
 from aim_plugins.task_coverage.suite import Suite
 from aim_plugins.task_coverage.views import View
+from aim_plugins.task_documents import fingerprint_of
 
 _GAPS = 12
 """Gaps that are shown of each set of important neurons."""

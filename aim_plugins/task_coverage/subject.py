@@ -23,7 +23,7 @@ from aim_plugins.coverage.activations import NeuronReader, neuron_layers, read_o
 from aim_plugins.coverage.layers import Layers
 from aim_plugins.modulation.hooks import choose_sites
 from aim_plugins.task_coverage.directions import Directions
-from aim_plugins.task_coverage.documents import Document
+from aim_plugins.task_documents import Document
 from aim_plugins.transport.forward import forward_of
 from aim_plugins.transport.sentences import SentenceBatch, sentence_batches
 

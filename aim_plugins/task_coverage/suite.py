@@ -9,14 +9,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from aim_plugins.core.errors import first_few
-from aim_plugins.task_coverage.documents import (
+from aim_plugins.task_coverage.settings import TaskCoverageSettings
+from aim_plugins.task_coverage.subject import Subject, Tokens
+from aim_plugins.task_documents import (
     Document,
     answer_names,
     fingerprint_of,
     load_documents,
 )
-from aim_plugins.task_coverage.settings import TaskCoverageSettings
-from aim_plugins.task_coverage.subject import Subject, Tokens
 
 _MOST_CLASSES = 10
 """Places of right answers that are measured apart, at most."""

@@ -29,12 +29,12 @@ from aim_plugins.coverage.relevance.relevance import Relevance
 from aim_plugins.coverage.relevance.scores_file import read_scores
 from aim_plugins.coverage.settings import CriteriaSettings
 from aim_plugins.task_coverage.directions import DIRECTIONS, OF_DIRECTIONS, direction_criteria
-from aim_plugins.task_coverage.documents import answer_names, fingerprint_of
 from aim_plugins.task_coverage.kept import KeptNeurons
 from aim_plugins.task_coverage.relevance import answer_relevance
 from aim_plugins.task_coverage.settings import TaskCoverageSettings
 from aim_plugins.task_coverage.subject import Subject
 from aim_plugins.task_coverage.suite import Suite
+from aim_plugins.task_documents import answer_names, fingerprint_of
 
 NEURONS = "neurons"
 

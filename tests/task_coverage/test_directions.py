@@ -9,9 +9,9 @@ from aim_plugins.coverage.criteria.criterion import Batch
 from aim_plugins.coverage.layers import Layers
 from aim_plugins.coverage.reference import Reference, ReferenceMetadata
 from aim_plugins.task_coverage.directions import direction_criteria, read_directions
-from aim_plugins.task_coverage.documents import Document
 from aim_plugins.task_coverage.settings import TaskCoverageSettings
 from aim_plugins.task_coverage.subject import Subject
+from aim_plugins.task_documents import Document
 from aim_plugins.transport.artifact import LearnedTransport
 from tests.task_coverage.conftest import save_transport
 

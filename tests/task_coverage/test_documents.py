@@ -7,9 +7,9 @@ import types
 
 import pytest
 
-from aim_plugins.task_coverage.documents import Document, answer_names, load_documents
 from aim_plugins.task_coverage.settings import TaskCoverageSettings
 from aim_plugins.task_coverage.suite import Suite, load_suite
+from aim_plugins.task_documents import Document, answer_names, load_documents
 
 pytest.importorskip("lm_eval")
 
@@ -89,7 +89,7 @@ def _task(kind: str, **values):
     ],
 )
 def test_every_kind_of_task_gives_a_text(task, text, place) -> None:
-    from aim_plugins.task_coverage.documents import _documents
+    from aim_plugins.task_documents import _documents
 
     (document,) = _documents("made-up", task, None)
     assert (document.text, document.place) == (text, place)
@@ -98,7 +98,7 @@ def test_every_kind_of_task_gives_a_text(task, text, place) -> None:
 def test_tasks_that_are_not_there_or_empty_are_refused(task_folder, monkeypatch) -> None:
     import lm_eval.tasks
 
-    from aim_plugins.task_coverage.documents import _documents
+    from aim_plugins.task_documents import _documents
 
     # Looking through the harness's own thousands takes ten seconds.
     manager = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)

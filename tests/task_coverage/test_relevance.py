@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aim_plugins.task_coverage.documents import Document
 from aim_plugins.task_coverage.relevance import answer_mask, answer_relevance, attribute
 from aim_plugins.task_coverage.subject import Subject
+from aim_plugins.task_documents import Document
 from aim_plugins.transport.sentences import sentence_batches
 
 DOCUMENTS = [

@@ -81,7 +81,7 @@ def test_a_study_writes_all_of_its_files(coverage, shift_transport) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_values_are_those_of_plain_loops(coverage, tiny, task_folder) -> None:
-    from aim_plugins.task_coverage.documents import load_documents
+    from aim_plugins.task_documents import load_documents
 
     status, folder = coverage(*TASKS, *BRIEF, "--batch-size", 3)
     assert status == 0

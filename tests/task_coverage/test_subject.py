@@ -7,9 +7,9 @@ import torch
 
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.task_coverage.directions import read_directions
-from aim_plugins.task_coverage.documents import Document
 from aim_plugins.task_coverage.kept import keep_neurons
 from aim_plugins.task_coverage.subject import Subject, Tokens
+from aim_plugins.task_documents import Document
 from aim_plugins.transport.artifact import LearnedTransport
 
 TEXTS = [

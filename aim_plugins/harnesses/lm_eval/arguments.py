@@ -239,7 +239,7 @@ def check_strengths(options: Mapping[str, Any]) -> None:
     """
     for kind in kinds():
         name = next(iter(kind.arguments))
-        if name in options:
+        if name in options and options[name] not in kind.words:
             kind.axis.parse(options[name], name)
 
 

@@ -27,6 +27,7 @@ class Document:
         answer: The right answer, with the delimiter before it; empty where nobody knows it.
         place: The place of the right answer among the choices; 0 where there are none.
         choices: The choices, if there are any.
+        options: For each choice, what the harness scores it by: a text, and what follows on it.
     """
 
     task: str
@@ -35,6 +36,7 @@ class Document:
     answer: str
     place: int = 0
     choices: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def text(self) -> str:
@@ -115,13 +117,14 @@ def _document(name: str, task: Any, number: int, row: Any) -> Document:
     choices = tuple(map(str, task.doc_to_choice(row))) if kind == "multiple_choice" else ()
     target = task.doc_to_target(row)
     if isinstance(context, list):  # the choices stand in the context, and one text follows each
-        place = int(task.doc_to_text(row))
-        return Document(name, number, context[place], f"{delimiter}{target}", place, choices)
+        place, answer = int(task.doc_to_text(row)), f"{delimiter}{target}"
+        options = tuple((one, answer) for one in context)
+        return Document(name, number, context[place], answer, place, choices, options)
     if choices:
         right = _place(target, choices)
-        if right is None:
-            return Document(name, number, context, "", 0, choices)
-        return Document(name, number, context, f"{delimiter}{choices[right]}", right, choices)
+        options = tuple((context, f"{delimiter}{choice}") for choice in choices)
+        answer = "" if right is None else options[right][1]
+        return Document(name, number, context, answer, right or 0, choices, options)
     if isinstance(target, list | tuple):
         target = target[0] if target else ""
     return Document(name, number, context, f"{delimiter}{target}" if target != "" else "")

@@ -1,0 +1,1 @@
+"""`aim-plugins reengineer`: a smaller causal model for one task of multiple choice."""

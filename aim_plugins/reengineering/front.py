@@ -1,0 +1,281 @@
+"""What `aim-plugins reengineer` shows: terminal, files, pictures, and the report page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step, mean_of, paired
+from aim_plugins.reengineering.pictures import draw_accuracy, draw_others
+from aim_plugins.reengineering.settings import ReengineerSettings
+from aim_plugins.sweep.overview import Overview
+from aim_plugins.sweep.page import Page, Section, Table, publish_page
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study found, for its front.
+
+    Attributes:
+        settings: What was asked.
+        curve: The models.
+        speed: Of the whole and the smaller model.
+        deviation: The largest difference of a log-likelihood between smaller and masked model.
+    """
+
+    settings: ReengineerSettings
+    curve: Curve
+    speed: Speed
+    deviation: float
+
+    @property
+    def chosen(self) -> Step:
+        """The step that the smaller model is of."""
+        return self.curve.steps[self.curve.selected]
+
+
+def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
+    """Writes and prints everything; returns the report's path.
+
+    Args:
+        folder: The study's folder.
+        found: What it found.
+        manifest: Its manifest.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    task, title = found.settings.task, Path(found.settings.model).name
+    drawn = {"accuracy": draw_accuracy(found.curve, task)}
+    if found.settings.also:
+        drawn["others"] = draw_others(found.curve, task)
+    pictures = {
+        f"{name}.{kind}": content
+        for name, files in drawn.items()
+        for kind, content in files.items()
+    }
+    sections = [_accuracy_section(found, drawn["accuracy"]["png"]), _smaller_section(found)]
+    if found.settings.also:
+        sections.insert(1, _others_section(found, drawn["others"]["png"]))
+    shown = [_accuracy_table(found.curve), _size_table(found.curve), *_others_tables(found.curve)]
+    tables = [Overview("", columns=one.columns, rows=one.rows).as_text() for one in shown]
+    return publish_page(
+        folder,
+        Page("Re-engineering", title, task, headline(found), sections),
+        manifest,
+        files={"results.csv": _csv(found.curve), "results.json": _json(found)},
+        pictures=pictures,
+        table="\n\n".join([f"{title} for {task}", *tables]) + "\n",
+        sentences=[headline(found), *_removal_sentences(found.curve), *_smaller_sentences(found)],
+        others=["masks/", "smaller/"],
+    )
+
+
+def headline(found: Findings) -> str:
+    """The result in a sentence or two."""
+    chosen, whole = found.chosen, found.curve.whole
+    lost = paired(chosen.test.hits, whole.test.hits)
+    text = (
+        f"With {chosen.share:g} of neurons and heads kept "
+        f"({chosen.parameters / whole.parameters:.1%} of the parameters), the model answers "
+        f"{chosen.test.accuracy:.3f} of {len(chosen.test.right)} held-out documents right, the "
+        f"whole one {whole.test.accuracy:.3f}: a difference of {lost.text}."
+    )
+    if not found.curve.good:
+        text += (
+            f" No share was within {found.settings.tolerance:g} of the whole model on the "
+            "validation documents; this is the largest."
+        )
+    return text
+
+
+def _accuracy_section(found: Findings, picture: bytes) -> Section:
+    curve = found.curve
+    note = (
+        "In every block the neurons and key-value heads (with their query heads) of the largest "
+        f"importance are kept. It is learned from {found.settings.split[0]:.0%} of the documents; "
+        "accuracies are of documents that neither ranking nor choice has seen, with 95 % intervals "
+        "over documents, of the draws at random as they fell. No weight is trained. Cross-entropy "
+        "is of the right choice among all, in nats."
+    )
+    return Section(
+        "Accuracy",
+        note,
+        _removal_sentences(curve),
+        {"accuracy against the share kept": picture},
+        [_accuracy_table(curve), _size_table(curve), _choice_table(found)],
+    )
+
+
+def _removal_sentences(curve: Curve) -> list[str]:
+    better, worse = [], []
+    for step in curve.steps:
+        random_hits = mean_of([one.hits for one in step.removals])
+        if paired(step.test.hits, random_hits).low > 0:
+            better.append(f"{step.share:g}")
+        if paired(step.test.hits, curve.whole.test.hits).high < 0:
+            worse.append(f"{step.share:g}")
+    sentences = []
+    if better:
+        sentences.append(
+            "Ranked by importance, more is answered than after removal at random at "
+            f"{_and(better)} kept."
+        )
+    else:
+        sentences.append("No share shows that importance ranks better than chance.")
+    if worse:
+        sentences.append(f"Less is answered than by the whole model at {_and(worse)} kept.")
+    return sentences
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _accuracy_table(curve: Curve) -> Table:
+    columns = [
+        "kept", "accuracy", "95 %", "minus the whole", "at random", "minus random",
+        "cross-entropy", "at random",
+    ]  # fmt: skip
+    rows = []
+    for step in (curve.whole, *curve.steps):
+        row = [f"{step.share:g}", f"{step.test.accuracy:.3f}", _interval(step.test)]
+        if step is curve.whole:
+            row += ["", "", "", f"{step.test.loss:.3f}", ""]
+        else:
+            random_hits = mean_of([one.hits for one in step.removals])
+            random_loss = mean_of([one.losses for one in step.removals])
+            row += [paired(step.test.hits, curve.whole.test.hits).text]
+            row += [f"{step.random_accuracy:.3f}", paired(step.test.hits, random_hits).text]
+            row += [f"{step.test.loss:.3f}", f"{sum(random_loss) / len(random_loss):.3f}"]
+        rows.append(row)
+    return Table(columns, rows)
+
+
+def _size_table(curve: Curve) -> Table:
+    rows = [
+        [
+            f"{step.share:g}",
+            str(step.neurons),
+            str(step.head_groups or "all"),
+            f"{step.parameters / 1e6:.1f} M",
+            f"{step.ratio:.4f}",
+        ]
+        for step in (curve.whole, *curve.steps)
+    ]
+    columns = ["kept", "neurons", "key-value heads", "parameters", "retained ratio"]
+    return Table(columns, rows, "What is left; the ratio is of weights of linear layers")
+
+
+def _choice_table(found: Findings) -> Table:
+    rows = [
+        [
+            f"{step.share:g}",
+            f"{step.validation.accuracy:.3f}",
+            _interval(step.validation),
+            "chosen" if step is found.chosen else "",
+        ]
+        for step in (found.curve.whole, *found.curve.steps)
+    ]
+    title = (
+        f"The choice: the smallest share within {found.settings.tolerance:g} of the whole model "
+        f"on {len(found.curve.whole.validation.right)} validation documents"
+    )
+    return Table(["kept", "validation accuracy", "95 %", ""], rows, title)
+
+
+def _interval(answers: Answers) -> str:
+    low, high = answers.interval
+    return f"[{low:.3f}, {high:.3f}]"
+
+
+def _others_section(found: Findings, picture: bytes) -> Section:
+    note = (
+        f"The same models, ranked for {found.settings.task} alone, on other tasks: what is lost "
+        "there was not asked for."
+    )
+    return Section(
+        "Other tasks", note, (), {"accuracy on other tasks": picture}, _others_tables(found.curve)
+    )
+
+
+def _others_tables(curve: Curve) -> list[Table]:
+    tables = []
+    for name, whole in curve.whole.others.items():
+        rows = []
+        for step in (curve.whole, *curve.steps):
+            own = step.others[name]
+            less = "" if step is curve.whole else paired(own.hits, whole.hits).text
+            accuracy = [f"{own.accuracy:.3f}", _interval(own), less]
+            rows.append([f"{step.share:g}", *accuracy, f"{own.loss:.3f}"])
+        columns = [f"kept, {name}", "accuracy", "95 %", "minus the whole", "cross-entropy"]
+        tables.append(Table(columns, rows))
+    return tables
+
+
+def _smaller_section(found: Findings) -> Section:
+    whole, chosen = found.curve.whole, found.chosen
+    rows = [
+        ["whole", str(whole.parameters), *(f"{one[0]:.0f}" for one in _rates(found.speed))],
+        ["smaller", str(chosen.parameters), *(f"{one[1]:.0f}" for one in _rates(found.speed))],
+    ]
+    note = (
+        "The channels are cut out of the weights, and the configuration says how many are left: "
+        "`transformers` and `lm_eval --model hf` load the folder `smaller` as any other model. "
+        "Embeddings stay as they are. Speed is the median of five rounds of both models in turn, "
+        "on the machine of this run."
+    )
+    columns = ["model", "parameters", "tokens a second, reading", "tokens a second, writing"]
+    return Section("The smaller model", note, _smaller_sentences(found), {}, [Table(columns, rows)])
+
+
+def _rates(speed: Speed) -> tuple[Sequence[float], Sequence[float]]:
+    return speed.reading, speed.writing
+
+
+def _smaller_sentences(found: Findings) -> list[str]:
+    reading, writing = _rates(found.speed)
+    return [
+        f"The smaller model reads {reading[1] / reading[0]:.2f} times as fast as the whole one, "
+        f"and writes {writing[1] / writing[0]:.2f} times as fast.",
+        "Log-likelihoods of the smaller and the masked model differ by at most "
+        f"{found.deviation:.1g} nats.",
+    ]
+
+
+def _csv(curve: Curve) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    others = list(curve.whole.others)
+    writer.writerow(
+        ["share", "retained_ratio", "parameters", "neurons", "head_groups", "validation_accuracy",
+         "accuracy", "low", "high", "random_accuracy", "cross_entropy",
+         *(f"{name}_accuracy" for name in others)]
+    )  # fmt: skip
+    for step in (curve.whole, *curve.steps):
+        writer.writerow(
+            [step.share, repr(step.ratio), step.parameters, step.neurons, step.head_groups,
+             repr(step.validation.accuracy), repr(step.test.accuracy),
+             *map(repr, step.test.interval),
+             repr(step.random_accuracy) if step.removals else "", repr(step.test.loss),
+             *(repr(step.others[name].accuracy) for name in others)]
+        )  # fmt: skip
+    return text.getvalue()
+
+
+def _json(found: Findings) -> str:
+    content = {
+        "task": found.settings.task,
+        "selected_share": found.chosen.share,
+        "within_tolerance": bool(found.curve.good),
+        "whole": found.curve.whole.to_json(),
+        "steps": [one.to_json() for one in found.curve.steps],
+        "tokens_per_second": asdict(found.speed),
+        "deviation": found.deviation,
+    }
+    return json.dumps(content, indent=2) + "\n"

@@ -1,0 +1,195 @@
+"""`aim-plugins reengineer` from its options to its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aim_plugins.modulation.masks import masked
+from aim_plugins.modulation.retained import LearnedMasks
+from aim_plugins.reengineering import front, study
+from aim_plugins.reengineering.curve import Answers, Curve, Step, paired
+from aim_plugins.reengineering.settings import ReengineerSettings
+
+pytest.importorskip("lm_eval")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures take longer than everything else."""
+    for name in ("draw_accuracy", "draw_others"):
+        monkeypatch.setattr(front, name, lambda *given: {"png": b"\x89PNG\r\n\x1a\n"})
+
+
+def rows_of(folder):
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def asked_by_harness(kind: str, task_folder, **arguments) -> list[list[float]]:
+    """Log-likelihoods of the choices of each document, by the harness."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    import aim_plugins.harnesses.lm_eval.register  # noqa: F401
+
+    found = simple_evaluate(
+        kind,
+        model_args={key: str(value) for key, value in arguments.items()},
+        tasks=["tiny_capitals"],
+        task_manager=TaskManager(include_path=str(task_folder), include_defaults=False),
+        device="cpu",
+        log_samples=True,
+        bootstrap_iters=0,
+    )
+    return [
+        [float(one[0]) for one in sample["filtered_resps"]]
+        for sample in sorted(found["samples"]["tiny_capitals"], key=lambda one: one["doc_id"])
+    ]
+
+
+def test_a_study_writes_a_report_masks_and_a_smaller_model(reengineer, tiny, task_folder) -> None:
+    status, folder = reengineer("--also", "tiny_questions")
+    assert status == 0
+    names = {path.name for path in folder.iterdir()}
+    assert {"results.csv", "results.json", "masks", "smaller", "curves", "report.html"} < names
+    page = (folder / "report.html").read_text()
+    for title in ("Accuracy", "Other tasks", "The smaller model"):
+        assert f">{title}</h2>" in page
+    content = json.loads((folder / "results.json").read_text())
+    assert content["deviation"] < 1e-4
+    smaller = AutoModelForCausalLM.from_pretrained(folder / "smaller", dtype="float32")
+    chosen = next(one for one in content["steps"] if one["share"] == content["selected_share"])
+    assert sum(one.numel() for one in smaller.parameters()) == chosen["parameters"]
+    # Tied or not, the input embeddings are the same, and so is the tokenizer.
+    assert len(AutoTokenizer.from_pretrained(folder / "smaller")) == len(tiny.tokenizer)
+    learned = LearnedMasks.load(folder / "masks")
+    ratios = [float(row["retained_ratio"]) for row in rows_of(folder)[1:]]
+    assert learned.metadata.ratios == pytest.approx(ratios, abs=1e-4)
+    given = tiny.tokenizer("the capital of Paris is", return_tensors="pt")
+    with torch.no_grad():
+        with masked(tiny.model, learned.selected.masks):
+            expected = tiny.model(**given).logits
+        torch.testing.assert_close(smaller(**given).logits, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_harness_answers_alike_under_the_mask_and_by_the_smaller_model(
+    reengineer, tiny, task_folder
+) -> None:
+    status, folder = reengineer()
+    assert status == 0
+    under_mask = asked_by_harness(
+        "aim_hf", task_folder, pretrained=tiny.folder, mask=folder / "masks", dtype="float32"
+    )
+    smaller = asked_by_harness("hf", task_folder, pretrained=folder / "smaller", dtype="float32")
+    for first, second in zip(under_mask, smaller, strict=True):
+        assert first == pytest.approx(second, abs=1e-4)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_interrupted_study_goes_on_and_ends_as_one_in_a_run(reengineer, monkeypatch) -> None:
+    whole = study.ReengineeringStudy._measure_step
+    asked: list[float] = []
+
+    def stop_at_half(self, share, kept):
+        asked.append(share)
+        if share == 0.5 and asked.count(0.5) == 1:
+            raise KeyboardInterrupt
+        return whole(self, share, kept)
+
+    monkeypatch.setattr(study.ReengineeringStudy, "_measure_step", stop_at_half)
+    status, folder = reengineer()
+    assert status == 130 and not (folder / "report.html").exists()
+    assert reengineer()[0] == 0
+    assert asked == [1.0, 0.75, 0.5, 0.5]
+    assert reengineer()[0] == 0 and len(asked) == 4
+    _, other = reengineer(output="other")
+    assert (other / "results.csv").read_bytes() == (folder / "results.csv").read_bytes()
+    for name in ("masks/mask.safetensors", "smaller/model.safetensors"):
+        assert (other / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_masks_of_another_model_are_refused(reengineer, tiny) -> None:
+    _, folder = reengineer()
+    learned = LearnedMasks.load(folder / "masks")
+    learned.check_model(tiny.model)
+    other = AutoModelForCausalLM.from_config(tiny.model.config)
+    with pytest.raises(ValueError, match="the mask was learned on another model"):
+        learned.check_model(other)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tasks", "tiny_writing"), "tiny_writing has documents without choices"),
+        (("--shares", "0"), "shares=0.0: give a share above 0"),
+        (("--shares", "1.5"), "shares=1.5: give a share above 0 and up to 1"),
+        (("--shares", "1,0.5"), "shares=1,0.5: give different shares below 1"),
+        (("--tasks", "tiny_capitals,tiny_questions"), "name one task, .*--also"),
+        (("--split", "0.5,0.5"), "split=0.5,0.5: give three shares that add up to 1"),
+        (("--split", "0.8,0.1,0.1"), "8 documents give parts of 6, 1, 1: each needs 2"),
+        (("--also", "tiny_capitals"), "also='tiny_capitals' names a task twice, or"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(reengineer, capsys, words, message) -> None:
+    import re
+
+    status, folder = reengineer(*words)
+    assert status == 2 and not folder.exists()
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "rror" in one][-1:]
+    assert re.search(message, line)
+
+
+def step(share: float, hits: list[int], validation: list[int]) -> Step:
+    """A model that is right where there is a 1."""
+    test, chosen = (
+        Answers([[-1.0, -2.0] if hit else [-2.0, -1.0] for hit in part], [0] * len(part))
+        for part in (hits, validation)
+    )
+    return Step(share, 1, 1, share, 100, chosen, test)
+
+
+def test_the_smallest_share_within_the_tolerance_on_validation_documents_is_chosen() -> None:
+    whole = step(1.0, [1] * 10, [1] * 10)
+    steps = [
+        step(0.9, [0] * 10, [1] * 9 + [0]),
+        step(0.8, [1] * 10, [1] * 8 + [0] * 2),
+        step(0.7, [0] * 10, [1] * 9 + [0]),
+        step(0.6, [1] * 10, [1] * 5 + [0] * 5),
+    ]
+    assert steps[Curve(whole, steps, 0.1).selected].share == 0.7
+    strict = Curve(whole, steps, 0.05)
+    assert strict.good == [] and steps[strict.selected].share == 0.9
+
+
+def test_accuracy_loss_and_differences_are_those_by_hand() -> None:
+    answers = Answers([[-1.0, -3.0], [-2.0, -2.0], [-4.0, -1.0]], [0, 1, 0])
+    assert answers.hits == [1.0, 0.0, 0.0]  # of equals, the first is the answer
+    logits = torch.tensor([[-1.0, -3.0], [-2.0, -2.0], [-4.0, -1.0]])
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0]))
+    assert answers.loss == pytest.approx(float(expected))
+    assert answers.chance == 0.5
+    from scipy.stats import t
+
+    first, second = [1.0, 1.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0, 1.0]
+    found = paired(first, second)
+    differences = torch.tensor(first) - torch.tensor(second)
+    half = t.ppf(0.975, 4) * float(differences.std()) / 5**0.5
+    assert (found.low, found.high) == pytest.approx((0.4 - half, 0.4 + half), rel=0.02)
+
+
+def test_models_that_answer_alike_may_differ_on_other_documents() -> None:
+    # Wilson's bound for none of 10 is z²/(n + z²).
+    assert paired([1.0] * 10, [1.0] * 10).high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
+
+
+def test_the_folder_is_named_after_model_and_task() -> None:
+    settings = ReengineerSettings(model="org/model", tasks=["arc_easy"])
+    assert settings.folder.as_posix() == "runs/reengineer/model_arc_easy"
+    assert settings.falling == (0.9, 0.8, 0.7, 0.6, 0.5)
