@@ -11,8 +11,7 @@ section 4.1, for heads.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aim_plugins.modulation.channels import ChannelGroup
-from aim_plugins.reengineering.questions import Question, QuestionBatch, question_batches
+from aim_plugins.modulation.gates import example_gates
+from aim_plugins.reengineering.questions import Question, question_batches
 
 
 def taylor_importance(
@@ -45,48 +45,16 @@ def taylor_importance(
     """
     found = {group.name: torch.zeros(group.size) for group in groups}
     for places, batch in question_batches(questions, batch_size, model.device):
-        with _gated(model, groups, batch) as gates:
+        with example_gates(model, groups, len(batch.counts), batch.owners) as gates:
             scores = batch.log_likelihoods(model)
             right = torch.tensor([questions[place].right for place in places], device=scores.device)
             # Of a sum, each question's own gates have the derivative of its own loss.
             loss = F.cross_entropy(scores, right, reduction="sum")
-            slopes = torch.autograd.grad(loss, [gates[group.name] for group in groups])
+            slopes = torch.autograd.grad(loss, gates)
         for group, slope in zip(groups, slopes, strict=True):
             found[group.name] += slope.square().sum(0).cpu() / len(questions)
         seen(len(places))
     return found
-
-
-@contextlib.contextmanager
-def _gated(
-    model: Any, groups: Sequence[ChannelGroup], batch: QuestionBatch
-) -> Iterator[dict[str, Float[Tensor, "questions channels"]]]:
-    """Gates of 1 on all channels, one for each question; leaving it restores the model."""
-    needed = {one: one.requires_grad for one in model.parameters()}
-    gates: dict[str, Tensor] = {}
-    handles = []
-    try:
-        model.requires_grad_(False)
-        for group in groups:
-            (ends,) = group.inputs
-            layer = model.get_submodule(ends.layer)
-            gate = torch.ones(len(batch.counts), group.size, device=model.device)
-            gates[group.name] = gate.requires_grad_()
-            channels = torch.tensor(ends.channels, device=model.device)
-
-            def act(
-                _: Any, given: tuple[Tensor], gate: Tensor = gate, channels: Tensor = channels
-            ) -> tuple[Tensor]:
-                factors = gate[batch.owners][:, channels]
-                return (given[0] * factors[:, None].to(given[0].dtype),)
-
-            handles.append(layer.register_forward_pre_hook(act))
-        yield gates
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, flag in needed.items():
-            parameter.requires_grad_(flag)
 
 
 def keep_most_important(

@@ -34,6 +34,7 @@ class Findings:
         path: The epochs of the modules that were kept, by falling share.
         selected: Which of them the validation images selected.
         least: The validation accuracy that it had to reach.
+        by_share: Whether a share was asked for instead.
         baselines: Of the whole model on the test images, by name.
         modules: Of each module.
         controls: The same of what was chosen without learning, by kind.
@@ -42,6 +43,8 @@ class Findings:
         parameters: Weights and biases of its convolutions and linear layers.
         kept: Of the selected one, the share of each layer's weights, or of each group's channels,
             that is retained.
+        tuned: Of the selected one and of the whole model, each fine-tuned as long, by name; none
+            where that was not asked for.
         smaller: The selected one as a network of its own; None where that was not asked for.
         stopped: Why training ended early; empty where it did not.
     """
@@ -53,6 +56,7 @@ class Findings:
     path: Sequence[Epoch]
     selected: int
     least: float
+    by_share: bool
     baselines: Mapping[str, Accuracy]
     modules: Sequence[Accuracy]
     controls: Mapping[str, Sequence[Accuracy]]
@@ -60,6 +64,7 @@ class Findings:
     module_macs: Sequence[float]
     parameters: int
     kept: Mapping[str, float]
+    tuned: Mapping[str, Accuracy]
     smaller: Smaller | None
     stopped: str = ""
 
@@ -71,7 +76,7 @@ class Findings:
     @property
     def fell_short(self) -> bool:
         """Whether no module reached the accuracy that was asked for."""
-        return self.chosen.accuracy < self.least
+        return not self.by_share and self.chosen.accuracy < self.least
 
     @property
     def share_name(self) -> str:

@@ -15,6 +15,7 @@ from vision_bench.reengineering.findings import BASELINES, RESTRICTED, WHOLE, Fi
 from vision_bench.reengineering.latency import Latency
 from vision_bench.reengineering.pictures import draw_kept, draw_latency, draw_modules, draw_training
 from vision_bench.reengineering.smaller import REMOVED, Smaller
+from vision_bench.reengineering.tuning import TUNED_MODULE, TUNED_WHOLE
 
 _COLUMNS = ("", "retained", "MACs", "accuracy", "against restricted")
 
@@ -39,7 +40,7 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         "Restricted: the model's best answer among the problem's classes, which costs no training. "
         "The new head is trained on the whole model's outputs, as the module's own is on what is "
         "left. Largest and random: as much of the model, chosen by the weights or by chance, with "
-        "a head trained on it. MACs are multiply-accumulates for one image, one of which counts "
+        "a head trained on it. Fine-tuned: all weights that are left, trained further. MACs are multiply-accumulates for one image, one of which counts "
         "as one, without masked weights.",
         sentences,
         {"accuracy against what is retained": drawn["modules"]["png"]},
@@ -96,6 +97,13 @@ def tell(found: Findings) -> list[str]:
     for kind, controls in found.controls.items():
         sentences.append(
             f"Against {kind} of the same share: {_verdict(answers, controls[found.selected])}."
+        )
+    if found.tuned:
+        tuned, whole = found.tuned[TUNED_MODULE], found.tuned[TUNED_WHOLE]
+        sentences.append(
+            f"Fine-tuned, it tells {_share(tuned)} right; against the restricted model: "
+            f"{_verdict(tuned, restricted)}; against the whole model fine-tuned as long: "
+            f"{_verdict(tuned, whole)}."
         )
     if found.fell_short:
         sentences.append(
@@ -190,6 +198,8 @@ def modules_csv(found: Findings) -> str:
                 *_numbers(answers),
             )
         )
+    for name, answers in found.tuned.items():
+        writer.writerow((name, *("",) * 6, len(answers.right), "", *_numbers(answers)))
     for kind, series in {"module": found.modules, **found.controls}.items():
         for place, (epoch, answers) in enumerate(zip(found.path, series, strict=True)):
             own = kind == "module"

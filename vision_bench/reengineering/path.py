@@ -64,19 +64,26 @@ def keep_best(path: Sequence[Snapshot], new: Snapshot, limit: int) -> list[Snaps
     return kept
 
 
-def select(path: Sequence[Snapshot], least: float) -> int:
+def select(path: Sequence[Snapshot], least: float, most: float | None = None) -> int:
     """Which snapshot of a path is reused, as the authors choose it, but on the validation split.
 
     Args:
         path: Snapshots.
         least: The accuracy that is not to be fallen short of.
+        most: Instead, the share that is not to be exceeded.
 
     Returns:
         Of those of at least this accuracy, the one of the lowest share; where there is none, the
-        one of the highest accuracy - share.
+        one of the highest accuracy - share. Of those of at most a share, the one of the highest
+        accuracy; where there is none, the one of the lowest share.
 
     Source: `Reengineer.alter` of the authors' code, which selects on the test set.
     """
+    if most is not None:
+        small = [place for place, one in enumerate(path) if one.epoch.share <= most]
+        if small:
+            return max(small, key=lambda place: path[place].epoch.accuracy)
+        return min(range(len(path)), key=lambda place: path[place].epoch.share)
     good = [place for place, one in enumerate(path) if one.epoch.accuracy >= least]
     if good:
         return min(good, key=lambda place: path[place].epoch.share)

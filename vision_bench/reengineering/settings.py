@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from aim_plugins.core.settings import Classes, Count, Grid, Natural, Positive, bound, option
+from aim_plugins.core.settings import Classes, Count, Grid, Natural, Positive, Share, bound, option
 from aim_plugins.core.strengths import parse_strengths
 from vision_bench.classifiers.settings import TrainingSettings
 from vision_bench.reengineering.choices import Augment, Granularity
@@ -105,6 +105,11 @@ class ReengineerSettings(ProblemSettings):
             restricted to the problem's classes, or "whole", that of all its classes, as in the
             paper.
         tolerance: By how much it may fall short of that.
+        target_share: Instead, the retained ratio of masks on weights, or the share of MACs of gates
+            on channels, that the module has at most.
+        fine_tune: Epochs of training the selected module's weights afterwards, which the paper does
+            not; the whole model is given as many.
+        lr_fine_tune: Learning rate of that.
         points: Modules along the training path that are kept and tested.
         runtimes: Writes the selected module as ONNX too, and measures its latency in PyTorch,
             ONNX Runtime and OpenVINO.
@@ -122,6 +127,9 @@ class ReengineerSettings(ProblemSettings):
     validation_share: _Part = 0.1
     baseline: Literal["restricted", "whole"] = "restricted"
     tolerance: _NotNegative = 0.0
+    target_share: Share | None = None
+    fine_tune: Natural = 0
+    lr_fine_tune: Positive = 0.01
     points: Count = 8
     runtimes: bool = True
     output: str | None = None

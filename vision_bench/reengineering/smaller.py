@@ -48,20 +48,41 @@ class Smaller:
     def from_json(cls, content: Mapping[str, Any]) -> Smaller:
         """Reads what `to_json` wrote."""
         latencies = [
-            Latency(
-                **{**one, "spread": {name: tuple(ends) for name, ends in one["spread"].items()}}
-            )
+            Latency(**one | {"spread": {name: tuple(ends) for name, ends in one["spread"].items()}})
             for one in content["latencies"]
         ]
-        first, second = content["parameters"]
-        return cls((first, second), content["megabytes"], latencies)
+        return cls(tuple(content["parameters"]), tuple(content["megabytes"]), latencies)
+
+
+def module_networks(
+    model: VisionModel,
+    masks: Masks,
+    point: MaskPoint,
+    example: Float[Tensor, "batch 3 height width"],
+) -> tuple[nn.Module, dict[str, Module]]:
+    """The whole model, and the module: masked, and of channels also removed; on the CPU.
+
+    Args:
+        model: The classifier.
+        masks: What the module was learned by.
+        point: The module.
+        example: Images, on which outputs are compared.
+
+    Raises:
+        ValueError: If the smaller network answers otherwise than the masked one.
+    """
+    whole = copy.deepcopy(model.module).cpu()
+    modules = {MASKED: with_head_of(point, _masked(whole, point))}
+    if isinstance(masks, ChannelMasks):
+        modules[REMOVED] = with_head_of(point, _removed(whole, masks, point, example.cpu()))
+    return whole, modules
 
 
 def write_smaller(
     folder: Path,
     model: VisionModel,
-    masks: Masks,
-    point: MaskPoint,
+    whole: nn.Module,
+    modules: Mapping[str, Module],
     classes: Sequence[str],
     example: Float[Tensor, "batch 3 height width"],
 ) -> Smaller:
@@ -70,41 +91,34 @@ def write_smaller(
     Args:
         folder: Where it goes.
         model: The classifier.
-        masks: What the module was learned by.
-        point: The module.
+        whole: The whole model, of `module_networks`.
+        modules: The modules; the last is written.
         classes: Names of its outputs.
-        example: Images, on which outputs are compared.
+        example: Images, on which runtimes are compared.
 
     Raises:
         ImportError: If a library of the extra "reengineer" is missing.
-        ValueError: If the smaller network answers otherwise than the masked one.
+        ValueError: If a network cannot be written as ONNX, or a runtime answers otherwise.
         OSError: If a file cannot be written.
     """
-    example = example.cpu()
-    whole = copy.deepcopy(model.module).cpu()
-    networks: dict[str, nn.Module] = {WHOLE_MODEL: whole}
-    networks[MASKED] = last = _with_head(_masked(whole, point), point)
-    if isinstance(masks, ChannelMasks):
-        networks[REMOVED] = last = _with_head(_removed(whole, masks, point, example), point)
-    save_module(folder, last, model, classes, example, method=_method(masks))
+    example, last = example.cpu(), list(modules.values())[-1]
+    method = "channel" if REMOVED in modules else "weight"
+    save_module(folder, last, model, classes, example, method=method)
     sizes = len(to_onnx(whole, example, {})) / 1e6, (folder / ONNX_FILE).stat().st_size / 1e6
-    latencies = measure_latency(networks, list(example.shape[1:]))
+    latencies = measure_latency({WHOLE_MODEL: whole, **modules}, list(example.shape[1:]))
     return Smaller((_count(whole), _count(last)), sizes, latencies)
 
 
-def _count(network: nn.Module) -> int:
-    return sum(one.numel() for one in network.parameters())
-
-
-def _method(masks: Masks) -> str:
-    return "channel" if isinstance(masks, ChannelMasks) else "weight"
-
-
-def _with_head(base: nn.Module, point: MaskPoint) -> Module:
+def with_head_of(point: MaskPoint, base: nn.Module) -> Module:
+    """A network with the head of a module, in eval mode."""
     outputs, inputs = point.head["weight"].shape
     head = nn.Linear(inputs, outputs)
     head.load_state_dict(dict(point.head))
     return Module(base, head).eval()
+
+
+def _count(network: nn.Module) -> int:
+    return sum(one.numel() for one in network.parameters())
 
 
 @torch.no_grad()

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.devices import best_device
+from aim_plugins.core.files import safe_name
 from aim_plugins.modulation.channels import ChannelMasks, layer_macs
 from aim_plugins.modulation.masks import Masks, WeightMasks
 from aim_plugins.modulation.retained import LearnedMasks, MaskMetadata, MaskPoint
@@ -39,13 +40,22 @@ from vision_bench.reengineering.costs import costs
 from vision_bench.reengineering.evaluation import Subject, with_head
 from vision_bench.reengineering.findings import BASELINES, NEW_HEAD, RESTRICTED, WHOLE, Findings
 from vision_bench.reengineering.front import publish
+from vision_bench.reengineering.importance import channel_importance
 from vision_bench.reengineering.learn import Batches, Learner, Recipe
 from vision_bench.reengineering.module import Module, make_head
 from vision_bench.reengineering.path import select
 from vision_bench.reengineering.problem import split_off, sub_dataset
 from vision_bench.reengineering.settings import ReengineerSettings
-from vision_bench.reengineering.smaller import Smaller, write_smaller
+from vision_bench.reengineering.smaller import (
+    MASKED,
+    Smaller,
+    module_networks,
+    with_head_of,
+    write_smaller,
+)
+from vision_bench.reengineering.target import Target
 from vision_bench.reengineering.training import Course, Training, train
+from vision_bench.reengineering.tuning import TUNED_MODULE, TUNED_WHOLE, accuracy_of, tuned
 
 MASK, MODULE, TRAINING = "mask", "module", "training"
 """Folders of the results."""
@@ -70,7 +80,8 @@ class ReengineerStudy(FolderStudy):
         names = (
             "dataset", "split", "limit", "train_split", "train_limit", "seed", "superclass_type",
             "n_classes", "granularity", "lr_head", "lr_mask", "n_epochs", "early_stop",
-            "train_batch_size", "augment", "validation_share", "baseline", "tolerance", "points",
+            "train_batch_size", "augment", "validation_share", "baseline", "tolerance", "target_share",
+            "fine_tune", "lr_fine_tune", "points",
         )  # fmt: skip
         found = {name: getattr(settings, name) for name in names}
         return {
@@ -142,6 +153,7 @@ class ReengineerStudy(FolderStudy):
         )
         training = self._train(store, least)
         learned = self._save(store, training, least)
+        tuned, smaller = self._networks(store, learned)
         self.findings = Findings(
             problem=self.problem,
             title=self.title,
@@ -150,6 +162,7 @@ class ReengineerStudy(FolderStudy):
             path=[one.epoch for one in training.path],
             selected=learned.metadata.selected,
             least=least,
+            by_share=self.settings.target_share is not None,
             baselines=held["test"],
             modules=[
                 self._answers(store, "module", one.point, one.epoch.number) for one in training.path
@@ -159,7 +172,8 @@ class ReengineerStudy(FolderStudy):
             module_macs=[self._macs(one.point) for one in training.path],
             parameters=sum(one.numel() for one in self.subject.named.parameters()),
             kept=self._kept(training.path[learned.metadata.selected].point),
-            smaller=self._smaller(store, learned) if self.settings.runtimes else None,
+            tuned=tuned,
+            smaller=smaller,
             stopped=training.stopped,
         )
         for images in (self.train, self.validation, self.test):
@@ -211,7 +225,19 @@ class ReengineerStudy(FolderStudy):
             lambda: self._on_device(self.validation.in_order(settings.batch_size)),
             course,
             store.folder / TRAINING,
+            lambda: self._prepare(module),
         )
+
+    def _prepare(self, module: Module) -> None:
+        """Lets gates on channels start from a head that fits, in the order of importance."""
+        masks = self.masks
+        if not isinstance(masks, ChannelMasks):
+            return
+        point = self._fit_head(MaskPoint({}), self.subject.logits(self.validation, {}))
+        module.head.load_state_dict(dict(point.head))
+        batches = self._on_device(self.train.in_order(self.settings.batch_size))
+        importance = channel_importance(module.eval(), self.subject.named, masks.groups, batches)
+        masks.start_in_order(importance / masks.macs_by_gate().cpu())
 
     def _on_device(self, batches: Batches) -> Batches:
         device = self.subject.device
@@ -231,7 +257,7 @@ class ReengineerStudy(FolderStudy):
             classes=list(self.problem.names),
             class_indices=[list(group) for group in self.problem.groups],
             ratios=[one.epoch.ratio for one in path],
-            selected=select(path, least),
+            selected=select(path, least, settings.target_share),
             notes=[vars(one.epoch) for one in path],
             settings=self.arguments,
             data_sha256=self.train.data.fingerprint,
@@ -252,22 +278,52 @@ class ReengineerStudy(FolderStudy):
             if name.endswith(suffix)
         }
 
-    def _smaller(self, store: SweepStore, learned: LearnedMasks) -> Smaller:
-        """The selected module as a network of its own, written and measured once."""
-        key = f"smaller,{learned.fingerprint[:16]}"
-        if (held := store.read_batch(key)) is None or not (store.folder / MODULE).is_dir():
-            say("writing the module, and measuring it in three runtimes")
-            found = write_smaller(
-                store.folder / MODULE,
-                self.model,
-                self.masks,
-                learned.selected,
-                self.problem.names,
-                self.example,
-            )
-            held = found.to_json()
+    def _networks(
+        self, store: SweepStore, learned: LearnedMasks
+    ) -> tuple[dict[str, Accuracy], Smaller | None]:
+        """The selected module as a network of its own: fine-tuned, written and measured once."""
+        settings, point = self.settings, learned.selected
+        key = f"networks,{learned.fingerprint[:16]}"
+        held = store.read_batch(key)
+        if held is None or not (store.folder / MODULE).is_dir() and settings.runtimes:
+            whole, modules = module_networks(self.model, self.masks, point, self.example)
+            tuned = self._tune(store, whole, modules, point) if settings.fine_tune else {}
+            held = {"tuned": {name: one.to_json() for name, one in tuned.items()}, "smaller": None}
+            if settings.runtimes:
+                say("writing the module, and measuring it in three runtimes")
+                names, folder = self.problem.names, store.folder / MODULE
+                smaller = write_smaller(folder, self.model, whole, modules, names, self.example)
+                held["smaller"] = smaller.to_json()
             store.write_batch(key, held)
-        return Smaller.from_json(held)
+        tuned = {name: Accuracy.from_json(one) for name, one in held["tuned"].items()}
+        return tuned, held["smaller"] and Smaller.from_json(held["smaller"])
+
+    def _tune(
+        self, store: SweepStore, whole: nn.Module, modules: dict[str, Module], point: MaskPoint
+    ) -> dict[str, Accuracy]:
+        """Fine-tunes the module, which takes its place among the modules, and the whole model."""
+        settings, last = self.settings, list(modules)[-1]
+        target = Target(
+            self.train,
+            self.validation,
+            len(self.problem),
+            settings.train_batch_size,
+            self.subject.device,
+        )
+        head = self._fit_head(MaskPoint({}), self.subject.logits(self.validation, {}))
+        begun = {TUNED_MODULE: modules[last], TUNED_WHOLE: with_head_of(head, whole)}
+        found = {}
+        for name, network in begun.items():
+            file = store.folder / TRAINING / f"{safe_name(name)}.safetensors"
+            masks = point.masks if name == TUNED_MODULE and last == MASKED else None
+            network = tuned(
+                network, target, lr=settings.lr_fine_tune, epochs=settings.fine_tune,
+                seed=settings.seed, file=file, title=name, masks=masks,
+            )  # fmt: skip
+            found[name] = accuracy_of(network, self.test, settings.batch_size)
+            if name == TUNED_MODULE:
+                modules[last] = network
+        return found
 
     def _controls(self, store: SweepStore, kind: str, training: Training) -> list[Accuracy]:
         found = []

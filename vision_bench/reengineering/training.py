@@ -58,6 +58,7 @@ def train(
     validation: Callable[[], Batches],
     course: Course,
     folder: Path,
+    prepare: Callable[[], object] = lambda: None,
 ) -> Training:
     """Trains masks and head, and keeps the state of every epoch.
 
@@ -67,6 +68,7 @@ def train(
         validation: The images that select.
         course: How it is conducted.
         folder: Where the state is kept; what a former run left there is taken up.
+        prepare: Called before the first epoch.
 
     Returns:
         The finished training.
@@ -77,6 +79,8 @@ def train(
     from tqdm import tqdm
 
     training = _resume(learner, folder)
+    if not training.epochs:
+        prepare()
     total = learner.recipe.total
     with tqdm(desc="learning masks", total=total, unit="epoch") as bar:
         bar.update(len(training.epochs))
@@ -123,13 +127,13 @@ def _keep(learner: Learner, training: Training, folder: Path) -> None:
                 for kind, content in _parts(point).items()
                 for name, one in content.items()
             }
-            _write(file, parts, {})
+            write_file(file, parts, {})
     notes = {
         "epochs": [asdict(one) for one in training.epochs],
         "path": [one.epoch.number for one in training.path],
         "stopped": training.stopped,
     }
-    _write(folder / STATE, learner.state(), notes)
+    write_file(folder / STATE, learner.state(), notes)
     for file in folder.glob(_SNAPSHOT.format("*")):
         if file not in files:
             file.unlink()
@@ -154,7 +158,8 @@ def _snapshot_file(folder: Path, number: int) -> Path:
     return folder / _SNAPSHOT.format(number)
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+def write_file(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Writes a file of a training, whole or not at all."""
     from safetensors.torch import save
 
     plain = {name: one.detach().cpu().contiguous().clone() for name, one in tensors.items()}

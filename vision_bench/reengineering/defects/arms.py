@@ -12,7 +12,6 @@ from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.masks import magnitude_masks, random_masks
 from vision_bench.models.load import load_model
 from vision_bench.models.model import RANDOM, VisionModel
-from vision_bench.reengineering.defects.fine_tuning import Fitted, Recipe, fine_tune
 from vision_bench.reengineering.defects.output_layer import (
     hidden_parameters,
     replace_output_layer,
@@ -25,7 +24,8 @@ from vision_bench.reengineering.defects.settings import (
     RETRAIN,
     DefectsSettings,
 )
-from vision_bench.reengineering.defects.target import Target
+from vision_bench.reengineering.fine_tuning import Fitted, Recipe, fine_tune
+from vision_bench.reengineering.target import Target
 
 Masks = Mapping[str, Bool[Tensor, "*shape"]]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aim_plugins.modulation.masks import WeightMasks
-from vision_bench.reengineering.defects.fine_tuning import Best, finite
-from vision_bench.reengineering.defects.target import Target
+from vision_bench.reengineering.fine_tuning import Best, finite
+from vision_bench.reengineering.target import Target
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ from vision_bench.reengineering.defects.settings import (
     WITH_MASKS,
     DefectsSettings,
 )
-from vision_bench.reengineering.defects.target import Target
+from vision_bench.reengineering.target import Target
 
 _NOT_RESULTS = ("output", "device", "workers", "data_root", "train_root")
 """Settings that no result depends on; data is told by its fingerprint."""

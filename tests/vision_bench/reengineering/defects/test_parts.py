@@ -13,7 +13,6 @@ from vision_bench.attacks.features import FeatureAttack, objective
 from vision_bench.attacks.gradient_sign import uniform_start
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
-from vision_bench.reengineering.defects.fine_tuning import Recipe, fine_tune
 from vision_bench.reengineering.defects.inheritance import Answers, inheritance_difference
 from vision_bench.reengineering.defects.output_layer import (
     feature_extractor,
@@ -22,7 +21,8 @@ from vision_bench.reengineering.defects.output_layer import (
     replace_output_layer,
 )
 from vision_bench.reengineering.defects.pruning import PruningRecipe, learn_masks
-from vision_bench.reengineering.defects.target import Target
+from vision_bench.reengineering.fine_tuning import Recipe, fine_tune
+from vision_bench.reengineering.target import Target
 
 RECIPE = Recipe(epochs=3, patience=0, momentum=0.9, weight_decay=1e-2, seed=0)
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vision_bench.reengineering.defects.target import Target
+from vision_bench.reengineering.target import Target
 
 Masks = Mapping[str, Bool[Tensor, "*shape"]]
 
