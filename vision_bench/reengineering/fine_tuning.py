@@ -27,6 +27,8 @@ class Recipe:
         momentum: Of stochastic gradient descent.
         weight_decay: Of the same.
         seed: Seed of dropout.
+        one_cycle: Whether rates rise to theirs and fall again over all epochs (Smith and Topin,
+            arXiv:1708.07120), rather than stay.
     """
 
     epochs: int
@@ -34,6 +36,7 @@ class Recipe:
     momentum: float
     weight_decay: float
     seed: int
+    one_cycle: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,14 @@ def fine_tune(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
+    schedule = None
+    if recipe.one_cycle:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            [one["lr"] for one in groups],
+            epochs=recipe.epochs,
+            steps_per_epoch=target.steps,
+        )
     best = Best()
     with (
         torch.random.fork_rng(),
@@ -141,6 +152,8 @@ def fine_tune(
                 if hold:
                     held.clear_gradients()
                 optimiser.step()
+                if schedule is not None:
+                    schedule.step()
             accuracy = target.accuracy(model)
             bar.set_postfix_str(f"validation {accuracy:.1%}")
             best.offer(accuracy, epoch, model.state_dict())

@@ -46,8 +46,8 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         "Restricted: the model's best answer among the problem's classes, which costs no training. "
         "The new head is trained on the whole model's outputs, as the module's own is on what is "
         "left. Largest and random: as much of the model, chosen by the weights or by chance, with "
-        "a head trained on it. Fine-tuned: all weights that are left, trained further. MACs are multiply-accumulates for one image, one of which counts "
-        "as one, without masked weights.",
+        "a head trained on it. Fine-tuned: all weights that are left, trained further. MACs are "
+        "multiply-accumulates for one image, one of which counts as one, without masked weights.",
         sentences,
         {"accuracy against what is retained": drawn["modules"]["png"]},
         [Table(_COLUMNS, _summary_rows(found))],

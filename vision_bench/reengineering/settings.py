@@ -109,7 +109,7 @@ class ReengineerSettings(ProblemSettings):
             on channels, that the module has at most.
         fine_tune: Epochs of training the selected module's weights afterwards, which the paper does
             not; the whole model is given as many.
-        lr_fine_tune: Learning rate of that.
+        lr_fine_tune: Highest learning rate of that, which rises and falls once.
         points: Modules along the training path that are kept and tested.
         runtimes: Writes the selected module as ONNX too, and measures its latency in PyTorch,
             ONNX Runtime and OpenVINO.
@@ -129,7 +129,7 @@ class ReengineerSettings(ProblemSettings):
     tolerance: _NotNegative = 0.0
     target_share: Share | None = None
     fine_tune: Natural = 0
-    lr_fine_tune: Positive = 0.01
+    lr_fine_tune: Positive = 0.02
     points: Count = 8
     runtimes: bool = True
     output: str | None = None

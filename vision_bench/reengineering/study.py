@@ -80,8 +80,8 @@ class ReengineerStudy(FolderStudy):
         names = (
             "dataset", "split", "limit", "train_split", "train_limit", "seed", "superclass_type",
             "n_classes", "granularity", "lr_head", "lr_mask", "n_epochs", "early_stop",
-            "train_batch_size", "augment", "validation_share", "baseline", "tolerance", "target_share",
-            "fine_tune", "lr_fine_tune", "points",
+            "train_batch_size", "augment", "validation_share", "baseline", "tolerance",
+            "target_share", "fine_tune", "lr_fine_tune", "points",
         )  # fmt: skip
         found = {name: getattr(settings, name) for name in names}
         return {

@@ -68,6 +68,11 @@ class Target:
         """By name, why an image was left out."""
         return {**self.training.data.unreadable, **self.validation.data.unreadable}
 
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch, at most."""
+        return -(-len(self.training.data) // self.batch_size)
+
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in random order.
 

@@ -39,7 +39,8 @@ def tuned(
     Args:
         network: The network, which stays as it is.
         target: The problem.
-        lr: Learning rate of stochastic gradient descent with momentum 0.9.
+        lr: Highest learning rate of stochastic gradient descent with momentum 0.9,
+            which rises and falls once.
         epochs: Passes over the training images; the state that is best on the validation images is
             kept.
         seed: Seed of dropout.
@@ -54,7 +55,7 @@ def tuned(
     prefix = "base.model." if isinstance(found.base, LogitsOnly) else "base."
     held = {f"{prefix}{name}": mask for name, mask in (masks or {}).items()}
     found.requires_grad_(True)
-    recipe = Recipe(epochs, 0, momentum=0.9, weight_decay=5e-4, seed=seed)
+    recipe = Recipe(epochs, 0, momentum=0.9, weight_decay=5e-4, seed=seed, one_cycle=True)
     groups = [{"params": list(found.parameters()), "lr": lr}]
     fine_tune(found, groups, target, recipe, masks=held, title=title)
     found.cpu().eval()
