@@ -101,6 +101,12 @@ def tell_composition(found: Findings) -> list[str]:
             f"Against {kind} of the same share: {verdict(composed, answers)}."
             for kind, answers in found.controls.items()
         ),
+        *(
+            f"The module of {name} retains everything, and so does what it is composed to: learn "
+            "it with a higher tolerance or alpha."
+            for name, size in found.modules.items()
+            if size.ratio == 1
+        ),
     ]
 
 

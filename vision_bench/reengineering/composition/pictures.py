@@ -58,7 +58,7 @@ def draw_layers(found: Findings) -> dict[str, bytes]:
         _short(layers[::-1]),
         [" / ".join(_short(one.names, _LONGEST // 2)) for one in found.shared],
         title=f"{found.noun.capitalize()} shared in each layer, above chance",
-        note="Jaccard index less that of random masks of the same sizes; input above",
+        note="Jaccard index less that by chance; input above",
         norm=Normalize(min(low, 0.0), max(high, 0.05)),
         slanted=True,
     )

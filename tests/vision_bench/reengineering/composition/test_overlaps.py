@@ -88,7 +88,7 @@ def test_the_law_of_chance_is_that_of_masks_drawn_at_random(parts: list[Counts])
     assert np.mean(index >= found.high) >= 0.02
 
 
-@pytest.mark.parametrize("sizes", [(40, 9, 14), (40, 38, 30), (60_000, 30_000, 20_000), (7, 7, 2)])
+@pytest.mark.parametrize("sizes", [(40, 9, 14), (40, 38, 30), (6_000, 3_000, 2_000), (7, 7, 2)])
 def test_of_one_part_the_law_is_scipy_s_hypergeometric_one(sizes: tuple[int, int, int]) -> None:
     _, first, second = sizes
     both = np.arange(min(first, second) + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,18 @@ def test_what_cannot_be_composed_is_refused_in_one_line(
         assert message in said
         assert len([line for line in said.splitlines() if line.startswith("error:")]) == 1
         assert not (tmp_path / "out").exists()
+
+
+def test_a_module_that_retains_everything_is_named(config, modules, tmp_path, capsys) -> None:
+    known = LearnedMasks.load(modules[0] / "mask")
+    point = known.selected
+    every = {name: torch.ones_like(mask) for name, mask in point.masks.items()}
+    metadata = replace(known.metadata, ratios=[1.0], selected=0, notes=[])
+    LearnedMasks([replace(point, masks=every)], metadata).save(tmp_path / "all")
+    assert compose(config, tmp_path / "out", [tmp_path / "all", modules[1]]) == 0
+    said = capsys.readouterr().out
+    assert "The module of 3, 5 retains everything" in said
+    assert "The module of 8, 5, 1 retains everything" not in said
 
 
 def save_channels(folder: Path, model: torch.nn.Module, classes: tuple[int, ...]) -> Path:
