@@ -32,7 +32,7 @@ install_import_hook(
         "vision_bench.reengineering",
         *(
             f"vision_bench.reengineering.{module}"
-            for module in ("problem", "augmentation", "baselines", "costs")
+            for module in ("problem", "augmentation", "baselines", "costs", "composition")
         ),
         *(
             f"aim_plugins.transport.{module}"

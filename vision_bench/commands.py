@@ -32,6 +32,7 @@ def run_study(
     arguments: Sequence[str],
     *,
     config: bool = True,
+    besides: Sequence[type[Settings]] = (),
 ) -> Any:
     """Reads the settings of a command, and runs its study.
 
@@ -42,6 +43,7 @@ def run_study(
         target: "module:Class" of the study; imported once the settings are known to be usable.
         arguments: The words behind them.
         config: As in `read_command`.
+        besides: As in `read_command`.
 
     Returns:
         The study, finished.
@@ -51,7 +53,9 @@ def run_study(
         FileNotFoundError: If a file is missing.
         OSError: If the folder cannot be written.
     """
-    settings, command = read_command(kind, f"vision-bench {words}", about, arguments, config=config)
+    settings, command = read_command(
+        kind, f"vision-bench {words}", about, arguments, config=config, besides=besides
+    )
     module, _, name = target.partition(":")
     study = getattr(import_module(module), name)(settings, command)
     study.run()
@@ -66,6 +70,7 @@ def read_command(
     *,
     config: bool = True,
     given: Mapping[str, Any] | None = None,
+    besides: Sequence[type[Settings]] = (),
 ) -> tuple[_S, list[str]]:
     """Reads the settings of a command.
 
@@ -77,6 +82,7 @@ def read_command(
         config: Whether a config file comes first; without one, settings that have no default are
             options that must be given.
         given: Settings that hold where no option says otherwise.
+        besides: Settings of other commands, which the config may hold too, and are left aside.
 
     Returns:
         The settings, and the words that repeat the command, without secrets.
@@ -93,8 +99,15 @@ def read_command(
     add_options(parser, kind, required=not config)
     parser.set_defaults(**(given or {}))
     options = vars(parser.parse_args(join_negative_values(arguments, _STRENGTHS)))
+    kinds: tuple[type[Settings], ...] = (kind, *besides)
+    sections = {one.__name__: one for one in kinds} if besides else None
     settings = read_settings(
-        kind, options.get("config"), options.get("cfg_options", ()), options, resolve=resolve
+        kind,
+        options.get("config"),
+        options.get("cfg_options", ()),
+        options,
+        sections=sections,
+        resolve=resolve,
     )
     settings.check_files()
     say(f"{program}: loading libraries")

@@ -76,6 +76,11 @@ SYSTEMS = (
         "vision_bench.reengineering.commands:run",
     ),
     System(
+        "reengineer compose",
+        "one classifier of several modules, and which weights or channels they share",
+        "vision_bench.reengineering.commands:compose",
+    ),
+    System(
         "reengineer defects",
         "which defects of a public classifier those that are fine-tuned from it inherit",
         "vision_bench.reengineering.defects.commands:defects",

@@ -27,6 +27,9 @@ _TICKS = 8
 _NAMES = 40
 """Names beside a heat map; of more tasks, evenly chosen ones are named."""
 
+_LARGEST = 20.0
+"""Inches that a matrix is wide or high at most."""
+
 _WRITTEN_CELLS = 150
 """A grid of more cells has colours alone."""
 
@@ -112,26 +115,69 @@ def plot_grids(
 
 
 def _draw_grid(grid: Grid, axes: tuple[Axis, Axis], log: bool) -> dict[str, bytes]:
-    columns = [format_strength(one) for one in grid.strengths]
-    rows = [format_strength(one) for one in grid.second_strengths]
     values = np.array(grid.values)
+    return draw_matrix(
+        values,
+        [format_strength(one) for one in grid.second_strengths],
+        [format_strength(one) for one in grid.strengths],
+        title=f"{grid.metric} of {grid.task}",
+        note=describe_sample(grid.curve),
+        labels=(wrap_label(axes[0].label), axes[1].label),
+        norm=_norm(grid.curve, values, log),
+    )
+
+
+def draw_matrix(
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    title: str,
+    note: str,
+    norm: Normalize,
+    labels: tuple[str, str] = ("", ""),
+    slanted: bool = False,
+) -> dict[str, bytes]:
+    """Draws a matrix as colours, with its numbers where there are few.
+
+    Args:
+        values: The numbers [rows, columns]; NaN leaves a cell empty.
+        rows: What each row is called, from below.
+        columns: What each column is called.
+        title: What it shows.
+        note: Below the title.
+        norm: Which numbers the ends of the colours stand for.
+        labels: What columns and rows are.
+        slanted: Whether columns have names too long to stand side by side.
+
+    Returns:
+        The content of the picture's files by suffix, `png` and `svg`.
+    """
     with matplotlib.rc_context(STYLE):
-        height = max(SIZE[1], 1.5 + 0.36 * len(rows))
-        figure = Figure(figsize=(max(SIZE[0], 1.6 + 0.5 * len(columns)), height), dpi=DPI)
-        figure.set_layout_engine("constrained")
+        height = min(_LARGEST, max(SIZE[1], 1.5 + 0.36 * len(rows)))
+        width = min(_LARGEST, max(SIZE[0], 1.6 + 0.5 * len(columns)))
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         plot = figure.add_subplot()
-        mesh = plot.pcolormesh(values, cmap="viridis", norm=_norm(grid.curve, values, log))
-        plot.set_xticks(np.arange(len(columns)) + 0.5, columns)
-        plot.set_yticks(np.arange(len(rows)) + 0.5, rows)
+        mesh = plot.pcolormesh(values, cmap="viridis", norm=norm)
+        turned: Any = {"rotation": 30, "ha": "right"} if slanted else {}
+        plot.set_xticks(*_ticks(columns), **turned)
+        plot.set_yticks(*_ticks(rows))
         plot.tick_params(length=0)
         if values.size <= _WRITTEN_CELLS:
             _write_values(plot, values, mesh)
-        plot.set_xlabel(wrap_label(axes[0].label))
-        plot.set_ylabel(axes[1].label)
-        _title(plot, f"{grid.metric} of {grid.task}", describe_sample(grid.curve))
+        plot.set_xlabel(labels[0])
+        plot.set_ylabel(labels[1])
+        _title(plot, title, note)
         plot.spines[:].set_visible(False)
         figure.colorbar(mesh, ax=plot, pad=0.02, aspect=30).outline.set_visible(False)
         return render(figure)
+
+
+def _ticks(names: Sequence[str]) -> tuple[list[float], list[str]]:
+    """Where names stand beside a matrix; of many, evenly chosen ones."""
+    shown = range(0, len(names), -(-len(names) // _NAMES))
+    # Dollar signs would start a formula.
+    return [place + 0.5 for place in shown], [names[place].replace("$", r"\$") for place in shown]
 
 
 def _norm(curve: Curve, values: np.ndarray, log: bool) -> Normalize:
@@ -163,7 +209,7 @@ def _write_values(plot: Axes, values: np.ndarray, mesh: Any) -> None:
 def _title(plot: Axes, title: str, note: str) -> None:
     # Dollar signs would start a formula.
     plot.set_title(title.replace("$", r"\$"), pad=18)
-    plot.annotate(
+    below = plot.annotate(
         note,
         (0, 1),
         xytext=(0, 5),
@@ -172,6 +218,8 @@ def _title(plot: Axes, title: str, note: str) -> None:
         color=GREY,
         fontsize=9,
     )
+    # A long note would make room for itself by narrowing the matrix.
+    below.set_in_layout(False)
 
 
 def draw_heat_map(points: Iterable[Point], *, axis: Axis, title: str) -> dict[str, bytes]:

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.colors import Normalize
 from PIL import Image
 
 from aim_plugins.core.strengths import Axis
 from aim_plugins.sweep import plots
-from aim_plugins.sweep.heat_maps import draw_heat_map
+from aim_plugins.sweep.heat_maps import draw_heat_map, draw_matrix
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.plots import (
     draw_curve,
@@ -291,6 +292,18 @@ def test_a_heat_map_names_some_of_many_rows(tmp_path):
     _, texts = heat_map(tmp_path, {f"c{index}": (1, 0.5, 0.2, 0) for index in range(1000)})
     named = [text for text in texts if text.startswith("c") and text[1:].isdigit()]
     assert len(named) == 40 and "c0" in named
+
+
+def test_a_matrix_names_its_sides_as_they_are_and_some_of_many_rows():
+    values = np.array([[0.25, math.nan]] * 100)
+    rows = [f"row-{place}" for place in range(100)]
+    drawn = draw_matrix(
+        values, rows, ["a $ b", "c"], title="shares", note="of all", norm=Normalize(0, 1)
+    )
+    text = drawn["svg"].decode()
+    named = [row for row in rows if f">{row}<" in text]
+    assert 20 <= len(named) <= 40 and named[0] == "row-0"
+    assert ">a $ b<" in text
 
 
 def test_a_heat_map_of_one_strength_or_uneven_ones_is_drawn(tmp_path):

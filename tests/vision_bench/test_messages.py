@@ -32,6 +32,9 @@ from vision_bench.coverage.questions.settings import (
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.sweep_settings import SweepSettings
 from vision_bench.models.preprocessing import Preprocessing
+from vision_bench.reengineering.composition.settings import ComposeSettings
+from vision_bench.reengineering.defects.settings import DefectsSettings
+from vision_bench.reengineering.settings import ReengineerSettings
 from vision_bench.segmentation.perturbation_config import Perturbation, Target
 from vision_bench.segmentation.settings import SegmentSettings
 from vision_bench.systems import SYSTEMS
@@ -47,12 +50,18 @@ COVERAGE: tuple[type[Settings], ...] = (
     CorrelationSettings,
     OverheadSettings,
 )
+REENGINEERING: tuple[type[Settings], ...] = (
+    ReengineerSettings,
+    ComposeSettings,
+    DefectsSettings,
+)
 KINDS: tuple[type[Settings], ...] = (
     ClassifySettings,
     LogitsSettings,
     TopClassesSettings,
     SegmentSettings,
     *COVERAGE,
+    *REENGINEERING,
 )
 BLOCKS = (Preprocessing, Perturbation, Target)
 
@@ -68,6 +77,8 @@ ARGUMENTS = {
     "models/architectures/segformer.py": {"size"},
     "logits/classes.py": {"logits", "labels"},
     "perturbators.py": {"key"},
+    "reengineering/latency.py": {"rounds"},
+    "reengineering/saved_module.py": {"module"},
     "segmentation/envelope.py": {"stds"},
     "segmentation/overlays.py": {"alpha"},
 }
@@ -126,6 +137,7 @@ def test_every_setting_that_a_message_names_is_of_its_command(said):
         "classification": names_of(*KINDS[:3], Preprocessing),
         "segmentation": names_of(SegmentSettings, *BLOCKS),
         "coverage": names_of(*COVERAGE),
+        "reengineering": names_of(*REENGINEERING, Preprocessing),
     }
     every = set.union(*known.values())
     lost = [

@@ -8,6 +8,7 @@ the module has one of its own.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -129,4 +130,4 @@ def fit_head(
             state = {name: one.detach().clone() for name, one in head.state_dict().items()}
         elif (waited := waited + 1) >= _PATIENCE:
             break
-    return MaskPoint(point.masks, state)
+    return replace(point, head=state)

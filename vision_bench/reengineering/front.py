@@ -10,12 +10,18 @@ from typing import Any
 
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
-from vision_bench.reengineering.baselines import Accuracy, PairedDifference, paired_difference
 from vision_bench.reengineering.findings import BASELINES, RESTRICTED, WHOLE, Findings
 from vision_bench.reengineering.latency import Latency
 from vision_bench.reengineering.pictures import draw_kept, draw_latency, draw_modules, draw_training
 from vision_bench.reengineering.smaller import REMOVED, Smaller
 from vision_bench.reengineering.tuning import TUNED_MODULE, TUNED_WHOLE
+from vision_bench.reengineering.wording import (
+    numbers,
+    show_difference,
+    show_macs,
+    show_share,
+    verdict,
+)
 
 _COLUMNS = ("", "retained", "MACs", "accuracy", "against restricted")
 
@@ -89,21 +95,21 @@ def tell(found: Findings) -> list[str]:
     if found.granularity == "channel":
         kept += f" and {chosen.share:.1%} of the MACs"
     sentences = [
-        f"The module retains {kept} and tells {_share(answers)} of "
+        f"The module retains {kept} and tells {show_share(answers)} of "
         f"{len(answers.right)} test images right; the whole model restricted to these classes "
-        f"{_share(restricted)}, over all its classes {_share(found.baselines[WHOLE])}.",
-        f"Against the restricted model: {_verdict(answers, restricted)}.",
+        f"{show_share(restricted)}, over all its classes {show_share(found.baselines[WHOLE])}.",
+        f"Against the restricted model: {verdict(answers, restricted)}.",
     ]
     for kind, controls in found.controls.items():
         sentences.append(
-            f"Against {kind} of the same share: {_verdict(answers, controls[found.selected])}."
+            f"Against {kind} of the same share: {verdict(answers, controls[found.selected])}."
         )
     if found.tuned:
         tuned, whole = found.tuned[TUNED_MODULE], found.tuned[TUNED_WHOLE]
         sentences.append(
-            f"Fine-tuned, it tells {_share(tuned)} right; against the restricted model: "
-            f"{_verdict(tuned, restricted)}; against the whole model fine-tuned as long: "
-            f"{_verdict(tuned, whole)}."
+            f"Fine-tuned, it tells {show_share(tuned)} right; against the restricted model: "
+            f"{verdict(tuned, restricted)}; against the whole model fine-tuned as long: "
+            f"{verdict(tuned, whole)}."
         )
     if found.fell_short:
         sentences.append(
@@ -195,11 +201,11 @@ def modules_csv(found: Findings) -> str:
                 found.macs,
                 len(answers.right),
                 "",
-                *_numbers(answers),
+                *numbers(answers),
             )
         )
     for name, answers in found.tuned.items():
-        writer.writerow((name, *("",) * 6, len(answers.right), "", *_numbers(answers)))
+        writer.writerow((name, *("",) * 6, len(answers.right), "", *numbers(answers)))
     for kind, series in {"module": found.modules, **found.controls}.items():
         for place, (epoch, answers) in enumerate(zip(found.path, series, strict=True)):
             own = kind == "module"
@@ -208,7 +214,7 @@ def modules_csv(found: Findings) -> str:
                     kind, epoch.number, epoch.alpha, int(place == found.selected),
                     epoch.ratio if own else "", epoch.share,
                     found.module_macs[place] if own else "", len(answers.right),
-                    epoch.accuracy if own else "", *_numbers(answers),
+                    epoch.accuracy if own else "", *numbers(answers),
                 )
             )  # fmt: skip
     return text.getvalue()
@@ -217,17 +223,23 @@ def modules_csv(found: Findings) -> str:
 def _summary_rows(found: Findings) -> list[list[str]]:
     restricted = found.baselines[RESTRICTED]
     rows = [
-        [BASELINES[name], "100%", _macs(found.macs), _share(answers),
-         "" if name == RESTRICTED else _difference(answers, restricted)]
+        [BASELINES[name], "100%", show_macs(found.macs), show_share(answers),
+         "" if name == RESTRICTED else show_difference(answers, restricted)]
         for name, answers in found.baselines.items()
     ]  # fmt: skip
     place = found.selected
     epoch, answers = found.path[place], found.modules[place]
-    kept, macs = f"{epoch.ratio:.1%}", _macs(found.module_macs[place])
-    rows.append(["module", kept, macs, _share(answers), _difference(answers, restricted)])
+    kept, macs = f"{epoch.ratio:.1%}", show_macs(found.module_macs[place])
+    rows.append(["module", kept, macs, show_share(answers), show_difference(answers, restricted)])
     for kind, series in found.controls.items():
         rows.append(
-            [kind, "as much", "", _share(series[place]), _difference(series[place], restricted)]
+            [
+                kind,
+                "as much",
+                "",
+                show_share(series[place]),
+                show_difference(series[place], restricted),
+            ]
         )
     return rows
 
@@ -242,47 +254,10 @@ def _path_rows(found: Findings) -> list[list[str]]:
             f"{epoch.number}{' (selected)' if place == found.selected else ''}",
             f"{epoch.alpha:g}",
             f"{epoch.ratio:.1%}",
-            _macs(found.module_macs[place]),
+            show_macs(found.module_macs[place]),
             f"{epoch.accuracy:.1%}",
-            _share(found.modules[place]),
-            *(_share(series[place]) for series in found.controls.values()),
+            show_share(found.modules[place]),
+            *(show_share(series[place]) for series in found.controls.values()),
         ]
         for place, epoch in enumerate(found.path)
     ]
-
-
-def _numbers(answers: Accuracy) -> list[float]:
-    return [answers.value, *answers.interval]
-
-
-def _share(answers: Accuracy) -> str:
-    low, high = answers.interval
-    return f"{answers.value:.1%} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _difference(answers: Accuracy, other: Accuracy) -> str:
-    return _signed(paired_difference(answers.right, other.right))
-
-
-def _signed(one: PairedDifference) -> str:
-    return f"{100 * one.value:+.1f} points [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
-
-
-def _verdict(answers: Accuracy, other: Accuracy) -> str:
-    found = paired_difference(answers.right, other.right)
-    if found.low <= 0 <= found.high:
-        word = "cannot be told apart"
-    else:
-        word = "better" if found.value > 0 else "worse"
-    return f"{word}, {_signed(found)}, p = {found.p:.2g}"
-
-
-def _macs(macs: float) -> str:
-    """
-    >>> _macs(40_813_184), _macs(4.1e9)
-    ('40.8 M', '4.1 G')
-    """
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if macs >= size:
-            return f"{macs / size:.3g} {letter}"
-    return f"{macs:.3g}"

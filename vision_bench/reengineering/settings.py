@@ -15,7 +15,7 @@ from vision_bench.reengineering.choices import Augment, Granularity
 if TYPE_CHECKING:
     from vision_bench.reengineering.problem import Problem
 
-_Part = Annotated[float, bound("a share above 0 and below 1, such as 0.1", lambda one: 0 < one < 1)]
+Part = Annotated[float, bound("a share above 0 and below 1, such as 0.1", lambda one: 0 < one < 1)]
 _NotNegative = Annotated[float, bound("a number from 0 upwards", lambda one: one >= 0)]
 
 
@@ -124,7 +124,7 @@ class ReengineerSettings(ProblemSettings):
     early_stop: Natural = 0
     train_batch_size: Count = 64
     augment: Augment = "flip"
-    validation_share: _Part = 0.1
+    validation_share: Part = 0.1
     baseline: Literal["restricted", "whole"] = "restricted"
     tolerance: _NotNegative = 0.0
     target_share: Share | None = None

@@ -1,0 +1,1 @@
+"""Modules of one classifier, together: what they share, and one model for all their classes."""

@@ -1,0 +1,241 @@
+"""`vision-bench reengineer compose`: what modules share, and one model for all their classes.
+
+OUTPUT/
+  overlaps.csv      what each pair of modules shares, in all and by layer, and would by chance
+  composition.csv   the composed model, and what it is held against
+  mask/             its masks and its head, as of a module; it may be composed further
+  curves/           pictures
+  report.html
+  manifest.json
+  records/          answers to test images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aim_plugins.core.commands import say
+from aim_plugins.core.devices import best_device
+from aim_plugins.modulation.channels import ChannelMasks, layer_macs
+from aim_plugins.modulation.masks import Masks, WeightMasks
+from aim_plugins.modulation.retained import LearnedMasks, MaskMetadata, MaskPoint
+from aim_plugins.sweep.store import SweepStore
+from aim_plugins.sweep.study import FolderStudy
+from aim_plugins.sweep.trackers import Trackers
+from vision_bench.classifiers.load import load, load_training
+from vision_bench.data.dataset import list_left_out
+from vision_bench.models.model import LogitsOnly
+from vision_bench.reengineering.baselines import Accuracy, accuracy, baselines
+from vision_bench.reengineering.batches import TrainingImages
+from vision_bench.reengineering.composition.findings import (
+    COMPOSED,
+    SIDE_BY_SIDE,
+    Findings,
+    Shared,
+)
+from vision_bench.reengineering.composition.front import publish
+from vision_bench.reengineering.composition.modules import (
+    MASK,
+    Member,
+    check_members,
+    read_members,
+    union_problem,
+)
+from vision_bench.reengineering.composition.overlaps import find_overlaps
+from vision_bench.reengineering.composition.settings import ComposeSettings
+from vision_bench.reengineering.composition.union import Size, side_by_side, size_of, union_of
+from vision_bench.reengineering.controls import CONTROLS, control_masks, fit_head
+from vision_bench.reengineering.evaluation import Subject, with_head
+from vision_bench.reengineering.findings import NEW_HEAD, RESTRICTED, WHOLE
+from vision_bench.reengineering.problem import split_off, sub_dataset
+
+
+class ComposeStudy(FolderStudy):
+    """Modules of a classifier that are composed to one model.
+
+    Args:
+        settings: Model, data, modules, and how the head is trained.
+        command: The words that repeat it, for the report.
+    """
+
+    def __init__(self, settings: ComposeSettings, command: Sequence[str] = ()) -> None:
+        self.settings, self.command, self.output = settings, command, settings.folder
+
+    @cached_property
+    def members(self) -> list[Member]:
+        """The modules, in the order of their classes."""
+        return read_members(self.settings.modules)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        settings = self.settings
+        names = (
+            "dataset", "split", "limit", "train_split", "train_limit", "seed", "lr_head",
+            "n_epochs", "train_batch_size", "validation_share",
+        )  # fmt: skip
+        return {
+            "command": "reengineer compose",
+            "model": settings.model_name,
+            **{name: getattr(settings, name) for name in names},
+            "modules": [one.learned.fingerprint for one in self.members],
+        }
+
+    def load(self) -> None:
+        settings = self.settings
+        self.model, data = load(settings)
+        self.model.tell()
+        training = load_training(settings, self.model, data)
+        device = torch.device(best_device(settings.device))
+        module = self.model.module.to(device)
+        named = module.model if isinstance(module, LogitsOnly) else module
+        check_members(self.members, named, data.classes)
+        self.problem, self.title = union_problem(self.members), data.title
+        self.test_data = sub_dataset(data, self.problem)
+        # The modules' own splits were drawn among other classes, so these validation images may
+        # have trained masks; here they choose the epoch of a head, and test images nothing.
+        kept, held = split_off(
+            sub_dataset(training, self.problem), settings.validation_share, settings.seed
+        )
+        workers = settings.workers
+        self.train = TrainingImages(kept, workers=workers)
+        self.validation = TrainingImages(held, workers=workers)
+        self.test = TrainingImages(self.test_data, workers=workers)
+        self.subject = Subject(module, named, settings.batch_size, device)
+        self.example = next(self.validation.in_order(2))[0].to(device)
+        self.union = union_of([one.point for one in self.members])
+        self.masks = self._make_masks()
+
+    def _make_masks(self) -> Masks:
+        named = self.subject.named
+        if not self.union.channels:
+            return WeightMasks(named)
+        from vision_bench.reengineering.channels import find_channel_groups
+
+        groups = find_channel_groups(named, self.example)
+        return ChannelMasks(named, groups, layer_macs(named, self.example))
+
+    def measure(self, store: SweepStore) -> None:
+        store.pin_manifest(
+            model_fingerprint=self.model.fingerprint,
+            data_fingerprint=self.test_data.fingerprint,
+            training_fingerprint=self.train.data.fingerprint,
+            preprocessing=self.test_data.identity()["preprocessing"],
+        )
+        store.update_manifest(
+            model=self.model.title,
+            weights=self.model.weights,
+            folders=[str(one.folder) for one in self.members],
+            classes=list(self.problem.names),
+            training_images=len(self.train.data),
+            validation_images=len(self.validation.data),
+            test_images=len(self.test.data),
+        )
+        say(f"what {len(self.members)} modules share")
+        names = [one.name for one in self.members]
+        shared = [
+            Shared(one, (names[one.first], names[one.second]))
+            for one in find_overlaps([one.point for one in self.members])
+        ]
+        whole, size = self._size(MaskPoint({})), self._size(self.union)
+        answers = self._answers(store, size, whole)
+        self.findings = Findings(
+            problem=self.problem,
+            title=self.title,
+            granularity="channel" if self.union.channels else "weight",
+            modules={one.name: self._size(one.point) for one in self.members},
+            shared=shared,
+            baselines={name: answers[name] for name in (WHOLE, RESTRICTED, NEW_HEAD)},
+            compositions={name: answers[name] for name in (COMPOSED, SIDE_BY_SIDE)},
+            controls={name: answers[name] for name in CONTROLS},
+            size=size,
+            whole=whole,
+        )
+        for images in (self.train, self.validation, self.test):
+            if images.data.unreadable:
+                say(f"{images.data.title}: {list_left_out(images.data.unreadable)}")
+
+    def _size(self, point: MaskPoint) -> Size:
+        return size_of(self.subject.named, self.masks, point, self.example)
+
+    def _answers(self, store: SweepStore, size: Size, whole: Size) -> dict[str, Accuracy]:
+        """Which test images the composed model tells right, and what it is held against."""
+        key = f"answers,test={self.test_data.fingerprint[:16]}"
+        if (held := store.read_batch(key)) is None:
+            say("the whole model, and a head behind it")
+            logits, labels = self.subject.logits(self.test, {})
+            own = baselines(logits, labels, self.problem)
+            found = {WHOLE: own.whole, RESTRICTED: own.restricted}
+            found[NEW_HEAD] = with_head(self._with_new_head(MaskPoint({})), logits, labels)
+            say("the composed model, and a head behind it")
+            composed = self._with_new_head(self.union)
+            found[COMPOSED] = self._right(composed)
+            found[SIDE_BY_SIDE] = self._side_by_side()
+            share = size.macs / whole.macs if composed.channels else size.ratio
+            for kind in CONTROLS:
+                say(f"{kind} of the same share, and a head behind them")
+                masks = control_masks(
+                    kind, self.subject.named, self.masks, share, self.settings.seed
+                )
+                found[kind] = self._right(self._with_new_head(MaskPoint(masks)))
+            self._save(store, composed, size.ratio)
+            held = {name: one.to_json() for name, one in found.items()}
+            store.write_batch(key, held)
+        return {name: Accuracy.from_json(one) for name, one in held.items()}
+
+    def _with_new_head(self, point: MaskPoint) -> MaskPoint:
+        settings = self.settings
+        return fit_head(
+            point,
+            self.subject.logits(self.train, point.masks),
+            self.subject.logits(self.validation, point.masks),
+            len(self.problem),
+            lr=settings.lr_head,
+            batch_size=settings.train_batch_size,
+            epochs=settings.n_epochs,
+            seed=settings.seed,
+        )
+
+    def _right(self, point: MaskPoint) -> Accuracy:
+        logits, labels = self.subject.logits(self.test, point.masks)
+        return with_head(point, logits, labels)
+
+    def _side_by_side(self) -> Accuracy:
+        outputs: list[Tensor] = []
+        for one in self.members:
+            say(f"the module of {one.name}")
+            logits, labels = self.subject.logits(self.test, one.point.masks)
+            outputs.append(
+                F.linear(F.relu(logits), one.point.head["weight"], one.point.head["bias"])
+            )
+        scores = side_by_side(outputs, [one.groups for one in self.members], self.problem)
+        return accuracy(scores, labels)
+
+    def _save(self, store: SweepStore, point: MaskPoint, ratio: float) -> None:
+        """Writes the composed model as a module, a path of one point."""
+        first = self.members[0].metadata
+        metadata = MaskMetadata.of_model(
+            self.subject.named,
+            method=first.method,
+            sites=first.sites,
+            shapes=first.shapes,
+            classes=list(self.problem.names),
+            class_indices=[list(group) for group in self.problem.groups],
+            ratios=[ratio],
+            notes=[{"modules": [one.name for one in self.members]}],
+            settings=self.arguments,
+            data_sha256=self.train.data.fingerprint,
+            seed=self.settings.seed,
+        )
+        ordered: Mapping[str, Tensor] = {name: point.masks[name].cpu() for name in first.sites}
+        LearnedMasks([replace(point, masks=ordered)], metadata).save(store.folder / MASK)
+
+    def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
+        return publish(store.folder, self.findings, store.manifest)
