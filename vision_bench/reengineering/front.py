@@ -13,7 +13,7 @@ from aim_plugins.sweep.page import Page, Section, Table, publish_page
 from vision_bench.reengineering.findings import BASELINES, RESTRICTED, WHOLE, Findings
 from vision_bench.reengineering.latency import Latency
 from vision_bench.reengineering.pictures import draw_kept, draw_latency, draw_modules, draw_training
-from vision_bench.reengineering.smaller import REMOVED, Smaller
+from vision_bench.reengineering.smaller import MASKED, REMOVED, Smaller
 from vision_bench.reengineering.tuning import TUNED_MODULE, TUNED_WHOLE
 from vision_bench.reengineering.wording import (
     numbers,
@@ -126,19 +126,19 @@ def tell_smaller(found: Findings, smaller: Smaller) -> list[str]:
         f"{before:,} parameters became {after:,} (its head among them), and {large:.2f} MB of ONNX "
         f"{small:.2f} MB."
     ]
-    if found.granularity == "weight":
-        return [
-            *sentences,
-            "Masked weights are zeros, and no runtime here gains by zeros: "
-            "granularity='channel' makes modules that are smaller and faster.",
-        ]
-    best = max(smaller.latencies, key=lambda one: one.speed_up[REMOVED])
-    low, high = best.spread[REMOVED]
-    return [
-        *sentences,
-        f"At best it is {best.speed_up[REMOVED]:.1f} times as fast as the whole model [{low:.1f}, "
-        f"{high:.1f}], in {best.runtime} at batch {best.batch}.",
-    ]
+    kind = MASKED if found.granularity == "weight" else REMOVED
+    best = max(smaller.latencies, key=lambda one: one.speed_up[kind])
+    low, high = best.spread[kind]
+    sentences.append(
+        f"At best it is {best.speed_up[kind]:.2g} times as fast as the whole model [{low:.2g}, "
+        f"{high:.2g}], in {best.runtime} at batch {best.batch}."
+    )
+    if kind == MASKED:
+        sentences.append(
+            "Masked weights are zeros, by which these runtimes gain nothing: "
+            "granularity='channel' removes channels instead."
+        )
+    return sentences
 
 
 def _smaller(found: Findings, smaller: Smaller, picture: bytes) -> Section:
@@ -190,20 +190,8 @@ def modules_csv(found: Findings) -> str:
          "validation_accuracy", "accuracy", "low", "high")
     )  # fmt: skip
     for name, answers in found.baselines.items():
-        writer.writerow(
-            (
-                BASELINES[name],
-                "",
-                "",
-                "",
-                1,
-                1,
-                found.macs,
-                len(answers.right),
-                "",
-                *numbers(answers),
-            )
-        )
+        fixed = (BASELINES[name], "", "", "", 1, 1, found.macs, len(answers.right), "")
+        writer.writerow((*fixed, *numbers(answers)))
     for name, answers in found.tuned.items():
         writer.writerow((name, *("",) * 6, len(answers.right), "", *numbers(answers)))
     for kind, series in {"module": found.modules, **found.controls}.items():
@@ -229,18 +217,15 @@ def _summary_rows(found: Findings) -> list[list[str]]:
     ]  # fmt: skip
     place = found.selected
     epoch, answers = found.path[place], found.modules[place]
-    kept, macs = f"{epoch.ratio:.1%}", show_macs(found.module_macs[place])
-    rows.append(["module", kept, macs, show_share(answers), show_difference(answers, restricted)])
-    for kind, series in found.controls.items():
-        rows.append(
-            [
-                kind,
-                "as much",
-                "",
-                show_share(series[place]),
-                show_difference(series[place], restricted),
-            ]
-        )
+    of_module = [f"{epoch.ratio:.1%}", show_macs(found.module_macs[place])]
+    costs_of = {TUNED_WHOLE: rows[0][1:3], TUNED_MODULE: of_module}
+    lines = [("module", of_module, answers)]
+    lines += [(name, costs_of[name], tuned) for name, tuned in found.tuned.items()]
+    lines += [(kind, ["as much", ""], series[place]) for kind, series in found.controls.items()]
+    rows += [
+        [name, *costs, show_share(answers), show_difference(answers, restricted)]
+        for name, costs, answers in lines
+    ]
     return rows
 
 

@@ -69,6 +69,11 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "modules.csv").read_text().splitlines()))
 
 
+def selected(folder: Path) -> dict[str, str]:
+    (found,) = [row for row in rows(folder) if row["selected"] == "1" and row["what"] == "module"]
+    return found
+
+
 def images_of(lenet: Path) -> tuple[torch.nn.Module, Tensor, Tensor]:
     model = load_model("lenet5", weights=lenet, classes=10)
     data = load_dataset("digits", preprocessing=model.preprocessing)
@@ -115,7 +120,7 @@ def test_the_baselines_need_no_training(output: Path, lenet: Path) -> None:
 def test_validation_images_alone_select(output: Path) -> None:
     """No test image has a part in it: of modules that reach the restricted model, the smallest."""
     modules = [row for row in rows(output) if row["what"] == "module"]
-    (chosen,) = [row for row in modules if row["selected"] == "1"]
+    chosen = selected(output)
     smaller = [row for row in modules if float(row["share"]) < float(chosen["share"])]
     assert all(
         float(row["validation_accuracy"]) < float(chosen["validation_accuracy"]) for row in smaller
@@ -138,6 +143,73 @@ def test_the_page_says_what_the_terminal_does(config, tmp_path, capsys) -> None:
         assert sentence in page
     for name in ("modules.png", "modules.svg", "training.png"):
         assert (tmp_path / "out" / "curves" / name).is_file()
+
+
+@pytest.fixture(scope="module")
+def channels(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A module of gates on channels, fine-tuned, with everything that is written of it."""
+    folder = tmp_path_factory.mktemp("runs") / "channels"
+    words = ("--granularity", "channel", "--runtimes", "--fine-tune", "2", "--alpha", "8")
+    assert run(config, folder, *words, "--target-share", "0.6", "--lr-mask", "0.02") == 0
+    return folder
+
+
+def test_channels_are_removed_from_what_is_saved(channels: Path, lenet: Path) -> None:
+    from vision_bench.reengineering.saved_module import load_module
+
+    learned = LearnedMasks.load(channels / "mask")
+    module, images, labels = images_of(lenet)
+    smaller = load_module(channels / "module")
+    kept = {name: int(one.sum()) for name, one in learned.selected.channels.items()}
+    assert smaller.base.conv1.out_channels == kept["conv1"] < module.conv1.out_channels
+    assert smaller.base.fc2.in_features == kept["fc1"]
+    (told,) = [row for row in rows(channels) if row["what"] == "module, fine-tuned"]
+    with torch.no_grad():
+        right = smaller(images).argmax(1) == labels
+    assert float(told["accuracy"]) == pytest.approx(float(right.double().mean()))
+    (chosen,) = [
+        row for row in rows(channels) if row["selected"] == "1" and row["what"] == "module"
+    ]
+    assert float(chosen["share"]) <= 0.6
+
+
+def test_macs_of_a_module_are_those_that_pytorch_counts(channels: Path) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from vision_bench.reengineering.saved_module import load_module
+
+    base = load_module(channels / "module").base
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        base(torch.zeros(1, 3, 28, 28))
+    (chosen,) = [
+        row for row in rows(channels) if row["selected"] == "1" and row["what"] == "module"
+    ]
+    assert float(chosen["macs"]) == pytest.approx(counter.get_total_flops() / 2, rel=1e-5)
+
+
+def test_the_onnx_module_runs_where_there_is_no_torch(channels: Path) -> None:
+    from vision_bench.reengineering.saved_module import load_module
+
+    images = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    code = (
+        "import sys, json, numpy, onnxruntime\n"
+        f"session = onnxruntime.InferenceSession({str(channels / 'module' / 'module.onnx')!r})\n"
+        "images = numpy.array(json.load(sys.stdin), dtype=numpy.float32)\n"
+        "print(json.dumps(session.run(None, {'images': images})[0].tolist()))\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(images.tolist()),
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    with torch.no_grad():
+        expected = load_module(channels / "module")(images)
+    torch.testing.assert_close(
+        torch.tensor(json.loads(process.stdout)), expected, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(config, output, tmp_path) -> None:
