@@ -110,7 +110,7 @@ class ReengineerSettings(ProblemSettings):
         fine_tune: Epochs of training the selected module's weights afterwards, which the paper does
             not; the whole model is given as many.
         lr_fine_tune: Highest learning rate of that, which rises and falls once.
-        points: Modules along the training path that are kept and tested.
+        points: Modules along the training path that are kept and tested, at most.
         runtimes: Writes the selected module as ONNX too, and measures its latency in PyTorch,
             ONNX Runtime and OpenVINO.
         output: Folder of results; by default runs/reengineer/DATASET_MODEL.
@@ -130,7 +130,7 @@ class ReengineerSettings(ProblemSettings):
     target_share: Share | None = None
     fine_tune: Natural = 0
     lr_fine_tune: Positive = 0.02
-    points: Count = 8
+    points: Annotated[int, bound("a whole number from 3 upwards", lambda one: one >= 3)] = 8
     runtimes: bool = True
     output: str | None = None
 

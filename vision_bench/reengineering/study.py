@@ -43,7 +43,7 @@ from vision_bench.reengineering.front import publish
 from vision_bench.reengineering.importance import channel_importance
 from vision_bench.reengineering.learn import Batches, Learner, Recipe
 from vision_bench.reengineering.module import Module, make_head
-from vision_bench.reengineering.path import select
+from vision_bench.reengineering.path import Choice
 from vision_bench.reengineering.problem import split_off, sub_dataset
 from vision_bench.reengineering.settings import ReengineerSettings
 from vision_bench.reengineering.smaller import (
@@ -218,7 +218,7 @@ class ReengineerStudy(FolderStudy):
         )
         module = Module(self.subject.module, head)
         learner = Learner(module, self.subject.named, self.masks, recipe)
-        course = Course(least, settings.points, settings.early_stop)
+        course = Course(self._choice(least), settings.points, settings.early_stop)
         return train(
             learner,
             lambda number: self._on_device(self.train.epoch(number, settings.train_batch_size)),
@@ -239,6 +239,9 @@ class ReengineerStudy(FolderStudy):
         importance = channel_importance(module.eval(), self.subject.named, masks.groups, batches)
         masks.start_in_order(importance / masks.macs_by_gate().cpu())
 
+    def _choice(self, least: float) -> Choice:
+        return Choice(least, self.settings.target_share)
+
     def _on_device(self, batches: Batches) -> Batches:
         device = self.subject.device
         return ((images.to(device), labels.to(device)) for images, labels in batches)
@@ -257,7 +260,7 @@ class ReengineerStudy(FolderStudy):
             classes=list(self.problem.names),
             class_indices=[list(group) for group in self.problem.groups],
             ratios=[one.epoch.ratio for one in path],
-            selected=select(path, least, settings.target_share),
+            selected=self._choice(least).of(path),
             notes=[vars(one.epoch) for one in path],
             settings=self.arguments,
             data_sha256=self.train.data.fingerprint,
