@@ -81,7 +81,7 @@ class ReengineerStudy(FolderStudy):
             "dataset", "split", "limit", "train_split", "train_limit", "seed", "superclass_type",
             "n_classes", "granularity", "lr_head", "lr_mask", "n_epochs", "early_stop",
             "train_batch_size", "augment", "validation_share", "baseline", "tolerance",
-            "target_share", "fine_tune", "lr_fine_tune", "points",
+            "target_share", "round_to", "fine_tune", "lr_fine_tune", "points",
         )  # fmt: skip
         found = {name: getattr(settings, name) for name in names}
         return {
@@ -289,7 +289,9 @@ class ReengineerStudy(FolderStudy):
         key = f"networks,{learned.fingerprint[:16]}"
         held = store.read_batch(key)
         if held is None or not (store.folder / MODULE).is_dir() and settings.runtimes:
-            whole, modules = module_networks(self.model, self.masks, point, self.example)
+            whole, modules = module_networks(
+                self.model, self.masks, point, self.example, settings.round_to
+            )
             tuned = self._tune(store, whole, modules, point) if settings.fine_tune else {}
             held = {"tuned": {name: one.to_json() for name, one in tuned.items()}, "smaller": None}
             if settings.runtimes:
