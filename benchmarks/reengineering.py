@@ -125,7 +125,8 @@ def smaller(model: nn.Module, example: Tensor, share: float) -> tuple[nn.Module,
         opened[group.name] = kept
     masks = ChannelMasks(model, groups, layer_macs(model, example))
     masks.set_open(opened)
-    return remove_channels(model, groups, opened, example), masks.retained_share().item()
+    removed = remove_channels(model, groups, opened, example, round_to=8)
+    return removed, masks.retained_share().item()
 
 
 def latencies(
