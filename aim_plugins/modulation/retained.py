@@ -159,7 +159,7 @@ class LearnedMasks:
                 name: _unpack(own[f"mask.{name}"], shape)
                 for name, shape in zip(metadata.sites, metadata.shapes, strict=True)
             }
-            points.append(MaskPoint(masks, _below(own, "head"), _below(own, "channels")))
+            points.append(MaskPoint(masks, below(own, "head"), below(own, "channels")))
         return cls(points, metadata)
 
     def check_model(self, model: Any, *, force: bool = False) -> None:
@@ -302,7 +302,8 @@ def _unpack(bits: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).astype(bool)).view(*shape)
 
 
-def _below(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+def below(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Those tensors whose names begin with a word and a dot, by the rest of their names."""
     prefix = f"{kind}."
     return {
         name.removeprefix(prefix): tensor

@@ -10,3 +10,6 @@ and cut back, which for CIFAR's 32 pixels are the usual 4; or a random part, res
 
 Granularity = Literal["weight", "channel"]
 """What has a mask of its own."""
+
+MASK, MODULE, TRAINING = "mask", "module", "training"
+"""Folders in the results of a study: masks, the module as a network, and the state of training."""

@@ -1,8 +1,8 @@
 """What a module is held against: as much of the model, chosen without learning.
 
 Of masks on weights the largest weights are retained, or random ones; of channels those whose makers
-have the largest weights, or random ones, until as few MACs are left. A head is trained on each, as
-the module has one of its own.
+have the largest weights, or random ones, so that no fewer MACs are left. A head is trained on each,
+as the module has one of its own.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PATIENCE = 5
 """Epochs without a better head after which no better one is looked for."""
 
 
-def control_masks(
+def control(
     kind: str, model: nn.Module, masks: Masks, share: float, seed: int
-) -> dict[str, Tensor]:
-    """Masks of the same share as a module, chosen without learning.
+) -> tuple[MaskPoint, float]:
+    """As much of a model as a module retains, chosen without learning.
 
     Args:
         kind: One of `CONTROLS`.
@@ -39,37 +39,46 @@ def control_masks(
         masks: What the module was learned by; it stays as it is.
         share: The share that its penalty presses on.
         seed: Of what is drawn at random.
+
+    Returns:
+        Masks without a head, and their share: of channels the nearest that can be had, and not
+        less than the module's.
     """
-    if isinstance(masks, ChannelMasks):
-        return _channels(kind, model, masks, share, seed)
-    if kind == MAGNITUDE:
-        return magnitude_masks(model, masks.names, share)
-    return random_masks(model, masks.names, share, seed_of(seed, "random weights"))
-
-
-def _channels(
-    kind: str, model: nn.Module, masks: ChannelMasks, share: float, seed: int
-) -> dict[str, Tensor]:
-    """Closes channels in the order of a ranking until no more than the share is left."""
-    if kind == MAGNITUDE:
-        ranks = torch.cat(
-            [_size_of_channels(model, masks, place) for place in range(len(masks.groups))]
-        )
-    else:
-        generator = torch.Generator().manual_seed(seed_of(seed, "random channels"))
-        ranks = torch.rand(len(masks.scores), generator=generator)
-    order = ranks.argsort(stable=True)
     tried = copy.deepcopy(masks)
+    if isinstance(tried, ChannelMasks):
+        _close_in_order(tried, _ranking(kind, model, tried, seed), share)
+        return MaskPoint(
+            tried.binary(), channels=tried.open_channels()
+        ), tried.retained_share().item()
+    if kind == MAGNITUDE:
+        return MaskPoint(magnitude_masks(model, masks.names, share)), share
+    own_seed = seed_of(seed, "random weights")
+    return MaskPoint(random_masks(model, masks.names, share, own_seed)), share
+
+
+def _ranking(
+    kind: str, model: nn.Module, masks: ChannelMasks, seed: int
+) -> Float[Tensor, " channels"]:
+    """What orders the channels of all groups together; the lowest close first."""
+    if kind == MAGNITUDE:
+        places = range(len(masks.groups))
+        return torch.cat([_size_of_channels(model, masks, place) for place in places])
+    generator = torch.Generator().manual_seed(seed_of(seed, "random channels"))
+    return torch.rand(len(masks.scores), generator=generator)
+
+
+def _close_in_order(masks: ChannelMasks, ranking: Float[Tensor, " channels"], share: float) -> None:
+    """Closes as many channels as leave no less than a share."""
+    order = ranking.argsort(stable=True)
     low, high = 0, len(order)
-    while low < high:  # the fewest channels to close
-        middle = (low + high) // 2
-        _close(tried, order[:middle])
-        if tried.retained_share().item() <= share:
-            high = middle
+    while low < high:  # the most channels to close
+        middle = (low + high + 1) // 2
+        _close(masks, order[:middle])
+        if masks.retained_share().item() >= share - 1e-6:
+            low = middle
         else:
-            low = middle + 1
-    _close(tried, order[:low])
-    return tried.binary()
+            high = middle - 1
+    _close(masks, order[:low])
 
 
 def _close(masks: ChannelMasks, closed: Int[Tensor, " closed"]) -> None:

@@ -9,6 +9,7 @@ for sparse weights could save, those under gates on channels what their removal 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from aim_plugins.modulation.channels import layer_macs
-from aim_plugins.modulation.masks import masked, own_parameters, retained_ratio
+from aim_plugins.modulation.channels import ChannelMasks, layer_macs
+from aim_plugins.modulation.masks import Masks, masked, own_parameters, retained_ratio
+from aim_plugins.modulation.retained import MaskPoint
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,37 @@ def _share_of_weights(layer: nn.Module) -> float:
     weights = [one for kind, one in own_parameters(layer).items() if not kind.endswith("bias")]
     kept = sum(int(torch.count_nonzero(one)) for one in weights)
     return kept / sum(one.numel() for one in weights)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a masked model is.
+
+    Attributes:
+        ratio: Share of weights and biases of convolutions and linear layers that is retained.
+        macs: Multiply-accumulates for one image: of weights that are retained, or once closed
+            channels are removed.
+    """
+
+    ratio: float
+    macs: float
+
+
+def size_of(
+    model: nn.Module, masks: Masks, point: MaskPoint, example: Float[Tensor, "batch ..."]
+) -> Size:
+    """How large a model is under masks.
+
+    Args:
+        model: What the masks name the parameters of, in eval mode.
+        masks: Those that modules of this granularity are learned by; they stay as they are.
+        point: The masks; none for the whole model.
+        example: A batch of its inputs.
+    """
+    if not isinstance(masks, ChannelMasks):
+        found = costs(model, point.masks, example)
+        return Size(found.retained_ratio, found.retained_macs)
+    gates = copy.deepcopy(masks)
+    gates.set_open(point.channels)
+    whole = sum(layer_macs(model, example).values())
+    return Size(gates.retained_ratio(), gates.retained_share().item() * whole)

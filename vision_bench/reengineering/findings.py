@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vision_bench.reengineering.baselines import Accuracy
 from vision_bench.reengineering.choices import Granularity
-from vision_bench.reengineering.path import Epoch
+from vision_bench.reengineering.path import Choice, Epoch
 from vision_bench.reengineering.problem import Problem
 from vision_bench.reengineering.smaller import Smaller
 
@@ -23,6 +24,31 @@ BASELINES = {
 
 
 @dataclass(frozen=True)
+class Held:
+    """A module, or what is held against it: what it answers, and how large it is.
+
+    Attributes:
+        answers: Which test images it tells right.
+        ratio: Share of weights and biases of convolutions and linear layers that is retained.
+        macs: Multiply-accumulates for one image, of which masked weights are not counted.
+    """
+
+    answers: Accuracy
+    ratio: float
+    macs: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"answers": self.answers.to_json(), "ratio": self.ratio, "macs": self.macs}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Held:
+        """Reads what `to_json` wrote."""
+        answers = Accuracy.from_json(content["answers"])
+        return cls(answers, content["ratio"], content["macs"])
+
+
+@dataclass(frozen=True)
 class Findings:
     """What the front shows.
 
@@ -33,18 +59,16 @@ class Findings:
         epochs: What each epoch left.
         path: The epochs of the modules that were kept, by falling share.
         selected: Which of them the validation images selected.
-        least: The validation accuracy that it had to reach.
-        by_share: Whether a share was asked for instead.
+        choice: By which rule.
         baselines: Of the whole model on the test images, by name.
-        modules: Of each module.
-        controls: The same of what was chosen without learning, by kind.
+        modules: Each module.
+        controls: What was chosen without learning, of the same share as each module, by kind.
         macs: Multiply-accumulates of the whole model for one image.
-        module_macs: Those of each module, of which masked weights are not counted.
-        parameters: Weights and biases of its convolutions and linear layers.
+        weights: Weights and biases of its convolutions and linear layers.
         kept: Of the selected one, the share of each layer's weights, or of each group's channels,
             that is retained.
-        tuned: Of the selected one and of the whole model, each fine-tuned as long, by name; none
-            where that was not asked for.
+        tuned: Of the selected one, of the whole model and of the controls, each fine-tuned as long,
+            by name; none where that was not asked for.
         smaller: The selected one as a network of its own; None where that was not asked for.
         stopped: Why training ended early; empty where it did not.
     """
@@ -55,14 +79,12 @@ class Findings:
     epochs: Sequence[Epoch]
     path: Sequence[Epoch]
     selected: int
-    least: float
-    by_share: bool
+    choice: Choice
     baselines: Mapping[str, Accuracy]
-    modules: Sequence[Accuracy]
-    controls: Mapping[str, Sequence[Accuracy]]
+    modules: Sequence[Held]
+    controls: Mapping[str, Sequence[Held]]
     macs: float
-    module_macs: Sequence[float]
-    parameters: int
+    weights: int
     kept: Mapping[str, float]
     tuned: Mapping[str, Accuracy]
     smaller: Smaller | None
@@ -75,8 +97,12 @@ class Findings:
 
     @property
     def fell_short(self) -> bool:
-        """Whether no module reached the accuracy that was asked for."""
-        return not self.by_share and self.chosen.accuracy < self.least
+        """Whether no module is what was asked for."""
+        return not self.choice.allows(self.chosen)
+
+    def share_of(self, held: Held) -> float:
+        """What the penalty presses on: the retained ratio, or of channels the share of MACs."""
+        return held.ratio if self.granularity == "weight" else held.macs / self.macs
 
     @property
     def share_name(self) -> str:

@@ -22,7 +22,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.channels import ChannelMasks
 from aim_plugins.modulation.masks import Masks
-from aim_plugins.modulation.retained import MaskPoint
+from aim_plugins.modulation.retained import MaskPoint, below
+from vision_bench.reengineering.fine_tuning import finite
 from vision_bench.reengineering.module import Module
 from vision_bench.reengineering.path import Epoch, Snapshot
 
@@ -38,29 +39,27 @@ class Recipe:
 
     Attributes:
         lr_head: Learning rate of the head.
-        lr_mask: Learning rate of the scores. Weights that the problem does not use are pressed on
-            by the penalty alone, and as Adam moves them by this much a step whatever α is, it
-            decides how fast they go.
-        alphas: Weights of the penalty, one after another, each going on from where the one before
-            arrived.
+        stages: Learning rates of the scores and weights α of the penalty, one after another, each
+            going on from where the one before arrived. Weights that the problem does not use are
+            pressed on by the penalty alone, and as Adam moves them by its rate in a step whatever α
+            is, the rate decides how fast they go.
         epochs: Epochs for each of them.
         seed: Of dropout, where the model has any.
     """
 
     lr_head: float = 0.1
-    lr_mask: float = 0.05
-    alphas: Sequence[float] = (1.0,)
+    stages: Sequence[tuple[float, float]] = ((0.05, 1.0),)
     epochs: int = 300
     seed: int = 0
 
     @property
     def total(self) -> int:
         """Epochs in all."""
-        return self.epochs * len(self.alphas)
+        return self.epochs * len(self.stages)
 
-    def alpha_of(self, epoch: int) -> float:
-        """The weight of the penalty in an epoch."""
-        return self.alphas[epoch // self.epochs]
+    def stage_of(self, epoch: int) -> tuple[float, float]:
+        """The rate of the scores and the weight of the penalty in an epoch."""
+        return self.stages[epoch // self.epochs]
 
 
 class Learner:
@@ -76,7 +75,7 @@ class Learner:
     def __init__(self, module: Module, named: nn.Module, masks: Masks, recipe: Recipe) -> None:
         self.module, self.named, self.masks, self.recipe = module, named, masks, recipe
         head = {"params": list(module.head.parameters()), "lr": recipe.lr_head}
-        scores = {"params": list(masks.parameters()), "lr": recipe.lr_mask}
+        scores = {"params": list(masks.parameters()), "lr": recipe.stages[0][0]}
         self._of_head = torch.optim.Adam([head])
         self._of_both = torch.optim.Adam([scores, dict(head)])
 
@@ -91,15 +90,17 @@ class Learner:
             The mean cross-entropy, in nats.
         """
         optimizer = self._of_head if number % _HEAD_EVERY == 0 else self._of_both
-        alpha, losses = self.recipe.alpha_of(number), []
-        with self.masks.training_on(self.named), torch.random.fork_rng(devices=[]):
+        rate, alpha = self.recipe.stage_of(number)
+        self._of_both.param_groups[0]["lr"] = rate
+        losses = []
+        with self.masks.training_on(self.named), torch.random.fork_rng():
             torch.manual_seed(seed_of(self.recipe.seed, "dropout", number))
             self.module.train()
             for layer in self.module.modules():
                 if isinstance(layer, _BatchNorm):
                     layer.eval()
             for images, labels in batches:
-                loss = F.cross_entropy(self.module(images), labels)
+                loss = finite(F.cross_entropy(self.module(images), labels), "learning masks")
                 losses.append(loss.detach())
                 self._of_head.zero_grad()
                 self._of_both.zero_grad()
@@ -122,7 +123,7 @@ class Learner:
         masks = self.masks
         epoch = Epoch(
             number,
-            self.recipe.alpha_of(number),
+            self.recipe.stage_of(number)[1],
             loss,
             masks.retained_share().item(),
             masks.retained_ratio(),
@@ -148,20 +149,15 @@ class Learner:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from a state."""
-        self.masks.load_state_dict(_below(state, "masks"))
-        self.module.head.load_state_dict(_below(state, "head"))
+        self.masks.load_state_dict(below(state, "masks"))
+        self.module.head.load_state_dict(below(state, "head"))
         for words, optimizer in self._optimizers():
             content: dict[str, Any] = optimizer.state_dict()
             moments: dict[int, dict[str, Tensor]] = {}
-            for name, one in _below(state, words).items():
+            for name, one in below(state, words).items():
                 place, _, kind = name.partition(".")
                 moments.setdefault(int(place), {})[kind] = one
             optimizer.load_state_dict({**content, "state": moments})
 
     def _optimizers(self) -> list[tuple[str, torch.optim.Adam]]:
         return [("of_head", self._of_head), ("of_both", self._of_both)]
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = f"{prefix}."
-    return {name[len(start) :]: one for name, one in tensors.items() if name.startswith(start)}

@@ -65,15 +65,20 @@ class Choice:
         """
         epochs = [one.epoch for one in path]
         places = range(len(epochs))
+        allowed = [place for place in places if self.allows(epochs[place])]
         if self.most is None:
-            good = [place for place in places if epochs[place].accuracy >= self.least]
-            if good:
-                return min(good, key=lambda place: epochs[place].share)
+            if allowed:
+                return min(allowed, key=lambda place: epochs[place].share)
             return max(places, key=lambda place: epochs[place].accuracy - epochs[place].share)
-        small = [place for place in places if epochs[place].share <= self.most]
-        if small:
-            return max(small, key=lambda place: epochs[place].accuracy)
+        if allowed:
+            return max(allowed, key=lambda place: epochs[place].accuracy)
         return min(places, key=lambda place: epochs[place].share)
+
+    def allows(self, epoch: Epoch) -> bool:
+        """Whether an epoch left what is asked for; a rounding error is no image."""
+        if self.most is None:
+            return epoch.accuracy >= self.least - 1e-9
+        return epoch.share <= self.most + 1e-9
 
 
 def keep_best(

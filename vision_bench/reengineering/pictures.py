@@ -19,9 +19,15 @@ from aim_plugins.sweep.figures import (
     label_decades,
     render,
 )
-from vision_bench.reengineering.baselines import Accuracy
 from vision_bench.reengineering.controls import MAGNITUDE, RANDOM
-from vision_bench.reengineering.findings import BASELINES, NEW_HEAD, RESTRICTED, WHOLE, Findings
+from vision_bench.reengineering.findings import (
+    BASELINES,
+    NEW_HEAD,
+    RESTRICTED,
+    WHOLE,
+    Findings,
+    Held,
+)
 from vision_bench.reengineering.smaller import MASKED, REMOVED, Smaller
 
 _GREEN = "#009E73"
@@ -35,19 +41,18 @@ def draw_modules(found: Findings) -> dict[str, bytes]:
     Returns:
         The content of the picture's files by suffix.
     """
-    shares = [one.share for one in found.path]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.6), dpi=DPI, layout="constrained")
         axes = figure.subplots()
         _draw_baselines(axes, found)
-        for kind, answers in found.controls.items():
+        for kind, controls in found.controls.items():
             colour, mark = _MARKS[kind]
-            _draw_series(axes, shares, answers, colour, mark, kind)
-        _draw_series(axes, shares, found.modules, BLUE, "o", "module")
+            _draw_series(axes, found, controls, colour, mark, kind)
+        _draw_series(axes, found, found.modules, BLUE, "o", "module")
         chosen = found.modules[found.selected]
         axes.plot(
-            [found.chosen.share], [chosen.value], "o", markersize=11, markerfacecolor="none",
-            markeredgecolor=BLUE, markeredgewidth=1.5, label="selected",
+            [found.share_of(chosen)], [chosen.answers.value], "o", markersize=11,
+            markerfacecolor="none", markeredgecolor=BLUE, markeredgewidth=1.5, label="selected",
         )  # fmt: skip
         axes.set_xscale("log")
         label_decades(axes.xaxis)
@@ -68,25 +73,18 @@ def draw_training(found: Findings) -> dict[str, bytes]:
         figure = Figure(figsize=(SIZE[0], SIZE[1]), dpi=DPI, layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True)
         upper.plot(numbers, [one.accuracy for one in found.epochs], color=BLUE, linewidth=1.2)
-        upper.axhline(found.least, color=GREY, linewidth=1, linestyle="--")
-        upper.annotate(
-            "to be reached", (numbers[-1], found.least), xytext=(0, 3), ha="right", fontsize=8,
-            textcoords="offset points", color=GREY,
-        )  # fmt: skip
+        if found.choice.most is None:
+            _draw_asked(upper, numbers[-1], found.choice.least, "to be reached")
+        else:
+            _draw_asked(lower, numbers[-1], found.choice.most, "at most")
         upper.set_ylabel("accuracy\n(validation)")
         lower.plot(numbers, [one.share for one in found.epochs], color=_GREEN, linewidth=1.2)
         lower.set_ylabel(found.share_name.replace(" ", "\n", 1))
         lower.set_ylim(0, 1.02)
         lower.set_xlabel("epoch")
-        kept = {one.number for one in found.path}
-        for axes, values in (
-            (upper, [one.accuracy for one in found.epochs]),
-            (lower, [one.share for one in found.epochs]),
-        ):
-            points = [
-                (one, value) for one, value in zip(numbers, values, strict=True) if one in kept
-            ]
-            axes.plot(*zip(*points, strict=True), "o", color=INK, markersize=4)
+        kept = [one.number for one in found.path]
+        upper.plot(kept, [one.accuracy for one in found.path], "o", color=INK, markersize=4)
+        lower.plot(kept, [one.share for one in found.path], "o", color=INK, markersize=4)
         return render(figure)
 
 
@@ -140,6 +138,14 @@ def draw_latency(smaller: Smaller) -> dict[str, bytes]:
         return render(figure)
 
 
+def _draw_asked(axes: Axes, right: int, value: float, text: str) -> None:
+    axes.axhline(value, color=GREY, linewidth=1, linestyle="--")
+    axes.annotate(
+        text, (right, value), xytext=(0, 3), ha="right", fontsize=8, textcoords="offset points",
+        color=GREY,
+    )  # fmt: skip
+
+
 def _draw_baselines(axes: Axes, found: Findings) -> None:
     for name, style in _LINES.items():
         value = found.baselines[name].value
@@ -150,14 +156,15 @@ def _draw_baselines(axes: Axes, found: Findings) -> None:
 
 def _draw_series(
     axes: Axes,
-    shares: Sequence[float],
-    answers: Sequence[Accuracy],
+    found: Findings,
+    series: Sequence[Held],
     colour: str,
     mark: str,
     label: str,
 ) -> None:
-    values = [one.value for one in answers]
-    ends = [one.interval for one in answers]
+    shares = [found.share_of(one) for one in series]
+    values = [one.answers.value for one in series]
+    ends = [one.answers.interval for one in series]
     lows = [value - low for value, (low, _) in zip(values, ends, strict=True)]
     highs = [high - value for value, (_, high) in zip(values, ends, strict=True)]
     axes.errorbar(

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from aim_plugins.core import artifact
 from aim_plugins.core.artifact import ArtifactMetadata
 from aim_plugins.core.files import write_atomic
+from vision_bench.models.architectures.cifar import CIFAR_MODELS
+from vision_bench.models.architectures.lenet import LENET
 from vision_bench.models.load import load_model
 from vision_bench.models.model import RANDOM, VisionModel
 from vision_bench.reengineering.cutting import set_widths, widths
@@ -109,6 +111,12 @@ def save_module(
     return place
 
 
+def is_whole(folder: str | Path) -> bool:
+    """Whether a folder holds all files of a module."""
+    files = (*artifact.artifact_files(folder, ModuleMetadata), Path(folder, ONNX_FILE))
+    return all(file.is_file() for file in files)
+
+
 def load_module(folder: str | Path) -> Module:
     """Builds the module of a folder: the architecture by its name, cut to its widths.
 
@@ -120,6 +128,12 @@ def load_module(folder: str | Path) -> Module:
             the one that the weights are of.
     """
     tensors, described = artifact.load(folder, ModuleMetadata)
+    if not _is_built_in(described.base_model):
+        raise ValueError(
+            f"module={str(folder)!r} names the architecture {described.base_model!r}, which is no "
+            "lenet5, pytorch-cifar-models, torchvision: or timm: name: a stranger's folder may not "
+            "have others loaded"
+        )
     base = load_model(
         described.base_model,
         weights=RANDOM,
@@ -139,6 +153,15 @@ def load_module(folder: str | Path) -> Module:
             "versions of the libraries that it was made with"
         ) from error
     return module
+
+
+def _is_built_in(name: str) -> bool:
+    """Whether a name is that of an architecture alone, so that building it reads no file."""
+    library, colon, model = name.partition(":")
+    if colon:
+        plain = all(part.isidentifier() or part[:1].isalnum() for part in model.split("."))
+        return library in ("torchvision", "timm") and plain and "/" not in model
+    return name == LENET or name in CIFAR_MODELS
 
 
 def _preprocessing(source: VisionModel) -> dict[str, Any]:

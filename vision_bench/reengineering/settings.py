@@ -20,7 +20,26 @@ _NotNegative = Annotated[float, bound("a number from 0 upwards", lambda one: one
 
 
 @dataclass(frozen=True)
-class ProblemSettings(TrainingSettings):
+class HeadSettings(TrainingSettings):
+    """A classifier, and how a head for some of its classes is trained.
+
+    Attributes:
+        lr_head: Learning rate of the head.
+        train_batch_size: Images in a training step.
+        augment: What is trained on: the images themselves ("none"), mirrored at random ("flip"),
+            also shifted ("crop-flip", CIFAR's) or cut and resized ("resized-crop-flip",
+            ImageNet's).
+        validation_share: Share of the training images that selects, and trains nothing.
+    """
+
+    lr_head: Positive = 0.1
+    train_batch_size: Count = 64
+    augment: Augment = "flip"
+    validation_share: Part = 0.1
+
+
+@dataclass(frozen=True)
+class ProblemSettings(HeadSettings):
     """A classifier, and which of its classes are needed.
 
     Attributes:
@@ -90,17 +109,11 @@ class ReengineerSettings(ProblemSettings):
     Attributes:
         granularity: "weight" masks every weight, as in the paper; "channel" gates channels, which
             are then removed, so that the module is really smaller and faster.
-        lr_head: Learning rate of the head.
-        lr_mask: Learning rate of the masks, which decides how fast idle weights go.
-        alpha: Weight of the penalty on what is retained; several, such as "0.5,1,2", are gone
-            through one after another.
-        n_epochs: Epochs of training for each alpha.
-        early_stop: Epochs without a better module after which an alpha is left; 0 for never.
-        train_batch_size: Images in a training step.
-        augment: What is trained on: the images themselves ("none"), mirrored at random ("flip"),
-            also shifted ("crop-flip", CIFAR's) or cut and resized ("resized-crop-flip",
-            ImageNet's).
-        validation_share: Share of the training images that selects, and trains nothing.
+        lr_mask: Learning rate of the masks, which decides how fast idle weights go; several, such
+            as "0.02,0.05", are gone through one after another.
+        alpha: Weight of the penalty on what is retained; of several the same holds.
+        n_epochs: Epochs of training for each of them.
+        early_stop: Epochs without a better module after which one of them is left; 0 for never.
         baseline: The accuracy that the module has to reach on them: that of the whole model
             restricted to the problem's classes, or "whole", that of all its classes, as in the
             paper.
@@ -119,14 +132,10 @@ class ReengineerSettings(ProblemSettings):
     """
 
     granularity: Granularity = "weight"
-    lr_head: Positive = 0.1
-    lr_mask: Positive = 0.05
-    alpha: Grid = "1"
+    lr_mask: Grid = 0.05
+    alpha: Grid = 1.0
     n_epochs: Count = 300
     early_stop: Natural = 0
-    train_batch_size: Count = 64
-    augment: Augment = "flip"
-    validation_share: Part = 0.1
     baseline: Literal["restricted", "whole"] = "restricted"
     tolerance: _NotNegative = 0.0
     target_share: Share | None = None
@@ -139,12 +148,25 @@ class ReengineerSettings(ProblemSettings):
 
     def check(self) -> None:
         super().check()
-        _ = self.alphas
+        rates, alphas = self._grids
+        if len(rates) > 1 and len(alphas) > 1:
+            raise ValueError(
+                f"lr_mask={self.lr_mask!r} and alpha={self.alpha!r} both hold several: go through "
+                "one of them at a time"
+            )
+        if 0.0 in rates:
+            raise ValueError(f"lr_mask={self.lr_mask!r} holds 0, by which masks stay: give others")
 
     @property
-    def alphas(self) -> tuple[float, ...]:
-        """The weights of the penalty, in turn."""
-        return parse_strengths(self.alpha, name="alpha")
+    def stages(self) -> tuple[tuple[float, float], ...]:
+        """Rates of the masks and weights of the penalty, in turn."""
+        rates, alphas = self._grids
+        return tuple((rate, alpha) for rate in rates for alpha in alphas)
+
+    @property
+    def _grids(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        rates = parse_strengths(self.lr_mask, name="lr_mask")
+        return rates, parse_strengths(self.alpha, name="alpha")
 
     @property
     def folder(self) -> Path:

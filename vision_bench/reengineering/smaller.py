@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from aim_plugins.modulation.channels import ChannelMasks, layer_macs
-from aim_plugins.modulation.masks import Masks
+from aim_plugins.modulation.masks import Masks, masked
 from aim_plugins.modulation.retained import MaskPoint
 from vision_bench.models.model import LogitsOnly, VisionModel
 from vision_bench.reengineering.latency import Latency, measure_latency
@@ -130,15 +129,11 @@ def _count(network: nn.Module) -> int:
     return sum(one.numel() for one in network.parameters())
 
 
-@torch.no_grad()
 def _masked(whole: nn.Module, point: MaskPoint) -> nn.Module:
     """A copy whose masked weights are zero."""
-    found = copy.deepcopy(whole)
-    named = found.model if isinstance(found, LogitsOnly) else found
-    for name, parameter in named.named_parameters():
-        if name in point.masks:
-            parameter.mul_(point.masks[name])
-    return found
+    named = whole.model if isinstance(whole, LogitsOnly) else whole
+    with masked(named, point.masks):
+        return copy.deepcopy(whole)
 
 
 def _removed(

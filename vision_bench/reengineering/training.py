@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.files import write_atomic
-from aim_plugins.modulation.retained import MaskPoint
+from aim_plugins.modulation.retained import MaskPoint, below
 from vision_bench.reengineering.learn import Batches, Learner
 from vision_bench.reengineering.path import Choice, Epoch, Snapshot, keep_best
 
@@ -168,12 +168,21 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, An
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads a file of a training: its tensors, and its notes."""
-    from safetensors import safe_open
+    """Reads a file of a training: its tensors, and its notes.
 
-    with safe_open(path, framework="pt") as file:
-        names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()[_NOTES])
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads(file.metadata()[_NOTES])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is missing or damaged ({error}): remove the folder {path.parent} to train anew"
+        ) from error
 
 
 def _parts(point: MaskPoint) -> Mapping[str, Mapping[str, Tensor]]:
@@ -181,10 +190,4 @@ def _parts(point: MaskPoint) -> Mapping[str, Mapping[str, Tensor]]:
 
 
 def _point(tensors: Mapping[str, Tensor]) -> MaskPoint:
-    return MaskPoint(*(_below(tensors, f"{kind}.") for kind in ("masks", "head", "channels")))
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)
-    }
+    return MaskPoint(*(below(tensors, kind) for kind in ("masks", "head", "channels")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,7 +52,7 @@ def by_hand(recipe: Recipe, epochs: int) -> tuple[list[Tensor], Tensor]:
     alone = torch.optim.Adam(head.parameters(), recipe.lr_head)
     both = torch.optim.Adam(
         [
-            {"params": scores, "lr": recipe.lr_mask},
+            {"params": scores, "lr": recipe.stages[0][0]},
             {"params": head.parameters(), "lr": recipe.lr_head},
         ]
     )
@@ -69,7 +70,7 @@ def by_hand(recipe: Recipe, epochs: int) -> tuple[list[Tensor], Tensor]:
             slopes = torch.autograd.grad(loss, [*bits, *head.parameters()])
             elements = sum(one.numel() for one in scores)
             for score, slope in zip(scores, slopes[:4], strict=True):
-                score.grad = slope.clamp(-1, 1) + recipe.alphas[0] / elements
+                score.grad = slope.clamp(-1, 1) + recipe.stages[0][1] / elements
             for parameter, slope in zip(head.parameters(), slopes[4:], strict=True):
                 parameter.grad = slope
             (alone if epoch % 5 == 0 else both).step()
@@ -77,7 +78,7 @@ def by_hand(recipe: Recipe, epochs: int) -> tuple[list[Tensor], Tensor]:
 
 
 def test_scores_follow_the_algorithm_of_the_paper() -> None:
-    recipe = Recipe(lr_head=0.1, lr_mask=0.06, alphas=(2.0,), epochs=7)
+    recipe = Recipe(lr_head=0.1, stages=((0.06, 2.0),), epochs=7)
     ours = learner(recipe)
     for epoch in range(7):
         ours.train(epoch, batches())
@@ -89,7 +90,7 @@ def test_scores_follow_the_algorithm_of_the_paper() -> None:
 
 
 def test_every_fifth_epoch_trains_the_head_alone() -> None:
-    ours = learner(Recipe(lr_mask=0.2, alphas=(1.0,), epochs=11))
+    ours = learner(Recipe(stages=((0.2, 1.0),), epochs=11))
     moved = []
     for epoch in range(11):
         before = copy.deepcopy(ours.state())
@@ -114,7 +115,7 @@ def test_training_leaves_the_model_as_it_was() -> None:
 
 
 def test_a_restored_state_goes_on_as_if_never_stopped() -> None:
-    recipe = Recipe(lr_mask=0.2, epochs=8)
+    recipe = Recipe(stages=((0.2, 1.0),), epochs=8)
     whole, first = learner(recipe, dropout=0.5), learner(recipe, dropout=0.5)
     for epoch in range(8):
         whole.train(epoch, batches(epoch))
@@ -131,7 +132,7 @@ def test_a_restored_state_goes_on_as_if_never_stopped() -> None:
 
 def test_a_snapshot_is_no_view_of_what_goes_on_training() -> None:
     """The authors' best masks alias live tensors, and change with later epochs."""
-    ours = learner(Recipe(lr_mask=0.5, epochs=8))
+    ours = learner(Recipe(stages=((0.5, 1.0),), epochs=8))
     ours.train(0, batches())
     taken = ours.snapshot(0, 0.0, 0.0)
     kept = copy.deepcopy(taken)
@@ -142,3 +143,25 @@ def test_a_snapshot_is_no_view_of_what_goes_on_training() -> None:
     for name, one in taken.point.head.items():
         assert torch.equal(one, kept.point.head[name])
     assert taken.epoch.share == 1.0 > ours.masks.retained_ratio()
+
+
+def test_stages_go_on_from_where_the_one_before_arrived() -> None:
+    """Two stages of the same rates are one training; a stage of hardly any rate leaves masks."""
+    once = learner(Recipe(stages=((0.2, 1.0),), epochs=8))
+    twice = learner(Recipe(stages=((0.2, 1.0), (0.2, 1.0)), epochs=4))
+    slow = learner(Recipe(stages=((0.2, 1.0), (1e-9, 1.0)), epochs=4))
+    for epoch in range(8):
+        for one in (once, twice, slow):
+            one.train(epoch, batches(epoch))
+        if epoch == 3:
+            before = [score.clone() for score in slow.masks.scores]
+    assert all(map(torch.equal, once.masks.scores, twice.masks.scores))
+    for score, other in zip(slow.masks.scores, before, strict=True):
+        assert (score - other).abs().max() < 1e-6
+
+
+def test_a_loss_that_is_no_number_is_said() -> None:
+    ours = learner(Recipe(epochs=3))
+    images, labels = batches()[0]
+    with pytest.raises(ValueError, match="learning masks: the loss is nan"):
+        ours.train(0, [(images * torch.nan, labels)])

@@ -83,6 +83,15 @@ def images_of(lenet: Path) -> tuple[torch.nn.Module, Tensor, Tensor]:
     return model.module, images, labels
 
 
+def macs_by_hand(module: torch.nn.Module) -> float:
+    """Non-zero weights of LeNet-5 on 28 x 28 pixels, each times the places it is used at."""
+    places = {"conv1": 28 * 28, "conv2": 10 * 10, "fc1": 1, "fc2": 1, "fc3": 1}
+    return sum(
+        count * int(torch.count_nonzero(module.get_parameter(f"{name}.weight")))
+        for name, count in places.items()
+    )
+
+
 @torch.no_grad()
 def test_accuracies_are_those_of_weights_zeroed_by_hand(output: Path, lenet: Path) -> None:
     learned = LearnedMasks.load(output / "mask")
@@ -97,6 +106,7 @@ def test_accuracies_are_those_of_weights_zeroed_by_hand(output: Path, lenet: Pat
         outputs = hidden @ point.head["weight"].T + point.head["bias"]
         expected = (outputs.argmax(1) == labels).double().mean()
         assert float(row["accuracy"]) == pytest.approx(float(expected))
+        assert float(row["macs"]) == pytest.approx(macs_by_hand(module))
         kept = sum(int((point.masks[name] != 0).sum()) for name in whole)
         total = sum(one.numel() for one in whole.values())  # LeNet has masked layers alone
         assert ratio == pytest.approx(kept / total, abs=1e-6)
@@ -117,21 +127,43 @@ def test_the_baselines_need_no_training(output: Path, lenet: Path) -> None:
     assert told["whole model, restricted"] == pytest.approx(float(of_three.double().mean()))
 
 
-def test_validation_images_alone_select(output: Path) -> None:
-    """No test image has a part in it: of modules that reach the restricted model, the smallest."""
-    modules = [row for row in rows(output) if row["what"] == "module"]
-    chosen = selected(output)
-    smaller = [row for row in modules if float(row["share"]) < float(chosen["share"])]
-    assert all(
-        float(row["validation_accuracy"]) < float(chosen["validation_accuracy"]) for row in smaller
-    )
+def test_test_images_have_no_part_in_what_is_learned_or_selected(config, output, tmp_path) -> None:
+    assert run(config, tmp_path / "few", "--limit", "200") == 0
+    few, all_ = (LearnedMasks.load(place / "mask") for place in (tmp_path / "few", output))
+    assert int(rows(tmp_path / "few")[0]["images"]) < int(rows(output)[0]["images"])
+    assert few.fingerprint == all_.fingerprint
+    assert few.metadata.selected == all_.metadata.selected
+    assert len(all_.points) >= 3
 
 
-def test_controls_have_the_share_of_the_module(output: Path) -> None:
-    by_kind: dict[str, list[str]] = {}
-    for row in rows(output):
-        by_kind.setdefault(row["what"], []).append(row["share"])
-    assert by_kind["largest weights"] == by_kind["random weights"] == by_kind["module"]
+def test_the_smallest_module_that_validation_images_allow_is_selected(output: Path) -> None:
+    """Held against all epochs, of which the path keeps a few."""
+    _, notes = read_file(output / "training" / STATE)
+    by_validation = json.loads((output / "manifest.json").read_text())
+    assert by_validation["validation_images"] > 20
+    said = float(selected(output)["validation_accuracy"])
+    held = [one for one in notes["epochs"] if one["accuracy"] >= said]
+    assert float(selected(output)["share"]) == pytest.approx(min(one["share"] for one in held))
+
+
+def test_no_image_is_in_two_parts(config: Path, tmp_path: Path) -> None:
+    from vision_bench.commands import read_command
+    from vision_bench.reengineering.settings import ReengineerSettings
+    from vision_bench.reengineering.study import ReengineerStudy
+
+    words = [str(config), "--output", str(tmp_path / "out")]
+    settings, _ = read_command(ReengineerSettings, "vision-bench reengineer run", "", words)
+    study = ReengineerStudy(settings)
+    study.load()
+    parts = [
+        {image.numpy().tobytes() for images, _ in part.in_order(64) for image in images}
+        for part in (study.train, study.validation, study.test)
+    ]
+    assert [len(part) for part in parts] == [
+        len(part.data) for part in (study.train, study.validation, study.test)
+    ]
+    assert not parts[0] & parts[1]
+    assert not (parts[0] | parts[1]) & parts[2]
 
 
 def test_the_page_says_what_the_terminal_does(config, tmp_path, capsys) -> None:
@@ -279,7 +311,7 @@ def test_early_stop_leaves_an_alpha_that_leads_nowhere(config, tmp_path) -> None
         (("--validation-share", "1"), "validation_share=1.0"),
         (("--n-classes", "3"), "n_classes=3 goes with superclass_type='random'"),
         (("--granularity", "filter"), "granularity='filter'"),
-        (("--lr-mask", "0"), "lr_mask=0.0"),
+        (("--lr-mask", "0"), "lr_mask='0' holds 0"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(config, tmp_path, capsys, words, message) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 from vision_bench.reengineering.baselines import Accuracy
 from vision_bench.reengineering.choices import Granularity
 from vision_bench.reengineering.composition.overlaps import Chance, Overlap, jaccard_by_chance
-from vision_bench.reengineering.composition.union import Size
+from vision_bench.reengineering.costs import Size
 from vision_bench.reengineering.problem import Problem
 
 COMPOSED, SIDE_BY_SIDE = "composed", "side by side"

@@ -20,7 +20,7 @@ from vision_bench.reengineering.composition.findings import (
 )
 from vision_bench.reengineering.composition.overlaps import Chance, Counts
 from vision_bench.reengineering.composition.pictures import draw_layers, draw_overlaps
-from vision_bench.reengineering.composition.union import Size
+from vision_bench.reengineering.costs import Size
 from vision_bench.reengineering.findings import BASELINES, RESTRICTED, WHOLE
 from vision_bench.reengineering.wording import (
     numbers,

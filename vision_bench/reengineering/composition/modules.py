@@ -13,10 +13,8 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.core.signature import check_signature
 from aim_plugins.modulation.retained import LearnedMasks, MaskMetadata, MaskPoint, read_masks
 from vision_bench.data.classes import unique_names
+from vision_bench.reengineering.choices import MASK
 from vision_bench.reengineering.problem import Problem
-
-MASK = "mask"
-"""Folder of masks in the results of a study."""
 
 
 @dataclass(frozen=True)

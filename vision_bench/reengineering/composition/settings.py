@@ -7,31 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aim_plugins.core.files import existing_folder
-from aim_plugins.core.settings import Count, Positive, option
-from vision_bench.classifiers.settings import TrainingSettings
+from aim_plugins.core.settings import Count, option
 from vision_bench.reengineering.composition.modules import mask_folder
-from vision_bench.reengineering.settings import Part
+from vision_bench.reengineering.settings import HeadSettings
 
 
 @dataclass(frozen=True)
-class ComposeSettings(TrainingSettings):
+class ComposeSettings(HeadSettings):
     """Modules of one classifier, and how they are composed.
 
     Attributes:
         modules: Folders that `reengineer run` wrote, or their folders mask/; two or more, of one
             model and one granularity.
-        lr_head: Learning rate of the new head.
-        n_epochs: Epochs that it is trained for at most; it stops where it gets no better.
-        train_batch_size: Images in a training step.
-        validation_share: Share of the training images that selects the head, and trains nothing.
+        n_epochs: Epochs that the new head is trained for at most; it stops where it gets no better.
         output: Folder of results; by default runs/compose/DATASET_MODEL.
     """
 
     modules: Sequence[str] = option((), metavar="DIR")
-    lr_head: Positive = 0.1
     n_epochs: Count = 50
-    train_batch_size: Count = 64
-    validation_share: Part = 0.1
     output: str | None = None
 
     def check(self) -> None:

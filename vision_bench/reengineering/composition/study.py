@@ -18,23 +18,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from aim_plugins.core.commands import say
-from aim_plugins.core.devices import best_device
-from aim_plugins.modulation.channels import ChannelMasks, layer_macs
-from aim_plugins.modulation.masks import Masks, WeightMasks
 from aim_plugins.modulation.retained import LearnedMasks, MaskMetadata, MaskPoint
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from vision_bench.classifiers.load import load, load_training
-from vision_bench.data.dataset import list_left_out
-from vision_bench.models.model import LogitsOnly
 from vision_bench.reengineering.baselines import Accuracy, accuracy, baselines
-from vision_bench.reengineering.batches import TrainingImages
+from vision_bench.reengineering.choices import MASK
 from vision_bench.reengineering.composition.findings import (
     COMPOSED,
     SIDE_BY_SIDE,
@@ -43,7 +36,6 @@ from vision_bench.reengineering.composition.findings import (
 )
 from vision_bench.reengineering.composition.front import publish
 from vision_bench.reengineering.composition.modules import (
-    MASK,
     Member,
     check_members,
     read_members,
@@ -51,14 +43,15 @@ from vision_bench.reengineering.composition.modules import (
 )
 from vision_bench.reengineering.composition.overlaps import find_overlaps
 from vision_bench.reengineering.composition.settings import ComposeSettings
-from vision_bench.reengineering.composition.union import Size, side_by_side, size_of, union_of
-from vision_bench.reengineering.controls import CONTROLS, control_masks, fit_head
-from vision_bench.reengineering.evaluation import Subject, with_head
+from vision_bench.reengineering.composition.union import side_by_side, union_of
+from vision_bench.reengineering.controls import CONTROLS, control
+from vision_bench.reengineering.costs import Size, size_of
+from vision_bench.reengineering.evaluation import with_head
 from vision_bench.reengineering.findings import NEW_HEAD, RESTRICTED, WHOLE
-from vision_bench.reengineering.problem import split_off, sub_dataset
+from vision_bench.reengineering.problem_study import OfProblem
 
 
-class ComposeStudy(FolderStudy):
+class ComposeStudy(OfProblem, FolderStudy):
     """Modules of a classifier that are composed to one model.
 
     Args:
@@ -79,7 +72,7 @@ class ComposeStudy(FolderStudy):
         settings = self.settings
         names = (
             "dataset", "split", "limit", "train_split", "train_limit", "seed", "lr_head",
-            "n_epochs", "train_batch_size", "validation_share",
+            "n_epochs", "train_batch_size", "augment", "validation_share",
         )  # fmt: skip
         return {
             "command": "reengineer compose",
@@ -90,54 +83,17 @@ class ComposeStudy(FolderStudy):
 
     def load(self) -> None:
         settings = self.settings
-        self.model, data = load(settings)
-        self.model.tell()
-        training = load_training(settings, self.model, data)
-        device = torch.device(best_device(settings.device))
-        module = self.model.module.to(device)
-        named = module.model if isinstance(module, LogitsOnly) else module
-        check_members(self.members, named, data.classes)
-        self.problem, self.title = union_problem(self.members), data.title
-        self.test_data = sub_dataset(data, self.problem)
+        data = self.load_classifier(settings)
+        check_members(self.members, self.subject.named, data.classes)
+        self.problem = union_problem(self.members)
         # The modules' own splits were drawn among other classes, so these validation images may
         # have trained masks; here they choose the epoch of a head, and test images nothing.
-        kept, held = split_off(
-            sub_dataset(training, self.problem), settings.validation_share, settings.seed
-        )
-        workers = settings.workers
-        self.train = TrainingImages(kept, workers=workers)
-        self.validation = TrainingImages(held, workers=workers)
-        self.test = TrainingImages(self.test_data, workers=workers)
-        self.subject = Subject(module, named, settings.batch_size, device)
-        self.example = next(self.validation.in_order(2))[0].to(device)
+        self.load_images(settings, data, seed=0)
         self.union = union_of([one.point for one in self.members])
-        self.masks = self._make_masks()
-
-    def _make_masks(self) -> Masks:
-        named = self.subject.named
-        if not self.union.channels:
-            return WeightMasks(named)
-        from vision_bench.reengineering.channels import find_channel_groups
-
-        groups = find_channel_groups(named, self.example)
-        return ChannelMasks(named, groups, layer_macs(named, self.example))
+        self.masks = self.make_masks("channel" if self.union.channels else "weight")
 
     def measure(self, store: SweepStore) -> None:
-        store.pin_manifest(
-            model_fingerprint=self.model.fingerprint,
-            data_fingerprint=self.test_data.fingerprint,
-            training_fingerprint=self.train.data.fingerprint,
-            preprocessing=self.test_data.identity()["preprocessing"],
-        )
-        store.update_manifest(
-            model=self.model.title,
-            weights=self.model.weights,
-            folders=[str(one.folder) for one in self.members],
-            classes=list(self.problem.names),
-            training_images=len(self.train.data),
-            validation_images=len(self.validation.data),
-            test_images=len(self.test.data),
-        )
+        self.note_problem(store, folders=[str(one.folder) for one in self.members])
         say(f"what {len(self.members)} modules share")
         names = [one.name for one in self.members]
         shared = [
@@ -158,16 +114,14 @@ class ComposeStudy(FolderStudy):
             size=size,
             whole=whole,
         )
-        for images in (self.train, self.validation, self.test):
-            if images.data.unreadable:
-                say(f"{images.data.title}: {list_left_out(images.data.unreadable)}")
+        self.tell_left_out()
 
     def _size(self, point: MaskPoint) -> Size:
         return size_of(self.subject.named, self.masks, point, self.example)
 
     def _answers(self, store: SweepStore, size: Size, whole: Size) -> dict[str, Accuracy]:
         """Which test images the composed model tells right, and what it is held against."""
-        key = f"answers,test={self.test_data.fingerprint[:16]}"
+        key = f"answers,test={self.test.data.fingerprint[:16]}"
         if (held := store.read_batch(key)) is None:
             say("the whole model, and a head behind it")
             logits, labels = self.subject.logits(self.test, {})
@@ -176,36 +130,20 @@ class ComposeStudy(FolderStudy):
             found[NEW_HEAD] = with_head(self._with_new_head(MaskPoint({})), logits, labels)
             say("the composed model, and a head behind it")
             composed = self._with_new_head(self.union)
-            found[COMPOSED] = self._right(composed)
+            found[COMPOSED] = self.right(composed)
             found[SIDE_BY_SIDE] = self._side_by_side()
             share = size.macs / whole.macs if composed.channels else size.ratio
             for kind in CONTROLS:
                 say(f"{kind} of the same share, and a head behind them")
-                masks = control_masks(
-                    kind, self.subject.named, self.masks, share, self.settings.seed
-                )
-                found[kind] = self._right(self._with_new_head(MaskPoint(masks)))
+                point, _ = control(kind, self.subject.named, self.masks, share, self.settings.seed)
+                found[kind] = self.right(self._with_new_head(point))
             self._save(store, composed, size.ratio)
             held = {name: one.to_json() for name, one in found.items()}
             store.write_batch(key, held)
         return {name: Accuracy.from_json(one) for name, one in held.items()}
 
     def _with_new_head(self, point: MaskPoint) -> MaskPoint:
-        settings = self.settings
-        return fit_head(
-            point,
-            self.subject.logits(self.train, point.masks),
-            self.subject.logits(self.validation, point.masks),
-            len(self.problem),
-            lr=settings.lr_head,
-            batch_size=settings.train_batch_size,
-            epochs=settings.n_epochs,
-            seed=settings.seed,
-        )
-
-    def _right(self, point: MaskPoint) -> Accuracy:
-        logits, labels = self.subject.logits(self.test, point.masks)
-        return with_head(point, logits, labels)
+        return self.with_new_head(point, self.settings, self.settings.n_epochs)
 
     def _side_by_side(self) -> Accuracy:
         outputs: list[Tensor] = []

@@ -8,33 +8,14 @@ any other.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from aim_plugins.modulation.channels import ChannelMasks, layer_macs
-from aim_plugins.modulation.masks import Masks
 from aim_plugins.modulation.retained import MaskPoint
-from vision_bench.reengineering.costs import costs
 from vision_bench.reengineering.problem import Problem
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a masked model is.
-
-    Attributes:
-        ratio: Share of weights and biases of convolutions and linear layers that is retained.
-        macs: Multiply-accumulates for one image: of weights that are retained, or once closed
-            channels are removed.
-    """
-
-    ratio: float
-    macs: float
 
 
 def union_of(points: Sequence[MaskPoint]) -> MaskPoint:
@@ -50,26 +31,6 @@ def union_of(points: Sequence[MaskPoint]) -> MaskPoint:
 
 def _any(masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([one[name] for one in masks]).any(0) for name in masks[0]}
-
-
-def size_of(
-    model: nn.Module, masks: Masks, point: MaskPoint, example: Float[Tensor, "batch ..."]
-) -> Size:
-    """How large a model is under masks.
-
-    Args:
-        model: What the masks name the parameters of, in eval mode.
-        masks: Those that modules of this granularity are learned by; they stay as they are.
-        point: The masks; none for the whole model.
-        example: A batch of its inputs.
-    """
-    if not isinstance(masks, ChannelMasks):
-        found = costs(model, point.masks, example)
-        return Size(found.retained_ratio, found.retained_macs)
-    gates = copy.deepcopy(masks)
-    gates.set_open(point.channels)
-    whole = sum(layer_macs(model, example).values())
-    return Size(gates.retained_ratio(), gates.retained_share().item() * whole)
 
 
 def side_by_side(

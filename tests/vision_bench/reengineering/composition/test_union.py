@@ -16,7 +16,8 @@ from vision_bench.reengineering.composition.modules import (
     read_members,
     union_problem,
 )
-from vision_bench.reengineering.composition.union import side_by_side, size_of, union_of
+from vision_bench.reengineering.composition.union import side_by_side, union_of
+from vision_bench.reengineering.costs import size_of
 from vision_bench.reengineering.problem import Problem, binary, multiclass
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk"]
