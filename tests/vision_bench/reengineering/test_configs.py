@@ -29,7 +29,7 @@ RATES = {
 
 def read(name: str) -> Any:
     """The settings of a config, without making the demo's models."""
-    made = {f"demo:{word}": f"/made/{word}" for word in WORDS}
+    made: dict[str, str | None] = {f"demo:{word}": f"/made/{word}" for word in WORDS}
     made |= {"demo:data-root": None, "demo:dataset": "digits"}
     kind = DefectsSettings if "defects" in name else ReengineerSettings
     return read_settings(
