@@ -5,7 +5,9 @@
 A training step with masks on all weights, and one with gates on channels, against a step of plain
 fine-tuning. The latency of a network as it is, with 90 % of its weights zeroed, and
 without its closed channels, at batch 1 and 16 in PyTorch, ONNX Runtime and OpenVINO. Weights are
-random: neither time depends on them. One thread everywhere.
+random: neither time depends on them. Then modules that were really learned: the latency of what is
+left against the whole model, beside their accuracy against the restricted model's. One thread
+everywhere.
 """
 
 from __future__ import annotations
@@ -14,26 +16,45 @@ import argparse
 import copy
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aim_plugins.core.settings import read_settings
 from aim_plugins.modulation.channels import ChannelMasks, layer_macs
 from aim_plugins.modulation.masks import Masks, WeightMasks, masked, random_masks
 from benchmarks._timing import paired_times, write_result
+from vision_bench.demo.names import resolve
 from vision_bench.models.load import load_model
+from vision_bench.reengineering.baselines import paired_difference
 from vision_bench.reengineering.channels import find_channel_groups
+from vision_bench.reengineering.findings import RESTRICTED
 from vision_bench.reengineering.latency import measure_latency
 from vision_bench.reengineering.removal import remove_channels
+from vision_bench.reengineering.settings import ReengineerSettings
+from vision_bench.reengineering.study import ReengineerStudy
+from vision_bench.reengineering.tuning import TUNED_MODULE
 
 MODELS = {"cifar10_resnet20": (32, 64), "torchvision:densenet121": (224, 8)}
 """Networks, the side of their images, and how many are in a step of training."""
 
 _ZEROS = 0.9
+
+CONFIGS = Path(__file__).parents[1] / "eval_configs" / "vision" / "reengineering"
+MODULES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("demo_efficientnet.py", {}),
+    (
+        "demo_resnet20_channels.py",
+        {"train_limit": 12000, "n_epochs": 16, "target_share": 0.2, "fine_tune": 10, "limit": None},
+    ),
+)
+"""Configs of modules that are learned, with more than the demo takes time for."""
 
 
 def steps(model: nn.Module, images: Tensor, alpha: float = 1.0) -> dict[str, Callable[[], None]]:
@@ -104,7 +125,8 @@ def smaller(model: nn.Module, example: Tensor, share: float) -> tuple[nn.Module,
         opened[group.name] = kept
     masks = ChannelMasks(model, groups, layer_macs(model, example))
     masks.set_open(opened)
-    return remove_channels(model, groups, opened, example), masks.retained_share().item()
+    removed = remove_channels(model, groups, opened, example, round_to=8)
+    return removed, masks.retained_share().item()
 
 
 def latencies(
@@ -121,17 +143,42 @@ def latencies(
     return [asdict(one) for one in found], macs
 
 
+def learned_module(config: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A module as `reengineer run` learns it: its accuracy, and how fast what is left is."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = {"output": str(Path(folder) / "module")}
+        settings = read_settings(
+            ReengineerSettings, CONFIGS / config, (), given | output, resolve=resolve
+        )
+        study = ReengineerStudy(settings)
+        study.run()
+    found, smaller = study.findings, study.findings.smaller
+    assert smaller is not None
+    own = found.tuned[TUNED_MODULE] if found.tuned else found.modules[found.selected]
+    difference = paired_difference(own.right, found.baselines[RESTRICTED].right)
+    return {
+        "config": config,
+        "given": given,
+        "images": len(own.right),
+        "macs_left": found.chosen.share,
+        "parameters": smaller.parameters,
+        "accuracy": own.value,
+        "against_restricted": [difference.value, difference.low, difference.high],
+        "latency": [asdict(one) for one in smaller.latencies],
+    }
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--share", type=float, default=0.2, help="of channels that stay")
-    parser.add_argument("--only", choices=["steps", "latency"])
+    parser.add_argument("--only", choices=["steps", "latency", "modules"])
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     result: dict[str, Any] = {"share_of_channels": options.share, "zeros": _ZEROS}
-    for name in options.models:
+    for name in options.models if options.only != "modules" else ():
         model, (side, batch) = load_model(name, weights="random", seed=0).module, MODELS[name]
         found: dict[str, Any] = {}
         if options.only != "latency":
@@ -148,6 +195,8 @@ def main(arguments: list[str] | None = None) -> None:
             for one in found["latency"]:
                 print(name, one, file=sys.stderr, flush=True)
         result[name] = found
+    if options.only in (None, "modules"):
+        result["modules"] = [learned_module(config, given) for config, given in MODULES]
     print(write_result("reengineering", result))
 
 

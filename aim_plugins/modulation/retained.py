@@ -42,7 +42,7 @@ class MaskMetadata(ArtifactMetadata):
         class_indices: For each of them, the classes of the model that it stands for; empty where
             the model's own outputs stay.
         ratios: Of each mask, the share of weights and biases of convolutions and linear layers that
-            is retained, falling.
+            is retained.
         selected: Which of them was chosen on the validation split.
         notes: Of each of them, what was measured while training.
         settings: How it was learned.
@@ -81,7 +81,7 @@ class LearnedMasks:
     """Masks along a training path, with what they were learned on.
 
     Attributes:
-        points: In the order of the ratios, which falls.
+        points: In the order of the ratios.
         metadata: What is known of them.
     """
 

@@ -122,9 +122,10 @@ def tell(found: Findings) -> list[str]:
 def tell_smaller(found: Findings, smaller: Smaller) -> list[str]:
     """What the module is as a network of its own, in sentences."""
     (before, after), (large, small) = smaller.parameters, smaller.megabytes
+    first, second = smaller.macs
     sentences = [
-        f"{before:,} parameters became {after:,} (its head among them), and {large:.2f} MB of ONNX "
-        f"{small:.2f} MB."
+        f"{before:,} parameters became {after:,} (its head among them), {show_macs(first)} MACs "
+        f"{show_macs(second)}, and {large:.2f} MB of ONNX {small:.2f} MB."
     ]
     kind = MASKED if found.granularity == "weight" else REMOVED
     best = max(smaller.latencies, key=lambda one: one.speed_up[kind])
@@ -159,7 +160,7 @@ def _smaller(found: Findings, smaller: Smaller, picture: bytes) -> Section:
         f"{'thread' if threads == 1 else 'threads'}, measured in turn; "
         "in brackets the quartiles of the ratio over rounds. Masked: the same network with zeros "
         "in the place of what is not retained. Removed: without the channels that are closed, "
-        "with the same outputs.",
+        "but for a few that fill up the blocks in which runtimes compute; with the same outputs.",
         tell_smaller(found, smaller),
         {"times faster than the whole model": picture},
         [

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from aim_plugins.modulation.retained import MaskPoint
 
+_STEP = 0.15
+"""Width in the logarithm of the share of the bins of which each has a snapshot for the curve."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -39,64 +42,79 @@ class Snapshot:
     point: MaskPoint
 
 
-def keep_best(path: Sequence[Snapshot], new: Snapshot, limit: int) -> list[Snapshot]:
-    """Adds a snapshot to a path, and drops what another one beats in share and accuracy.
-
-    Args:
-        path: Snapshots, none of which beats another.
-        new: The next one.
-        limit: How many are kept: of more, the ones goes whose neighbours are nearest in the
-            logarithm of the share, never the first or the last.
-
-    Returns:
-        The path by falling share, and so by falling accuracy.
-    """
-    if any(_beats(one.epoch, new.epoch) for one in path):
-        return list(path)
-    kept = [one for one in path if not _beats(new.epoch, one.epoch)]
-    kept = sorted([*kept, new], key=lambda one: -one.epoch.share)
-    while len(kept) > max(limit, 2):
-        gaps = [
-            _log_share(before) - _log_share(after)
-            for before, after in zip(kept[:-2], kept[2:], strict=True)
-        ]
-        del kept[1 + gaps.index(min(gaps))]
-    return kept
-
-
-def select(path: Sequence[Snapshot], least: float, most: float | None = None) -> int:
+@dataclass(frozen=True)
+class Choice:
     """Which snapshot of a path is reused, as the authors choose it, but on the validation split.
 
-    Args:
-        path: Snapshots.
+    Attributes:
         least: The accuracy that is not to be fallen short of.
         most: Instead, the share that is not to be exceeded.
 
-    Returns:
-        Of those of at least this accuracy, the one of the lowest share; where there is none, the
-        one of the highest accuracy - share. Of those of at most a share, the one of the highest
-        accuracy; where there is none, the one of the lowest share.
-
     Source: `Reengineer.alter` of the authors' code, which selects on the test set.
     """
-    if most is not None:
-        small = [place for place, one in enumerate(path) if one.epoch.share <= most]
+
+    least: float
+    most: float | None = None
+
+    def of(self, path: Sequence[Snapshot]) -> int:
+        """The place of the chosen one.
+
+        Of those of at least the accuracy it is the one of the lowest share; where there is none,
+        the one of the highest accuracy - share. Of those of at most the share it is the one of the
+        highest accuracy; where there is none, the one of the lowest share.
+        """
+        epochs = [one.epoch for one in path]
+        places = range(len(epochs))
+        if self.most is None:
+            good = [place for place in places if epochs[place].accuracy >= self.least]
+            if good:
+                return min(good, key=lambda place: epochs[place].share)
+            return max(places, key=lambda place: epochs[place].accuracy - epochs[place].share)
+        small = [place for place in places if epochs[place].share <= self.most]
         if small:
-            return max(small, key=lambda place: path[place].epoch.accuracy)
-        return min(range(len(path)), key=lambda place: path[place].epoch.share)
-    good = [place for place, one in enumerate(path) if one.epoch.accuracy >= least]
-    if good:
-        return min(good, key=lambda place: path[place].epoch.share)
-    return max(range(len(path)), key=lambda place: _merit(path[place].epoch))
+            return max(small, key=lambda place: epochs[place].accuracy)
+        return min(places, key=lambda place: epochs[place].share)
 
 
-def _beats(one: Epoch, other: Epoch) -> bool:
-    """Whether one is no worse in both, so that the other is not needed."""
-    return one.share <= other.share and one.accuracy >= other.accuracy
+def keep_best(
+    path: Sequence[Snapshot], new: Snapshot, limit: int, choice: Choice
+) -> list[Snapshot]:
+    """Adds a snapshot to a path, and drops what is not needed to draw it or to choose of it.
+
+    Args:
+        path: The snapshots kept so far.
+        new: The next one.
+        limit: How many are kept: of more, the one goes whose neighbours are nearest in the
+            logarithm of the share, but never the first, the last, or the chosen one.
+        choice: Chooses one; of what is kept it chooses as it would of all.
+
+    Returns:
+        The path by falling share.
+    """
+    every = [*path, new]
+    best_of_bin: dict[int, Snapshot] = {}
+    for one in sorted(every, key=lambda one: (one.epoch.accuracy, -one.epoch.share)):
+        best_of_bin[int(_log_share(one) / _STEP)] = one
+    of_bins = {one.epoch.number for one in best_of_bin.values()}
+    kept = [one for one in every if one.epoch.number in of_bins or _is_unbeaten(one, every)]
+    kept.sort(key=lambda one: -one.epoch.share)
+    while len(kept) > max(limit, 3):
+        chosen = choice.of(kept)
+        inner = [place for place in range(1, len(kept) - 1) if place != chosen]
+        gaps = {place: _log_share(kept[place - 1]) - _log_share(kept[place + 1]) for place in inner}
+        del kept[min(gaps, key=lambda place: gaps[place])]
+    return kept
 
 
-def _merit(epoch: Epoch) -> float:
-    return epoch.accuracy - epoch.share
+def _is_unbeaten(snapshot: Snapshot, every: Sequence[Snapshot]) -> bool:
+    """Whether no other one is better in share or accuracy, and no worse in both."""
+    own = snapshot.epoch
+    return not any(
+        other.epoch.share <= own.share
+        and other.epoch.accuracy >= own.accuracy
+        and (other.epoch.share, other.epoch.accuracy) != (own.share, own.accuracy)
+        for other in every
+    )
 
 
 def _log_share(snapshot: Snapshot) -> float:

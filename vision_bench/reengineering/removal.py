@@ -29,6 +29,7 @@ def remove_channels(
     groups: Sequence[ChannelGroup],
     open_channels: Mapping[str, Bool[Tensor, " channels"]],
     example: Tensor,
+    round_to: int = 1,
 ) -> nn.Module:
     """A copy of a network that has only the open channels, with the same outputs.
 
@@ -37,6 +38,9 @@ def remove_channels(
         groups: Its channels, from `channels.find_channel_groups`.
         open_channels: For each group, by name, which channels stay.
         example: A batch of inputs, on which the outputs are compared.
+        round_to: Of each group so many closed channels stay, as zeros, that a multiple of this is
+            left where there are as many: runtimes compute in blocks of channels, and what does not
+            fill them may be slower than before.
 
     Returns:
         The smaller network, in eval mode, on the device of the module.
@@ -52,7 +56,7 @@ def remove_channels(
             "remove_parametrizations"
         )
     _check(groups, open_channels)
-    smaller = cut_channels(module, groups, open_channels)
+    smaller = cut_channels(module, groups, open_channels, round_to)
     off, largest = _difference(module, smaller, groups, open_channels, example)
     if not off <= TOLERANCE * max(1.0, largest):
         raise ValueError(
@@ -67,12 +71,13 @@ def cut_channels(
     module: nn.Module,
     groups: Sequence[ChannelGroup],
     open_channels: Mapping[str, Bool[Tensor, " channels"]],
+    round_to: int = 1,
 ) -> nn.Module:
     """The copy that `remove_channels` makes, with nothing checked."""
     smaller = copy.deepcopy(module).eval()
     ends = _Ends(smaller)
     for group in groups:
-        ends.close(group, open_channels[group.name].cpu())
+        ends.close(group, open_channels[group.name].cpu(), round_to)
     for name in dict.fromkeys((*ends.inputs, *ends.outputs)):
         ends.cut(name)
     return smaller
@@ -107,8 +112,8 @@ class _Ends:
         self.silent: set[str] = set()
         """Makers of channels that are all closed."""
 
-    def close(self, group: ChannelGroup, opened: Bool[Tensor, " channels"]) -> None:
-        kept = opened.clone()
+    def close(self, group: ChannelGroup, opened: Bool[Tensor, " channels"], round_to: int) -> None:
+        kept = _filled(opened, round_to) if opened.any() else opened.clone()
         kept[0] |= not opened.any()
         for ends in group.inputs:
             layer = self.module.get_submodule(ends.layer)
@@ -144,6 +149,14 @@ class _Ends:
     def _replace(self, name: str, layer: nn.Module, bias: Tensor) -> None:
         assert isinstance(layer, DENSE_LAYERS)
         self.module.set_submodule(name, Constant(layer, bias))
+
+
+def _filled(opened: Bool[Tensor, " channels"], round_to: int) -> Bool[Tensor, " channels"]:
+    """The open channels, and closed ones up to the next multiple."""
+    missing = -int(opened.sum()) % round_to
+    kept = opened.clone()
+    kept[(~opened).nonzero().flatten()[:missing]] = True
+    return kept
 
 
 def _place(

@@ -107,10 +107,12 @@ class ReengineerSettings(ProblemSettings):
         tolerance: By how much it may fall short of that.
         target_share: Instead, the retained ratio of masks on weights, or the share of MACs of gates
             on channels, that the module has at most.
+        round_to: Channels that stay come in multiples of this, layer by layer, as runtimes compute
+            in blocks: other numbers may be slower than the whole model.
         fine_tune: Epochs of training the selected module's weights afterwards, which the paper does
             not; the whole model is given as many.
         lr_fine_tune: Highest learning rate of that, which rises and falls once.
-        points: Modules along the training path that are kept and tested.
+        points: Modules along the training path that are kept and tested, at most.
         runtimes: Writes the selected module as ONNX too, and measures its latency in PyTorch,
             ONNX Runtime and OpenVINO.
         output: Folder of results; by default runs/reengineer/DATASET_MODEL.
@@ -128,9 +130,10 @@ class ReengineerSettings(ProblemSettings):
     baseline: Literal["restricted", "whole"] = "restricted"
     tolerance: _NotNegative = 0.0
     target_share: Share | None = None
+    round_to: Count = 8
     fine_tune: Natural = 0
     lr_fine_tune: Positive = 0.02
-    points: Count = 8
+    points: Annotated[int, bound("a whole number from 3 upwards", lambda one: one >= 3)] = 8
     runtimes: bool = True
     output: str | None = None
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from aim_plugins.modulation.channels import ChannelMasks
+from aim_plugins.modulation.channels import ChannelMasks, layer_macs
 from aim_plugins.modulation.masks import Masks
 from aim_plugins.modulation.retained import MaskPoint
 from vision_bench.models.model import LogitsOnly, VisionModel
@@ -32,11 +32,13 @@ class Smaller:
 
     Attributes:
         parameters: All parameters, of the whole model and of the module with its head.
+        macs: Multiply-accumulates for one image, of both.
         megabytes: Of their ONNX files, in the same order.
         latencies: How long the networks take for a batch, by runtime.
     """
 
     parameters: tuple[int, int]
+    macs: tuple[float, float]
     megabytes: tuple[float, float]
     latencies: Sequence[Latency]
 
@@ -51,7 +53,8 @@ class Smaller:
             Latency(**one | {"spread": {name: tuple(ends) for name, ends in one["spread"].items()}})
             for one in content["latencies"]
         ]
-        return cls(tuple(content["parameters"]), tuple(content["megabytes"]), latencies)
+        pairs = {name: tuple(content[name]) for name in ("parameters", "macs", "megabytes")}
+        return cls(**pairs, latencies=latencies)
 
 
 def module_networks(
@@ -59,6 +62,7 @@ def module_networks(
     masks: Masks,
     point: MaskPoint,
     example: Float[Tensor, "batch 3 height width"],
+    round_to: int,
 ) -> tuple[nn.Module, dict[str, Module]]:
     """The whole model, and the module: masked, and of channels also removed; on the CPU.
 
@@ -67,6 +71,7 @@ def module_networks(
         masks: What the module was learned by.
         point: The module.
         example: Images, on which outputs are compared.
+        round_to: What the number of channels that stay is a multiple of; see `remove_channels`.
 
     Raises:
         ValueError: If the smaller network answers otherwise than the masked one.
@@ -74,7 +79,9 @@ def module_networks(
     whole = copy.deepcopy(model.module).cpu()
     modules = {MASKED: with_head_of(point, _masked(whole, point))}
     if isinstance(masks, ChannelMasks):
-        modules[REMOVED] = with_head_of(point, _removed(whole, masks, point, example.cpu()))
+        modules[REMOVED] = with_head_of(
+            point, _removed(whole, masks, point, example.cpu(), round_to)
+        )
     return whole, modules
 
 
@@ -106,7 +113,9 @@ def write_smaller(
     save_module(folder, last, model, classes, example, method=method)
     sizes = len(to_onnx(whole, example, {})) / 1e6, (folder / ONNX_FILE).stat().st_size / 1e6
     latencies = measure_latency({WHOLE_MODEL: whole, **modules}, list(example.shape[1:]))
-    return Smaller((_count(whole), _count(last)), sizes, latencies)
+    counts = (_count(whole), _count(last))
+    macs = sum(layer_macs(whole, example).values()), sum(layer_macs(last, example).values())
+    return Smaller(counts, macs, sizes, latencies)
 
 
 def with_head_of(point: MaskPoint, base: nn.Module) -> Module:
@@ -132,7 +141,9 @@ def _masked(whole: nn.Module, point: MaskPoint) -> nn.Module:
     return found
 
 
-def _removed(whole: nn.Module, masks: ChannelMasks, point: MaskPoint, example: Tensor) -> nn.Module:
+def _removed(
+    whole: nn.Module, masks: ChannelMasks, point: MaskPoint, example: Tensor, round_to: int
+) -> nn.Module:
     named = whole.model if isinstance(whole, LogitsOnly) else whole
-    smaller = remove_channels(named, masks.groups, point.channels, example)
+    smaller = remove_channels(named, masks.groups, point.channels, example, round_to)
     return LogitsOnly(smaller).eval() if isinstance(whole, LogitsOnly) else smaller

@@ -43,7 +43,7 @@ from vision_bench.reengineering.front import publish
 from vision_bench.reengineering.importance import channel_importance
 from vision_bench.reengineering.learn import Batches, Learner, Recipe
 from vision_bench.reengineering.module import Module, make_head
-from vision_bench.reengineering.path import select
+from vision_bench.reengineering.path import Choice
 from vision_bench.reengineering.problem import split_off, sub_dataset
 from vision_bench.reengineering.settings import ReengineerSettings
 from vision_bench.reengineering.smaller import (
@@ -81,7 +81,7 @@ class ReengineerStudy(FolderStudy):
             "dataset", "split", "limit", "train_split", "train_limit", "seed", "superclass_type",
             "n_classes", "granularity", "lr_head", "lr_mask", "n_epochs", "early_stop",
             "train_batch_size", "augment", "validation_share", "baseline", "tolerance",
-            "target_share", "fine_tune", "lr_fine_tune", "points",
+            "target_share", "round_to", "fine_tune", "lr_fine_tune", "points",
         )  # fmt: skip
         found = {name: getattr(settings, name) for name in names}
         return {
@@ -218,7 +218,7 @@ class ReengineerStudy(FolderStudy):
         )
         module = Module(self.subject.module, head)
         learner = Learner(module, self.subject.named, self.masks, recipe)
-        course = Course(least, settings.points, settings.early_stop)
+        course = Course(self._choice(least), settings.points, settings.early_stop)
         return train(
             learner,
             lambda number: self._on_device(self.train.epoch(number, settings.train_batch_size)),
@@ -239,6 +239,9 @@ class ReengineerStudy(FolderStudy):
         importance = channel_importance(module.eval(), self.subject.named, masks.groups, batches)
         masks.start_in_order(importance / masks.macs_by_gate().cpu())
 
+    def _choice(self, least: float) -> Choice:
+        return Choice(least, self.settings.target_share)
+
     def _on_device(self, batches: Batches) -> Batches:
         device = self.subject.device
         return ((images.to(device), labels.to(device)) for images, labels in batches)
@@ -257,7 +260,7 @@ class ReengineerStudy(FolderStudy):
             classes=list(self.problem.names),
             class_indices=[list(group) for group in self.problem.groups],
             ratios=[one.epoch.ratio for one in path],
-            selected=select(path, least, settings.target_share),
+            selected=self._choice(least).of(path),
             notes=[vars(one.epoch) for one in path],
             settings=self.arguments,
             data_sha256=self.train.data.fingerprint,
@@ -286,7 +289,9 @@ class ReengineerStudy(FolderStudy):
         key = f"networks,{learned.fingerprint[:16]}"
         held = store.read_batch(key)
         if held is None or not (store.folder / MODULE).is_dir() and settings.runtimes:
-            whole, modules = module_networks(self.model, self.masks, point, self.example)
+            whole, modules = module_networks(
+                self.model, self.masks, point, self.example, settings.round_to
+            )
             tuned = self._tune(store, whole, modules, point) if settings.fine_tune else {}
             held = {"tuned": {name: one.to_json() for name, one in tuned.items()}, "smaller": None}
             if settings.runtimes:

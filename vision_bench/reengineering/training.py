@@ -14,7 +14,7 @@ from aim_plugins.core.commands import say
 from aim_plugins.core.files import write_atomic
 from aim_plugins.modulation.retained import MaskPoint
 from vision_bench.reengineering.learn import Batches, Learner
-from vision_bench.reengineering.path import Epoch, Snapshot, keep_best, select
+from vision_bench.reengineering.path import Choice, Epoch, Snapshot, keep_best
 
 STATE = "state.safetensors"
 _SNAPSHOT = "epoch-{}.safetensors"
@@ -42,12 +42,12 @@ class Course:
     """How a training is conducted.
 
     Attributes:
-        least: The validation accuracy that is not to be fallen short of.
+        choice: Chooses the module that is reused.
         points: How many snapshots are kept.
         early_stop: Epochs without a better module after which an alpha is left; 0 for never.
     """
 
-    least: float
+    choice: Choice
     points: int
     early_stop: int = 0
 
@@ -90,7 +90,7 @@ def train(
             snapshot = learner.snapshot(number, loss, accuracy)
             training.epochs.append(snapshot.epoch)
             if snapshot.epoch.share > 0:
-                training.path = keep_best(training.path, snapshot, course.points)
+                training.path = keep_best(training.path, snapshot, course.points, course.choice)
             else:
                 training.stopped = (
                     f"in epoch {number} nothing was retained any more: the masks of the epochs "
@@ -111,7 +111,7 @@ def _next(training: Training, learner: Learner, course: Course) -> int:
     number, length = training.epochs[-1].number + 1, learner.recipe.epochs
     begun = (number - 1) // length * length
     if course.early_stop and number % length:
-        best = training.path[select(training.path, course.least)].epoch.number
+        best = training.path[course.choice.of(training.path)].epoch.number
         if number - max(best + 1, begun) >= course.early_stop:
             return begun + length
     return number

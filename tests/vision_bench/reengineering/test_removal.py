@@ -82,6 +82,22 @@ def test_removing_channels_is_zeroing_them(
     assert after < before
 
 
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.0])
+def test_widths_are_rounded_up_with_the_same_outputs(
+    network: nn.Module, images: Tensor, share: float
+) -> None:
+    groups = find_channel_groups(network, images[:1])
+    opened = draw(groups, share)
+    smaller = remove_channels(network, groups, opened, images, round_to=4)
+    with torch.no_grad(), gated(network, groups, opened):
+        assert (smaller(images) - network(images)).abs().max() <= 1e-5
+    for group in groups:
+        count = int(opened[group.name].sum())
+        layer = smaller.get_submodule(group.name)
+        if count:  # else it is a constant
+            assert len(layer.weight) == min(-(-count // 4) * 4, group.size)
+
+
 def test_removal_works_at_other_image_sizes(images: Tensor, build: Build) -> None:
     network = build("efficientnet")
     groups = find_channel_groups(network, images[:1])

@@ -150,7 +150,10 @@ def channels(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A module of gates on channels, fine-tuned, with everything that is written of it."""
     folder = tmp_path_factory.mktemp("runs") / "channels"
     words = ("--granularity", "channel", "--runtimes", "--fine-tune", "2", "--alpha", "8")
-    assert run(config, folder, *words, "--target-share", "0.6", "--lr-mask", "0.02") == 0
+    assert (
+        run(config, folder, *words, "--target-share", "0.6", "--lr-mask", "0.02", "--round-to", "1")
+        == 0
+    )
     return folder
 
 

@@ -35,7 +35,7 @@ SHARED = {
     "train_batch_size": 32,
     "augment": "none",
     "validation_share": 0.3,
-    "points": 2,
+    "points": 3,
     "train_limit": 400,
     "runtimes": False,
 }
