@@ -3,6 +3,7 @@
 #   make demo-vision     the same for image classifiers and segmentation
 #   make demo-act        steering: transports learned, applied at many strengths and compared
 #   make demo-coverage   what a test set leaves untested of small vision models
+#   make demo-reengineer small vision models cut to the classes that are needed
 #   make test     every test
 # Variables: PYTHON=python3.12 make setup; STRENGTHS=0:4:0.25 make demo
 
@@ -19,6 +20,7 @@ OUTPUT ?= runs/demo
 VISION_OUTPUT ?= runs/demo-vision
 ACT_OUTPUT ?= runs/demo-act
 COVERAGE_OUTPUT ?= runs/demo-coverage
+REENGINEER_OUTPUT ?= runs/demo-reengineer
 STEERINGS ?= sea sentiment
 METHODS ?= linear gaussian mean iti caa actadd
 
@@ -47,7 +49,7 @@ define make_environment
 endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
-.PHONY: help setup demo demo-vision demo-act demo-coverage test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -56,6 +58,7 @@ help:
 	@echo "make demo-vision train small vision models once and draw their curves in $(VISION_OUTPUT)"
 	@echo "make demo-act    steer a small model towards the sea and towards praise, in $(ACT_OUTPUT)"
 	@echo "make demo-coverage  measure what tests exercise of small vision models, in $(COVERAGE_OUTPUT)"
+	@echo "make demo-reengineer  cut small vision models to the classes needed, in $(REENGINEER_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
@@ -146,6 +149,32 @@ demo-coverage: setup
 		--output $(COVERAGE_OUTPUT)/efficientnet
 	@echo "== done"
 	@find $(COVERAGE_OUTPUT) -name report.html | sort
+
+REENGINEERING := $(CONFIGS)/reengineering
+
+demo-reengineer: setup
+	@echo "== training the demo's ResNet-20 (once)"
+	@$(VISION_BENCH) demo-models resnet20
+	@echo "== ResNet-20 for three garments: masks on weights, as SeaM has them"
+	$(VISION_BENCH) reengineer run $(REENGINEERING)/demo_resnet20.py \
+		--output $(REENGINEER_OUTPUT)/weight
+	@echo "== ResNet-20 for three kinds of footwear: channels removed"
+	$(VISION_BENCH) reengineer run $(REENGINEERING)/demo_resnet20_channels.py \
+		--output $(REENGINEER_OUTPUT)/channel
+	@echo "== EfficientNet-Lite0, with its ImageNet weights, for six classes: channels removed"
+	$(VISION_BENCH) reengineer run $(REENGINEERING)/demo_efficientnet.py \
+		--output $(REENGINEER_OUTPUT)/efficientnet
+	@echo "== ResNet-20 reused for digits: which defects it inherits"
+	$(VISION_BENCH) reengineer defects $(REENGINEERING)/demo_defects.py \
+		--output $(REENGINEER_OUTPUT)/defects
+	@echo "== masks for garments and for footwear: what they share, and both in one model"
+	$(VISION_BENCH) reengineer run $(REENGINEERING)/demo_resnet20_footwear.py \
+		--output $(REENGINEER_OUTPUT)/footwear
+	$(VISION_BENCH) reengineer compose $(REENGINEERING)/demo_resnet20.py \
+		--modules $(REENGINEER_OUTPUT)/weight $(REENGINEER_OUTPUT)/footwear \
+		--output $(REENGINEER_OUTPUT)/composed
+	@echo "== done"
+	@find $(REENGINEER_OUTPUT) -name report.html | sort
 
 # One thread for each process: small tensors gain nothing from more.
 test: setup

@@ -186,6 +186,11 @@ def outermost(function: Callable[..., Any], stop: Callable[[Any], Parsed]) -> Ca
     return call
 
 
+def named(value: Any) -> Any:
+    """A setting as a config has it, but for the demo's data set, whose name is checked."""
+    return "digits" if value == "demo:dataset" else value
+
+
 @contextmanager
 def only_parsing(*, has_settings: bool) -> Iterator[None]:
     """Ends commands once their parser has taken the words, or once their settings are checked."""
@@ -203,7 +208,8 @@ def only_parsing(*, has_settings: bool) -> Iterator[None]:
     if has_settings:
         checked = patch.object(settings, "make_settings", outermost(settings.make_settings, Parsed))
         # A word of the demo would train its model.
-        with checked, patch("vision_bench.demo.names.PREFIX", "no word starts like this"):
+        unknown = patch("vision_bench.demo.names.PREFIX", "no word starts like this")
+        with checked, unknown, patch("vision_bench.commands.resolve", named):
             yield
     else:
         with patch.multiple(parser, parse_args=whole, parse_known_args=known):
@@ -418,6 +424,15 @@ def test_the_table_of_slots_has_every_slot() -> None:
 
 SETTINGS = {
     "## Settings of `run`": "coverage vision_bench.coverage.settings:RunSettings",
+    "## Settings of `reengineer run`": (
+        "reengineering vision_bench.reengineering.settings:ReengineerSettings"
+    ),
+    "### Settings of `reengineer compose`": (
+        "reengineering vision_bench.reengineering.composition.settings:ComposeSettings"
+    ),
+    "### Settings of `reengineer defects`": (
+        "reengineering vision_bench.reengineering.defects.settings:DefectsSettings"
+    ),
     "### Preprocessing": "vision vision_bench.models.preprocessing:Preprocessing",
     "### `classify`": "vision vision_bench.classification.settings:ClassifySettings",
     "### `classify-logits`": "vision vision_bench.classification.settings:LogitsSettings",

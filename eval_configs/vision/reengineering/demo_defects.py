@@ -30,4 +30,4 @@ alpha = 30.0
 eps = 0.3
 eps_iter = 0.03
 nb_iter = 20
-output = "runs/demo-reengineering/defects"
+output = "runs/demo-reengineer/defects"
