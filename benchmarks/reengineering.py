@@ -13,6 +13,7 @@ everywhere.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import statistics
 import sys
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from aim_plugins.core.settings import read_settings
 from aim_plugins.modulation.channels import ChannelMasks, layer_macs
@@ -45,6 +47,9 @@ MODELS = {"cifar10_resnet20": (32, 64), "torchvision:densenet121": (224, 8)}
 """Networks, the side of their images, and how many are in a step of training."""
 
 _ZEROS = 0.9
+
+_attached = contextlib.ExitStack()
+"""Masks that act for as long as the process runs."""
 
 CONFIGS = Path(__file__).parents[1] / "eval_configs" / "vision" / "reengineering"
 MODULES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -78,7 +83,8 @@ def steps(model: nn.Module, images: Tensor, alpha: float = 1.0) -> dict[str, Cal
         own = copy.deepcopy(model).eval()
         masks = make(own)
         optimizer = torch.optim.Adam(masks.parameters(), 1e-4)
-        masks.training_on(own).__enter__()  # for as long as the process runs
+        _attached.enter_context(masks.training_on(own))
+        assert parametrize.is_parametrized(own)
 
         def step() -> None:
             optimizer.zero_grad()
@@ -154,7 +160,7 @@ def learned_module(config: str, given: dict[str, Any]) -> dict[str, Any]:
         study.run()
     found, smaller = study.findings, study.findings.smaller
     assert smaller is not None
-    own = found.tuned[TUNED_MODULE] if found.tuned else found.modules[found.selected]
+    own = found.tuned[TUNED_MODULE] if found.tuned else found.modules[found.selected].answers
     difference = paired_difference(own.right, found.baselines[RESTRICTED].right)
     return {
         "config": config,
