@@ -48,9 +48,6 @@ MODELS = {"cifar10_resnet20": (32, 64), "torchvision:densenet121": (224, 8)}
 
 _ZEROS = 0.9
 
-_attached = contextlib.ExitStack()
-"""Masks that act for as long as the process runs."""
-
 CONFIGS = Path(__file__).parents[1] / "eval_configs" / "vision" / "reengineering"
 MODULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("demo_efficientnet.py", {}),
@@ -62,8 +59,10 @@ MODULES: tuple[tuple[str, dict[str, Any]], ...] = (
 """Configs of modules that are learned, with more than the demo takes time for."""
 
 
-def steps(model: nn.Module, images: Tensor, alpha: float = 1.0) -> dict[str, Callable[[], None]]:
-    """A step of training by each way, on copies that share nothing."""
+def steps(
+    model: nn.Module, images: Tensor, attached: contextlib.ExitStack, alpha: float = 1.0
+) -> dict[str, Callable[[], None]]:
+    """A step of training by each way, on copies that share nothing, while masks are attached."""
     labels = torch.arange(len(images)) % 10
     example = images[:1]
     groups = find_channel_groups(model, example)
@@ -83,8 +82,8 @@ def steps(model: nn.Module, images: Tensor, alpha: float = 1.0) -> dict[str, Cal
         own = copy.deepcopy(model).eval()
         masks = make(own)
         optimizer = torch.optim.Adam(masks.parameters(), 1e-4)
-        _attached.enter_context(masks.training_on(own))
-        assert parametrize.is_parametrized(own)
+        attached.enter_context(masks.training_on(own))
+        assert any(map(parametrize.is_parametrized, own.modules()))
 
         def step() -> None:
             optimizer.zero_grad()
@@ -105,7 +104,8 @@ def steps(model: nn.Module, images: Tensor, alpha: float = 1.0) -> dict[str, Cal
 
 def step_cost(model: nn.Module, images: Tensor, rounds: int) -> dict[str, Any]:
     """CPU seconds of a step by each way, and their ratio to plain fine-tuning by rounds."""
-    times = paired_times(steps(model, images), rounds=rounds)
+    with contextlib.ExitStack() as attached:
+        times = paired_times(steps(model, images, attached), rounds=rounds)
     plain = times["fine_tuning"]
     found: dict[str, Any] = {}
     for name, own in times.items():
