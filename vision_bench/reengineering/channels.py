@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from aim_plugins.modulation.channels import ChannelGroup, Ends
 from vision_bench.reengineering.cutting import DENSE_LAYERS, NORMS, is_depthwise
@@ -109,7 +110,26 @@ def require(name: str) -> ModuleType:
         ) from error
 
 
+class _Called(TorchFunctionMode):
+    """Notes the functions of PyTorch that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: set[Any] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.functions.add(func)
+        return func(*args, **(kwargs or {}))
+
+
 def _follow(pruning: ModuleType, traced: nn.Module, example: Tensor) -> Any:
+    with _Called() as called, torch.no_grad():
+        traced(example)
+    if torch.roll in called.functions:  # torch-pruning would not come to an end
+        raise ValueError(
+            f"torch-pruning cannot follow the channels of {type(traced).__name__}, which shifts "
+            "its inputs (torch.roll): choose granularity='weight'"
+        )
     try:
         return pruning.DependencyGraph().build_dependency(
             traced, example_inputs=example, verbose=False

@@ -107,3 +107,14 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, images: Ten
     monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
     with pytest.raises(ImportError, match=r"torch-pruning: pip install .*reengineer"):
         find_channel_groups(nn.Linear(2, 2), images)
+
+
+def test_shifted_windows_are_refused_at_once() -> None:
+    """torch-pruning did not come to an end on such a network within minutes."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    network = SwinTransformer(
+        img_size=16, patch_size=2, window_size=2, embed_dim=8, depths=(2,), num_heads=(1,)
+    )
+    with pytest.raises(ValueError, match=r"SwinTransformer, which shifts .*granularity='weight'"):
+        find_channel_groups(network, torch.zeros(1, 3, 16, 16))

@@ -48,7 +48,7 @@ def test_every_config_is_read_by_its_command(config: Path) -> None:
 @pytest.mark.parametrize("name", RATES)
 def test_the_paper_s_settings_are_those_of_its_authors(name: str) -> None:
     settings = read(name)
-    assert (settings.lr_mask, *settings.alphas) == RATES[name]
+    assert settings.stages == (RATES[name],)
     assert (settings.lr_head, settings.n_epochs, settings.train_batch_size) == (0.1, 300, 64)
     assert settings.granularity == "weight"
 
