@@ -21,7 +21,7 @@ from vision_bench.data.dataset import list_left_out
 from vision_bench.models.model import LogitsOnly, VisionModel
 from vision_bench.reengineering.baselines import Accuracy
 from vision_bench.reengineering.batches import Batch, TrainingImages
-from vision_bench.reengineering.choices import Granularity
+from vision_bench.reengineering.choices import Augment, Granularity
 from vision_bench.reengineering.controls import fit_head
 from vision_bench.reengineering.evaluation import Subject, with_head
 from vision_bench.reengineering.problem import Problem, split_off, sub_dataset
@@ -68,13 +68,21 @@ class OfProblem:
         self.subject = Subject(module, named, settings.batch_size, device)
         return data
 
-    def load_images(self, settings: HeadSettings, data: ClassificationData, seed: int) -> None:
+    def load_images(
+        self,
+        settings: HeadSettings,
+        data: ClassificationData,
+        seed: int,
+        augment: Augment = "none",
+    ) -> None:
         """Loads the problem's images, which `problem` has to be known for.
 
         Args:
             settings: Name them.
             data: What the classifier is tested on.
             seed: Seed by which a binary problem's images are drawn.
+            augment: Which random views masks are trained on; heads are trained on images as they
+                are.
 
         Raises:
             ValueError: If an output has no image, or too few to train and to validate.
@@ -85,9 +93,7 @@ class OfProblem:
             sub_dataset(training, self.problem, seed=seed), settings.validation_share, settings.seed
         )
         self.title, workers = data.title, settings.workers
-        self.train = TrainingImages(
-            rest, augment=settings.augment, seed=settings.seed, workers=workers
-        )
+        self.train = TrainingImages(rest, augment=augment, seed=settings.seed, workers=workers)
         self.validation = TrainingImages(held, workers=workers)
         self.test = TrainingImages(sub_dataset(data, self.problem, seed=seed), workers=workers)
         self.example = next(self.validation.in_order(2))[0].to(self.subject.device)

@@ -26,15 +26,11 @@ class HeadSettings(TrainingSettings):
     Attributes:
         lr_head: Learning rate of the head.
         train_batch_size: Images in a training step.
-        augment: What is trained on: the images themselves ("none"), mirrored at random ("flip"),
-            also shifted ("crop-flip", CIFAR's) or cut and resized ("resized-crop-flip",
-            ImageNet's).
         validation_share: Share of the training images that selects, and trains nothing.
     """
 
     lr_head: Positive = 0.1
     train_batch_size: Count = 64
-    augment: Augment = "flip"
     validation_share: Part = 0.1
 
 
@@ -113,6 +109,9 @@ class ReengineerSettings(ProblemSettings):
             as "0.02,0.05", are gone through one after another.
         alpha: Weight of the penalty on what is retained; of several the same holds.
         n_epochs: Epochs of training for each of them.
+        augment: What is trained on: the images themselves ("none"), mirrored at random ("flip"),
+            also shifted ("crop-flip", CIFAR's) or cut and resized ("resized-crop-flip",
+            ImageNet's).
         early_stop: Epochs without a better module after which one of them is left; 0 for never.
         baseline: The accuracy that the module has to reach on them: that of the whole model
             restricted to the problem's classes, or "whole", that of all its classes, as in the
@@ -135,6 +134,7 @@ class ReengineerSettings(ProblemSettings):
     lr_mask: Grid = 0.05
     alpha: Grid = 1.0
     n_epochs: Count = 300
+    augment: Augment = "flip"
     early_stop: Natural = 0
     baseline: Literal["restricted", "whole"] = "restricted"
     tolerance: _NotNegative = 0.0

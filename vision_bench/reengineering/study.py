@@ -89,7 +89,7 @@ class ReengineerStudy(OfNetworks, FolderStudy):
         settings = self.settings
         data = self.load_classifier(settings)
         self.problem = settings.problem(data.classes)
-        self.load_images(settings, data, settings.seed)
+        self.load_images(settings, data, settings.seed, settings.augment)
         self.masks = self.make_masks(settings.granularity)
 
     def measure(self, store: SweepStore) -> None:

@@ -72,7 +72,7 @@ class ComposeStudy(OfProblem, FolderStudy):
         settings = self.settings
         names = (
             "dataset", "split", "limit", "train_split", "train_limit", "seed", "lr_head",
-            "n_epochs", "train_batch_size", "augment", "validation_share",
+            "n_epochs", "train_batch_size", "validation_share",
         )  # fmt: skip
         return {
             "command": "reengineer compose",
