@@ -158,13 +158,13 @@ def test_controls_retain_as_much_as_the_composed_model(
     config, modules, output, tmp_path, monkeypatch
 ) -> None:
     kept = []
-    right = ComposeStudy._right
+    right = ComposeStudy.right
 
     def counting(study: ComposeStudy, point: MaskPoint) -> object:
         kept.append(sum(int(one.sum()) for one in point.masks.values()))
         return right(study, point)
 
-    monkeypatch.setattr(ComposeStudy, "_right", counting)
+    monkeypatch.setattr(ComposeStudy, "right", counting)
     assert compose(config, tmp_path / "out", modules) == 0
     assert len(kept) == 3 and len(set(kept)) == 1
     told = {row["what"] for row in table(tmp_path / "out", "composition.csv")}
