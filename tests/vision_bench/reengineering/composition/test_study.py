@@ -220,10 +220,10 @@ def test_masks_may_be_named_themselves_and_be_composed_further(
 
 
 def test_a_finished_study_is_shown_again_without_a_pass(config, modules, output, monkeypatch):
-    from vision_bench.reengineering.composition import study
+    from vision_bench.reengineering import problem_study
 
     before = (output / "composition.csv").read_text()
-    monkeypatch.setattr(study, "fit_head", None)
+    monkeypatch.setattr(problem_study, "fit_head", None)
     assert compose(config, output, modules) == 0
     assert (output / "composition.csv").read_text() == before
 
