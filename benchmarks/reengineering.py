@@ -34,7 +34,6 @@ from aim_plugins.modulation.masks import Masks, WeightMasks, masked, random_mask
 from benchmarks._timing import paired_times, write_result
 from vision_bench.demo.names import resolve
 from vision_bench.models.load import load_model
-from vision_bench.reengineering.baselines import paired_difference
 from vision_bench.reengineering.channels import find_channel_groups
 from vision_bench.reengineering.findings import RESTRICTED
 from vision_bench.reengineering.latency import measure_latency
@@ -167,7 +166,7 @@ def learned_module(config: str, given: dict[str, Any]) -> dict[str, Any]:
     found, smaller = study.findings, study.findings.smaller
     assert smaller is not None
     own = found.tuned[TUNED_MODULE] if found.tuned else found.modules[found.selected].answers
-    difference = paired_difference(own.right, found.baselines[RESTRICTED].right)
+    difference = own.against(found.baselines[RESTRICTED])
     return {
         "config": config,
         "given": given,

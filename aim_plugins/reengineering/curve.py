@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aim_plugins.sweep.estimates import mean
-from aim_plugins.sweep.intervals import student_factor, wilson_interval
+from aim_plugins.sweep.intervals import wilson_interval
+from aim_plugins.sweep.paired import Interval, PairedDifference, mean_difference, paired_difference
 
 
 @dataclass(frozen=True)
@@ -24,22 +24,26 @@ class Answers:
     right: Sequence[int]
 
     @property
-    def hits(self) -> list[float]:
-        """1 where the right choice has the largest log-likelihood (of equals the first), else 0."""
+    def hits(self) -> list[bool]:
+        """Whether the right choice has the largest log-likelihood (of equals the first)."""
         return [
-            float(max(range(len(row)), key=row.__getitem__) == place)
+            max(range(len(row)), key=row.__getitem__) == place
             for row, place in zip(self.scores, self.right, strict=True)
         ]
 
     @property
     def accuracy(self) -> float:
         """Share of right answers, the harness's `acc`."""
-        return math.fsum(self.hits) / len(self.right)
+        return sum(self.hits) / len(self.right)
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the accuracy over documents (Wilson)."""
         return wilson_interval(self.accuracy, len(self.right))
+
+    def against(self, other: Answers) -> PairedDifference:
+        """By how much its accuracy is above that of other answers to the same questions."""
+        return paired_difference(self.hits, other.hits)
 
     @property
     def losses(self) -> list[float]:
@@ -94,6 +98,12 @@ class Step:
         """Mean accuracy after removal at random."""
         return math.fsum(one.accuracy for one in self.removals) / len(self.removals)
 
+    @property
+    def above_random(self) -> Interval:
+        """By how much its accuracy is above the mean one after removal at random."""
+        own, *drawn = (list(map(float, one.hits)) for one in (self.test, *self.removals))
+        return mean_difference(own, mean_of(drawn))
+
     def to_json(self) -> dict[str, Any]:
         """For records."""
         return asdict(self)
@@ -110,42 +120,6 @@ class Step:
                 "others": {name: Answers(**one) for name, one in held["others"].items()},
             }
         )
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean of differences, document by document.
-
-    Attributes:
-        value: The mean.
-        low: Lower end of its 95 % interval (Student's).
-        high: Upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def text(self) -> str:
-        """For tables."""
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-
-def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """The first minus the second, of the same documents.
-
-    Where all differences are equal, as where two models answer alike, documents not seen may still
-    differ: by 1 either way in a share of them as large as Wilson's bound for none of n.
-
-    Args:
-        first: Values in [0, 1], at least two.
-        second: Those of the same documents.
-    """
-    found = mean([one - other for one, other in zip(first, second, strict=True)])
-    unseen = wilson_interval(0.0, found.n)[1]
-    half = student_factor(found.n) * found.stderr if found.stderr else unseen
-    return Difference(found.value, found.value - half, found.value + half)
 
 
 def mean_of(rows: Sequence[Sequence[float]]) -> list[float]:

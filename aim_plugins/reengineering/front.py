@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step, mean_of, paired
+from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step, mean_of
 from aim_plugins.reengineering.pictures import draw_accuracy, draw_others
 from aim_plugins.reengineering.settings import ReengineerSettings
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
+from aim_plugins.sweep.paired import in_points, verdict
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,11 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
 def headline(found: Findings) -> str:
     """The result in a sentence or two."""
     chosen, whole = found.chosen, found.curve.whole
-    lost = paired(chosen.test.hits, whole.test.hits)
     text = (
         f"With {chosen.share:g} of neurons and heads kept "
         f"({chosen.parameters / whole.parameters:.1%} of the parameters), the model answers "
         f"{chosen.test.accuracy:.3f} of {len(chosen.test.right)} held-out documents right, the "
-        f"whole one {whole.test.accuracy:.3f}: a difference of {lost.text}."
+        f"whole one {whole.test.accuracy:.3f}: {verdict(chosen.test.against(whole.test))}."
     )
     if not found.curve.good:
         text += (
@@ -115,10 +115,10 @@ def _accuracy_section(found: Findings, picture: bytes) -> Section:
 def _removal_sentences(curve: Curve) -> list[str]:
     better, worse = [], []
     for step in curve.steps:
-        random_hits = mean_of([one.hits for one in step.removals])
-        if paired(step.test.hits, random_hits).low > 0:
+        if step.above_random.low > 0:
             better.append(f"{step.share:g}")
-        if paired(step.test.hits, curve.whole.test.hits).high < 0:
+        lost = step.test.against(curve.whole.test)
+        if lost.is_clear and lost.value < 0:
             worse.append(f"{step.share:g}")
     sentences = []
     if better:
@@ -148,10 +148,9 @@ def _accuracy_table(curve: Curve) -> Table:
         if step is curve.whole:
             row += ["", "", "", f"{step.test.loss:.3f}", ""]
         else:
-            random_hits = mean_of([one.hits for one in step.removals])
             random_loss = mean_of([one.losses for one in step.removals])
-            row += [paired(step.test.hits, curve.whole.test.hits).text]
-            row += [f"{step.random_accuracy:.3f}", paired(step.test.hits, random_hits).text]
+            row += [in_points(step.test.against(curve.whole.test))]
+            row += [f"{step.random_accuracy:.3f}", in_points(step.above_random)]
             row += [f"{step.test.loss:.3f}", f"{sum(random_loss) / len(random_loss):.3f}"]
         rows.append(row)
     return Table(columns, rows)
@@ -210,7 +209,7 @@ def _others_tables(curve: Curve) -> list[Table]:
         rows = []
         for step in (curve.whole, *curve.steps):
             own = step.others[name]
-            less = "" if step is curve.whole else paired(own.hits, whole.hits).text
+            less = "" if step is curve.whole else in_points(own.against(whole))
             accuracy = [f"{own.accuracy:.3f}", _interval(own), less]
             rows.append([f"{step.share:g}", *accuracy, f"{own.loss:.3f}"])
         columns = [f"kept, {name}", "accuracy", "95 %", "minus the whole", "cross-entropy"]

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from aim_plugins.sweep.intervals import paired_interval, wilson_interval
+from aim_plugins.sweep.intervals import wilson_interval
+from aim_plugins.sweep.paired import PairedDifference, paired_difference
 from vision_bench.reengineering.batches import TrainingImages
 from vision_bench.reengineering.problem import Problem, predictions
 
@@ -38,6 +39,10 @@ class Accuracy:
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the share, over images."""
         return wilson_interval(self.value, len(self.right))
+
+    def against(self, other: Accuracy) -> PairedDifference:
+        """By how much it is above another accuracy on the same images."""
+        return paired_difference(self.right.tolist(), other.right.tolist())
 
     def to_json(self) -> str:
         """A digit for each image.
@@ -64,23 +69,6 @@ class Baselines:
 
     whole: Accuracy
     restricted: Accuracy
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """The difference of two accuracies on the same images.
-
-    Attributes:
-        value: The first accuracy less the second.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        p: How likely answers would change so unevenly, or more, if both were equally good.
-    """
-
-    value: float
-    low: float
-    high: float
-    p: float
 
 
 @torch.no_grad()
@@ -130,30 +118,3 @@ def baselines(
         whole=Accuracy(problem.outputs_of(logits.argmax(1)) == labels),
         restricted=Accuracy(predictions(logits, problem) == labels),
     )
-
-
-def paired_difference(
-    first: Bool[Tensor, " images"], second: Bool[Tensor, " images"]
-) -> PairedDifference:
-    """By how much one accuracy is above another one on the same images.
-
-    Args:
-        first: Which images are answered correctly.
-        second: Which are by what it is compared with.
-
-    Returns:
-        The difference, with Agresti and Min's interval and McNemar's exact p.
-
-    Raises:
-        ValueError: If there is no image.
-
-    Source: McNemar, "Note on the sampling error of the difference between correlated proportions
-    or percentages", Psychometrika 12, 1947, with the binomial law in place of the normal one.
-    """
-    from scipy.stats import binomtest
-
-    if not len(first):
-        raise ValueError("first is empty: give the answers to at least one image")
-    won, lost = int((first & ~second).sum()), int((second & ~first).sum())
-    p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
-    return PairedDifference((won - lost) / len(first), *paired_interval(won, lost, len(first)), p)

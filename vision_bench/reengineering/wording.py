@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vision_bench.reengineering.baselines import Accuracy, PairedDifference, paired_difference
+from aim_plugins.sweep import paired
+from aim_plugins.sweep.paired import in_points
+from vision_bench.reengineering.baselines import Accuracy
 
 
 def numbers(answers: Accuracy) -> list[float]:
@@ -18,17 +20,12 @@ def show_share(answers: Accuracy) -> str:
 
 def show_difference(answers: Accuracy, other: Accuracy) -> str:
     """By how much one accuracy is above another one on the same images."""
-    return _signed(paired_difference(answers.right, other.right))
+    return in_points(answers.against(other))
 
 
 def verdict(answers: Accuracy, other: Accuracy) -> str:
     """Whether one accuracy is better than another one on the same images, in words."""
-    found = paired_difference(answers.right, other.right)
-    if found.low <= 0 <= found.high:
-        word = "cannot be told apart"
-    else:
-        word = "better" if found.value > 0 else "worse"
-    return f"{word}, {_signed(found)}, p = {found.p:.2g}"
+    return paired.verdict(answers.against(other))
 
 
 def show_macs(macs: float) -> str:
@@ -41,7 +38,3 @@ def show_macs(macs: float) -> str:
         if macs >= size:
             return f"{macs / size:.3g} {letter}"
     return f"{macs:.3g}"
-
-
-def _signed(one: PairedDifference) -> str:
-    return f"{100 * one.value:+.1f} points [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"

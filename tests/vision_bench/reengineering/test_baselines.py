@@ -1,13 +1,10 @@
-"""What modules are held against, and differences of accuracies on the same images."""
+"""What modules are held against, and accuracies on the same images."""
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tests.vision_bench.reengineering.conftest import arrays
 from vision_bench.reengineering.baselines import (
@@ -15,16 +12,10 @@ from vision_bench.reengineering.baselines import (
     accuracy,
     baselines,
     logits_of,
-    paired_difference,
 )
 from vision_bench.reengineering.batches import TrainingImages
 from vision_bench.reengineering.problem import Problem, binary, multiclass, sub_dataset
-
-
-def paired(both: int, won: int, lost: int, neither: int) -> tuple[Tensor, Tensor]:
-    first = [1] * both + [1] * won + [0] * lost + [0] * neither
-    second = [1] * both + [0] * won + [1] * lost + [0] * neither
-    return torch.tensor(first).bool(), torch.tensor(second).bool()
+from vision_bench.reengineering.wording import verdict
 
 
 def test_the_restricted_model_is_right_where_its_best_class_of_the_problem_is() -> None:
@@ -89,40 +80,11 @@ def test_an_accuracy_has_wilsons_interval() -> None:
     assert found.interval == pytest.approx((law.low, law.high), rel=1e-6)
 
 
-@pytest.mark.parametrize("cells", [(80, 9, 2, 9), (50, 0, 6, 4), (3, 5, 5, 1), (0, 1, 0, 0)])
-def test_a_difference_is_paired_and_has_mcnemars_exact_p(cells: tuple[int, ...]) -> None:
-    _, won, lost, _ = cells
-    found = paired_difference(*paired(*cells))
-    assert found.value == pytest.approx((won - lost) / sum(cells))
-    # The two-sided exact test by hand: all splits that are at most as likely as the one found.
-    total = won + lost
-    law = [math.comb(total, one) / 2**total for one in range(total + 1)]
-    assert found.p == pytest.approx(sum(one for one in law if one <= law[won] * (1 + 1e-9)))
-    turned = paired_difference(*reversed(paired(*cells)))
-    assert (turned.value, turned.low, turned.high) == pytest.approx(
-        (-found.value, -found.high, -found.low)
-    )
-
-
-def test_answers_that_never_differ_still_leave_a_doubt() -> None:
-    same = paired_difference(*paired(30, 0, 0, 10))
-    assert same.low < same.value == 0 < same.high
-    assert same.p == 1
-
-
-@pytest.mark.parametrize(
-    ("n", "laws"), [(60, (0.7, 0.12, 0.05, 0.13)), (300, (0.9, 0.03, 0.02, 0.05))]
-)
-def test_intervals_hold_the_truth_as_often_as_they_say(n: int, laws: tuple[float, ...]) -> None:
-    rng = np.random.default_rng(0)
-    truth, held = laws[1] - laws[2], 0
-    for _ in range(800):
-        found = paired_difference(*paired(*rng.multinomial(n, laws).tolist()))
-        held += found.low <= truth <= found.high
-    # Four standard deviations of 95 % of 800 are 3 points; the interval errs to the safe side.
-    assert 0.92 < held / 800 < 0.99
-
-
-def test_answers_to_no_image_are_not_compared() -> None:
-    with pytest.raises(ValueError, match="first is empty"):
-        paired_difference(torch.ones(0).bool(), torch.ones(0).bool())
+def test_accuracies_on_the_same_images_are_compared_image_by_image() -> None:
+    first = Accuracy(torch.tensor([1, 1, 1, 1, 1, 1, 1, 0, 0, 0]).bool())
+    second = Accuracy(torch.tensor([1, 0, 0, 0, 0, 0, 0, 0, 0, 0]).bool())
+    assert first.against(second).value == 0.6
+    # Six of six unequal answers are the first one's: 2 / 2**6.
+    assert first.against(second).p == 0.03125
+    assert verdict(first, second).startswith("better, +60.0 points")
+    assert verdict(second, first).startswith("worse, -60.0 points")

@@ -10,7 +10,7 @@ from typing import Any
 
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
-from vision_bench.reengineering.baselines import Accuracy, paired_difference
+from vision_bench.reengineering.baselines import Accuracy
 from vision_bench.reengineering.composition.findings import (
     COMPOSED,
     COMPOSITIONS,
@@ -229,5 +229,5 @@ def _counted(counts: Counts, *chances: Chance) -> Sequence[object]:
 
 
 def _difference(answers: Accuracy, other: Accuracy) -> list[float]:
-    found = paired_difference(answers.right, other.right)
+    found = answers.against(other)
     return [found.value, found.low, found.high, found.p]

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from aim_plugins.sweep.paired import Interval, PairedDifference, in_points, show_p
 from vision_bench.reengineering.defects.inheritance import (
     UNKNOWN,
     Answers,
-    Interval,
     inheritance_difference,
 )
 from vision_bench.reengineering.defects.settings import (
@@ -57,7 +57,7 @@ class Findings:
     def __init__(self, arms: Sequence[Finding]) -> None:
         self.arms = {one.name: one for one in arms}
 
-    def difference(self, name: str) -> Interval:
+    def difference(self, name: str) -> PairedDifference:
         """The DIR of an arm less that of standard fine-tuning; unknown of the latter itself."""
         if name == STANDARD:
             return UNKNOWN
@@ -92,16 +92,14 @@ class Findings:
         after = self.arms[SEAM].answers.inheritance_rate.value
         gap = self.difference(SEAM)
         lost = self.arms[SEAM].answers.accuracy.value - self.arms[STANDARD].answers.accuracy.value
-        if gap.high < 0:
-            said = "inherits fewer defects than standard fine-tuning"
-        elif gap.low > 0:
-            said = "inherits more defects than standard fine-tuning"
-        else:
-            said = "may inherit as many defects as standard fine-tuning: the interval holds 0"
+        said = "may inherit as many defects as standard fine-tuning"
+        if gap.is_clear:
+            more = "more" if gap.value > 0 else "fewer"
+            said = f"inherits {more} defects than standard fine-tuning"
         return (
             f"SeaM {said}. The attack on the public model overturns {100 * after:.1f} % of its "
             f"right answers, and {100 * before:.1f} % of standard fine-tuning's: on images that "
-            f"both answer rightly, {percent(gap, signed=True)} points. Its accuracy differs by "
+            f"both answer rightly, {in_points(gap)}, p = {show_p(gap.p)}. Its accuracy differs by "
             f"{100 * lost:+.1f} points."
         )
 

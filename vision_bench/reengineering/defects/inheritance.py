@@ -12,25 +12,10 @@ from dataclasses import dataclass
 from jaxtyping import Bool
 from torch import Tensor
 
-from aim_plugins.sweep.intervals import paired_interval, wilson_interval
+from aim_plugins.sweep.intervals import wilson_interval
+from aim_plugins.sweep.paired import Interval, PairedDifference, paired_difference
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval; NaN where nothing is known of it.
-
-    Attributes:
-        value: The value.
-        low: Lower end.
-        high: Upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
-UNKNOWN = Interval(math.nan, math.nan, math.nan)
+UNKNOWN = PairedDifference(math.nan, math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -64,7 +49,7 @@ class Answers:
         return _share(int(self.flipped.sum()), int(self.clean.sum()))
 
 
-def inheritance_difference(arm: Answers, standard: Answers) -> Interval:
+def inheritance_difference(arm: Answers, standard: Answers) -> PairedDifference:
     """The DIR of an arm less that of standard fine-tuning, each image its own control.
 
     Taken over the images that both answer rightly when clean: of others, one of them cannot tell
@@ -81,10 +66,7 @@ def inheritance_difference(arm: Answers, standard: Answers) -> Interval:
     both = arm.clean & standard.clean
     if not both.any():
         return UNKNOWN
-    more = int((arm.flipped & ~standard.flipped & both).sum())
-    less = int((standard.flipped & ~arm.flipped & both).sum())
-    count = int(both.sum())
-    return Interval((more - less) / count, *paired_interval(more, less, count))
+    return paired_difference(arm.flipped[both].tolist(), standard.flipped[both].tolist())
 
 
 def _share(count: int, total: int) -> Interval:

@@ -310,5 +310,6 @@ def test_the_difference_is_taken_over_images_that_both_answer_rightly():
     found = inheritance_difference(arm, standard)
     assert found.value == pytest.approx((1 - 4) / 9)
     assert found.low < found.value < found.high
+    assert found.p == pytest.approx(stats.binomtest(0, 3).pvalue)
     with pytest.raises(ValueError, match="the same images"):
         inheritance_difference(arm, Answers(clean[:3], clean[:3]))
