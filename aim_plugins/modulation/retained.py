@@ -189,7 +189,8 @@ class RetainedWeights(Change):
     arguments = {
         "retained_ratio": "ratios along a mask's training path, or 'path' for all of them and 1; "
         "by default the one that was selected",
-        "mask": "folder of masks that `aim-plugins reengineer` wrote",
+        "mask": "folder of masks that `aim-plugins reengineer` wrote (those of `vision-bench "
+        "reengineer run` have a head of their own, and are loaded by `vision-bench reengineer`)",
         "force_mask": "let the masks act on other weights than they were learned on",
     }
     words = (PATH,)
@@ -215,6 +216,7 @@ class RetainedWeights(Change):
         learned, folder = (
             (named, "") if isinstance(named, LearnedMasks) else (read_masks(named), str(named))
         )
+        _check_outputs(learned, folder)
         known, asked = learned.metadata, given.get("retained_ratio")
         if asked is None or asked == "":
             ratios: Sequence[float] = (known.ratios[known.selected],)
@@ -268,6 +270,16 @@ def read_masks(folder: str | Path) -> LearnedMasks:
         if file.is_file()
     )
     return _read(place, states)
+
+
+def _check_outputs(learned: LearnedMasks, folder: str) -> None:
+    """Refuses masks under which the model's own outputs are not those that were trained."""
+    if learned.metadata.class_indices or any(point.head for point in learned.points):
+        raise ValueError(
+            f"mask={folder!r} is of a module with a head of its own, for "
+            f"{len(learned.metadata.classes)} classes: use `vision-bench reengineer`, or masks "
+            "that `aim-plugins reengineer` wrote"
+        )
 
 
 @lru_cache(maxsize=16)

@@ -28,22 +28,22 @@ def network(seed: int = 0) -> nn.Sequential:
         return nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 3)).eval()
 
 
-def learned_on(model: nn.Module) -> LearnedMasks:
+def learned_on(model: nn.Module, *, head: bool = False) -> LearnedMasks:
     """A path of random masks, of which the second was selected; parts of 7 and 3 bits and more."""
     names = maskable_parameters(model)
     points = []
     for place, ratio in enumerate(RATIOS):
         masks = random_masks(model, names, ratio, seed=place)
         masks["2.weight"] = masks["2.weight"].any(0, keepdim=True)
-        head = {"weight": torch.full((2, 3), float(place)), "bias": torch.ones(2)}
-        points.append(MaskPoint(masks, head, {"0": torch.arange(7) > place}))
+        own = {"weight": torch.full((2, 3), float(place)), "bias": torch.ones(2)}
+        points.append(MaskPoint(masks, own if head else {}, {"0": torch.arange(7) > place}))
     metadata = MaskMetadata.of_model(
         model,
         sites=names,
         method="weight",
         shapes=[list(points[0].masks[name].shape) for name in names],
-        classes=["cat", "dog"],
-        class_indices=[[2], [0]],
+        classes=["cat", "dog"] if head else [],
+        class_indices=[[2], [0]] if head else [],
         ratios=[retained_ratio(model, one.masks) for one in points],
         selected=1,
         notes=[{"accuracy": 0.5}] * 3,
@@ -69,7 +69,7 @@ def output(model: nn.Module) -> Tensor:
 
 
 def test_masks_are_read_as_they_were_written(tmp_path: Path) -> None:
-    learned = learned_on(network())
+    learned = learned_on(network(), head=True)
     learned.save(tmp_path / "masks")
     loaded = LearnedMasks.load(tmp_path / "masks")
     assert_equal(learned, loaded)
@@ -115,6 +115,15 @@ def test_a_ratio_may_be_named_as_it_is_shown() -> None:
         learned.at(0.65)
 
 
+def test_of_ratios_close_to_each_other_the_nearest_is_meant() -> None:
+    learned = learned_on(network())
+    metadata = dataclasses.replace(learned.metadata, ratios=[0.81234, 0.81201, 0.8119])
+    close = LearnedMasks(learned.points, metadata)
+    for place, ratio in enumerate(metadata.ratios):
+        assert close.place_of(ratio) == place
+    assert [close.place_of(one) for one in (0.8126, 0.812, 0.8117)] == [0, 1, 2]
+
+
 def test_the_whole_model_is_told_from_a_mask_that_retains_nearly_all() -> None:
     learned = learned_on(network())
     metadata = dataclasses.replace(learned.metadata, ratios=[0.9997, 0.5, 0.1])
@@ -152,6 +161,13 @@ def test_a_change_that_cannot_be_read_is_refused(given: dict, message: str) -> N
     given = given if not given else {"mask": learned_on(network()), **given}
     with pytest.raises(ValueError, match=message):
         RetainedWeights.read(given)
+
+
+def test_masks_of_a_module_with_a_head_of_its_own_are_refused_as_a_change(tmp_path: Path) -> None:
+    folder = learned_on(network(), head=True).save(tmp_path / "masks")
+    message = "masks' is of a module with a head of its own, for 2 classes: use `vision-bench ree"
+    with pytest.raises(ValueError, match=message):
+        RetainedWeights.read({"mask": folder, "retained_ratio": "0.5"})
 
 
 def test_the_change_removes_what_the_mask_does_not_retain_and_restores_it() -> None:
