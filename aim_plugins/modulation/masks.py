@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
+from aim_plugins.core.errors import nearest
+
 MASKED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)
 """Layers whose weights and biases are masked; norms never are, as in the paper."""
 
@@ -264,7 +266,11 @@ def masked(model: nn.Module, masks: Mapping[str, Bool[Tensor, "*shape"]]) -> Ite
 def _checked(parameters: Mapping[str, Tensor], name: str, mask: Tensor) -> Tensor:
     parameter = parameters.get(name)
     if parameter is None:
-        raise ValueError(f"mask of {name!r}: the model has no such parameter")
+        raise ValueError(
+            f"mask of {name!r}: the model has no such parameter; nearest: "
+            f"{', '.join(nearest(name, parameters, cutoff=0.0))}; give the model that it was "
+            "learned on"
+        )
     if parameter.is_meta or not parameter.is_floating_point():
         raise ValueError(
             f"mask of {name!r}: its values are not at hand, as they are offloaded or quantised; "

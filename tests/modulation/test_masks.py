@@ -257,8 +257,9 @@ def test_scores_of_half_precision_weights_move_by_small_steps(dtype: torch.dtype
 
 def test_masks_that_were_learned_elsewhere_or_have_no_values_are_refused() -> None:
     model = small_network()
-    with pytest.raises(ValueError, match="'9.weight': the model has no such parameter"):
-        masked(model, {"9.weight": torch.ones(1).bool()}).__enter__()
+    message = "'4.wieght': the model has no such parameter; nearest: 4.weight; give the model"
+    with pytest.raises(ValueError, match=message):
+        masked(model, {"4.wieght": torch.ones(1).bool()}).__enter__()
     offloaded = small_network().to("meta")
     with pytest.raises(ValueError, match="not at hand"):
         masked(offloaded, {"4.bias": torch.ones(5).bool()}).__enter__()
