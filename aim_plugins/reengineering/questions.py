@@ -69,7 +69,7 @@ def read_questions(
         max_length: Longest input in tokens; of longer ones the end is kept, as in the harness.
 
     Raises:
-        ValueError: If a choice has no tokens of its own.
+        ValueError: If a choice has no tokens of its own, or more than `max_length`.
     """
     return [_question(one, tokenizer, max_length) for one in documents]
 
@@ -89,6 +89,11 @@ def _question(document: Document, tokenizer: Any, max_length: int) -> Question:
     if min(scored) < 1:
         raise ValueError(
             f"tasks: a choice of {document.name} has no tokens of its own: leave it out"
+        )
+    if max(scored) > max_length:
+        raise ValueError(
+            f"max_length={max_length}: a choice of {document.name} has {max(scored)} tokens, which "
+            "must all be predicted: give more, or a task of shorter choices"
         )
     return Question(document.name, tuple(ids), tuple(scored), document.place)
 

@@ -49,6 +49,18 @@ def test_an_empty_text_begins_with_the_first_token_of_texts(tiny) -> None:
     assert question.scored[0] == len(question.ids[0]) - 1
 
 
+def test_a_choice_longer_than_the_longest_input_is_refused(tiny) -> None:
+    pairs = [("the capital", " of Paris is Paris"), ("the capital", " Paris")]
+    (whole,) = read_questions([document(0, *pairs)], tiny.tokenizer, 128)
+    longest = max(whole.scored)
+    (cut,) = read_questions([document(0, *pairs)], tiny.tokenizer, longest)
+    # The text's last token predicts the choice's first one.
+    assert len(cut.ids[0]) == longest + 1 and len(whole.ids[0]) > longest + 1
+    message = f"max_length={longest - 1}: a choice of made-up#0 has {longest} tokens"
+    with pytest.raises(ValueError, match=message):
+        read_questions([document(0, *pairs)], tiny.tokenizer, longest - 1)
+
+
 def test_tasks_without_choices_or_answers_are_refused() -> None:
     with pytest.raises(ValueError, match="t has documents without choices.*multiple_choice"):
         check_choices("t", [Document("t", 0, "Write", " it")])
