@@ -196,9 +196,14 @@ class ReengineeringStudy(FolderStudy):
         return keep_most_important(values, counts)
 
     def _save_masks(self, path: Sequence[Kept]) -> LearnedMasks:
-        points = [MaskPoint(masks_of(self.model, self.removable.groups, one)) for one in path]
-        first = points[0].masks
+        # Shares that leave as many channels are one mask, as a ratio has to name a mask.
         steps = self.curve.steps
+        unique = {step.ratio: (step, kept) for step, kept in zip(steps, path, strict=True)}
+        points = [
+            MaskPoint(masks_of(self.model, self.removable.groups, kept))
+            for _, kept in unique.values()
+        ]
+        first = points[0].masks
         metadata = MaskMetadata.of_model(
             self.model,
             sites=first,
@@ -206,11 +211,11 @@ class ReengineeringStudy(FolderStudy):
             seed=self.settings.seed,
             data_sha256=self.learned_from,
             shapes=[list(one.shape) for one in first.values()],
-            ratios=[round(one.ratio, 4) for one in steps],
-            selected=self.curve.selected,
+            ratios=list(unique),
+            selected=list(unique).index(steps[self.curve.selected].ratio),
             notes=[
                 {"share": one.share, "validation_accuracy": one.validation.accuracy}
-                for one in steps
+                for one, _ in unique.values()
             ],
             settings={"task": self.settings.task, "importance": "Taylor, gates"},
         )
@@ -220,12 +225,12 @@ class ReengineeringStudy(FolderStudy):
 
     def _save_smaller(self, store: SweepStore, kept: Kept) -> tuple[Speed, float]:
         """Saves the smaller model; its speed, and how far its answers are from the mask's."""
-        held = store.read_batch("smaller")
-        if held is None:
-            say(f"reengineer: the smaller model goes to {self.output / 'smaller'}")
+        held, folder = store.read_batch("smaller"), self.output / "smaller"
+        if held is None or not all((folder / name).is_file() for name in held["files"]):
+            say(f"reengineer: the smaller model goes to {folder}")
             smaller = smaller_model(self.model, self.removable, kept)
-            smaller.save_pretrained(self.output / "smaller")
-            self.tokenizer.save_pretrained(self.output / "smaller")
+            smaller.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
             scores = score_choices(smaller, self.test, self.settings.batch_size)
             under_mask = self.curve.steps[self.curve.selected].test.scores
             deviation = max(
@@ -234,7 +239,8 @@ class ReengineeringStudy(FolderStudy):
                 for one, other in zip(row, others, strict=True)
             )
             speed = measure_speed([self.model, smaller])
-            held = {"speed": asdict(speed), "deviation": deviation}
+            files = sorted(one.name for one in folder.iterdir())
+            held = {"speed": asdict(speed), "deviation": deviation, "files": files}
             store.write_batch("smaller", held)
         return Speed(**held["speed"]), float(held["deviation"])
 

@@ -69,7 +69,7 @@ def test_a_study_writes_a_report_masks_and_a_smaller_model(reengineer, tiny, tas
     assert len(AutoTokenizer.from_pretrained(folder / "smaller")) == len(tiny.tokenizer)
     learned = LearnedMasks.load(folder / "masks")
     ratios = [float(row["retained_ratio"]) for row in rows_of(folder)[1:]]
-    assert learned.metadata.ratios == pytest.approx(ratios, abs=1e-4)
+    assert list(learned.metadata.ratios) == ratios
     given = tiny.tokenizer("the capital of Paris is", return_tensors="pt")
     with torch.no_grad():
         with masked(tiny.model, learned.selected.masks):
@@ -112,6 +112,32 @@ def test_an_interrupted_study_goes_on_and_ends_as_one_in_a_run(reengineer, monke
     assert (other / "results.csv").read_bytes() == (folder / "results.csv").read_bytes()
     for name in ("masks/mask.safetensors", "smaller/model.safetensors"):
         assert (other / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_smaller_model_that_was_deleted_is_written_again(reengineer) -> None:
+    _, folder = reengineer()
+    smaller = folder / "smaller"
+    before = {path.name: path.read_bytes() for path in smaller.iterdir()}
+    for lost in (["tokenizer_config.json"], list(before)):
+        for name in lost:
+            (smaller / name).unlink()
+        assert reengineer()[0] == 0
+        assert {path.name: path.read_bytes() for path in smaller.iterdir()} == before
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_shares_that_leave_as_many_channels_are_one_mask(reengineer) -> None:
+    _, folder = reengineer(shares="0.75,0.749,0.5")
+    rows = {row["share"]: row for row in rows_of(folder)}
+    assert rows["0.749"]["retained_ratio"] == rows["0.75"]["retained_ratio"]
+    learned = LearnedMasks.load(folder / "masks")
+    expected = [float(rows[one]["retained_ratio"]) for one in ("0.75", "0.5")]
+    assert list(learned.metadata.ratios) == expected and len(learned.points) == 2
+    selected = json.loads((folder / "results.json").read_text())["selected_share"]
+    assert learned.metadata.ratios[learned.metadata.selected] == float(
+        rows[f"{selected:g}"]["retained_ratio"]
+    )
 
 
 @pytest.mark.usefixtures("undrawn")
