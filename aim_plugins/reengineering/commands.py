@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.settings import PositionalsFirst, add_config, add_options, read_settings
-from aim_plugins.reengineering.settings import ReengineerSettings
+from aim_plugins.reengineering.settings import TaskModuleSettings
 from aim_plugins.sweep.manifest import redact
 
 
@@ -29,9 +29,9 @@ def main(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     add_config(parser, "--config")
-    add_options(parser, ReengineerSettings, required=False)
+    add_options(parser, TaskModuleSettings, required=False)
     options = vars(parser.parse_args(list(arguments)))
-    settings = read_settings(ReengineerSettings, options["config"], options["cfg_options"], options)
+    settings = read_settings(TaskModuleSettings, options["config"], options["cfg_options"], options)
     settings.check_files()
     if find_spec("lm_eval") is None:
         raise ImportError("lm_eval is not installed: pip install 'aim-plugins[lm-eval]'")

@@ -12,7 +12,7 @@ from typing import Any
 
 from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step, mean_of
 from aim_plugins.reengineering.pictures import draw_accuracy, draw_others
-from aim_plugins.reengineering.settings import ReengineerSettings
+from aim_plugins.reengineering.settings import TaskModuleSettings
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
 from aim_plugins.sweep.paired import in_points, verdict
@@ -29,7 +29,7 @@ class Findings:
         deviation: The largest difference of a log-likelihood between smaller and masked model.
     """
 
-    settings: ReengineerSettings
+    settings: TaskModuleSettings
     curve: Curve
     speed: Speed
     deviation: float

@@ -18,7 +18,7 @@ Tolerance = Annotated[float, bound("a share from 0 up to 1", lambda value: 0 <= 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReengineerSettings(Settings):
+class TaskModuleSettings(Settings):
     """What `aim-plugins reengineer` makes smaller, and for which task.
 
     Attributes:

@@ -38,7 +38,7 @@ from aim_plugins.reengineering.questions import (
     score_choices,
 )
 from aim_plugins.reengineering.removal import channel_counts, smaller_model
-from aim_plugins.reengineering.settings import ReengineerSettings
+from aim_plugins.reengineering.settings import TaskModuleSettings
 from aim_plugins.reengineering.speed import measure_speed
 from aim_plugins.reengineering.split import split_documents
 from aim_plugins.sweep.store import SweepStore
@@ -59,7 +59,7 @@ class ReengineeringStudy(FolderStudy):
 
     packages = ("aim-plugins", "lm-eval", "transformers", "torch")
 
-    def __init__(self, settings: ReengineerSettings, command: Sequence[str] = ()) -> None:
+    def __init__(self, settings: TaskModuleSettings, command: Sequence[str] = ()) -> None:
         self.settings, self.command, self.output = settings, command, settings.folder
 
     @property

@@ -13,7 +13,7 @@ from aim_plugins.modulation.masks import masked
 from aim_plugins.modulation.retained import LearnedMasks
 from aim_plugins.reengineering import front, study
 from aim_plugins.reengineering.curve import Answers, Curve, Step
-from aim_plugins.reengineering.settings import ReengineerSettings
+from aim_plugins.reengineering.settings import TaskModuleSettings
 
 pytest.importorskip("lm_eval")
 
@@ -204,6 +204,6 @@ def test_accuracy_and_loss_are_those_by_hand() -> None:
 
 
 def test_the_folder_is_named_after_model_and_task() -> None:
-    settings = ReengineerSettings(model="org/model", tasks=["arc_easy"])
+    settings = TaskModuleSettings(model="org/model", tasks=["arc_easy"])
     assert settings.folder.as_posix() == "runs/reengineer/model_arc_easy"
     assert settings.falling == (0.9, 0.8, 0.7, 0.6, 0.5)
