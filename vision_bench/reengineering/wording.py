@@ -31,7 +31,7 @@ def verdict(answers: Accuracy, other: Accuracy) -> str:
 def show_macs(macs: float) -> str:
     """A number of multiply-accumulates.
 
-    >>> show_macs(40_813_184), show_macs(4.1e9)
+    >>> show_macs(40_813_184.0), show_macs(4.1e9)
     ('40.8 M', '4.1 G')
     """
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
