@@ -7,6 +7,7 @@ of its results:
 - `records`: finished batches of an engine, so that an interrupted run goes on where it was.
 - `store`, `cells`: the sweep's folder, safe against kills, resumable.
 - `table`: the tidy table and the points of a curve.
+- `paired`: whether two models' answers to the same questions can be told apart.
 - `plots`, `report`: pictures, and one self-contained HTML page.
 
 Only `strengths` and `table` are imported here, because they need the standard library alone.
