@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aim_plugins.modulation.masks import masked
 from aim_plugins.modulation.retained import LearnedMasks
 from aim_plugins.reengineering import front, study
-from aim_plugins.reengineering.curve import Answers, Curve, Step
+from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step
 from aim_plugins.reengineering.settings import TaskModuleSettings
 
 pytest.importorskip("lm_eval")
@@ -201,6 +202,21 @@ def test_accuracy_and_loss_are_those_by_hand() -> None:
     expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 0]))
     assert answers.loss == pytest.approx(float(expected))
     assert answers.chance == 0.5
+
+
+@pytest.mark.parametrize(("lost", "told"), [(5, False), (6, True)])
+def test_sentences_follow_the_p_beside_them(lost: int, told: bool) -> None:
+    # All unequal answers are one model's: p is 2 / 2**5 or 2 / 2**6.
+    whole = step(1.0, [1] * 100, [1] * 10)
+    smaller = step(0.5, [0] * lost + [1] * (100 - lost), [1] * 10)
+    smaller = dataclasses.replace(smaller, removals=[smaller.test])
+    settings = TaskModuleSettings(model="org/model", tasks=["arc_easy"])
+    found = front.Findings(settings, Curve(whole, [smaller], 0.1), Speed([1.0] * 2, [1.0] * 2), 0.0)
+    words = "worse" if told else "cannot be told apart"
+    assert f"the whole one 1.000: {words}, -{lost}.0 points [" in front.headline(found)
+    assert f"p = {2 / 2**lost:.2g}" in front.headline(found)
+    sentences = " ".join(front._removal_sentences(found.curve))
+    assert ("Less is answered than by the whole model at 0.5 kept" in sentences) == told
 
 
 def test_the_folder_is_named_after_model_and_task() -> None:

@@ -13,6 +13,7 @@ from vision_bench.attacks.features import FeatureAttack, objective
 from vision_bench.attacks.gradient_sign import uniform_start
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
+from vision_bench.reengineering.defects.findings import Finding, Findings
 from vision_bench.reengineering.defects.inheritance import Answers, inheritance_difference
 from vision_bench.reengineering.defects.output_layer import (
     feature_extractor,
@@ -21,6 +22,7 @@ from vision_bench.reengineering.defects.output_layer import (
     replace_output_layer,
 )
 from vision_bench.reengineering.defects.pruning import PruningRecipe, learn_masks
+from vision_bench.reengineering.defects.settings import SEAM, STANDARD
 from vision_bench.reengineering.fine_tuning import Recipe, fine_tune
 from vision_bench.reengineering.target import Target
 
@@ -313,3 +315,16 @@ def test_the_difference_is_taken_over_images_that_both_answer_rightly():
     assert found.p == pytest.approx(stats.binomtest(0, 3).pvalue)
     with pytest.raises(ValueError, match="the same images"):
         inheritance_difference(arm, Answers(clean[:3], clean[:3]))
+
+
+@pytest.mark.parametrize(("fewer", "said"), [(5, "may inherit as many"), (6, "inherits fewer")])
+def test_the_summary_follows_the_p_beside_it(fewer: int, said: str):
+    # Of five or six unequal answers all are one's: p is 2 / 2**5 or 2 / 2**6; the intervals of both
+    # leave out 0.
+    clean = torch.ones(1000, dtype=torch.bool)
+    standard = Answers(clean, torch.arange(1000) >= fewer)
+    arms = {STANDARD: standard, SEAM: Answers(clean, clean)}
+    found = Findings([Finding(name, one, 1.0, 1.0, 0, 1) for name, one in arms.items()])
+    assert found.difference(SEAM).high < 0
+    assert found.summary.startswith(f"SeaM {said}")
+    assert f"p = {2 / 2**fewer:.2g}." in found.summary
