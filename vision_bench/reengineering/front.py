@@ -125,10 +125,11 @@ def tell(found: Findings) -> list[str]:
 
 def _fell_short(found: Findings) -> str:
     chosen, choice = found.chosen, found.choice
+    what = "weights" if found.granularity == "weight" else "MACs"
     if choice.most is not None:
         return (
-            f"No module has {choice.most:.1%} or less of the {found.share_name.split()[-1]} (this "
-            f"one {chosen.share:.1%}): train longer, or give a larger alpha or lr_mask."
+            f"No module has {choice.most:.2%} or less of the {what} (this "
+            f"one {chosen.share:.2%}): train longer, or give a larger alpha or lr_mask."
         )
     return (
         f"No module reached {choice.least:.1%} on the validation images (this one "

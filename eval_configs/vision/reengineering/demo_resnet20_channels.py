@@ -14,7 +14,7 @@ train_batch_size = 32
 lr_head = 0.01
 lr_mask = 0.01
 alpha = 4
-n_epochs = 12
+n_epochs = 14
 target_share = 0.25
 # Narrow layers are not worth filling up to blocks of channels.
 round_to = 1
