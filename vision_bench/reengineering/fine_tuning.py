@@ -137,6 +137,7 @@ def fine_tune(
             [one["lr"] for one in groups],
             epochs=recipe.epochs,
             steps_per_epoch=target.steps,
+            cycle_momentum=False,
         )
     best = Best()
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -196,6 +197,33 @@ def test_a_held_mask_trains_the_other_weights_as_masked_gradients_do(target):
     for name, parameter in other.named_parameters():
         wanted = parameter * masks[name] if name in masks else parameter
         assert torch.allclose(model.get_parameter(name), wanted, atol=1e-6)
+
+
+def test_rates_rise_and_fall_once_and_momentum_stays(target):
+    """Against the cosines of Smith and Topin's cycle: up from lr / 25 for 30 % of the steps, and
+    down to lr / 250 000."""
+    model, other, epochs, lr, momentum = _network(), _network(), 3, 0.05, 0.6
+    fine_tune(
+        model, _groups(model, lr), target, Recipe(epochs, 0, momentum, 0.0, 0, one_cycle=True)
+    )
+    optimiser = torch.optim.SGD(_groups(other, lr), momentum=momentum)
+    steps, step = epochs * target.steps, 0
+    top, states = 0.3 * steps - 1, []
+    for epoch in range(epochs):
+        other.train()
+        for images, labels in target.batches(epoch):
+            low, share = (lr / 25, step / top) if step <= top else (lr / 25e4, 0.0)
+            if step > top:
+                share = 1 - (step - top) / (steps - 1 - top)
+            optimiser.param_groups[0]["lr"] = low + (lr - low) * (1 - math.cos(math.pi * share)) / 2
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(other(images), labels).backward()
+            optimiser.step()
+            step += 1
+        states.append((target.accuracy(other), epoch, copy.deepcopy(other.state_dict())))
+    best = max(states, key=lambda one: one[:2])[2]
+    for name, one in model.state_dict().items():
+        assert torch.allclose(one, best[name], atol=1e-6), name
 
 
 def test_the_model_ends_in_its_best_state_on_the_validation_split(target, monkeypatch):
