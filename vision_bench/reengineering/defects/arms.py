@@ -69,7 +69,7 @@ class Reuse:
         model.requires_grad_(False)
         layer.requires_grad_(True)
         rates = [{"params": list(layer.parameters()), "lr": settings.lr_s1_output_layer}]
-        recipe = self._recipe("stage 1", settings.early_stop)
+        recipe = self._recipe("stage 1", settings.momentum)
         fine_tune(model, rates, self.target, recipe, title="stage 1: output layer")
         return learn_masks(
             model,
@@ -112,7 +112,7 @@ class Reuse:
         ]
         # The authors end standard fine-tuning by the number of epochs alone; one rule for all arms
         # compares them at the same effort.
-        recipe, hold = self._recipe("fine-tuning", settings.early_stop), name != REGROWN
+        recipe, hold = self._recipe("fine-tuning", settings.momentum), name != REGROWN
         fitted = fine_tune(model, rates, self.target, recipe, masks=masks, hold=hold, title=name)
         held = masks if hold else None
         return Arm(model, 1.0 if held is None else share_of(held), fitted)
@@ -139,7 +139,7 @@ class Reuse:
             seed=seed_of(settings.seed, "weights"),
         ).module
         rates = [{"params": list(model.parameters()), "lr": settings.lr_retrain}]
-        recipe = self._recipe("retraining", settings.early_stop)
+        recipe = self._recipe("retraining", settings.momentum_retrain)
         return Arm(model, 1.0, fine_tune(model, rates, self.target, recipe, title=RETRAIN))
 
     def _renewed(self) -> nn.Module:
@@ -149,12 +149,12 @@ class Reuse:
         )
         return model.to(self.target.device)
 
-    def _recipe(self, stage: str, patience: int) -> Recipe:
+    def _recipe(self, stage: str, momentum: float) -> Recipe:
         settings = self.settings
         return Recipe(
             settings.n_epochs,
-            patience,
-            settings.momentum,
+            settings.early_stop,
+            momentum,
             settings.weight_decay,
             seed_of(settings.seed, stage),
         )

@@ -59,10 +59,11 @@ class DefectsSettings(TrainingSettings):
         lr_s3_output_layer: Rate of the output layer in fine-tuning, stage 3 and standard.
         lr_s3_hidden_layer: Rate of all other weights there.
         lr_retrain: Rate of training from random weights.
-        momentum: Of stochastic gradient descent.
-        weight_decay: Of the same.
+        momentum: Of stochastic gradient descent, but for training from random weights.
+        momentum_retrain: Of that.
+        weight_decay: Of both.
         augment: What is trained on: images as they are, mirrored at random, cut out of a rim and
-            mirrored, or random parts of them resized and mirrored, as the paper has it.
+            mirrored, or random parts of them resized and mirrored, as in the authors' code.
         train_batch_size: Images in a training step.
         eps: Radius of the attack's ball, in units of normalised images.
         eps_iter: Size of its steps.
@@ -85,9 +86,10 @@ class DefectsSettings(TrainingSettings):
     lr_s3_output_layer: Positive = 0.05
     lr_s3_hidden_layer: Positive = 0.005
     lr_retrain: Positive = 0.1
-    momentum: _NonNegative = 0.9
+    momentum: _NonNegative = 0.0
+    momentum_retrain: _NonNegative = 0.5
     weight_decay: _NonNegative = 1e-4
-    augment: Augment = "none"
+    augment: Augment = "resized-crop-flip"
     train_batch_size: Count = 64
     eps: Positive = 0.1
     eps_iter: Positive = 0.01

@@ -49,6 +49,9 @@ def config(lenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "alpha": 50.0,
         "prune_threshold": 0.2,
         "lr_retrain": 0.02,
+        "momentum": 0.9,
+        "momentum_retrain": 0.9,
+        "augment": "none",
         "eps": 0.5,
         "eps_iter": 0.1,
         "nb_iter": 5,
@@ -177,9 +180,13 @@ def test_unusable_settings_are_refused_in_words(config, tmp_path, capsys, option
 
 
 def test_by_default_the_settings_are_those_of_the_paper():
-    """The README of the authors' code and the defaults of its `reengineering_finetune.py`."""
+    """The README of the authors' code, the defaults of its `reengineering_finetune.py` and
+    `retrain.py`, and the training views of its `utils/dataset_loader.py`."""
     made = DefectsSettings("digits", "lenet5")
     assert (made.lr_s1_output_layer, made.lr_s2_output_layer) == (0.1, 0.001)
     assert (made.lr_s3_output_layer, made.lr_s3_hidden_layer, made.lr_mask) == (0.05, 0.005, 0.05)
+    assert (made.lr_retrain, made.momentum_retrain) == (0.1, 0.5)
+    assert (made.momentum, made.weight_decay, made.train_batch_size) == (0.0, 1e-4, 64)
+    assert made.augment == "resized-crop-flip"
     assert (made.alpha, made.prune_threshold, made.n_epochs, made.early_stop) == (0.5, 0.6, 300, 30)
     assert (made.eps, made.eps_iter, made.nb_iter, made.clip) == (0.1, 0.01, 40, 2.2)
