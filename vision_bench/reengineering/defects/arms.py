@@ -36,12 +36,13 @@ class Arm:
 
     Attributes:
         module: It, in eval mode.
-        retained: Share of the public model's hidden weights that are not held at 0.
+        retained: Share of the public model's hidden weights that are not held at 0; None where it
+            has none of them.
         fitted: What came of fine-tuning.
     """
 
     module: nn.Module
-    retained: float
+    retained: float | None
     fitted: Fitted
 
 
@@ -140,7 +141,7 @@ class Reuse:
         ).module
         rates = [{"params": list(model.parameters()), "lr": settings.lr_retrain}]
         recipe = self._recipe("retraining", settings.momentum_retrain)
-        return Arm(model, 1.0, fine_tune(model, rates, self.target, recipe, title=RETRAIN))
+        return Arm(model, None, fine_tune(model, rates, self.target, recipe, title=RETRAIN))
 
     def _renewed(self) -> nn.Module:
         seed = seed_of(self.settings.seed, "output layer")

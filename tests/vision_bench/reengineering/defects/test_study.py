@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,7 @@ def test_seam_keeps_what_its_masks_retain_and_random_as_much(output):
     assert arms["seam"]["retained"] == pytest.approx(kept / size)
     assert arms["random"]["retained"] == pytest.approx(kept / size, abs=1 / size)
     assert arms["standard"]["retained"] == arms["regrown"]["retained"] == 1
+    assert arms["retrain"]["retained"] is None  # nothing of the public model is in it
     assert all(not state["seam"][name][~mask].any() for name, mask in masks.items())
     assert any(state["regrown"][name][~mask].any() for name, mask in masks.items())
 
@@ -112,7 +114,9 @@ def test_the_table_has_the_numbers_and_the_page_stands_alone(output):
     assert [row["arm"] for row in rows] == list(ARMS)
     assert float(rows[1]["dir"]) == arms["seam"]["dir"]["value"]
     assert rows[0]["dir_less_standard"] == "" and arms["standard"]["dir_less_standard"] is None
+    assert rows[-1]["retained"] == ""
     page = (output / "report.html").read_text()
+    assert re.search(r"retrain</t[dh]>\s*<td>–</td>", page)
     assert "DIR" in page and "<script" not in page and "http:" not in page
     assert (output / "curves" / "inheritance.svg").is_file()
 
