@@ -84,6 +84,7 @@ class Reuse:
                 settings.prune_threshold,
                 settings.n_epochs,
                 settings.early_stop,
+                seed_of(settings.seed, "stage 2"),
             ),
             title="stage 2: masks",
         )

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.masks import WeightMasks
 from vision_bench.reengineering.fine_tuning import Best, finite
+from vision_bench.reengineering.learn import train_epoch
 from vision_bench.reengineering.target import Target
 
 
@@ -27,6 +28,7 @@ class PruningRecipe:
         epochs: Passes over the training images at most.
         patience: Epochs without a better accuracy less retained share after which it ends; 0 for
             never.
+        seed: Seed of dropout.
     """
 
     lr_mask: float
@@ -35,6 +37,7 @@ class PruningRecipe:
     threshold: float
     epochs: int
     patience: int
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,24 +101,27 @@ def learn_masks(
         ]
     )
     best = Best()
+
+    def penalty() -> Tensor:
+        return recipe.alpha * masks.retained_share()
+
     with (
         masks.training_on(model),
         trange(recipe.epochs, desc=title, unit="epoch", disable=not title) as bar,
     ):
         layer.requires_grad_(True)
         for epoch in bar:
-            for images, labels in target.batches(epoch):
-                optimiser.zero_grad()
-                loss = F.cross_entropy(model(images), labels)
-                finite(loss + recipe.alpha * masks.retained_share(), title).backward()
-                optimiser.step()
+            seed = seed_of(recipe.seed, "dropout", epoch)
+            loss = train_epoch(model, target.batches(epoch), optimiser, seed, penalty)
+            finite(torch.tensor(loss), title)
             retained, accuracy = float(masks.retained_share().detach()), target.accuracy(model)
             bar.set_postfix_str(f"retained {retained:.1%}, validation {accuracy:.1%}")
             if emptied := retained == 0:
                 break
             if 1 - retained >= recipe.threshold:
                 return Pruned(masks.binary(), retained, accuracy, epoch, True)
-            best.offer(accuracy - retained, epoch, (masks.binary(), retained, accuracy))
+            if accuracy - retained > best.value:  # of equal ones the first, as the authors keep it
+                best.offer(accuracy - retained, epoch, (masks.binary(), retained, accuracy))
             if best.is_stale(epoch, recipe.patience):
                 break
     if best.state is None:

@@ -266,6 +266,19 @@ def test_masks_are_learned_until_the_threshold_and_the_hidden_weights_stay(targe
     assert not torch.equal(model[6].weight, before["6.weight"])
 
 
+def test_while_masks_are_learned_dropout_acts_and_batch_normalisation_stays(target):
+    """As in the authors' `_train`: train mode, but for batch normalisation."""
+    model, modes = nn.Sequential(nn.Dropout(0.5), *_network()).eval(), []
+    model[0].register_forward_hook(lambda layer, _, __: modes.append(layer.training))
+    before = {name: one.clone() for name, one in model[2].state_dict().items()}
+    names = hidden_parameters(model, "7")
+    learn_masks(model, "7", names, target, PruningRecipe(0.05, 0.01, 1.0, 0.9, 1, 0))
+    batches = len(list(target.batches(0)))
+    assert modes[:batches] == [True] * batches and not any(modes[batches:])
+    assert all(torch.equal(one, before[name]) for name, one in model[2].state_dict().items())
+    assert not any(layer.training for layer in model.modules())
+
+
 def test_one_epoch_less_has_not_reached_the_threshold(target):
     recipe = {"lr_mask": 0.05, "lr_output": 0.01, "alpha": 1.0, "patience": 0}
     names = hidden_parameters(_network(), "6")
