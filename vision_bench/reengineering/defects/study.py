@@ -9,10 +9,12 @@ OUTPUT/
   masks/            SeaM's masks, as an artifact of the house
   models/           the weights of each arm
   records/          finished arms and attacked batches, from which a killed run goes on
+  unfinished/       the state of the arm that is being made, epoch by epoch
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -57,6 +59,8 @@ from vision_bench.reengineering.target import Target
 
 _NOT_RESULTS = ("output", "device", "workers", "data_root", "train_root")
 """Settings that no result depends on; data is told by its fingerprint."""
+
+_UNFINISHED = "unfinished"
 
 _SHOWN = 8
 """Attacked images in the report."""
@@ -135,7 +139,8 @@ class DefectsStudy(FolderStudy):
 
     @cached_property
     def reuse(self) -> Reuse:
-        return Reuse(self.public, self.output_layer, self.target, self.settings)
+        folder = self.settings.folder / _UNFINISHED
+        return Reuse(self.public, self.output_layer, self.target, self.settings, folder)
 
     def measure(self, store: SweepStore) -> None:
         store.pin_manifest(
@@ -192,6 +197,7 @@ class DefectsStudy(FolderStudy):
         learned = LearnedMasks([MaskPoint(masks)], metadata)
         learned.save(folder)
         store.write_batch("masks", {"fingerprint": learned.fingerprint, **notes})
+        shutil.rmtree(self.reuse.folder, ignore_errors=True)
         return learned
 
     def _arm(self, store: SweepStore, name: str) -> nn.Module:
@@ -214,6 +220,7 @@ class DefectsStudy(FolderStudy):
         facts = {"retained": arm.retained, "validation": arm.fitted.accuracy}
         facts |= {"epoch": arm.fitted.epoch, "epochs": arm.fitted.epochs}
         store.write_batch(f"arm,{name}", {"sha256": sha256_of(path), "facts": facts})
+        shutil.rmtree(self.reuse.folder, ignore_errors=True)
         return arm.module
 
     @cached_property

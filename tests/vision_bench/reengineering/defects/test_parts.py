@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +25,9 @@ from vision_bench.reengineering.defects.output_layer import (
 )
 from vision_bench.reengineering.defects.pruning import PruningRecipe, learn_masks
 from vision_bench.reengineering.fine_tuning import Recipe, fine_tune
+from vision_bench.reengineering.module import Module, make_head
 from vision_bench.reengineering.target import Target
+from vision_bench.reengineering.tuning import tuned
 
 RECIPE = Recipe(epochs=3, patience=0, momentum=0.9, weight_decay=1e-2, seed=0)
 
@@ -243,8 +247,87 @@ def test_the_model_ends_in_its_best_state_on_the_validation_split(target, monkey
 
 def test_a_loss_that_is_not_finite_is_told(target):
     model = _network()
-    with pytest.raises(ValueError, match="give lower rates"):
+    with pytest.raises(ValueError, match=r"standard: the loss is .*; lower lr=1e\+30"):
         fine_tune(model, _groups(model, 1e30), target, RECIPE, title="standard")
+
+
+# Going on after a kill
+
+
+class Killed(BaseException):
+    """What ends a run in these tests."""
+
+
+def _kill_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Ends whatever trains, after the first step of this epoch."""
+    batches = Target.batches
+
+    def some(self: Target, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches(self, number):
+            yield batch
+            if number == epoch:
+                raise Killed
+
+    monkeypatch.setattr(Target, "batches", some)
+
+
+def _with_dropout() -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(0.2), *_network()).eval()
+
+
+def _tuned(target: Target, file: Path) -> dict[str, Tensor]:
+    model = _with_dropout()
+    recipe = Recipe(5, 0, momentum=0.9, weight_decay=1e-2, seed=4, one_cycle=True)
+    masks = {"1.weight": _draw(6, 3, 3, 3) > 0}
+    fitted = fine_tune(model, _groups(model, 0.05), target, recipe, masks=masks, file=file)
+    assert fitted.epochs == 5
+    return model.state_dict() | {"accuracy": torch.tensor(fitted.accuracy)}
+
+
+def _masked(target: Target, file: Path) -> dict[str, Tensor]:
+    model = _with_dropout()
+    names = hidden_parameters(model, "7")
+    recipe = PruningRecipe(0.03, 0.01, alpha=1.0, threshold=0.9, epochs=5, patience=0, seed=4)
+    found = learn_masks(model, "7", names, target, recipe, file=file)
+    told = torch.tensor([found.accuracy, found.retained, found.epoch])
+    return {**found.masks, "told": told, "layer": model[7].weight.detach()}
+
+
+def _reused(target: Target, file: Path) -> dict[str, Tensor]:
+    network = Module(_with_dropout(), make_head(10, 10, 0))
+    found = tuned(network, target, lr=0.05, epochs=5, seed=4, file=file, title="")
+    assert [one.name for one in file.parent.iterdir()] == [file.name]
+    return found.state_dict()
+
+
+@pytest.mark.parametrize("trained", [_tuned, _masked, _reused])
+def test_training_that_was_killed_twice_ends_as_one_that_was_not(target, tmp_path, trained):
+    (tmp_path / "whole").mkdir()
+    whole = trained(target, tmp_path / "whole" / "state.safetensors")
+    file = tmp_path / "killed" / "state.safetensors"
+    file.parent.mkdir()
+    for epoch in (2, 4):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            _kill_in(patch, epoch)
+            trained(target, file)
+    with pytest.MonkeyPatch.context() as patch:
+        _kill_in(patch, 3)  # it is not run again
+        found = trained(target, file)
+    assert list(found) == list(whole)
+    for name, one in whole.items():
+        assert torch.equal(found[name], one), name
+
+
+def test_training_that_ended_early_does_not_go_on(target, tmp_path, monkeypatch):
+    accuracies = iter([0.5, 0.4, 0.3])
+    monkeypatch.setattr(Target, "accuracy", lambda *_: next(accuracies))
+    file, recipe = tmp_path / "state.safetensors", Recipe(9, 2, 0.9, 0.0, 0)
+    models = [_network(), _network()]
+    fitted = [fine_tune(model, _groups(model, 0.05), target, recipe, file=file) for model in models]
+    assert fitted[0] == fitted[1] and (fitted[0].epoch, fitted[0].epochs) == (0, 3)
+    for name, one in models[1].state_dict().items():
+        assert torch.equal(one, models[0].state_dict()[name]), name
+    assert not any(layer.training for layer in models[1].modules())
 
 
 # Masks

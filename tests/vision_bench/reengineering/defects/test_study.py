@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from vision_bench.models.load import load_model
 from vision_bench.reengineering.defects import attacked
 from vision_bench.reengineering.defects.arms import Reuse
 from vision_bench.reengineering.defects.settings import DefectsSettings
+from vision_bench.reengineering.target import Target
 
 ARMS = ("standard", "seam", "random", "regrown", "retrain")
 IMAGES = 60
@@ -154,6 +158,49 @@ def test_a_killed_run_goes_on_where_it_was(config, output, tmp_path, monkeypatch
     assert found(folder) == found(output)
 
 
+def _run_killed(config: Path, folder: Path) -> None:
+    """A run that the system ends inside SeaM's first stage, in the epoch after the first."""
+    torch.set_num_threads(1)  # threads do not outlive a fork
+    batches, calls = Target.batches, []
+
+    def killed(self, epoch):
+        calls.append(epoch)
+        for batch in batches(self, epoch):
+            yield batch
+            if calls == [0, 1, 0, 1]:  # two epochs of standard before
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    Target.batches = killed
+    run(config, folder)
+
+
+def test_a_run_killed_inside_an_arm_ends_as_one_that_was_not(config, output, tmp_path, monkeypatch):
+    folder = tmp_path / "killed"
+    process = multiprocessing.get_context("fork").Process(target=_run_killed, args=(config, folder))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert [one.name for one in (folder / "unfinished").iterdir()] == ["stage-1.safetensors"]
+    batches, epochs = Target.batches, []
+
+    def killed_in_an_arm(self, epoch):
+        epochs.append(epoch)
+        for batch in batches(self, epoch):
+            yield batch
+            if (folder / "unfinished" / "seam.safetensors").exists():
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Target, "batches", killed_in_an_arm)
+    assert _interrupted(config, folder)
+    assert epochs[0] == 1 and epochs[-1] == 1  # of stage 1 and of seam; their first ones are kept
+    monkeypatch.setattr(Target, "batches", batches)
+    assert run(config, folder) == 0
+    assert found(folder) == found(output) and not (folder / "unfinished").exists()
+    for name in ARMS:
+        models = [one / "models" / f"{name}.safetensors" for one in (folder, output)]
+        assert models[0].read_bytes() == models[1].read_bytes()
+
+
 def _interrupted(config: Path, folder: Path) -> bool:
     try:
         return run(config, folder) != 0
@@ -175,7 +222,7 @@ def test_a_folder_of_another_study_is_refused(config, output, capsys):
         (("--prune-threshold", "1.5"), "prune_threshold"),
         (("--alpha", "-1"), "alpha"),
         (("--validation-share", "1"), "validation_share"),
-        (("--lr-s3-hidden-layer", "1e30"), "lower rates"),
+        (("--lr-s3-hidden-layer", "1e30"), "lower lr_s3_hidden_layer=1e+30 or lr_s3_output_layer"),
     ],
 )
 def test_unusable_settings_are_refused_in_words(config, tmp_path, capsys, options, told):
