@@ -124,8 +124,8 @@ class Progress:
             place, _, kind = key.partition(".")
             moments.setdefault(int(place), {})[kind] = one
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
-        for rate, group in zip(notes["rates"], self.optimiser.param_groups, strict=True):
-            group["lr"] = rate
+        for rate, rated in zip(notes["rates"], self.optimiser.param_groups, strict=True):
+            rated["lr"] = rate
         if self.schedule is not None:
             # Rates are a function of it alone.
             self.schedule.last_epoch = notes["steps"]

@@ -37,6 +37,7 @@ from aim_plugins.sweep.trackers import Trackers
 from vision_bench.attacks.features import FeatureAttack
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import list_left_out
+from vision_bench.data.samples import first_readable
 from vision_bench.models.load import load_model
 from vision_bench.reengineering.defects.arms import Reuse
 from vision_bench.reengineering.defects.attacked import Attacker, answers_to
@@ -107,7 +108,7 @@ class DefectsStudy(FolderStudy):
                 f"train_split={settings.train_split!r} has {len(self.train.classes)} classes and "
                 f"the test images {len(self.test.classes)}, or others: give splits of one data set"
             )
-        example = self.test[0][0][None].to(self.device)
+        example = first_readable(self.test)[None].to(self.device)
         self.output_layer = find_output_layer(self.public.module, example)
 
     def _data(
@@ -248,8 +249,6 @@ class DefectsStudy(FolderStudy):
                 store.write_batch(key, held)
             parts.append(held)
         self.positions = [one for part in parts for one in part["positions"]]
-        if not self.positions:
-            raise ValueError(f"{self.test.title} holds no readable image")
         labels = self.test.labels[self.positions]
 
         def right(name: str, kind: str) -> torch.Tensor:

@@ -11,8 +11,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from aim_plugins.modulation.retained import LearnedMasks
@@ -199,6 +201,44 @@ def test_a_run_killed_inside_an_arm_ends_as_one_that_was_not(config, output, tmp
     for name in ARMS:
         models = [one / "models" / f"{name}.safetensors" for one in (folder, output)]
         assert models[0].read_bytes() == models[1].read_bytes()
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two classes of four noisy images each, the very first of which is no image."""
+    rng, folder = np.random.default_rng(0), tmp_path / "photographs"
+    for kind in ("a", "b"):
+        (folder / "train" / kind).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 256, (28, 28, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "train" / kind / f"{number}.png")
+    (folder / "train" / "a" / "0.png").write_bytes(b"no image")
+    return folder
+
+
+def _on(config: Path, photographs: Path, *options: str) -> int:
+    """A run that trains and tests on them."""
+    data = ("--dataset", "folder", "--data-root", str(photographs), "--split", "train")
+    arms = ("--arms", "standard,retrain")
+    return run(config, photographs.parent / "out", *data, *arms, *options)
+
+
+def test_unreadable_images_are_left_out_even_the_first(config, photographs, capsys):
+    assert _on(config, photographs) == 0
+    out = photographs.parent / "out"
+    assert found(out)["standard"]["images"] == 7
+    assert "0.png" in json.dumps(json.loads((out / "manifest.json").read_text())["left_out"])
+    # An option given twice counts as it stands last.
+    strict = ("--on-error", "raise", "--output", str(photographs.parent / "strict"))
+    assert _on(config, photographs, *strict) != 0
+    assert "0.png" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_images_of_which_none_can_be_read_are_refused(config, photographs, capsys):
+    for one in photographs.glob("train/*/*"):
+        one.write_bytes(b"no image")
+    assert _on(config, photographs) != 0
+    assert "holds no readable image" in (told := capsys.readouterr().err) and "give images" in told
 
 
 def _interrupted(config: Path, folder: Path) -> bool:
