@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from aim_plugins.core.identity import seed_of
+from vision_bench.reengineering.losses import finite
 from vision_bench.reengineering.progress import Progress
 from vision_bench.reengineering.target import Target
 
@@ -151,23 +152,3 @@ def _one_cycle(optimiser: torch.optim.Optimizer, epochs: int, steps: int) -> LRS
     """Rates that rise to those of the groups, and fall."""
     rates = [group["lr"] for group in optimiser.param_groups]
     return OneCycleLR(optimiser, rates, epochs=epochs, steps_per_epoch=steps, cycle_momentum=False)
-
-
-def finite(loss: Tensor, optimiser: torch.optim.Optimizer, title: str) -> Tensor:
-    """A loss, unless it is not finite.
-
-    Args:
-        loss: The loss.
-        optimiser: What moves the weights; the error names its rates.
-        title: Of the stage.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if not loss.isfinite():
-        rates = " or ".join(
-            f"{group.get('setting', 'lr')}={group.get('max_lr', group['lr']):g}"
-            for group in optimiser.param_groups
-        )
-        raise ValueError(f"{title or 'training'}: the loss is {loss.item()}; lower {rates}")
-    return loss

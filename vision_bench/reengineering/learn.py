@@ -23,6 +23,7 @@ from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.channels import ChannelMasks
 from aim_plugins.modulation.masks import Masks
 from aim_plugins.modulation.retained import MaskPoint
+from vision_bench.reengineering.losses import finite
 from vision_bench.reengineering.module import Module
 from vision_bench.reengineering.path import Epoch, Snapshot
 
@@ -69,6 +70,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     seed: int,
     penalty: Callable[[], Tensor] | None = None,
+    title: str = "learning masks",
 ) -> float:
     """Trains an epoch, in train mode but for batch normalisation, which keeps its statistics.
 
@@ -78,14 +80,18 @@ def train_epoch(
         optimizer: Of what is trained.
         seed: Of dropout.
         penalty: What is added to the cross-entropy.
+        title: What an error calls this.
 
     Returns:
         The mean cross-entropy, in nats.
 
+    Raises:
+        ValueError: If the loss is not finite.
+
     Source: `Reengineer._train` of the authors' code.
     """
     losses = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         network.train()
         for layer in network.modules():
@@ -93,7 +99,7 @@ def train_epoch(
                 layer.eval()
         for images, labels in batches:
             optimizer.zero_grad()
-            loss = F.cross_entropy(network(images), labels)
+            loss = finite(F.cross_entropy(network(images), labels), optimizer, title)
             losses.append(loss.detach())
             if penalty is not None:
                 loss = loss + penalty()

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.masks import WeightMasks
-from vision_bench.reengineering.fine_tuning import finite
 from vision_bench.reengineering.learn import Batches, train_epoch
 from vision_bench.reengineering.progress import Best, Progress
 from vision_bench.reengineering.target import Target
@@ -159,5 +158,4 @@ def _train(
         return recipe.alpha * masks.retained_share()
 
     seed = seed_of(recipe.seed, "dropout", epoch)
-    loss = train_epoch(model, batches, optimiser, seed, penalty)
-    finite(torch.tensor(loss), optimiser, title)
+    train_epoch(model, batches, optimiser, seed, penalty, title or "learning masks")

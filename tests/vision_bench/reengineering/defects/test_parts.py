@@ -374,6 +374,16 @@ def test_one_epoch_less_has_not_reached_the_threshold(target):
     assert not less.reached and 1 - less.retained < 0.4
 
 
+def test_rates_by_which_masks_diverge_are_told(target):
+    model = _network()
+    model[6].weight.data[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"lower lr_mask=0\.05 or lr_s2_output_layer=0\.01"):
+        learn_masks(
+            model, "6", hidden_parameters(model, "6"), target,
+            PruningRecipe(0.05, 0.01, 1.0, 0.6, 2, 0),
+        )  # fmt: skip
+
+
 def test_of_masks_that_remove_everything_the_best_before_are_kept(target):
     """A score of 1 falls by the rate in each of 4 steps an epoch: at 0.2, to 0 in the second."""
     model = _network()
