@@ -33,4 +33,4 @@ augment = "none"
 eps = 0.3
 eps_iter = 0.03
 nb_iter = 20
-output = "runs/demo-reengineering/defects"
+output = "runs/demo-reengineer/defects"

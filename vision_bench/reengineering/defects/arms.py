@@ -20,7 +20,7 @@ from vision_bench.reengineering.defects.output_layer import (
 )
 from vision_bench.reengineering.defects.pruning import Pruned, PruningRecipe, learn_masks
 from vision_bench.reengineering.defects.settings import (
-    MAGNITUDE,
+    MAGNITUDE_MASKS,
     RANDOM_MASKS,
     REGROWN,
     RETRAIN,
@@ -133,7 +133,7 @@ class Reuse:
 
     def _masks(self, name: str, learned: Masks) -> Masks:
         """The masks of an arm: those that were learned, or as many weights chosen otherwise."""
-        if name == MAGNITUDE:
+        if name == MAGNITUDE_MASKS:
             return magnitude_masks(self.public.module, self.names, share_of(learned))
         if name == RANDOM_MASKS:
             seed = seed_of(self.settings.seed, name)

@@ -18,7 +18,7 @@ from vision_bench.reengineering.defects.inheritance import (
 )
 from vision_bench.reengineering.defects.settings import (
     ARMS,
-    MAGNITUDE,
+    MAGNITUDE_MASKS,
     RANDOM_MASKS,
     RETRAIN,
     SEAM,
@@ -114,7 +114,7 @@ class Findings:
             seam = self.arms[SEAM].answers
             gaps = {
                 one: percent(inheritance_difference(seam, self.arms[one].answers), signed=True)
-                for one in (MAGNITUDE, RANDOM_MASKS)
+                for one in (MAGNITUDE_MASKS, RANDOM_MASKS)
                 if one in self.arms
             }
             if gaps:
