@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aim_plugins.core.files import existing_folder
-from aim_plugins.core.settings import Count, Part, Positive, option
+from aim_plugins.core.settings import Count, Positive, option
 from vision_bench.classifiers.settings import TrainingSettings
 from vision_bench.reengineering.composition.modules import mask_folder
+from vision_bench.reengineering.settings import Part
 
 
 @dataclass(frozen=True)
