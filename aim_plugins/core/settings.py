@@ -57,6 +57,10 @@ def bound(wanted: str, holds: Callable[[Any], bool]) -> Callable[[str, Any], Non
 Count = Annotated[int, bound("a whole number from 1 upwards", lambda value: value >= 1)]
 Natural = Annotated[int, bound("a whole number from 0 upwards", lambda value: value >= 0)]
 Positive = Annotated[float, bound("a number above 0", lambda value: value > 0)]
+NonNegative = Annotated[float, bound("a number from 0 upwards", lambda value: value >= 0)]
+Part = Annotated[
+    float, bound("a share above 0 and below 1, such as 0.1", lambda value: 0 < value < 1)
+]
 Share = Annotated[float, bound("a share above 0 and up to 1", lambda value: 0 < value <= 1)]
 Strength = Annotated[float, lambda name, value: validate_strength(value, name=name)]
 _Strengths = str | float | Sequence[str | float]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vision_bench.data.dataset import VisionData
+from vision_bench.data.dataset import VisionData, first_of
 from vision_bench.data.images import UnreadableImageError
 
 Sample = tuple[int, Tensor | str]
@@ -33,6 +33,26 @@ def read_samples(
         _Samples(data), batch_sampler=batches, collate_fn=_as_list, num_workers=workers
     )
     return iter(loader)
+
+
+def first_readable(data: VisionData) -> Tensor:
+    """The first image that can be read; those before it are noted in the data's `unreadable`.
+
+    Args:
+        data: The data set, with the preprocessing that the model expects.
+
+    Raises:
+        UnreadableImageError: If there is none, or an image before it is unusable and the data set
+            was loaded with `on_error="raise"`.
+    """
+    for ((position, image),) in read_samples(data, [[one] for one in range(len(data))]):
+        if isinstance(image, Tensor):
+            return image
+        data.unreadable[data.names[position]] = image
+    raise UnreadableImageError(
+        f"{data.title} holds no readable image; {first_of(data.unreadable)}: give images that can "
+        "be decoded"
+    )
 
 
 class _Samples(Dataset):

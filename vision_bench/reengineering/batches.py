@@ -15,9 +15,8 @@ from torch import Tensor
 
 from aim_plugins.core.identity import seed_of
 from vision_bench.data.classification import ClassificationData
-from vision_bench.data.dataset import first_of
-from vision_bench.data.images import UnreadableImageError, normalise
-from vision_bench.data.samples import read_samples
+from vision_bench.data.images import normalise
+from vision_bench.data.samples import first_readable, read_samples
 from vision_bench.reengineering.augmentation import DRAWS, augmented
 from vision_bench.reengineering.choices import Augment
 
@@ -43,9 +42,9 @@ class TrainingImages:
         workers: Processes that read images.
 
     Raises:
-        ValueError: If no image can be read, or, of those kept, not all have one size.
-        UnreadableImageError: If an image is unusable and the data set was loaded with
-            `on_error="raise"`.
+        ValueError: If, of those kept, not all images have one size.
+        UnreadableImageError: If no image can be read, or one is unusable and the data set was
+            loaded with `on_error="raise"`.
     """
 
     def __init__(
@@ -60,7 +59,8 @@ class TrainingImages:
         if augment not in DRAWS:
             raise ValueError(f"augment={augment!r} is none of {', '.join(DRAWS)}: choose one")
         self.data, self.augment, self.seed, self.workers = data, augment, seed, workers
-        self._size = self._first_size()
+        height, width = first_readable(data).shape[1:]
+        self._size = (height, width)
         black = normalise(torch.zeros(3, 1, 1), data.preprocessing)
         self._black: Float[Tensor, 3] = black.flatten()
         self._kept: Float[Tensor, "n 3 height width"] | None = None
@@ -143,16 +143,6 @@ class TrainingImages:
                 kept[positions] = images
                 bar.update(len(positions))
         return kept
-
-    def _first_size(self) -> tuple[int, int]:
-        for position in range(len(self.data)):
-            ((sample,),) = read_samples(self.data, [[position]])
-            if isinstance(sample[1], Tensor):
-                return sample[1].shape[1], sample[1].shape[2]
-            self.data.unreadable[self.data.names[position]] = sample[1]
-        raise UnreadableImageError(
-            f"{self.data.title} holds no readable image; {first_of(self.data.unreadable)}"
-        )
 
     def _leave_out(self, position: int, reason: str) -> None:
         self._usable[position] = False

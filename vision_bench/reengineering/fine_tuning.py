@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from aim_plugins.core.identity import seed_of
+from vision_bench.reengineering.losses import finite
+from vision_bench.reengineering.progress import Progress
 from vision_bench.reengineering.target import Target
 
 Masks = Mapping[str, Bool[Tensor, "*shape"]]
@@ -80,23 +84,6 @@ class Held:
                 parameter.grad.mul_(mask)
 
 
-class Best:
-    """The best state of a model so far, of equal ones the last, as the authors keep it."""
-
-    def __init__(self) -> None:
-        self.value, self.epoch = -float("inf"), -1
-        self.state: Any = None
-
-    def offer(self, value: float, epoch: int, state: Any) -> None:
-        """Takes a state that is no worse; it is copied, as training goes on in place."""
-        if value >= self.value:
-            self.value, self.epoch, self.state = value, epoch, copy.deepcopy(state)
-
-    def is_stale(self, epoch: int, patience: int) -> bool:
-        """Whether there was no better one for so many epochs."""
-        return 0 < patience <= epoch - self.epoch
-
-
 def fine_tune(
     model: nn.Module,
     groups: Sequence[Mapping[str, Any]],
@@ -106,23 +93,27 @@ def fine_tune(
     masks: Masks | None = None,
     hold: bool = True,
     title: str = "",
+    file: Path | None = None,
 ) -> Fitted:
     """Fine-tunes a model in place; it ends in the best state, in eval mode.
 
     Args:
         model: The model, on the target's device.
-        groups: What is trained, as optimisers take it: parameters with their rates. The others are
-            left as they are, but for the statistics of batch normalisation.
+        groups: What is trained, as optimisers take it: parameters with their rates, and as
+            `setting` what a person calls these. The others are left as they are, but for the
+            statistics of batch normalisation.
         target: The problem.
         recipe: How.
         masks: Weights outside them are set to 0 first.
         hold: Whether these stay 0. The authors' code lets them grow again.
         title: Of the progress bar; none is shown without one.
+        file: Where the state is kept after each epoch, so that a killed run goes on.
 
     Raises:
         ValueError: If the loss is not finite.
+        OSError: If the file cannot be written.
     """
-    from tqdm import trange
+    from tqdm import tqdm
 
     held = Held(model, masks or {})
     optimiser = torch.optim.SGD(
@@ -130,42 +121,34 @@ def fine_tune(
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
-    schedule = None
-    if recipe.one_cycle:
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser,
-            [one["lr"] for one in groups],
-            epochs=recipe.epochs,
-            steps_per_epoch=target.steps,
-        )
-    best = Best()
-    with (
-        torch.random.fork_rng(),
-        trange(recipe.epochs, desc=title, unit="epoch", disable=not title) as bar,
-    ):
-        torch.manual_seed(recipe.seed)
-        for epoch in bar:
-            model.train()
-            for images, labels in target.batches(epoch):
-                optimiser.zero_grad()
-                finite(F.cross_entropy(model(images), labels), title).backward()
-                if hold:
-                    held.clear_gradients()
-                optimiser.step()
-                if schedule is not None:
-                    schedule.step()
+    schedule = _one_cycle(optimiser, recipe.epochs, target.steps) if recipe.one_cycle else None
+    # Of equally good states the last is kept, as the authors do.
+    progress = Progress({"model": model}, optimiser, schedule, file=file)
+    with tqdm(desc=title, total=recipe.epochs, unit="epoch", disable=not title) as bar:
+        bar.update(progress.epochs)
+        while not progress.is_over(recipe.epochs, recipe.patience):
+            with torch.random.fork_rng():
+                torch.manual_seed(seed_of(recipe.seed, "dropout", progress.epochs))
+                model.train()
+                for batch in target.batches(progress.epochs):
+                    optimiser.zero_grad()
+                    finite(F.cross_entropy(model(batch[0]), batch[1]), optimiser, title).backward()
+                    if hold:
+                        held.clear_gradients()
+                    optimiser.step()
+                    if schedule is not None:
+                        schedule.step()
             accuracy = target.accuracy(model)
+            progress.finish_epoch(accuracy, model.state_dict())
             bar.set_postfix_str(f"validation {accuracy:.1%}")
-            best.offer(accuracy, epoch, model.state_dict())
-            if best.is_stale(epoch, recipe.patience):
-                break
-    assert best.state is not None  # there is at least one epoch
+            bar.update()
+    best = progress.best
     model.load_state_dict(best.state)
-    return Fitted(best.value, best.epoch, epoch + 1)
+    model.eval()
+    return Fitted(best.value, best.epoch, progress.epochs)
 
 
-def finite(loss: Tensor, title: str) -> Tensor:
-    """A loss, unless it is not finite."""
-    if not loss.isfinite():
-        raise ValueError(f"{title or 'training'}: the loss is {loss.item()}; give lower rates")
-    return loss
+def _one_cycle(optimiser: torch.optim.Optimizer, epochs: int, steps: int) -> LRScheduler:
+    """Rates that rise to those of the groups, and fall."""
+    rates = [group["lr"] for group in optimiser.param_groups]
+    return OneCycleLR(optimiser, rates, epochs=epochs, steps_per_epoch=steps, cycle_momentum=False)

@@ -9,7 +9,7 @@ Source: Qi et al., arXiv:2304.00245, section III-B; `Reengineer` of the authors'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.channels import ChannelMasks
 from aim_plugins.modulation.masks import Masks
 from aim_plugins.modulation.retained import MaskPoint, below
-from vision_bench.reengineering.fine_tuning import finite
+from vision_bench.reengineering.losses import finite
 from vision_bench.reengineering.module import Module
 from vision_bench.reengineering.path import Epoch, Snapshot
 
@@ -62,6 +62,50 @@ class Recipe:
         return self.stages[epoch // self.epochs]
 
 
+def train_epoch(
+    network: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    seed: int,
+    penalty: Callable[[], Tensor] | None = None,
+    title: str = "learning masks",
+) -> float:
+    """Trains an epoch, in train mode but for batch normalisation, which keeps its statistics.
+
+    Args:
+        network: A masked network.
+        batches: Training images and their labels.
+        optimizer: Of what is trained.
+        seed: Of dropout.
+        penalty: What is added to the cross-entropy.
+        title: What an error calls this.
+
+    Returns:
+        The mean cross-entropy, in nats.
+
+    Raises:
+        ValueError: If the loss is not finite.
+
+    Source: `Reengineer._train` of the authors' code.
+    """
+    losses = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network.train()
+        for layer in network.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.eval()
+        for images, labels in batches:
+            optimizer.zero_grad()
+            loss = finite(F.cross_entropy(network(images), labels), optimizer, title)
+            losses.append(loss.detach())
+            if penalty is not None:
+                loss = loss + penalty()
+            loss.backward()
+            optimizer.step()
+    return float(torch.stack(losses).mean())
+
+
 class Learner:
     """Masks and a head on their way.
 
@@ -92,23 +136,14 @@ class Learner:
         optimizer = self._of_head if number % _HEAD_EVERY == 0 else self._of_both
         rate, alpha = self.recipe.stage_of(number)
         self._of_both.param_groups[0]["lr"] = rate
-        losses = []
-        with self.masks.training_on(self.named), torch.random.fork_rng():
-            torch.manual_seed(seed_of(self.recipe.seed, "dropout", number))
-            self.module.train()
-            for layer in self.module.modules():
-                if isinstance(layer, _BatchNorm):
-                    layer.eval()
-            for images, labels in batches:
-                loss = finite(F.cross_entropy(self.module(images), labels), "learning masks")
-                losses.append(loss.detach())
-                self._of_head.zero_grad()
-                self._of_both.zero_grad()
-                if optimizer is self._of_both:
-                    loss = loss + alpha * self.masks.retained_share()
-                loss.backward()
-                optimizer.step()
-        return float(torch.stack(losses).mean())
+        seed = seed_of(self.recipe.seed, "dropout", number)
+
+        def penalty() -> Tensor:
+            return alpha * self.masks.retained_share()
+
+        with self.masks.training_on(self.named):
+            pressing = penalty if optimizer is self._of_both else None
+            return train_epoch(self.module, batches, optimizer, seed, pressing)
 
     @torch.no_grad()
     def right(self, batches: Batches) -> Bool[Tensor, " images"]:

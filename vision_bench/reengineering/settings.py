@@ -7,16 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from aim_plugins.core.settings import Classes, Count, Grid, Natural, Positive, Share, bound, option
+from aim_plugins.core.settings import (
+    Classes,
+    Count,
+    Grid,
+    Natural,
+    NonNegative,
+    Part,
+    Positive,
+    Share,
+    bound,
+    option,
+)
 from aim_plugins.core.strengths import parse_strengths
 from vision_bench.classifiers.settings import TrainingSettings
 from vision_bench.reengineering.choices import Augment, Granularity
 
 if TYPE_CHECKING:
     from vision_bench.reengineering.problem import Problem
-
-Part = Annotated[float, bound("a share above 0 and below 1, such as 0.1", lambda one: 0 < one < 1)]
-_NotNegative = Annotated[float, bound("a number from 0 upwards", lambda one: one >= 0)]
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ class ReengineerSettings(ProblemSettings):
     augment: Augment = "flip"
     early_stop: Natural = 0
     baseline: Literal["restricted", "whole"] = "restricted"
-    tolerance: _NotNegative = 0.0
+    tolerance: NonNegative = 0.0
     target_share: Share | None = None
     round_to: Count = 8
     fine_tune: Natural = 0

@@ -44,23 +44,26 @@ def tuned(
         epochs: Passes over the training images; the state that is best on the validation images is
             kept.
         seed: Seed of dropout.
-        file: Where the weights are kept.
+        file: Where the weights are kept; beside it, meanwhile, the state after each epoch, from
+            which a killed run goes on.
         title: Of the progress bar.
         masks: Of weights that are zero and stay so, by their name in the model.
     """
     found = copy.deepcopy(network).to(target.device)
+    unfinished = file.with_name(f"{file.stem}.unfinished{file.suffix}")
     if file.is_file():
+        unfinished.unlink(missing_ok=True)  # a kill may have left it
         found.load_state_dict(read_file(file)[0])
         return found.cpu().eval()
     prefix = "base.model." if isinstance(found.base, LogitsOnly) else "base."
     held = {f"{prefix}{name}": mask for name, mask in (masks or {}).items()}
     found.requires_grad_(True)
     recipe = Recipe(epochs, 0, momentum=0.9, weight_decay=5e-4, seed=seed, one_cycle=True)
-    groups = [{"params": list(found.parameters()), "lr": lr}]
-    fine_tune(found, groups, target, recipe, masks=held, title=title)
-    found.cpu().eval()
+    groups = [{"params": list(found.parameters()), "lr": lr, "setting": "lr_fine_tune"}]
+    fine_tune(found, groups, target, recipe, masks=held, title=title, file=unfinished)
     write_file(file, found.state_dict(), {})
-    return found
+    unfinished.unlink()
+    return found.cpu()
 
 
 def accuracy_of(network: nn.Module, images: TrainingImages, batch_size: int) -> Accuracy:

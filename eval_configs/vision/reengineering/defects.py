@@ -5,8 +5,8 @@
 
 MIT67/train/CLASS and MIT67/test/CLASS hold the images: MIT indoor scenes, or any other of the
 paper's targets (CUB-200, Flower-102, Stanford 40 Actions, Stanford Dogs). For the other network,
---model torchvision:resnet50 --weights resnet50-0676ba61.pth. Rates, alpha and threshold are those
-of the README of the authors' code and of its defaults, momentum too.
+--model torchvision:resnet50 --weights resnet50-0676ba61.pth. All settings are those of the README
+of the authors' code and of its defaults.
 """
 
 model = "torchvision:resnet18"
@@ -25,6 +25,7 @@ prune_threshold = 0.6
 lr_s3_output_layer = 0.05
 lr_s3_hidden_layer = 0.005
 momentum = 0.0
+momentum_retrain = 0.5
 weight_decay = 0.0001
 augment = "resized-crop-flip"
 n_epochs = 300

@@ -13,6 +13,7 @@ from aim_plugins.core.settings import (
     Counts,
     Names,
     Natural,
+    NonNegative,
     Positive,
     Settings,
     Share,
@@ -29,7 +30,6 @@ ATTACKS = ("fgsm", "pgd", "cw")
 """Names of attacks; `vision_bench.attacks` has them, which takes a while to import."""
 
 _Pixel = Annotated[float, bound("a share of the range [0, 1]", lambda value: 0 <= value <= 1)]
-_NonNegative = Annotated[float, bound("a number from 0 upwards", lambda value: value >= 0)]
 _Mixture = Annotated[float, bound("a share from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
@@ -95,7 +95,7 @@ class AttackSettings(Settings):
     alpha: _Pixel = 2 / 255
     steps: Count = 20
     cw_c: Positive = 1.0
-    cw_confidence: _NonNegative = 0.0
+    cw_confidence: NonNegative = 0.0
     cw_searches: Count = 1
     cw_steps: Count = 50
     cw_lr: Positive = 0.05

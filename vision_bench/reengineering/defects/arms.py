@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from vision_bench.reengineering.defects.output_layer import (
 )
 from vision_bench.reengineering.defects.pruning import Pruned, PruningRecipe, learn_masks
 from vision_bench.reengineering.defects.settings import (
-    MAGNITUDE,
+    MAGNITUDE_MASKS,
     RANDOM_MASKS,
     REGROWN,
     RETRAIN,
@@ -36,12 +38,13 @@ class Arm:
 
     Attributes:
         module: It, in eval mode.
-        retained: Share of the public model's hidden weights that are not held at 0.
+        retained: Share of the public model's hidden weights that are not held at 0; None where it
+            has none of them.
         fitted: What came of fine-tuning.
     """
 
     module: nn.Module
-    retained: float
+    retained: float | None
     fitted: Fitted
 
 
@@ -53,13 +56,20 @@ class Reuse:
         output_layer: Name of its output layer.
         target: The problem.
         settings: How.
+        folder: Where a stage keeps its state after each epoch, and goes on from; empty it once what
+            came of it is kept.
     """
 
     def __init__(
-        self, public: VisionModel, output_layer: str, target: Target, settings: DefectsSettings
+        self,
+        public: VisionModel,
+        output_layer: str,
+        target: Target,
+        settings: DefectsSettings,
+        folder: Path,
     ) -> None:
         self.public, self.output_layer = public, output_layer
-        self.target, self.settings = target, settings
+        self.target, self.settings, self.folder = target, settings, folder
         self.names = hidden_parameters(public.module, output_layer)
 
     def learn_masks(self) -> Pruned:
@@ -68,9 +78,10 @@ class Reuse:
         layer = model.get_submodule(self.output_layer)
         model.requires_grad_(False)
         layer.requires_grad_(True)
-        rates = [{"params": list(layer.parameters()), "lr": settings.lr_s1_output_layer}]
-        recipe = self._recipe("stage 1", settings.early_stop)
-        fine_tune(model, rates, self.target, recipe, title="stage 1: output layer")
+        rates = [_group(layer.parameters(), settings, "lr_s1_output_layer")]
+        recipe = self._recipe("stage 1", settings.momentum)
+        title, file = "stage 1: output layer", self.folder / "stage-1.safetensors"
+        fine_tune(model, rates, self.target, recipe, title=title, file=file)
         return learn_masks(
             model,
             self.output_layer,
@@ -83,8 +94,10 @@ class Reuse:
                 settings.prune_threshold,
                 settings.n_epochs,
                 settings.early_stop,
+                seed_of(settings.seed, "stage 2"),
             ),
             title="stage 2: masks",
+            file=self.folder / "stage-2.safetensors",
         )
 
     def make(self, name: str, learned: Masks | None) -> Arm:
@@ -103,23 +116,24 @@ class Reuse:
         settings, model = self.settings, self._renewed()
         layer = model.get_submodule(self.output_layer)
         own = {id(one) for one in layer.parameters()}
+        hidden = [one for one in model.parameters() if id(one) not in own]
         rates = [
-            {
-                "params": [one for one in model.parameters() if id(one) not in own],
-                "lr": settings.lr_s3_hidden_layer,
-            },
-            {"params": list(layer.parameters()), "lr": settings.lr_s3_output_layer},
+            _group(hidden, settings, "lr_s3_hidden_layer"),
+            _group(layer.parameters(), settings, "lr_s3_output_layer"),
         ]
         # The authors end standard fine-tuning by the number of epochs alone; one rule for all arms
         # compares them at the same effort.
-        recipe, hold = self._recipe("fine-tuning", settings.early_stop), name != REGROWN
-        fitted = fine_tune(model, rates, self.target, recipe, masks=masks, hold=hold, title=name)
+        recipe, hold = self._recipe("fine-tuning", settings.momentum), name != REGROWN
+        fitted = fine_tune(
+            model, rates, self.target, recipe,
+            masks=masks, hold=hold, title=name, file=self._file(name),
+        )  # fmt: skip
         held = masks if hold else None
         return Arm(model, 1.0 if held is None else share_of(held), fitted)
 
     def _masks(self, name: str, learned: Masks) -> Masks:
         """The masks of an arm: those that were learned, or as many weights chosen otherwise."""
-        if name == MAGNITUDE:
+        if name == MAGNITUDE_MASKS:
             return magnitude_masks(self.public.module, self.names, share_of(learned))
         if name == RANDOM_MASKS:
             seed = seed_of(self.settings.seed, name)
@@ -138,9 +152,14 @@ class Reuse:
             device=self.target.device,
             seed=seed_of(settings.seed, "weights"),
         ).module
-        rates = [{"params": list(model.parameters()), "lr": settings.lr_retrain}]
-        recipe = self._recipe("retraining", settings.early_stop)
-        return Arm(model, 1.0, fine_tune(model, rates, self.target, recipe, title=RETRAIN))
+        rates = [_group(model.parameters(), settings, "lr_retrain")]
+        recipe = self._recipe("retraining", settings.momentum_retrain)
+        file = self._file(RETRAIN)
+        fitted = fine_tune(model, rates, self.target, recipe, title=RETRAIN, file=file)
+        return Arm(model, None, fitted)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
 
     def _renewed(self) -> nn.Module:
         seed = seed_of(self.settings.seed, "output layer")
@@ -149,15 +168,22 @@ class Reuse:
         )
         return model.to(self.target.device)
 
-    def _recipe(self, stage: str, patience: int) -> Recipe:
+    def _recipe(self, stage: str, momentum: float) -> Recipe:
         settings = self.settings
         return Recipe(
             settings.n_epochs,
-            patience,
-            settings.momentum,
+            settings.early_stop,
+            momentum,
             settings.weight_decay,
             seed_of(settings.seed, stage),
         )
+
+
+def _group(
+    parameters: Iterable[nn.Parameter], settings: DefectsSettings, rate: str
+) -> dict[str, Any]:
+    """Parameters with a rate, as optimisers take them."""
+    return {"params": list(parameters), "lr": getattr(settings, rate), "setting": rate}
 
 
 def share_of(masks: Masks) -> float:

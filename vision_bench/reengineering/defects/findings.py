@@ -18,7 +18,7 @@ from vision_bench.reengineering.defects.inheritance import (
 )
 from vision_bench.reengineering.defects.settings import (
     ARMS,
-    MAGNITUDE,
+    MAGNITUDE_MASKS,
     RANDOM_MASKS,
     RETRAIN,
     SEAM,
@@ -33,7 +33,8 @@ class Finding:
     Attributes:
         name: Its name.
         answers: Which test images it answers rightly.
-        retained: Share of the public model's hidden weights that are not held at 0.
+        retained: Share of the public model's hidden weights that are not held at 0; None where it
+            has none of them.
         validation: Accuracy on the validation split, on which the state was chosen.
         epoch: Which epoch's state it is, from 0.
         epochs: How many were run.
@@ -41,7 +42,7 @@ class Finding:
 
     name: str
     answers: Answers
-    retained: float
+    retained: float | None
     validation: float
     epoch: int
     epochs: int
@@ -74,7 +75,7 @@ class Findings:
         return [
             [
                 name,
-                f"{100 * one.retained:.1f} %",
+                "–" if one.retained is None else f"{100 * one.retained:.1f} %",
                 percent(one.answers.accuracy),
                 percent(one.answers.inheritance_rate),
                 percent(self.difference(name), signed=True),
@@ -111,7 +112,7 @@ class Findings:
             seam = self.arms[SEAM].answers
             gaps = {
                 one: percent(inheritance_difference(seam, self.arms[one].answers), signed=True)
-                for one in (MAGNITUDE, RANDOM_MASKS)
+                for one in (MAGNITUDE_MASKS, RANDOM_MASKS)
                 if one in self.arms
             }
             if gaps:

@@ -48,24 +48,12 @@ def publish(
     drawn = draw_inheritance(findings)
     model = str(manifest.get("model", settings.model))
     told = [*findings.sentences, *_of_masks(masks, settings)]
-    sections = [
-        Section(
-            "Inherited defects",
-            _NOTE,
-            told,
-            {"accuracy against inherited defects": drawn["png"]},
-            [Table(findings.columns, findings.rows)],
-        )
-    ]
-    if exhibits:
-        note = "Test images whose right answer the attack overturns after standard fine-tuning."
-        sections.append(Section("Attacked images", note, exhibits=exhibits))
     title = f"{model}, reused for {target}"
-    table = Overview(title, columns=findings.columns, rows=findings.rows)
     subject = (
         f"{target}: {manifest.get('images')} test images; attack eps={settings.eps:g}, "
         f"{settings.nb_iter} steps of {settings.eps_iter:g}"
     )
+    sections = _sections(findings, told, drawn["png"], exhibits)
     return publish_page(
         folder,
         Page("Inherited defects", title, subject, findings.summary, sections),
@@ -75,10 +63,23 @@ def publish(
             "defects.csv": findings.csv,
         },
         pictures={f"inheritance.{kind}": content for kind, content in drawn.items()},
-        table=table.as_text(),
+        table=Overview(title, columns=findings.columns, rows=findings.rows).as_text(),
         sentences=[findings.summary, *told],
         others=["models/"] + ["masks/"] * (masks is not None),
     )
+
+
+def _sections(
+    findings: Findings, told: Sequence[str], picture: bytes, exhibits: Sequence[Exhibit]
+) -> list[Section]:
+    """The table with its picture, and attacked images where there are any."""
+    pictures = {"accuracy against inherited defects": picture}
+    table = Table(findings.columns, findings.rows)
+    sections = [Section("Inherited defects", _NOTE, told, pictures, [table])]
+    if exhibits:
+        note = "Test images whose right answer the attack overturns after standard fine-tuning."
+        sections.append(Section("Attacked images", note, exhibits=exhibits))
+    return sections
 
 
 def _of_masks(masks: Mapping[str, Any] | None, settings: DefectsSettings) -> list[str]:

@@ -15,7 +15,7 @@ from aim_plugins.sweep.figures import BLUE, DPI, GREY, SIZE, STYLE, VERMILLION, 
 from vision_bench.models.preprocessing import Preprocessing
 from vision_bench.reengineering.defects.findings import Findings
 from vision_bench.reengineering.defects.settings import (
-    MAGNITUDE,
+    MAGNITUDE_MASKS,
     RANDOM_MASKS,
     REGROWN,
     RETRAIN,
@@ -27,7 +27,7 @@ from vision_bench.reengineering.defects.settings import (
 _MARKS = {
     STANDARD: (VERMILLION, "o"),
     SEAM: (BLUE, "D"),
-    MAGNITUDE: ("#E69F00", "^"),
+    MAGNITUDE_MASKS: ("#E69F00", "^"),
     RANDOM_MASKS: ("#009E73", "v"),
     RETRAIN: (GREY, "s"),
     REGROWN: ("#CC79A7", "P"),

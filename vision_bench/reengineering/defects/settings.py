@@ -5,34 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from aim_plugins.core.errors import did_you_mean
-from aim_plugins.core.settings import Count, Names, Natural, Positive, Share, bound
+from aim_plugins.core.settings import Count, Names, Natural, NonNegative, Part, Positive, Share
 from vision_bench.classifiers.settings import ClassifierSettings, TrainingSettings
 from vision_bench.data.names import dataset_name
 from vision_bench.models.names import plain_name
 from vision_bench.reengineering.choices import Augment
 
 STANDARD, SEAM, REGROWN, RETRAIN = "standard", "seam", "regrown", "retrain"
-MAGNITUDE, RANDOM_MASKS = "magnitude", "random"
+MAGNITUDE_MASKS, RANDOM_MASKS = "magnitude", "random"
 ARMS: Mapping[str, str] = {
     STANDARD: "all weights of the public model fine-tuned",
     SEAM: "weights that masks learned on the target retain, the others held at 0",
-    MAGNITUDE: "as many weights, the largest ones",
+    MAGNITUDE_MASKS: "as many weights, the largest ones",
     RANDOM_MASKS: "as many weights, drawn at random",
     RETRAIN: "the same network from random weights",
     REGROWN: "the weights of seam, but the others may grow again, as in the authors' code",
 }
 """What is compared, by name."""
 
-WITH_MASKS = (SEAM, MAGNITUDE, RANDOM_MASKS, REGROWN)
+WITH_MASKS = (SEAM, MAGNITUDE_MASKS, RANDOM_MASKS, REGROWN)
 """Those that need learned masks."""
 
 _CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "fashion-mnist": 10, "digits": 10}
-
-_NonNegative = Annotated[float, bound("a number from 0 upwards", lambda value: value >= 0)]
-_Part = Annotated[float, bound("a share between 0 and 1", lambda value: 0 < value < 1)]
 
 
 @dataclass(frozen=True)
@@ -59,10 +55,11 @@ class DefectsSettings(TrainingSettings):
         lr_s3_output_layer: Rate of the output layer in fine-tuning, stage 3 and standard.
         lr_s3_hidden_layer: Rate of all other weights there.
         lr_retrain: Rate of training from random weights.
-        momentum: Of stochastic gradient descent.
-        weight_decay: Of the same.
+        momentum: Of stochastic gradient descent, but for training from random weights.
+        momentum_retrain: Of that.
+        weight_decay: Of both.
         augment: What is trained on: images as they are, mirrored at random, cut out of a rim and
-            mirrored, or random parts of them resized and mirrored, as the paper has it.
+            mirrored, or random parts of them resized and mirrored, as in the authors' code.
         train_batch_size: Images in a training step.
         eps: Radius of the attack's ball, in units of normalised images.
         eps_iter: Size of its steps.
@@ -73,21 +70,22 @@ class DefectsSettings(TrainingSettings):
 
     pretrained_on: str = "imagenet"
     pretrained_classes: Count | None = None
-    validation_share: _Part = 0.1
-    arms: Names = (STANDARD, SEAM, MAGNITUDE, RANDOM_MASKS, RETRAIN)
+    validation_share: Part = 0.1
+    arms: Names = (STANDARD, SEAM, MAGNITUDE_MASKS, RANDOM_MASKS, RETRAIN)
     n_epochs: Count = 300
     early_stop: Natural = 30
     lr_s1_output_layer: Positive = 0.1
     lr_s2_output_layer: Positive = 0.001
     lr_mask: Positive = 0.05
-    alpha: _NonNegative = 0.5
+    alpha: NonNegative = 0.5
     prune_threshold: Share = 0.6
     lr_s3_output_layer: Positive = 0.05
     lr_s3_hidden_layer: Positive = 0.005
     lr_retrain: Positive = 0.1
-    momentum: _NonNegative = 0.9
-    weight_decay: _NonNegative = 1e-4
-    augment: Augment = "none"
+    momentum: NonNegative = 0.0
+    momentum_retrain: NonNegative = 0.5
+    weight_decay: NonNegative = 1e-4
+    augment: Augment = "resized-crop-flip"
     train_batch_size: Count = 64
     eps: Positive = 0.1
     eps_iter: Positive = 0.01

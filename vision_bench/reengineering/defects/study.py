@@ -9,10 +9,12 @@ OUTPUT/
   masks/            SeaM's masks, as an artifact of the house
   models/           the weights of each arm
   records/          finished arms and attacked batches, from which a killed run goes on
+  unfinished/       the state of the arm that is being made, epoch by epoch
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -35,6 +37,7 @@ from aim_plugins.sweep.trackers import Trackers
 from vision_bench.attacks.features import FeatureAttack
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import list_left_out
+from vision_bench.data.samples import first_readable
 from vision_bench.models.load import load_model
 from vision_bench.reengineering.defects.arms import Reuse
 from vision_bench.reengineering.defects.attacked import Attacker, answers_to
@@ -57,6 +60,8 @@ from vision_bench.reengineering.target import Target
 
 _NOT_RESULTS = ("output", "device", "workers", "data_root", "train_root")
 """Settings that no result depends on; data is told by its fingerprint."""
+
+_UNFINISHED = "unfinished"
 
 _SHOWN = 8
 """Attacked images in the report."""
@@ -103,7 +108,7 @@ class DefectsStudy(FolderStudy):
                 f"train_split={settings.train_split!r} has {len(self.train.classes)} classes and "
                 f"the test images {len(self.test.classes)}, or others: give splits of one data set"
             )
-        example = self.test[0][0][None].to(self.device)
+        example = first_readable(self.test)[None].to(self.device)
         self.output_layer = find_output_layer(self.public.module, example)
 
     def _data(
@@ -135,7 +140,8 @@ class DefectsStudy(FolderStudy):
 
     @cached_property
     def reuse(self) -> Reuse:
-        return Reuse(self.public, self.output_layer, self.target, self.settings)
+        folder = self.settings.folder / _UNFINISHED
+        return Reuse(self.public, self.output_layer, self.target, self.settings, folder)
 
     def measure(self, store: SweepStore) -> None:
         store.pin_manifest(
@@ -192,6 +198,7 @@ class DefectsStudy(FolderStudy):
         learned = LearnedMasks([MaskPoint(masks)], metadata)
         learned.save(folder)
         store.write_batch("masks", {"fingerprint": learned.fingerprint, **notes})
+        shutil.rmtree(self.reuse.folder, ignore_errors=True)
         return learned
 
     def _arm(self, store: SweepStore, name: str) -> nn.Module:
@@ -214,6 +221,7 @@ class DefectsStudy(FolderStudy):
         facts = {"retained": arm.retained, "validation": arm.fitted.accuracy}
         facts |= {"epoch": arm.fitted.epoch, "epochs": arm.fitted.epochs}
         store.write_batch(f"arm,{name}", {"sha256": sha256_of(path), "facts": facts})
+        shutil.rmtree(self.reuse.folder, ignore_errors=True)
         return arm.module
 
     @cached_property
@@ -241,8 +249,6 @@ class DefectsStudy(FolderStudy):
                 store.write_batch(key, held)
             parts.append(held)
         self.positions = [one for part in parts for one in part["positions"]]
-        if not self.positions:
-            raise ValueError(f"{self.test.title} holds no readable image")
         labels = self.test.labels[self.positions]
 
         def right(name: str, kind: str) -> torch.Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +27,9 @@ from vision_bench.reengineering.defects.output_layer import (
 from vision_bench.reengineering.defects.pruning import PruningRecipe, learn_masks
 from vision_bench.reengineering.defects.settings import SEAM, STANDARD
 from vision_bench.reengineering.fine_tuning import Recipe, fine_tune
+from vision_bench.reengineering.module import Module, make_head
 from vision_bench.reengineering.target import Target
+from vision_bench.reengineering.tuning import tuned
 
 RECIPE = Recipe(epochs=3, patience=0, momentum=0.9, weight_decay=1e-2, seed=0)
 
@@ -200,6 +205,33 @@ def test_a_held_mask_trains_the_other_weights_as_masked_gradients_do(target):
         assert torch.allclose(model.get_parameter(name), wanted, atol=1e-6)
 
 
+def test_rates_rise_and_fall_once_and_momentum_stays(target):
+    """Against the cosines of Smith and Topin's cycle: up from lr / 25 for 30 % of the steps, and
+    down to lr / 250 000."""
+    model, other, epochs, lr, momentum = _network(), _network(), 3, 0.05, 0.6
+    fine_tune(
+        model, _groups(model, lr), target, Recipe(epochs, 0, momentum, 0.0, 0, one_cycle=True)
+    )
+    optimiser = torch.optim.SGD(_groups(other, lr), momentum=momentum)
+    steps, step = epochs * target.steps, 0
+    top, states = 0.3 * steps - 1, []
+    for epoch in range(epochs):
+        other.train()
+        for images, labels in target.batches(epoch):
+            low, share = (lr / 25, step / top) if step <= top else (lr / 25e4, 0.0)
+            if step > top:
+                share = 1 - (step - top) / (steps - 1 - top)
+            optimiser.param_groups[0]["lr"] = low + (lr - low) * (1 - math.cos(math.pi * share)) / 2
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(other(images), labels).backward()
+            optimiser.step()
+            step += 1
+        states.append((target.accuracy(other), epoch, copy.deepcopy(other.state_dict())))
+    best = max(states, key=lambda one: one[:2])[2]
+    for name, one in model.state_dict().items():
+        assert torch.allclose(one, best[name], atol=1e-6), name
+
+
 def test_the_model_ends_in_its_best_state_on_the_validation_split(target, monkeypatch):
     told, states = iter([0.3, 0.7, 0.7, 0.6, 0.5, 0.9]), []
 
@@ -217,8 +249,87 @@ def test_the_model_ends_in_its_best_state_on_the_validation_split(target, monkey
 
 def test_a_loss_that_is_not_finite_is_told(target):
     model = _network()
-    with pytest.raises(ValueError, match="give lower rates"):
+    with pytest.raises(ValueError, match=r"standard: the loss is .*; lower lr=1e\+30"):
         fine_tune(model, _groups(model, 1e30), target, RECIPE, title="standard")
+
+
+# Going on after a kill
+
+
+class Killed(BaseException):
+    """What ends a run in these tests."""
+
+
+def _kill_in(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Ends whatever trains, after the first step of this epoch."""
+    batches = Target.batches
+
+    def some(self: Target, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches(self, number):
+            yield batch
+            if number == epoch:
+                raise Killed
+
+    monkeypatch.setattr(Target, "batches", some)
+
+
+def _with_dropout() -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(0.2), *_network()).eval()
+
+
+def _tuned(target: Target, file: Path) -> dict[str, Tensor]:
+    model = _with_dropout()
+    recipe = Recipe(5, 0, momentum=0.9, weight_decay=1e-2, seed=4, one_cycle=True)
+    masks = {"1.weight": _draw(6, 3, 3, 3) > 0}
+    fitted = fine_tune(model, _groups(model, 0.05), target, recipe, masks=masks, file=file)
+    assert fitted.epochs == 5
+    return model.state_dict() | {"accuracy": torch.tensor(fitted.accuracy)}
+
+
+def _masked(target: Target, file: Path) -> dict[str, Tensor]:
+    model = _with_dropout()
+    names = hidden_parameters(model, "7")
+    recipe = PruningRecipe(0.03, 0.01, alpha=1.0, threshold=0.9, epochs=5, patience=0, seed=4)
+    found = learn_masks(model, "7", names, target, recipe, file=file)
+    told = torch.tensor([found.accuracy, found.retained, found.epoch])
+    return {**found.masks, "told": told, "layer": model[7].weight.detach()}
+
+
+def _reused(target: Target, file: Path) -> dict[str, Tensor]:
+    network = Module(_with_dropout(), make_head(10, 10, 0))
+    found = tuned(network, target, lr=0.05, epochs=5, seed=4, file=file, title="")
+    assert [one.name for one in file.parent.iterdir()] == [file.name]
+    return found.state_dict()
+
+
+@pytest.mark.parametrize("trained", [_tuned, _masked, _reused])
+def test_training_that_was_killed_twice_ends_as_one_that_was_not(target, tmp_path, trained):
+    (tmp_path / "whole").mkdir()
+    whole = trained(target, tmp_path / "whole" / "state.safetensors")
+    file = tmp_path / "killed" / "state.safetensors"
+    file.parent.mkdir()
+    for epoch in (2, 4):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            _kill_in(patch, epoch)
+            trained(target, file)
+    with pytest.MonkeyPatch.context() as patch:
+        _kill_in(patch, 3)  # it is not run again
+        found = trained(target, file)
+    assert list(found) == list(whole)
+    for name, one in whole.items():
+        assert torch.equal(found[name], one), name
+
+
+def test_training_that_ended_early_does_not_go_on(target, tmp_path, monkeypatch):
+    accuracies = iter([0.5, 0.4, 0.3])
+    monkeypatch.setattr(Target, "accuracy", lambda *_: next(accuracies))
+    file, recipe = tmp_path / "state.safetensors", Recipe(9, 2, 0.9, 0.0, 0)
+    models = [_network(), _network()]
+    fitted = [fine_tune(model, _groups(model, 0.05), target, recipe, file=file) for model in models]
+    assert fitted[0] == fitted[1] and (fitted[0].epoch, fitted[0].epochs) == (0, 3)
+    for name, one in models[1].state_dict().items():
+        assert torch.equal(one, models[0].state_dict()[name]), name
+    assert not any(layer.training for layer in models[1].modules())
 
 
 # Masks
@@ -240,6 +351,19 @@ def test_masks_are_learned_until_the_threshold_and_the_hidden_weights_stay(targe
     assert not torch.equal(model[6].weight, before["6.weight"])
 
 
+def test_while_masks_are_learned_dropout_acts_and_batch_normalisation_stays(target):
+    """As in the authors' `_train`: train mode, but for batch normalisation."""
+    model, modes = nn.Sequential(nn.Dropout(0.5), *_network()).eval(), []
+    model[0].register_forward_hook(lambda layer, _, __: modes.append(layer.training))
+    before = {name: one.clone() for name, one in model[2].state_dict().items()}
+    names = hidden_parameters(model, "7")
+    learn_masks(model, "7", names, target, PruningRecipe(0.05, 0.01, 1.0, 0.9, 1, 0))
+    batches = len(list(target.batches(0)))
+    assert modes[:batches] == [True] * batches and not any(modes[batches:])
+    assert all(torch.equal(one, before[name]) for name, one in model[2].state_dict().items())
+    assert not any(layer.training for layer in model.modules())
+
+
 def test_one_epoch_less_has_not_reached_the_threshold(target):
     recipe = {"lr_mask": 0.05, "lr_output": 0.01, "alpha": 1.0, "patience": 0}
     names = hidden_parameters(_network(), "6")
@@ -250,6 +374,16 @@ def test_one_epoch_less_has_not_reached_the_threshold(target):
         _network(), "6", names, target, PruningRecipe(**recipe, threshold=0.4, epochs=full.epoch)
     )
     assert not less.reached and 1 - less.retained < 0.4
+
+
+def test_rates_by_which_masks_diverge_are_told(target):
+    model = _network()
+    model[6].weight.data[0, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"lower lr_mask=0\.05 or lr_s2_output_layer=0\.01"):
+        learn_masks(
+            model, "6", hidden_parameters(model, "6"), target,
+            PruningRecipe(0.05, 0.01, 1.0, 0.6, 2, 0),
+        )  # fmt: skip
 
 
 def test_of_masks_that_remove_everything_the_best_before_are_kept(target):

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import os
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from aim_plugins.modulation.retained import LearnedMasks
@@ -18,6 +24,7 @@ from vision_bench.models.load import load_model
 from vision_bench.reengineering.defects import attacked
 from vision_bench.reengineering.defects.arms import Reuse
 from vision_bench.reengineering.defects.settings import DefectsSettings
+from vision_bench.reengineering.target import Target
 
 ARMS = ("standard", "seam", "random", "regrown", "retrain")
 IMAGES = 60
@@ -49,6 +56,9 @@ def config(lenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "alpha": 50.0,
         "prune_threshold": 0.2,
         "lr_retrain": 0.02,
+        "momentum": 0.9,
+        "momentum_retrain": 0.9,
+        "augment": "none",
         "eps": 0.5,
         "eps_iter": 0.1,
         "nb_iter": 5,
@@ -99,6 +109,7 @@ def test_seam_keeps_what_its_masks_retain_and_random_as_much(output):
     assert arms["seam"]["retained"] == pytest.approx(kept / size)
     assert arms["random"]["retained"] == pytest.approx(kept / size, abs=1 / size)
     assert arms["standard"]["retained"] == arms["regrown"]["retained"] == 1
+    assert arms["retrain"]["retained"] is None  # nothing of the public model is in it
     assert all(not state["seam"][name][~mask].any() for name, mask in masks.items())
     assert any(state["regrown"][name][~mask].any() for name, mask in masks.items())
 
@@ -109,7 +120,9 @@ def test_the_table_has_the_numbers_and_the_page_stands_alone(output):
     assert [row["arm"] for row in rows] == list(ARMS)
     assert float(rows[1]["dir"]) == arms["seam"]["dir"]["value"]
     assert rows[0]["dir_less_standard"] == "" and arms["standard"]["dir_less_standard"] is None
+    assert rows[-1]["retained"] == ""
     page = (output / "report.html").read_text()
+    assert re.search(r"retrain</t[dh]>\s*<td>–</td>", page)
     assert "DIR" in page and "<script" not in page and "http:" not in page
     assert (output / "curves" / "inheritance.svg").is_file()
 
@@ -147,6 +160,87 @@ def test_a_killed_run_goes_on_where_it_was(config, output, tmp_path, monkeypatch
     assert found(folder) == found(output)
 
 
+def _run_killed(config: Path, folder: Path) -> None:
+    """A run that the system ends inside SeaM's first stage, in the epoch after the first."""
+    torch.set_num_threads(1)  # threads do not outlive a fork
+    batches, calls = Target.batches, []
+
+    def killed(self, epoch):
+        calls.append(epoch)
+        for batch in batches(self, epoch):
+            yield batch
+            if calls == [0, 1, 0, 1]:  # two epochs of standard before
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    Target.batches = killed
+    run(config, folder)
+
+
+def test_a_run_killed_inside_an_arm_ends_as_one_that_was_not(config, output, tmp_path, monkeypatch):
+    folder = tmp_path / "killed"
+    process = multiprocessing.get_context("fork").Process(target=_run_killed, args=(config, folder))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert [one.name for one in (folder / "unfinished").iterdir()] == ["stage-1.safetensors"]
+    batches, epochs = Target.batches, []
+
+    def killed_in_an_arm(self, epoch):
+        epochs.append(epoch)
+        for batch in batches(self, epoch):
+            yield batch
+            if (folder / "unfinished" / "seam.safetensors").exists():
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Target, "batches", killed_in_an_arm)
+    assert _interrupted(config, folder)
+    assert epochs[0] == 1 and epochs[-1] == 1  # of stage 1 and of seam; their first ones are kept
+    monkeypatch.setattr(Target, "batches", batches)
+    assert run(config, folder) == 0
+    assert found(folder) == found(output) and not (folder / "unfinished").exists()
+    for name in ARMS:
+        models = [one / "models" / f"{name}.safetensors" for one in (folder, output)]
+        assert models[0].read_bytes() == models[1].read_bytes()
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two classes of four noisy images each, the very first of which is no image."""
+    rng, folder = np.random.default_rng(0), tmp_path / "photographs"
+    for kind in ("a", "b"):
+        (folder / "train" / kind).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 256, (28, 28, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / "train" / kind / f"{number}.png")
+    (folder / "train" / "a" / "0.png").write_bytes(b"no image")
+    return folder
+
+
+def _on(config: Path, photographs: Path, *options: str) -> int:
+    """A run that trains and tests on them."""
+    data = ("--dataset", "folder", "--data-root", str(photographs), "--split", "train")
+    arms = ("--arms", "standard,retrain")
+    return run(config, photographs.parent / "out", *data, *arms, *options)
+
+
+def test_unreadable_images_are_left_out_even_the_first(config, photographs, capsys):
+    assert _on(config, photographs) == 0
+    out = photographs.parent / "out"
+    assert found(out)["standard"]["images"] == 7
+    assert "0.png" in json.dumps(json.loads((out / "manifest.json").read_text())["left_out"])
+    # An option given twice counts as it stands last.
+    strict = ("--on-error", "raise", "--output", str(photographs.parent / "strict"))
+    assert _on(config, photographs, *strict) != 0
+    assert "0.png" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_images_of_which_none_can_be_read_are_refused(config, photographs, capsys):
+    for one in photographs.glob("train/*/*"):
+        one.write_bytes(b"no image")
+    assert _on(config, photographs) != 0
+    assert "holds no readable image" in (told := capsys.readouterr().err) and "give images" in told
+
+
 def _interrupted(config: Path, folder: Path) -> bool:
     try:
         return run(config, folder) != 0
@@ -168,7 +262,7 @@ def test_a_folder_of_another_study_is_refused(config, output, capsys):
         (("--prune-threshold", "1.5"), "prune_threshold"),
         (("--alpha", "-1"), "alpha"),
         (("--validation-share", "1"), "validation_share"),
-        (("--lr-s3-hidden-layer", "1e30"), "lower rates"),
+        (("--lr-s3-hidden-layer", "1e30"), "lower lr_s3_hidden_layer=1e+30 or lr_s3_output_layer"),
     ],
 )
 def test_unusable_settings_are_refused_in_words(config, tmp_path, capsys, options, told):
@@ -177,9 +271,13 @@ def test_unusable_settings_are_refused_in_words(config, tmp_path, capsys, option
 
 
 def test_by_default_the_settings_are_those_of_the_paper():
-    """The README of the authors' code and the defaults of its `reengineering_finetune.py`."""
+    """The README of the authors' code, the defaults of its `reengineering_finetune.py` and
+    `retrain.py`, and the training views of its `utils/dataset_loader.py`."""
     made = DefectsSettings("digits", "lenet5")
     assert (made.lr_s1_output_layer, made.lr_s2_output_layer) == (0.1, 0.001)
     assert (made.lr_s3_output_layer, made.lr_s3_hidden_layer, made.lr_mask) == (0.05, 0.005, 0.05)
+    assert (made.lr_retrain, made.momentum_retrain) == (0.1, 0.5)
+    assert (made.momentum, made.weight_decay, made.train_batch_size) == (0.0, 1e-4, 64)
+    assert made.augment == "resized-crop-flip"
     assert (made.alpha, made.prune_threshold, made.n_epochs, made.early_stop) == (0.5, 0.6, 300, 30)
     assert (made.eps, made.eps_iter, made.nb_iter, made.clip) == (0.1, 0.01, 40, 2.2)
