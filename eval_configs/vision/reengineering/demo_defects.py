@@ -5,9 +5,9 @@
 The first run trains the public model; see `vision-bench demo-models`. Without Fashion-MNIST that is
 a model of digits too, and the target is what it knows already.
 
-Training is so short that the outcome turns with its length: the difference between SeaM and standard
-fine-tuning was -11, -5 and +8 points in three lengths that were tried. It shows what is measured and
-how far that goes, not whether SeaM helps.
+Training is so short that the outcome turns with its settings: the difference between SeaM and
+standard fine-tuning was -11, -5 and +8 points in three that were tried. It shows what is measured
+and how far that goes, not whether SeaM helps.
 """
 
 model = "resnet20"
