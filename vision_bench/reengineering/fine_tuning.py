@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,17 +127,9 @@ def fine_tune(
     with tqdm(desc=title, total=recipe.epochs, unit="epoch", disable=not title) as bar:
         bar.update(progress.epochs)
         while not progress.is_over(recipe.epochs, recipe.patience):
-            with torch.random.fork_rng():
-                torch.manual_seed(seed_of(recipe.seed, "dropout", progress.epochs))
-                model.train()
-                for batch in target.batches(progress.epochs):
-                    optimiser.zero_grad()
-                    finite(F.cross_entropy(model(batch[0]), batch[1]), optimiser, title).backward()
-                    if hold:
-                        held.clear_gradients()
-                    optimiser.step()
-                    if schedule is not None:
-                        schedule.step()
+            seed = seed_of(recipe.seed, "dropout", progress.epochs)
+            batches = target.batches(progress.epochs)
+            _descend(model, batches, optimiser, schedule, held if hold else None, seed, title)
             accuracy = target.accuracy(model)
             progress.finish_epoch(accuracy, model.state_dict())
             bar.set_postfix_str(f"validation {accuracy:.1%}")
@@ -146,6 +138,29 @@ def fine_tune(
     model.load_state_dict(best.state)
     model.eval()
     return Fitted(best.value, best.epoch, progress.epochs)
+
+
+def _descend(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimiser: torch.optim.Optimizer,
+    schedule: LRScheduler | None,
+    held: Held | None,
+    seed: int,
+    title: str,
+) -> None:
+    """One epoch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.train()
+        for images, labels in batches:
+            optimiser.zero_grad()
+            finite(F.cross_entropy(model(images), labels), optimiser, title).backward()
+            if held is not None:
+                held.clear_gradients()
+            optimiser.step()
+            if schedule is not None:
+                schedule.step()
 
 
 def _one_cycle(optimiser: torch.optim.Optimizer, epochs: int, steps: int) -> LRScheduler:
