@@ -56,8 +56,6 @@ class TrainingImages:
         memory: int = MEMORY,
         workers: int = 0,
     ) -> None:
-        if augment not in DRAWS:
-            raise ValueError(f"augment={augment!r} is none of {', '.join(DRAWS)}: choose one")
         self.data, self.augment, self.seed, self.workers = data, augment, seed, workers
         height, width = first_readable(data).shape[1:]
         self._size = (height, width)

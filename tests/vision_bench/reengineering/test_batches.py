@@ -93,11 +93,6 @@ def test_images_of_several_sizes_make_no_batch(tmp_path: Path) -> None:
         TrainingImages(data)
 
 
-def test_an_unknown_augmentation_is_refused() -> None:
-    with pytest.raises(ValueError, match="augment='crop' is none of none, flip"):
-        TrainingImages(arrays(LABELS), augment="crop")  # type: ignore[arg-type]
-
-
 def test_a_cropped_image_is_torchvisions_before_normalisation() -> None:
     # Padded with black and cut as pixels, and only then normalised: the authors' order.
     data = arrays([0] * 60, side=32)
