@@ -75,7 +75,9 @@ def class_index(entry: str | int, names: Sequence[str], argument: str) -> int:
     if isinstance(entry, bool) or not isinstance(entry, str | int):
         raise ValueError(f"{argument} holds {entry!r}: give a class's name or index")
     if isinstance(entry, str):
-        hint = did_you_mean(entry, names, count=3, cutoff=0.5, otherwise="give an index")
+        few = len(names) <= 2 * FEW_CLASSES
+        otherwise = "" if few else "give an index"
+        hint = did_you_mean(entry, names, count=3, cutoff=0.5, otherwise=otherwise)
         raise ValueError(f"{argument} holds {entry!r}, which is no class; {hint}")
     if not 0 <= entry < len(names):
         raise ValueError(

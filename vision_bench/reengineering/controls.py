@@ -2,7 +2,7 @@
 
 Of masks on weights the largest weights are retained, or random ones; of channels those whose makers
 have the largest weights, or random ones, so that no fewer MACs are left. A head is trained on each,
-as the module has one of its own.
+as the module has one of its own, but without the ReLU in front of it.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def fit_head(
     batch_size: int,
     epochs: int,
     seed: int,
+    relu: bool = True,
 ) -> MaskPoint:
     """Trains a head on the outputs of a masked model, and keeps the best on the validation images.
 
@@ -118,11 +119,15 @@ def fit_head(
         batch_size: Images in a step.
         epochs: Passes over them at most.
         seed: Of the first weights and of the order.
+        relu: Whether the head has a ReLU in front of it, as a module's has. Outputs of a model that
+            was cut without learning may all be negative, of which nothing would be left.
 
     Returns:
         The masks with this head.
     """
     (inputs, labels), (held, truth) = training, validation
+    if relu:
+        inputs, held = F.relu(inputs), F.relu(held)
     head = make_head(inputs.shape[1], outputs, seed)
     optimizer = torch.optim.Adam(head.parameters(), lr)
     generator = torch.Generator().manual_seed(seed_of(seed, "order"))
@@ -130,10 +135,10 @@ def fit_head(
     for _ in range(epochs):
         for part in torch.randperm(len(inputs), generator=generator).split(batch_size):
             optimizer.zero_grad()
-            F.cross_entropy(head(F.relu(inputs[part])), labels[part]).backward()
+            F.cross_entropy(head(inputs[part]), labels[part]).backward()
             optimizer.step()
         with torch.no_grad():
-            accuracy = float((head(F.relu(held)).argmax(1) == truth).double().mean())
+            accuracy = float((head(held).argmax(1) == truth).double().mean())
         if accuracy > best:
             best, waited = accuracy, 0
             state = {name: one.detach().clone() for name, one in head.state_dict().items()}

@@ -51,7 +51,10 @@ class Subject:
 
 
 def with_head(
-    point: MaskPoint, logits: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
+    point: MaskPoint,
+    logits: Float[Tensor, "n classes"],
+    labels: Int[Tensor, " n"],
+    relu: bool = True,
 ) -> Accuracy:
     """The accuracy of a head behind the outputs of a masked model.
 
@@ -59,6 +62,8 @@ def with_head(
         point: The masks, and the head.
         logits: What the masked model answers.
         labels: Outputs of the problem.
+        relu: Whether the head was trained behind a ReLU.
     """
-    outputs = F.linear(F.relu(logits), point.head["weight"], point.head["bias"])
+    inputs = F.relu(logits) if relu else logits
+    outputs = F.linear(inputs, point.head["weight"], point.head["bias"])
     return accuracy(outputs, labels)

@@ -60,6 +60,7 @@ class Findings:
         path: The epochs of the modules that were kept, by falling share.
         selected: Which of them the validation images selected.
         choice: By which rule.
+        validation_images: How many these are.
         baselines: Of the whole model on the test images, by name.
         modules: Each module.
         controls: What was chosen without learning, of the same share as each module, by kind.
@@ -80,6 +81,7 @@ class Findings:
     path: Sequence[Epoch]
     selected: int
     choice: Choice
+    validation_images: int
     baselines: Mapping[str, Accuracy]
     modules: Sequence[Held]
     controls: Mapping[str, Sequence[Held]]

@@ -26,6 +26,9 @@ from vision_bench.reengineering.wording import (
 HEADLINE = ("ONNX Runtime", 16)
 """Runtime and batch of the latency that the summary tells."""
 
+_WHOLE = 0.99
+"""A share above this is no module to speak of."""
+
 _COLUMNS = ("", "retained", "MACs", "accuracy", "against restricted")
 
 
@@ -45,12 +48,13 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     sentences = tell(found)
     worth = Section(
         "What the module is worth",
-        "In brackets 95 % intervals over test images, of differences paired: the same images. "
+        "In brackets 95 % intervals over test images (Wilson's), of differences paired (Agresti "
+        "and Min's), with McNemar's exact p, each for itself: of many, some are small by chance. "
         "Restricted: the model's best answer among the problem's classes, which costs no training. "
         "The new head is trained on the whole model's outputs, as the module's own is on what is "
         "left. Largest and random: as much of the model, chosen by the weights or by chance, with "
-        "a head trained on it. Fine-tuned: all weights that are left, trained further. MACs are "
-        "multiply-accumulates for one image, one of which counts as one, without masked weights. "
+        "a linear head trained on it. Fine-tuned: all weights that are left, trained further. MACs "
+        "are multiply-accumulates for one image, counted as one each, without masked weights. "
         "Another seed would give other masks and other random choices, of which there is one each.",
         sentences,
         {"accuracy against what is retained": drawn["modules"]["png"]},
@@ -58,9 +62,10 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     )
     path = Section(
         "Along the training path",
-        "Every module that no other one beats in both, of which the table has a line each, and "
-        "the dots in the picture. Validation images select, and train nothing; test images were "
-        "looked at once, at the end.",
+        "Modules of falling size: those that no other one beats in both validation accuracy and "
+        "share, and the best of every size between. The table has a line for each, and the picture "
+        f"a dot. {found.validation_images} validation images select, and train nothing; test "
+        "images were looked at once, at the end. Epochs count from 0.",
         [found.stopped] if found.stopped else [],
         {"accuracy and share by epoch": drawn["training"]["png"]},
         [Table(_path_columns(found), _path_rows(found))],
@@ -104,9 +109,15 @@ def tell(found: Findings) -> list[str]:
         f"{show_share(restricted)}, over all its classes {show_share(found.baselines[WHOLE])}.",
         f"Against the restricted model: {verdict(answers, restricted)}.",
     ]
+    same = "the same share" if found.granularity == "weight" else "as many MACs"
     for kind, controls in found.controls.items():
         other = controls[found.selected].answers
-        sentences.append(f"Against {kind} of the same share: {verdict(answers, other)}.")
+        sentences.append(f"Against {kind} of {same}: {verdict(answers, other)}.")
+    if chosen.share > _WHOLE:
+        sentences.append(
+            "Hardly anything was removed, so that heads alone differ: give more n_epochs, a larger "
+            "lr_mask or alpha, or a tolerance."
+        )
     if found.tuned:
         tuned = found.tuned[TUNED_MODULE]
         others = [
@@ -149,10 +160,11 @@ def tell_smaller(found: Findings, smaller: Smaller) -> list[str]:
     told = next(one for one in smaller.latencies if (one.runtime, one.batch) == HEADLINE)
     low, high = told.spread[kind]
     every = [one.speed_up[kind] for one in smaller.latencies]
+    unclear = ", which cannot be told from no difference" * (low <= 1 <= high)
     sentences.append(
         f"In {told.runtime} at batch {told.batch} it is {told.speed_up[kind]:.2f} times as fast as "
-        f"the whole model [{low:.2f}, {high:.2f}]; over all runtimes and batches {min(every):.2f} "
-        f"to {max(every):.2f} times."
+        f"the whole model [{low:.2f}, {high:.2f}]{unclear}; over all runtimes and batches "
+        f"{min(every):.2f} to {max(every):.2f} times."
     )
     if kind == MASKED:
         sentences.append(
@@ -177,10 +189,11 @@ def _smaller(found: Findings, smaller: Smaller, picture: bytes) -> Section:
     return Section(
         "Smaller and faster",
         f"Median milliseconds for a batch on the CPU, with {threads} "
-        f"{'thread' if threads == 1 else 'threads'}, measured in turn; "
-        "in brackets the quartiles of the ratio over rounds. Masked: the same network with zeros "
+        f"{'thread' if threads == 1 else 'threads'}, in float32, measured in turn; times faster is "
+        "the median of the ratios of single rounds, in brackets their quartiles, and not the ratio "
+        "of the medians beside it. Masked: the same network with zeros "
         "in the place of what is not retained. Removed: without the channels that are closed, "
-        "but for a few that fill up the blocks in which runtimes compute; "
+        "but for those that fill up blocks of round_to, which the table above does not count; "
         + ("fine-tuned afterwards." if found.tuned else "with the same outputs."),
         tell_smaller(found, smaller),
         {"times faster than the whole model": picture},

@@ -42,7 +42,7 @@ class OfNetworks(OfProblem, abc.ABC):
     masks: Masks
 
     @abc.abstractmethod
-    def new_head(self, point: MaskPoint) -> MaskPoint:
+    def new_head(self, point: MaskPoint, relu: bool = True) -> MaskPoint:
         """Masks with a head that is trained on what the masked model answers."""
 
     def networks(

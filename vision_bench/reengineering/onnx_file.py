@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 from collections.abc import Callable, Mapping
@@ -24,6 +25,17 @@ TOLERANCE = 1e-4
 INPUT, OUTPUT = "images", "logits"
 
 Runner = Callable[[Float[np.ndarray, "batch channels height width"]], Float[np.ndarray, "batch k"]]
+
+
+def require_runtimes() -> None:
+    """Refuses to begin what could not be written or run in the end.
+
+    Raises:
+        ImportError: If a library of the extra "reengineer" is missing.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        if importlib.util.find_spec(name) is None:
+            require(name)
 
 
 def to_onnx(module: nn.Module, example: Tensor, properties: Mapping[str, str]) -> bytes:

@@ -30,6 +30,8 @@ from vision_bench.reengineering.findings import (
 )
 from vision_bench.reengineering.smaller import MASKED, REMOVED, Smaller
 
+_DECADES = 4.0
+"""A largest share of so many times the smallest one needs a logarithmic axis."""
 _GREEN = "#009E73"
 _MARKS = {MAGNITUDE: (VERMILLION, "D"), RANDOM: (GREY, "s")}
 _LINES = {RESTRICTED: "-", WHOLE: ":", NEW_HEAD: "--"}
@@ -54,9 +56,13 @@ def draw_modules(found: Findings) -> dict[str, bytes]:
             [found.share_of(chosen)], [chosen.answers.value], "o", markersize=11,
             markerfacecolor="none", markeredgecolor=BLUE, markeredgewidth=1.5, label="selected",
         )  # fmt: skip
-        axes.set_xscale("log")
-        label_decades(axes.xaxis)
-        axes.set_xlabel(f"{found.share_name}, logarithmic")
+        shares = [found.share_of(one) for one in found.modules]
+        if max(shares) > _DECADES * min(shares):
+            axes.set_xscale("log")
+            label_decades(axes.xaxis)
+            axes.set_xlabel(f"{found.share_name}, logarithmic")
+        else:
+            axes.set_xlabel(found.share_name)
         axes.set_ylabel("accuracy on test images")
         figure.legend(loc="outside upper left", ncols=3)
         return render(figure)
@@ -74,7 +80,12 @@ def draw_training(found: Findings) -> dict[str, bytes]:
         upper, lower = figure.subplots(2, 1, sharex=True)
         upper.plot(numbers, [one.accuracy for one in found.epochs], color=BLUE, linewidth=1.2)
         if found.choice.most is None:
-            _draw_asked(upper, numbers[-1], found.choice.least, "to be reached")
+            _draw_asked(
+                upper,
+                numbers[-1],
+                found.choice.least,
+                f"to be reached (of {found.validation_images} images)",
+            )
         else:
             _draw_asked(lower, numbers[-1], found.choice.most, "at most")
         upper.set_ylabel("accuracy\n(validation)")

@@ -146,13 +146,16 @@ class OfProblem:
         device = self.subject.device
         return ((images.to(device), labels.to(device)) for images, labels in batches)
 
-    def with_new_head(self, point: MaskPoint, settings: HeadSettings, epochs: int) -> MaskPoint:
+    def with_new_head(
+        self, point: MaskPoint, settings: HeadSettings, epochs: int, relu: bool = True
+    ) -> MaskPoint:
         """Masks with a head that is trained on what the masked model answers.
 
         Args:
             point: The masks.
             settings: How the head is trained.
             epochs: Passes over the training images at most.
+            relu: Whether it has a ReLU in front of it.
         """
         return fit_head(
             point,
@@ -163,9 +166,10 @@ class OfProblem:
             batch_size=settings.train_batch_size,
             epochs=epochs,
             seed=settings.seed,
+            relu=relu,
         )
 
-    def right(self, point: MaskPoint) -> Accuracy:
+    def right(self, point: MaskPoint, relu: bool = True) -> Accuracy:
         """Which test images masks with a head tell right."""
         logits, labels = self.subject.logits(self.test, point.masks)
-        return with_head(point, logits, labels)
+        return with_head(point, logits, labels, relu)

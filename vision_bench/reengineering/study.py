@@ -42,6 +42,7 @@ from vision_bench.reengineering.importance import channel_importance
 from vision_bench.reengineering.learn import Learner, Recipe
 from vision_bench.reengineering.module import Module, make_head
 from vision_bench.reengineering.networks import OfNetworks
+from vision_bench.reengineering.onnx_file import require_runtimes
 from vision_bench.reengineering.path import Choice
 from vision_bench.reengineering.settings import ReengineerSettings
 from vision_bench.reengineering.training import Course, Training, train
@@ -87,6 +88,8 @@ class ReengineerStudy(OfNetworks, FolderStudy):
 
     def load(self) -> None:
         settings = self.settings
+        if settings.runtimes:
+            require_runtimes()
         data = self.load_classifier(settings)
         self.problem = settings.problem(data.classes)
         self.load_images(settings, data, settings.seed, settings.augment)
@@ -116,6 +119,7 @@ class ReengineerStudy(OfNetworks, FolderStudy):
             path=[one.epoch for one in training.path],
             selected=place,
             choice=choice,
+            validation_images=len(validation.right),
             baselines=held["test"],
             modules=modules,
             controls=controls,
@@ -225,16 +229,16 @@ class ReengineerStudy(OfNetworks, FolderStudy):
                     kind, self.subject.named, self.masks, one.epoch.share, self.settings.seed
                 )
                 size = size_of(self.subject.named, self.masks, point, self.example)
-                answers = self.right(self.new_head(point))
+                answers = self.right(self.new_head(point, relu=False), relu=False)
                 held = Held(answers, size.ratio, size.macs).to_json()
                 store.write_batch(key, held)
             found.append(Held.from_json(held))
         return found
 
-    def new_head(self, point: MaskPoint) -> MaskPoint:
+    def new_head(self, point: MaskPoint, relu: bool = True) -> MaskPoint:
         settings = self.settings
         epochs = min(_HEAD_EPOCHS, settings.n_epochs * len(settings.stages))
-        return self.with_new_head(point, settings, epochs)
+        return self.with_new_head(point, settings, epochs, relu)
 
     def _key(self, *words: object) -> str:
         return ",".join(map(str, (*words, f"test={self.test.data.fingerprint[:16]}")))

@@ -136,14 +136,14 @@ class ComposeStudy(OfProblem, FolderStudy):
             for kind in CONTROLS:
                 say(f"{kind} of the same share, and a head behind them")
                 point, _ = control(kind, self.subject.named, self.masks, share, self.settings.seed)
-                found[kind] = self.right(self._with_new_head(point))
+                found[kind] = self.right(self._with_new_head(point, relu=False), relu=False)
             self._save(store, composed, size.ratio)
             held = {name: one.to_json() for name, one in found.items()}
             store.write_batch(key, held)
         return {name: Accuracy.from_json(one) for name, one in held.items()}
 
-    def _with_new_head(self, point: MaskPoint) -> MaskPoint:
-        return self.with_new_head(point, self.settings, self.settings.n_epochs)
+    def _with_new_head(self, point: MaskPoint, relu: bool = True) -> MaskPoint:
+        return self.with_new_head(point, self.settings, self.settings.n_epochs, relu)
 
     def _side_by_side(self) -> Accuracy:
         outputs: list[Tensor] = []
