@@ -9,9 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aim_plugins.modulation.channels import ChannelMasks, layer_macs
 from aim_plugins.modulation.masks import WeightMasks
+from aim_plugins.modulation.retained import MaskPoint
 from vision_bench.models.load import load_model
 from vision_bench.reengineering.channels import find_channel_groups
 from vision_bench.reengineering.controls import CONTROLS, MAGNITUDE, RANDOM, control, fit_head
+from vision_bench.reengineering.evaluation import with_head
 from vision_bench.reengineering.removal import remove_channels
 
 EXAMPLE = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -81,3 +83,14 @@ def test_the_best_head_on_validation_images_is_kept() -> None:
     outputs = logits @ found.head["weight"].T + found.head["bias"]
     assert (outputs.argmax(1) == labels).all()
     assert found.masks is point.masks
+
+
+def test_a_head_without_a_relu_tells_classes_by_negative_outputs_alone() -> None:
+    labels = torch.arange(60) % 3
+    logits = -4 * torch.nn.functional.one_hot(labels, 5).float() - 1
+    words = {"lr": 0.1, "batch_size": 8, "epochs": 30, "seed": 0}
+    data = (logits, labels)
+    linear = fit_head(MaskPoint({}), data, data, 3, relu=False, **words)
+    behind = fit_head(MaskPoint({}), data, data, 3, **words)
+    assert with_head(linear, logits, labels, relu=False).value == 1.0
+    assert with_head(behind, logits, labels).value < 0.5  # it sees zeros

@@ -11,6 +11,7 @@ from typing import Any
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
 from vision_bench.reengineering.baselines import Accuracy
+from vision_bench.reengineering.choices import MODULE
 from vision_bench.reengineering.composition.findings import (
     COMPOSED,
     COMPOSITIONS,
@@ -79,7 +80,7 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         | {f"layers.{kind}": content for kind, content in layers.items()},
         table=Overview(title, columns=_COLUMNS, rows=_rows(found)).as_text(),
         sentences=[*composed, *shared],
-        others=["mask/"],
+        others=["mask/", *(["module/"] if (folder / MODULE).is_dir() else [])],
     )
 
 

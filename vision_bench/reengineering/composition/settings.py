@@ -20,11 +20,15 @@ class ComposeSettings(HeadSettings):
         modules: Folders that `reengineer run` wrote, or their folders mask/; two or more, of one
             model and one granularity.
         n_epochs: Epochs that the new head is trained for at most; it stops where it gets no better.
+        round_to: Of channels, what their number is a multiple of in every layer of what is written.
+        runtimes: Writes the composed model as a network of its own too, with its ONNX file.
         output: Folder of results; by default runs/compose/DATASET_MODEL.
     """
 
     modules: Sequence[str] = option((), metavar="DIR")
     n_epochs: Count = 50
+    round_to: Count = 8
+    runtimes: bool = True
     output: str | None = None
 
     def check(self) -> None:

@@ -4,6 +4,7 @@ OUTPUT/
   overlaps.csv      what each pair of modules shares, in all and by layer, and would by chance
   composition.csv   the composed model, and what it is held against
   mask/             its masks and its head, as of a module; it may be composed further
+  module/           the same as a network of its own: safetensors, JSON and ONNX
   curves/           pictures
   report.html
   manifest.json
@@ -27,7 +28,7 @@ from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from vision_bench.reengineering.baselines import Accuracy, accuracy, baselines
-from vision_bench.reengineering.choices import MASK
+from vision_bench.reengineering.choices import MASK, MODULE
 from vision_bench.reengineering.composition.findings import (
     COMPOSED,
     SIDE_BY_SIDE,
@@ -48,7 +49,10 @@ from vision_bench.reengineering.controls import CONTROLS, control
 from vision_bench.reengineering.costs import Size, size_of
 from vision_bench.reengineering.evaluation import with_head
 from vision_bench.reengineering.findings import NEW_HEAD, RESTRICTED, WHOLE
+from vision_bench.reengineering.onnx_file import require_runtimes
 from vision_bench.reengineering.problem_study import OfProblem
+from vision_bench.reengineering.saved_module import save_module
+from vision_bench.reengineering.smaller import module_networks
 
 
 class ComposeStudy(OfProblem, FolderStudy):
@@ -72,7 +76,7 @@ class ComposeStudy(OfProblem, FolderStudy):
         settings = self.settings
         names = (
             "dataset", "split", "limit", "train_split", "train_limit", "seed", "lr_head",
-            "n_epochs", "train_batch_size", "validation_share",
+            "n_epochs", "train_batch_size", "validation_share", "round_to", "runtimes",
         )  # fmt: skip
         return {
             "command": "reengineer compose",
@@ -83,6 +87,8 @@ class ComposeStudy(OfProblem, FolderStudy):
 
     def load(self) -> None:
         settings = self.settings
+        if settings.runtimes:
+            require_runtimes()
         data = self.load_classifier(settings)
         check_members(self.members, self.subject.named, data.classes)
         self.problem = union_problem(self.members)
@@ -138,6 +144,8 @@ class ComposeStudy(OfProblem, FolderStudy):
                 point, _ = control(kind, self.subject.named, self.masks, share, self.settings.seed)
                 found[kind] = self.right(self._with_new_head(point, relu=False), relu=False)
             self._save(store, composed, size.ratio)
+            if self.settings.runtimes:
+                self._write(store, composed)
             held = {name: one.to_json() for name, one in found.items()}
             store.write_batch(key, held)
         return {name: Accuracy.from_json(one) for name, one in held.items()}
@@ -174,6 +182,14 @@ class ComposeStudy(OfProblem, FolderStudy):
         )
         ordered: Mapping[str, Tensor] = {name: point.masks[name].cpu() for name in first.sites}
         LearnedMasks([replace(point, masks=ordered)], metadata).save(store.folder / MASK)
+
+    def _write(self, store: SweepStore, point: MaskPoint) -> None:
+        """Writes the composed model as a network of its own."""
+        example, round_to = self.example.cpu(), self.settings.round_to
+        _, modules = module_networks(self.model, self.masks, point, example, round_to)
+        last, method = list(modules.values())[-1], self.members[0].metadata.method
+        names = self.problem.names
+        save_module(store.folder / MODULE, last, self.model, names, example, method=method)
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         return publish(store.folder, self.findings, store.manifest)

@@ -24,6 +24,7 @@ from vision_bench.models.load import load_model
 from vision_bench.reengineering.channels import find_channel_groups
 from vision_bench.reengineering.composition.study import ComposeStudy
 from vision_bench.reengineering.removal import remove_channels
+from vision_bench.reengineering.saved_module import load_module
 
 FIRST, SECOND, TARGET = (3, 5), (8, 5, 1), 0
 UNION = (0, 1, 3, 5, 8)
@@ -160,9 +161,9 @@ def test_controls_retain_as_much_as_the_composed_model(
     kept = []
     right = ComposeStudy.right
 
-    def counting(study: ComposeStudy, point: MaskPoint) -> object:
+    def counting(study: ComposeStudy, point: MaskPoint, relu: bool = True) -> object:
         kept.append(sum(int(one.sum()) for one in point.masks.values()))
-        return right(study, point)
+        return right(study, point, relu)
 
     monkeypatch.setattr(ComposeStudy, "right", counting)
     assert compose(config, tmp_path / "out", modules) == 0
@@ -293,8 +294,13 @@ def test_of_channels_the_macs_are_those_that_removal_leaves(config, lenet, tmp_p
         save_channels(tmp_path / "one", model, (3, 5)),
         save_channels(tmp_path / "other", model, (1, 8)),
     ]
-    assert compose(config, tmp_path / "out", folders) == 0
+    assert compose(config, tmp_path / "out", folders, "--runtimes", "--round-to", "1") == 0
     point = LearnedMasks.load(tmp_path / "out" / "mask").selected
+    written = load_module(tmp_path / "out" / "module")
+    kept = {name: int(channels.sum()) for name, channels in point.channels.items()}
+    assert written.base.conv1.out_channels == kept["conv1"]
+    assert torch.equal(written.head.weight, point.head["weight"])
+    assert (tmp_path / "out" / "module" / "module.onnx").is_file()
     parts = [LearnedMasks.load(one).selected.channels for one in folders]
     images = torch.zeros(1, 3, 28, 28)
     for name, channels in point.channels.items():
