@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -128,16 +129,44 @@ def mean_of(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Tokens a second, whole and smaller model in turn; medians.
+class Rates:
+    """Tokens a second in every round, of the whole model and the smaller one in turn.
 
     Attributes:
-        reading: Of prompts, for both models.
-        writing: One after another.
+        whole: Of the whole model.
+        smaller: Of the smaller one.
     """
 
-    reading: Sequence[float]
-    writing: Sequence[float]
+    whole: Sequence[float]
+    smaller: Sequence[float]
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """The median over rounds, of the whole model and of the smaller one."""
+        return statistics.median(self.whole), statistics.median(self.smaller)
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """How many times as fast the smaller one is: quartiles over rounds, with the median.
+
+        In a round both meet the same machine, so their ratio tells more than that of medians.
+        """
+        ratios = [own / whole for whole, own in zip(self.whole, self.smaller, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        return low, middle, high
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast the whole and the smaller model are.
+
+    Attributes:
+        reading: Of prompts.
+        writing: One token after another.
+    """
+
+    reading: Rates
+    writing: Rates
 
 
 @dataclass(frozen=True)

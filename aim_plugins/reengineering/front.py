@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step, mean_of
+from aim_plugins.reengineering.curve import Answers, Curve, Rates, Speed, Step, mean_of
 from aim_plugins.reengineering.pictures import draw_accuracy, draw_others
 from aim_plugins.reengineering.settings import TaskModuleSettings
 from aim_plugins.sweep.overview import Overview
@@ -162,7 +163,7 @@ def _size_table(curve: Curve) -> Table:
             f"{step.share:g}",
             str(step.neurons),
             str(step.head_groups or "all"),
-            f"{step.parameters / 1e6:.1f} M",
+            show_parameters(step),
             f"{step.ratio:.4f}",
         ]
         for step in (curve.whole, *curve.steps)
@@ -219,29 +220,51 @@ def _others_tables(curve: Curve) -> list[Table]:
 
 def _smaller_section(found: Findings) -> Section:
     whole, chosen = found.curve.whole, found.chosen
+    rates = [found.speed.reading.medians, found.speed.writing.medians]
     rows = [
-        ["whole", str(whole.parameters), *(f"{one[0]:.0f}" for one in _rates(found.speed))],
-        ["smaller", str(chosen.parameters), *(f"{one[1]:.0f}" for one in _rates(found.speed))],
+        [name, show_parameters(step), *(show_rate(one[place]) for one in rates)]
+        for place, (name, step) in enumerate([("whole", whole), ("smaller", chosen)])
     ]
     note = (
         "The channels are cut out of the weights, and the configuration says how many are left: "
         "`transformers` and `lm_eval --model hf` load the folder `smaller` as any other model. "
-        "Embeddings stay as they are. Speed is the median of five rounds of both models in turn, "
-        "on the machine of this run."
+        "Embeddings stay as they are. Speed is the median of rounds of both models in turn, on the "
+        "machine of this run; ratios are of the same round, with their quartiles over rounds."
     )
     columns = ["model", "parameters", "tokens a second, reading", "tokens a second, writing"]
     return Section("The smaller model", note, _smaller_sentences(found), {}, [Table(columns, rows)])
 
 
-def _rates(speed: Speed) -> tuple[Sequence[float], Sequence[float]]:
-    return speed.reading, speed.writing
+def show_parameters(step: Step) -> str:
+    """A number of parameters, in millions."""
+    return f"{step.parameters / 1e6:.1f} M"
+
+
+def show_rate(rate: float) -> str:
+    """Tokens a second, to three digits at least.
+
+    >>> show_rate(8.4567), show_rate(42.0), show_rate(1234.5)
+    ('8.46', '42.0', '1234')
+    """
+    return f"{rate:.{max(0, 2 - math.floor(math.log10(rate)))}f}"
+
+
+def show_ratio(rates: Rates) -> str:
+    """How many times as fast the smaller model is, and whether that shows.
+
+    >>> show_ratio(Rates([8.0, 8.0, 8.0], [9.0, 8.0, 7.0]))
+    '1.00 times as fast (quartiles 0.88 to 1.12; cannot be told apart)'
+    """
+    low, middle, high = rates.quartiles
+    told = "; cannot be told apart" if low <= 1 <= high else ""
+    return f"{middle:.2f} times as fast (quartiles {low:.2f} to {high:.2f}{told})"
 
 
 def _smaller_sentences(found: Findings) -> list[str]:
-    reading, writing = _rates(found.speed)
+    reading, writing = found.speed.reading, found.speed.writing
     return [
-        f"The smaller model reads {reading[1] / reading[0]:.2f} times as fast as the whole one, "
-        f"and writes {writing[1] / writing[0]:.2f} times as fast.",
+        f"The smaller model reads {show_ratio(reading)} as the whole one, and writes "
+        f"{show_ratio(writing)}; of {len(reading.whole)} rounds of both in turn.",
         "Log-likelihoods of the smaller and the masked model differ by at most "
         f"{found.deviation:.1g} nats.",
     ]

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aim_plugins.modulation.masks import masked
 from aim_plugins.modulation.retained import LearnedMasks
 from aim_plugins.reengineering import front, study
-from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step
+from aim_plugins.reengineering.curve import Answers, Curve, Rates, Speed, Step
 from aim_plugins.reengineering.settings import TaskModuleSettings
 
 pytest.importorskip("lm_eval")
@@ -204,6 +205,29 @@ def test_accuracy_and_loss_are_those_by_hand() -> None:
     assert answers.chance == 0.5
 
 
+SPEED = Speed(Rates([100.0] * 2, [150.0] * 2), Rates([8.0] * 5, [7.0, 8.0, 9.0, 9.0, 9.0]))
+"""Reading is faster in each round, writing is not."""
+
+
+def test_the_ratio_of_speeds_is_of_each_round_and_has_its_quartiles() -> None:
+    # The machine is twice as slow in the second half, and the smaller model 1.5 times as fast.
+    whole = [8.0] * 4 + [4.0] * 4
+    rates = Rates(whole, [1.5 * one for one in whole[:7]] + [4.0])
+    expected = np.quantile([1.5] * 7 + [1.0], [0.25, 0.5, 0.75], method="weibull")
+    assert rates.quartiles == pytest.approx(tuple(expected))
+    assert "cannot be told apart" not in front.show_ratio(rates)
+
+
+def test_a_speed_whose_quartiles_hold_1_is_not_called_a_gain() -> None:
+    settings = TaskModuleSettings(model="org/model", tasks=["arc_easy"])
+    whole = step(1.0, [1] * 10, [1] * 10)
+    found = front.Findings(settings, Curve(whole, [whole], 0.1), SPEED, 0.0)
+    (said, _) = front._smaller_sentences(found)
+    assert "reads 1.50 times as fast (quartiles 1.50 to 1.50) as the whole one" in said
+    # Ratios 7/8, 1 and three times 9/8: quartiles at places 1.5 and 4.5.
+    assert "writes 1.12 times as fast (quartiles 0.94 to 1.12; cannot be told apart)" in said
+
+
 @pytest.mark.parametrize(("lost", "told"), [(5, False), (6, True)])
 def test_sentences_follow_the_p_beside_them(lost: int, told: bool) -> None:
     # All unequal answers are one model's: p is 2 / 2**5 or 2 / 2**6.
@@ -211,7 +235,7 @@ def test_sentences_follow_the_p_beside_them(lost: int, told: bool) -> None:
     smaller = step(0.5, [0] * lost + [1] * (100 - lost), [1] * 10)
     smaller = dataclasses.replace(smaller, removals=[smaller.test])
     settings = TaskModuleSettings(model="org/model", tasks=["arc_easy"])
-    found = front.Findings(settings, Curve(whole, [smaller], 0.1), Speed([1.0] * 2, [1.0] * 2), 0.0)
+    found = front.Findings(settings, Curve(whole, [smaller], 0.1), SPEED, 0.0)
     words = "worse" if told else "cannot be told apart"
     assert f"the whole one 1.000: {words}, -{lost}.0 points [" in front.headline(found)
     assert f"p = {2 / 2**lost:.2g}" in front.headline(found)
