@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aim_plugins.sweep.intervals import wilson_interval
-from aim_plugins.sweep.paired import Interval, PairedDifference, mean_difference, paired_difference
+from aim_plugins.sweep.paired import PairedDifference, mean_difference, paired_difference
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,25 @@ class Step:
         return math.fsum(one.accuracy for one in self.removals) / len(self.removals)
 
     @property
-    def above_random(self) -> Interval:
-        """By how much its accuracy is above the mean one after removal at random."""
+    def above_random(self) -> PairedDifference:
+        """By how much its accuracy is above the mean one after removal at random.
+
+        Each document is its own control: p is of signs dealt out anew to the documents'
+        differences, which for a single removal is McNemar's exact test.
+        """
+        from scipy.stats import permutation_test
+
         own, *drawn = (list(map(float, one.hits)) for one in (self.test, *self.removals))
-        return mean_difference(own, mean_of(drawn))
+        random = mean_of(drawn)
+        tested = permutation_test(
+            (own, random),
+            lambda first, second, axis: (first - second).mean(axis=axis),
+            permutation_type="samples",
+            batch=500,
+            vectorized=True,
+            rng=0,
+        )
+        return PairedDifference(**vars(mean_difference(own, random)), p=float(tested.pvalue))
 
     def to_json(self) -> dict[str, Any]:
         """For records."""

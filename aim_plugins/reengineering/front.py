@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from aim_plugins.reengineering.pictures import draw_accuracy, draw_others
 from aim_plugins.reengineering.settings import TaskModuleSettings
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
-from aim_plugins.sweep.paired import in_points, verdict
+from aim_plugins.sweep.paired import in_points, show_p, verdict
 
 
 @dataclass(frozen=True)
@@ -116,26 +116,24 @@ def _accuracy_section(found: Findings, picture: bytes) -> Section:
 def _removal_sentences(curve: Curve) -> list[str]:
     better, worse = [], []
     for step in curve.steps:
-        if step.above_random.low > 0:
-            better.append(f"{step.share:g}")
+        gained = step.above_random
+        if gained.is_clear and gained.value > 0:
+            better.append(f"at {step.share:g} {in_points(gained)}, p = {show_p(gained.p)}")
         lost = step.test.against(curve.whole.test)
         if lost.is_clear and lost.value < 0:
-            worse.append(f"{step.share:g}")
+            worse.append(f"at {step.share:g} {in_points(lost)}, p = {show_p(lost.p)}")
     sentences = []
     if better:
+        draws = len(curve.steps[0].removals)
         sentences.append(
-            "Ranked by importance, more is answered than after removal at random at "
-            f"{_and(better)} kept."
+            "Ranked by importance, more is answered than after removal at random (mean of "
+            f"{draws} draw{'s' * (draws > 1)}): {'; '.join(better)}."
         )
     else:
         sentences.append("No share shows that importance ranks better than chance.")
     if worse:
-        sentences.append(f"Less is answered than by the whole model at {_and(worse)} kept.")
+        sentences.append(f"Less is answered than by the whole model: {'; '.join(worse)}.")
     return sentences
-
-
-def _and(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _accuracy_table(curve: Curve) -> Table:

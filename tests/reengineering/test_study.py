@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.modulation.masks import masked
@@ -240,7 +241,24 @@ def test_sentences_follow_the_p_beside_them(lost: int, told: bool) -> None:
     assert f"the whole one 1.000: {words}, -{lost}.0 points [" in front.headline(found)
     assert f"p = {2 / 2**lost:.2g}" in front.headline(found)
     sentences = " ".join(front._removal_sentences(found.curve))
-    assert ("Less is answered than by the whole model at 0.5 kept" in sentences) == told
+    assert ("Less is answered than by the whole model: at 0.5 -6.0 points [" in sentences) == told
+
+
+@pytest.mark.parametrize(("won", "told"), [(5, False), (6, True)])
+def test_what_a_ranking_gains_over_chance_is_told_with_interval_p_and_draws(won, told) -> None:
+    # Two removals lose the same documents: signs of as many equal differences, p = 2 / 2**won.
+    whole = step(1.0, [1] * 10, [1] * 10)
+    random = step(0.5, [0] * won + [1] * (10 - won), [1]).test
+    ranked = dataclasses.replace(step(0.5, [1] * 10, [1]), removals=[random, random])
+    found = ranked.above_random
+    differences = torch.tensor([1.0] * won + [0.0] * (10 - won)).numpy()
+    expected = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx(expected, abs=2e-3)
+    assert found.p == pytest.approx(2 / 2**won)
+    (said, *_) = front._removal_sentences(Curve(whole, [ranked], 0.1))
+    points = f"removal at random (mean of 2 draws): at 0.5 +{won}0.0 points ["
+    assert (points in said and said.endswith("p = 0.031.")) == told
+    assert ("No share shows" in said) != told
 
 
 def test_the_folder_is_named_after_model_and_task() -> None:
