@@ -73,7 +73,7 @@ class Step:
     """A model of one size.
 
     Attributes:
-        share: The share that was asked for; 1 of the whole model.
+        share: The share of neurons that was asked for; 1 of the whole model.
         neurons: Neurons of each feed-forward part.
         head_groups: Key-value heads of each attention; 0 where they are not removed.
         ratio: Share of weights and biases of linear layers that is left.
