@@ -288,5 +288,6 @@ class DefectsStudy(FolderStudy):
                 "attacked": picture_of(image.attacked[0], self.public.preprocessing),
             }
             said = [f"{name}: {classes[found[row]]}" for name, found in self.predicted.items()]
-            shown.append(Exhibit(pictures, f"image {self.positions[row]}", ", ".join(said)))
+            told = f"answers to the attacked image: {', '.join(said)}"
+            shown.append(Exhibit(pictures, f"image {self.positions[row]}", told))
         return shown
