@@ -14,6 +14,7 @@ from aim_plugins.sweep.paired import Interval, PairedDifference, in_points, show
 from vision_bench.reengineering.defects.inheritance import (
     UNKNOWN,
     Answers,
+    common_images,
     inheritance_difference,
 )
 from vision_bench.reengineering.defects.settings import (
@@ -64,10 +65,17 @@ class Findings:
             return UNKNOWN
         return inheritance_difference(self.arms[name].answers, self.arms[STANDARD].answers)
 
+    def common(self, name: str) -> int:
+        """How many images that difference is over: those that both answer rightly."""
+        return common_images(self.arms[name].answers, self.arms[STANDARD].answers)
+
     @property
     def columns(self) -> list[str]:
         """Headings of the table."""
-        return ["arm", "retained", "accuracy, %", "DIR, %", "DIR less standard, points"]
+        return [
+            "arm", "retained", "accuracy, %", "DIR, %", "DIR less standard, points",
+            "over images",
+        ]  # fmt: skip
 
     @property
     def rows(self) -> list[list[str]]:
@@ -75,10 +83,11 @@ class Findings:
         return [
             [
                 name,
-                "–" if one.retained is None else f"{100 * one.retained:.1f} %",
+                "–" if one.retained is None else show_retained(one.retained),
                 percent(one.answers.accuracy),
                 percent(one.answers.inheritance_rate),
                 percent(self.difference(name), signed=True),
+                "–" if name == STANDARD else str(self.common(name)),
             ]
             for name, one in self.arms.items()
         ]
@@ -138,6 +147,7 @@ class Findings:
         writer.writerow(
             ["arm", "retained", "validation", "epochs", "images", "right", "flipped"]
             + [f"{one}{end}" for one in triples for end in ("", "_low", "_high")]
+            + ["right_with_standard"]
         )
         for name, one in self.arms.items():
             answers = one.answers
@@ -145,7 +155,8 @@ class Findings:
             counts = (len(answers.clean), int(answers.clean.sum()), int(answers.flipped.sum()))
             ends = [end for each in intervals for end in (each.value, each.low, each.high)]
             texts = [repr(end) if math.isfinite(end) else "" for end in ends]
-            writer.writerow([name, one.retained, one.validation, one.epochs, *counts, *texts])
+            facts = [name, one.retained, one.validation, one.epochs]
+            writer.writerow([*facts, *counts, *texts, self.common(name)])
         return text.getvalue()
 
     def to_json(self, **also: Any) -> str:
@@ -162,10 +173,21 @@ class Findings:
                 "accuracy": _plain(one.answers.accuracy),
                 "dir": _plain(one.answers.inheritance_rate),
                 "dir_less_standard": _plain(self.difference(name)),
+                "right_with_standard": self.common(name),
             }
             for name, one in self.arms.items()
         }
         return json.dumps({**also, "arms": content}, indent=2) + "\n"
+
+
+def show_retained(share: float) -> str:
+    """A retained share, in percent; 100.0 only where nothing was removed.
+
+    >>> show_retained(1.0), show_retained(0.99998), show_retained(0.382)
+    ('100.0 %', '> 99.9 %', '38.2 %')
+    """
+    shown = f"{100 * share:.1f} %"
+    return "> 99.9 %" if share < 1 and shown == "100.0 %" else shown
 
 
 def percent(one: Interval, *, signed: bool = False) -> str:

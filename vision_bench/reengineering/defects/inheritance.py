@@ -49,6 +49,11 @@ class Answers:
         return _share(int(self.flipped.sum()), int(self.clean.sum()))
 
 
+def common_images(arm: Answers, standard: Answers) -> int:
+    """How many images both answer rightly when clean, which their difference is taken over."""
+    return int((arm.clean & standard.clean).sum())
+
+
 def inheritance_difference(arm: Answers, standard: Answers) -> PairedDifference:
     """The DIR of an arm less that of standard fine-tuning, each image its own control.
 

@@ -17,7 +17,11 @@ from vision_bench.attacks.gradient_sign import uniform_start
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
 from vision_bench.reengineering.defects.findings import Finding, Findings
-from vision_bench.reengineering.defects.inheritance import Answers, inheritance_difference
+from vision_bench.reengineering.defects.inheritance import (
+    Answers,
+    common_images,
+    inheritance_difference,
+)
 from vision_bench.reengineering.defects.output_layer import (
     feature_extractor,
     find_output_layer,
@@ -444,6 +448,7 @@ def test_the_difference_is_taken_over_images_that_both_answer_rightly():
     arm = Answers(torch.ones(10, dtype=torch.bool), torch.arange(10) != 1)
     # Standard flips 0 to 3, the arm 1 alone; image 9 is not common.
     found = inheritance_difference(arm, standard)
+    assert common_images(arm, standard) == 9
     assert found.value == pytest.approx((1 - 4) / 9)
     assert found.low < found.value < found.high
     assert found.p == pytest.approx(stats.binomtest(0, 3).pvalue)

@@ -87,7 +87,7 @@ def test_accuracy_is_that_of_the_kept_weights_in_a_model_of_ones_own(output, len
     model = load_model("lenet5", weights=lenet, classes=10)
     data = load_dataset("digits", preprocessing=model.preprocessing, limit=IMAGES)
     images = torch.stack([data[index][0] for index in range(IMAGES)])
-    arms = found(output)
+    arms, answers = found(output), {}
     assert list(arms) == list(ARMS)
     for name, one in arms.items():
         state = load_file(output / "models" / f"{name}.safetensors")
@@ -97,6 +97,8 @@ def test_accuracy_is_that_of_the_kept_weights_in_a_model_of_ones_own(output, len
         assert (one["right"], one["images"]) == (right, IMAGES)
         assert one["accuracy"]["value"] == pytest.approx(right / IMAGES)
         assert one["dir"]["value"] == pytest.approx(one["flipped"] / right)
+        answers[name] = model.module(images).argmax(1) == data.labels
+        assert one["right_with_standard"] == int((answers[name] & answers["standard"]).sum())
 
 
 def test_seam_keeps_what_its_masks_retain_and_random_as_much(output):
@@ -119,6 +121,7 @@ def test_the_table_has_the_numbers_and_the_page_stands_alone(output):
     arms = found(output)
     assert [row["arm"] for row in rows] == list(ARMS)
     assert float(rows[1]["dir"]) == arms["seam"]["dir"]["value"]
+    assert int(rows[1]["right_with_standard"]) == arms["seam"]["right_with_standard"]
     assert rows[0]["dir_less_standard"] == "" and arms["standard"]["dir_less_standard"] is None
     assert rows[-1]["retained"] == ""
     page = (output / "report.html").read_text()
