@@ -43,7 +43,7 @@ from vision_bench.reengineering.defects.arms import Reuse
 from vision_bench.reengineering.defects.attacked import Attacker, answers_to
 from vision_bench.reengineering.defects.findings import Finding, Findings
 from vision_bench.reengineering.defects.front import publish
-from vision_bench.reengineering.defects.inheritance import Answers
+from vision_bench.reengineering.defects.inheritance import Answers, guessing_accuracy
 from vision_bench.reengineering.defects.output_layer import (
     feature_extractor,
     find_output_layer,
@@ -263,9 +263,14 @@ class DefectsStudy(FolderStudy):
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         needed = any(one in WITH_MASKS for one in self.settings.arms)
+        labels = self.test.labels[self.positions]
         return publish(
             store.folder,
-            Findings(self.findings),
+            Findings(
+                self.findings,
+                self.settings.prune_threshold,
+                guessing_accuracy(labels, len(self.test.classes)),
+            ),
             self.settings,
             store.manifest,
             target=self.test.title,
