@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,6 +243,30 @@ def test_images_of_which_none_can_be_read_are_refused(config, photographs, capsy
         one.write_bytes(b"no image")
     assert _on(config, photographs) != 0
     assert "holds no readable image" in (told := capsys.readouterr().err) and "give images" in told
+
+
+@pytest.mark.parametrize("late", ["an image", "scipy", "random weights", "features"])
+def test_what_would_fail_late_fails_before_any_training(
+    config, photographs, capsys, monkeypatch, late
+):
+    from vision_bench.reengineering.defects import study
+
+    monkeypatch.setattr(Reuse, "make", lambda *_: pytest.fail("an arm is made"))
+    (photographs / "train" / "a" / "0.png").unlink()
+    shutil.copytree(photographs / "train", photographs / "val")
+    told = {"an image": "3.png", "scipy": "pip install 'aim-plugins[vision]'"}.get(late, late)
+
+    def failing(*_, **__):
+        raise ValueError(late)
+
+    if late == "an image":
+        (photographs / "val" / "b" / "3.png").write_bytes(b"no image")
+    elif late == "scipy":
+        monkeypatch.setattr(study, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setattr(study, {"features": "objective"}.get(late, "random_network"), failing)
+    assert _on(config, photographs, "--split", "val", "--on-error", "raise") != 0
+    assert told in capsys.readouterr().err.splitlines()[-1]
 
 
 def _interrupted(config: Path, folder: Path) -> bool:
