@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aim_plugins.sweep.intervals import wilson_interval
-from aim_plugins.sweep.paired import Interval, PairedDifference, mean_difference, paired_difference
+from aim_plugins.sweep.paired import PairedDifference, mean_difference, paired_difference
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Step:
     """A model of one size.
 
     Attributes:
-        share: The share that was asked for; 1 of the whole model.
+        share: The share of neurons that was asked for; 1 of the whole model.
         neurons: Neurons of each feed-forward part.
         head_groups: Key-value heads of each attention; 0 where they are not removed.
         ratio: Share of weights and biases of linear layers that is left.
@@ -99,10 +100,25 @@ class Step:
         return math.fsum(one.accuracy for one in self.removals) / len(self.removals)
 
     @property
-    def above_random(self) -> Interval:
-        """By how much its accuracy is above the mean one after removal at random."""
+    def above_random(self) -> PairedDifference:
+        """By how much its accuracy is above the mean one after removal at random.
+
+        Each document is its own control: p is of signs dealt out anew to the documents'
+        differences, which for a single removal is McNemar's exact test.
+        """
+        from scipy.stats import permutation_test
+
         own, *drawn = (list(map(float, one.hits)) for one in (self.test, *self.removals))
-        return mean_difference(own, mean_of(drawn))
+        random = mean_of(drawn)
+        tested = permutation_test(
+            (own, random),
+            lambda first, second, axis: (first - second).mean(axis=axis),
+            permutation_type="samples",
+            batch=500,
+            vectorized=True,
+            rng=0,
+        )
+        return PairedDifference(**vars(mean_difference(own, random)), p=float(tested.pvalue))
 
     def to_json(self) -> dict[str, Any]:
         """For records."""
@@ -128,16 +144,44 @@ def mean_of(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Tokens a second, whole and smaller model in turn; medians.
+class Rates:
+    """Tokens a second in every round, of the whole model and the smaller one in turn.
 
     Attributes:
-        reading: Of prompts, for both models.
-        writing: One after another.
+        whole: Of the whole model.
+        smaller: Of the smaller one.
     """
 
-    reading: Sequence[float]
-    writing: Sequence[float]
+    whole: Sequence[float]
+    smaller: Sequence[float]
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """The median over rounds, of the whole model and of the smaller one."""
+        return statistics.median(self.whole), statistics.median(self.smaller)
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """How many times as fast the smaller one is: quartiles over rounds, with the median.
+
+        In a round both meet the same machine, so their ratio tells more than that of medians.
+        """
+        ratios = [own / whole for whole, own in zip(self.whole, self.smaller, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        return low, middle, high
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast the whole and the smaller model are.
+
+    Attributes:
+        reading: Of prompts.
+        writing: One token after another.
+    """
+
+    reading: Rates
+    writing: Rates
 
 
 @dataclass(frozen=True)

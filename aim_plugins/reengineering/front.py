@@ -5,39 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step, mean_of
+from aim_plugins.reengineering.curve import Answers, Curve, Step, mean_of
 from aim_plugins.reengineering.pictures import draw_accuracy, draw_others
-from aim_plugins.reengineering.settings import TaskModuleSettings
+from aim_plugins.reengineering.wording import (
+    Findings,
+    count_of,
+    headline,
+    removal_sentences,
+    show_parameters,
+    show_rate,
+    smaller_sentences,
+)
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
-from aim_plugins.sweep.paired import in_points, verdict
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What a study found, for its front.
-
-    Attributes:
-        settings: What was asked.
-        curve: The models.
-        speed: Of the whole and the smaller model.
-        deviation: The largest difference of a log-likelihood between smaller and masked model.
-    """
-
-    settings: TaskModuleSettings
-    curve: Curve
-    speed: Speed
-    deviation: float
-
-    @property
-    def chosen(self) -> Step:
-        """The step that the smaller model is of."""
-        return self.curve.steps[self.curve.selected]
+from aim_plugins.sweep.paired import in_points
 
 
 def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
@@ -72,79 +58,40 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         files={"results.csv": _csv(found.curve), "results.json": _json(found)},
         pictures=pictures,
         table="\n\n".join([f"{title} for {task}", *tables]) + "\n",
-        sentences=[headline(found), *_removal_sentences(found.curve), *_smaller_sentences(found)],
+        sentences=[headline(found), *removal_sentences(found.curve), *smaller_sentences(found)],
         others=["masks/", "smaller/"],
     )
-
-
-def headline(found: Findings) -> str:
-    """The result in a sentence or two."""
-    chosen, whole = found.chosen, found.curve.whole
-    text = (
-        f"With {chosen.share:g} of neurons and heads kept "
-        f"({chosen.parameters / whole.parameters:.1%} of the parameters), the model answers "
-        f"{chosen.test.accuracy:.3f} of {len(chosen.test.right)} held-out documents right, the "
-        f"whole one {whole.test.accuracy:.3f}: {verdict(chosen.test.against(whole.test))}."
-    )
-    if not found.curve.good:
-        text += (
-            f" No share was within {found.settings.tolerance:g} of the whole model on the "
-            "validation documents; this is the largest."
-        )
-    return text
 
 
 def _accuracy_section(found: Findings, picture: bytes) -> Section:
     curve = found.curve
     note = (
         "In every block the neurons and key-value heads (with their query heads) of the largest "
-        f"importance are kept. It is learned from {found.settings.split[0]:.0%} of the documents; "
-        "accuracies are of documents that neither ranking nor choice has seen, with 95 % intervals "
-        "over documents, of the draws at random as they fell. No weight is trained. Cross-entropy "
-        "is of the right choice among all, in nats."
+        "importance are kept. A share is of neurons; of heads at least as many are kept, rounded "
+        "up to a number that the configuration can have. Importance is learned from "
+        f"{found.settings.split[0]:.0%} of the documents; accuracies are of documents that neither "
+        "ranking nor choice has seen, with 95 % intervals over documents, of the draws at random "
+        "as they fell. No weight is trained. Cross-entropy is of the right choice among all, in "
+        "nats."
     )
     return Section(
         "Accuracy",
         note,
-        _removal_sentences(curve),
-        {"accuracy against the share kept": picture},
+        removal_sentences(curve),
+        {"accuracy against the share of neurons kept": picture},
         [_accuracy_table(curve), _size_table(curve), _choice_table(found)],
     )
 
 
-def _removal_sentences(curve: Curve) -> list[str]:
-    better, worse = [], []
-    for step in curve.steps:
-        if step.above_random.low > 0:
-            better.append(f"{step.share:g}")
-        lost = step.test.against(curve.whole.test)
-        if lost.is_clear and lost.value < 0:
-            worse.append(f"{step.share:g}")
-    sentences = []
-    if better:
-        sentences.append(
-            "Ranked by importance, more is answered than after removal at random at "
-            f"{_and(better)} kept."
-        )
-    else:
-        sentences.append("No share shows that importance ranks better than chance.")
-    if worse:
-        sentences.append(f"Less is answered than by the whole model at {_and(worse)} kept.")
-    return sentences
-
-
-def _and(words: Sequence[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 def _accuracy_table(curve: Curve) -> Table:
     columns = [
-        "kept", "accuracy", "95 %", "minus the whole", "at random", "minus random",
-        "cross-entropy", "at random",
+        "share", "neurons kept", "heads kept", "accuracy", "95 %", "minus the whole", "at random",
+        "minus random", "cross-entropy", "at random",
     ]  # fmt: skip
     rows = []
     for step in (curve.whole, *curve.steps):
-        row = [f"{step.share:g}", f"{step.test.accuracy:.3f}", _interval(step.test)]
+        row = [f"{step.share:g}", *_kept(step, curve.whole)]
+        row += [f"{step.test.accuracy:.3f}", _interval(step.test)]
         if step is curve.whole:
             row += ["", "", "", f"{step.test.loss:.3f}", ""]
         else:
@@ -160,15 +107,24 @@ def _size_table(curve: Curve) -> Table:
     rows = [
         [
             f"{step.share:g}",
-            str(step.neurons),
-            str(step.head_groups or "all"),
-            f"{step.parameters / 1e6:.1f} M",
+            *_kept(step, curve.whole),
+            show_parameters(step),
             f"{step.ratio:.4f}",
         ]
         for step in (curve.whole, *curve.steps)
     ]
-    columns = ["kept", "neurons", "key-value heads", "parameters", "retained ratio"]
-    return Table(columns, rows, "What is left; the ratio is of weights of linear layers")
+    columns = ["share", "neurons kept", "heads kept", "parameters", "retained ratio"]
+    title = (
+        "What is left; the ratio is of weights of linear layers, and names the masks of a share: "
+        "retained_ratio=R"
+    )
+    return Table(columns, rows, title)
+
+
+def _kept(step: Step, whole: Step) -> list[str]:
+    """Neurons and key-value heads of each block, of how many."""
+    heads = count_of(step.head_groups, whole.head_groups) if whole.head_groups else "all"
+    return [count_of(step.neurons, whole.neurons), heads]
 
 
 def _choice_table(found: Findings) -> Table:
@@ -185,7 +141,7 @@ def _choice_table(found: Findings) -> Table:
         f"The choice: the smallest share within {found.settings.tolerance:g} of the whole model "
         f"on {len(found.curve.whole.validation.right)} validation documents"
     )
-    return Table(["kept", "validation accuracy", "95 %", ""], rows, title)
+    return Table(["share", "validation accuracy", "95 %", ""], rows, title)
 
 
 def _interval(answers: Answers) -> str:
@@ -212,39 +168,26 @@ def _others_tables(curve: Curve) -> list[Table]:
             less = "" if step is curve.whole else in_points(own.against(whole))
             accuracy = [f"{own.accuracy:.3f}", _interval(own), less]
             rows.append([f"{step.share:g}", *accuracy, f"{own.loss:.3f}"])
-        columns = [f"kept, {name}", "accuracy", "95 %", "minus the whole", "cross-entropy"]
+        columns = [f"share, {name}", "accuracy", "95 %", "minus the whole", "cross-entropy"]
         tables.append(Table(columns, rows))
     return tables
 
 
 def _smaller_section(found: Findings) -> Section:
     whole, chosen = found.curve.whole, found.chosen
+    rates = [found.speed.reading.medians, found.speed.writing.medians]
     rows = [
-        ["whole", str(whole.parameters), *(f"{one[0]:.0f}" for one in _rates(found.speed))],
-        ["smaller", str(chosen.parameters), *(f"{one[1]:.0f}" for one in _rates(found.speed))],
+        [name, show_parameters(step), *(show_rate(one[place]) for one in rates)]
+        for place, (name, step) in enumerate([("whole", whole), ("smaller", chosen)])
     ]
     note = (
         "The channels are cut out of the weights, and the configuration says how many are left: "
         "`transformers` and `lm_eval --model hf` load the folder `smaller` as any other model. "
-        "Embeddings stay as they are. Speed is the median of five rounds of both models in turn, "
-        "on the machine of this run."
+        "Embeddings stay as they are. Speed is the median of rounds of both models in turn, on the "
+        "machine of this run; ratios are of the same round, with their quartiles over rounds."
     )
     columns = ["model", "parameters", "tokens a second, reading", "tokens a second, writing"]
-    return Section("The smaller model", note, _smaller_sentences(found), {}, [Table(columns, rows)])
-
-
-def _rates(speed: Speed) -> tuple[Sequence[float], Sequence[float]]:
-    return speed.reading, speed.writing
-
-
-def _smaller_sentences(found: Findings) -> list[str]:
-    reading, writing = _rates(found.speed)
-    return [
-        f"The smaller model reads {reading[1] / reading[0]:.2f} times as fast as the whole one, "
-        f"and writes {writing[1] / writing[0]:.2f} times as fast.",
-        "Log-likelihoods of the smaller and the masked model differ by at most "
-        f"{found.deviation:.1g} nats.",
-    ]
+    return Section("The smaller model", note, smaller_sentences(found), {}, [Table(columns, rows)])
 
 
 def _csv(curve: Curve) -> str:

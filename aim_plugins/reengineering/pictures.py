@@ -1,4 +1,4 @@
-"""The picture of a curve: accuracy against the share of channels that are kept."""
+"""The picture of a curve: accuracy against the share of neurons that are kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def draw_accuracy(curve: Curve, task: str) -> dict[str, bytes]:
         axes.text(1.0, curve.whole.test.chance + 0.01, "guessing", color=INK, fontsize=8, ha="left")
         axes.invert_xaxis()
         axes.set_ylim(0, 1.04)
-        axes.set_xlabel("share of neurons and heads kept")
+        axes.set_xlabel(_what_is_kept(curve))
         axes.set_ylabel(f"accuracy, {len(curve.whole.test.right)} held-out documents")
         axes.set_title(task)
         axes.legend(loc="lower left")
@@ -62,7 +62,7 @@ def draw_others(curve: Curve, task: str) -> dict[str, bytes]:
             axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.invert_xaxis()
         axes.set_ylim(0, 1.04)
-        axes.set_xlabel(f"share of neurons and heads kept, ranked for {task}")
+        axes.set_xlabel(f"{_what_is_kept(curve)}, ranked for {task}")
         axes.set_ylabel("accuracy")
         axes.legend(loc="lower left")
         return render(figure)
@@ -75,4 +75,11 @@ def _draw_path(axes: Axes, curve: Curve, label: str = "ranked by importance for 
     low, high = zip(*(one.test.interval for one in steps), strict=True)
     axes.plot(shares, values, "o-", color=BLUE, label=label)
     axes.fill_between(shares, low, high, color=BLUE, alpha=0.15, linewidth=0)
-    axes.set_xticks(shares, [f"{one:g}" for one in shares])
+    counts = [f"\n{one.head_groups}" * bool(curve.whole.head_groups) for one in steps]
+    axes.set_xticks(shares, [f"{one:g}{heads}" for one, heads in zip(shares, counts, strict=True)])
+
+
+def _what_is_kept(curve: Curve) -> str:
+    """What stands at the ticks: of heads the count, as a share of few is rounded up."""
+    heads = curve.whole.head_groups
+    return "share of neurons kept" + f"; below, key-value heads of {heads}" * bool(heads)

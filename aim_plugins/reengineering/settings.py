@@ -30,7 +30,7 @@ class TaskModuleSettings(Settings):
         limit: Documents of the task, the first ones; by default all.
         also: Other tasks of multiple choice, on which the same models are measured.
         also_limit: Documents of each of these, the first ones.
-        shares: Shares of neurons and heads that are kept, in every block; by default
+        shares: Shares of neurons kept in every block, and of heads at least; by default
             0.9,0.8,0.7,0.6,0.5.
         split: Shares of the documents that importance is learned from, that a share is chosen on,
             and that the results are of; by default 0.4,0.2,0.4.

@@ -27,8 +27,8 @@ from aim_plugins.core.identity import model_fingerprint, seed_of
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.modulation.masks import masked, retained_ratio
 from aim_plugins.modulation.retained import LearnedMasks, MaskMetadata, MaskPoint
-from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step
-from aim_plugins.reengineering.front import Findings, publish
+from aim_plugins.reengineering.curve import Answers, Curve, Rates, Speed, Step
+from aim_plugins.reengineering.front import publish
 from aim_plugins.reengineering.groups import Removable, find_removable, masks_of
 from aim_plugins.reengineering.importance import keep_most_important, taylor_importance
 from aim_plugins.reengineering.questions import (
@@ -41,6 +41,7 @@ from aim_plugins.reengineering.removal import channel_counts, smaller_model
 from aim_plugins.reengineering.settings import TaskModuleSettings
 from aim_plugins.reengineering.speed import measure_speed
 from aim_plugins.reengineering.split import split_documents
+from aim_plugins.reengineering.wording import Findings
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
@@ -154,7 +155,12 @@ class ReengineeringStudy(FolderStudy):
 
     def _measure_step(self, share: float, kept: Kept) -> Step:
         model, groups = self.model, self.removable.groups
-        say(f"reengineer: answers with {share:g} of neurons and heads kept")
+        neurons, heads = (
+            int(kept[one[0].name].sum()) if one else 0
+            for one in (self.removable.neurons, self.removable.heads)
+        )
+        counted = f"{neurons} neurons" + f" and {heads} key-value heads" * bool(heads)
+        say(f"reengineer: answers with {counted} of each block (share {share:g})")
         masks = masks_of(model, groups, kept)
         with masked(model, masks):
             validation, test = self._answers(self.validation), self._answers(self.test)
@@ -166,10 +172,6 @@ class ReengineeringStudy(FolderStudy):
         removed = sum(
             (1 - int(mask.sum()) / mask.numel()) * model.get_parameter(name).numel()
             for name, mask in masks.items()
-        )
-        neurons, heads = (
-            int(kept[one[0].name].sum()) if one else 0
-            for one in (self.removable.neurons, self.removable.heads)
         )
         return Step(
             share,
@@ -225,7 +227,7 @@ class ReengineeringStudy(FolderStudy):
 
     def _save_smaller(self, store: SweepStore, kept: Kept) -> tuple[Speed, float]:
         """Saves the smaller model; its speed, and how far its answers are from the mask's."""
-        held, folder = store.read_batch("smaller"), self.output / "smaller"
+        held, folder = store.read_batch("smaller model"), self.output / "smaller"
         if held is None or not all((folder / name).is_file() for name in held["files"]):
             say(f"reengineer: the smaller model goes to {folder}")
             smaller = smaller_model(self.model, self.removable, kept)
@@ -238,11 +240,12 @@ class ReengineeringStudy(FolderStudy):
                 for row, others in zip(scores, under_mask, strict=True)
                 for one, other in zip(row, others, strict=True)
             )
-            speed = measure_speed([self.model, smaller])
+            speed = measure_speed(self.model, smaller)
             files = sorted(one.name for one in folder.iterdir())
             held = {"speed": asdict(speed), "deviation": deviation, "files": files}
-            store.write_batch("smaller", held)
-        return Speed(**held["speed"]), float(held["deviation"])
+            store.write_batch("smaller model", held)
+        speed = Speed(**{name: Rates(**one) for name, one in held["speed"].items()})
+        return speed, float(held["deviation"])
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         found = Findings(self.settings, self.curve, self.speed, self.deviation)

@@ -6,14 +6,16 @@ import csv
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.modulation.masks import masked
 from aim_plugins.modulation.retained import LearnedMasks
-from aim_plugins.reengineering import front, study
-from aim_plugins.reengineering.curve import Answers, Curve, Speed, Step
+from aim_plugins.reengineering import front, study, wording
+from aim_plugins.reengineering.curve import Answers, Curve, Rates, Speed, Step
 from aim_plugins.reengineering.settings import TaskModuleSettings
 
 pytest.importorskip("lm_eval")
@@ -204,6 +206,54 @@ def test_accuracy_and_loss_are_those_by_hand() -> None:
     assert answers.chance == 0.5
 
 
+@pytest.mark.parametrize(
+    ("heads", "left", "told"),
+    [
+        (3, 3, "With 1382 of 1536 neurons of each block and all 3 key-value heads kept"),
+        (3, 2, "With 1382 of 1536 neurons of each block and 2 of 3 key-value heads kept"),
+        (0, 0, "With 1382 of 1536 neurons of each block kept"),
+    ],
+)
+def test_heads_are_told_as_a_count_and_none_is_called_removed_that_stays(heads, left, told) -> None:
+    answers = step(1.0, [1] * 10, [1] * 10)
+    whole = dataclasses.replace(answers, neurons=1536, head_groups=heads)
+    smaller = dataclasses.replace(
+        answers, share=0.9, neurons=1382, head_groups=left, parameters=94, removals=[answers.test]
+    )
+    curve = Curve(whole, [smaller], 0.1)
+    settings = TaskModuleSettings(model="org/model", tasks=["arc_easy"])
+    assert wording.headline(wording.Findings(settings, curve, SPEED, 0.0)).startswith(
+        told + " (94.0%"
+    )
+    for table in (front._accuracy_table(curve), front._size_table(curve)):
+        kept = dict(zip(table.columns, table.rows[1], strict=False))
+        assert kept["neurons kept"] == "1382 of 1536"
+        assert kept["heads kept"] == (f"{left} of {heads}" if heads else "all")
+
+
+SPEED = Speed(Rates([100.0] * 2, [150.0] * 2), Rates([8.0] * 5, [7.0, 8.0, 9.0, 9.0, 9.0]))
+"""Reading is faster in each round, writing is not."""
+
+
+def test_the_ratio_of_speeds_is_of_each_round_and_has_its_quartiles() -> None:
+    # The machine is twice as slow in the second half, and the smaller model 1.5 times as fast.
+    whole = [8.0] * 4 + [4.0] * 4
+    rates = Rates(whole, [1.5 * one for one in whole[:7]] + [4.0])
+    expected = np.quantile([1.5] * 7 + [1.0], [0.25, 0.5, 0.75], method="weibull")
+    assert rates.quartiles == pytest.approx(tuple(expected))
+    assert "cannot be told apart" not in wording.show_ratio(rates)
+
+
+def test_a_speed_whose_quartiles_hold_1_is_not_called_a_gain() -> None:
+    settings = TaskModuleSettings(model="org/model", tasks=["arc_easy"])
+    whole = step(1.0, [1] * 10, [1] * 10)
+    found = wording.Findings(settings, Curve(whole, [whole], 0.1), SPEED, 0.0)
+    (said, _) = wording.smaller_sentences(found)
+    assert "reads 1.50 times as fast (quartiles 1.50 to 1.50) as the whole one" in said
+    # Ratios 7/8, 1 and three times 9/8: quartiles at places 1.5 and 4.5.
+    assert "writes 1.12 times as fast (quartiles 0.94 to 1.12; cannot be told apart)" in said
+
+
 @pytest.mark.parametrize(("lost", "told"), [(5, False), (6, True)])
 def test_sentences_follow_the_p_beside_them(lost: int, told: bool) -> None:
     # All unequal answers are one model's: p is 2 / 2**5 or 2 / 2**6.
@@ -211,12 +261,29 @@ def test_sentences_follow_the_p_beside_them(lost: int, told: bool) -> None:
     smaller = step(0.5, [0] * lost + [1] * (100 - lost), [1] * 10)
     smaller = dataclasses.replace(smaller, removals=[smaller.test])
     settings = TaskModuleSettings(model="org/model", tasks=["arc_easy"])
-    found = front.Findings(settings, Curve(whole, [smaller], 0.1), Speed([1.0] * 2, [1.0] * 2), 0.0)
+    found = wording.Findings(settings, Curve(whole, [smaller], 0.1), SPEED, 0.0)
     words = "worse" if told else "cannot be told apart"
-    assert f"the whole one 1.000: {words}, -{lost}.0 points [" in front.headline(found)
-    assert f"p = {2 / 2**lost:.2g}" in front.headline(found)
-    sentences = " ".join(front._removal_sentences(found.curve))
-    assert ("Less is answered than by the whole model at 0.5 kept" in sentences) == told
+    assert f"the whole one 1.000: {words}, -{lost}.0 points [" in wording.headline(found)
+    assert f"p = {2 / 2**lost:.2g}" in wording.headline(found)
+    sentences = " ".join(wording.removal_sentences(found.curve))
+    assert ("Less is answered than by the whole model: at 0.5 -6.0 points [" in sentences) == told
+
+
+@pytest.mark.parametrize(("won", "told"), [(5, False), (6, True)])
+def test_what_a_ranking_gains_over_chance_is_told_with_interval_p_and_draws(won, told) -> None:
+    # Two removals lose the same documents: signs of as many equal differences, p = 2 / 2**won.
+    whole = step(1.0, [1] * 10, [1] * 10)
+    random = step(0.5, [0] * won + [1] * (10 - won), [1]).test
+    ranked = dataclasses.replace(step(0.5, [1] * 10, [1]), removals=[random, random])
+    found = ranked.above_random
+    differences = torch.tensor([1.0] * won + [0.0] * (10 - won)).numpy()
+    expected = stats.ttest_1samp(differences, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx(expected, abs=2e-3)
+    assert found.p == pytest.approx(2 / 2**won)
+    (said, *_) = wording.removal_sentences(Curve(whole, [ranked], 0.1))
+    points = f"removal at random (mean of 2 draws): at 0.5 +{won}0.0 points ["
+    assert (points in said and said.endswith("p = 0.031.")) == told
+    assert ("No share shows" in said) != told
 
 
 def test_the_folder_is_named_after_model_and_task() -> None:

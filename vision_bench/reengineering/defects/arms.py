@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
@@ -141,17 +142,9 @@ class Reuse:
         return learned
 
     def _retrained(self) -> Arm:
-        settings, public = self.settings, self.public
-        known = asdict(public.preprocessing)
-        del known["reduce_labels"]
-        model = load_model(
-            public.name,
-            weights=RANDOM,
-            classes=self.target.classes,
-            preprocessing=known,
-            device=self.target.device,
-            seed=seed_of(settings.seed, "weights"),
-        ).module
+        settings = self.settings
+        seed = seed_of(settings.seed, "weights")
+        model = random_network(self.public, self.target.classes, self.target.device, seed)
         rates = [_group(model.parameters(), settings, "lr_retrain")]
         recipe = self._recipe("retraining", settings.momentum_retrain)
         file = self._file(RETRAIN)
@@ -177,6 +170,24 @@ class Reuse:
             settings.weight_decay,
             seed_of(settings.seed, stage),
         )
+
+
+def random_network(public: VisionModel, classes: int, device: torch.device, seed: int) -> nn.Module:
+    """The network of a public model with random weights, for other classes.
+
+    Raises:
+        ValueError: If the model cannot be made with random weights, or for so many classes.
+    """
+    known = asdict(public.preprocessing)
+    del known["reduce_labels"]
+    return load_model(
+        public.name,
+        weights=RANDOM,
+        classes=classes,
+        preprocessing=known,
+        device=device,
+        seed=seed,
+    ).module
 
 
 def _group(

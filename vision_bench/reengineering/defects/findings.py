@@ -14,6 +14,7 @@ from aim_plugins.sweep.paired import Interval, PairedDifference, in_points, show
 from vision_bench.reengineering.defects.inheritance import (
     UNKNOWN,
     Answers,
+    common_images,
     inheritance_difference,
 )
 from vision_bench.reengineering.defects.settings import (
@@ -53,10 +54,13 @@ class Findings:
 
     Args:
         arms: Each of them, with standard fine-tuning among them.
+        threshold: The share of the hidden weights that SeaM's masks were to remove.
+        guessing: The best accuracy that constant or random answers have on the test images.
     """
 
-    def __init__(self, arms: Sequence[Finding]) -> None:
+    def __init__(self, arms: Sequence[Finding], threshold: float, guessing: float) -> None:
         self.arms = {one.name: one for one in arms}
+        self.threshold, self.guessing = threshold, guessing
 
     def difference(self, name: str) -> PairedDifference:
         """The DIR of an arm less that of standard fine-tuning; unknown of the latter itself."""
@@ -64,10 +68,21 @@ class Findings:
             return UNKNOWN
         return inheritance_difference(self.arms[name].answers, self.arms[STANDARD].answers)
 
+    def common(self, name: str) -> int:
+        """How many images that difference is over: those that both answer rightly."""
+        return common_images(self.arms[name].answers, self.arms[STANDARD].answers)
+
+    def is_untrained(self, name: str) -> bool:
+        """Whether an arm's accuracy cannot be told apart from that of guessing."""
+        return self.arms[name].answers.accuracy.low <= self.guessing
+
     @property
     def columns(self) -> list[str]:
         """Headings of the table."""
-        return ["arm", "retained", "accuracy, %", "DIR, %", "DIR less standard, points"]
+        return [
+            "arm", "retained", "accuracy, %", "DIR, %", "DIR less standard, points",
+            "over images",
+        ]  # fmt: skip
 
     @property
     def rows(self) -> list[list[str]]:
@@ -75,10 +90,11 @@ class Findings:
         return [
             [
                 name,
-                "–" if one.retained is None else f"{100 * one.retained:.1f} %",
+                "–" if one.retained is None else show_retained(one.retained),
                 percent(one.answers.accuracy),
                 percent(one.answers.inheritance_rate),
                 percent(self.difference(name), signed=True),
+                "–" if name == STANDARD else str(self.common(name)),
             ]
             for name, one in self.arms.items()
         ]
@@ -89,6 +105,33 @@ class Findings:
         if SEAM not in self.arms:
             rate = percent(self.arms[STANDARD].answers.inheritance_rate)
             return f"The attack overturns {rate} % of the right answers of standard fine-tuning."
+        untrained = [one for one in (STANDARD, SEAM) if self.is_untrained(one)]
+        if untrained:
+            return (
+                f"{self._retained} Nothing can be said of inherited defects: the accuracy of "
+                f"{' and '.join(untrained)} cannot be told apart from guessing."
+            )
+        if self.arms[SEAM].retained == 1:
+            return (
+                f"{self._retained} SeaM's arm is standard fine-tuning, and nothing can be said of "
+                "the defects that SeaM inherits."
+            )
+        return f"{self._retained} {self._compared}"
+
+    @property
+    def _retained(self) -> str:
+        """How much SeaM's masks left, before what it is worth."""
+        share = self.arms[SEAM].retained
+        assert share is not None
+        missed = f"prune_threshold={self.threshold:g} was not reached"
+        if share == 1:
+            return f"No weight was masked: {missed}."
+        told = f"SeaM retains {show_retained(share)} of the hidden weights"
+        return f"{told}." if 1 - share >= self.threshold else f"{told}: {missed}."
+
+    @property
+    def _compared(self) -> str:
+        """What SeaM inherits, beside standard fine-tuning."""
         before = self.arms[STANDARD].answers.inheritance_rate.value
         after = self.arms[SEAM].answers.inheritance_rate.value
         gap = self.difference(SEAM)
@@ -98,7 +141,7 @@ class Findings:
             more = "more" if gap.value > 0 else "fewer"
             said = f"inherits {more} defects than standard fine-tuning"
         return (
-            f"SeaM {said}. The attack on the public model overturns {100 * after:.1f} % of its "
+            f"It {said}. The attack on the public model overturns {100 * after:.1f} % of its "
             f"right answers, and {100 * before:.1f} % of standard fine-tuning's: on images that "
             f"both answer rightly, {in_points(gap)}, p = {show_p(gap.p)}. Its accuracy differs by "
             f"{100 * lost:+.1f} points."
@@ -108,7 +151,7 @@ class Findings:
     def sentences(self) -> list[str]:
         """What else follows."""
         found = [f"{name}: {ARMS[name]}." for name in self.arms]
-        if SEAM in self.arms:
+        if SEAM in self.arms and self.arms[SEAM].retained != 1:
             seam = self.arms[SEAM].answers
             gaps = {
                 one: percent(inheritance_difference(seam, self.arms[one].answers), signed=True)
@@ -121,7 +164,14 @@ class Findings:
                     "What SeaM's choice of weights adds to retaining as few of them, in points of "
                     f"DIR on common images: {told}."
                 )
-        if RETRAIN in self.arms:
+        found += [
+            f"{name}: its accuracy of {percent(self.arms[name].answers.accuracy)} % cannot be told "
+            f"apart from guessing ({100 * self.guessing:.1f} %): it is untrained, and its DIR says "
+            "nothing."
+            for name in self.arms
+            if self.is_untrained(name)
+        ]
+        if RETRAIN in self.arms and not self.is_untrained(RETRAIN):
             rate = percent(self.arms[RETRAIN].answers.inheritance_rate)
             found.append(
                 f"A network that never saw the public weights loses {rate} % of its right answers "
@@ -138,6 +188,7 @@ class Findings:
         writer.writerow(
             ["arm", "retained", "validation", "epochs", "images", "right", "flipped"]
             + [f"{one}{end}" for one in triples for end in ("", "_low", "_high")]
+            + ["right_with_standard"]
         )
         for name, one in self.arms.items():
             answers = one.answers
@@ -145,7 +196,8 @@ class Findings:
             counts = (len(answers.clean), int(answers.clean.sum()), int(answers.flipped.sum()))
             ends = [end for each in intervals for end in (each.value, each.low, each.high)]
             texts = [repr(end) if math.isfinite(end) else "" for end in ends]
-            writer.writerow([name, one.retained, one.validation, one.epochs, *counts, *texts])
+            facts = [name, one.retained, one.validation, one.epochs]
+            writer.writerow([*facts, *counts, *texts, self.common(name)])
         return text.getvalue()
 
     def to_json(self, **also: Any) -> str:
@@ -162,10 +214,21 @@ class Findings:
                 "accuracy": _plain(one.answers.accuracy),
                 "dir": _plain(one.answers.inheritance_rate),
                 "dir_less_standard": _plain(self.difference(name)),
+                "right_with_standard": self.common(name),
             }
             for name, one in self.arms.items()
         }
         return json.dumps({**also, "arms": content}, indent=2) + "\n"
+
+
+def show_retained(share: float) -> str:
+    """A retained share, in percent; 100.0 only where nothing was removed.
+
+    >>> show_retained(1.0), show_retained(0.99998), show_retained(0.382)
+    ('100.0 %', '> 99.9 %', '38.2 %')
+    """
+    shown = f"{100 * share:.1f} %"
+    return "> 99.9 %" if share < 1 and shown == "100.0 %" else shown
 
 
 def percent(one: Interval, *, signed: bool = False) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Exhibit, Page, Section, Table, publish_page
-from vision_bench.reengineering.defects.findings import Findings
+from vision_bench.reengineering.defects.findings import Findings, show_retained
 from vision_bench.reengineering.defects.pictures import draw_inheritance
 from vision_bench.reengineering.defects.settings import DefectsSettings
 
@@ -16,7 +16,8 @@ _NOTE = (
     "The attack is crafted on the features of the public model and carried over (PGD in normalised "
     "space). DIR, the defect inheritance rate, is the share of an arm's right answers that it "
     "overturns. All intervals are 95 %: Wilson's of shares; of differences, paired over the images "
-    "that both arms answer rightly. They hold for the images, not for training again with another "
+    "that both arms answer rightly, whose number stands beside them: it may therefore differ from "
+    "the difference of two DIRs. They hold for the images, not for training again with another "
     "seed. Retained is the share of the hidden weights of convolutions and linear layers."
 )
 
@@ -77,7 +78,10 @@ def _sections(
     table = Table(findings.columns, findings.rows)
     sections = [Section("Inherited defects", _NOTE, told, pictures, [table])]
     if exhibits:
-        note = "Test images whose right answer the attack overturns after standard fine-tuning."
+        note = (
+            "Test images whose right answer the attack overturns after standard fine-tuning. Below "
+            "each stands what every arm answers to the attacked image."
+        )
         sections.append(Section("Attacked images", note, exhibits=exhibits))
     return sections
 
@@ -86,7 +90,7 @@ def _of_masks(masks: Mapping[str, Any] | None, settings: DefectsSettings) -> lis
     if masks is None:
         return []
     found = (
-        f"The masks retain {masks['retained']:.1%} of the hidden weights after epoch "
+        f"The masks retain {show_retained(masks['retained'])} of the hidden weights after epoch "
         f"{masks['epoch'] + 1}, with a validation accuracy of {masks['accuracy']:.1%} before "
         "fine-tuning."
     )

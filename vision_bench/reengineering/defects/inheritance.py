@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from aim_plugins.sweep.intervals import wilson_interval
@@ -47,6 +47,21 @@ class Answers:
         Source: section IV-D of SeaM; `adversary_test` of its code.
         """
         return _share(int(self.flipped.sum()), int(self.clean.sum()))
+
+
+def guessing_accuracy(labels: Int[Tensor, " images"], classes: int) -> float:
+    """The best accuracy of answers that know nothing: all of one class, or at random.
+
+    Args:
+        labels: Of the test images.
+        classes: How many classes there are.
+    """
+    return max(1 / classes, int(labels.bincount().max()) / len(labels))
+
+
+def common_images(arm: Answers, standard: Answers) -> int:
+    """How many images both answer rightly when clean, which their difference is taken over."""
+    return int((arm.clean & standard.clean).sum())
 
 
 def inheritance_difference(arm: Answers, standard: Answers) -> PairedDifference:

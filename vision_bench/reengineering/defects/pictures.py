@@ -51,7 +51,11 @@ def draw_inheritance(findings: Findings) -> dict[str, bytes]:
                 yerr=[[100 * (up.value - up.low)], [100 * (up.high - up.value)]],
                 fmt=_MARKS[name][1],
                 color=_MARKS[name][0],
-                markersize=6,
+                markersize=11 if name == STANDARD else 6,
+                # Open, so that it shows around an arm that is as good, and is seen behind none.
+                markerfacecolor="none" if name == STANDARD else _MARKS[name][0],
+                markeredgewidth=1.8 if name == STANDARD else 1,
+                zorder=3 if name == STANDARD else 2,
                 elinewidth=1,
                 label=name,
             )

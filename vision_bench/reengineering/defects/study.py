@@ -18,13 +18,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensor_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from aim_plugins.core.devices import best_device
 from aim_plugins.core.files import sha256_of, write_atomic
@@ -34,16 +36,16 @@ from aim_plugins.sweep.page import Exhibit
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from vision_bench.attacks.features import FeatureAttack
+from vision_bench.attacks.features import FeatureAttack, objective
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import list_left_out
-from vision_bench.data.samples import first_readable
+from vision_bench.data.samples import first_readable, read_samples
 from vision_bench.models.load import load_model
-from vision_bench.reengineering.defects.arms import Reuse
+from vision_bench.reengineering.defects.arms import Reuse, random_network
 from vision_bench.reengineering.defects.attacked import Attacker, answers_to
 from vision_bench.reengineering.defects.findings import Finding, Findings
 from vision_bench.reengineering.defects.front import publish
-from vision_bench.reengineering.defects.inheritance import Answers
+from vision_bench.reengineering.defects.inheritance import Answers, guessing_accuracy
 from vision_bench.reengineering.defects.output_layer import (
     feature_extractor,
     find_output_layer,
@@ -51,6 +53,7 @@ from vision_bench.reengineering.defects.output_layer import (
 )
 from vision_bench.reengineering.defects.pictures import picture_of
 from vision_bench.reengineering.defects.settings import (
+    RETRAIN,
     SEAM,
     STANDARD,
     WITH_MASKS,
@@ -110,6 +113,16 @@ class DefectsStudy(FolderStudy):
             )
         example = first_readable(self.test)[None].to(self.device)
         self.output_layer = find_output_layer(self.public.module, example)
+        self._try_what_comes_late(example)
+
+    def _try_what_comes_late(self, example: Float[Tensor, "1 3 height width"]) -> None:
+        """Fails now where the attack, an arm or the report would fail after hours of training."""
+        if find_spec("scipy") is None:
+            raise ImportError("intervals need scipy: pip install 'aim-plugins[vision]'")
+        with torch.inference_mode():
+            objective(feature_extractor(self.public.module, self.output_layer)(example))
+        if RETRAIN in self.settings.arms:
+            random_network(self.public, len(self.test.classes), self.device, seed=0)
 
     def _data(
         self, root: str | None, split: str | None, limit: int | None, labels: str | None = None
@@ -140,6 +153,12 @@ class DefectsStudy(FolderStudy):
 
     @cached_property
     def reuse(self) -> Reuse:
+        """What makes arms; used only where one is missing."""
+        if self.settings.on_error == "raise":
+            # An image that ends the run ends it before the arms are trained.
+            every = [[one] for one in range(len(self.test))]
+            for _ in read_samples(self.test, every, self.settings.workers):
+                pass
         folder = self.settings.folder / _UNFINISHED
         return Reuse(self.public, self.output_layer, self.target, self.settings, folder)
 
@@ -263,9 +282,14 @@ class DefectsStudy(FolderStudy):
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         needed = any(one in WITH_MASKS for one in self.settings.arms)
+        labels = self.test.labels[self.positions]
         return publish(
             store.folder,
-            Findings(self.findings),
+            Findings(
+                self.findings,
+                self.settings.prune_threshold,
+                guessing_accuracy(labels, len(self.test.classes)),
+            ),
             self.settings,
             store.manifest,
             target=self.test.title,
@@ -288,5 +312,6 @@ class DefectsStudy(FolderStudy):
                 "attacked": picture_of(image.attacked[0], self.public.preprocessing),
             }
             said = [f"{name}: {classes[found[row]]}" for name, found in self.predicted.items()]
-            shown.append(Exhibit(pictures, f"image {self.positions[row]}", ", ".join(said)))
+            told = f"answers to the attacked image: {', '.join(said)}"
+            shown.append(Exhibit(pictures, f"image {self.positions[row]}", told))
         return shown

@@ -17,7 +17,12 @@ from vision_bench.attacks.gradient_sign import uniform_start
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
 from vision_bench.reengineering.defects.findings import Finding, Findings
-from vision_bench.reengineering.defects.inheritance import Answers, inheritance_difference
+from vision_bench.reengineering.defects.inheritance import (
+    Answers,
+    common_images,
+    guessing_accuracy,
+    inheritance_difference,
+)
 from vision_bench.reengineering.defects.output_layer import (
     feature_extractor,
     find_output_layer,
@@ -25,7 +30,7 @@ from vision_bench.reengineering.defects.output_layer import (
     replace_output_layer,
 )
 from vision_bench.reengineering.defects.pruning import PruningRecipe, learn_masks
-from vision_bench.reengineering.defects.settings import SEAM, STANDARD
+from vision_bench.reengineering.defects.settings import RETRAIN, SEAM, STANDARD
 from vision_bench.reengineering.fine_tuning import Recipe, fine_tune
 from vision_bench.reengineering.module import Module, make_head
 from vision_bench.reengineering.target import Target
@@ -444,11 +449,68 @@ def test_the_difference_is_taken_over_images_that_both_answer_rightly():
     arm = Answers(torch.ones(10, dtype=torch.bool), torch.arange(10) != 1)
     # Standard flips 0 to 3, the arm 1 alone; image 9 is not common.
     found = inheritance_difference(arm, standard)
+    assert common_images(arm, standard) == 9
     assert found.value == pytest.approx((1 - 4) / 9)
     assert found.low < found.value < found.high
     assert found.p == pytest.approx(stats.binomtest(0, 3).pvalue)
     with pytest.raises(ValueError, match="the same images"):
         inheritance_difference(arm, Answers(clean[:3], clean[:3]))
+
+
+def _findings(arms: dict[str, Answers], retained: float) -> Findings:
+    """Of ten equally frequent classes, with masks that were to remove 0.6."""
+    shares = {STANDARD: 1.0, RETRAIN: None}
+    return Findings(
+        [Finding(name, one, shares.get(name, retained), 1.0, 0, 1) for name, one in arms.items()],
+        0.6,
+        0.1,
+    )
+
+
+def _rightly(count: int) -> Answers:
+    """The first of 100 images answered rightly, every other of them when attacked too."""
+    places = torch.arange(100)
+    return Answers(places < count, (places < count) & (places % 2 == 0))
+
+
+@pytest.mark.parametrize(
+    ("retained", "told"),
+    [
+        (1.0, "No weight was masked: prune_threshold=0.6 was not reached. SeaM's arm is standard"),
+        (0.99999, "SeaM retains > 99.9 % of the hidden weights: prune_threshold=0.6 was not reach"),
+        (
+            0.41,
+            "SeaM retains 41.0 % of the hidden weights: prune_threshold=0.6 was not reached. It",
+        ),
+        (0.4, "SeaM retains 40.0 % of the hidden weights. It may inherit as many defects"),
+    ],
+)
+def test_what_was_masked_stands_before_what_it_is_worth(retained: float, told: str):
+    found = _findings({STANDARD: _rightly(90), SEAM: _rightly(90)}, retained)
+    assert found.summary.startswith(told)
+    assert ("may inherit" in found.summary) == (retained < 1)
+    assert ("choice of weights" in " ".join(found.sentences)) is False
+
+
+def test_a_network_that_guesses_is_no_reference():
+    # Wilson's interval of 16 of 100 starts at 0.101, that of 15 at 0.093.
+    for count, untrained in ((15, True), (16, False), (2, True)):
+        low = stats.binomtest(count, 100).proportion_ci(method="wilson").low
+        assert (low <= 0.1) == untrained
+        found = _findings({STANDARD: _rightly(90), RETRAIN: _rightly(count)}, 0.4)
+        said = " ".join(found.sentences)
+        assert ("retrain: its accuracy" in said and "it is untrained" in said) == untrained
+        assert ("is no inheritance" in said) != untrained
+
+
+def test_of_arms_that_guess_nothing_is_concluded():
+    found = _findings({STANDARD: _rightly(90), SEAM: _rightly(9)}, 0.3)
+    assert "Nothing can be said of inherited defects: the accuracy of seam cannot" in found.summary
+
+
+def test_guessing_is_the_best_of_constant_and_random_answers():
+    assert guessing_accuracy(torch.tensor([0, 1, 1, 1]), 5) == 0.75
+    assert guessing_accuracy(torch.tensor([0, 1, 2, 3]), 2) == 0.5
 
 
 @pytest.mark.parametrize(("fewer", "said"), [(5, "may inherit as many"), (6, "inherits fewer")])
@@ -458,7 +520,7 @@ def test_the_summary_follows_the_p_beside_it(fewer: int, said: str):
     clean = torch.ones(1000, dtype=torch.bool)
     standard = Answers(clean, torch.arange(1000) >= fewer)
     arms = {STANDARD: standard, SEAM: Answers(clean, clean)}
-    found = Findings([Finding(name, one, 1.0, 1.0, 0, 1) for name, one in arms.items()])
+    found = _findings(arms, 0.3)
     assert found.difference(SEAM).high < 0
-    assert found.summary.startswith(f"SeaM {said}")
+    assert found.summary.startswith(f"SeaM retains 30.0 % of the hidden weights. It {said}")
     assert f"p = {2 / 2**fewer:.2g}." in found.summary

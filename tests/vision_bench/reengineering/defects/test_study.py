@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_accuracy_is_that_of_the_kept_weights_in_a_model_of_ones_own(output, len
     model = load_model("lenet5", weights=lenet, classes=10)
     data = load_dataset("digits", preprocessing=model.preprocessing, limit=IMAGES)
     images = torch.stack([data[index][0] for index in range(IMAGES)])
-    arms = found(output)
+    arms, answers = found(output), {}
     assert list(arms) == list(ARMS)
     for name, one in arms.items():
         state = load_file(output / "models" / f"{name}.safetensors")
@@ -97,6 +98,8 @@ def test_accuracy_is_that_of_the_kept_weights_in_a_model_of_ones_own(output, len
         assert (one["right"], one["images"]) == (right, IMAGES)
         assert one["accuracy"]["value"] == pytest.approx(right / IMAGES)
         assert one["dir"]["value"] == pytest.approx(one["flipped"] / right)
+        answers[name] = model.module(images).argmax(1) == data.labels
+        assert one["right_with_standard"] == int((answers[name] & answers["standard"]).sum())
 
 
 def test_seam_keeps_what_its_masks_retain_and_random_as_much(output):
@@ -119,6 +122,7 @@ def test_the_table_has_the_numbers_and_the_page_stands_alone(output):
     arms = found(output)
     assert [row["arm"] for row in rows] == list(ARMS)
     assert float(rows[1]["dir"]) == arms["seam"]["dir"]["value"]
+    assert int(rows[1]["right_with_standard"]) == arms["seam"]["right_with_standard"]
     assert rows[0]["dir_less_standard"] == "" and arms["standard"]["dir_less_standard"] is None
     assert rows[-1]["retained"] == ""
     page = (output / "report.html").read_text()
@@ -239,6 +243,30 @@ def test_images_of_which_none_can_be_read_are_refused(config, photographs, capsy
         one.write_bytes(b"no image")
     assert _on(config, photographs) != 0
     assert "holds no readable image" in (told := capsys.readouterr().err) and "give images" in told
+
+
+@pytest.mark.parametrize("late", ["an image", "scipy", "random weights", "features"])
+def test_what_would_fail_late_fails_before_any_training(
+    config, photographs, capsys, monkeypatch, late
+):
+    from vision_bench.reengineering.defects import study
+
+    monkeypatch.setattr(Reuse, "make", lambda *_: pytest.fail("an arm is made"))
+    (photographs / "train" / "a" / "0.png").unlink()
+    shutil.copytree(photographs / "train", photographs / "val")
+    told = {"an image": "3.png", "scipy": "pip install 'aim-plugins[vision]'"}.get(late, late)
+
+    def failing(*_, **__):
+        raise ValueError(late)
+
+    if late == "an image":
+        (photographs / "val" / "b" / "3.png").write_bytes(b"no image")
+    elif late == "scipy":
+        monkeypatch.setattr(study, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setattr(study, {"features": "objective"}.get(late, "random_network"), failing)
+    assert _on(config, photographs, "--split", "val", "--on-error", "raise") != 0
+    assert told in capsys.readouterr().err.splitlines()[-1]
 
 
 def _interrupted(config: Path, folder: Path) -> bool:
