@@ -14,9 +14,9 @@ train_batch_size = 32
 lr_head = 0.01
 lr_mask = 0.01
 alpha = 4
-n_epochs = 14
+n_epochs = 12
 target_share = 0.25
 # Narrow layers are not worth filling up to blocks of channels.
 round_to = 1
-fine_tune = 6
+fine_tune = 4
 output = "runs/demo-reengineer/channel"
