@@ -14,6 +14,5 @@ _base_ = "demo_resnet20.py"
 classes = [5, 7, 9]
 n_epochs = 6
 points = 3
-points = 3
 runtimes = False  # of interest is what it shares with the other module
 output = "runs/demo-reengineer/footwear"
