@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import json
 import statistics
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from torch.nn.utils import parametrize
 from aim_plugins.core.settings import read_settings
 from aim_plugins.modulation.channels import ChannelMasks, layer_macs
 from aim_plugins.modulation.masks import Masks, WeightMasks, masked, random_masks
-from benchmarks._timing import paired_times, write_result
+from benchmarks._timing import RESULTS, paired_times, write_result
 from vision_bench.demo.names import resolve
 from vision_bench.models.load import load_model
 from vision_bench.reengineering.channels import find_channel_groups
@@ -179,6 +180,12 @@ def learned_module(config: str, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _earlier() -> dict[str, Any]:
+    """What was measured before, of which parts that are not measured now stay."""
+    path = RESULTS / "reengineering.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
@@ -188,10 +195,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    result: dict[str, Any] = {"share_of_channels": options.share, "zeros": _ZEROS}
+    result = _earlier() | {"share_of_channels": options.share, "zeros": _ZEROS}
     for name in options.models if options.only != "modules" else ():
         model, (side, batch) = load_model(name, weights="random", seed=0).module, MODELS[name]
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = result.get(name, {})
         if options.only != "latency":
             images = torch.randn(batch, 3, side, side)
             found["step"] = {

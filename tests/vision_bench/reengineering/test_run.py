@@ -222,31 +222,6 @@ def test_macs_of_a_module_are_those_that_pytorch_counts(channels: Path) -> None:
     assert float(chosen["macs"]) == pytest.approx(counter.get_total_flops() / 2, rel=1e-5)
 
 
-def test_the_onnx_module_runs_where_there_is_no_torch(channels: Path) -> None:
-    from vision_bench.reengineering.saved_module import load_module
-
-    images = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
-    code = (
-        "import sys, json, numpy, onnxruntime\n"
-        f"session = onnxruntime.InferenceSession({str(channels / 'module' / 'module.onnx')!r})\n"
-        "images = numpy.array(json.load(sys.stdin), dtype=numpy.float32)\n"
-        "print(json.dumps(session.run(None, {'images': images})[0].tolist()))\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps(images.tolist()),
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    with torch.no_grad():
-        expected = load_module(channels / "module")(images)
-    torch.testing.assert_close(
-        torch.tensor(json.loads(process.stdout)), expected, atol=1e-4, rtol=1e-4
-    )
-
-
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(config, output, tmp_path) -> None:
     killed = tmp_path / "killed"
     words = ["reengineer", "run", str(config), "--output", str(killed)]

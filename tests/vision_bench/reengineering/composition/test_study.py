@@ -294,7 +294,8 @@ def test_of_channels_the_macs_are_those_that_removal_leaves(config, lenet, tmp_p
         save_channels(tmp_path / "one", model, (3, 5)),
         save_channels(tmp_path / "other", model, (1, 8)),
     ]
-    assert compose(config, tmp_path / "out", folders, "--runtimes", "--round-to", "1") == 0
+    words = ("--runtimes", "--round-to", "1")
+    assert compose(config, tmp_path / "out", folders, *words) == 0
     point = LearnedMasks.load(tmp_path / "out" / "mask").selected
     written = load_module(tmp_path / "out" / "module")
     kept = {name: int(channels.sum()) for name, channels in point.channels.items()}
