@@ -15,7 +15,7 @@ lr_head = 0.01
 lr_mask = 0.01
 alpha = 4
 n_epochs = 12
-target_share = 0.25
+target_share = 0.26
 # Narrow layers are not worth filling up to blocks of channels.
 round_to = 1
 fine_tune = 4
