@@ -70,10 +70,10 @@ def removal_sentences(curve: Curve) -> list[str]:
     for step in curve.steps:
         gained = step.above_random
         if gained.is_clear and gained.value > 0:
-            better.append(f"at {step.share:g} {in_points(gained)}, p = {show_p(gained.p)}")
+            better.append(f"at {step.share:g} {in_points(gained)}, {show_p(gained.p)}")
         lost = step.test.against(curve.whole.test)
         if lost.is_clear and lost.value < 0:
-            worse.append(f"at {step.share:g} {in_points(lost)}, p = {show_p(lost.p)}")
+            worse.append(f"at {step.share:g} {in_points(lost)}, {show_p(lost.p)}")
     sentences = []
     if better:
         draws = len(curve.steps[0].removals)

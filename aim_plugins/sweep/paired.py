@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from aim_plugins.sweep.estimates import mean
 from aim_plugins.sweep.intervals import paired_interval, student_factor, wilson_interval
 
+_LEAST_P = 1e-15
+"""A smaller p is not told from others."""
+
 LEVEL = 0.05
 """Below which p a difference is called one."""
 
@@ -47,7 +50,7 @@ class PairedDifference(Interval):
         The interval is an approximation and p is exact: where they disagree, p decides, so that the
         word never contradicts the number beside it.
         """
-        return float(show_p(self.p)) < LEVEL
+        return float(f"{self.p:.2g}") < LEVEL
 
 
 def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> PairedDifference:
@@ -119,9 +122,13 @@ def verdict(found: PairedDifference) -> str:
     word = "cannot be told apart"
     if found.is_clear:
         word = "better" if found.value > 0 else "worse"
-    return f"{word}, {in_points(found)}, p = {show_p(found.p)}"
+    return f"{word}, {in_points(found)}, {show_p(found.p)}"
 
 
 def show_p(p: float) -> str:
-    """A p, to two digits."""
-    return f"{p:.2g}"
+    """A p, to two digits, or below what; none is 0, though its number may run under.
+
+    >>> show_p(0.0391), show_p(0.0)
+    ('p = 0.039', 'p < 1e-15')
+    """
+    return f"p = {p:.2g}" if p >= _LEAST_P else f"p < {_LEAST_P:g}"

@@ -143,7 +143,7 @@ class Findings:
         return (
             f"It {said}. The attack on the public model overturns {100 * after:.1f} % of its "
             f"right answers, and {100 * before:.1f} % of standard fine-tuning's: on images that "
-            f"both answer rightly, {in_points(gap)}, p = {show_p(gap.p)}. Its accuracy differs by "
+            f"both answer rightly, {in_points(gap)}, {show_p(gap.p)}. Its accuracy differs by "
             f"{100 * lost:+.1f} points."
         )
 
