@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from aim_plugins.modulation.channels import ChannelMasks, layer_macs
+from aim_plugins.modulation.channels import ChannelMasks
 from aim_plugins.modulation.masks import Masks, masked, own_parameters, retained_ratio
 from aim_plugins.modulation.retained import MaskPoint
 
@@ -46,7 +46,7 @@ class Costs:
 def costs(
     model: nn.Module,
     masks: Mapping[str, Bool[Tensor, "*shape"]],
-    example: Float[Tensor, "batch ..."],
+    macs: Mapping[str, float],
 ) -> Costs:
     """Counts what a network costs.
 
@@ -54,22 +54,21 @@ def costs(
         model: The network, in eval mode.
         masks: By parameter, true where it is retained, in a shape that spreads over it; none for
             the network as it is.
-        example: A batch of its inputs.
+        macs: Of each layer for one input, as `layer_macs` counts them.
 
     Raises:
         ValueError: If the masks are those of another network.
     """
-    dense = layer_macs(model, example)
     sizes = {name: one.numel() for name, one in model.named_parameters(remove_duplicate=False)}
     parameters = sum(one.numel() for one in model.parameters())
     with masked(model, masks):
-        kept = {name: _share_of_weights(model.get_submodule(name)) for name in dense}
+        kept = {name: _share_of_weights(model.get_submodule(name)) for name in macs}
     removed = sum(
         int((~mask).sum()) * (sizes[name] // mask.numel()) for name, mask in masks.items()
     )
     return Costs(
-        macs=sum(dense.values()),
-        retained_macs=sum(macs * kept[name] for name, macs in dense.items()),
+        macs=sum(macs.values()),
+        retained_macs=sum(count * kept[name] for name, count in macs.items()),
         parameters=parameters,
         retained_parameters=parameters - removed,
         retained_ratio=retained_ratio(model, masks),
@@ -97,21 +96,18 @@ class Size:
     macs: float
 
 
-def size_of(
-    model: nn.Module, masks: Masks, point: MaskPoint, example: Float[Tensor, "batch ..."]
-) -> Size:
+def size_of(model: nn.Module, masks: Masks, point: MaskPoint, macs: Mapping[str, float]) -> Size:
     """How large a model is under masks.
 
     Args:
         model: What the masks name the parameters of, in eval mode.
         masks: Those that modules of this granularity are learned by; they stay as they are.
         point: The masks; none for the whole model.
-        example: A batch of its inputs.
+        macs: Of each layer for one input, as `layer_macs` counts them.
     """
     if not isinstance(masks, ChannelMasks):
-        found = costs(model, point.masks, example)
+        found = costs(model, point.masks, macs)
         return Size(found.retained_ratio, found.retained_macs)
     gates = copy.deepcopy(masks)
     gates.set_open(point.channels)
-    whole = sum(layer_macs(model, example).values())
-    return Size(gates.retained_ratio(), gates.retained_share().item() * whole)
+    return Size(gates.retained_ratio(), gates.retained_share().item() * sum(macs.values()))

@@ -52,6 +52,7 @@ def measure_latency(
     runtimes: Sequence[str] = RUNTIMES,
     rounds: int = 15,
     threads: int = 1,
+    files: Mapping[str, bytes] | None = None,
 ) -> list[Latency]:
     """Measures networks in turn, so that what else the machine does slows all of them alike.
 
@@ -63,6 +64,7 @@ def measure_latency(
         runtimes: Some of `RUNTIMES`.
         rounds: How many times each is measured, for a fiftieth of a second at least.
         threads: CPU threads, the same in every runtime.
+        files: ONNX files of some of the networks; those of the others are written.
 
     Returns:
         A result for each runtime and batch.
@@ -78,13 +80,14 @@ def measure_latency(
         raise ValueError(f"runtimes={unknown[0]!r} is none of {', '.join(map(repr, RUNTIMES))}")
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(max(batches), *image_shape, generator=generator)
-    files = {}
+    written = dict(files or {})
     if any(name != EAGER for name in runtimes):
-        files = {name: to_onnx(module, images, {}) for name, module in modules.items()}
+        for name in modules.keys() - written.keys():
+            written[name] = to_onnx(modules[name], images, {})
     found = []
     for runtime in runtimes:
         runners = {
-            name: _eager(module) if runtime == EAGER else RUNNERS[runtime](files[name], threads)
+            name: _eager(module) if runtime == EAGER else RUNNERS[runtime](written[name], threads)
             for name, module in modules.items()
         }
         with _threads(threads):

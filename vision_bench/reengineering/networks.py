@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -41,6 +42,11 @@ class OfNetworks(OfProblem, abc.ABC):
     settings: ReengineerSettings
     masks: Masks
 
+    @cached_property
+    def whole_head(self) -> MaskPoint:
+        """A head behind the whole model, trained once."""
+        return self.new_head(MaskPoint({}))
+
     @abc.abstractmethod
     def new_head(self, point: MaskPoint, relu: bool = True) -> MaskPoint:
         """Masks with a head that is trained on what the masked model answers."""
@@ -67,7 +73,7 @@ class OfNetworks(OfProblem, abc.ABC):
             found = {}
             if self.settings.fine_tune:
                 begun = {TUNED_MODULE: list(modules.values())[-1]}
-                begun[TUNED_WHOLE] = with_head_of(self.new_head(MaskPoint({})), whole)
+                begun[TUNED_WHOLE] = with_head_of(self.whole_head, whole)
                 found = self._tune(store, begun, learned.selected, share)
                 modules[list(modules)[-1]] = begun[TUNED_MODULE]
             held = {"tuned": {name: one.to_json() for name, one in found.items()}, "smaller": None}

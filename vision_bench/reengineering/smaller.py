@@ -110,11 +110,16 @@ def write_smaller(
     example, last = example.cpu(), list(modules.values())[-1]
     method = "channel" if REMOVED in modules else "weight"
     save_module(folder, last, model, classes, example, method=method)
-    sizes = len(to_onnx(whole, example, {})) / 1e6, (folder / ONNX_FILE).stat().st_size / 1e6
-    latencies = measure_latency({WHOLE_MODEL: whole, **modules}, list(example.shape[1:]))
+    files = {
+        WHOLE_MODEL: to_onnx(whole, example, {}),
+        list(modules)[-1]: (folder / ONNX_FILE).read_bytes(),
+    }
+    first, second = (len(content) / 1e6 for content in files.values())
+    networks = {WHOLE_MODEL: whole, **modules}
+    latencies = measure_latency(networks, list(example.shape[1:]), files=files)
     counts = (_count(whole), _count(last))
     macs = sum(layer_macs(whole, example).values()), sum(layer_macs(last, example).values())
-    return Smaller(counts, macs, sizes, latencies)
+    return Smaller(counts, macs, (first, second), latencies)
 
 
 def with_head_of(point: MaskPoint, base: nn.Module) -> Module:

@@ -141,7 +141,7 @@ class ReengineerStudy(OfNetworks, FolderStudy):
         key = self._key("baselines")
         if (held := store.read_batch(key)) is None:
             say("the whole model on validation and test images")
-            head, held = self.new_head(MaskPoint({})), {}
+            head, held = self.whole_head, {}
             for split, images in (("validation", self.validation), ("test", self.test)):
                 logits, labels = self.subject.logits(images, {})
                 own = baselines(logits, labels, self.problem)
@@ -174,7 +174,7 @@ class ReengineerStudy(OfNetworks, FolderStudy):
         masks = self.masks
         if not isinstance(masks, ChannelMasks):
             return
-        module.head.load_state_dict(dict(self.new_head(MaskPoint({})).head))
+        module.head.load_state_dict(dict(self.whole_head.head))
         batches = self.on_device(self.train.in_order(self.settings.batch_size))
         importance = channel_importance(module.eval(), self.subject.named, masks.groups, batches)
         # A gate that saves no MACs is the last to close.
@@ -214,7 +214,7 @@ class ReengineerStudy(OfNetworks, FolderStudy):
     def _module(self, store: SweepStore, point: MaskPoint, epoch: int) -> Held:
         key = self._key("module", epoch)
         if (held := store.read_batch(key)) is None:
-            size = size_of(self.subject.named, self.masks, point, self.example)
+            size = size_of(self.subject.named, self.masks, point, self.macs)
             held = Held(self.right(point), size.ratio, size.macs).to_json()
             store.write_batch(key, held)
         return Held.from_json(held)
@@ -228,7 +228,7 @@ class ReengineerStudy(OfNetworks, FolderStudy):
                 point, _ = control(
                     kind, self.subject.named, self.masks, one.epoch.share, self.settings.seed
                 )
-                size = size_of(self.subject.named, self.masks, point, self.example)
+                size = size_of(self.subject.named, self.masks, point, self.macs)
                 answers = self.right(self.new_head(point, relu=False), relu=False)
                 held = Held(answers, size.ratio, size.macs).to_json()
                 store.write_batch(key, held)

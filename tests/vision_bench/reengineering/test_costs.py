@@ -8,9 +8,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.pytorch_utils import Conv1D
 
+from aim_plugins.modulation.channels import layer_macs
 from aim_plugins.modulation.masks import maskable_parameters, random_masks
 from vision_bench.models.load import load_model
-from vision_bench.reengineering.costs import costs
+from vision_bench.reengineering.costs import Costs, costs
 from vision_bench.reengineering.module import Module, make_head
 
 
@@ -43,13 +44,17 @@ NETWORKS = {
 }
 
 
+def counted(model: nn.Module, masks: dict[str, torch.Tensor], example: torch.Tensor) -> Costs:
+    return costs(model, masks, layer_macs(model, example))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_pytorchs_own_counter_counts_two_flops_for_each_mac(name: str) -> None:
     make, side = NETWORKS[name]
     model, example = make().eval(), torch.randn(2, 3, side, side)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(example)
-    found = costs(model, {}, example)
+    found = counted(model, {}, example)
     assert found.macs == found.retained_macs == counter.get_total_flops() / 2 / len(example)
     assert found.parameters == sum(one.numel() for one in model.state_dict().values()) - sum(
         one.numel() for one in model.buffers()
@@ -58,7 +63,7 @@ def test_pytorchs_own_counter_counts_two_flops_for_each_mac(name: str) -> None:
 
 
 def test_macs_of_a_network_are_those_by_hand() -> None:
-    found = costs(grouped(), {}, torch.randn(1, 3, 8, 8))
+    found = counted(grouped(), {}, torch.randn(1, 3, 8, 8))
     by_hand = 64 * 6 * 27 + 16 * 6 * 9 + 16 * 4 * (3 * 9) + 64 * 2
     assert found.macs == by_hand
 
@@ -68,7 +73,7 @@ def test_only_weights_that_are_kept_and_not_zero_are_multiplied() -> None:
     masks = random_masks(model, maskable_parameters(model), 0.4, seed=0)
     with torch.no_grad():
         model[0].weight[0] = 0
-    found = costs(model, masks, torch.randn(1, 3, 8, 8))
+    found = counted(model, masks, torch.randn(1, 3, 8, 8))
     positions = {"0": 64, "1": 16, "2": 16, "5": 1}
     by_hand = sum(
         at * int(((model.get_parameter(f"{name}.weight") != 0) & masks[f"{name}.weight"]).sum())
@@ -85,7 +90,7 @@ def test_only_weights_that_are_kept_and_not_zero_are_multiplied() -> None:
 def test_a_mask_of_whole_inputs_counts_every_weight_it_closes() -> None:
     model, example = mixer(), torch.randn(1, 3, 8, 8)
     inputs = torch.tensor([[True, False, True, False]])
-    whole, found = costs(model, {}, example), costs(model, {"2.weight": inputs}, example)
+    whole, found = counted(model, {}, example), counted(model, {"2.weight": inputs}, example)
     assert whole.retained_macs - found.retained_macs == pytest.approx(6 * 2 * 5)
     assert whole.parameters - found.retained_parameters == 2 * 5
 
@@ -99,7 +104,7 @@ def test_a_layer_that_runs_twice_is_counted_twice_and_one_that_never_runs_not_at
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             return self.used(self.used(rows))
 
-    assert costs(Twice(), {}, torch.randn(3, 4)).macs == 32
+    assert counted(Twice(), {}, torch.randn(3, 4)).macs == 32
 
 
 def test_attention_of_pytorch_costs_what_the_same_attention_of_timm_costs() -> None:
@@ -111,7 +116,7 @@ def test_attention_of_pytorch_costs_what_the_same_attention_of_timm_costs() -> N
     ).eval()
     nn.init.ones_(ours.heads.head.weight)  # torchvision's are zeros, which cost nothing
     example = torch.randn(2, 3, 32, 32)
-    found, expected = costs(ours, {}, example), costs(theirs, {}, example)
+    found, expected = counted(ours, {}, example), counted(theirs, {}, example)
     assert found == expected
     # With gradients PyTorch runs and counts the projections one by one.
     with FlopCounterMode(display=False) as counter:
@@ -132,7 +137,7 @@ def test_attention_without_some_of_its_projections_costs_less() -> None:
 
     example = torch.randn(2, 5, 8)
     closed = {"attention.k_proj_weight": torch.zeros(8, 4).bool()}
-    found = costs(Cross().eval(), closed, example)
+    found = counted(Cross().eval(), closed, example)
     assert found.macs == 5 * 8 * 8 + 3 * 4 * 8 + 3 * 6 * 8 + 5 * 8 * 8
     assert found.parameters - found.retained_parameters == 32
     assert found.retained_ratio == pytest.approx(1 - 32 / (64 + 32 + 48 + 24 + 64 + 8))
@@ -140,4 +145,4 @@ def test_attention_without_some_of_its_projections_costs_less() -> None:
 
 def test_masks_of_another_network_are_refused() -> None:
     with pytest.raises(ValueError, match="the model has no such parameter"):
-        costs(grouped(), {"9.weight": torch.ones(2, 2).bool()}, torch.randn(1, 3, 8, 8))
+        counted(grouped(), {"9.weight": torch.ones(2, 2).bool()}, torch.randn(1, 3, 8, 8))

@@ -123,7 +123,7 @@ class ComposeStudy(OfProblem, FolderStudy):
         self.tell_left_out()
 
     def _size(self, point: MaskPoint) -> Size:
-        return size_of(self.subject.named, self.masks, point, self.example)
+        return size_of(self.subject.named, self.masks, point, self.macs)
 
     def _answers(self, store: SweepStore, size: Size, whole: Size) -> dict[str, Accuracy]:
         """Which test images the composed model tells right, and what it is held against."""

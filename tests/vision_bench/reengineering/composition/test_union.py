@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from aim_plugins.modulation.channels import layer_macs
 from aim_plugins.modulation.masks import WeightMasks
 from aim_plugins.modulation.retained import LearnedMasks, MaskMetadata, MaskPoint
 from vision_bench.reengineering.composition.modules import (
@@ -76,7 +77,7 @@ def test_the_union_retains_what_any_module_does(tmp_path: Path) -> None:
             kept += found
         assert union.masks[name].shape == parameter.shape
     total = sum(one.numel() for one in model.parameters())
-    size = size_of(model, WeightMasks(model), union, torch.zeros(2, 4))
+    size = size_of(model, WeightMasks(model), union, layer_macs(model, torch.zeros(2, 4)))
     assert size.ratio == pytest.approx(kept / total)
     # Each weight of a linear layer is multiplied once for an input.
     weights = sum(int(one.sum()) for name, one in union.masks.items() if name.endswith("weight"))
