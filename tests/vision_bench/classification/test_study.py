@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +30,10 @@ from vision_bench.logits import cache
 from vision_bench.models.load import load_model
 from vision_bench.models.preprocessing import Preprocessing
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIGS = Path(vision_bench.__file__).parents[1] / "eval_configs" / "vision"
 SCHEDULE = ("--num-perturb-steps", "3", "--perturb-step", "4")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(folder: Path, weights: Path | str, *options: str) -> int:

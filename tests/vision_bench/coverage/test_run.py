@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,12 @@ from vision_bench.coverage import front
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODULES = ("conv1", "layer1.0.conv1", "layer3.2.conv1", "fc")
 SIZES = (16, 16, 64, 10)
 SUITE, TRAINING = 90, 160
 FEW = ("--criteria", "KMNC,TKNP,NLC,IDC")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

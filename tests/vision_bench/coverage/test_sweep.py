@@ -34,17 +34,11 @@ from vision_bench.coverage.sweep import CoverageSweep  # noqa: E402
 from vision_bench.coverage.sweep_settings import SweepSettings  # noqa: E402
 from vision_bench.data.classification import ClassificationData  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CRITERIA = "NC,KMNC,NBC,TKNP,CC,LSC,MDSC,NLC,IDC"
 SHARED = ("--dataset", "digits", "--model", "lenet5", "--limit", "60", "--train-limit", "150")
 SHARED += ("--criteria", CRITERIA, "--surprise-layer", "fc3", "--batch-size", "32")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

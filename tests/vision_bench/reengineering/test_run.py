@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,8 @@ from vision_bench.cli import main
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
 from vision_bench.reengineering.training import STATE, read_file
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CHOSEN = (3, 5, 8)
 FAST = {
@@ -36,14 +37,6 @@ FAST = {
     "train_limit": 400,
     "runtimes": False,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

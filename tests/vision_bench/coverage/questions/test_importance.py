@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ from vision_bench.coverage import scoring
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Each with the normalisation behind it, whose output is what others see of a neuron.
 BEHIND = {
     "conv1": "bn1",
@@ -24,14 +25,6 @@ BEHIND = {
     "fc": "fc",
 }
 SUITE = 80
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

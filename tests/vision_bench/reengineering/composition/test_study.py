@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from vision_bench.reengineering.composition.study import ComposeStudy
 from vision_bench.reengineering.removal import remove_channels
 from vision_bench.reengineering.saved_module import load_module
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FIRST, SECOND, TARGET = (3, 5), (8, 5, 1), 0
 UNION = (0, 1, 3, 5, 8)
 SHARED = {
@@ -40,14 +41,6 @@ SHARED = {
     "train_limit": 400,
     "runtimes": False,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +26,10 @@ from vision_bench.reengineering.defects.arms import Reuse
 from vision_bench.reengineering.defects.settings import DefectsSettings
 from vision_bench.reengineering.target import Target
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ARMS = ("standard", "seam", "random", "regrown", "retrain")
 IMAGES = 60
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
