@@ -7,13 +7,11 @@ code).
 `data_root` holds cifar-100-python. The weights are those of pytorch-cifar-models.
 """
 
+_base_ = "_base_/cifar.py"
+
 dataset = "cifar100"
 model = "cifar100_vgg16_bn"
 target_class = 0
-lr_head = 0.1
 lr_mask = 0.05
 alpha = 1.5
-n_epochs = 300
-augment = "crop-flip"
-baseline = "whole"  # as the paper selects; the report has the restricted one beside it
 output = "runs/reengineer/cifar100_vgg16_binary"

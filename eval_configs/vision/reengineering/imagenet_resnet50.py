@@ -7,16 +7,10 @@ code).
 `data_root` holds train/ and val/, each with a folder for each class.
 """
 
-dataset = "imagenet"
+_base_ = "_base_/imagenet.py"
+
 model = "torchvision:resnet50"
 preprocessing = "published"
-target_superclass_idx = 0
-lr_head = 0.1
 lr_mask = 0.05
 alpha = 2
-n_epochs = 300
-augment = "resized-crop-flip"
-baseline = "whole"  # as the paper selects; the report has the restricted one beside it
-batch_size = 64
-workers = 4
 output = "runs/reengineer/imagenet_resnet50"
