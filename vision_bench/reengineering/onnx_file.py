@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import logging
@@ -132,12 +133,21 @@ def openvino_runner(content: bytes, threads: int) -> Runner:
     Raises:
         ImportError: If openvino is not installed.
     """
-    openvino = require("openvino")
-    core = openvino.Core()
+    core = _openvino_core()
     # Some CPUs would compute in bfloat16 otherwise.
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(core.read_model(io.BytesIO(content)), "CPU", settings)
     return lambda images: compiled(images)[0]
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """The only one of this process, which it keeps to its end.
+
+    Each sets a stack for signal handlers and, when it is dropped, the one before; of several that
+    are not dropped in reverse order the last stack set is gone, and the next signal ends Python.
+    """
+    return require("openvino").Core()
 
 
 RUNNERS: dict[str, Callable[[bytes, int], Runner]] = {

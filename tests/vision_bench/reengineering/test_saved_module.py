@@ -33,6 +33,19 @@ print(session.get_modelmeta().custom_metadata_map["classes"])
 assert not {"torch", "vision_bench", "aim_plugins"} & sys.modules.keys()
 """
 
+SIGNALLED = """
+import gc, signal
+import torch
+from torch import nn
+from vision_bench.reengineering.latency import measure_latency
+networks = {"first": nn.Linear(2, 2), "second": nn.Linear(2, 2)}
+for _ in range(2):
+    measure_latency(networks, (2,), batches=(1,), runtimes=["OpenVINO"], rounds=2)
+    gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+
 
 @pytest.fixture(scope="module")
 def digits() -> Tensor:
@@ -135,6 +148,12 @@ def test_latencies_are_measured_for_each_batch() -> None:
         assert one.speed_up["whole"] == 1
         low, high = one.spread["again"]
         assert 0 < low <= one.speed_up["again"] <= high
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has other signals")
+def test_signals_are_handled_after_networks_ran_in_openvino() -> None:
+    process = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (0, "handled\n"), process.stderr
 
 
 @pytest.mark.parametrize(
