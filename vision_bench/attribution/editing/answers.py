@@ -65,7 +65,7 @@ class Answers:
         with tqdm(desc=title, total=len(data), unit="image") as bar:
             for start in starts:
                 places = list(range(start, min(start + size, len(data))))
-                held = self._kept(data, edits, f"{title},{start}", places)
+                held = self._kept(data, edits, f"{title},{start},{size}", places)
                 for name, answers in held["answers"].items():
                     found[name][places] = torch.tensor(answers)
                 data.unreadable |= held["unreadable"]

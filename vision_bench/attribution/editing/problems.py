@@ -306,8 +306,7 @@ def named_images(path: Path, data: ClassificationData, argument: str) -> list[in
     Raises:
         ValueError: If it names none, or one that is not there.
     """
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    names = [line for line in lines if line and not line.startswith("#")]
+    names = read_names(path)
     if not names:
         raise ValueError(f"{argument}={str(path)!r} names no image: give a name on each line")
     places = {name: place for place, name in enumerate(data.names)}
@@ -317,6 +316,12 @@ def named_images(path: Path, data: ClassificationData, argument: str) -> list[in
             f"images that are attributed and select: {did_you_mean(absent[0], places)}"
         )
     return [places[name] for name in dict.fromkeys(names)]
+
+
+def read_names(path: Path) -> list[str]:
+    """The names in a file, a line each; empty lines and those behind a # are left out."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def joined(first: ClassificationData, second: ClassificationData) -> ClassificationData:

@@ -136,6 +136,12 @@ class EditSettings(DatasetSettings):
         return Path(str(one)) if _is_file(one) else None
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that name images."""
+        own = [Path(str(self.targets[0]))] if self.kind == "images" else []
+        return (*own, *([] if self.reference_file is None else [self.reference_file]))
+
+    @property
     def folder(self) -> Path:
         """Folder of results."""
         return self.results("attribute-edit", self.output)

@@ -13,7 +13,7 @@ from vision_bench.data.classification import ClassificationData
 
 
 def split_images(
-    data: ClassificationData, share: float, seed: int
+    data: ClassificationData, share: float, seed: int, named: Sequence[str] = ()
 ) -> tuple[list[int], list[int]]:
     """Parts images in two, each class and each group in the same proportion.
 
@@ -21,6 +21,7 @@ def split_images(
         data: The images.
         share: Share of them that is attributed and selects.
         seed: Seed of the draw.
+        named: Names of images that are attributed in any case.
 
     Returns:
         Positions of those, and of the others, which are tested.
@@ -33,6 +34,8 @@ def split_images(
     for kind in kinds.unique().tolist():
         members = (kinds == kind).nonzero().flatten()
         taken[draw(members, round(share * len(members)), seed, "selection", kind)] = True
+    places = {name: place for place, name in enumerate(data.names)}
+    taken[[places[name] for name in named if name in places]] = True
     if not taken.any() or taken.all():
         raise ValueError(
             f"selection_share={share:g} of the {len(data)} images of {data.title} leaves none to "

@@ -1,0 +1,350 @@
+"""`vision-bench attribute edit`: a classifier with few components ablated, and what it is worth.
+
+OUTPUT/
+  edit/              the edit, as an artifact of the house
+  model.safetensors  the edited model's weights, as a plain checkpoint
+  edit.json          every measure of every arm, with intervals
+  edit.csv           every measure along the strength
+  curves/            pictures
+  report.html
+  manifest.json
+  dataset/           outputs of the attributed images under masks
+  attributions/      attributions of these images
+  records/           finished batches, from which a killed run goes on
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save as tensor_bytes
+from torch import Tensor, nn
+
+from aim_plugins.attribution.attributions import Attributions
+from aim_plugins.attribution.dataset import ComponentDataset, build
+from aim_plugins.attribution.edit import choose_edit, edit_scores, edited_components
+from aim_plugins.attribution.fit import fit_attributions
+from aim_plugins.attribution.plan import DatasetPlan
+from aim_plugins.core.commands import say
+from aim_plugins.core.devices import best_device
+from aim_plugins.core.files import write_atomic
+from aim_plugins.core.identity import fingerprint
+from aim_plugins.modulation.ablation import multiplied
+from aim_plugins.modulation.component_kinds import find_components
+from aim_plugins.modulation.edits import ComponentEdit, baked
+from aim_plugins.sweep.store import SweepStore
+from aim_plugins.sweep.study import FolderStudy
+from aim_plugins.sweep.trackers import Trackers
+from vision_bench.attribution.choices import ATTRIBUTIONS, DATASET
+from vision_bench.attribution.editing.answers import Answers
+from vision_bench.attribution.editing.choice import Choice, worth
+from vision_bench.attribution.editing.choices import RANDOM, TUNED, WHOLE
+from vision_bench.attribution.editing.findings import Findings, Tested
+from vision_bench.attribution.editing.front import publish
+from vision_bench.attribution.editing.goal import Score
+from vision_bench.attribution.editing.last_layer import Tuned, fine_tune
+from vision_bench.attribution.editing.problems import make_problem, read_names
+from vision_bench.attribution.editing.settings import EditSettings
+from vision_bench.attribution.editing.split import draw, split_images
+from vision_bench.attribution.subject import ClassifierSubject, named_module, read_images
+from vision_bench.classifiers.load import load
+from vision_bench.data.classification import ClassificationData, load_dataset
+from vision_bench.data.dataset import list_left_out
+from vision_bench.models.known_preprocessing import write_header
+from vision_bench.models.output_layer import find_output_layer
+
+EDIT, CHECKPOINT = "edit", "model.safetensors"
+
+_NOT_RESULTS = ("output", "device", "workers", "data_root", "train_root", "batch_size")
+"""Settings that no result depends on; data is told by its fingerprint."""
+
+
+class EditStudy(FolderStudy):
+    """An edit of one classifier.
+
+    Args:
+        settings: Model, data, what is to change, and how it is attributed.
+        command: The words that repeat it, for the report.
+    """
+
+    def __init__(self, settings: EditSettings, command: Sequence[str] = ()) -> None:
+        self.settings, self.command, self.output = settings, command, settings.folder
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        chosen = {k: v for k, v in asdict(self.settings).items() if k not in _NOT_RESULTS}
+        for name in ("preprocessing",):
+            chosen[name] = None if chosen[name] is None else str(chosen[name])
+        return {"command": "attribute edit", **_json(chosen)}
+
+    def load(self) -> None:
+        settings = self.settings
+        if find_spec("scipy") is None:
+            raise ImportError("intervals need scipy: pip install 'aim-plugins[vision]'")
+        self.model, whole = load(settings)
+        self.model.tell()
+        self.device = best_device(settings.device)
+        self.model.module.to(self.device)
+        self.named: nn.Module = named_module(self.model.module)
+        self.components = find_components(
+            self.named, settings.components, list(settings.patterns)
+        )
+        self.sizes = [one for one in settings.sizes if one <= len(self.components)]
+        if not self.sizes:
+            raise ValueError(
+                f"sizes={list(settings.sizes)}: the model has {len(self.components)} components: "
+                "give fewer"
+            )
+        self.data, self.test = self._split(whole)
+        _, example = read_images(self.test, [0], settings.workers)
+        self.last = find_output_layer(self.named, example.to(self.device))
+
+    def _split(self, whole: ClassificationData) -> tuple[ClassificationData, ClassificationData]:
+        """Images that are attributed and select, and those that are tested."""
+        settings = self.settings
+        if settings.selection_split is not None:
+            chosen = load_dataset(
+                settings.dataset,
+                settings.data_folder,
+                split=settings.selection_split,
+                preprocessing=self.model.preprocessing,
+                on_error=settings.on_error,
+            )
+            return chosen, whole
+        named = [name for path in settings.files for name in read_names(path)]
+        taken, rest = split_images(whole, settings.selection_share, settings.seed, named)
+        return whole.subset(taken), whole.subset(rest)
+
+    def measure(self, store: SweepStore) -> None:
+        settings = self.settings
+        store.pin_manifest(
+            model_fingerprint=self.model.fingerprint,
+            data_fingerprint=self.test.fingerprint,
+            selection_fingerprint=self.data.fingerprint,
+        )
+        store.update_manifest(
+            model=self.model.title,
+            weights=self.model.weights,
+            images=len(self.test),
+            components=len(self.components),
+        )
+        answers = Answers(self.model, settings.batch_size, settings.workers, store)
+        self.problem = make_problem(
+            settings, self.data, self.test, functools.partial(self._whole, answers)
+        )
+        attributions, passes = self._attributions(store.folder)
+        count = len(self.problem.targets)
+        scores = edit_scores(attributions.weights[:count], attributions.weights[count:])
+        choice, chosen = self._choose(answers, scores)
+        edit = self._save(store.folder, chosen, scores)
+        tuned, tuning = self._tune(answers, choice.before)
+        tested = self._test(answers, edit, tuned)
+        self.findings = Findings(
+            problem=self.problem,
+            tested=tested,
+            choice=choice,
+            tuning=tuning,
+            components=[self.components.name(one) for one in chosen],
+            scores=[float(scores[one]) for one in chosen],
+            total=len(self.components),
+            layers=self._layers(chosen),
+            passes=passes,
+        )
+        left_out = dict(self.data.unreadable) | self.test.unreadable
+        store.update_manifest(left_out=left_out)
+        if left_out:
+            print(list_left_out(left_out))
+
+    def _whole(self, answers: Answers, data: ClassificationData) -> Int[Tensor, " images"]:
+        """What the model as it is answers."""
+        title = "images that select" if data is self.data else "images that are tested"
+        return answers(data, {WHOLE: contextlib.nullcontext}, title)[WHOLE]
+
+    def _attributions(self, folder: Path) -> tuple[Attributions, float]:
+        """Attributions of the targets, then of the references; and their cost in passes."""
+        settings, problem = self.settings, self.problem
+        images, labels, names = [], [], []
+        for data in (problem.targets, problem.references):
+            places, read = read_images(data, range(len(data)), settings.workers)
+            if len(places) < len(data):
+                raise ValueError(
+                    f"{data.title}: {next(iter(data.unreadable))} cannot be read and was to be "
+                    "attributed: take it out of the data, or give another seed"
+                )
+            images.append(read)
+            labels.append(data.labels)
+            names += data.names
+        subject = ClassifierSubject(
+            self.model,
+            self.components,
+            torch.cat(images),
+            torch.cat(labels),
+            settings.output_fn,
+            settings.batch_size,
+        )
+        plan = DatasetPlan.of(
+            subject,
+            output=settings.output_fn,
+            masks=settings.num_ablations,
+            alpha=settings.alpha,
+            gradient_passes=settings.gradient_passes,
+            seed=settings.seed,
+            examples=names,
+            data_sha256=fingerprint([problem.targets.identity(), problem.references.identity()]),
+        )
+        say(f"{len(names)} images attributed to {len(self.components)} components")
+        with _bar("attribution") as after:
+            build(plan, subject, folder / DATASET, after=after)
+        attributions = fit_attributions(
+            ComponentDataset.load(folder / DATASET), prior=settings.prior, penalty=settings.penalty
+        )
+        attributions.save(folder / ATTRIBUTIONS)
+        # A backward pass took 1.3 times as long as a forward pass.
+        return attributions, settings.num_ablations + 2.3 * settings.gradient_passes
+
+    def _choose(
+        self, answers: Answers, scores: Float[Tensor, " components"]
+    ) -> tuple[Choice, list[int]]:
+        """How many components, and which of them, the most telling first."""
+        aim = "lower" if self.settings.lowers else "raise"
+        edits = {
+            str(size): functools.partial(self._ablated, edited_components(scores, size, aim))
+            for size in self.sizes
+        }
+        selection, goal = self.problem.selection, self.problem.goal
+        given = answers(
+            selection.data, {WHOLE: contextlib.nullcontext, **edits}, "sizes of the edit"
+        )
+        reached = {name: goal.score(selection, one) for name, one in given.items()}
+        before, tolerance = reached.pop(WHOLE), self.settings.tolerance
+        found = choose_edit(
+            scores,
+            self.sizes,
+            aim,
+            lambda chosen: worth(reached[str(len(chosen))], before, tolerance),
+        )
+        words = [str(one) for one in found.sizes]
+        choice = Choice(words, [reached[one] for one in words], before, tolerance)
+        return choice, list(found.components)
+
+    def _ablated(self, numbers: Sequence[int]) -> AbstractContextManager[None]:
+        """The model without some components."""
+        chosen = self.components.take(list(numbers))
+        zeros = torch.zeros(1, len(chosen), device=self.device)
+        return multiplied(self.named, chosen, zeros)
+
+    def _save(
+        self, folder: Path, chosen: Sequence[int], scores: Float[Tensor, " components"]
+    ) -> ComponentEdit:
+        """Writes the edit, and the edited model."""
+        numbers = sorted(chosen)
+        edit = ComponentEdit.of_model(
+            self.named,
+            self.components.take(numbers),
+            scores=[float(scores[one]) for one in numbers],
+            method="COAR-Edit",
+            targets=list(self.problem.targets.names),
+            references=list(self.problem.references.names),
+            settings=self.arguments,
+            data_sha256=self.data.fingerprint,
+            seed=self.settings.seed,
+        )
+        edit.save(folder / EDIT)
+        state = baked(self.named, edit).state_dict()
+        plain = {name: one.detach().cpu().contiguous() for name, one in state.items()}
+        content = tensor_bytes(plain, write_header(self.model.preprocessing))
+        write_atomic(folder / CHECKPOINT, content)
+        return edit
+
+    def _tune(self, answers: Answers, before: Score) -> tuple[Tuned | None, Choice | None]:
+        """The best fine-tuned last layer by the rule that chose the edit."""
+        if not self.settings.fine_tune:
+            return None, None
+        layer = self._layer
+        problem, goal = self.problem, self.problem.goal
+        own = [answers.features(one, layer) for one in (problem.targets, problem.references)]
+        labels = [one.labels for one in (problem.targets, problem.references)]
+        tried = fine_tune(
+            layer,
+            torch.cat([features for _, features in own]),
+            torch.cat(labels),
+            len(labels[0]),
+            lower=goal.lower,
+        )
+        places, features = answers.features(problem.selection.data, layer)
+        reached = []
+        for one in tried:
+            given = torch.full((len(problem.selection.data),), -1)
+            given[places] = one.answers(features)
+            reached.append(goal.score(problem.selection, given))
+        words = [f"{one.steps} steps of rate {one.rate:g}" for one in tried]
+        choice = Choice(words, reached, before, self.settings.tolerance)
+        return tried[choice.chosen], choice
+
+    @property
+    def _layer(self) -> nn.Linear:
+        layer = self.named.get_submodule(self.last)
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def _test(self, answers: Answers, edit: ComponentEdit, tuned: Tuned | None) -> Tested:
+        """The one look at the images that are tested."""
+        settings, count = self.settings, len(edit.components)
+        edits: dict[str, Any] = {
+            f"{one:g}": functools.partial(edit.applied, self.named, one) for one in settings.grid
+        }
+        for number in range(settings.random_edits):
+            drawn = draw(range(len(self.components)), count, settings.seed, RANDOM, number)
+            edits[f"{RANDOM} {number}"] = functools.partial(self._ablated, drawn.tolist())
+        if tuned is not None:
+            edits[TUNED] = functools.partial(tuned.applied, self._layer)
+        given = answers(self.problem.test.data, edits, "test")
+        return Tested(
+            whole=given["0"],
+            edited={one: given[f"{one:g}"] for one in settings.grid},
+            random=[given[f"{RANDOM} {one}"] for one in range(settings.random_edits)],
+            tuned=given.get(TUNED),
+        )
+
+    def _layers(self, chosen: Sequence[int]) -> dict[str, tuple[int, int]]:
+        """By layer, how many components are ablated, and of how many."""
+        counts = {site.name: 0 for site in self.components.sites}
+        for one in chosen:
+            counts[self.components.site_of(one)[0].name] += 1
+        sizes = zip(self.components.sites, self.components.places, strict=True)
+        return {site.name: (counts[site.name], len(places)) for site, places in sizes}
+
+    def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
+        return publish(store.folder, self.findings, self.settings, store.manifest)
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Any:
+    """A progress bar over blocks of masks, as what `build` calls after each."""
+    from tqdm import tqdm
+
+    with tqdm(desc=title, unit="block") as bar:
+
+        def after(done: int, count: int) -> None:
+            bar.total = count
+            bar.update(done - bar.n)
+
+        yield after
+
+
+def _json(value: Any) -> Any:
+    """Settings as JSON: paths as texts, tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
