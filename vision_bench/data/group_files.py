@@ -114,9 +114,14 @@ def _binary(text: str, path: Path) -> int:
 
 
 def _list(root: Path, name: str) -> Path:
-    found = next((root / f"{name}{end}" for end in (".txt", ".csv") if (root / f"{name}{end}").is_file()), None)
+    found = next(
+        (root / f"{name}{end}" for end in (".txt", ".csv") if (root / f"{name}{end}").is_file()),
+        None,
+    )
     if found is None:
-        raise FileNotFoundError(f"{root / name}.txt: no such file: give CelebA's folder as data_root")
+        raise FileNotFoundError(
+            f"{root / name}.txt: no such file: give CelebA's folder as data_root"
+        )
     return found
 
 

@@ -114,7 +114,9 @@ class JoinedImages:
         return [digest for one in self.sources for digest in one.digests()]
 
     def subset(self, indices: list[int]) -> JoinedImages:
-        return JoinedImages([self._places[one][0].subset([self._places[one][1]]) for one in indices])
+        return JoinedImages(
+            [self._places[one][0].subset([self._places[one][1]]) for one in indices]
+        )
 
 
 def poisoned(

@@ -52,9 +52,7 @@ def backdoored_weights() -> Path:
         from safetensors.torch import save_file
 
         model = train_classifier(recipe, root, architecture=ARCHITECTURE, poison=plant)
-        save_file(
-            model.module.state_dict(), folder / WEIGHTS, write_header(model.preprocessing)
-        )
+        save_file(model.module.state_dict(), folder / WEIGHTS, write_header(model.preprocessing))
         test = load_dataset(recipe.dataset, root, preprocessing=model.preprocessing)
         return {
             "accuracy": accuracy(model.module, test),

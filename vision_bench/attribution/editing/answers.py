@@ -84,9 +84,7 @@ class Answers:
         return held
 
     @torch.inference_mode()
-    def _ask(
-        self, data: ClassificationData, edits: Edits, places: Sequence[int]
-    ) -> dict[str, Any]:
+    def _ask(self, data: ClassificationData, edits: Edits, places: Sequence[int]) -> dict[str, Any]:
         answers = {name: [UNREADABLE] * len(places) for name in edits}
         for positions, images in self.images(data, places):
             for name, edit in edits.items():

@@ -95,9 +95,7 @@ class EditStudy(FolderStudy):
         self.device = best_device(settings.device)
         self.model.module.to(self.device)
         self.named: nn.Module = named_module(self.model.module)
-        self.components = find_components(
-            self.named, settings.components, list(settings.patterns)
-        )
+        self.components = find_components(self.named, settings.components, list(settings.patterns))
         self.sizes = [one for one in settings.sizes if one <= len(self.components)]
         if not self.sizes:
             raise ValueError(
