@@ -4,10 +4,10 @@ Each image has a label, and an attribute that goes along with it in most trainin
 together are its group. A model that answers by the attribute fails where they part: it is judged by
 its worst group.
 
-| data set   | label                | attribute      | published in                                  |
-|------------|----------------------|----------------|-----------------------------------------------|
-| waterbirds | landbird, waterbird  | land or water  | Sagawa et al., ICLR 2020, arXiv:1911.08731    |
-| celeba     | not blond, blond     | female, male   | Liu et al., ICCV 2015; groups as Sagawa et al.|
+| data set   | label               | attribute     | published in                             |
+|------------|---------------------|---------------|------------------------------------------|
+| waterbirds | landbird, waterbird | land or water | Sagawa et al., 2020, arXiv:1911.08731    |
+| celeba     | not blond, blond    | female, male  | Liu et al., 2015; groups as above         |
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an edit did to images that chose nothing: every part, against every rival, with intervals."""
+"""What an edit did to images that chose nothing: every part, against every rival."""
 
 from __future__ import annotations
 

@@ -200,8 +200,9 @@ def _how_chosen(found: Findings, settings: EditSettings, picture: bytes) -> Sect
         tuning = found.tuning
         best = tuning.scores[tuning.chosen]
         told.append(
-            f"The last layer was fine-tuned in {len(tuning.words)} ways; {tuning.words[tuning.chosen]} "
-            f"were chosen: goal {best.goal:.1%}, rest {best.rest:.1%}."
+            f"The last layer was fine-tuned in {len(tuning.words)} ways, of which "
+            f"{tuning.words[tuning.chosen]} were chosen: goal {best.goal:.1%}, rest "
+            f"{best.rest:.1%}."
         )
     return Section(
         "How it was chosen",

@@ -1,4 +1,4 @@
-"""Pictures of an edit: how its size was chosen, what it does at each strength, and where it lies."""
+"""Pictures of an edit: how its size was chosen, what each strength does, and where it lies."""
 
 from __future__ import annotations
 
