@@ -149,8 +149,9 @@ class BuildSettings(AttributionSettings):
 
     @property
     def part(self) -> tuple[int, int]:
-        """The part that is measured, counted from 0, and of how many."""
-        return read_shard(self.shard)
+        """The part that is measured, counted from 1, and of how many."""
+        place, count = read_shard(self.shard)
+        return place + 1, count
 
 
 @dataclass(frozen=True)
