@@ -138,7 +138,7 @@ def _trust(
     return Section(
         "How far they can be trusted",
         f"Of each image, the correlation of predicted and true outputs over {found.fresh} masks "
-        "that nothing was fitted to; then the mean over images, with its 95 % interval (Student's). "
+        "that nothing was fitted to; then the mean over images, with its 95 % interval. "
         "All images have the same masks, and others would move all means together. A pass is one "
         "forward pass over all images; a backward pass counts as 1.3. COAR: what is fitted here. "
         "Ridge: the same without gradients. Least squares: as the paper has it, which needs more "

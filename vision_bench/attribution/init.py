@@ -57,9 +57,7 @@ class InitStage:
         chosen = choose_passes(len(loaded.components), settings.minutes * 60 / seconds)
         minutes = chosen.passes * seconds / 60
         if minutes > 1.2 * settings.minutes:
-            say(
-                f"minutes={settings.minutes:g} are too few for {_LEAST} masks: give fewer examples"
-            )
+            say(f"minutes={settings.minutes:g} are too few for {_LEAST} masks: give fewer examples")
         text = config_text(settings, loaded, chosen, seconds, self.command)
         path = write_atomic(settings.config, text)
         print(
