@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -143,7 +143,6 @@ class Findings:
     rank: RankTest | None
     examples: Sequence[Example] = ()
     left_out: int = 0
-    numbers: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def alphas(self) -> list[float]:

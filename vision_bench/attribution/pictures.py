@@ -1,4 +1,4 @@
-"""Pictures of attributions: how well they predict, what they say of an image, what classes share."""
+"""Pictures of attributions: how well they predict, and what images and classes rest on."""
 
 from __future__ import annotations
 

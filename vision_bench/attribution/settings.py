@@ -106,7 +106,7 @@ class AttributionSettings(DatasetSettings):
         super().check()
         if self.prior == "gradient" and not self.gradient_passes:
             raise ValueError(
-                "gradient_passes=0 leave prior='gradient' nothing to go by: give some, or prior=None"
+                "gradient_passes=0 leave prior='gradient' nothing to go by: give some or prior=None"
             )
         if self.prior is None and not self.num_ablations:
             raise ValueError("num_ablations=0 leaves prior=None nothing to fit: give masks")
@@ -149,8 +149,9 @@ class BuildSettings(AttributionSettings):
 
     @property
     def part(self) -> tuple[int, int]:
-        """The part that is measured, counted from 0, and of how many."""
-        return read_shard(self.shard)
+        """The part that is measured, counted from 1, and of how many."""
+        place, count = read_shard(self.shard)
+        return place + 1, count
 
 
 @dataclass(frozen=True)
