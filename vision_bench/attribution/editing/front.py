@@ -99,8 +99,8 @@ def summarise(found: Findings) -> str:
     said = f"To {found.problem.words}, {ablated} are ablated: {moved}."
     if not found.choice.helps:
         said += (
-            " No number of components that was tried came nearer to the goal on the images that "
-            "select and kept the rest: this one costs least, and is no edit to keep."
+            " On the images that select, no number of components that was tried came nearer to the "
+            "goal and kept the rest: this is no edit to keep."
         )
     return said
 
@@ -141,7 +141,7 @@ def _rival(name: str, found: Findings) -> str:
         return f"{len(found.tested.random)} random edits of the same size"
     assert found.tuning is not None
     words = found.tuning.words[found.tuning.chosen]
-    kept = "" if found.tuning.helps else ", which did not help on the images that select either"
+    kept = "" if found.tuning.helps else ", which did not help on the images that select"
     return f"the last layer fine-tuned on the same images ({words}{kept})"
 
 

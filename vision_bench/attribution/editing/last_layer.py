@@ -38,6 +38,12 @@ class Tuned:
     weight: Float[Tensor, "classes features"]
     bias: Float[Tensor, " classes"] | None
 
+    @property
+    def words(self) -> str:
+        """What was done."""
+        steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
+        return f"{steps} of rate {self.rate:g}"
+
     def answers(self, features: Float[Tensor, "images features"]) -> Int[Tensor, " images"]:
         """The classes that images are answered with."""
         return F.linear(features, self.weight, self.bias).argmax(1)

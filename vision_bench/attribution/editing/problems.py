@@ -1,7 +1,6 @@
 """The problems that edits are for: forget classes, mend mistakes, close a backdoor, help a group.
 
-Source: arXiv:2404.11534, section 5.1 (model errors), 5.2 (class forgetting), 5.3 (subpopulations)
-and 5.4 (backdoors).
+Source: arXiv:2404.11534, section 5.
 """
 
 from __future__ import annotations
@@ -131,8 +130,8 @@ def _of_classes(sources: Sources) -> Problem:
     targets = sources.drawn(own.nonzero().flatten().tolist(), settings.target_count, "targets")
     references = sources.references((~own).nonzero().flatten().tolist())
     labels = sorted(set(test.labels[members_of(test, settings.targets, "targets")].tolist()))
-    name = first_few([test.classes[one] for one in labels])
-    others = "other classes"
+    named = first_few([test.classes[one] for one in labels])
+    name, others = f"class {named}" if len(labels) == 1 else f"classes {named}", "other classes"
 
     def parts(given: ClassificationData) -> dict[str, Bool[Tensor, " images"]]:
         members = members_of(given, settings.targets, "targets")
@@ -140,7 +139,7 @@ def _of_classes(sources: Sources) -> Problem:
 
     return _plain(
         sources,
-        f"{'forget' if settings.lowers else 'tell better'} {name}",
+        f"{'forget' if settings.lowers else 'better tell'} {name}",
         targets,
         references,
         Goal([name], [others], lower=settings.lowers),

@@ -19,12 +19,12 @@ from aim_plugins.core.settings import (
 )
 from aim_plugins.core.strengths import parse_strengths
 from vision_bench.attribution.editing.choices import TRIGGERED, WORST_GROUP, WRONG, Kind
-from vision_bench.attribution.settings import DatasetSettings
+from vision_bench.attribution.settings import MaskSettings
 from vision_bench.data.trigger import Trigger
 
 
 @dataclass(frozen=True)
-class EditSettings(DatasetSettings):
+class EditSettings(MaskSettings):
     """A classifier, and what of it is to change.
 
     Images of the test split are parted: some are attributed, others select, the rest is tested.

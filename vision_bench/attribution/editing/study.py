@@ -284,7 +284,7 @@ class EditStudy(FolderStudy):
             given = torch.full((len(problem.selection.data),), -1)
             given[places] = one.answers(features)
             reached.append(goal.score(problem.selection, given))
-        words = [f"{one.steps} steps of rate {one.rate:g}" for one in tried]
+        words = [one.words for one in tried]
         choice = Choice(words, reached, before, self.settings.tolerance)
         return tried[choice.chosen], choice
 
@@ -330,7 +330,7 @@ def _bar(title: str) -> Any:
     """A progress bar over blocks of masks, as what `build` calls after each."""
     from tqdm import tqdm
 
-    with tqdm(desc=title, unit="block") as bar:
+    with tqdm(desc=title, unit="block", total=1) as bar:
 
         def after(done: int, count: int) -> None:
             bar.total = count
