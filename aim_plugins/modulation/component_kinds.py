@@ -10,7 +10,7 @@ Source: arXiv:2404.11534, section 4.1 and appendix C.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, TypeGuard, get_args
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -21,13 +21,10 @@ from aim_plugins.modulation.components import (
     HEADS,
     IN_PROJECTION,
     OUT_PROJECTION,
+    ComponentKind,
     Components,
     Site,
 )
-
-ComponentKind = Literal[
-    "conv_filters", "linear_rows", "linear_inputs", "attention_heads", "mlp_neurons", "blocks"
-]
 
 _AFTER_HEADS = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "out_lin")
 """What the projection behind the heads is called in an attention."""
