@@ -60,7 +60,7 @@ def multiplied(
     runs: list[bool] = []
     with contextlib.ExitStack() as stack:
         for site, own, members in _changed(components, factors):
-            layer = _layer(model, site)
+            layer = layer_of(model, site)
             factor = _Factor(site, own, members, owners, token_first=_is_below(site.layer, held))
             attached.append(factor)
             if site.part:
@@ -244,7 +244,12 @@ def _is_below(layer: str, holders: set[str]) -> bool:
     return any(layer == one or layer.startswith(f"{one}.") for one in holders if one)
 
 
-def _layer(model: nn.Module, site: Site) -> nn.Module:
+def layer_of(model: nn.Module, site: Site) -> nn.Module:
+    """The layer at which components act.
+
+    Raises:
+        ValueError: If the model has none of that name.
+    """
     try:
         return find_module(model, site.layer)
     except ValueError as error:
