@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from aim_plugins.attribution.attributions import Attributions
 from aim_plugins.attribution.dataset import ComponentDataset
 from aim_plugins.attribution.evaluation import fresh_masks
+from tests.vision_bench.attribution.conftest import FAST
 from vision_bench.attribution import stages
 from vision_bench.attribution.settings import AttributionSettings
 from vision_bench.attribution.subject import load_subject
@@ -22,8 +23,6 @@ from vision_bench.attribution.truth import Truth
 from vision_bench.cli import main
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
-
-from .conftest import FAST
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
