@@ -16,7 +16,7 @@ from aim_plugins.core.commands import say
 from aim_plugins.core.files import write_atomic
 from vision_bench.attribution.settings import (
     AttributionSettings,
-    ComponentSettings,
+    ExampleSettings,
     InitSettings,
 )
 from vision_bench.attribution.stages import tell_subject
@@ -118,7 +118,7 @@ def time_pass(loaded: Loaded) -> float:
 
 
 def config_text(
-    settings: ComponentSettings,
+    settings: ExampleSettings,
     loaded: Loaded,
     chosen: Chosen,
     seconds: float,
@@ -127,7 +127,7 @@ def config_text(
     """The config, with what was found out as comments."""
     given = {
         one.name: getattr(settings, one.name)
-        for one in dataclasses.fields(ComponentSettings)
+        for one in dataclasses.fields(ExampleSettings)
         if one.default is dataclasses.MISSING or getattr(settings, one.name) != one.default
     }
     layers = [site.name for site in loaded.components.sites]

@@ -29,7 +29,7 @@ from vision_bench.classifiers.settings import TrainingSettings
 
 @dataclass(frozen=True)
 class ComponentSettings(TrainingSettings):
-    """A classifier, its components, and the images whose outputs are attributed to them.
+    """A classifier, and the components that its outputs are attributed to.
 
     Attributes:
         components: What a component is: conv_filters of convolutions, linear_rows or linear_inputs
@@ -38,22 +38,31 @@ class ComponentSettings(TrainingSettings):
             default all of the kind.
         output_fn: The number of each image that is attributed: the margin of the correct class's
             logit over the largest other one, or the correct class's log_likelihood.
+    """
+
+    components: ComponentKind = "conv_filters"
+    patterns: Sequence[str] = option((), metavar="PATTERN")
+    output_fn: OutputFunction = "margin"
+
+
+@dataclass(frozen=True)
+class ExampleSettings(ComponentSettings):
+    """The images whose outputs are attributed.
+
+    Attributes:
         examples_of: Whether images of the data set's own split ("test") or of the training split
             ("train") are attributed.
         examples: So many images, taken evenly over these.
         example_classes: Only images of these classes, separated by commas; by default of all.
     """
 
-    components: ComponentKind = "conv_filters"
-    patterns: Sequence[str] = option((), metavar="PATTERN")
-    output_fn: OutputFunction = "margin"
     examples_of: Literal["test", "train"] = "test"
     examples: Count = 256
     example_classes: Classes = option((), metavar="CLASSES")
 
 
 @dataclass(frozen=True)
-class DatasetSettings(ComponentSettings):
+class MaskSettings(ComponentSettings):
     """What is measured to attribute by.
 
     Attributes:
@@ -75,7 +84,7 @@ class DatasetSettings(ComponentSettings):
 
 
 @dataclass(frozen=True)
-class AttributionSettings(DatasetSettings):
+class AttributionSettings(ExampleSettings, MaskSettings):
     """How attributions are fitted, and what they are held against.
 
     Attributes:
@@ -155,7 +164,7 @@ class BuildSettings(AttributionSettings):
 
 
 @dataclass(frozen=True)
-class InitSettings(ComponentSettings):
+class InitSettings(ExampleSettings):
     """What `vision-bench attribute init` writes.
 
     Attributes:

@@ -22,7 +22,6 @@ from vision_bench.attribution.choices import ATTRIBUTIONS, DATASET
 from vision_bench.attribution.settings import (
     AttributionSettings,
     BuildSettings,
-    DatasetSettings,
     MergeSettings,
 )
 from vision_bench.attribution.subject import Loaded, load_subject
@@ -108,7 +107,7 @@ class FitStage:
         return found
 
 
-def plan_dataset(settings: DatasetSettings, loaded: Loaded) -> DatasetPlan:
+def plan_dataset(settings: AttributionSettings, loaded: Loaded) -> DatasetPlan:
     """What is measured of a subject.
 
     Raises:
@@ -127,7 +126,7 @@ def plan_dataset(settings: DatasetSettings, loaded: Loaded) -> DatasetPlan:
 
 
 def build_dataset(
-    settings: DatasetSettings, loaded: Loaded, folder: Path, shard: tuple[int, int] = (1, 1)
+    settings: AttributionSettings, loaded: Loaded, folder: Path, shard: tuple[int, int] = (1, 1)
 ) -> bool:
     """Builds what is missing of a shard, and says how far it is.
 

@@ -17,7 +17,7 @@ from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.component_kinds import find_components
 from aim_plugins.modulation.components import Components
 from vision_bench.attribution.choices import OutputFunction
-from vision_bench.attribution.settings import ComponentSettings
+from vision_bench.attribution.settings import ExampleSettings
 from vision_bench.classifiers.load import load, load_training
 from vision_bench.data.classes import class_index
 from vision_bench.data.classification import ClassificationData
@@ -116,7 +116,7 @@ class Loaded:
         return fingerprint([self.model.fingerprint, identity, self.names])
 
 
-def load_subject(settings: ComponentSettings) -> Loaded:
+def load_subject(settings: ExampleSettings) -> Loaded:
     """Loads the model, finds its components, and reads the images.
 
     Raises:

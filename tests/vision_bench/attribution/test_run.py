@@ -109,9 +109,11 @@ def test_the_correlation_is_that_of_fresh_masks_by_hand(
 
 
 def test_masks_of_the_evaluation_are_none_of_those_fitted_to(output: Path) -> None:
-    fitted = ComponentDataset.load(output / "dataset").ablated(0, 170)
-    fresh = fresh_masks(22, FAST["alpha"] if "alpha" in FAST else 0.1, 30, FAST["seed"])
-    assert not any((fitted[place] == fresh[place]).all() for place in range(30))
+    masks = ComponentDataset.load(output / "dataset").ablated(0, 170)
+    fitted = {tuple(mask) for mask in masks.tolist() if sum(mask) > 1}
+    fresh = {tuple(mask) for mask in fresh_masks(22, 0.1, 30, FAST["seed"]).tolist()}
+    # Masks that ablate four of 22 at least are too many to meet by chance.
+    assert not {mask for mask in fitted & fresh if sum(mask) > 3}
 
 
 def test_leaving_one_out_is_what_each_zeroed_filter_takes(
