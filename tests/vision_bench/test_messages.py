@@ -16,6 +16,7 @@ import pytest
 
 import vision_bench
 from aim_plugins.core.settings import Settings, add_config, add_options
+from vision_bench.attribution.editing.settings import EditSettings
 from vision_bench.attribution.settings import (
     AttributionSettings,
     BuildSettings,
@@ -66,6 +67,7 @@ ATTRIBUTION: tuple[type[Settings], ...] = (
     BuildSettings,
     InitSettings,
     MergeSettings,
+    EditSettings,
 )
 KINDS: tuple[type[Settings], ...] = (
     ClassifySettings,

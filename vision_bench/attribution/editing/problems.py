@@ -75,6 +75,37 @@ class Sources:
         """Some positions of `data`."""
         return draw(members, count, self.settings.seed, *words).tolist()
 
+    def chosen(self, positions: Sequence[int], name: str) -> ClassificationData:
+        """Images that are attributed.
+
+        Args:
+            positions: Where they stand in `data`.
+            name: "targets" or "references".
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if not positions:
+            raise ValueError(
+                f"{name}: none of the {len(self.data)} images that are attributed and select are "
+                f"such, with targets={self.settings.words!r}: give more images (limit), or others"
+            )
+        return self.data.subset(positions)
+
+    def rest(self, attributed: Sequence[int]) -> list[int]:
+        """Positions of the images that select: those that are not attributed.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        found = without(range(len(self.data)), attributed)
+        if not found:
+            raise ValueError(
+                f"all {len(self.data)} images are attributed, and none is left to select by: lower "
+                "target_count or reference_count, or give more images (limit)"
+            )
+        return found
+
     def references(self, allowed: Sequence[int]) -> list[int]:
         """Positions of the references.
 
@@ -110,9 +141,6 @@ def make_problem(
         FileNotFoundError: If there is no such file.
     """
     found = _MAKERS[settings.kind](Sources(settings, data, test, answering))
-    for name, chosen in (("targets", found.targets), ("references", found.references)):
-        if not len(chosen):
-            raise ValueError(f"{name} are no image of those that select: choose others")
     for part in (*found.goal.aims, *found.goal.rest):
         for name, examined in (("select", found.selection), ("are tested", found.test)):
             if not examined.parts[part].any():
@@ -157,10 +185,10 @@ def _of_images(sources: Sources) -> Problem:
     else:
         targets = named_images(Path(str(settings.targets[0])), data, "targets")
     references = sources.references(without(range(len(data)), targets))
-    rest = without(range(len(data)), [*targets, *references])
+    rest = sources.rest([*targets, *references])
     kinds = {(int(data.labels[one]), int(answers[one])) for one in targets}
     kinds = {(label, answer) for label, answer in kinds if label != answer}
-    own = data.subset(targets)
+    own = sources.chosen(targets, "targets")
     tested = sources.answering(test)
     pairs = zip(test.labels.tolist(), tested.tolist(), strict=True)
     alike = torch.tensor([False] * len(own) + [pair in kinds for pair in pairs])
@@ -175,7 +203,7 @@ def _of_images(sources: Sources) -> Problem:
     return Problem(
         f"{'lower' if settings.lowers else 'raise'} the margin of {count}",
         own,
-        data.subset(references),
+        sources.chosen(references, "references"),
         Goal([EDITED_IMAGES], [OTHERS], lower=settings.lowers),
         Examined(selecting, {EDITED_IMAGES: chosen, OTHERS: ~chosen}),
         Examined(examined, parts),
@@ -193,6 +221,7 @@ def _of_backdoor(sources: Sources) -> Problem:
     label = class_index(settings.backdoor_class, data.classes, "backdoor_class")
     others = (data.labels != label).nonzero().flatten().tolist()
     chosen = sources.drawn(others, settings.target_count, "targets")
+    references = sources.chosen(chosen, "targets")
 
     def patched(given: ClassificationData, places: Sequence[int]) -> ClassificationData:
         images = given.images.subset(list(places))
@@ -207,9 +236,9 @@ def _of_backdoor(sources: Sources) -> Problem:
     return Problem(
         f"answer images with the patch as without it, not with {data.classes[label]}",
         patched(data, chosen),
-        data.subset(chosen),
+        references,
         Goal([PATCHED], [CLEAN]),
-        examined(data, without(range(len(data)), chosen)),
+        examined(data, sources.rest(chosen)),
         examined(test, range(len(test))),
         attack=label,
         note=f"With patch: test images of all classes but {data.classes[label]}, with the patch "
@@ -262,11 +291,11 @@ def _plain(
 ) -> Problem:
     """A problem whose images are those of the data set, some attributed and the rest selecting."""
     data = sources.data
-    rest = data.subset(without(range(len(data)), [*targets, *references]))
+    rest = data.subset(sources.rest([*targets, *references]))
     return Problem(
         words,
-        data.subset(targets),
-        data.subset(references),
+        sources.chosen(targets, "targets"),
+        sources.chosen(references, "references"),
         goal,
         Examined(rest, parts(rest)),
         Examined(sources.test, parts(sources.test)),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from aim_plugins.core.settings import make_settings
 from vision_bench.attribution.editing.choice import Choice
 from vision_bench.attribution.editing.findings import _bootstrap, share
 from vision_bench.attribution.editing.goal import Examined, Goal, Score
@@ -38,7 +39,7 @@ def data_of(labels: list[int], groups: list[int] | None = None) -> Classificatio
 
 def settings(**given) -> EditSettings:
     plain = {"dataset": "digits", "model": "lenet5", "target_count": 3, "reference_count": 5}
-    return EditSettings(**{**plain, **given})
+    return make_settings(EditSettings, {**plain, **given}, "")
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_the_worst_group_gives_targets_and_every_group_is_an_aim() -> None:
 
 
 def test_a_problem_without_images_is_refused(data, test_data) -> None:
-    with pytest.raises(ValueError, match="no image"):
+    with pytest.raises(ValueError, match="targets: none of the 40 images"):
         make_problem(settings(targets="wrong"), data, test_data, wrong_on())
     with pytest.raises(ValueError, match="targets holds 'bird', which is no class"):
         make_problem(settings(targets="bird"), data, test_data, wrong_on())
