@@ -26,7 +26,8 @@ from aim_plugins.sweep.paired import (
 from vision_bench.attribution.editing.choice import Choice
 from vision_bench.attribution.editing.choices import EDITED, RANDOM, TUNED, WHOLE
 from vision_bench.attribution.editing.goal import Examined
-from vision_bench.attribution.editing.problems import PATCHED, Problem
+from vision_bench.attribution.editing.problem import Problem
+from vision_bench.attribution.editing.problems import PATCHED
 
 WORST = "worst group"
 _RESAMPLES = 2000

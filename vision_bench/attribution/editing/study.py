@@ -29,33 +29,29 @@ from jaxtyping import Float, Int
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor, nn
 
-from aim_plugins.attribution.attributions import Attributions
-from aim_plugins.attribution.dataset import ComponentDataset, build
 from aim_plugins.attribution.edit import choose_edit, edit_scores, edited_components
-from aim_plugins.attribution.fit import fit_attributions
-from aim_plugins.attribution.plan import DatasetPlan
-from aim_plugins.core.commands import say
 from aim_plugins.core.devices import best_device
 from aim_plugins.core.files import write_atomic
-from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.ablation import multiplied
 from aim_plugins.modulation.component_kinds import find_components
 from aim_plugins.modulation.edits import ComponentEdit, baked
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from vision_bench.attribution.choices import ATTRIBUTIONS, DATASET
 from vision_bench.attribution.editing.answers import Answers
+from vision_bench.attribution.editing.attributing import attribute
 from vision_bench.attribution.editing.choice import Choice, worth
 from vision_bench.attribution.editing.choices import RANDOM, TUNED, WHOLE
 from vision_bench.attribution.editing.findings import Findings, Tested
 from vision_bench.attribution.editing.front import publish
 from vision_bench.attribution.editing.goal import Score
 from vision_bench.attribution.editing.last_layer import Tuned, fine_tune
-from vision_bench.attribution.editing.problems import make_problem, read_names
+from vision_bench.attribution.editing.problem import read_names
+from vision_bench.attribution.editing.problems import make_problem
 from vision_bench.attribution.editing.settings import EditSettings
 from vision_bench.attribution.editing.split import draw, split_images
-from vision_bench.attribution.subject import ClassifierSubject, named_module, read_images
+from vision_bench.attribution.init import GRADIENT_COST
+from vision_bench.attribution.subject import named_module, read_images
 from vision_bench.classifiers.load import load
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import list_left_out
@@ -139,9 +135,9 @@ class EditStudy(FolderStudy):
         self.problem = make_problem(
             settings, self.data, self.test, functools.partial(self._whole, answers)
         )
-        attributions, passes = self._attributions(store.folder)
         count = len(self.problem.targets)
-        scores = edit_scores(attributions.weights[:count], attributions.weights[count:])
+        weights = attribute(settings, self.model, self.components, self.problem, store.folder)
+        scores = edit_scores(weights[:count], weights[count:])
         choice, chosen = self._choose(answers, scores)
         edit = self._save(store.folder, chosen, scores)
         tuned, tuning = self._tune(answers, choice.before)
@@ -155,7 +151,7 @@ class EditStudy(FolderStudy):
             scores=[float(scores[one]) for one in chosen],
             total=len(self.components),
             layers=self._layers(chosen),
-            passes=passes,
+            passes=settings.num_ablations + GRADIENT_COST * settings.gradient_passes,
         )
         left_out = dict(self.data.unreadable) | self.test.unreadable
         store.update_manifest(left_out=left_out)
@@ -166,48 +162,6 @@ class EditStudy(FolderStudy):
         """What the model as it is answers."""
         title = "images that select" if data is self.data else "images that are tested"
         return answers(data, {WHOLE: contextlib.nullcontext}, title)[WHOLE]
-
-    def _attributions(self, folder: Path) -> tuple[Attributions, float]:
-        """Attributions of the targets, then of the references; and their cost in passes."""
-        settings, problem = self.settings, self.problem
-        images, labels, names = [], [], []
-        for data in (problem.targets, problem.references):
-            places, read = read_images(data, range(len(data)), settings.workers)
-            if len(places) < len(data):
-                raise ValueError(
-                    f"{data.title}: {next(iter(data.unreadable))} cannot be read and was to be "
-                    "attributed: take it out of the data, or give another seed"
-                )
-            images.append(read)
-            labels.append(data.labels)
-            names += data.names
-        subject = ClassifierSubject(
-            self.model,
-            self.components,
-            torch.cat(images),
-            torch.cat(labels),
-            settings.output_fn,
-            settings.batch_size,
-        )
-        plan = DatasetPlan.of(
-            subject,
-            output=settings.output_fn,
-            masks=settings.num_ablations,
-            alpha=settings.alpha,
-            gradient_passes=settings.gradient_passes,
-            seed=settings.seed,
-            examples=names,
-            data_sha256=fingerprint([problem.targets.identity(), problem.references.identity()]),
-        )
-        say(f"{len(names)} images attributed to {len(self.components)} components")
-        with _bar("attribution") as after:
-            build(plan, subject, folder / DATASET, after=after)
-        attributions = fit_attributions(
-            ComponentDataset.load(folder / DATASET), prior=settings.prior, penalty=settings.penalty
-        )
-        attributions.save(folder / ATTRIBUTIONS)
-        # A backward pass took 1.3 times as long as a forward pass.
-        return attributions, settings.num_ablations + 2.3 * settings.gradient_passes
 
     def _choose(
         self, answers: Answers, scores: Float[Tensor, " components"]
@@ -323,20 +277,6 @@ class EditStudy(FolderStudy):
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         return publish(store.folder, self.findings, self.settings, store.manifest)
-
-
-@contextlib.contextmanager
-def _bar(title: str) -> Any:
-    """A progress bar over blocks of masks, as what `build` calls after each."""
-    from tqdm import tqdm
-
-    with tqdm(desc=title, unit="block", total=1) as bar:
-
-        def after(done: int, count: int) -> None:
-            bar.total = count
-            bar.update(done - bar.n)
-
-        yield after
 
 
 def _json(value: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from aim_plugins.modulation.edits import ComponentEdit
 from vision_bench.attribution.editing import study
 from vision_bench.attribution.editing.split import split_images
+from vision_bench.attribution.subject import ClassifierSubject
 from vision_bench.cli import main
 from vision_bench.data.classification import load_dataset
 from vision_bench.data.trigger import Trigger, TriggeredImages
@@ -142,8 +143,8 @@ def test_a_finished_run_computes_nothing_again_and_writes_the_same(
         raise AssertionError("computed again")
 
     monkeypatch.setattr(study.Answers, "_ask", refuse)
-    monkeypatch.setattr(study.ClassifierSubject, "paired_outputs", refuse)
-    monkeypatch.setattr(study.ClassifierSubject, "gradients", refuse)
+    monkeypatch.setattr(ClassifierSubject, "paired_outputs", refuse)
+    monkeypatch.setattr(ClassifierSubject, "gradients", refuse)
     assert run(config, copy) == 0
     assert {name: (copy / name).read_bytes() for name in before} == before
 
