@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ UNREADABLE = -1
 """The answer to an image that cannot be read."""
 
 
+@runtime_checkable
 class Journal(Protocol):
     """Where finished batches are kept."""
 
@@ -83,7 +84,7 @@ class Answers:
                 self.journal.write_batch(key, held)
         return held
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _ask(self, data: ClassificationData, edits: Edits, places: Sequence[int]) -> dict[str, Any]:
         answers = {name: [UNREADABLE] * len(places) for name in edits}
         for positions, images in self.images(data, places):
