@@ -21,6 +21,8 @@ from vision_bench.attribution.editing.settings import EditSettings
 from vision_bench.attribution.editing.split import split_images
 from vision_bench.data.classification import ArrayImages, ClassificationData
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = ("ant", "bee", "cat", "dog")
 
 
