@@ -10,6 +10,7 @@ dataset = "demo:dataset"
 data_root = "demo:data-root"
 model = "resnet20"
 weights = "demo:backdoored"
+preprocessing = "published"
 limit = 4000
 batch_size = 250
 

@@ -9,6 +9,7 @@ dataset = "demo:dataset"
 data_root = "demo:data-root"
 model = "resnet20"
 weights = "demo:resnet20"
+preprocessing = "published"
 limit = 4000
 batch_size = 250
 

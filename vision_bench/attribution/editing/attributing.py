@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from aim_plugins.attribution.attributions import Attributions
 from aim_plugins.attribution.dataset import ComponentDataset, build
 from aim_plugins.attribution.fit import fit_attributions
 from aim_plugins.attribution.plan import DatasetPlan
@@ -28,7 +27,7 @@ def attribute(
     components: Components,
     problem: Problem,
     folder: Path,
-) -> Float[Tensor, "images components"]:
+) -> Attributions:
     """Attributes targets and references to components; what was computed before is kept.
 
     Args:
@@ -77,4 +76,4 @@ def attribute(
         ComponentDataset.load(folder / DATASET), prior=settings.prior, penalty=settings.penalty
     )
     attributions.save(folder / ATTRIBUTIONS)
-    return attributions.weights
+    return attributions

@@ -13,11 +13,29 @@ from vision_bench.attribution.editing.goal import Score
 
 
 @dataclass(frozen=True)
+class Trial:
+    """An edit that is tried.
+
+    Attributes:
+        order: In which order components are ablated.
+        components: Numbers of those that are, in that order.
+    """
+
+    order: str
+    components: Sequence[int]
+
+    @property
+    def words(self) -> str:
+        """What it is called."""
+        return f"{len(self.components)} by {self.order}"
+
+
+@dataclass(frozen=True)
 class Choice:
     """What was tried on the images that select.
 
     Attributes:
-        words: Each of what was tried, such as a number of components.
+        words: What each that was tried is called.
         scores: What each reached.
         before: What the model as it is reaches.
         tolerance: How much accuracy the rest may lose.

@@ -9,6 +9,10 @@ WRONG, TRIGGERED, WORST_GROUP = "wrong", "triggered", "worst-group"
 
 Kind = Literal["classes", "images", "wrong", "triggered", "worst-group"]
 
+STATISTIC, MARGINS = "statistic", "margins"
+ORDERS = (STATISTIC, MARGINS)
+"""In which order components are ablated."""
+
 WHOLE, EDITED, RANDOM, TUNED = "model", "edit", "random edits", "fine-tuned"
 ARMS = {
     WHOLE: "the model as it is",

@@ -23,7 +23,7 @@ from aim_plugins.sweep.paired import (
     mean_difference,
     paired_difference,
 )
-from vision_bench.attribution.editing.choice import Choice
+from vision_bench.attribution.editing.choice import Choice, Trial
 from vision_bench.attribution.editing.choices import EDITED, RANDOM, TUNED, WHOLE
 from vision_bench.attribution.editing.goal import Examined
 from vision_bench.attribution.editing.problem import Problem
@@ -63,7 +63,8 @@ class Findings:
     Attributes:
         problem: What it is for.
         tested: The answers.
-        choice: How its size was chosen.
+        trials: The edits that were tried.
+        choice: How it was chosen among them.
         tuning: How its rival was; None without one.
         components: Names of the components that it ablates, the first the most telling.
         scores: Their scores.
@@ -74,6 +75,7 @@ class Findings:
 
     problem: Problem
     tested: Tested
+    trials: Sequence[Trial]
     choice: Choice
     tuning: Choice | None
     components: Sequence[str]
@@ -201,6 +203,7 @@ class Findings:
         content: dict[str, Any] = {
             "problem": self.problem.words,
             "components": dict(zip(self.components, self.scores, strict=True)),
+            "order": self.trials[self.choice.chosen].order,
             "of": self.total,
             "helps": self.choice.helps,
             "passes": self.passes,

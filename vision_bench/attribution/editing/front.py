@@ -62,7 +62,8 @@ def publish(
         _how_chosen(found, settings, drawn["choice"]["png"]),
         Section(
             "What is ablated",
-            "By layer in the order of the model; then by name, the most telling first.",
+            "By layer in the order of the model; then by name in the order of ablation, with the "
+            "t-statistic of each.",
             [_named(found)],
             {"ablated components by layer": drawn["layers"]["png"]},
         ),
@@ -94,7 +95,8 @@ def publish(
 def summarise(found: Findings) -> str:
     """The result in a sentence or two."""
     count = len(found.components)
-    ablated = f"{count} of {found.total} components ({count / found.total:.1%})"
+    order = found.trials[found.choice.chosen].order
+    ablated = f"{count} of {found.total} components ({count / found.total:.1%}, by {order})"
     moved = "; ".join(_moved(found, name) for name in _headline(found))
     said = f"To {found.problem.words}, {ablated} are ablated: {moved}."
     if not found.choice.helps:
@@ -206,13 +208,15 @@ def _how_chosen(found: Findings, settings: EditSettings, picture: bytes) -> Sect
         )
     return Section(
         "How it was chosen",
-        "Components are ablated in the order of a t-statistic of their attributions to targets and "
-        "references; how many of them, and how far fine-tuning goes, is chosen on images that are "
-        f"not tested: the most of the goal that costs the rest at most {100 * choice.tolerance:g} "
-        "points. Dashed: the model as it is.",
+        "Components are ablated by the statistic, in the order of a t-statistic of their "
+        "attributions to targets and references, as in the paper; or by margins, one after another "
+        "so that the margins that attributions foresee are best, the references' too. Which, how "
+        "many, and how far fine-tuning goes is chosen on images that are not tested: the most of "
+        f"the goal that costs the rest at most {100 * choice.tolerance:g} points. Dashed: the "
+        "model as it is.",
         told,
         {"goal and rest by size": picture},
-        [Table(["components", found.problem.goal.words, "rest: right", ""], rows)],
+        [Table(["ablated", found.problem.goal.words, "rest: right", ""], rows)],
     )
 
 

@@ -35,34 +35,42 @@ _MARKS = {
 
 
 def draw_choice(found: Findings) -> dict[str, bytes]:
-    """Draws what every size of the edit reaches on the images that select.
+    """Draws what every edit that was tried reaches on the images that select.
 
     Returns:
         The content of the picture's files by suffix.
     """
-    choice = found.choice
-    sizes = [int(one) for one in choice.words]
+    choice, goal = found.choice, found.problem.goal
+    orders = list(dict.fromkeys(one.order for one in found.trials))
+    series = {
+        goal.words: (BLUE, [one.goal for one in choice.scores], choice.before.goal),
+        f"{' and '.join(goal.rest)}: right": (
+            VERMILLION,
+            [one.rest for one in choice.scores],
+            choice.before.rest,
+        ),
+    }
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.4), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.6), dpi=DPI, layout="constrained")
         axes = figure.subplots()
+        for name, (colour, values, before) in series.items():
+            axes.axhline(before, color=colour, linewidth=1, linestyle="--", alpha=0.6)
+            for number, order in enumerate(orders):
+                places = [at for at, one in enumerate(found.trials) if one.order == order]
+                axes.plot(
+                    [len(found.trials[at].components) for at in places],
+                    [values[at] for at in places],
+                    "o-" if number == 0 else "s:", color=colour, markersize=4.5, linewidth=1.2,
+                    label=f"{name} ({order})",
+                )  # fmt: skip
         least = choice.before.rest - choice.tolerance
         axes.axhline(least, color=GREY, linewidth=1, linestyle=":", label="the rest, at least")
-        for name, colour, mark, values, before in (
-            (found.problem.goal.words, BLUE, "o", [one.goal for one in choice.scores],
-             choice.before.goal),
-            (f"{' and '.join(found.problem.goal.rest)}: right", VERMILLION, "s",
-             [one.rest for one in choice.scores], choice.before.rest),
-        ):  # fmt: skip
-            axes.axhline(before, color=colour, linewidth=1, linestyle="--", alpha=0.6)
-            axes.plot(
-                sizes, values, f"{mark}-", color=colour, markersize=4.5, linewidth=1.2, label=name
-            )
-        place = choice.chosen
+        chosen = found.trials[choice.chosen]
         axes.plot(
-            [sizes[place]], [choice.scores[place].goal], "o", markersize=11, label="chosen",
-            markerfacecolor="none", markeredgecolor=BLUE, markeredgewidth=1.5,
+            [len(chosen.components)], [choice.scores[choice.chosen].goal], "o", markersize=11,
+            label="chosen", markerfacecolor="none", markeredgecolor=BLUE, markeredgewidth=1.5,
         )  # fmt: skip
-        if len(sizes) > 1:
+        if len({len(one.components) for one in found.trials}) > 1:
             axes.set_xscale("log")
             label_decades(axes.xaxis)
         axes.set_xlabel(f"ablated components of {found.total}, logarithmic")

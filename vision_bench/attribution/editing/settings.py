@@ -6,19 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing
 from aim_plugins.core.settings import (
     Classes,
     Count,
     Counts,
     Grid,
+    Names,
     Natural,
     NonNegative,
     Part,
     option,
 )
 from aim_plugins.core.strengths import parse_strengths
-from vision_bench.attribution.editing.choices import TRIGGERED, WORST_GROUP, WRONG, Kind
+from vision_bench.attribution.editing.choices import (
+    ORDERS,
+    TRIGGERED,
+    WORST_GROUP,
+    WRONG,
+    Kind,
+)
 from vision_bench.attribution.settings import MaskSettings
 from vision_bench.data.trigger import Trigger
 
@@ -43,6 +51,8 @@ class EditSettings(MaskSettings):
         selection_share: Share of the test split that is attributed and selects.
         prior: As in `attribute fit`.
         penalty: As in `attribute fit`.
+        orders: Orders in which components are ablated, of which the best is chosen: "statistic",
+            the paper's, or "margins", which looks at what the references lose too.
         sizes: Numbers of components that are tried, separated by commas.
         tolerance: Share of the other images' right answers that the edit may cost at most, on the
             images that select.
@@ -63,6 +73,7 @@ class EditSettings(MaskSettings):
     selection_share: Part = 0.4
     prior: Literal["gradient"] | None = "gradient"
     penalty: NonNegative | None = None
+    orders: Names = ORDERS
     sizes: Counts = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 330)
     tolerance: NonNegative = 0.02
     strengths: Grid = "0:1:0.25"
@@ -93,6 +104,11 @@ class EditSettings(MaskSettings):
             raise ValueError(
                 f"strengths={self.strengths!r}: begin with 0, the model, and end with 1, the edit"
             )
+        for one in self.orders:
+            if one not in ORDERS:
+                raise ValueError(f"orders holds {one!r}: {did_you_mean(one, ORDERS)}")
+        if not self.orders:
+            raise ValueError(f"orders is empty: give one of {', '.join(ORDERS)}, or both")
         if self.prior == "gradient" and not self.gradient_passes:
             raise ValueError(
                 "gradient_passes=0 leaves prior='gradient' nothing to go by: give some, or "

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor, nn
 
-from aim_plugins.attribution.edit import choose_edit, edit_scores, edited_components
+from aim_plugins.attribution.edit import edit_scores
 from aim_plugins.core.devices import best_device
 from aim_plugins.core.files import write_atomic
 from aim_plugins.modulation.ablation import multiplied
@@ -40,12 +40,13 @@ from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from vision_bench.attribution.editing.answers import Answers
 from vision_bench.attribution.editing.attributing import attribute
-from vision_bench.attribution.editing.choice import Choice, worth
-from vision_bench.attribution.editing.choices import RANDOM, TUNED, WHOLE
+from vision_bench.attribution.editing.choice import Choice, Trial
+from vision_bench.attribution.editing.choices import RANDOM, STATISTIC, TUNED, WHOLE
 from vision_bench.attribution.editing.findings import Findings, Tested
 from vision_bench.attribution.editing.front import publish
 from vision_bench.attribution.editing.goal import Score
 from vision_bench.attribution.editing.last_layer import Tuned, fine_tune
+from vision_bench.attribution.editing.orders import trials_of
 from vision_bench.attribution.editing.problem import read_names
 from vision_bench.attribution.editing.problems import make_problem
 from vision_bench.attribution.editing.settings import EditSettings
@@ -92,7 +93,7 @@ class EditStudy(FolderStudy):
         self.model.module.to(self.device)
         self.named: nn.Module = named_module(self.model.module)
         self.components = find_components(self.named, settings.components, list(settings.patterns))
-        self.sizes = [one for one in settings.sizes if one <= len(self.components)]
+        self.sizes = [one for one in sorted(set(settings.sizes)) if one <= len(self.components)]
         if not self.sizes:
             raise ValueError(
                 f"sizes={list(settings.sizes)}: the model has {len(self.components)} components: "
@@ -135,16 +136,19 @@ class EditStudy(FolderStudy):
         self.problem = make_problem(
             settings, self.data, self.test, functools.partial(self._whole, answers)
         )
+        attributions = attribute(settings, self.model, self.components, self.problem, store.folder)
         count = len(self.problem.targets)
-        weights = attribute(settings, self.model, self.components, self.problem, store.folder)
-        scores = edit_scores(weights[:count], weights[count:])
-        choice, chosen = self._choose(answers, scores)
-        edit = self._save(store.folder, chosen, scores)
+        trials = trials_of(attributions, count, self.sizes, settings.orders, lower=settings.lowers)
+        scores = edit_scores(attributions.weights[:count], attributions.weights[count:])
+        choice = self._choose(answers, trials)
+        edit, chosen = trials[choice.chosen], trials[choice.chosen].components
+        artifact = self._save(store.folder, edit, scores)
         tuned, tuning = self._tune(answers, choice.before)
-        tested = self._test(answers, edit, tuned)
+        tested = self._test(answers, artifact, tuned)
         self.findings = Findings(
             problem=self.problem,
             tested=tested,
+            trials=trials,
             choice=choice,
             tuning=tuning,
             components=[self.components.name(one) for one in chosen],
@@ -160,33 +164,19 @@ class EditStudy(FolderStudy):
 
     def _whole(self, answers: Answers, data: ClassificationData) -> Int[Tensor, " images"]:
         """What the model as it is answers."""
-        title = "images that select" if data is self.data else "images that are tested"
+        title = "the model" if data is self.data else "the model, test"
         return answers(data, {WHOLE: contextlib.nullcontext}, title)[WHOLE]
 
-    def _choose(
-        self, answers: Answers, scores: Float[Tensor, " components"]
-    ) -> tuple[Choice, list[int]]:
-        """How many components, and which of them, the most telling first."""
-        aim = "lower" if self.settings.lowers else "raise"
-        edits = {
-            str(size): functools.partial(self._ablated, edited_components(scores, size, aim))
-            for size in self.sizes
-        }
+    def _choose(self, answers: Answers, trials: Sequence[Trial]) -> Choice:
+        """The edit that the selecting images choose."""
+        edits: dict[str, Any] = {WHOLE: contextlib.nullcontext}
+        for one in trials:
+            edits[one.words] = functools.partial(self._ablated, one.components)
         selection, goal = self.problem.selection, self.problem.goal
-        given = answers(
-            selection.data, {WHOLE: contextlib.nullcontext, **edits}, "sizes of the edit"
-        )
+        given = answers(selection.data, edits, "images that select")
         reached = {name: goal.score(selection, one) for name, one in given.items()}
-        before, tolerance = reached.pop(WHOLE), self.settings.tolerance
-        found = choose_edit(
-            scores,
-            self.sizes,
-            aim,
-            lambda chosen: worth(reached[str(len(chosen))], before, tolerance),
-        )
-        words = [str(one) for one in found.sizes]
-        choice = Choice(words, [reached[one] for one in words], before, tolerance)
-        return choice, list(found.components)
+        before = reached.pop(WHOLE)
+        return Choice(list(reached), list(reached.values()), before, self.settings.tolerance)
 
     def _ablated(self, numbers: Sequence[int]) -> AbstractContextManager[None]:
         """The model without some components."""
@@ -195,15 +185,15 @@ class EditStudy(FolderStudy):
         return multiplied(self.named, chosen, zeros)
 
     def _save(
-        self, folder: Path, chosen: Sequence[int], scores: Float[Tensor, " components"]
+        self, folder: Path, trial: Trial, scores: Float[Tensor, " components"]
     ) -> ComponentEdit:
         """Writes the edit, and the edited model."""
-        numbers = sorted(chosen)
+        numbers = sorted(trial.components)
         edit = ComponentEdit.of_model(
             self.named,
             self.components.take(numbers),
             scores=[float(scores[one]) for one in numbers],
-            method="COAR-Edit",
+            method="COAR-Edit" if trial.order == STATISTIC else trial.order,
             targets=list(self.problem.targets.names),
             references=list(self.problem.references.names),
             settings=self.arguments,

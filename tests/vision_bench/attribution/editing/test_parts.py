@@ -16,6 +16,7 @@ from vision_bench.attribution.editing.choice import Choice
 from vision_bench.attribution.editing.findings import _bootstrap, share
 from vision_bench.attribution.editing.goal import Examined, Goal, Score
 from vision_bench.attribution.editing.last_layer import RATES, STEPS, fine_tune
+from vision_bench.attribution.editing.orders import by_margins, by_statistic
 from vision_bench.attribution.editing.problems import make_problem
 from vision_bench.attribution.editing.settings import EditSettings
 from vision_bench.attribution.editing.split import split_images
@@ -262,3 +263,48 @@ def test_a_tuned_layer_is_in_force_in_its_block_alone(layer: nn.Linear) -> None:
         assert torch.equal(layer(features).argmax(1), tuned.answers(features))
         assert tuned.answers(features).tolist() == [0, 1, 2, 3]
     assert torch.equal(layer(features), before)
+
+
+# The order ---------------------------------------------------------------------------------------
+
+
+def test_the_statistic_puts_first_what_targets_need_most_for_sure() -> None:
+    targets = torch.tensor([[3.0, 1.0, 0.0], [1.0, 1.1, 0.1]])
+    references = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.0, 0.1]])
+    # Means differ by 1.9, 1.05, 0 with spreads of 1, 0.05, 0.05.
+    assert by_statistic(targets, references, 3, lower=True) == [1, 0, 2]
+    assert by_statistic(targets, references, 1, lower=False) == [2]
+
+
+def test_margins_spare_what_references_need_and_stop_where_targets_lack_nothing() -> None:
+    # Component 0 carries both, 1 the target alone, 2 the references alone, 3 harms the references.
+    targets = torch.tensor([[2.0, 1.5, 0.0, 0.0]])
+    references = torch.tensor([[2.0, 0.0, 1.0, -0.5], [1.5, 0.0, 1.0, -0.5]])
+    margins = torch.tensor([1.0]), torch.tensor([1.0, 1.0])
+    order = by_margins(targets, references, margins, 3, lower=True)
+    assert order[0] == 1
+    # The target now lacks 0.5 of a margin of -1, which component 0 would give for 3.5 of others.
+    assert order[1] == 3
+    harmed = by_margins(-targets, references, (torch.tensor([-1.0]), margins[1]), 1, lower=False)
+    assert harmed == [1]
+
+
+def test_the_order_by_margins_is_the_best_next_step_by_brute_force() -> None:
+    generator = torch.Generator().manual_seed(5)
+    targets, references = (torch.randn(n, 7, generator=generator) for n in (3, 4))
+    margins = torch.randn(3, generator=generator), torch.randn(4, generator=generator)
+    wanted = float(torch.cat(margins).abs().mean())
+
+    def cost(chosen: list[int]) -> float:
+        now = -(margins[0] - targets[:, chosen].sum(1))
+        lost = references[:, chosen].sum(1)
+        return float(
+            sum(max(wanted - float(one), 0) for one in now) / 3
+            + 2 * sum(max(float(one), 0) for one in lost) / 4
+        )
+
+    expected: list[int] = []
+    for _ in range(5):
+        left = [one for one in range(7) if one not in expected]
+        expected.append(min(left, key=lambda one: cost([*expected, one])))
+    assert by_margins(targets, references, margins, 5, lower=True) == expected
