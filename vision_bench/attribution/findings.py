@@ -186,16 +186,15 @@ class Findings:
         ]
 
     def fewer_passes(self) -> tuple[float, float] | None:
-        """With how many passes COAR does as well as least squares with all of theirs, and these.
+        """With how many passes COAR does as well as least squares at their best, and with how many.
 
-        Of the numbers of passes that were tried, so the true one may be smaller; None where it does
-        not, or either was not tried.
+        Of the numbers of passes that were tried, so the true one may be smaller; None where it
+        takes no fewer, or either was not tried.
         """
         mine, theirs = self.curves.get(COAR, ()), self.curves.get(LEAST_SQUARES, ())
         if not mine or not theirs:
             return None
-        alpha, last = self.shown_alpha, theirs[-1]
-        for one in mine:
-            if one.at(alpha).value >= last.at(alpha).value:
-                return (one.passes, last.passes) if one.passes < last.passes else None
-        return None
+        alpha = self.shown_alpha
+        best = max(theirs, key=lambda one: one.at(alpha).value)
+        passes = [one.passes for one in mine if one.at(alpha).value >= best.at(alpha).value]
+        return (passes[0], best.passes) if passes and passes[0] < best.passes else None

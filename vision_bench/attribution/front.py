@@ -81,7 +81,7 @@ def tell(found: Findings) -> list[str]:
         mine, theirs = fewer
         sentences.append(
             f"{COAR} does at least as well with {mine:.0f} passes as {LEAST_SQUARES} with "
-            f"{theirs:.0f}: {theirs / mine:.1f} times fewer."
+            f"{theirs:.0f}, where they are at their best: {theirs / mine:.1f} times fewer."
         )
     if (rank := found.rank) is not None:
         sentences.append(

@@ -47,9 +47,9 @@ class InitStage:
     def run(self) -> Path:
         """Checks model, data and components, and writes the config; returns its path."""
         settings = self.settings
-        if settings.config.exists():
+        if settings.file.exists():
             raise ValueError(
-                f"config={str(settings.config)!r} is there already: delete it, or name another file"
+                f"file={str(settings.file)!r} is there already: delete it, or name another file"
             )
         loaded = load_subject(settings)
         tell_subject(loaded)
@@ -59,7 +59,7 @@ class InitStage:
         if minutes > 1.2 * settings.minutes:
             say(f"minutes={settings.minutes:g} are too few for {_LEAST} masks: give fewer examples")
         text = config_text(settings, loaded, chosen, seconds, self.command)
-        path = write_atomic(settings.config, text)
+        path = write_atomic(settings.file, text)
         print(
             f"{path}: {chosen.num_ablations} masks and {chosen.gradient_passes} gradients, about "
             f"{minutes:.0f} minutes here; run `vision-bench attribute run {path}`"
