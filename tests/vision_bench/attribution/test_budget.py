@@ -33,7 +33,7 @@ def test_a_part_fits_as_a_dataset_of_fewer_masks(
 def test_masks_alone_are_fitted_without_gradients(output: Path) -> None:
     whole = ComponentDataset.load(output / "dataset")
     part = part_of(whole, 170, gradients=False)
-    assert part.prior is None and part.plan.rows == 170
+    assert part.kept is None and part.plan.rows == 170
     assert (part.ablated(0, 170) == whole.ablated(0, 170)).all()
 
 
