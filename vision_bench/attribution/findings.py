@@ -28,6 +28,15 @@ SHARED = 3
 """Components of each class that are shown beside those of others."""
 
 
+def percent(share: float) -> str:
+    """A share of the components.
+
+    >>> percent(0.025), percent(0.1)
+    ('2.5%', '10%')
+    """
+    return f"{100 * share:.3g}%"
+
+
 def mean_interval(values: Sequence[float]) -> Interval:
     """A mean over images, with Student's 95 % interval; NaN of none."""
     if not values:

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -100,7 +101,9 @@ def choose_passes(components: int, affordable: float) -> Chosen:
 
 def _evaluation_passes() -> int:
     """Fresh masks of an evaluation by default."""
-    known = {one.name: one.default for one in dataclasses.fields(AttributionSettings)}
+    known: dict[str, Any] = {
+        one.name: one.default for one in dataclasses.fields(AttributionSettings)
+    }
     return int(known["eval_masks"]) * len(known["eval_alphas"])
 
 
