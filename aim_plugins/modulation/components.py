@@ -24,10 +24,6 @@ ComponentKind = Literal[
 ]
 Side = Literal["outputs", "inputs", "residual"]
 
-ComponentKind = Literal[
-    "conv_filters", "linear_rows", "linear_inputs", "attention_heads", "mlp_neurons", "blocks"
-]
-
 IN_PROJECTION, HEADS, OUT_PROJECTION = "in_proj", "heads", "out_proj"
 """Parts of PyTorch's own attention, which are no modules that run."""
 

@@ -152,7 +152,7 @@ def test_every_setting_that_a_message_names_is_of_its_command(said):
         "classification": names_of(*KINDS[:3], Preprocessing),
         "segmentation": names_of(SegmentSettings, *BLOCKS),
         "coverage": names_of(*COVERAGE),
-        "attribution": names_of(*ATTRIBUTION),
+        "attribution": names_of(*ATTRIBUTION, Preprocessing),
         "reengineering": names_of(*REENGINEERING, Preprocessing),
     }
     every = set.union(*known.values())

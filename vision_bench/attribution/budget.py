@@ -39,7 +39,9 @@ def part_of(dataset: ComponentDataset, masks: int, *, gradients: bool) -> Compon
         own = dataclasses.replace(plan, masks=masks, gradient_passes=0)
     packed = np.asarray(dataset.packed[0 : plan.rows])[rows]
     values = np.asarray(dataset.values[0 : plan.rows])[rows]
-    return ComponentDataset(own, packed, values, dataset.prior if gradients else None)
+    if not gradients:
+        return ComponentDataset(own, packed, values)
+    return ComponentDataset(own, packed, values, dataset.kept, dataset.change)
 
 
 def fits_by_budget(

@@ -28,6 +28,15 @@ SHARED = 3
 """Components of each class that are shown beside those of others."""
 
 
+def percent(share: float) -> str:
+    """A share of the components.
+
+    >>> percent(0.025), percent(0.1)
+    ('2.5%', '10%')
+    """
+    return f"{100 * share:.3g}%"
+
+
 def mean_interval(values: Sequence[float]) -> Interval:
     """A mean over images, with Student's 95 % interval; NaN of none."""
     if not values:
@@ -186,16 +195,15 @@ class Findings:
         ]
 
     def fewer_passes(self) -> tuple[float, float] | None:
-        """With how many passes COAR does as well as least squares with all of theirs, and these.
+        """With how many passes COAR does as well as least squares at their best, and with how many.
 
-        Of the numbers of passes that were tried, so the true one may be smaller; None where it does
-        not, or either was not tried.
+        Of the numbers of passes that were tried, so the true one may be smaller; None where it
+        takes no fewer, or either was not tried.
         """
         mine, theirs = self.curves.get(COAR, ()), self.curves.get(LEAST_SQUARES, ())
         if not mine or not theirs:
             return None
-        alpha, last = self.shown_alpha, theirs[-1]
-        for one in mine:
-            if one.at(alpha).value >= last.at(alpha).value:
-                return (one.passes, last.passes) if one.passes < last.passes else None
-        return None
+        alpha = self.shown_alpha
+        best = max(theirs, key=lambda one: one.at(alpha).value)
+        passes = [one.passes for one in mine if one.at(alpha).value >= best.at(alpha).value]
+        return (passes[0], best.passes) if passes and passes[0] < best.passes else None

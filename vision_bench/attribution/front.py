@@ -11,7 +11,13 @@ from typing import Any
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
 from aim_plugins.sweep.paired import Interval, show_p
-from vision_bench.attribution.findings import COAR, LEAST_SQUARES, Findings, Method
+from vision_bench.attribution.findings import (
+    COAR,
+    LEAST_SQUARES,
+    Findings,
+    Method,
+    percent,
+)
 from vision_bench.attribution.pictures import (
     draw_alphas,
     draw_budget,
@@ -39,7 +45,7 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
     drawn |= {f"image-{one.place}": draw_example(found, one) for one in found.examples}
     sentences = tell(found)
     model = str(manifest.get("model", "A model"))
-    columns = ["", "passes", *(f"{alpha:.0%} ablated" for alpha in found.alphas)]
+    columns = ["", "passes", *(f"{percent(alpha)} ablated" for alpha in found.alphas)]
     rows = [_row(one, found) for one in found.methods]
     sections = [
         _trust(found, sentences, drawn, Table(columns, rows)),
@@ -68,7 +74,7 @@ def tell(found: Findings) -> list[str]:
     images = len(first.correlations[alpha])
     sentences = [
         f"Predicted and true {_plural(found.output)} of {images} images correlate at "
-        f"{show(first.at(alpha))} where fresh masks ablate {alpha:.0%} of the "
+        f"{show(first.at(alpha))} where fresh masks ablate {percent(alpha)} of the "
         f"{len(found.components)} components."
     ]
     for other in found.methods[1:]:
@@ -81,7 +87,7 @@ def tell(found: Findings) -> list[str]:
         mine, theirs = fewer
         sentences.append(
             f"{COAR} does at least as well with {mine:.0f} passes as {LEAST_SQUARES} with "
-            f"{theirs:.0f}: {theirs / mine:.1f} times fewer."
+            f"{theirs:.0f}, where they are at their best: {theirs / mine:.1f} times fewer."
         )
     if (rank := found.rank) is not None:
         sentences.append(
@@ -165,23 +171,24 @@ def _images(found: Findings, drawn: Mapping[str, Mapping[str, bytes]]) -> Sectio
     for one in found.examples:
         weights = found.weights[one.place]
         count = min(_TOP, len(found.components))
-        highest, lowest = weights.topk(count), weights.topk(count, largest=False)
-        named = [
-            ", ".join(
+        for side, highest in (("raise", True), ("lower", False)):
+            chosen = weights.topk(count, largest=highest)
+            named = (
                 f"{found.components.name(number)} ({value:+.2g})"
-                for number, value in zip(side.indices.tolist(), side.values.tolist(), strict=True)
+                for number, value in zip(
+                    chosen.indices.tolist(), chosen.values.tolist(), strict=True
+                )
             )
-            for side in (highest, lowest)
-        ]
-        rows.append([f"{one.name}, {one.label}", *named])
+            name = f"{one.name}, {one.label}" if highest else ""
+            rows.append([name, f"{side} its output most", ", ".join(named)])
     return Section(
         "What images rest on",
-        "Left: the image. Middle: what the components of each layer add to its output, those that "
-        "raise it and those that lower it, with a dot for each of the highest and the lowest. "
-        f"Right: predicted and true outputs under fresh masks that ablate {found.shown_alpha:.0%}; "
-        "on the dashed line both are equal.",
+        "Beside the image: predicted and true outputs under fresh masks that ablate "
+        f"{percent(found.shown_alpha)}; on the dashed line both are equal. Below: what the "
+        "components of each layer add to its output, those that raise it and those that lower it, "
+        "with a dot for each of the highest and the lowest.",
         pictures=pictures,
-        tables=[Table(["image", "raise its output most", "lower it most"], rows)],
+        tables=[Table(["image", "", "components"], rows)],
     )
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,9 +48,9 @@ class InitStage:
     def run(self) -> Path:
         """Checks model, data and components, and writes the config; returns its path."""
         settings = self.settings
-        if settings.config.exists():
+        if settings.file.exists():
             raise ValueError(
-                f"config={str(settings.config)!r} is there already: delete it, or name another file"
+                f"file={str(settings.file)!r} is there already: delete it, or name another file"
             )
         loaded = load_subject(settings)
         tell_subject(loaded)
@@ -59,7 +60,7 @@ class InitStage:
         if minutes > 1.2 * settings.minutes:
             say(f"minutes={settings.minutes:g} are too few for {_LEAST} masks: give fewer examples")
         text = config_text(settings, loaded, chosen, seconds, self.command)
-        path = write_atomic(settings.config, text)
+        path = write_atomic(settings.file, text)
         print(
             f"{path}: {chosen.num_ablations} masks and {chosen.gradient_passes} gradients, about "
             f"{minutes:.0f} minutes here; run `vision-bench attribute run {path}`"
@@ -100,7 +101,9 @@ def choose_passes(components: int, affordable: float) -> Chosen:
 
 def _evaluation_passes() -> int:
     """Fresh masks of an evaluation by default."""
-    known = {one.name: one.default for one in dataclasses.fields(AttributionSettings)}
+    known: dict[str, Any] = {
+        one.name: one.default for one in dataclasses.fields(AttributionSettings)
+    }
     return int(known["eval_masks"]) * len(known["eval_alphas"])
 
 

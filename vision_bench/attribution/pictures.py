@@ -31,6 +31,7 @@ from vision_bench.attribution.findings import (
     Example,
     Findings,
     Method,
+    percent,
 )
 
 _GREEN, _PURPLE, _ORANGE, _SKY = "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -68,7 +69,7 @@ def draw_budget(found: Findings) -> dict[str, bytes]:
         label_decades(axes.xaxis)
         axes.tick_params(axis="x", labelsize=8)
         axes.set_xlabel("forward passes over all images, logarithmic")
-        axes.set_ylabel(f"correlation with true outputs,\n{alpha:.0%} ablated")
+        axes.set_ylabel(f"correlation with true outputs,\n{percent(alpha)} ablated")
         figure.legend(loc="outside upper left", ncols=3)
         return render(figure)
 
@@ -116,11 +117,15 @@ def draw_example(found: Findings, example: Example) -> dict[str, bytes]:
         The content of the picture's files by suffix.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(SIZE[0] + 4.2, SIZE[1] - 0.6), dpi=DPI, layout="constrained")
-        left, middle, right = figure.subplots(1, 3, width_ratios=(1.0, 2.3, 1.3))
-        _draw_image(left, example)
-        _draw_layers(middle, found, example)
-        _draw_scatter(right, example)
+        figure = Figure(figsize=(SIZE[0], SIZE[1] + 1.4), dpi=DPI, layout="constrained")
+        parts = figure.subplot_mosaic(
+            [["image", "scatter"], ["layers", "layers"]],
+            width_ratios=(1.0, 1.3),
+            height_ratios=(1.0, 1.2),
+        )
+        _draw_image(parts["image"], example)
+        _draw_scatter(parts["scatter"], example)
+        _draw_layers(parts["layers"], found, example)
         return render(figure)
 
 
@@ -200,6 +205,6 @@ def draw_classes(found: Findings) -> dict[str, bytes]:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=30)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.set_label("added to the output, on average")
         return render(figure)

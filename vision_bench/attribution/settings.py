@@ -168,18 +168,18 @@ class InitSettings(ExampleSettings):
     """What `vision-bench attribute init` writes.
 
     Attributes:
-        config: The config file to write.
+        file: The config to write.
         minutes: About how long `attribute run` may take on this machine, by which the numbers of
             masks and gradients are chosen.
     """
 
-    config: Path = option(Path("attribute.py"), short="-o", metavar="FILE")
+    file: Path = option(Path("attribute.py"), short="-o", metavar="FILE")
     minutes: NonNegative = 60.0
 
     def check(self) -> None:
         super().check()
-        if self.config.suffix != ".py":
-            raise ValueError(f"config={str(self.config)!r} is Python: give a name that ends in .py")
+        if self.file.suffix != ".py":
+            raise ValueError(f"file={str(self.file)!r} is to be Python: let its name end in .py")
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class EvaluationStudy(FolderStudy):
             model_fingerprint=loaded.model.fingerprint, images_fingerprint=loaded.fingerprint
         )
         settings, metadata = self.settings, fitted.metadata
-        names = ("alpha", "masks", "gradient_passes", "prior", "prior_scale", "penalty")
+        names = ("alpha", "masks", "gradient_passes", "prior", "prior_factors", "penalty")
         store.update_manifest(
             model=loaded.model.title,
             weights=loaded.model.weights,

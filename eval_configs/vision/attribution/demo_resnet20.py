@@ -11,13 +11,13 @@ model = "resnet20"
 weights = "demo:resnet20"
 preprocessing = "published"
 
-# The 384 filters of the last six convolutions.
+# All 784 filters.
 components = "conv_filters"
-patterns = [r"layer3.*"]
 examples = 40
-alpha = 0.1
-num_ablations = 400
-gradient_passes = 60
+alpha = 0.05
+num_ablations = 1600
+gradient_passes = 100
+eval_alphas = [0.025, 0.05, 0.1]
 eval_masks = 60
 baselines = ["leave_one_out", "gradient_times_parameter"]
 output = "runs/demo-attribution/resnet20"

@@ -33,11 +33,11 @@ def test_a_part_fits_as_a_dataset_of_fewer_masks(
 def test_masks_alone_are_fitted_without_gradients(output: Path) -> None:
     whole = ComponentDataset.load(output / "dataset")
     part = part_of(whole, 170, gradients=False)
-    assert part.prior is None and part.plan.rows == 170
+    assert part.kept is None and part.plan.rows == 170
     assert (part.ablated(0, 170) == whole.ablated(0, 170)).all()
 
 
-@pytest.mark.parametrize("affordable", [100, 1000, 5000, 100000])
+@pytest.mark.parametrize("affordable", [100.0, 1000.0, 5000.0, 100000.0])
 def test_what_is_chosen_costs_about_what_is_affordable(affordable: float) -> None:
     chosen = choose_passes(500, affordable)
     assert chosen.num_ablations >= 100
@@ -63,7 +63,7 @@ def test_init_writes_a_config_that_run_takes(lenet: Path, tmp_path: Path, capsys
 def test_a_config_leaves_out_a_baseline_that_is_too_dear(lenet: Path) -> None:
     given = InitSettings(dataset="digits", model="lenet5", weights=str(lenet), examples=4)
     loaded = load_subject(given)
-    chosen = choose_passes(22, 30)
+    chosen = choose_passes(22, 30.0)
     held: dict[str, object] = {}
     exec(config_text(given, loaded, chosen, time_pass(loaded)), held)
     named = {name: value for name, value in held.items() if not name.startswith("_")}

@@ -262,4 +262,4 @@ def test_an_evaluation_refuses_attributions_of_other_images(
 def test_a_dataset_of_another_seed_is_not_mixed_in(config: Path, output: Path, capsys) -> None:
     words = ["attribute", "build", str(config), "--output", str(output), "--seed", "5"]
     assert main(words) == 2
-    assert "seed is 3, not 5" in capsys.readouterr().err
+    assert "seed is 3 there, not 5" in capsys.readouterr().err

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from aim_plugins.core.settings import make_settings
 from vision_bench.attribution.settings import AttributionSettings, BuildSettings, InitSettings
 
 
 def given(**others: Any) -> AttributionSettings:
-    return AttributionSettings(dataset="digits", model="lenet5", **others)
+    values = {"dataset": "digits", "model": "lenet5", **others}
+    return make_settings(AttributionSettings, values, "the config")
 
 
 @pytest.mark.parametrize(
@@ -52,5 +54,5 @@ def test_shards_count_from_one() -> None:
 
 
 def test_a_config_that_is_written_is_python() -> None:
-    with pytest.raises(ValueError, match=r"give a name that ends in \.py"):
-        InitSettings(dataset="digits", model="lenet5", config=Path("mine.yaml"))
+    with pytest.raises(ValueError, match=r"let its name end in \.py"):
+        InitSettings(dataset="digits", model="lenet5", file=Path("mine.yaml"))
