@@ -10,13 +10,16 @@ data_root = "demo:data-root"
 model = "resnet20"
 weights = "demo:resnet20"
 preprocessing = "published"
-limit = 4000
+limit = 3000
 batch_size = 250
 
 targets = "5"
 direction = "lower"
+# The filters of the last six convolutions and of their shortcut: those before serve every class.
+patterns = [r"layer3.*"]
 target_count = 20
-reference_count = 40
+reference_count = 80
+sizes = "1,2,3,5,8,12,20,30,50"
 num_ablations = 300
 gradient_passes = 100
 output = "runs/demo-attribution/forgotten"

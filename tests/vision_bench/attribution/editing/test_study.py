@@ -21,17 +21,18 @@ from vision_bench.models.load import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LIMIT = 240
+LIMIT = 400
 PLAIN = {
     "model": "lenet5",
     "dataset": "digits",
     "limit": LIMIT,
     "batch_size": 64,
-    "target_count": 6,
-    "reference_count": 9,
-    "num_ablations": 60,
-    "gradient_passes": 12,
-    "sizes": "1,2,3,5",
+    "components": "linear_rows",
+    "target_count": 10,
+    "reference_count": 20,
+    "num_ablations": 120,
+    "gradient_passes": 20,
+    "sizes": "2,5,10",
     "random_edits": 3,
     "strengths": "0,0.5,1",
 }
@@ -104,11 +105,11 @@ def test_the_edit_is_an_artifact_that_does_the_same_to_the_model(output, lenet):
     assert torch.equal(answers(model.module, data), before)
 
 
-def test_a_class_is_forgotten_and_others_are_kept_better_than_by_random_edits(output):
+def test_a_class_is_forgotten_and_others_are_not(output):
     arms = found(output)["arms"]
     assert found(output)["helps"]
-    assert arms["edit"]["class 0"]["value"] < arms["model"]["class 0"]["value"]
-    assert arms["edit"]["other classes"]["value"] > arms["random edits"]["other classes"]["value"]
+    assert arms["edit"]["class 0"]["value"] < arms["random edits"]["class 0"]["value"] - 0.3
+    assert arms["edit"]["other classes"]["value"] > arms["model"]["other classes"]["value"] - 0.1
 
 
 def test_the_strength_goes_from_the_model_to_the_edit(output):
@@ -210,4 +211,4 @@ def test_wrong_answers_are_mended_or_the_page_says_so(lenet, tmp_path):
 
 def test_too_many_components_are_refused(config, tmp_path, capsys):
     assert run(config, tmp_path / "run", "--sizes", "1000") == 2
-    assert "sizes=[1000]: the model has 22 components" in capsys.readouterr().err
+    assert "sizes=[1000]: the model has 204 components" in capsys.readouterr().err
