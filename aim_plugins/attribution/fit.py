@@ -70,7 +70,7 @@ def fit_attributions(
     rows = slice(0, len(dataset.plan.examples))
     gradients = [torch.from_numpy(one[rows]).double().T for one in (dataset.kept, dataset.change)]
     factors = problem.factors(gradients)
-    mean = sum(factor * one for factor, one in zip(factors, gradients, strict=True))
+    mean = factors[0] * gradients[0] + factors[1] * gradients[1]
     found = problem.solve(mean, variances_of(mean), penalty)
     return _attributions(dataset, problem, found, prior, factors)
 
