@@ -63,13 +63,22 @@ def fits_by_budget(
             part = part_of(dataset, masks, gradients=True)
             if part.plan.rows >= 2 and _is_quick(part.plan.rows, components):
                 found = fit_attributions(part, prior=prior)
-                yield COAR, masks + plan.gradient_passes * GRADIENT_COST, found
+                yield COAR, passes_of(masks, plan.gradient_passes), found
     for masks in parts(plan.rows, least=10):
         if not _is_quick(masks, components):
             continue
         part = part_of(dataset, masks, gradients=False)
         yield RIDGE, float(masks), fit_attributions(part, prior=None)
         yield LEAST_SQUARES, float(masks), fit_attributions(part, prior=None, penalty=0.0)
+
+
+def passes_of(masks: int, gradients: int) -> float:
+    """What masks and gradients cost, in forward passes.
+
+    >>> passes_of(100, 20)
+    146.0
+    """
+    return round(masks + GRADIENT_COST * gradients, 6)
 
 
 def parts(count: int, least: int) -> Sequence[int]:

@@ -61,8 +61,9 @@ class Method:
     correlations: Mapping[float, Sequence[float]]
 
     def at(self, alpha: float) -> Interval:
-        """The mean correlation at a share of ablated components."""
-        return mean_interval(self.correlations[alpha])
+        """The mean correlation at a share of ablated components, which lies within -1 and 1."""
+        one = mean_interval(self.correlations[alpha])
+        return Interval(one.value, max(one.low, -1.0), min(one.high, 1.0))
 
     def against(self, other: Method, alpha: float) -> Interval:
         """By how much it correlates better than another method, image by image."""

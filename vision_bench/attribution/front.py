@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def tell(found: Findings) -> list[str]:
         sentences.append(
             f"Without its {rank.count} highest components an image's output falls by "
             f"{_mean(rank.highest):.3g}, without as many random ones by {_mean(rank.random):.3g}: "
-            f"a difference of {_signed(rank.difference, '.3g')}, {show_p(rank.p)}."
+            f"a difference of {_signed(rank.difference, '.3g')}, "
+            f"{'of one image' if math.isnan(rank.p) else show_p(rank.p)}."
         )
     if found.left_out:
         sentences.append(

@@ -88,7 +88,7 @@ class Chosen:
 def choose_passes(components: int, affordable: float) -> Chosen:
     """What to measure with about so many forward passes.
 
-    >>> choose_passes(288, 2000)
+    >>> choose_passes(288, 2000.0)
     Chosen(num_ablations=1100, gradient_passes=100, leaves_one_out=True, passes=1918.0)
     """
     fixed = 100 * GRADIENT_COST + _evaluation_passes()

@@ -30,7 +30,7 @@ from aim_plugins.core.commands import keeping_finished_work, say
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from vision_bench.attribution.budget import fits_by_budget
+from vision_bench.attribution.budget import fits_by_budget, passes_of
 from vision_bench.attribution.choices import EVALUATION
 from vision_bench.attribution.findings import (
     COAR,
@@ -43,7 +43,6 @@ from vision_bench.attribution.findings import (
     RankTest,
 )
 from vision_bench.attribution.front import publish
-from vision_bench.attribution.init import GRADIENT_COST
 from vision_bench.attribution.settings import AttributionSettings
 from vision_bench.attribution.stages import (
     FitStage,
@@ -182,8 +181,8 @@ class EvaluationStudy(FolderStudy):
         plan, name = self.dataset.plan, COAR
         if self.settings.prior is None:
             name = LEAST_SQUARES if self.settings.penalty == 0 else RIDGE
-        cost = GRADIENT_COST if name == COAR else 1.0
-        return fresh.method(name, plan.masks + plan.gradient_passes * cost, fitted.weights)
+        passes = passes_of(plan.masks, plan.gradient_passes) if name == COAR else float(plan.rows)
+        return fresh.method(name, passes, fitted.weights)
 
     def _curves(self, fresh: _Fresh, first: Method) -> dict[str, list[Method]]:
         """The same from parts of the dataset, by kind."""
