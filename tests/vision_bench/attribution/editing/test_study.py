@@ -212,3 +212,48 @@ def test_wrong_answers_are_mended_or_the_page_says_so(lenet, tmp_path):
 def test_too_many_components_are_refused(config, tmp_path, capsys):
     assert run(config, tmp_path / "run", "--sizes", "1000") == 2
     assert "sizes=[1000]: the model has 204 components" in capsys.readouterr().err
+
+
+def test_the_worst_group_is_the_least_of_the_groups_accuracies(tmp_path):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    chosen = [one for one in range(400) if digits.target[one] in (3, 5)]
+    lines = ["img_filename,y,split,place"]
+    for number, place in enumerate(chosen):
+        pixels = (digits.images[place] * 15).astype("uint8")
+        y, light = int(digits.target[place] == 5), number % 3 == 0
+        name = f"{number}.png"
+        Image.fromarray(255 - pixels if light else pixels).save(tmp_path / name)
+        lines.append(f"{name},{y},{2 if number % 2 else 1},{int(light)}")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    config = tmp_path / "edit.py"
+    values = {
+        **PLAIN,
+        "dataset": "waterbirds",
+        "data_root": str(tmp_path),
+        "limit": None,
+        "weights": "random",
+        "preprocessing": {"size": 28, "mean": [0.1] * 3, "std": [0.3] * 3},
+        "selection_split": "val",
+        "target_count": 3,
+        "reference_count": 6,
+        "num_ablations": 30,
+        "targets": "worst-group",
+    }
+    config.write_text("".join(f"{name} = {value!r}\n" for name, value in values.items()))
+    assert run(config, tmp_path / "run") == 0
+    edited = load_model(
+        "lenet5",
+        weights=tmp_path / "run" / "model.safetensors",
+        classes=2,
+        preprocessing=values["preprocessing"],
+    )
+    data = load_dataset("waterbirds", tmp_path, preprocessing=edited.preprocessing)
+    right = answers(edited.module, data) == data.labels
+    shares = [float(right[data.groups == one].double().mean()) for one in range(4)]
+    arms = found(tmp_path / "run")["arms"]["edit"]
+    assert arms["worst group"]["value"] == pytest.approx(min(shares))
+    assert arms["all images"]["value"] == pytest.approx(float(right.double().mean()))
+    assert arms["landbird on water"]["value"] == pytest.approx(shares[1])
