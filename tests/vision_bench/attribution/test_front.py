@@ -42,7 +42,7 @@ def findings(images: int = 4, classes: int = 3, layers: int = 2, **others: Any) 
     """Findings of made-up weights, components and correlations."""
     components = Components(tuple(Site(f"layer{one}", f"layer{one}", 3) for one in range(layers)))
     draws = torch.Generator().manual_seed(0)
-    values = [0.9 - 0.1 * place for place in range(images)]
+    values = [0.9 - 0.1 * (place % 4) for place in range(images)]
     first = method(COAR, 50.0, *values)
     worse = method("leave one out", 7.0, *(one / 2 for one in values))
     example = Example(0, "a/0.png", "kind $0", 1.5, picture(), [1.0, 2.0], [1.5, 1.0], -1.0)
