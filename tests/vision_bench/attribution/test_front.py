@@ -83,6 +83,7 @@ def test_methods_are_compared_image_by_image() -> None:
 def test_sentences_say_the_shares_as_they_are() -> None:
     told = tell(findings(alpha=0.025))
     assert "0.75 [0.54, 0.96] where fresh masks ablate 2.5% of the 6 components" in told[0]
+    assert "Against leave one out of 7 passes (0.38" in told[1]
     assert "better by +0.38 [+0.27, +0.48]" in told[1]
     assert "falls by 0.75, without as many random ones by 0.188" in told[2]
     assert "p = 0.03" in told[2]
