@@ -76,13 +76,13 @@ def tell(found: Findings) -> list[str]:
     sentences = [
         f"Predicted and true {_plural(found.output)} of {images} images correlate at "
         f"{show(first.at(alpha))} where fresh masks ablate {percent(alpha)} of the "
-        f"{len(found.components)} components."
+        f"{len(found.components)} components; that took {first.passes:.0f} passes."
     ]
     for other in found.methods[1:]:
         gain = first.against(other, alpha)
         sentences.append(
-            f"Against {other.name} ({show(other.at(alpha))}): {_judged(gain)} by "
-            f"{_signed(gain)}, image by image."
+            f"Against {other.name} of {other.passes:.0f} passes ({show(other.at(alpha))}): "
+            f"{_judged(gain)} by {_signed(gain)}, image by image."
         )
     if (fewer := found.fewer_passes()) is not None:
         mine, theirs = fewer

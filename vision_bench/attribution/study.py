@@ -273,7 +273,7 @@ class _Fresh:
             for alpha in settings.eval_alphas
         }
         self.outputs = {
-            alpha: truth.under(f"fresh masks of {alpha:g}", ablated)
+            alpha: truth.under(f"fresh masks of {alpha!r}", ablated)
             for alpha, ablated in self.masks.items()
         }
         self.whole = truth.kept("whole", lambda: truth.subject.whole()[None])[0][0]
