@@ -14,7 +14,7 @@ import numpy as np
 
 from aim_plugins.core.files import sync_folder, temporary_path
 
-_TYPES = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+_TYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 """Types by the name that the format gives them; all numbers are little-endian there."""
 
 
