@@ -30,6 +30,7 @@ install_import_hook(
         "aim_plugins.engines.scoring",
         "aim_plugins.engines.generation",
         "vision_bench.attacks",
+        "vision_bench.attribution",
         "vision_bench.reengineering",
         *(
             f"vision_bench.reengineering.{module}"

@@ -433,6 +433,9 @@ SETTINGS = {
     "### Settings of `reengineer defects`": (
         "reengineering vision_bench.reengineering.defects.settings:DefectsSettings"
     ),
+    "## Settings of `attribute run`": (
+        "attribution vision_bench.attribution.settings:AttributionSettings"
+    ),
     "### Preprocessing": "vision vision_bench.models.preprocessing:Preprocessing",
     "### `classify`": "vision vision_bench.classification.settings:ClassifySettings",
     "### `classify-logits`": "vision vision_bench.classification.settings:LogitsSettings",

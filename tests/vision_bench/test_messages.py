@@ -16,6 +16,12 @@ import pytest
 
 import vision_bench
 from aim_plugins.core.settings import Settings, add_config, add_options
+from vision_bench.attribution.settings import (
+    AttributionSettings,
+    BuildSettings,
+    InitSettings,
+    MergeSettings,
+)
 from vision_bench.classification.settings import (
     ClassifySettings,
     LogitsSettings,
@@ -55,6 +61,12 @@ REENGINEERING: tuple[type[Settings], ...] = (
     ComposeSettings,
     DefectsSettings,
 )
+ATTRIBUTION: tuple[type[Settings], ...] = (
+    AttributionSettings,
+    BuildSettings,
+    InitSettings,
+    MergeSettings,
+)
 KINDS: tuple[type[Settings], ...] = (
     ClassifySettings,
     LogitsSettings,
@@ -62,6 +74,7 @@ KINDS: tuple[type[Settings], ...] = (
     SegmentSettings,
     *COVERAGE,
     *REENGINEERING,
+    *ATTRIBUTION,
 )
 BLOCKS = (Preprocessing, Perturbation, Target)
 
@@ -137,6 +150,7 @@ def test_every_setting_that_a_message_names_is_of_its_command(said):
         "classification": names_of(*KINDS[:3], Preprocessing),
         "segmentation": names_of(SegmentSettings, *BLOCKS),
         "coverage": names_of(*COVERAGE),
+        "attribution": names_of(*ATTRIBUTION, Preprocessing),
         "reengineering": names_of(*REENGINEERING, Preprocessing),
     }
     every = set.union(*known.values())
