@@ -187,6 +187,13 @@ demo-attribution: setup
 	@echo "== ResNet-20: which filters its answers rest on, from how many passes"
 	$(VISION_BENCH) attribute run $(ATTRIBUTION)/demo_resnet20.py \
 		--output $(ATTRIBUTION_OUTPUT)/resnet20
+	@echo "== ResNet-20 with a backdoor: planted here (once), closed by ablating a few filters"
+	@$(VISION_BENCH) demo-models backdoored
+	$(VISION_BENCH) attribute edit $(ATTRIBUTION)/demo_backdoor.py \
+		--output $(ATTRIBUTION_OUTPUT)/backdoor
+	@echo "== ResNet-20: a class forgotten"
+	$(VISION_BENCH) attribute edit $(ATTRIBUTION)/demo_forget.py \
+		--output $(ATTRIBUTION_OUTPUT)/forgotten
 	@echo "== done"
 	@find $(ATTRIBUTION_OUTPUT) -name report.html | sort
 

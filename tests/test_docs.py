@@ -436,6 +436,9 @@ SETTINGS = {
     "## Settings of `attribute run`": (
         "attribution vision_bench.attribution.settings:AttributionSettings"
     ),
+    "## Settings of `attribute edit`": (
+        "attribution-edit vision_bench.attribution.editing.settings:EditSettings"
+    ),
     "### Preprocessing": "vision vision_bench.models.preprocessing:Preprocessing",
     "### `classify`": "vision vision_bench.classification.settings:ClassifySettings",
     "### `classify-logits`": "vision vision_bench.classification.settings:LogitsSettings",

@@ -116,6 +116,11 @@ SYSTEMS = (
         "vision_bench.attribution.commands:run",
     ),
     System(
+        "attribute edit",
+        "ablate the components that some images need, or that harm them, and measure the rest",
+        "vision_bench.attribution.editing.commands:edit",
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

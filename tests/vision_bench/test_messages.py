@@ -16,6 +16,7 @@ import pytest
 
 import vision_bench
 from aim_plugins.core.settings import Settings, add_config, add_options
+from vision_bench.attribution.editing.settings import EditSettings
 from vision_bench.attribution.settings import (
     AttributionSettings,
     BuildSettings,
@@ -37,6 +38,7 @@ from vision_bench.coverage.questions.settings import (
 )
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.sweep_settings import SweepSettings
+from vision_bench.data.trigger import Trigger
 from vision_bench.models.preprocessing import Preprocessing
 from vision_bench.reengineering.composition.settings import ComposeSettings
 from vision_bench.reengineering.defects.settings import DefectsSettings
@@ -66,6 +68,7 @@ ATTRIBUTION: tuple[type[Settings], ...] = (
     BuildSettings,
     InitSettings,
     MergeSettings,
+    EditSettings,
 )
 KINDS: tuple[type[Settings], ...] = (
     ClassifySettings,
@@ -150,7 +153,7 @@ def test_every_setting_that_a_message_names_is_of_its_command(said):
         "classification": names_of(*KINDS[:3], Preprocessing),
         "segmentation": names_of(SegmentSettings, *BLOCKS),
         "coverage": names_of(*COVERAGE),
-        "attribution": names_of(*ATTRIBUTION, Preprocessing),
+        "attribution": names_of(*ATTRIBUTION, Preprocessing, Trigger),
         "reengineering": names_of(*REENGINEERING, Preprocessing),
     }
     every = set.union(*known.values())
