@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aim_plugins.reengineering.questions import check_choices, read_questions, score_choices
-from aim_plugins.reengineering.split import split_documents
 from aim_plugins.task_documents import Document, load_documents
+from aim_plugins.task_questions.questions import check_choices, read_questions, score_choices
+from aim_plugins.task_questions.split import split_documents
 
 pytest.importorskip("lm_eval")
 
