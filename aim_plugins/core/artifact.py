@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from aim_plugins.core.files import write_atomic
+from aim_plugins.core.files import sha256_of, write_atomic
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.signature import Difference, check_signature, is_signature, model_signature
 
@@ -142,17 +142,35 @@ def save(folder: str | Path, tensors: Mapping[str, Tensor], metadata: ArtifactMe
     # A clone, since safetensors refuses tensors that share their memory.
     plain = {name: one.detach().cpu().contiguous().clone() for name, one in tensors.items()}
     content = safetensors.torch.save(plain, metadata={"format": "pt"})
+    tensors_file, _ = artifact_files(folder, type(metadata))
+    tensors_file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(tensors_file, content)
+    return write_metadata(folder, metadata, hashlib.sha256(content).hexdigest())
+
+
+def write_metadata(folder: str | Path, metadata: ArtifactMetadata, tensors_sha256: str) -> Path:
+    """Writes what is known of tensors, whose file lies in the folder: the artifact is whole.
+
+    Args:
+        folder: Where the tensors lie.
+        metadata: What is known of them.
+        tensors_sha256: SHA-256 of their file.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     payload: dict[str, Any] = {
         "kind": metadata.KIND,
         "schema_version": metadata.SCHEMA_VERSION,
         **dataclasses.asdict(metadata),
-        "tensors_sha256": hashlib.sha256(content).hexdigest(),
+        "tensors_sha256": tensors_sha256,
     }
     payload["model_signature"] = payload.pop("model_signature")  # last, since it is long
     payload = {"sha256": fingerprint(payload), **payload}
-    tensors_file, metadata_file = artifact_files(folder, type(metadata))
-    metadata_file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(tensors_file, content)
+    _, metadata_file = artifact_files(folder, type(metadata))
     write_atomic(metadata_file, json.dumps(payload, indent=2) + "\n")
     return metadata_file.parent
 
@@ -173,6 +191,28 @@ def load(folder: str | Path, kind: type[Metadata]) -> tuple[dict[str, Tensor], M
     import safetensors.torch
     from safetensors import SafetensorError
 
+    tensors_file, metadata = read_metadata(folder, kind)
+    try:
+        tensors = safetensors.torch.load(tensors_file.read_bytes())
+    except SafetensorError as error:
+        again = f"make it again with {kind.MADE_BY}"
+        raise ValueError(f"{tensors_file} is no safetensors file ({error}): {again}") from error
+    return tensors, metadata
+
+
+def read_metadata(folder: str | Path, kind: type[Metadata]) -> tuple[Path, Metadata]:
+    """Reads what is known of an artifact and checks that it is whole, without loading its tensors.
+
+    Args:
+        folder: Where it lies.
+        kind: Class of its metadata.
+
+    Returns:
+        The file of the tensors, and what is known of them.
+
+    Raises:
+        ValueError: If a file is missing, cut short or altered, or of another kind or version.
+    """
     tensors_file, metadata_file = artifact_files(folder, kind)
     again = f"make it again with {kind.MADE_BY}"
     for path in (metadata_file, tensors_file):
@@ -182,18 +222,13 @@ def load(folder: str | Path, kind: type[Metadata]) -> tuple[dict[str, Tensor], M
                 f"{kind.KIND}={str(folder)!r} {lacks}: name the folder that {kind.MADE_BY} wrote"
             )
     payload = _read_payload(metadata_file, kind, again)
-    content = tensors_file.read_bytes()
-    if hashlib.sha256(content).hexdigest() != payload["tensors_sha256"]:
+    if sha256_of(tensors_file) != payload["tensors_sha256"]:
         raise ValueError(
             f"{tensors_file} is not the file that {metadata_file.name} was written with (its "
             "SHA-256 differs): it was cut short, altered, or saving was interrupted; copy it "
             f"again, or {again}"
         )
-    try:
-        tensors = safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise ValueError(f"{tensors_file} is no safetensors file ({error}): {again}") from error
-    return tensors, kind(**{one.name: payload[one.name] for one in dataclasses.fields(kind)})
+    return tensors_file, kind(**{one.name: payload[one.name] for one in dataclasses.fields(kind)})
 
 
 def _read_payload(path: Path, kind: type[ArtifactMetadata], again: str) -> dict[str, Any]:

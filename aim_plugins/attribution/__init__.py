@@ -1,0 +1,1 @@
+"""What each component of a model adds to its output for an example, learned from ablations."""

@@ -1,0 +1,333 @@
+"""Component datasets: outputs of a model under many masks, on disk.
+
+A dataset is computed in blocks of masks. Each block is written as one file when it is finished and
+is never computed again, whatever happens to the process; shards of blocks can be computed on any
+number of machines. When all are there, one file holds them, the same whoever made which.
+
+Source: arXiv:2404.11534, section 3, step 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+
+from aim_plugins.attribution.plan import Block, DatasetPlan
+from aim_plugins.attribution.subject import Subject, factors_of
+from aim_plugins.attribution.tensor_file import write_pieces
+from aim_plugins.core.artifact import artifact_files, read_metadata, write_metadata
+from aim_plugins.core.errors import first_few
+from aim_plugins.core.files import seal, temporary_path, unseal, write_atomic
+
+PLAN, BLOCKS = "plan.json", "blocks"
+"""File and folder of a dataset that is being built."""
+
+_EXAMPLES = 64
+"""Examples whose gradients are gathered at a time."""
+
+
+@dataclass(frozen=True)
+class ComponentDataset:
+    """Outputs under masks; what is on disk is read as it is needed.
+
+    Attributes:
+        plan: What it holds. Rows are masks, those with gradients last.
+        packed: Which components are ablated, eight in a byte, the first in the lowest bit
+            [rows, bytes].
+        values: Outputs [rows, examples].
+        prior: What half of the mean gradients where a component is kept and half of those where it
+            is ablated say of its effect [examples, components]; None without gradients.
+    """
+
+    plan: DatasetPlan
+    packed: Any
+    values: Any
+    prior: Any = None
+
+    @property
+    def components(self) -> int:
+        """How many components there are."""
+        return len(self.plan.read_components())
+
+    def ablated(self, start: int, stop: int) -> Bool[np.ndarray, "rows components"]:
+        """Which components some masks ablate."""
+        return _unpack(self.packed[start : min(stop, self.plan.rows)], self.components)
+
+    def outputs(self, start: int, stop: int) -> Float[np.ndarray, "rows examples"]:
+        """Outputs under some masks."""
+        return np.asarray(self.values[start : min(stop, self.plan.rows)])
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ComponentDataset:
+        """Opens a dataset that is whole.
+
+        Raises:
+            ValueError: If it is unfinished, which is named, or a file is missing or altered.
+        """
+        folder = Path(folder)
+        _, metadata_file = artifact_files(folder, DatasetPlan)
+        if not metadata_file.is_file() and (folder / PLAN).is_file():
+            plan = read_plan(folder)
+            refuse_unfinished(plan, folder)
+            raise ValueError(
+                f"{DatasetPlan.KIND}={str(folder)!r} has all its blocks, but they were not put "
+                "together: run build again, which computes nothing twice"
+            )
+        tensors_file, plan = read_metadata(folder, DatasetPlan)
+        held = safe_open(tensors_file, framework="numpy")
+        prior = held.get_slice("gradients") if plan.gradient_passes else None
+        return cls(plan, held.get_slice("ablated"), held.get_slice("outputs"), prior)
+
+
+def build(
+    plan: DatasetPlan,
+    subject: Subject,
+    folder: str | Path,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    after: Callable[[int, int], None] | None = None,
+) -> bool:
+    """Computes the blocks of a shard that are not there yet.
+
+    Shards may share one folder, or have one each, which `merge` puts together.
+
+    Args:
+        plan: What to compute.
+        subject: Model, components and examples.
+        folder: Where blocks go.
+        shard: Which shard, from 1, of how many.
+        after: Called after each block with how many of the shard are there, and how many it has.
+
+    Returns:
+        Whether all blocks of all shards are in the folder; then the dataset is written.
+
+    Raises:
+        ValueError: If the shard does not exist, the subject is not the planned one, or the folder
+            holds blocks of another plan.
+        OSError: If a file cannot be written.
+    """
+    own, count = shard
+    if not 1 <= own <= count:
+        raise ValueError(f"shard={own}/{count}: give 1/{count} to {count}/{count}")
+    folder = Path(folder)
+    _check_subject(plan, subject)
+    _start(plan, folder)
+    blocks = [block for block in plan.blocks() if block.place % count == own - 1]
+    for done, block in enumerate(blocks, 1):
+        path = folder / BLOCKS / block.file
+        if not path.is_file():
+            held = _compute(plan, subject, block)
+            note = {"shards": str(count)}
+            write_atomic(path, safetensors.numpy.save(held, metadata=note))
+        if after is not None:
+            after(done, len(blocks))
+    if missing_blocks(plan, folder):
+        return False
+    _finish(plan, folder)
+    return True
+
+
+def merge(folders: Sequence[str | Path], output: str | Path) -> Path:
+    """Puts shards together that were built in folders of their own.
+
+    Args:
+        folders: Those of all shards.
+        output: Where the dataset goes.
+
+    Returns:
+        That folder.
+
+    Raises:
+        ValueError: If they are of different plans, or blocks are missing, which are named.
+        OSError: If a file cannot be written.
+    """
+    if not folders:
+        raise ValueError("folders: give those of all shards")
+    output, plan = Path(output), read_plan(folders[0])
+    for one in folders[1:]:
+        plan.check_same(read_plan(one), one)
+    _start(plan, output)
+    for block in plan.blocks():
+        target = output / BLOCKS / block.file
+        sources = [Path(one) / BLOCKS / block.file for one in folders]
+        found = next((one for one in sources if one.is_file()), None)
+        if found is not None and not target.is_file():
+            temporary = temporary_path(target)
+            shutil.copyfile(found, temporary)
+            os.replace(temporary, target)
+    refuse_unfinished(plan, output)
+    _finish(plan, output)
+    return output
+
+
+def read_plan(folder: str | Path) -> DatasetPlan:
+    """The plan of a dataset that is whole or being built.
+
+    Raises:
+        ValueError: If there is none in the folder, or it was altered.
+    """
+    path = Path(folder, PLAN)
+    if not path.is_file():
+        raise ValueError(
+            f"{DatasetPlan.KIND}={str(folder)!r} has no file {PLAN!r}: name the folder that "
+            f"{DatasetPlan.MADE_BY} wrote"
+        )
+    try:
+        return DatasetPlan(**unseal(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} was altered ({error}): build the dataset again") from error
+
+
+def missing_blocks(plan: DatasetPlan, folder: str | Path) -> list[Block]:
+    """Blocks of a plan that are not in a folder."""
+    return [one for one in plan.blocks() if not Path(folder, BLOCKS, one.file).is_file()]
+
+
+def refuse_unfinished(plan: DatasetPlan, folder: str | Path) -> None:
+    """Refuses a dataset that lacks blocks.
+
+    Raises:
+        ValueError: If it does; masks and shard of the first are named.
+    """
+    missing = missing_blocks(plan, folder)
+    if not missing:
+        return
+    shards = _shards(Path(folder))
+    mend = (
+        "run build"
+        if shards == 1
+        else f"run build --shard {missing[0].place % shards + 1}/{shards}"
+    )
+    raise ValueError(
+        f"{DatasetPlan.KIND}={str(folder)!r} is unfinished: "
+        f"{first_few([one.words for one in missing], 2)} are missing; {mend}"
+    )
+
+
+def _shards(folder: Path) -> int:
+    """Among how many shards the blocks were shared out, by what is there."""
+    for path in sorted((folder / BLOCKS).glob("*.safetensors")):
+        with safe_open(path, framework="numpy") as held:
+            return int((held.metadata() or {}).get("shards", 1))
+    return 1
+
+
+def _check_subject(plan: DatasetPlan, subject: Subject) -> None:
+    given = DatasetPlan.of(
+        subject,
+        output=plan.output,
+        masks=plan.masks,
+        alpha=plan.alpha,
+        gradient_passes=plan.gradient_passes,
+        seed=plan.seed,
+        examples=plan.examples,
+        data_sha256=plan.data_sha256,
+    )
+    plan.check_same(given, "the subject")
+
+
+def _start(plan: DatasetPlan, folder: Path) -> None:
+    (folder / BLOCKS).mkdir(parents=True, exist_ok=True)
+    if (folder / PLAN).is_file():
+        plan.check_same(read_plan(folder), folder)
+    else:
+        write_atomic(folder / PLAN, seal(dataclasses.asdict(plan)))
+
+
+def _compute(plan: DatasetPlan, subject: Subject, block: Block) -> dict[str, np.ndarray]:
+    """What the file of a block holds."""
+    ablated = plan.ablated(block, len(subject.components))
+    factors = factors_of(ablated)
+    held = {"ablated": _pack(ablated)}
+    if block.kind == "outputs":
+        return held | {"outputs": subject.outputs(factors).numpy()}
+    outputs = []
+    sums = {name: torch.zeros(subject.examples, len(subject.components)) for name in _STATES}
+    for row in factors:
+        output, gradient = subject.gradients(row)
+        outputs.append(output.numpy())
+        sums["kept"].addcmul_(gradient, row)
+        sums["ablated"].addcmul_(gradient, 1 - row)
+    held |= {f"gradients_{name}": one.numpy() for name, one in sums.items()}
+    return held | {"outputs": np.stack(outputs)}
+
+
+_STATES = ("kept", "ablated")
+
+
+def _finish(plan: DatasetPlan, folder: Path) -> None:
+    """Writes the file of the whole dataset."""
+    tensors_file, metadata_file = artifact_files(folder, DatasetPlan)
+    if metadata_file.is_file():
+        return
+    components, examples = len(plan.read_components()), len(plan.examples)
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+        "ablated": ("U8", (plan.rows, -(-components // 8))),
+        "outputs": ("F32", (plan.rows, examples)),
+    }
+    if plan.gradient_passes:
+        shapes["gradients"] = ("F32", (examples, components))
+    sha256 = write_pieces(tensors_file, shapes, _pieces(plan, folder / BLOCKS))
+    write_metadata(folder, plan, sha256)
+
+
+def _pieces(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
+    for name in ("ablated", "outputs"):
+        for block in plan.blocks():
+            with _opened(folder / block.file) as held:
+                yield held.get_tensor(name)
+    if plan.gradient_passes:
+        yield from _priors(plan, folder)
+
+
+def _priors(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
+    """Mean gradients, half of those where a component is kept and half of those where it is not.
+
+    Along its factor an output whose terms are of second order at most changes by just that.
+    """
+    blocks = [block for block in plan.blocks() if block.kind == "gradients"]
+    components = len(plan.read_components())
+    ablated = sum(plan.ablated(block, components).sum(0) for block in blocks)
+    counts = {"kept": plan.gradient_passes - ablated, "ablated": ablated}
+    for start in range(0, len(plan.examples), _EXAMPLES):
+        stop = min(start + _EXAMPLES, len(plan.examples))
+        means = {}
+        for state in _STATES:
+            total = np.zeros(())
+            for block in blocks:
+                with _opened(folder / block.file) as held:
+                    own = held.get_slice(f"gradients_{state}")[start:stop]
+                total = total + own.astype(np.float64)
+            means[state] = total / np.maximum(counts[state], 1)
+        # A component that was kept, or ablated, in all passes has but one of the two.
+        both = (counts["kept"] > 0) & (counts["ablated"] > 0)
+        weight = np.where(both, 0.5, 1.0)
+        yield (weight * (means["kept"] + means["ablated"])).astype(np.float32)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is cut short or altered ({error}): delete it and run build again"
+        ) from error
+
+
+def _pack(ablated: Bool[np.ndarray, "rows components"]) -> np.ndarray:
+    return np.packbits(ablated, axis=1, bitorder="little")
+
+
+def _unpack(packed: np.ndarray, components: int) -> Bool[np.ndarray, "rows components"]:
+    return np.unpackbits(packed, axis=1, count=components, bitorder="little").astype(bool)

@@ -1,0 +1,66 @@
+"""The numbers that are attributed: what a model says of an example, as one real value.
+
+Source: arXiv:2404.11534, section 2 and appendix C (margins of classes, mean margins of tokens).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Output = Literal["margin", "log_likelihood", "choice_margin", "mean_token_margin"]
+
+
+def margin(
+    logits: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    """The logit of the right class minus the largest of the others.
+
+    It is above zero where the prediction is right.
+
+    Args:
+        logits: Of two classes at least.
+        labels: The right classes.
+    """
+    logits, places = logits.float(), labels[:, None]
+    others = logits.scatter(1, places, -float("inf")).max(1).values
+    return logits.gather(1, places)[:, 0] - others
+
+
+def log_likelihood(
+    logits: Float[Tensor, "rows classes"], labels: Int[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    """Log-probability of the right class, in nats."""
+    return logits.float().log_softmax(1).gather(1, labels[:, None])[:, 0]
+
+
+def choice_margin(
+    log_likelihoods: Float[Tensor, "rows choices"], right: Int[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    """Log-likelihood of the right choice minus the largest of the others, in nats.
+
+    Args:
+        log_likelihoods: Of each question's choices; where there are fewer, -inf behind them.
+        right: The place of the right one.
+    """
+    return margin(log_likelihoods, right)
+
+
+def mean_token_margin(
+    logits: Float[Tensor, "rows tokens vocabulary"],
+    tokens: Int[Tensor, "rows tokens"],
+    counted: Bool[Tensor, "rows tokens"],
+) -> Float[Tensor, " rows"]:
+    """Mean over tokens of the margin of each, given those before it.
+
+    Args:
+        logits: At each token, those of the next one.
+        tokens: The texts.
+        counted: Which tokens count; padding does not, and a first token has nothing before it.
+    """
+    rows, length = tokens.shape
+    margins = margin(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    own = counted[:, 1:].float()
+    return (margins.view(rows, length - 1) * own).sum(1) / own.sum(1)
