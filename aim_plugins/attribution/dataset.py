@@ -68,6 +68,17 @@ class ComponentDataset:
         """Outputs under some masks."""
         return np.asarray(self.values[start : min(stop, self.plan.rows)])
 
+    def columns(self, start: int, stop: int) -> Bool[np.ndarray, "rows some"]:
+        """Which of some components the masks ablate.
+
+        Args:
+            start: The first of the components, a multiple of 8.
+            stop: The one behind the last.
+        """
+        stop = min(stop, self.components)
+        packed = self.packed[0 : self.plan.rows, start // 8 : -(-stop // 8)]
+        return _unpack(packed, stop - start)
+
     @classmethod
     def load(cls, folder: str | Path) -> ComponentDataset:
         """Opens a dataset that is whole.

@@ -173,9 +173,8 @@ class DatasetPlan(ArtifactMetadata):
             mine, theirs = getattr(self, one.name), getattr(other, one.name)
             if one.name != "versions" and _plain(mine) != _plain(theirs):
                 raise ValueError(
-                    f"{where} holds masks of another dataset, where {one.name} is "
-                    f"{_short(theirs)}, not {_short(mine)}: give another folder, or the same "
-                    "settings, model and data"
+                    f"{where}: {one.name} is {_short(theirs)} there, not {_short(mine)} as in the "
+                    "plan: give the same settings, model and data, or another folder"
                 )
 
 

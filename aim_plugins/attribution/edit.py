@@ -1,0 +1,110 @@
+"""Editing a model by attributions: which components to ablate for some examples and not others.
+
+Source: arXiv:2404.11534, section 5 (COAR-Edit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Aim = Literal["raise", "lower"]
+"""Whether the outputs of the targets shall go up or down."""
+
+
+def edit_scores(
+    targets: Float[Tensor, "targets components"],
+    references: Float[Tensor, "references components"],
+) -> Float[Tensor, " components"]:
+    """By how much components matter more for targets than for references, as t-statistics.
+
+    Deviations are those of the examples themselves (divided by their number), as in the authors'
+    code. One example has none, so of one target the references' alone counts; of one target and
+    one reference the plain difference is returned. A component that all examples agree on has the
+    score 0.
+
+    Args:
+        targets: Attributions of the examples that shall change.
+        references: Attributions of those that shall not.
+
+    Raises:
+        ValueError: If there are none of either, or they have other components.
+    """
+    for name, given in (("targets", targets), ("references", references)):
+        if not len(given):
+            raise ValueError(f"{name}: there are none: give one example or more")
+    if targets.shape[1] != references.shape[1]:
+        raise ValueError(
+            f"targets have attributions of {targets.shape[1]} components, references of "
+            f"{references.shape[1]}: give those of one model"
+        )
+    own, other = targets.double(), references.double()
+    difference = own.mean(0) - other.mean(0)
+    if len(own) == len(other) == 1:
+        return difference.float()
+    squares = [one.var(0, correction=0) / len(one) for one in (own, other)]
+    scores = difference / (squares[0] + squares[1]).sqrt()
+    return torch.where(difference == 0, 0.0, scores).float()
+
+
+def edited_components(scores: Float[Tensor, " components"], size: int, aim: Aim) -> list[int]:
+    """The components to ablate: those of the lowest scores to raise the targets' outputs.
+
+    Args:
+        scores: What `edit_scores` found.
+        size: How many components.
+        aim: Whether to raise or to lower the targets' outputs.
+
+    Raises:
+        ValueError: If there are fewer components.
+    """
+    if not 1 <= size <= len(scores):
+        raise ValueError(f"size={size}: give 1 to {len(scores)}, the number of components")
+    order = torch.argsort(scores, descending=aim == "lower", stable=True)
+    return order[:size].tolist()
+
+
+@dataclass(frozen=True)
+class EditChoice:
+    """A number of components to ablate, chosen on a validation split.
+
+    Attributes:
+        components: The components to ablate.
+        sizes: The numbers that were tried.
+        values: What each was worth.
+    """
+
+    components: Sequence[int]
+    sizes: Sequence[int]
+    values: Sequence[float]
+
+
+def choose_edit(
+    scores: Float[Tensor, " components"],
+    sizes: Sequence[int],
+    aim: Aim,
+    worth: Callable[[Sequence[int]], float],
+) -> EditChoice:
+    """Chooses how many components to ablate; of equals the fewest.
+
+    Args:
+        scores: What `edit_scores` found.
+        sizes: Numbers of components to try.
+        aim: Whether to raise or to lower the targets' outputs.
+        worth: What ablating components is worth on a validation split; more is better.
+
+    Raises:
+        ValueError: If there are no sizes, or fewer components than one of them.
+    """
+    if not sizes:
+        raise ValueError("sizes: give one number of components or more")
+    sizes = sorted(set(sizes))
+    edits = [edited_components(scores, size, aim) for size in sizes]
+    values = [worth(one) for one in edits]
+    best = max(range(len(sizes)), key=values.__getitem__)
+    return EditChoice(edits[best], sizes, values)

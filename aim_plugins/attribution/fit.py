@@ -1,0 +1,289 @@
+"""Fitting attributions: one ridge regression for all examples, with gradients as its prior.
+
+All examples share the masks, so they share one factorisation. Where there are fewer masks than
+components it is one of masks. Gradients tell the effect of every component at once, up to what is
+of third order; the regression corrects them, each component as far as its own corrections go.
+
+Source: arXiv:2404.11534, section 3, step 2 (plain regression); Golub, Heath and Wahba, "Generalized
+cross-validation as a method for choosing a good ridge parameter", Technometrics 21, 1979.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from aim_plugins.attribution.attributions import AttributionMetadata, Attributions
+from aim_plugins.attribution.dataset import ComponentDataset
+
+_VALUES = 1 << 24
+"""Values of masks that are in memory at a time."""
+
+_FLOOR = 1e-3
+"""The least variance of a component's corrections, as a share of the mean over components."""
+
+_GRID = torch.logspace(-4, 4, 97, dtype=torch.float64)
+"""Penalties that are tried, in units of the mean eigenvalue."""
+
+
+def fit_attributions(
+    dataset: ComponentDataset,
+    *,
+    prior: Literal["gradient"] | None = "gradient",
+    penalty: float | None = None,
+) -> Attributions:
+    """Fits a linear model of the outputs of every example.
+
+    Args:
+        dataset: Outputs under masks.
+        prior: "gradient" shrinks weights towards the mean gradients, which are scaled by one
+            factor; None towards zero.
+        penalty: Of squared weights, which is scikit-learn's `alpha` of `Ridge`; under a prior it is
+            the mean over components. None chooses it by generalised cross-validation, 0 is
+            least squares.
+
+    Raises:
+        ValueError: If the penalty is below 0, or the dataset has no gradients for the prior.
+    """
+    if penalty is not None and not 0 <= penalty < math.inf:
+        raise ValueError(f"penalty={penalty:g}: give 0 or more, or None to choose it by the data")
+    if prior is not None and dataset.prior is None:
+        raise ValueError(
+            f"prior={prior!r}: the dataset has no gradients: build one with gradient_passes, or "
+            "give prior=None"
+        )
+    problem: _Problem = (
+        _Dual(dataset) if dataset.plan.rows < dataset.components else _Primal(dataset)
+    )
+    if prior is None:
+        scale, found = 0.0, problem.solve(None, None, penalty)
+    else:
+        gradients = torch.from_numpy(dataset.prior[0 : len(dataset.plan.examples)]).double().T
+        scale = problem.scale(gradients)
+        mean = scale * gradients
+        first = problem.solve(mean, None, penalty)
+        found = problem.solve(mean, corrections_of(first.weights - mean), penalty)
+    return _attributions(dataset, problem, found, prior or "", scale)
+
+
+def corrections_of(
+    weights: Float[Tensor, "components examples"],
+) -> Float[Tensor, " components"]:
+    """How far the weights of each component lie from the prior, as variances whose mean is 1."""
+    variances = weights.square().mean(1)
+    mean = variances.mean()
+    if mean == 0:
+        return torch.ones_like(variances)
+    variances = variances / mean + _FLOOR
+    return variances / variances.mean()
+
+
+def gcv_penalty(
+    eigenvalues: Float[Tensor, " values"],
+    energies: Float[Tensor, " values"],
+    total: float,
+    rows: int,
+) -> float:
+    """The penalty with the least generalised cross-validation error, summed over examples.
+
+    Args:
+        eigenvalues: Of the centred Gram matrix, of components or of masks.
+        energies: Squared projection of all examples' centred outputs on each eigenvector of masks.
+        total: Sum of the squares of all centred outputs.
+        rows: Number of masks.
+    """
+    scale = eigenvalues.clamp(min=0).mean()
+    penalties = _GRID * (scale if scale > 0 else 1.0)
+    kept = eigenvalues / (eigenvalues + penalties[:, None])
+    left = total - ((2 * kept - kept.square()) * energies).sum(1)
+    freedom = kept.sum(1) + 1  # an intercept besides
+    # Where nothing is left over, rounding alone would decide.
+    errors = left / (1 - freedom / rows).square()
+    return float(penalties[torch.where(freedom < rows - 1e-6, errors, math.inf).argmin()])
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """Weights [components, examples], and the penalty that they are of."""
+
+    weights: Tensor
+    penalty: float
+
+
+class _Problem(Protocol):
+    """A regression of all examples on the masks."""
+
+    kept: Tensor
+    outputs: Tensor
+
+    def scale(self, prior: Tensor) -> float:
+        """What the prior is multiplied by to fit best, all examples together."""
+
+    def solve(
+        self, prior: Tensor | None, variances: Tensor | None, penalty: float | None
+    ) -> _Solution:
+        """Ridge regression towards a prior, with variances of weights about it."""
+
+
+class _Primal:
+    """By the Gram matrix of components, of which masks are read once.
+
+    Attributes:
+        kept: Share of masks that keep each component.
+        outputs: Mean output of each example.
+    """
+
+    def __init__(self, dataset: ComponentDataset) -> None:
+        rows, size = dataset.plan.rows, dataset.components
+        examples = len(dataset.plan.examples)
+        self._rows = rows
+        gram = torch.zeros(size, size, dtype=torch.float64)
+        cross = torch.zeros(size, examples, dtype=torch.float64)
+        kept, outputs, total = torch.zeros(size), torch.zeros(examples), torch.zeros(examples)
+        kept, outputs, total = kept.double(), outputs.double(), total.double()
+        for start, stop in _pieces(rows, size):
+            # Products of zeros and ones are counts, which float32 holds exactly.
+            masks = torch.from_numpy(~dataset.ablated(start, stop)).float()
+            values = torch.from_numpy(dataset.outputs(start, stop)).double()
+            gram += masks.T @ masks
+            cross += masks.double().T @ values
+            kept += masks.sum(0)
+            outputs += values.sum(0)
+            total += values.square().sum(0)
+        self.kept, self.outputs = kept / rows, outputs / rows
+        self._gram = gram.addr_(self.kept, self.kept, alpha=-rows)
+        self._cross = cross.addr_(self.kept, self.outputs, alpha=-rows)
+        self._total = float((total - rows * self.outputs.square()).sum())
+
+    def scale(self, prior: Tensor) -> float:
+        return _quotient((prior * self._cross).sum(), (prior * (self._gram @ prior)).sum())
+
+    def solve(
+        self, prior: Tensor | None, variances: Tensor | None, penalty: float | None
+    ) -> _Solution:
+        roots = torch.ones_like(self.kept) if variances is None else variances.sqrt()
+        gram = roots[:, None] * self._gram * roots
+        cross, total = self._cross, self._total
+        if prior is not None:
+            explained = self._gram @ prior
+            total -= float((prior * (2 * cross - explained)).sum())
+            cross = cross - explained
+        cross = roots[:, None] * cross
+        if penalty:
+            weights = _cholesky(gram, cross, penalty)
+        else:
+            values, vectors = torch.linalg.eigh(gram)
+            rotated = vectors.T @ cross
+            positive = _positive(values)
+            if penalty is None:
+                energies = torch.where(positive, rotated.square().sum(1) / values, 0)
+                penalty = gcv_penalty(values.clamp(min=0), energies, total, self._rows)
+            inverse = torch.where(positive, 1 / (values + penalty), 0)
+            weights = vectors @ (inverse[:, None] * rotated)
+        weights = roots[:, None] * weights
+        return _Solution(weights if prior is None else weights + prior, penalty)
+
+
+class _Dual:
+    """By the Gram matrix of masks, of which components are read in pieces.
+
+    Attributes:
+        kept: Share of masks that keep each component.
+        outputs: Mean output of each example.
+    """
+
+    def __init__(self, dataset: ComponentDataset) -> None:
+        self._dataset = dataset
+        self._rows, self._size = dataset.plan.rows, dataset.components
+        values = torch.from_numpy(dataset.outputs(0, self._rows)).double()
+        self.outputs = values.mean(0)
+        self._values = values - self.outputs
+        self.kept = torch.cat([mean for _, _, mean in self._columns()])
+
+    def _columns(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Centred masks of some components, and the means."""
+        for start, stop in _pieces(self._size, self._rows):
+            masks = torch.from_numpy(~self._dataset.columns(start, stop)).double()
+            mean = masks.mean(0)
+            yield slice(start, start + len(mean)), masks - mean, mean
+
+    def _predicted(self, weights: Tensor) -> Tensor:
+        found = torch.zeros_like(self._values)
+        for own, masks, _ in self._columns():
+            found += masks @ weights[own]
+        return found
+
+    def scale(self, prior: Tensor) -> float:
+        predicted = self._predicted(prior)
+        return _quotient((predicted * self._values).sum(), predicted.square().sum())
+
+    def solve(
+        self, prior: Tensor | None, variances: Tensor | None, penalty: float | None
+    ) -> _Solution:
+        variances = torch.ones_like(self.kept) if variances is None else variances
+        values = self._values if prior is None else self._values - self._predicted(prior)
+        gram = torch.zeros(self._rows, self._rows, dtype=torch.float64)
+        for own, masks, _ in self._columns():
+            gram += (masks * variances[own]) @ masks.T
+        if penalty:
+            dual = _cholesky(gram, values, penalty)
+        else:
+            eigenvalues, vectors = torch.linalg.eigh(gram)
+            rotated = vectors.T @ values
+            if penalty is None:
+                energies = rotated.square().sum(1)
+                total = float(values.square().sum())
+                penalty = gcv_penalty(eigenvalues.clamp(min=0), energies, total, self._rows)
+            inverse = torch.where(_positive(eigenvalues), 1 / (eigenvalues + penalty), 0)
+            dual = vectors @ (inverse[:, None] * rotated)
+        weights = torch.empty(self._size, values.shape[1], dtype=torch.float64)
+        for own, masks, _ in self._columns():
+            weights[own] = variances[own, None] * (masks.T @ dual)
+        return _Solution(weights if prior is None else weights + prior, penalty)
+
+
+def _attributions(
+    dataset: ComponentDataset, problem: _Problem, found: _Solution, prior: str, scale: float
+) -> Attributions:
+    plan = dataset.plan
+    shared = {one.name for one in dataclasses.fields(plan)} & {
+        one.name for one in dataclasses.fields(AttributionMetadata)
+    }
+    metadata = AttributionMetadata(
+        **{name: getattr(plan, name) for name in shared if name != "method"},
+        method="least squares" if found.penalty == 0 and not prior else "ridge",
+        prior=prior,
+        prior_scale=scale,
+        penalty=found.penalty,
+    )
+    intercepts = problem.outputs - problem.kept @ found.weights
+    return Attributions(found.weights.T.float().contiguous(), intercepts.float(), metadata)
+
+
+def _pieces(count: int, width: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of a width that are read at a time, each from a multiple of 8."""
+    step = max(8, _VALUES // width // 8 * 8)
+    return ((start, min(start + step, count)) for start in range(0, count, step))
+
+
+def _cholesky(gram: Tensor, right: Tensor, penalty: float) -> Tensor:
+    """Solves for all examples by one factorisation."""
+    gram.diagonal().add_(penalty)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(gram))
+
+
+def _positive(eigenvalues: Tensor) -> Tensor:
+    """Which eigenvalues are above zero by more than rounding."""
+    least = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
+    return eigenvalues > least * eigenvalues[-1].clamp(min=0)
+
+
+def _quotient(above: Tensor, below: Tensor) -> float:
+    return float(above / below) if below > 0 else 0.0
