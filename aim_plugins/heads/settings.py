@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,16 @@ DEFAULT_SPLIT = (0.4, 0.2, 0.4)
 DEFAULT_SIZES = (1, 2, 3, 4, 6, 8)
 DEFAULT_ALPHAS = (0.025, 0.05, 0.1)
 
+_SHARD = re.compile(r"(\d+)/(\d+)")
 Baseline = Literal["gradient", "leave_one_out"]
-KINDS = ("attention_heads", "mlp_neurons", "blocks", "linear_rows", "linear_inputs")
-"""Components that a causal model may have."""
+NOUNS = {
+    "attention_heads": "heads",
+    "mlp_neurons": "neurons",
+    "blocks": "blocks",
+    "linear_rows": "rows",
+    "linear_inputs": "inputs",
+}
+"""Components that a causal model may have, and what they are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +120,10 @@ class TaskAttributionSettings(Settings):
                 f"also={','.join(self.also)!r} names a task twice, or {self.task!r} itself: name "
                 "each once"
             )
-        if self.kind not in KINDS:
-            raise ValueError(f"components={self.components!r}: {did_you_mean(self.kind, KINDS)}")
+        if self.kind not in NOUNS:
+            raise ValueError(f"components={self.components!r}: {did_you_mean(self.kind, NOUNS)}")
+        if self.shard is not None:
+            self._read_shard(self.shard)
         for one in self.baselines:
             if one not in get_args(Baseline):
                 raise ValueError(
@@ -135,6 +145,13 @@ class TaskAttributionSettings(Settings):
                     f"{name}={value:g}: give a whole number of documents, or a share below 1"
                 )
 
+    @staticmethod
+    def _read_shard(shard: str) -> tuple[int, int]:
+        own, count = map(int, found.groups()) if (found := _SHARD.fullmatch(shard)) else (0, 0)
+        if not 1 <= own <= count:
+            raise ValueError(f"shard={shard!r}: give I/N, from 1/N to N/N, such as 1/4")
+        return own, count
+
     def check_files(self) -> None:
         if self.include_path is not None:
             existing_folder(self.include_path, "include_path")
@@ -154,6 +171,16 @@ class TaskAttributionSettings(Settings):
         """Which of them."""
         found = self.components.partition(":")[2]
         return (found,) if found else ()
+
+    @property
+    def noun(self) -> str:
+        """What several components are called."""
+        return NOUNS[self.kind]
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the component dataset to build, of how many."""
+        return (1, 1) if self.shard is None else self._read_shard(self.shard)
 
     @property
     def sizes(self) -> tuple[int, ...]:

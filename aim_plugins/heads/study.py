@@ -1,0 +1,314 @@
+"""`aim-plugins attribute`: which components a task's answers rest on, and an edit made of them.
+
+OUTPUT/
+  results.csv       a line for each component: what it adds, its rank, whether the edit ablates it
+  results.json      everything else that was measured
+  dataset/          outputs under random ablations, in blocks and as one file
+  attributions/     what each component adds to each document that was learned from
+  edit/             the components to ablate, which harnesses evaluate as edit=OUTPUT/edit
+  curves/           the pictures
+  report.html
+  manifest.json
+  records/          finished steps, from which a killed run goes on
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from aim_plugins.attribution.attributions import Attributions
+from aim_plugins.attribution.dataset import ComponentDataset, build
+from aim_plugins.attribution.edit import edited_components
+from aim_plugins.attribution.fit import fit_attributions
+from aim_plugins.attribution.plan import DatasetPlan
+from aim_plugins.core.commands import keeping_finished_work, say
+from aim_plugins.core.identity import fingerprint, model_fingerprint, seed_of
+from aim_plugins.engines.loading import load_engine
+from aim_plugins.heads.front import publish
+from aim_plugins.heads.prediction import hold_against_truth
+from aim_plugins.heads.settings import TaskAttributionSettings
+from aim_plugins.heads.subject import QuestionSubject, by_length
+from aim_plugins.heads.trials import Alone, EditPath, Outcome
+from aim_plugins.heads.wording import Findings
+from aim_plugins.modulation.ablation import multiplied
+from aim_plugins.modulation.component_kinds import find_components
+from aim_plugins.modulation.components import Components
+from aim_plugins.modulation.edits import ComponentEdit
+from aim_plugins.sweep.store import SweepLockedError, SweepStore
+from aim_plugins.sweep.study import FolderStudy
+from aim_plugins.sweep.trackers import Trackers
+from aim_plugins.task_documents import Document, fingerprint_of, load_documents
+from aim_plugins.task_questions.answers import Answers
+from aim_plugins.task_questions.questions import (
+    Question,
+    check_choices,
+    read_questions,
+    score_choices,
+)
+from aim_plugins.task_questions.split import split_documents
+
+ALONE = 8
+"""So many of the ranking are ablated alone too, at most."""
+_PATIENCE = 60
+"""Seconds that a part waits for others which begin at the same time."""
+
+
+class TaskAttributionStudy(FolderStudy):
+    """What components of a causal model add to its answers in one task.
+
+    Args:
+        settings: Model, task, components.
+        command: The words that repeat it, for the report.
+    """
+
+    packages = ("aim-plugins", "lm-eval", "transformers", "torch")
+
+    def __init__(self, settings: TaskAttributionSettings, command: Sequence[str] = ()) -> None:
+        self.settings, self.command, self.output = settings, command, settings.folder
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        names = (
+            "limit", "also_limit", "components", "output_fn", "alpha", "num_ablations",
+            "gradient_passes", "eval_masks", "direction", "random_edits", "dtype", "max_length",
+            "seed",
+        )  # fmt: skip
+        return {
+            "command": "attribute",
+            "model": self.settings.model,
+            "task": self.settings.task,
+            "also": list(self.settings.also),
+            "baselines": list(self.settings.baselines),
+            "eval_alphas": list(self.settings.eval_alphas),
+            "edit_sizes": list(self.settings.sizes),
+            "split": list(self.settings.split),
+            **{name: getattr(self.settings, name) for name in names},
+        }
+
+    def run(self, trackers: Trackers | None = None) -> Path | None:
+        """Runs the study, or builds a part of its dataset; see `FolderStudy.run`."""
+        if self.settings.shard is None:
+            return super().run(trackers)
+        with keeping_finished_work():
+            self.check()
+            self.load()
+            self._claim()
+            whole = self._build()
+        left = "all parts are there" if whole else "other parts are missing"
+        say(f"attribute: part {self.settings.shard} is built, {left}; run it without --shard next")
+        return None
+
+    def _claim(self) -> None:
+        """Makes the folder this study's; other parts may do so at the same moment."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return self.open().close()
+            except SweepLockedError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+
+    def load(self) -> None:
+        settings = self.settings
+        self.documents = self._load_documents()
+        own = self.documents[settings.task]
+        split = split_documents(own, settings.split, settings.seed)
+        engine = load_engine(settings.model, argument="model", **settings.loading)
+        self.model = engine.model
+        self.components: Components = find_components(
+            self.model,
+            settings.kind,
+            settings.patterns,  # type: ignore[arg-type]
+        )
+        if settings.sizes[-1] > len(self.components):
+            raise ValueError(
+                f"edit_sizes={settings.sizes[-1]}: there are {len(self.components)} "
+                f"{settings.noun} to ablate: give less"
+            )
+        questions = {
+            name: read_questions(documents, engine.tokenizer, engine.max_length)
+            for name, documents in self.documents.items()
+        }
+        own_questions = questions.pop(settings.task)
+        self.learning, self.validation, self.test = (
+            by_length([own_questions[place] for place in part])
+            for part in (split.learning, split.validation, split.test)
+        )
+        self.others = questions
+        self.learned_from = fingerprint_of([own[place] for place in split.learning])
+        self.subject = QuestionSubject(
+            self.model, self.components, self.learning, settings.output_fn, settings.batch_size
+        )
+
+    def _load_documents(self) -> dict[str, list[Document]]:
+        settings = self.settings
+        found = load_documents([settings.task], settings.include_path, settings.limit)
+        if settings.also:
+            found |= load_documents(settings.also, settings.include_path, settings.also_limit)
+        for name, documents in found.items():
+            check_choices(name, documents)
+        return found
+
+    def measure(self, store: SweepStore) -> None:
+        documents = [one for members in self.documents.values() for one in members]
+        store.pin_manifest(
+            model_fingerprint=model_fingerprint(self.model),
+            documents_fingerprint=fingerprint_of(documents),
+            components_fingerprint=fingerprint(self.components.to_json()),
+        )
+        parts = {"learning": self.learning, "validation": self.validation, "test": self.test}
+        store.update_manifest(
+            documents={name: len(part) for name, part in parts.items()},
+            component_count=len(self.components),
+        )
+        self._build()
+        self.attributions = self._fit()
+        weights = self.attributions.weights
+        self.prediction = hold_against_truth(
+            self.subject, weights, self.settings, partial(_kept, store)
+        )
+        aim = self.settings.direction
+        self.ranking = edited_components(weights.mean(0), len(self.components), aim)
+        self.path = self._choose(store)
+        self.edit = self.ranking[: self.path.size]
+        self._save_edit(weights.mean(0))
+        self.outcomes = self._outcomes(store)
+        self.alone = self._alone(store)
+
+    def _build(self) -> bool:
+        """Builds the component dataset, or a part of it; whether all of it is there."""
+        from tqdm import tqdm
+
+        settings = self.settings
+        plan = DatasetPlan.of(
+            self.subject,
+            output=settings.output_fn,
+            masks=settings.num_ablations,
+            alpha=settings.alpha,
+            gradient_passes=settings.gradient_passes,
+            seed=settings.seed,
+            examples=[one.name for one in self.learning],
+            data_sha256=self.learned_from,
+        )
+        with tqdm(desc="ablations", unit="block") as bar:
+
+            def after(done: int, count: int) -> None:
+                bar.total = count
+                bar.update(done - bar.n)
+
+            return build(
+                plan, self.subject, self.output / "dataset", shard=settings.part, after=after
+            )
+
+    def _fit(self) -> Attributions:
+        dataset = ComponentDataset.load(self.output / "dataset")
+        prior = "gradient" if self.settings.gradient_passes else None
+        found = fit_attributions(dataset, prior=prior)  # type: ignore[arg-type]
+        found.save(self.output / "attributions")
+        return found
+
+    def _choose(self, store: SweepStore) -> EditPath:
+        """Answers on validation documents of edits of each size."""
+        sizes = self.settings.sizes
+        edits = {size: self.ranking[:size] for size in (0, *sizes)}
+        answers = {
+            size: self._recorded(store, "validation", self.validation, edit)
+            for size, edit in edits.items()
+        }
+        steps = [answers[size] for size in sizes]
+        return EditPath(self.settings.output_fn, self.settings.direction, answers[0], sizes, steps)
+
+    def _outcomes(self, store: SweepStore) -> dict[str, Outcome]:
+        drawn = [self._drawn(draw) for draw in range(self.settings.random_edits)]
+        found = {}
+        for name, questions in {self.settings.task: self.test, **self.others}.items():
+            say(f"attribute: {name} with the edit, and with as many at random")
+            answers = [
+                self._recorded(store, f"test {name}", questions, edit)
+                for edit in ([], self.edit, *drawn)
+            ]
+            found[name] = Outcome(self.settings.output_fn, answers[0], answers[1], answers[2:])
+        return found
+
+    def _alone(self, store: SweepStore) -> list[Alone]:
+        """The first of the ranking alone, on held-out documents, and the first on others too."""
+        found = []
+        for rank, number in enumerate(self.ranking[:ALONE]):
+            test = self._recorded(store, f"test {self.settings.task}", self.test, [number])
+            learning = None
+            if rank == 0:
+                learning = self._recorded(store, "learning", self.learning, [number])
+            found.append(Alone(number, test, learning))
+        return found
+
+    def _drawn(self, draw: int) -> list[int]:
+        """As many components as the edit has, drawn at random."""
+        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "random edit", draw))
+        order = torch.randperm(len(self.components), generator=generator).tolist()
+        return sorted(order[: len(self.edit)])
+
+    def _recorded(
+        self, store: SweepStore, part: str, questions: Sequence[Question], ablated: Sequence[int]
+    ) -> Answers:
+        key = f"{part} without {','.join(map(str, ablated))}"
+        return Answers(**_kept(store, key, lambda: asdict(self._answers(questions, ablated))))
+
+    def _answers(self, questions: Sequence[Question], ablated: Sequence[int]) -> Answers:
+        factors = torch.ones(1, len(self.components), device=self.model.device)
+        factors[0, list(ablated)] = 0
+        with multiplied(self.model, self.components, factors):
+            scores = score_choices(self.model, questions, self.settings.batch_size)
+        return Answers(scores, [one.right for one in questions])
+
+    def _save_edit(self, means: Float[Tensor, " components"]) -> None:
+        own = sorted(self.edit)
+        edit = ComponentEdit.of_model(
+            self.model,
+            self.components.take(own),
+            scores=means[own].tolist(),
+            method="mean attribution",
+            targets=[one.name for one in self.learning],
+            data_sha256=self.learned_from,
+            seed=self.settings.seed,
+            settings={
+                "task": self.settings.task,
+                "direction": self.settings.direction,
+                "output_fn": self.settings.output_fn,
+                "validation_documents": len(self.validation),
+            },
+        )
+        edit.save(self.output / "edit")
+
+    def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
+        documents = {one.name: one for one in self.documents[self.settings.task]}
+        found = Findings(
+            settings=self.settings,
+            components=self.components,
+            weights=self.attributions.weights,
+            documents=[documents[one.name] for one in self.learning],
+            prediction=self.prediction,
+            path=self.path,
+            ranking=self.ranking,
+            outcomes=self.outcomes,
+            alone=self.alone,
+        )
+        return publish(self.output, found, store.manifest)
+
+
+def _kept(store: SweepStore, key: str, compute: Callable[[], Any]) -> Any:
+    """What a record holds, or what is computed for it."""
+    held = store.read_batch(key)
+    if held is None:
+        held = compute()
+        store.write_batch(key, held)
+    return held
