@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing_folder, safe_name
@@ -20,6 +20,7 @@ from aim_plugins.core.settings import (
     Positive,
     Settings,
     Shares,
+    bound,
     option,
 )
 
@@ -27,6 +28,7 @@ DEFAULT_SPLIT = (0.4, 0.2, 0.4)
 DEFAULT_SIZES = (1, 2, 3, 4, 6, 8)
 DEFAULT_ALPHAS = (0.025, 0.05, 0.1)
 
+Masks = Annotated[int, bound("3 or more, since two always lie on a line", lambda one: one >= 3)]
 _SHARD = re.compile(r"(\d+)/(\d+)")
 Baseline = Literal["gradient", "leave_one_out"]
 NOUNS = {
@@ -96,7 +98,7 @@ class TaskAttributionSettings(Settings):
     gradient_passes: Natural = 30
     baselines: Names = option(("gradient",), metavar="NAMES")
     eval_alphas: Shares = option(DEFAULT_ALPHAS, metavar="SHARES")
-    eval_masks: Count = 50
+    eval_masks: Masks = 50
     direction: Literal["lower", "raise"] = "lower"
     edit_sizes: Counts = option(DEFAULT_SIZES, metavar="NUMBERS")
     random_edits: Count = 5
