@@ -4,6 +4,7 @@
 #   make demo-act        steering: transports learned, applied at many strengths and compared
 #   make demo-coverage   what a test set leaves untested of small vision models
 #   make demo-reengineer small vision models cut to the classes that are needed
+#   make demo-attribution  which parts of a model an answer rests on, and edits of them
 #   make test     every test
 # Variables: PYTHON=python3.12 make setup; STRENGTHS=0:4:0.25 make demo
 
@@ -21,6 +22,7 @@ VISION_OUTPUT ?= runs/demo-vision
 ACT_OUTPUT ?= runs/demo-act
 COVERAGE_OUTPUT ?= runs/demo-coverage
 REENGINEER_OUTPUT ?= runs/demo-reengineer
+ATTRIBUTION_OUTPUT ?= runs/demo-attribution
 STEERINGS ?= sea sentiment
 METHODS ?= linear gaussian mean iti caa actadd
 
@@ -49,7 +51,7 @@ define make_environment
 endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
-.PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution demo-attribution-language test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +61,7 @@ help:
 	@echo "make demo-act    steer a small model towards the sea and towards praise, in $(ACT_OUTPUT)"
 	@echo "make demo-coverage  measure what tests exercise of small vision models, in $(COVERAGE_OUTPUT)"
 	@echo "make demo-reengineer  cut small vision models to the classes needed, in $(REENGINEER_OUTPUT)"
+	@echo "make demo-attribution  find what answers rest on, and edit it, in $(ATTRIBUTION_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
@@ -175,6 +178,23 @@ demo-reengineer: setup
 		--output $(REENGINEER_OUTPUT)/composed
 	@echo "== done"
 	@find $(REENGINEER_OUTPUT) -name report.html | sort
+
+demo-attribution: demo-attribution-language
+
+LANGUAGE_ATTRIBUTION = $(ATTRIBUTION_OUTPUT)/language
+
+demo-attribution-language: setup
+	@echo "== fetching the demo model"
+	@$(BIN)/aim-plugins demo-model
+	@echo "== SmolLM2's 270 attention heads: which of them know the country of a capital"
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/aim-plugins attribute --model demo:smollm2 \
+		--tasks aim_demo_capitals --also aim_demo_continents --include-path eval_configs/lm_eval \
+		--num-ablations 100 --gradient-passes 20 --eval-alphas 0.05 --eval-masks 30 \
+		--output $(LANGUAGE_ATTRIBUTION)
+	@echo "== the edit in the stock harness, from the whole model to the heads ablated"
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --model_args \
+		"pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32,edit=$(LANGUAGE_ATTRIBUTION)/edit,edit_strength=0:1:0.25" \
+		--tasks aim_demo_capitals --include_path eval_configs/lm_eval
 
 # One thread for each process: small tensors gain nothing from more.
 test: setup

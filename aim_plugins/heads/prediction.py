@@ -21,10 +21,8 @@ from aim_plugins.attribution.evaluation import (
 )
 from aim_plugins.attribution.subject import Subject
 from aim_plugins.core.commands import say
+from aim_plugins.heads.ablated import Kept
 from aim_plugins.heads.settings import TaskAttributionSettings
-
-Kept = Callable[[str, Callable[[], Any]], Any]
-"""Finds the record of a key, or computes and writes it."""
 
 OWN = "attributions"
 """What ours are called beside baselines."""

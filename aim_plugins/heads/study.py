@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -31,15 +29,15 @@ from aim_plugins.attribution.edit import edited_components
 from aim_plugins.attribution.fit import fit_attributions
 from aim_plugins.attribution.plan import DatasetPlan
 from aim_plugins.core.commands import keeping_finished_work, say
-from aim_plugins.core.identity import fingerprint, model_fingerprint, seed_of
+from aim_plugins.core.identity import fingerprint, model_fingerprint
 from aim_plugins.engines.loading import load_engine
+from aim_plugins.heads.ablated import AblatedModel
 from aim_plugins.heads.front import publish
 from aim_plugins.heads.prediction import hold_against_truth
 from aim_plugins.heads.settings import TaskAttributionSettings
 from aim_plugins.heads.subject import QuestionSubject, by_length
 from aim_plugins.heads.trials import Alone, EditPath, Outcome
 from aim_plugins.heads.wording import Findings
-from aim_plugins.modulation.ablation import multiplied
 from aim_plugins.modulation.component_kinds import find_components
 from aim_plugins.modulation.components import Components
 from aim_plugins.modulation.edits import ComponentEdit
@@ -47,12 +45,9 @@ from aim_plugins.sweep.store import SweepLockedError, SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from aim_plugins.task_documents import Document, fingerprint_of, load_documents
-from aim_plugins.task_questions.answers import Answers
 from aim_plugins.task_questions.questions import (
-    Question,
     check_choices,
     read_questions,
-    score_choices,
 )
 from aim_plugins.task_questions.split import split_documents
 
@@ -174,16 +169,16 @@ class TaskAttributionStudy(FolderStudy):
         self._build()
         self.attributions = self._fit()
         weights = self.attributions.weights
-        self.prediction = hold_against_truth(
-            self.subject, weights, self.settings, partial(_kept, store)
-        )
+        kept = partial(_kept, store)
+        self.ablated = AblatedModel(self.model, self.components, self.settings.batch_size, kept)
+        self.prediction = hold_against_truth(self.subject, weights, self.settings, kept)
         aim = self.settings.direction
         self.ranking = edited_components(weights.mean(0), len(self.components), aim)
-        self.path = self._choose(store)
+        self.path = self._choose()
         self.edit = self.ranking[: self.path.size]
         self._save_edit(weights.mean(0))
-        self.outcomes = self._outcomes(store)
-        self.alone = self._alone(store)
+        self.outcomes = self._outcomes()
+        self.alone = self._alone()
 
     def _build(self) -> bool:
         """Builds the component dataset, or a part of it; whether all of it is there."""
@@ -217,58 +212,42 @@ class TaskAttributionStudy(FolderStudy):
         found.save(self.output / "attributions")
         return found
 
-    def _choose(self, store: SweepStore) -> EditPath:
+    def _choose(self) -> EditPath:
         """Answers on validation documents of edits of each size."""
         sizes = self.settings.sizes
         edits = {size: self.ranking[:size] for size in (0, *sizes)}
         answers = {
-            size: self._recorded(store, "validation", self.validation, edit)
+            size: self.ablated.answers("validation", self.validation, edit)
             for size, edit in edits.items()
         }
         steps = [answers[size] for size in sizes]
         return EditPath(self.settings.output_fn, self.settings.direction, answers[0], sizes, steps)
 
-    def _outcomes(self, store: SweepStore) -> dict[str, Outcome]:
-        drawn = [self._drawn(draw) for draw in range(self.settings.random_edits)]
+    def _outcomes(self) -> dict[str, Outcome]:
+        drawn = [
+            self.ablated.drawn(len(self.edit), self.settings.seed, draw)
+            for draw in range(self.settings.random_edits)
+        ]
         found = {}
         for name, questions in {self.settings.task: self.test, **self.others}.items():
             say(f"attribute: {name} with the edit, and with as many at random")
             answers = [
-                self._recorded(store, f"test {name}", questions, edit)
+                self.ablated.answers(f"test {name}", questions, edit)
                 for edit in ([], self.edit, *drawn)
             ]
             found[name] = Outcome(self.settings.output_fn, answers[0], answers[1], answers[2:])
         return found
 
-    def _alone(self, store: SweepStore) -> list[Alone]:
+    def _alone(self) -> list[Alone]:
         """The first of the ranking alone, on held-out documents, and the first on others too."""
         found = []
         for rank, number in enumerate(self.ranking[:ALONE]):
-            test = self._recorded(store, f"test {self.settings.task}", self.test, [number])
+            test = self.ablated.answers(f"test {self.settings.task}", self.test, [number])
             learning = None
             if rank == 0:
-                learning = self._recorded(store, "learning", self.learning, [number])
+                learning = self.ablated.answers("learning", self.learning, [number])
             found.append(Alone(number, test, learning))
         return found
-
-    def _drawn(self, draw: int) -> list[int]:
-        """As many components as the edit has, drawn at random."""
-        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "random edit", draw))
-        order = torch.randperm(len(self.components), generator=generator).tolist()
-        return sorted(order[: len(self.edit)])
-
-    def _recorded(
-        self, store: SweepStore, part: str, questions: Sequence[Question], ablated: Sequence[int]
-    ) -> Answers:
-        key = f"{part} without {','.join(map(str, ablated))}"
-        return Answers(**_kept(store, key, lambda: asdict(self._answers(questions, ablated))))
-
-    def _answers(self, questions: Sequence[Question], ablated: Sequence[int]) -> Answers:
-        factors = torch.ones(1, len(self.components), device=self.model.device)
-        factors[0, list(ablated)] = 0
-        with multiplied(self.model, self.components, factors):
-            scores = score_choices(self.model, questions, self.settings.batch_size)
-        return Answers(scores, [one.right for one in questions])
 
     def _save_edit(self, means: Float[Tensor, " components"]) -> None:
         own = sorted(self.edit)

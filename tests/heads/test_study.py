@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from aim_plugins.attribution.attributions import Attributions
-from aim_plugins.heads import study
+from aim_plugins.heads.ablated import AblatedModel
 from aim_plugins.modulation.edits import ComponentEdit
 
 pytest.importorskip("lm_eval")
@@ -114,7 +114,7 @@ def test_a_head_that_alone_does_anything_is_found_with_its_true_effect(
 
 @pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_study_goes_on_and_ends_as_one_in_a_run(attribute, monkeypatch) -> None:
-    whole = study.TaskAttributionStudy._answers
+    whole = AblatedModel._compute
     asked: list[tuple[int, ...]] = []
 
     def stop_at_two(self, questions, ablated):
@@ -123,7 +123,7 @@ def test_an_interrupted_study_goes_on_and_ends_as_one_in_a_run(attribute, monkey
             raise KeyboardInterrupt
         return whole(self, questions, ablated)
 
-    monkeypatch.setattr(study.TaskAttributionStudy, "_answers", stop_at_two)
+    monkeypatch.setattr(AblatedModel, "_compute", stop_at_two)
     status, folder = attribute()
     assert status == 130 and not (folder / "report.html").exists()
     assert attribute()[0] == 0
