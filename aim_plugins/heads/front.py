@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from aim_plugins.heads.files import results_csv, results_json
 from aim_plugins.heads.pictures import (
     draw_components,
     draw_correlations,
@@ -67,7 +64,7 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         folder,
         Page("Attribution", title, task, headline(found), sections),
         manifest,
-        files={"results.csv": _csv(found), "results.json": _json(found)},
+        files={"results.csv": results_csv(found), "results.json": results_json(found)},
         pictures=pictures,
         table="\n\n".join([f"{title} for {task}", *texts]) + "\n",
         sentences=sentences,
@@ -277,34 +274,3 @@ def _path_table(found: Findings) -> Table:
         rows.append([str(size), value, f"{answers.accuracy:.3f}", chosen])
     title = f"The choice, on {len(path.whole.right)} validation documents"
     return Table([f"{found.noun} ablated", f"{_short(found)}, nats", "accuracy", ""], rows, title)
-
-
-def _csv(found: Findings) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["number", "component", "rank", "mean", "low", "high", "helps", "in_edit"])
-    ranks = {number: rank for rank, number in enumerate(found.ranking, 1)}
-    chosen = set(found.edit)
-    for number, name in enumerate(found.components.names()):
-        mean = found.contribution(number)
-        helps = float((found.weights[:, number] > 0).float().mean())
-        ends = map(repr, (mean.value, mean.low, mean.high, helps))
-        writer.writerow([number, name, ranks[number], *ends, int(number in chosen)])
-    return text.getvalue()
-
-
-def _json(found: Findings) -> str:
-    content = {
-        "task": found.settings.task,
-        "output": found.settings.output_fn,
-        "edit": [found.name(one) for one in found.edit],
-        "correlations": {
-            name: {f"{share:g}": list(values) for share, values in by_share.items()}
-            for name, by_share in found.prediction.correlations.items()
-        },
-        "validation": asdict(found.path),
-        "outcomes": {name: asdict(one) for name, one in found.outcomes.items()},
-        "rank_test": asdict(found.prediction.top),
-        "alone": [asdict(one) | {"name": found.name(one.number)} for one in found.alone],
-    }
-    return json.dumps(content, indent=2) + "\n"
