@@ -10,19 +10,19 @@ Source: arXiv:2404.11534, section 2 (ablation by zeroed weights).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from aim_plugins.modulation.attention import replaced_attention
+from aim_plugins.core.errors import first_few
+from aim_plugins.modulation.attention import Part, replaced_attention
 from aim_plugins.modulation.components import Components, Site
-
-Factor = Callable[[Tensor], Tensor]
-"""Multiplies a tensor [batch, ..., features], or [batch, channels, ...] of a convolution."""
+from aim_plugins.modulation.hooks import find_module
 
 
 @contextlib.contextmanager
@@ -34,40 +34,50 @@ def multiplied(
 ) -> Iterator[None]:
     """Multiplies components while the block runs; leaving it restores the model exactly.
 
+    A layer that sees a multiple of the rows (beams, or tokens laid out as rows) has consecutive
+    ones multiplied alike.
+
     Args:
         model: The model, in eval mode.
         components: The components.
         factors: Of each row of a batch, or one row for all of them; 1 leaves a component as it is,
-            to the bit, 0 ablates it. They may require gradients.
+            to the bit (but for rows beside others in PyTorch's own attention, which is computed in
+            other steps then), 0 ablates it. They may require gradients.
         owners: Which row of the factors each row of a batch goes by, where they are others.
 
     Raises:
-        ValueError: If there are not as many factors as components, or the model lacks a layer.
+        ValueError: If there are not as many factors as components, or the model lacks a layer;
+            later, if a layer has other rows or features, or did not run with the model.
     """
     if factors.shape[1] != len(components):
         raise ValueError(
             f"factors has {factors.shape[1]} columns for {len(components)} components: give one "
             "for each"
         )
-    attentions: dict[str, dict[str, Factor]] = {}
-    handles = []
-    try:
-        for site, own in zip(components.sites, _by_site(components, factors), strict=True):
-            layer = _layer(model, site)
-            factor = _Factor(site, own, owners, getattr(layer, "bias", None))
+    held = _token_first(model)
+    attentions: dict[str, dict[str, Part]] = {}
+    attached: list[_Factor] = []
+    runs: list[bool] = []
+    with contextlib.ExitStack() as stack:
+        for site, own, members in _changed(components, factors):
+            layer = layer_of(model, site)
+            factor = _Factor(site, own, members, owners, token_first=_is_below(site.layer, held))
+            attached.append(factor)
             if site.part:
                 attentions.setdefault(site.layer, {})[site.part] = factor.plain
-            elif site.side == "inputs":
-                handles.append(layer.register_forward_pre_hook(factor.before))
             else:
-                handles.append(layer.register_forward_hook(factor.behind))
-        with contextlib.ExitStack() as stack:
-            for name, parts in attentions.items():
-                stack.enter_context(replaced_attention(model.get_submodule(name), parts))
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+                stack.callback(factor.attach(layer).remove)
+        for name, parts in attentions.items():
+            stack.enter_context(replaced_attention(find_module(model, name), parts))
+        if attached:
+            stack.callback(model.register_forward_hook(lambda *_: runs.append(True)).remove)
+        yield
+    missed = [factor.site.name for factor in attached if not factor.ran]
+    if runs and missed:
+        raise ValueError(
+            f"components: {first_few(missed)} did not run with the model, so that it answers as if "
+            "nothing were changed there: leave them out, by a pattern of the others"
+        )
 
 
 def ablation_mask(
@@ -89,81 +99,160 @@ def ablation_mask(
 
 def uniforms(count: int, seed: int, number: int = 0) -> Float[np.ndarray, " components"]:
     """Uniform draws in [0, 1) of a counter-based generator: the same on every machine."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, number]))
-    return generator.random(count)
+    key = [seed % 2**64, number]
+    return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64))).random(count)
 
 
 class _Factor:
-    """The factors of one site, as hooks."""
+    """The factors of one site, as hooks.
+
+    Attributes:
+        site: The site.
+        ran: Whether anything was multiplied by them.
+    """
 
     def __init__(
         self,
         site: Site,
-        factors: Float[Tensor, "rows components"],
+        factors: Float[Tensor, "rows members"],
+        members: Sequence[int] | None,
         owners: Int[Tensor, " batch"] | None,
-        bias: Tensor | None,
+        *,
+        token_first: bool,
     ) -> None:
-        self._site, self._bias = site, bias
-        own = factors if owners is None else factors[owners]
-        self._factors = own.repeat_interleave(site.width, 1) if site.width > 1 else own
+        self.site, self.ran = site, False
+        self._factors, self._members, self._owners = factors, members, owners
+        self._token_first = token_first
+        self._kept: dict[Any, Tensor] = {}
+
+    def attach(self, layer: nn.Module) -> Any:
+        """Hooks into the layer; returns the handle that removes the hook."""
+        if self.site.side == "inputs":
+            return layer.register_forward_pre_hook(self._before, with_kwargs=True)
+        behind = self._residual if self.site.side == "residual" else self._behind
+        return layer.register_forward_hook(behind, with_kwargs=True)
 
     def plain(self, features: Tensor) -> Tensor:
         """Features [batch, ..., features], multiplied."""
         return features * self._like(features, -1)
 
-    def before(self, layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self.plain(given[0]), *given[1:])
+    def _before(self, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if given:
+            return (self.plain(given[0]), *given[1:]), named
+        (first, *_) = named
+        return given, {**named, first: self.plain(named[first])}
 
-    def behind(self, layer: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-        if self._site.side == "residual":
-            return self._residual(given, output)
-        convolution = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        axis = 1 if convolution or isinstance(layer, nn.modules.conv._ConvNd) else -1
+    def _behind(
+        self, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor
+    ) -> Tensor:
+        axis = 1 if isinstance(layer, _ConvNd) else -1
         factors = self._like(output, axis)
-        if self._bias is None:
+        bias: Any = getattr(layer, "bias", None)
+        if bias is None:
             return output * factors
-        bias = self._bias.to(output.dtype)
+        bias = bias.to(output.dtype)
         bias = bias.view(-1, *(1,) * (output.ndim - 2)) if axis == 1 else bias
-        return torch.lerp(
-            bias.expand_as(output), output, factors.expand_as(output)
-        )  # exact at both ends
+        # Exact at both ends, as bias + factor · (output − bias) is not.
+        return torch.lerp(bias.expand_as(output), output, factors.expand_as(output))
 
-    def _residual(self, given: tuple[Any, ...], output: Any) -> Any:
+    def _residual(
+        self, block: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any
+    ) -> Any:
+        entered = given[0] if given else named.get("hidden_states", next(iter(named.values()), 0))
         first = output[0] if isinstance(output, tuple) else output
-        if not given or not isinstance(given[0], Tensor) or given[0].shape != first.shape:
+        if not isinstance(entered, Tensor) or entered.shape != first.shape:
             raise ValueError(
-                f"components={self._site.name!r} is no residual block, since its output has "
-                "another shape than its input: leave it out of the pattern"
+                f"components={self.site.name!r} is no residual block, since its output has "
+                "another shape than its input: leave it out, by a pattern of the others"
             )
-        factors = self._factors.to(first.dtype).view(-1, *(1,) * (first.ndim - 1))
-        changed = torch.lerp(given[0], first, factors.expand_as(first))
+        factors = self._like(first[..., :1], -1)  # one for each row
+        changed = torch.lerp(entered, first, factors.expand_as(first))
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     def _like(self, features: Tensor, axis: int) -> Tensor:
-        """The factors in a shape that spreads over features."""
-        rows, count = self._factors.shape
-        middle = (1,) * (features.ndim - 2)
-        shape = (rows, count, *middle) if axis == 1 else (rows, *middle, count)
-        return self._factors.to(features.dtype).view(shape)
+        """The factors in a shape that spreads over features, whose components lie on an axis."""
+        if features.is_nested:
+            raise ValueError(
+                f"components={self.site.name!r} is given a nested tensor, whose rows cannot be "
+                "told apart: build the encoder with enable_nested_tensor=False"
+            )
+        own = self._spread(features)
+        if features.shape[axis] != own.shape[1]:
+            raise ValueError(
+                f"components={self.site.name!r} are {own.shape[1]} features of a layer that has "
+                f"{features.shape[axis]}: they are those of another model"
+            )
+        self.ran = True
+        shape = [1] * features.ndim
+        shape[axis] = own.shape[1]
+        if len(own) > 1:
+            rows = 1 if self._token_first and features.ndim == 3 else 0
+            own = self._repeated(own, features.shape[rows])
+            shape[rows] = len(own)
+        return own.view(shape)
+
+    def _repeated(self, own: Tensor, rows: int) -> Tensor:
+        if rows == 0 or rows % len(own):
+            raise ValueError(
+                f"components={self.site.name!r}: there are factors of {len(own)} rows, and the "
+                f"layer runs on {rows}: give one for each row of the batch, or one for all"
+            )
+        return own if rows == len(own) else own.repeat_interleave(rows // len(own), 0)
+
+    def _spread(self, features: Tensor) -> Tensor:
+        """Factors [rows, features] of all components of the site, chosen or not."""
+        place = (features.device, features.dtype)
+        if place in self._kept:
+            return self._kept[place]
+        own = self._factors
+        if self._owners is not None:
+            own = own[self._owners.to(own.device)]
+        if self._members is not None:
+            every = own.new_ones(len(own), self.site.count)
+            own = every.index_copy(1, torch.tensor(self._members, device=own.device), own)
+        if self.site.width > 1:
+            own = own.repeat_interleave(self.site.width, 1)
+        own = own.to(features.device, features.dtype)
+        if not own.requires_grad:  # else each pass has a graph of its own
+            self._kept[place] = own
+        return own
 
 
-def _by_site(components: Components, factors: Tensor) -> Iterator[Tensor]:
-    """The factors of all components of each site, chosen or not."""
-    places = zip(components.sites, components.places, components.starts, strict=False)
-    for site, own, start in places:
-        given = factors[:, start : start + len(own)]
-        if len(own) == site.count:
-            yield given
-        else:
-            every = given.new_ones(len(given), site.count)
-            yield every.index_copy(1, torch.tensor(list(own), device=given.device), given)
+def _changed(
+    components: Components, factors: Tensor
+) -> Iterator[tuple[Site, Tensor, tuple[int, ...] | None]]:
+    """The sites that factors change, with those, and which components of the site they are of."""
+    touched = None if factors.requires_grad else (factors != 1).any(0).cpu()
+    for site, own, start in zip(
+        components.sites, components.places, components.starts, strict=False
+    ):
+        part = slice(start, start + len(own))
+        if touched is None or bool(touched[part].any()):
+            yield site, factors[:, part], None if len(own) == site.count else tuple(own)
 
 
-def _layer(model: nn.Module, site: Site) -> nn.Module:
+def _token_first(model: nn.Module) -> set[str]:
+    """Modules that hold an attention of PyTorch's which takes tokens before rows."""
+    return {
+        name.rpartition(".")[0]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention) and not module.batch_first
+    }
+
+
+def _is_below(layer: str, holders: set[str]) -> bool:
+    return any(layer == one or layer.startswith(f"{one}.") for one in holders if one)
+
+
+def layer_of(model: nn.Module, site: Site) -> nn.Module:
+    """The layer at which components act.
+
+    Raises:
+        ValueError: If the model has none of that name.
+    """
     try:
-        return model.get_submodule(site.layer)
-    except AttributeError as error:
+        return find_module(model, site.layer)
+    except ValueError as error:
         raise ValueError(
-            f"components: {type(model).__name__} has no layer {site.layer!r}: they are those of "
-            "another model"
+            f"components={site.name!r}: {error}; they are those of another model"
         ) from error

@@ -28,17 +28,36 @@ def replaced_attention(module: nn.Module, parts: Mapping[str, Part]) -> Iterator
         parts: What becomes of the projections before the heads, their biases aside ("in_proj",
             [batch, tokens, 3 · width]), of what the heads give to the output projection ("heads"),
             and of the latter's output, its bias aside ("out_proj", both [batch, tokens, width]).
+            They act after those of a block around this one.
 
     Raises:
         ValueError: If the module is no attention to one input of its own width.
     """
-    if not isinstance(module, nn.MultiheadAttention) or module.in_proj_weight is None:
-        raise ValueError(
-            f"components: {type(module).__name__} is no attention whose projections share one "
-            "weight: choose components of other layers"
-        )
+    _check(module)
+    assert isinstance(module, nn.MultiheadAttention)
+    before = module.__dict__.get("forward")
+    forward = _Forward(module, _after(getattr(before, "parts", {}), parts))
+    module.forward = forward  # type: ignore[method-assign]
+    # A layer around it computes everything at once unless there are hooks.
+    handle = module.register_forward_pre_hook(lambda *given: None)
+    try:
+        yield
+    finally:
+        handle.remove()
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
-    def forward(
+
+class _Forward:
+    """What takes the place of an attention's `forward`."""
+
+    def __init__(self, module: nn.MultiheadAttention, parts: Mapping[str, Part]) -> None:
+        self.module, self.parts = module, parts
+
+    def __call__(
+        self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -53,15 +72,38 @@ def replaced_attention(module: nn.Module, parts: Mapping[str, Part]) -> Iterator
                 "components: an attention to another input than its own cannot be taken apart: "
                 "choose components of other layers"
             )
-        inputs = query if module.batch_first else query.transpose(0, 1)
-        attended = _attend(module, parts, inputs, key_padding_mask, attn_mask)
-        return (attended if module.batch_first else attended.transpose(0, 1)), None
+        if query.is_nested:
+            raise ValueError(
+                "components: an attention to nested tensors cannot be taken apart: build the "
+                "encoder with enable_nested_tensor=False"
+            )
+        if is_causal and attn_mask is None:
+            raise ValueError("is_causal=True is a hint beside attn_mask: give that one too")
+        batch_first = self.module.batch_first
+        inputs = query if batch_first else query.transpose(0, 1)
+        attended = _attend(self.module, self.parts, inputs, key_padding_mask, attn_mask)
+        return (attended if batch_first else attended.transpose(0, 1)), None
 
-    module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del module.forward
+
+def _check(module: nn.Module) -> None:
+    if not isinstance(module, nn.MultiheadAttention) or module.in_proj_weight is None:
+        raise ValueError(
+            f"components: {type(module).__name__} is no attention whose projections share one "
+            "weight: choose components of other layers"
+        )
+    if module.bias_k is not None or module.add_zero_attn:
+        raise ValueError(
+            "components: an attention with add_bias_kv or add_zero_attn cannot be taken apart: "
+            "choose components of other layers"
+        )
+
+
+def _after(first: Mapping[str, Part], second: Mapping[str, Part]) -> dict[str, Part]:
+    """Parts of both, of which the second act on what the first give."""
+    both: dict[str, Part] = {**first, **second}
+    for name in first.keys() & second.keys():
+        both[name] = lambda values, one=first[name], other=second[name]: other(one(values))  # type: ignore[misc]
+    return both
 
 
 def _attend(
@@ -81,7 +123,11 @@ def _attend(
         for one in projected.chunk(3, -1)
     )
     attended = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=_mask(inputs, heads, padding, mask)
+        query,
+        key,
+        value,
+        attn_mask=_mask(inputs, heads, padding, mask),
+        dropout_p=module.dropout if module.training else 0.0,
     )
     attended = attended.transpose(1, 2).reshape(batch, tokens, width)
     if HEADS in parts:

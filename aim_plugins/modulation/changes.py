@@ -50,6 +50,8 @@ _kinds: dict[str, type[Change] | str] = {
     "noise": "aim_plugins.modulation.gaussian:GaussianNoise",
     "transport": "aim_plugins.transport.change:Transport",
     "mask": "aim_plugins.modulation.retained:RetainedWeights",
+    "edit": "aim_plugins.modulation.edits:EditedComponents",
+    "ablation": "aim_plugins.modulation.random_ablation:RandomAblation",
 }
 """Kinds by name, in the order in which they act; a text is "module:Class", loaded when needed."""
 

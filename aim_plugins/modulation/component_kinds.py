@@ -10,7 +10,7 @@ Source: arXiv:2404.11534, section 4.1 and appendix C.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, TypeGuard, get_args
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -21,19 +21,19 @@ from aim_plugins.modulation.components import (
     HEADS,
     IN_PROJECTION,
     OUT_PROJECTION,
+    ComponentKind,
     Components,
     Site,
 )
 
-ComponentKind = Literal[
-    "conv_filters", "linear_rows", "linear_inputs", "attention_heads", "mlp_neurons", "blocks"
-]
-
-_AFTER_HEADS = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo")
+_AFTER_HEADS = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "out_lin")
 """What the projection behind the heads is called in an attention."""
-_BEFORE_HEADS = ("q_proj", "c_attn", "query_key_value", "qkv_proj", "qkv", "Wqkv", "query")
+_BEFORE_HEADS = (
+    *("q_proj", "q_b_proj", "c_attn", "query_key_value", "qkv_proj", "qkv", "Wqkv", "query"),
+    "q_lin",
+)
 """What a projection before the heads is called."""
-_DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "fc_out", "w2")
+_DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "fc_out", "w2", "linear2", "lin2", "wo")
 """What the second projection of a feed-forward part is called."""
 
 
@@ -60,7 +60,17 @@ def find_components(
     """
     if kind not in _FINDERS:
         raise ValueError(f"components={kind!r}: {did_you_mean(kind, get_args(ComponentKind))}")
-    found = Components(tuple(_FINDERS[kind](model)))
+    experts = _experts(model)
+    sites = tuple(
+        one for one in _FINDERS[kind](model) if not any(_is_below(one.layer, e) for e in experts)
+    )
+    if experts and kind in _ALSO_OF_EXPERTS and not (sites and patterns):
+        raise ValueError(
+            f"components={kind!r}: {type(model).__name__} has them in experts too, such as "
+            f"{experts[0]!r}, which see tokens of all rows mixed: choose attention_heads or blocks"
+            + (", or give patterns of the other layers" if sites else "")
+        )
+    found = Components(sites)
     if not len(found):
         others = ", ".join(one for one in get_args(ComponentKind) if one != kind)
         raise ValueError(
@@ -68,6 +78,20 @@ def find_components(
             f"choose one of {others}"
         )
     return found.choose(patterns) if patterns else found
+
+
+def _experts(model: nn.Module) -> list[str]:
+    """Modules that hold experts, each of which sees the tokens that a router sends there."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if "Experts" in type(module).__name__
+        or (isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "experts")
+    ]
+
+
+def _is_below(layer: str, holder: str) -> bool:
+    return layer == holder or layer.startswith(f"{holder}.")
 
 
 def _conv_filters(model: nn.Module) -> Iterator[Site]:
@@ -110,41 +134,73 @@ def _attention_heads(model: nn.Module) -> Iterator[Site]:
 
 
 def _mlp_neurons(model: nn.Module) -> Iterator[Site]:
-    for name, module in model.named_modules():
-        if _is_linear(module) and name.rpartition(".")[2] in _DOWN:
-            holder = model.get_submodule(name.rpartition(".")[0])
-            if _projection_behind(holder) is None:
-                yield Site(_feed_forward(model, name), name, _inputs(module), side="inputs")
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        holder, _, own = name.rpartition(".")
+        if _is_linear(module) and own in _DOWN and _projection_behind(modules[holder]) is None:
+            yield Site(_feed_forward(modules[holder], name), name, _inputs(module), side="inputs")
         elif type(module).__name__ in ("MLPBlock", "MLP") and isinstance(module, nn.Sequential):
             layers = [(own, one) for own, one in module.named_children() if _is_linear(one)]
             if len(layers) == 2:  # torchvision's
                 own, layer = layers[1]
                 yield Site(name, _join(name, own), _inputs(layer), side="inputs")
+        elif own == "intermediate" and _is_linear(modules.get(_join(holder, "output.dense"))):
+            layer = modules[_join(holder, "output.dense")]  # BERT's
+            yield Site(name, _join(holder, "output.dense"), _inputs(layer), side="inputs")
 
 
-def _feed_forward(model: nn.Module, layer: str) -> str:
+def _feed_forward(holder: nn.Module, layer: str) -> str:
     """The part that a layer belongs to, or itself where a whole block holds it."""
-    holder = layer.rpartition(".")[0]
-    children = list(model.get_submodule(holder).children())
     plain = all(
-        not list(one.children())
-        or type(one).__module__.startswith("torch.nn.modules")
-        or "activation" in type(one).__module__
-        for one in children
+        not list(one.children()) or "activations" in type(one).__module__
+        for one in holder.children()
     )
-    return holder if plain and holder else layer
+    name = layer.rpartition(".")[0]
+    return name if plain and name else layer
 
 
 def _blocks(model: nn.Module) -> Iterator[Site]:
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList | nn.Sequential):
-            continue
-        for own, block in module.named_children():
-            # A block that shortens or widens its input adds nothing to it.
-            shortcut = getattr(block, "downsample", None) or getattr(block, "shortcut", None)
-            whole = len(list(block.children())) > 1 and not isinstance(block, nn.Sequential)
-            if whole and not (shortcut is not None and len(list(shortcut.children()))):
-                yield Site(_join(name, own), _join(name, own), 1, side="residual")
+    found = {
+        _join(name, own): block
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+        for own, block in module.named_children()
+        if _is_whole(block) and not _is_stage(block)
+    }
+    for name, block in found.items():
+        within = any(name != one and _is_below(name, one) for one in found)
+        if _may_be_residual(block) and not within:
+            yield Site(name, name, 1, side="residual")
+
+
+def _is_whole(block: nn.Module) -> bool:
+    several = len(list(block.children())) > 1 and not isinstance(block, nn.Sequential)
+    return several or _says_residual(block) is not None
+
+
+def _says_residual(block: nn.Module) -> bool | None:
+    """Whether a block adds to its input, in torchvision's and timm's own word."""
+    for name in ("use_res_connect", "has_skip"):
+        if isinstance(getattr(block, name, None), bool):
+            return bool(getattr(block, name))
+    return None
+
+
+def _may_be_residual(block: nn.Module) -> bool:
+    """Whether a block may add to its input; one that shortens or widens it adds nothing to it."""
+    shortcut = getattr(block, "downsample", None) or getattr(block, "shortcut", None)
+    projected = isinstance(shortcut, nn.Module) and len(list(shortcut.children())) > 0
+    return _says_residual(block) is not False and not projected
+
+
+def _is_stage(module: nn.Module) -> bool:
+    """Whether a module is a row of blocks."""
+    return any(
+        isinstance(one, nn.ModuleList | nn.Sequential)
+        and len({type(block) for block in one}) == 1
+        and all(_is_whole(block) for block in one)
+        for one in module.children()
+    )
 
 
 _FINDERS: dict[str, Callable[[nn.Module], Iterator[Site]]] = {
@@ -155,6 +211,7 @@ _FINDERS: dict[str, Callable[[nn.Module], Iterator[Site]]] = {
     "mlp_neurons": _mlp_neurons,
     "blocks": _blocks,
 }
+_ALSO_OF_EXPERTS = ("linear_rows", "linear_inputs", "mlp_neurons")
 
 
 def _layers_but_the_head(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -180,17 +237,19 @@ def _head(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module | None:
 def _projection_behind(module: nn.Module) -> tuple[str, nn.Module] | None:
     """The projection behind an attention's heads, by its own name; None of other modules."""
     children = dict(module.named_children())
-    if not any(one in children for one in _BEFORE_HEADS):
-        return None
-    for own in _AFTER_HEADS:
-        if own in children and _is_linear(children[own]):
-            return own, children[own]
+    if any(one in children for one in _BEFORE_HEADS):
+        for own in _AFTER_HEADS:
+            if _is_linear(children.get(own)):
+                return own, children[own]
+    behind = getattr(children.get("output"), "dense", None)  # BERT's, beside what has the heads
+    if _is_linear(behind) and any(hasattr(one, "query") for one in children.values()):
+        return "output.dense", behind
     return None
 
 
 def _head_count(model: nn.Module, attention: nn.Module) -> int:
     config: Any = getattr(attention, "config", None) or getattr(model, "config", None)
-    for holder in (attention, config):
+    for holder in (attention, *attention.children(), config):
         for name in ("num_heads", "num_attention_heads", "n_head", "n_heads"):
             value = getattr(holder, name, None)
             if isinstance(value, int):
@@ -198,18 +257,17 @@ def _head_count(model: nn.Module, attention: nn.Module) -> int:
     return 0
 
 
-def _is_linear(layer: nn.Module) -> bool:
+def _is_linear(layer: Any) -> TypeGuard[nn.Linear | Conv1D]:
     return isinstance(layer, nn.Linear | Conv1D)
 
 
-def _outputs(layer: nn.Module) -> int:
-    weight: Any = layer.weight
-    return int(weight.shape[1 if isinstance(layer, Conv1D) else 0])
+def _outputs(layer: Any) -> int:
+    # Weights of quantised layers have another shape.
+    return int(layer.nf if isinstance(layer, Conv1D) else layer.out_features)
 
 
-def _inputs(layer: nn.Module) -> int:
-    weight: Any = layer.weight
-    return int(weight.shape[0 if isinstance(layer, Conv1D) else 1])
+def _inputs(layer: Any) -> int:
+    return int(layer.nx if isinstance(layer, Conv1D) else layer.in_features)
 
 
 def _join(*names: str) -> str:

@@ -19,6 +19,9 @@ from typing import Any, Literal
 
 from aim_plugins.core.errors import did_you_mean
 
+ComponentKind = Literal[
+    "conv_filters", "linear_rows", "linear_inputs", "attention_heads", "mlp_neurons", "blocks"
+]
 Side = Literal["outputs", "inputs", "residual"]
 
 IN_PROJECTION, HEADS, OUT_PROJECTION = "in_proj", "heads", "out_proj"
@@ -109,7 +112,7 @@ class Components:
                 place = int(text or 0)
                 if place in self.places[at]:
                     return self.starts[at] + self.places[at].index(place)
-        raise ValueError(f"components: {name!r} is none of the {len(self)}{self._near(name)}")
+        raise ValueError(f"components: {name!r} is none of the {len(self)}: {self._near(name)}")
 
     def choose(self, patterns: Sequence[str]) -> Components:
         """Those of which the own name, or that of the site, matches a pattern as a whole.
@@ -124,14 +127,14 @@ class Components:
         chosen: set[int] = set()
         for pattern in patterns:
             found = {number for number, name in enumerate(names) if name == pattern}
-            expression = _compiled(pattern)
+            expression = compile_pattern(pattern)
             for at, site in enumerate(self.sites):
                 own = range(self.starts[at], self.starts[at + 1])
                 whole = expression.fullmatch(site.name)
                 found.update(one for one in own if whole or expression.fullmatch(names[one]))
             if not found:
                 raise ValueError(
-                    f"components={pattern!r} matches none of the {len(self)}{self._near(pattern)}"
+                    f"components={pattern!r} matches none of the {len(self)}: {self._near(pattern)}"
                 )
             chosen |= found
         return self.take(sorted(chosen))
@@ -180,8 +183,13 @@ class Components:
         return cls(tuple(sites), tuple(members))
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str, argument: str = "components") -> re.Pattern[str]:
+    """The regular expression of names of components.
+
+    Raises:
+        ValueError: If it is none.
+    """
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"components={pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"{argument}={pattern!r} is no regular expression: {error}") from error
