@@ -22,6 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 install_import_hook(
     [
         "aim_plugins.modulation",
+        "aim_plugins.attribution",
         "aim_plugins.coverage",
         "aim_plugins.task_coverage",
         "aim_plugins.task_documents",

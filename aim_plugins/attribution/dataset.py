@@ -12,29 +12,25 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
-import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from aim_plugins.attribution.assembly import assemble, compute_block, unpack
 from aim_plugins.attribution.plan import Block, DatasetPlan
-from aim_plugins.attribution.subject import Subject, factors_of
-from aim_plugins.attribution.tensor_file import write_pieces
-from aim_plugins.core.artifact import artifact_files, read_metadata, write_metadata
+from aim_plugins.attribution.subject import Subject
+from aim_plugins.core.artifact import artifact_files, read_metadata
 from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import seal, temporary_path, unseal, write_atomic
 
 PLAN, BLOCKS = "plan.json", "blocks"
 """File and folder of a dataset that is being built."""
-
-_EXAMPLES = 64
-"""Examples whose gradients are gathered at a time."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class ComponentDataset:
 
     def ablated(self, start: int, stop: int) -> Bool[np.ndarray, "rows components"]:
         """Which components some masks ablate."""
-        return _unpack(self.packed[start : min(stop, self.plan.rows)], self.components)
+        return unpack(self.packed[start : min(stop, self.plan.rows)], self.components)
 
     def outputs(self, start: int, stop: int) -> Float[np.ndarray, "rows examples"]:
         """Outputs under some masks."""
@@ -77,7 +73,7 @@ class ComponentDataset:
         """
         stop = min(stop, self.components)
         packed = self.packed[0 : self.plan.rows, start // 8 : -(-stop // 8)]
-        return _unpack(packed, stop - start)
+        return unpack(packed, stop - start)
 
     @classmethod
     def load(cls, folder: str | Path) -> ComponentDataset:
@@ -138,14 +134,14 @@ def build(
     for done, block in enumerate(blocks, 1):
         path = folder / BLOCKS / block.file
         if not path.is_file():
-            held = _compute(plan, subject, block)
+            held = compute_block(plan, subject, block)
             note = {"shards": str(count)}
             write_atomic(path, safetensors.numpy.save(held, metadata=note))
         if after is not None:
             after(done, len(blocks))
     if missing_blocks(plan, folder):
         return False
-    _finish(plan, folder)
+    assemble(plan, folder, folder / BLOCKS)
     return True
 
 
@@ -178,7 +174,7 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Path:
             shutil.copyfile(found, temporary)
             os.replace(temporary, target)
     refuse_unfinished(plan, output)
-    _finish(plan, output)
+    assemble(plan, output, output / BLOCKS)
     return output
 
 
@@ -254,91 +250,3 @@ def _start(plan: DatasetPlan, folder: Path) -> None:
         plan.check_same(read_plan(folder), folder)
     else:
         write_atomic(folder / PLAN, seal(dataclasses.asdict(plan)))
-
-
-def _compute(plan: DatasetPlan, subject: Subject, block: Block) -> dict[str, np.ndarray]:
-    """What the file of a block holds."""
-    ablated = plan.ablated(block, len(subject.components))
-    factors = factors_of(ablated)
-    held = {"ablated": _pack(ablated)}
-    if block.kind == "outputs":
-        return held | {"outputs": subject.outputs(factors).numpy()}
-    outputs = []
-    sums = {name: torch.zeros(subject.examples, len(subject.components)) for name in _STATES}
-    for row in factors:
-        output, gradient = subject.gradients(row)
-        outputs.append(output.numpy())
-        sums["kept"].addcmul_(gradient, row)
-        sums["ablated"].addcmul_(gradient, 1 - row)
-    held |= {f"gradients_{name}": one.numpy() for name, one in sums.items()}
-    return held | {"outputs": np.stack(outputs)}
-
-
-_STATES = ("kept", "ablated")
-
-
-def _finish(plan: DatasetPlan, folder: Path) -> None:
-    """Writes the file of the whole dataset."""
-    tensors_file, metadata_file = artifact_files(folder, DatasetPlan)
-    if metadata_file.is_file():
-        return
-    components, examples = len(plan.read_components()), len(plan.examples)
-    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
-        "ablated": ("U8", (plan.rows, -(-components // 8))),
-        "outputs": ("F32", (plan.rows, examples)),
-    }
-    if plan.gradient_passes:
-        shapes["gradients"] = ("F32", (examples, components))
-    sha256 = write_pieces(tensors_file, shapes, _pieces(plan, folder / BLOCKS))
-    write_metadata(folder, plan, sha256)
-
-
-def _pieces(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
-    for name in ("ablated", "outputs"):
-        for block in plan.blocks():
-            with _opened(folder / block.file) as held:
-                yield held.get_tensor(name)
-    if plan.gradient_passes:
-        yield from _priors(plan, folder)
-
-
-def _priors(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
-    """Mean gradients, half of those where a component is kept and half of those where it is not.
-
-    Along its factor an output whose terms are of second order at most changes by just that.
-    """
-    blocks = [block for block in plan.blocks() if block.kind == "gradients"]
-    components = len(plan.read_components())
-    ablated = sum(plan.ablated(block, components).sum(0) for block in blocks)
-    counts = {"kept": plan.gradient_passes - ablated, "ablated": ablated}
-    for start in range(0, len(plan.examples), _EXAMPLES):
-        stop = min(start + _EXAMPLES, len(plan.examples))
-        means = {}
-        for state in _STATES:
-            total = np.zeros(())
-            for block in blocks:
-                with _opened(folder / block.file) as held:
-                    own = held.get_slice(f"gradients_{state}")[start:stop]
-                total = total + own.astype(np.float64)
-            means[state] = total / np.maximum(counts[state], 1)
-        # A component that was kept, or ablated, in all passes has but one of the two.
-        both = (counts["kept"] > 0) & (counts["ablated"] > 0)
-        weight = np.where(both, 0.5, 1.0)
-        yield (weight * (means["kept"] + means["ablated"])).astype(np.float32)
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is cut short or altered ({error}): delete it and run build again"
-        ) from error
-
-
-def _pack(ablated: Bool[np.ndarray, "rows components"]) -> np.ndarray:
-    return np.packbits(ablated, axis=1, bitorder="little")
-
-
-def _unpack(packed: np.ndarray, components: int) -> Bool[np.ndarray, "rows components"]:
-    return np.unpackbits(packed, axis=1, count=components, bitorder="little").astype(bool)

@@ -30,7 +30,7 @@ _FLOOR = 1e-3
 """The least variance of a component's corrections, as a share of the mean over components."""
 
 _GRID = torch.logspace(-4, 4, 97, dtype=torch.float64)
-"""Penalties that are tried, in units of the mean eigenvalue."""
+"""Penalties that are tried, in units of the mean eigenvalue over masks."""
 
 
 def fit_attributions(
@@ -99,7 +99,7 @@ def gcv_penalty(
         total: Sum of the squares of all centred outputs.
         rows: Number of masks.
     """
-    scale = eigenvalues.clamp(min=0).mean()
+    scale = eigenvalues.sum() / rows
     penalties = _GRID * (scale if scale > 0 else 1.0)
     kept = eigenvalues / (eigenvalues + penalties[:, None])
     left = total - ((2 * kept - kept.square()) * energies).sum(1)

@@ -1,0 +1,118 @@
+"""What the files of blocks hold, and how the file of a whole dataset is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from safetensors import SafetensorError, safe_open
+
+from aim_plugins.attribution.plan import Block, DatasetPlan
+from aim_plugins.attribution.subject import Subject, factors_of
+from aim_plugins.attribution.tensor_file import write_pieces
+from aim_plugins.core.artifact import artifact_files, write_metadata
+
+_EXAMPLES = 64
+"""Examples whose gradients are gathered at a time."""
+_STATES = ("kept", "ablated")
+
+
+def compute_block(plan: DatasetPlan, subject: Subject, block: Block) -> dict[str, np.ndarray]:
+    """Computes what the file of a block holds."""
+    ablated = plan.ablated(block, len(subject.components))
+    factors = factors_of(ablated)
+    held = {"ablated": pack(ablated)}
+    if block.kind == "outputs":
+        return held | {"outputs": subject.outputs(factors).numpy()}
+    outputs = []
+    sums = {name: torch.zeros(subject.examples, len(subject.components)) for name in _STATES}
+    for row in factors:
+        output, gradient = subject.gradients(row)
+        outputs.append(output.numpy())
+        sums["kept"].addcmul_(gradient, row)
+        sums["ablated"].addcmul_(gradient, 1 - row)
+    held |= {f"gradients_{name}": one.numpy() for name, one in sums.items()}
+    return held | {"outputs": np.stack(outputs)}
+
+
+def assemble(plan: DatasetPlan, folder: Path, blocks: Path) -> None:
+    """Writes the file of a whole dataset, if it is not there yet.
+
+    Args:
+        plan: What it holds.
+        folder: Where it goes.
+        blocks: Folder of the blocks, which are all there.
+
+    Raises:
+        ValueError: If a block is cut short or altered.
+        OSError: If the file cannot be written.
+    """
+    tensors_file, metadata_file = artifact_files(folder, DatasetPlan)
+    if metadata_file.is_file():
+        return
+    components, examples = len(plan.read_components()), len(plan.examples)
+    shapes: dict[str, tuple[str, tuple[int, ...]]] = {
+        "ablated": ("U8", (plan.rows, -(-components // 8))),
+        "outputs": ("F32", (plan.rows, examples)),
+    }
+    if plan.gradient_passes:
+        shapes["gradients"] = ("F32", (examples, components))
+    sha256 = write_pieces(tensors_file, shapes, _pieces(plan, blocks))
+    write_metadata(folder, plan, sha256)
+
+
+def _pieces(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
+    for name in ("ablated", "outputs"):
+        for block in plan.blocks():
+            with _opened(folder / block.file) as held:
+                yield held.get_tensor(name)
+    if plan.gradient_passes:
+        yield from _priors(plan, folder)
+
+
+def _priors(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
+    """Mean gradients, half of those where a component is kept and half of those where it is not.
+
+    Along its factor an output whose terms are of second order at most changes by just that.
+    """
+    blocks = [block for block in plan.blocks() if block.kind == "gradients"]
+    components = len(plan.read_components())
+    ablated = sum(plan.ablated(block, components).sum(0) for block in blocks)
+    counts = {"kept": plan.gradient_passes - ablated, "ablated": ablated}
+    for start in range(0, len(plan.examples), _EXAMPLES):
+        stop = min(start + _EXAMPLES, len(plan.examples))
+        means = {}
+        for state in _STATES:
+            total = np.zeros(())
+            for block in blocks:
+                with _opened(folder / block.file) as held:
+                    own = held.get_slice(f"gradients_{state}")[start:stop]
+                total = total + own.astype(np.float64)
+            means[state] = total / np.maximum(counts[state], 1)
+        # A component that was kept, or ablated, in all passes has but one of the two.
+        both = (counts["kept"] > 0) & (counts["ablated"] > 0)
+        weight = np.where(both, 0.5, 1.0)
+        yield (weight * (means["kept"] + means["ablated"])).astype(np.float32)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is cut short or altered ({error}): delete it and run build again"
+        ) from error
+
+
+def pack(ablated: Bool[np.ndarray, "rows components"]) -> np.ndarray:
+    """Masks with eight components in a byte, the first in the lowest bit."""
+    return np.packbits(ablated, axis=1, bitorder="little")
+
+
+def unpack(packed: np.ndarray, components: int) -> Bool[np.ndarray, "rows components"]:
+    """What `pack` packed."""
+    return np.unpackbits(packed, axis=1, count=components, bitorder="little").astype(bool)
