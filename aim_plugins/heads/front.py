@@ -98,8 +98,9 @@ def _components_section(found: Findings, pictures: Mapping[str, bytes]) -> Secti
         f"What each of {len(found.components)} {found.noun} adds to the {found.words}: a linear "
         f"model of {found.settings.num_ablations} random ablations of {found.settings.alpha:g} of "
         f"them, for each of {len(found.documents)} documents; the mean over these with its 95 % "
-        f"interval, which holds for one of the {found.noun}, not for all at once. The first of the "
-        "ranking are then ablated alone on held-out documents, which is the test of it."
+        f"interval, which holds for one of the {found.noun}, not for all at once. They are ranked "
+        f"by {_ranked_by(found)}. The first are then ablated alone on held-out documents, which is "
+        "the test of it."
     )
     return Section(
         found.noun.capitalize(),
@@ -108,6 +109,11 @@ def _components_section(found: Findings, pictures: Mapping[str, bytes]) -> Secti
         {f"what each of the {found.noun} adds": pictures["components"]},
         [_components_table(found)],
     )
+
+
+def _ranked_by(found: Findings) -> str:
+    references = ", ".join(found.settings.references)
+    return f"the t-statistic of it against {references}" if references else "that mean"
 
 
 def _components_table(found: Findings) -> Table:
@@ -202,10 +208,12 @@ def _prediction_table(found: Findings) -> Table:
 
 def _edit_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
     settings = found.settings
+    beyond = f" beyond what it does to that of {', '.join(settings.references)}"
     note = (
         f"The first of the ranking are ablated together; how many, of {_listed(found)}, was chosen "
         f"on validation documents, as the number that is to {settings.direction} the mean "
-        f"{found.words} most. Results are of documents that neither ranking nor choice has seen, "
+        f"{found.words} most{beyond * bool(settings.references)}. Results are of documents that "
+        "neither ranking nor choice has seen, "
         f"beside as many {found.noun} at random ({settings.random_edits} draws). Differences are "
         "paired over documents: accuracy with Agresti and Min's interval and McNemar's exact p, "
         "nats with Student's interval and the p of signs dealt out anew. The stock harness "

@@ -223,6 +223,9 @@ def draw_path(path: EditPath, words: str, noun: str) -> dict[str, bytes]:
             path.size, values[path.chosen + 1], "o", color=BLUE, markersize=11, fillstyle="none",
             label="chosen",
         )  # fmt: skip
+        if path.references:
+            others = [mean_interval(outputs_of(one, path.output)).value for one in path.references]
+            axes.plot(sizes, others, "s-", color=GREY, markersize=4, label="references")
         axes.set_xticks(sizes)
         axes.set_xlabel(f"{noun} ablated")
         axes.set_ylabel(f"{words}, nats")

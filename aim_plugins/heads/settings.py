@@ -52,8 +52,10 @@ class TaskAttributionSettings(Settings):
         output: Folder of results; by default runs/attribute/MODEL_TASK.
         include_path: Folder of tasks of your own.
         limit: Documents of the task, the first ones; by default all.
+        references: Other tasks of multiple choice, which the edit is to leave as they are:
+            components are ranked by what they add to the task beyond what they add to these.
         also: Other tasks of multiple choice, on which the edit is measured too.
-        also_limit: Documents of each of these, the first ones.
+        also_limit: Documents of each of these and of each of the references, the first ones.
         components: What is ablated: attention_heads, mlp_neurons, blocks, linear_rows or
             linear_inputs, all of them, or those whose name matches a pattern, as in
             mlp_neurons:model.layers.7.*.
@@ -89,6 +91,7 @@ class TaskAttributionSettings(Settings):
     output: str | None = option(None, short="-o", metavar="DIR")
     include_path: str | None = option(None, metavar="FOLDER")
     limit: Positive | None = None
+    references: Names = option((), metavar="NAMES")
     also: Names = option((), metavar="NAMES")
     also_limit: Positive = 50.0
     components: str = option("attention_heads", metavar="KIND[:PATTERN]")
@@ -117,10 +120,11 @@ class TaskAttributionSettings(Settings):
                 f"tasks={','.join(self.tasks)!r}: name one task, whose answers are attributed; "
                 "others that the edit is measured on stand in also (--also)"
             )
-        if self.task in self.also or len(set(self.also)) < len(self.also):
+        named = [*self.tasks, *self.references, *self.also]
+        if twice := [one for place, one in enumerate(named) if one in named[:place]]:
             raise ValueError(
-                f"also={','.join(self.also)!r} names a task twice, or {self.task!r} itself: name "
-                "each once"
+                f"also={','.join(self.also)!r} and references={','.join(self.references)!r} name "
+                f"{twice[0]!r} twice, or the task itself: name each once"
             )
         if self.kind not in NOUNS:
             raise ValueError(f"components={self.components!r}: {did_you_mean(self.kind, NOUNS)}")

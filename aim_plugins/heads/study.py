@@ -20,12 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from aim_plugins.attribution.attributions import Attributions
 from aim_plugins.attribution.dataset import ComponentDataset, build
-from aim_plugins.attribution.edit import edited_components
+from aim_plugins.attribution.edit import edit_scores, edited_components
 from aim_plugins.attribution.fit import fit_attributions
 from aim_plugins.attribution.plan import DatasetPlan
 from aim_plugins.core.commands import keeping_finished_work, say
@@ -33,9 +30,10 @@ from aim_plugins.core.identity import fingerprint, model_fingerprint
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.heads.ablated import AblatedModel
 from aim_plugins.heads.front import publish
+from aim_plugins.heads.parts import load_study_documents, read_study_questions
 from aim_plugins.heads.prediction import hold_against_truth
 from aim_plugins.heads.settings import TaskAttributionSettings
-from aim_plugins.heads.subject import QuestionSubject, by_length
+from aim_plugins.heads.subject import QuestionSubject
 from aim_plugins.heads.trials import Alone, EditPath, Outcome
 from aim_plugins.heads.wording import Findings
 from aim_plugins.modulation.component_kinds import find_components
@@ -44,12 +42,8 @@ from aim_plugins.modulation.edits import ComponentEdit
 from aim_plugins.sweep.store import SweepLockedError, SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from aim_plugins.task_documents import Document, fingerprint_of, load_documents
-from aim_plugins.task_questions.questions import (
-    check_choices,
-    read_questions,
-)
-from aim_plugins.task_questions.split import split_documents
+from aim_plugins.task_documents import fingerprint_of
+from aim_plugins.task_questions.questions import Question
 
 ALONE = 8
 """So many of the ranking are ablated alone too, at most."""
@@ -81,6 +75,7 @@ class TaskAttributionStudy(FolderStudy):
             "command": "attribute",
             "model": self.settings.model,
             "task": self.settings.task,
+            "references": list(self.settings.references),
             "also": list(self.settings.also),
             "baselines": list(self.settings.baselines),
             "eval_alphas": list(self.settings.eval_alphas),
@@ -115,44 +110,25 @@ class TaskAttributionStudy(FolderStudy):
 
     def load(self) -> None:
         settings = self.settings
-        self.documents = self._load_documents()
-        own = self.documents[settings.task]
-        split = split_documents(own, settings.split, settings.seed)
+        self.documents = load_study_documents(settings)
         engine = load_engine(settings.model, argument="model", **settings.loading)
         self.model = engine.model
-        self.components: Components = find_components(
-            self.model,
-            settings.kind,
-            settings.patterns,  # type: ignore[arg-type]
-        )
+        kind: Any = settings.kind
+        self.components: Components = find_components(self.model, kind, settings.patterns)
         if settings.sizes[-1] > len(self.components):
             raise ValueError(
                 f"edit_sizes={settings.sizes[-1]}: there are {len(self.components)} "
                 f"{settings.noun} to ablate: give less"
             )
-        questions = {
-            name: read_questions(documents, engine.tokenizer, engine.max_length)
-            for name, documents in self.documents.items()
-        }
-        own_questions = questions.pop(settings.task)
-        self.learning, self.validation, self.test = (
-            by_length([own_questions[place] for place in part])
-            for part in (split.learning, split.validation, split.test)
-        )
-        self.others = questions
-        self.learned_from = fingerprint_of([own[place] for place in split.learning])
-        self.subject = QuestionSubject(
-            self.model, self.components, self.learning, settings.output_fn, settings.batch_size
+        self.questions = read_study_questions(
+            settings, self.documents, engine.tokenizer, engine.max_length
         )
 
-    def _load_documents(self) -> dict[str, list[Document]]:
+    def _subject(self, questions: Sequence[Question]) -> QuestionSubject:
         settings = self.settings
-        found = load_documents([settings.task], settings.include_path, settings.limit)
-        if settings.also:
-            found |= load_documents(settings.also, settings.include_path, settings.also_limit)
-        for name, documents in found.items():
-            check_choices(name, documents)
-        return found
+        return QuestionSubject(
+            self.model, self.components, questions, settings.output_fn, settings.batch_size
+        )
 
     def measure(self, store: SweepStore) -> None:
         documents = [one for members in self.documents.values() for one in members]
@@ -161,22 +137,27 @@ class TaskAttributionStudy(FolderStudy):
             documents_fingerprint=fingerprint_of(documents),
             components_fingerprint=fingerprint(self.components.to_json()),
         )
-        parts = {"learning": self.learning, "validation": self.validation, "test": self.test}
         store.update_manifest(
-            documents={name: len(part) for name, part in parts.items()},
+            documents={name: len(part) for name, part in vars(self.questions.own).items()},
             component_count=len(self.components),
         )
         self._build()
         self.attributions = self._fit()
-        weights = self.attributions.weights
+        count = len(self.questions.own.learning)
+        self.weights, others = self.attributions.weights.split(
+            [count, len(self.attributions.weights) - count]
+        )
         kept = partial(_kept, store)
         self.ablated = AblatedModel(self.model, self.components, self.settings.batch_size, kept)
-        self.prediction = hold_against_truth(self.subject, weights, self.settings, kept)
+        self.prediction = hold_against_truth(
+            self._subject(self.questions.own.learning), self.weights, self.settings, kept
+        )
+        self.scores = edit_scores(self.weights, others) if len(others) else self.weights.mean(0)
         aim = self.settings.direction
-        self.ranking = edited_components(weights.mean(0), len(self.components), aim)
+        self.ranking = edited_components(self.scores, len(self.components), aim)
         self.path = self._choose()
         self.edit = self.ranking[: self.path.size]
-        self._save_edit(weights.mean(0))
+        self._save_edit()
         self.outcomes = self._outcomes()
         self.alone = self._alone()
 
@@ -185,15 +166,17 @@ class TaskAttributionStudy(FolderStudy):
         from tqdm import tqdm
 
         settings = self.settings
+        questions = self.questions.learning
+        subject = self._subject(questions)
         plan = DatasetPlan.of(
-            self.subject,
+            subject,
             output=settings.output_fn,
             masks=settings.num_ablations,
             alpha=settings.alpha,
             gradient_passes=settings.gradient_passes,
             seed=settings.seed,
-            examples=[one.name for one in self.learning],
-            data_sha256=self.learned_from,
+            examples=[one.name for one in questions],
+            data_sha256=self.questions.learned_from,
         )
         with tqdm(desc="ablations", unit="block") as bar:
 
@@ -201,9 +184,7 @@ class TaskAttributionStudy(FolderStudy):
                 bar.total = count
                 bar.update(done - bar.n)
 
-            return build(
-                plan, self.subject, self.output / "dataset", shard=settings.part, after=after
-            )
+            return build(plan, subject, self.output / "dataset", shard=settings.part, after=after)
 
     def _fit(self) -> Attributions:
         dataset = ComponentDataset.load(self.output / "dataset")
@@ -215,21 +196,32 @@ class TaskAttributionStudy(FolderStudy):
     def _choose(self) -> EditPath:
         """Answers on validation documents of edits of each size."""
         sizes = self.settings.sizes
-        edits = {size: self.ranking[:size] for size in (0, *sizes)}
-        answers = {
-            size: self.ablated.answers("validation", self.validation, edit)
-            for size, edit in edits.items()
-        }
-        steps = [answers[size] for size in sizes]
-        return EditPath(self.settings.output_fn, self.settings.direction, answers[0], sizes, steps)
+        edits = [self.ranking[:size] for size in (0, *sizes)]
+        parts = {"validation": self.questions.own.validation}
+        if self.questions.references:
+            parts["validation of references"] = self.questions.of_references("validation")
+        (whole, *steps), *others = (
+            [self.ablated.answers(part, questions, edit) for edit in edits]
+            for part, questions in parts.items()
+        )
+        return EditPath(
+            self.settings.output_fn,
+            self.settings.direction,
+            whole,
+            sizes,
+            steps,
+            others[0] if others else (),
+        )
 
     def _outcomes(self) -> dict[str, Outcome]:
         drawn = [
             self.ablated.drawn(len(self.edit), self.settings.seed, draw)
             for draw in range(self.settings.random_edits)
         ]
+        references = {name: one.test for name, one in self.questions.references.items()}
+        asked = {self.settings.task: self.questions.own.test, **references, **self.questions.others}
         found = {}
-        for name, questions in {self.settings.task: self.test, **self.others}.items():
+        for name, questions in asked.items():
             say(f"attribute: {name} with the edit, and with as many at random")
             answers = [
                 self.ablated.answers(f"test {name}", questions, edit)
@@ -242,28 +234,31 @@ class TaskAttributionStudy(FolderStudy):
         """The first of the ranking alone, on held-out documents, and the first on others too."""
         found = []
         for rank, number in enumerate(self.ranking[:ALONE]):
-            test = self.ablated.answers(f"test {self.settings.task}", self.test, [number])
+            test = self.ablated.answers(
+                f"test {self.settings.task}", self.questions.own.test, [number]
+            )
             learning = None
             if rank == 0:
-                learning = self.ablated.answers("learning", self.learning, [number])
+                learning = self.ablated.answers("learning", self.questions.own.learning, [number])
             found.append(Alone(number, test, learning))
         return found
 
-    def _save_edit(self, means: Float[Tensor, " components"]) -> None:
+    def _save_edit(self) -> None:
         own = sorted(self.edit)
         edit = ComponentEdit.of_model(
             self.model,
             self.components.take(own),
-            scores=means[own].tolist(),
-            method="mean attribution",
-            targets=[one.name for one in self.learning],
-            data_sha256=self.learned_from,
+            scores=self.scores[own].tolist(),
+            method="t-statistic" if self.questions.references else "mean attribution",
+            targets=[one.name for one in self.questions.own.learning],
+            references=[one.name for one in self.questions.of_references("learning")],
+            data_sha256=self.questions.learned_from,
             seed=self.settings.seed,
             settings={
                 "task": self.settings.task,
                 "direction": self.settings.direction,
                 "output_fn": self.settings.output_fn,
-                "validation_documents": len(self.validation),
+                "validation_documents": len(self.questions.own.validation),
             },
         )
         edit.save(self.output / "edit")
@@ -273,8 +268,8 @@ class TaskAttributionStudy(FolderStudy):
         found = Findings(
             settings=self.settings,
             components=self.components,
-            weights=self.attributions.weights,
-            documents=[documents[one.name] for one in self.learning],
+            weights=self.weights,
+            documents=[documents[one.name] for one in self.questions.own.learning],
             prediction=self.prediction,
             path=self.path,
             ranking=self.ranking,

@@ -79,6 +79,8 @@ class EditPath:
         whole: Answers of the whole model.
         sizes: How many components each edit ablates, rising.
         steps: Its answers.
+        references: Answers to questions that the edit is to leave, of the whole model and then of
+            each edit; empty where there are none.
     """
 
     output: str
@@ -86,13 +88,27 @@ class EditPath:
     whole: Answers
     sizes: Sequence[int]
     steps: Sequence[Answers]
+    references: Sequence[Answers] = ()
+
+    @property
+    def moved(self) -> list[float]:
+        """How far each edit moves the mean output its way, less what it does to references."""
+        sign = 1 if self.direction == "raise" else -1
+        found = [sign * one for one in self._changes([self.whole, *self.steps])]
+        if self.references:
+            others = map(abs, self._changes(self.references))
+            found = [one - other for one, other in zip(found, others, strict=True)]
+        return found
+
+    def _changes(self, answers: Sequence[Answers]) -> list[float]:
+        """By how much the mean output is above that of the first answers, of each of the others."""
+        whole, *others = (statistics.fmean(outputs_of(one, self.output)) for one in answers)
+        return [one - whole for one in others]
 
     @property
     def chosen(self) -> int:
-        """Place of the edit whose mean output moves furthest; of equals the smallest."""
-        sign = 1 if self.direction == "raise" else -1
-        moved = [sign * statistics.fmean(outputs_of(one, self.output)) for one in self.steps]
-        return moved.index(max(moved))
+        """Place of the edit that moves it furthest; of equals the smallest."""
+        return self.moved.index(max(self.moved))
 
     @property
     def size(self) -> int:

@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from scipy import stats
 from transformers import AutoModelForCausalLM
 
 from aim_plugins.attribution.attributions import Attributions
@@ -159,12 +160,39 @@ def test_an_edit_may_raise_the_margin_of_chosen_components_of_other_kinds(attrib
     assert float(first["mean"]) == min(float(row["mean"]) for row in rows)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_an_edit_against_references_is_ranked_by_the_t_statistic(attribute) -> None:
+    status, folder = attribute("--references", "tiny_questions")
+    assert status == 0
+    learned = Attributions.load(folder / "attributions")
+    own, others = (
+        torch.stack(
+            [
+                row
+                for row, name in zip(learned.weights, learned.examples, strict=True)
+                if task in name
+            ]
+        )
+        for task in ("tiny_capitals#", "tiny_questions#")
+    )
+    # Of parts of one size Welch's statistic, but for n in the place of n - 1 in the variances.
+    assert len(own) == len(others) == 3
+    expected = stats.ttest_ind(own.double(), others.double(), equal_var=False).statistic
+    ranked = sorted(rows_of(folder), key=lambda row: int(row["rank"]))
+    assert [int(row["number"]) for row in ranked] == (-expected).argsort(kind="stable").tolist()
+    assert set(results_of(folder)["outcomes"]) == {"tiny_capitals", "tiny_questions"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--tasks", "tiny_writing"), "tiny_writing has documents without choices"),
         (("--tasks", "tiny_capitals,tiny_questions"), "name one task, .*--also"),
-        (("--also", "tiny_capitals"), "also='tiny_capitals' names a task twice, or"),
+        (("--also", "tiny_capitals"), "also='tiny_capitals' and .*name 'tiny_capitals' twice"),
+        (
+            ("--also", "tiny_questions", "--references", "tiny_questions"),
+            "references='tiny_questions' name 'tiny_questions' twice",
+        ),
         (("--components", "attention_head"), "did you mean 'attention_heads'"),
         (("--components", "attention_heads:layer.9"), "layer.9' matches none of the 12"),
         (("--alpha", "1"), "alpha=1.0: give a share above 0 and below 1"),

@@ -30,6 +30,15 @@ def test_the_size_is_chosen_that_moves_the_mean_furthest_in_the_direction(direct
     assert path.size == size
 
 
+def test_what_an_edit_does_to_references_counts_against_it() -> None:
+    steps = [answers(0, 1), answers(-3, 0)]
+    alone = EditPath("choice_margin", "lower", answers(2, 3), (1, 2), steps)
+    references = [answers(5, 5), answers(5, 4), answers(9, 9)]
+    spared = EditPath("choice_margin", "lower", answers(2, 3), (1, 2), steps, references)
+    assert alone.moved == [2, 4] and alone.size == 2
+    assert spared.moved == [1.5, 0] and spared.size == 1
+
+
 def test_a_mean_has_students_interval() -> None:
     values = [0.5, 1.5, -0.25, 2.0, 1.0]
     expected = stats.ttest_1samp(values, 0).confidence_interval()
