@@ -34,8 +34,8 @@ class AttributionMetadata(ArtifactMetadata):
         examples: Names of the examples.
         output: What is attributed.
         alpha: Probability of a component to be ablated, in the masks they are learned from.
-        masks: How many masks those were.
-        gradient_passes: Under how many of them gradients were computed besides.
+        masks: Masks under which outputs were computed.
+        gradient_passes: Further masks under which gradients were computed besides.
         prior: "gradient" or "".
         prior_scale: What the prior was multiplied by.
         penalty: Of the ridge regression.

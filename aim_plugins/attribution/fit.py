@@ -102,7 +102,7 @@ def gcv_penalty(
     scale = eigenvalues.sum() / rows
     penalties = _GRID * (scale if scale > 0 else 1.0)
     kept = eigenvalues / (eigenvalues + penalties[:, None])
-    left = total - ((2 * kept - kept.square()) * energies).sum(1)
+    left = (total - ((2 * kept - kept.square()) * energies).sum(1)).clamp(min=0)
     freedom = kept.sum(1) + 1  # an intercept besides
     # Where nothing is left over, rounding alone would decide.
     errors = left / (1 - freedom / rows).square()
