@@ -14,7 +14,7 @@ from aim_plugins.task_questions.answers import Answers
 
 def answers(*margins: float) -> Answers:
     """To questions of two choices, the first of them right."""
-    return Answers([[one, 0.0] for one in margins], [0] * len(margins))
+    return Answers([[float(one), 0.0] for one in margins], [0] * len(margins))
 
 
 def test_outputs_are_those_by_hand_where_questions_have_several_lengths() -> None:
