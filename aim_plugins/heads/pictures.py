@@ -93,7 +93,9 @@ def _heat_map(
     mesh = axes.pcolormesh(grid, cmap="RdBu", norm=norm, edgecolors="white", linewidth=0.5)
     for number in marked:
         at, place = _position(components, number)
-        frame = Rectangle((at, place), 1, 1, fill=False, edgecolor="black", linewidth=1.8)
+        frame = Rectangle(
+            (at, place), 1, 1, fill=False, edgecolor="black", linewidth=1.8, clip_on=False
+        )
         axes.add_patch(frame)
     names = short_names(components)
     axes.set_xticks(np.arange(sites) + 0.5, names, fontsize=8)
@@ -125,7 +127,11 @@ def _strip(
             start = components.starts[at]
             places[start : start + len(members)] += np.linspace(-0.35, 0.35, len(members))
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.scatter(places, values, s=9, color=BLUE, alpha=0.5, linewidth=0, rasterized=True)
+    single = max(map(len, components.places)) == 1
+    if single:
+        axes.vlines(places, 0, values, color=BLUE, linewidth=2)
+    size, alpha = (30, 1.0) if single else (9, 0.5)
+    axes.scatter(places, values, s=size, color=BLUE, alpha=alpha, linewidth=0, rasterized=True)
     if len(marked):
         chosen = list(marked)
         axes.plot(
@@ -135,6 +141,7 @@ def _strip(
         axes.legend(loc="best")
     names = short_names(components)
     axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set_xlim(-0.6, len(names) - 0.4)
     if max(map(len, names)) > 3:
         axes.tick_params(axis="x", rotation=60)
     axes.set_xlabel("layer")
@@ -244,12 +251,10 @@ def draw_documents(outcome: Outcome, words: str, noun: str, size: int) -> dict[s
             (outcome.random_outputs, "x", GREY, f"{size} at random, mean of {len(outcome.random)}"),
             (outcome.outputs(outcome.edited), "o", VERMILLION, f"the edit's {size} {noun}"),
         )
-        every = [*before, *drawn[0][0], *drawn[1][0]]
-        ends = [min(every), max(every)]
+        ends = [min(before), max(before)]
         axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--")
         if outcome.output == "choice_margin":
-            axes.axhline(0, color=INK, linewidth=0.8)
-            axes.text(ends[1], 0, "right above", fontsize=8, ha="right", va="bottom", color=INK)
+            axes.axhline(0, color=INK, linewidth=0.8, label="right above, wrong below")
         for after, marker, colour, label in drawn:
             axes.plot(before, after, marker, color=colour, markersize=4, alpha=0.8, label=label)
         axes.set_xlabel(f"{words}, whole model, nats")
