@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -117,7 +117,6 @@ class _Solution:
     penalty: float
 
 
-@runtime_checkable
 class _Problem(Protocol):
     """A regression of all examples on the masks."""
 
