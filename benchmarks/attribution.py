@@ -42,11 +42,11 @@ from benchmarks._timing import RESULTS, cpu_seconds, paired_times, write_result
 
 ALPHA = 0.1
 TARGETS = (0.80, 0.85)
-PLAIN = (320, 360, 420, 500, 700, 1000, 1400, 2000)
+PLAIN = (350, 450, 550, 700, 850, 1000, 1400, 2000)
 """Masks of plain regressions, which need more masks than components."""
-BUDGETS = (40, 70, 100, 150, 200, 300, 450, 600, 800)
+BUDGETS = (30, 50, 70, 100, 150, 200, 300, 450)
 """Passes that gradients and masks together may take."""
-GRADIENT_SHARE = 0.5
+GRADIENT_SHARE = 0.7
 """Share of those that goes into gradients."""
 BATCHES = ((1, 128), (8, 64), (64, 16))
 """Numbers of examples, and of masks that they are run under."""

@@ -20,6 +20,9 @@ _EXAMPLES = 64
 """Examples whose gradients are gathered at a time."""
 _STATES = ("kept", "ablated")
 
+GRADIENTS = ("gradients_kept", "gradients_change")
+"""Tensors of mean derivatives: where a component is kept, and what ablating it changes in them."""
+
 
 def compute_block(plan: DatasetPlan, subject: Subject, block: Block) -> dict[str, np.ndarray]:
     """Computes what the file of a block holds."""
@@ -60,7 +63,7 @@ def assemble(plan: DatasetPlan, folder: Path, blocks: Path) -> None:
         "outputs": ("F32", (plan.rows, examples)),
     }
     if plan.gradient_passes:
-        shapes["gradients"] = ("F32", (examples, components))
+        shapes |= {name: ("F32", (examples, components)) for name in GRADIENTS}
     sha256 = write_pieces(tensors_file, shapes, _pieces(plan, blocks))
     write_metadata(folder, plan, sha256)
 
@@ -71,14 +74,12 @@ def _pieces(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
             with _opened(folder / block.file) as held:
                 yield held.get_tensor(name)
     if plan.gradient_passes:
-        yield from _priors(plan, folder)
+        for name in GRADIENTS:
+            yield from _gradients(plan, folder, name)
 
 
-def _priors(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
-    """Mean gradients, half of those where a component is kept and half of those where it is not.
-
-    Along its factor an output whose terms are of second order at most changes by just that.
-    """
+def _gradients(plan: DatasetPlan, folder: Path, name: str) -> Iterator[np.ndarray]:
+    """Mean derivatives of some examples at a time."""
     blocks = [block for block in plan.blocks() if block.kind == "gradients"]
     components = len(plan.read_components())
     ablated = sum(plan.ablated(block, components).sum(0) for block in blocks)
@@ -94,9 +95,12 @@ def _priors(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
                 total = total + own.astype(np.float64)
             means[state] = total / np.maximum(counts[state], 1)
         # A component that was kept, or ablated, in all passes has but one of the two.
-        both = (counts["kept"] > 0) & (counts["ablated"] > 0)
-        weight = np.where(both, 0.5, 1.0)
-        yield (weight * (means["kept"] + means["ablated"])).astype(np.float32)
+        if name == GRADIENTS[0]:
+            found = np.where(counts["kept"] > 0, means["kept"], means["ablated"])
+        else:
+            both = (counts["kept"] > 0) & (counts["ablated"] > 0)
+            found = np.where(both, means["ablated"] - means["kept"], 0)
+        yield found.astype(np.float32)
 
 
 def _opened(path: Path) -> Any:

@@ -37,7 +37,8 @@ class AttributionMetadata(ArtifactMetadata):
         masks: Masks under which outputs were computed.
         gradient_passes: Further masks under which gradients were computed besides.
         prior: "gradient" or "".
-        prior_scale: What the prior was multiplied by.
+        prior_factors: What mean gradients where a component is kept, and their change where it is
+            ablated, were multiplied by.
         penalty: Of the ridge regression.
     """
 
@@ -51,7 +52,7 @@ class AttributionMetadata(ArtifactMetadata):
     masks: int = 0
     gradient_passes: int = 0
     prior: str = ""
-    prior_scale: float = 0.0
+    prior_factors: Sequence[float] = ()
     penalty: float = 0.0
 
 

@@ -22,7 +22,7 @@ import safetensors.numpy
 from jaxtyping import Bool, Float
 from safetensors import safe_open
 
-from aim_plugins.attribution.assembly import assemble, compute_block, unpack
+from aim_plugins.attribution.assembly import GRADIENTS, assemble, compute_block, unpack
 from aim_plugins.attribution.plan import Block, DatasetPlan
 from aim_plugins.attribution.subject import Subject
 from aim_plugins.core.artifact import artifact_files, read_metadata
@@ -42,14 +42,16 @@ class ComponentDataset:
         packed: Which components are ablated, eight in a byte, the first in the lowest bit
             [rows, bytes].
         values: Outputs [rows, examples].
-        prior: What half of the mean gradients where a component is kept and half of those where it
-            is ablated say of its effect [examples, components]; None without gradients.
+        kept: Mean derivatives by each component where it is kept [examples, components]; None
+            without gradients.
+        change: Those where it is ablated less those where it is kept, 0 where not both are known.
     """
 
     plan: DatasetPlan
     packed: Any
     values: Any
-    prior: Any = None
+    kept: Any = None
+    change: Any = None
 
     @property
     def components(self) -> int:
@@ -93,8 +95,8 @@ class ComponentDataset:
             )
         tensors_file, plan = read_metadata(folder, DatasetPlan)
         held = safe_open(tensors_file, framework="numpy")
-        prior = held.get_slice("gradients") if plan.gradient_passes else None
-        return cls(plan, held.get_slice("ablated"), held.get_slice("outputs"), prior)
+        names = ["ablated", "outputs", *(GRADIENTS if plan.gradient_passes else ())]
+        return cls(plan, *map(held.get_slice, names))
 
 
 def build(

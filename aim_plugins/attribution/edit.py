@@ -19,7 +19,7 @@ Aim = Literal["raise", "lower"]
 
 def edit_scores(
     targets: Float[Tensor, "targets components"],
-    references: Float[Tensor, "references components"],
+    references: Float[Tensor, "references _"],
 ) -> Float[Tensor, " components"]:
     """By how much components matter more for targets than for references, as t-statistics.
 

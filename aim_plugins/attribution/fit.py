@@ -1,8 +1,10 @@
 """Fitting attributions: one ridge regression for all examples, with gradients as its prior.
 
 All examples share the masks, so they share one factorisation. Where there are fewer masks than
-components it is one of masks. Gradients tell the effect of every component at once, up to what is
-of third order; the regression corrects them, each component as far as its own corrections go.
+components it is one of masks. Gradients at masks tell the effects of all components at once: of an
+output without terms of third order, a component's effect is the mean derivative where it is kept
+plus half of what ablating it changes in that. Regression learns how far to trust either, and then
+corrects their sum, each component as far as its effects are large.
 
 Source: arXiv:2404.11534, section 3, step 2 (plain regression); Golub, Heath and Wahba, "Generalized
 cross-validation as a method for choosing a good ridge parameter", Technometrics 21, 1979.
@@ -12,10 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,7 +30,7 @@ _VALUES = 1 << 24
 """Values of masks that are in memory at a time."""
 
 _FLOOR = 1e-3
-"""The least variance of a component's corrections, as a share of the mean over components."""
+"""The least variance of a component, as a share of the mean over components."""
 
 _GRID = torch.logspace(-4, 4, 97, dtype=torch.float64)
 """Penalties that are tried, in units of the mean eigenvalue over masks."""
@@ -43,40 +46,39 @@ def fit_attributions(
 
     Args:
         dataset: Outputs under masks.
-        prior: "gradient" shrinks weights towards the mean gradients, which are scaled by one
-            factor; None towards zero.
+        prior: "gradient" shrinks weights towards mean gradients, with factors that fit all
+            examples best together, and each component by what those leave to it; None shrinks
+            all alike towards zero.
         penalty: Of squared weights, which is scikit-learn's `alpha` of `Ridge`; under a prior it is
-            the mean over components. None chooses it by generalised cross-validation, 0 is
-            least squares.
+            divided by each component's variance, whose mean is 1. None chooses it by generalised
+            cross-validation, 0 is least squares.
 
     Raises:
         ValueError: If the penalty is below 0, or the dataset has no gradients for the prior.
     """
     if penalty is not None and not 0 <= penalty < math.inf:
         raise ValueError(f"penalty={penalty:g}: give 0 or more, or None to choose it by the data")
-    if prior is not None and dataset.prior is None:
+    if prior is not None and dataset.kept is None:
         raise ValueError(
             f"prior={prior!r}: the dataset has no gradients: build one with gradient_passes, or "
             "give prior=None"
         )
-    problem: _Problem = (
-        _Dual(dataset) if dataset.plan.rows < dataset.components else _Primal(dataset)
-    )
+    wide = dataset.plan.rows < dataset.components
+    problem = _Dual(dataset) if wide else _Primal(dataset)
     if prior is None:
-        scale, found = 0.0, problem.solve(None, None, penalty)
-    else:
-        gradients = torch.from_numpy(dataset.prior[0 : len(dataset.plan.examples)]).double().T
-        scale = problem.scale(gradients)
-        mean = scale * gradients
-        first = problem.solve(mean, None, penalty)
-        found = problem.solve(mean, corrections_of(first.weights - mean), penalty)
-    return _attributions(dataset, problem, found, prior or "", scale)
+        return _attributions(dataset, problem, problem.solve(None, None, penalty))
+    rows = slice(0, len(dataset.plan.examples))
+    gradients = [torch.from_numpy(one[rows]).double().T for one in (dataset.kept, dataset.change)]
+    factors = problem.factors(gradients)
+    mean = sum(factor * one for factor, one in zip(factors, gradients, strict=True))
+    found = problem.solve(mean, variances_of(mean), penalty)
+    return _attributions(dataset, problem, found, prior, factors)
 
 
-def corrections_of(
+def variances_of(
     weights: Float[Tensor, "components examples"],
 ) -> Float[Tensor, " components"]:
-    """How far the weights of each component lie from the prior, as variances whose mean is 1."""
+    """How far weights may lie from a prior: as far as the prior's own from 0, the mean being 1."""
     variances = weights.square().mean(1)
     mean = variances.mean()
     if mean == 0:
@@ -117,21 +119,6 @@ class _Solution:
     penalty: float
 
 
-class _Problem(Protocol):
-    """A regression of all examples on the masks."""
-
-    kept: Tensor
-    outputs: Tensor
-
-    def scale(self, prior: Tensor) -> float:
-        """What the prior is multiplied by to fit best, all examples together."""
-
-    def solve(
-        self, prior: Tensor | None, variances: Tensor | None, penalty: float | None
-    ) -> _Solution:
-        """Ridge regression towards a prior, with variances of weights about it."""
-
-
 class _Primal:
     """By the Gram matrix of components, of which masks are read once.
 
@@ -162,12 +149,18 @@ class _Primal:
         self._cross = cross.addr_(self.kept, self.outputs, alpha=-rows)
         self._total = float((total - rows * self.outputs.square()).sum())
 
-    def scale(self, prior: Tensor) -> float:
-        return _quotient((prior * self._cross).sum(), (prior * (self._gram @ prior)).sum())
+    def factors(self, priors: Sequence[Tensor]) -> list[float]:
+        """What priors are multiplied by so that their sum fits best, all examples together."""
+        explained = [self._gram @ one for one in priors]
+        return _least_squares(
+            [[float((one * other).sum()) for other in explained] for one in priors],
+            [float((one * self._cross).sum()) for one in priors],
+        )
 
     def solve(
         self, prior: Tensor | None, variances: Tensor | None, penalty: float | None
     ) -> _Solution:
+        """Ridge regression towards a prior, with variances of weights about it."""
         roots = torch.ones_like(self.kept) if variances is None else variances.sqrt()
         gram = roots[:, None] * self._gram * roots
         cross, total = self._cross, self._total
@@ -220,13 +213,18 @@ class _Dual:
             found += masks @ weights[own]
         return found
 
-    def scale(self, prior: Tensor) -> float:
-        predicted = self._predicted(prior)
-        return _quotient((predicted * self._values).sum(), predicted.square().sum())
+    def factors(self, priors: Sequence[Tensor]) -> list[float]:
+        """What priors are multiplied by so that their sum fits best, all examples together."""
+        predicted = [self._predicted(one) for one in priors]
+        return _least_squares(
+            [[float((one * other).sum()) for other in predicted] for one in predicted],
+            [float((one * self._values).sum()) for one in predicted],
+        )
 
     def solve(
         self, prior: Tensor | None, variances: Tensor | None, penalty: float | None
     ) -> _Solution:
+        """Ridge regression towards a prior, with variances of weights about it."""
         variances = torch.ones_like(self.kept) if variances is None else variances
         values = self._values if prior is None else self._values - self._predicted(prior)
         gram = torch.zeros(self._rows, self._rows, dtype=torch.float64)
@@ -250,7 +248,11 @@ class _Dual:
 
 
 def _attributions(
-    dataset: ComponentDataset, problem: _Problem, found: _Solution, prior: str, scale: float
+    dataset: ComponentDataset,
+    problem: _Primal | _Dual,
+    found: _Solution,
+    prior: str = "",
+    factors: Sequence[float] = (),
 ) -> Attributions:
     plan = dataset.plan
     shared = {one.name for one in dataclasses.fields(plan)} & {
@@ -260,7 +262,7 @@ def _attributions(
         **{name: getattr(plan, name) for name in shared if name != "method"},
         method="least squares" if found.penalty == 0 and not prior else "ridge",
         prior=prior,
-        prior_scale=scale,
+        prior_factors=list(factors),
         penalty=found.penalty,
     )
     intercepts = problem.outputs - problem.kept @ found.weights
@@ -285,5 +287,6 @@ def _positive(eigenvalues: Tensor) -> Tensor:
     return eigenvalues > least * eigenvalues[-1].clamp(min=0)
 
 
-def _quotient(above: Tensor, below: Tensor) -> float:
-    return float(above / below) if below > 0 else 0.0
+def _least_squares(gram: list[list[float]], right: list[float]) -> list[float]:
+    """Solves normal equations, by the least solution where there are several."""
+    return [float(one) for one in np.linalg.lstsq(np.array(gram), np.array(right), rcond=None)[0]]

@@ -61,7 +61,9 @@ def multiplied(
     with contextlib.ExitStack() as stack:
         for site, own, members in _changed(components, factors):
             layer = layer_of(model, site)
-            factor = _Factor(site, own, members, owners, token_first=_is_below(site.layer, held))
+            # Parts of an attention that is taken apart see rows first, whatever it is given.
+            token_first = not site.part and _is_below(site.layer, held)
+            factor = _Factor(site, own, members, owners, token_first=token_first)
             attached.append(factor)
             if site.part:
                 attentions.setdefault(site.layer, {})[site.part] = factor.plain
@@ -166,7 +168,7 @@ class _Factor:
                 "another shape than its input: leave it out, by a pattern of the others"
             )
         factors = self._like(first[..., :1], -1)  # one for each row
-        changed = torch.lerp(entered, first, factors.expand_as(first))
+        changed = torch.lerp(entered.to(first.device), first, factors.expand_as(first))
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     def _like(self, features: Tensor, axis: int) -> Tensor:
@@ -241,7 +243,9 @@ def _token_first(model: nn.Module) -> set[str]:
 
 
 def _is_below(layer: str, holders: set[str]) -> bool:
-    return any(layer == one or layer.startswith(f"{one}.") for one in holders if one)
+    return any(
+        layer == one or layer.startswith(f"{one}.") if one else "." not in layer for one in holders
+    )
 
 
 def layer_of(model: nn.Module, site: Site) -> nn.Module:

@@ -37,9 +37,7 @@ _DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "fc_out", "w2", "linear2
 """What the second projection of a feed-forward part is called."""
 
 
-def find_components(
-    model: nn.Module, kind: ComponentKind, patterns: Sequence[str] = ()
-) -> Components:
+def find_components(model: nn.Module, kind: str, patterns: Sequence[str] = ()) -> Components:
     """Finds the components of a kind.
 
     Args:

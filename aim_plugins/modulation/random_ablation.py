@@ -114,7 +114,7 @@ def components_of(model: Any, named: str) -> Components:
     if named not in known:
         kind, _, pattern = named.partition(":")
         try:
-            known[named] = find_components(model, kind, [pattern] if pattern else ())  # type: ignore[arg-type]
+            known[named] = find_components(model, kind, [pattern] if pattern else ())
         except ValueError as error:
             raise ValueError(str(error).replace("components=", "ablated_components=", 1)) from error
     return known[named]

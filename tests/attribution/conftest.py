@@ -99,5 +99,9 @@ def dataset_of(
     truth = rng.normal(size=(examples, components)) * rng.exponential(size=components)
     outputs = (~ablated) @ truth.T + 2 + rng.normal(size=(masks, examples))
     packed = np.packbits(ablated, axis=1, bitorder="little")
-    prior = (0.6 * truth + 0.2 * rng.normal(size=truth.shape)).astype(np.float32)
-    return ComponentDataset(plan, packed, outputs.astype(np.float32), prior if passes else None)
+    given = [packed, outputs.astype(np.float32)]
+    if passes:
+        noise = rng.normal(size=(2, *truth.shape))
+        given += [(0.6 * truth + 0.2 * noise[0]).astype(np.float32)]
+        given += [(0.3 * truth + 0.5 * noise[1]).astype(np.float32)]
+    return ComponentDataset(plan, *given)

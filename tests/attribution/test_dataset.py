@@ -54,16 +54,16 @@ def test_a_dataset_holds_masks_of_the_seed_and_outputs_under_them(whole: Path) -
     assert dataset.outputs(0, 220) == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_prior_is_half_of_mean_gradients_of_kept_and_ablated(whole: Path) -> None:
+def test_gradients_are_means_of_passes_that_keep_a_component_and_of_others(whole: Path) -> None:
     dataset, subject = ComponentDataset.load(whole), image_subject()
     ablated = torch.from_numpy(dataset.ablated(200, 220))
     gradients = torch.stack([subject.gradients(row)[1] for row in (~ablated).float()])
     for number in range(len(subject.components)):
         own = ablated[:, number]
-        expected = (gradients[own, :, number].mean(0) + gradients[~own, :, number].mean(0)) / 2
-        assert np.asarray(dataset.prior[:, number : number + 1])[:, 0] == pytest.approx(
-            expected.numpy(), abs=1e-5
-        )
+        kept, ablated_mean = (gradients[one, :, number].mean(0).numpy() for one in (~own, own))
+        column = slice(number, number + 1)
+        assert dataset.kept[:, column][:, 0] == pytest.approx(kept, abs=1e-5)
+        assert dataset.change[:, column][:, 0] == pytest.approx(ablated_mean - kept, abs=1e-5)
 
 
 @pytest.mark.parametrize("count", [2, 3, 9])
@@ -203,7 +203,7 @@ def test_another_model_than_the_planned_one_is_refused(tmp_path: Path) -> None:
     subject = image_subject()
     plan = plan_of(subject)
     subject.model[0].weight.data += 1
-    with pytest.raises(ValueError, match="the subject: model_signature is"):
+    with pytest.raises(ValueError, match="the subject: fingerprint is"):
         build(plan, subject, tmp_path)
 
 
@@ -237,7 +237,7 @@ def test_too_few_masks_or_names_are_refused() -> None:
         plan_of(FormulaSubject(), examples=["one"])
 
 
-def test_a_component_that_no_pass_ablates_has_the_mean_of_the_others(tmp_path: Path) -> None:
+def test_a_component_that_all_passes_keep_or_ablate_has_their_mean(tmp_path: Path) -> None:
     subject = FormulaSubject(curved=True)
     plan = plan_of(subject, masks=0, gradient_passes=2, alpha=0.3)
     build(plan, subject, tmp_path)
@@ -246,15 +246,19 @@ def test_a_component_that_no_pass_ablates_has_the_mean_of_the_others(tmp_path: P
     gradients = np.stack([subject.gradients(row)[1].numpy() for row in factors_of(ablated)])
     same = ablated[0] == ablated[1]
     assert same.any() and not same.all()
-    # Both passes are alike, or one is on either side: the plain mean in both cases.
-    assert dataset.prior[0:3] == pytest.approx(gradients.mean(0), abs=1e-5)
+    mean = gradients.mean(0)
+    assert dataset.kept[0:3][:, same] == pytest.approx(mean[:, same], abs=1e-5)
+    assert (dataset.change[0:3][:, same] == 0).all()
+    halfway = dataset.kept[0:3] + dataset.change[0:3] / 2
+    assert halfway == pytest.approx(mean, abs=1e-5)
 
 
 def test_gradients_tell_effects_of_a_quadratic_without_bias(tmp_path: Path) -> None:
     """E[f | kept] - E[f | ablated] in closed form, within four of the estimate's own deviations."""
     subject, kept, passes = FormulaSubject(curved=True), 0.7, 2000
     build(plan_of(subject, masks=0, gradient_passes=passes), subject, tmp_path)
-    found = ComponentDataset.load(tmp_path).prior[0:3]
+    dataset = ComponentDataset.load(tmp_path)
+    found = dataset.kept[0:3] + dataset.change[0:3] / 2
     both = (subject.squares + subject.squares.mT).double()
     own = both.diagonal(dim1=1, dim2=2)
     effects = subject.linear.double() + own / 2 + kept * (both.sum(2) - own)

@@ -223,4 +223,4 @@ def test_a_kind_that_the_model_lacks_is_refused_and_a_misspelt_one_answered() ->
     with pytest.raises(ValueError, match="components='attention_heads': Sequential has none"):
         find_components(model, "attention_heads")
     with pytest.raises(ValueError, match="did you mean 'conv_filters'"):
-        find_components(model, "conv_filter")  # type: ignore[arg-type]
+        find_components(model, "conv_filter")

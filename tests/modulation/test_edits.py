@@ -201,7 +201,7 @@ def test_rows_are_ablated_by_their_share_and_seed(model: nn.Module) -> None:
         found = output(model, len(columns))
     plain = output(model, len(columns))
     for row in range(len(columns)):
-        share = (0, 0.4, 0.8)[row // 2]
+        share = (0.0, 0.4, 0.8)[row // 2]
         ablated = ablation_mask(6, share, 5 + row % 2)
         expected = output(zeroed(model, np.flatnonzero(ablated)), len(columns))[row]
         assert torch.allclose(found[row], expected, atol=1e-6)
