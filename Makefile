@@ -4,7 +4,7 @@
 #   make demo-act        steering: transports learned, applied at many strengths and compared
 #   make demo-coverage   what a test set leaves untested of small vision models
 #   make demo-reengineer small vision models cut to the classes that are needed
-#   make demo-attribution  which parts of a model an answer rests on, and edits of them
+#   make demo-attribution  which parts of a network an answer rests on, and edits by it
 #   make test     every test
 # Variables: PYTHON=python3.12 make setup; STRENGTHS=0:4:0.25 make demo
 
@@ -51,7 +51,7 @@ define make_environment
 endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
-.PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution demo-attribution-language test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -61,7 +61,7 @@ help:
 	@echo "make demo-act    steer a small model towards the sea and towards praise, in $(ACT_OUTPUT)"
 	@echo "make demo-coverage  measure what tests exercise of small vision models, in $(COVERAGE_OUTPUT)"
 	@echo "make demo-reengineer  cut small vision models to the classes needed, in $(REENGINEER_OUTPUT)"
-	@echo "make demo-attribution  find what answers rest on, and edit it, in $(ATTRIBUTION_OUTPUT)"
+	@echo "make demo-attribution  attribute answers to parts of small models, in $(ATTRIBUTION_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
@@ -179,6 +179,9 @@ demo-reengineer: setup
 	@echo "== done"
 	@find $(REENGINEER_OUTPUT) -name report.html | sort
 
+.PHONY: demo-attribution-language
+
+# The part on images comes behind it.
 demo-attribution: demo-attribution-language
 
 LANGUAGE_ATTRIBUTION = $(ATTRIBUTION_OUTPUT)/language
@@ -194,7 +197,7 @@ demo-attribution-language: setup
 	@echo "== the edit in the stock harness, from the whole model to the heads ablated"
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --model_args \
 		"pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32,edit=$(LANGUAGE_ATTRIBUTION)/edit,edit_strength=0:1:0.25" \
-		--tasks aim_demo_capitals --include_path eval_configs/lm_eval
+		--tasks aim_demo_capitals --include_path eval_configs/lm_eval --batch_size 16
 
 # One thread for each process: small tensors gain nothing from more.
 test: setup
