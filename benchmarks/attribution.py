@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,12 @@ from torch import Tensor, nn
 
 from aim_plugins.attribution.baselines import gradient_times_parameter, leave_one_out
 from aim_plugins.attribution.dataset import ComponentDataset, build
-from aim_plugins.attribution.evaluation import correlations, fresh_masks, outputs_under
+from aim_plugins.attribution.evaluation import (
+    MeanOfExamples,
+    correlations,
+    fresh_masks,
+    outputs_under,
+)
 from aim_plugins.attribution.fit import fit_attributions
 from aim_plugins.attribution.outputs import margin
 from aim_plugins.attribution.plan import DatasetPlan
@@ -102,10 +108,11 @@ def passes(model: nn.Module, examples: int) -> dict[str, Any]:
     fresh = fresh_masks(len(subject.components), ALPHA, 100, seed=0)
     truth = outputs_under(subject, fresh)
 
-    def correlation(weights: Tensor) -> float:
-        return float(correlations(weights, fresh, truth).mean())
+    def correlation(weights: Tensor) -> tuple[float, float, float]:
+        found = MeanOfExamples.of(correlations(weights, fresh, truth).tolist())
+        return found.value, found.low, found.high
 
-    def fitted(masks: int, gradient_passes: int, **given: Any) -> float:
+    def fitted(masks: int, gradient_passes: int, **given: Any) -> tuple[float, float, float]:
         plan = DatasetPlan.of(
             recorded, output="margin", masks=masks, gradient_passes=gradient_passes, alpha=ALPHA
         )
@@ -117,12 +124,12 @@ def passes(model: nn.Module, examples: int) -> dict[str, Any]:
     for budget in BUDGETS:
         gradients = round(GRADIENT_SHARE * budget / cost)
         masks = round(budget - gradients * cost)
-        ours.append((masks + gradients * cost, fitted(masks, gradients)))
+        ours.append((masks + gradients * cost, *fitted(masks, gradients)))
         print("gradients and ridge", gradients, masks, ours[-1], file=sys.stderr, flush=True)
     plain, ridge = [], []
     for masks in PLAIN:
-        plain.append((masks, fitted(masks, 0, prior=None, penalty=0)))
-        ridge.append((masks, fitted(masks, 0, prior=None)))
+        plain.append((masks, *fitted(masks, 0, prior=None, penalty=0)))
+        ridge.append((masks, *fitted(masks, 0, prior=None)))
         print("plain, ridge", plain[-1], ridge[-1], file=sys.stderr, flush=True)
     result: dict[str, Any] = {
         "examples": examples,
@@ -132,8 +139,9 @@ def passes(model: nn.Module, examples: int) -> dict[str, Any]:
         "gradients_and_ridge": ours,
         "plain_regression": plain,
         "ridge_alone": ridge,
-        "leave_one_out": [len(subject.components) + 1, correlation(leave_one_out(subject))],
-        "gradient_times_parameter": [cost, correlation(gradient_times_parameter(subject))],
+        "leave_one_out": [len(subject.components) + 1, *correlation(leave_one_out(subject))],
+        "gradient_times_parameter": [cost, *correlation(gradient_times_parameter(subject))],
+        "columns": ["passes", "correlation", "low", "high"],
     }
     for target in TARGETS:
         own, other, alone = (passes_for(one, target) for one in (ours, plain, ridge))
@@ -146,9 +154,9 @@ def passes(model: nn.Module, examples: int) -> dict[str, Any]:
     return result
 
 
-def passes_for(curve: Sequence[tuple[float, float]], target: float) -> float | None:
+def passes_for(curve: Sequence[tuple[float, ...]], target: float) -> float | None:
     """Passes at which a curve reaches a correlation, between points by the logarithm of passes."""
-    for (before, low), (behind, high) in zip(curve, curve[1:], strict=False):
+    for (before, low, *_), (behind, high, *_) in zip(curve, curve[1:], strict=False):
         if low < target <= high:
             share = (target - low) / (high - low)
             return math.exp(math.log(before) + share * math.log(behind / before))
@@ -274,21 +282,24 @@ def building(masks: int, components: int, examples: int) -> None:
     torch.set_num_threads(1)
     subject = Lines(components, examples)
     plan = DatasetPlan.of(subject, output="margin", masks=masks, alpha=ALPHA)
-    start, most = private_memory(), [0]
+    start, most, done = private_memory(), [0], threading.Event()
 
-    def after(*_: int) -> None:
-        most[0] = max(most[0], private_memory() - start)
+    def watch() -> None:
+        while not done.wait(0.01):
+            most[0] = max(most[0], private_memory() - start)
 
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        build(plan, subject, folder, after=after)
-        after()
+        build(plan, subject, folder)
         seconds, ablated = time.process_time() - began, 0
         dataset = ComponentDataset.load(folder)
         for first in range(0, masks, 64):
             ablated += int(dataset.ablated(first, first + 64).sum())
-            after()
         size = Path(folder, "component_dataset.safetensors").stat().st_size
+    done.set()
+    watcher.join()
     found = {
         "masks": masks,
         "build_cpu_seconds": seconds,
@@ -332,7 +343,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--examples", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--masks", type=int, nargs="+", default=[1_000, 10_000])
+    parser.add_argument("--masks", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     path = RESULTS / "attribution.json"

@@ -109,7 +109,8 @@ def build(
 ) -> bool:
     """Computes the blocks of a shard that are not there yet.
 
-    Shards may share one folder, or have one each, which `merge` puts together.
+    Shards may share one folder, or have one each, which `merge` puts together. When the dataset is
+    written, the folder of blocks is no longer needed.
 
     Args:
         plan: What to compute.

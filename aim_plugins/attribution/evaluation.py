@@ -37,6 +37,11 @@ class MeanOfExamples:
     high: float
     values: Sequence[float]
 
+    @property
+    def count(self) -> int:
+        """How many examples have a value."""
+        return sum(one == one for one in self.values)
+
     @classmethod
     def of(cls, values: Sequence[float]) -> MeanOfExamples:
         """Takes the mean of values; those that are NaN are left out."""

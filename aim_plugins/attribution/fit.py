@@ -54,7 +54,8 @@ def fit_attributions(
             cross-validation, 0 is least squares.
 
     Raises:
-        ValueError: If the penalty is below 0, or the dataset has no gradients for the prior.
+        ValueError: If the penalty is below 0, the prior lacks gradients, or outputs
+            are not finite.
     """
     if penalty is not None and not 0 <= penalty < math.inf:
         raise ValueError(f"penalty={penalty:g}: give 0 or more, or None to choose it by the data")
@@ -70,7 +71,7 @@ def fit_attributions(
     rows = slice(0, len(dataset.plan.examples))
     gradients = [torch.from_numpy(one[rows]).double().T for one in (dataset.kept, dataset.change)]
     factors = problem.factors(gradients)
-    mean = sum(factor * one for factor, one in zip(factors, gradients, strict=True))
+    mean = factors[0] * gradients[0] + factors[1] * gradients[1]
     found = problem.solve(mean, variances_of(mean), penalty)
     return _attributions(dataset, problem, found, prior, factors)
 
@@ -138,7 +139,7 @@ class _Primal:
         for start, stop in _pieces(rows, size):
             # Products of zeros and ones are counts, which float32 holds exactly.
             masks = torch.from_numpy(~dataset.ablated(start, stop)).float()
-            values = torch.from_numpy(dataset.outputs(start, stop)).double()
+            values = _outputs(dataset, start, stop)
             gram += masks.T @ masks
             cross += masks.double().T @ values
             kept += masks.sum(0)
@@ -195,7 +196,7 @@ class _Dual:
     def __init__(self, dataset: ComponentDataset) -> None:
         self._dataset = dataset
         self._rows, self._size = dataset.plan.rows, dataset.components
-        values = torch.from_numpy(dataset.outputs(0, self._rows)).double()
+        values = _outputs(dataset, 0, self._rows)
         self.outputs = values.mean(0)
         self._values = values - self.outputs
         self.kept = torch.cat([mean for _, _, mean in self._columns()])
@@ -267,6 +268,18 @@ def _attributions(
     )
     intercepts = problem.outputs - problem.kept @ found.weights
     return Attributions(found.weights.T.float().contiguous(), intercepts.float(), metadata)
+
+
+def _outputs(dataset: ComponentDataset, start: int, stop: int) -> Float[Tensor, "rows examples"]:
+    """Outputs under some masks, which one infinite value of one example would spoil for all."""
+    values = torch.from_numpy(dataset.outputs(start, stop)).double()
+    if not values.isfinite().all():
+        row, place = (~values.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"the output of example {dataset.plan.examples[place]!r} under mask {start + row} is "
+            f"{values[row, place]:g}: leave that example out, or run the model in float32"
+        )
+    return values
 
 
 def _pieces(count: int, width: int) -> Iterator[tuple[int, int]]:

@@ -8,12 +8,13 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aim_plugins.core.files import sync_folder, temporary_path
 
-_TYPES = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+_TYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 """Types by the name that the format gives them; all numbers are little-endian there."""
 
 
@@ -36,10 +37,11 @@ def write_pieces(
         OSError: If it cannot be written.
         ValueError: If there are more or fewer values than the shapes have.
     """
-    header, size = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    size = 0
     for name, (kind, shape) in shapes.items():
         start, size = size, size + math.prod(shape) * _TYPES[kind].itemsize
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, size]}  # type: ignore[dict-item]
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, size]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     digest, written, temporary = hashlib.sha256(), 0, temporary_path(path)

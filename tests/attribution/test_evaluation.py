@@ -67,6 +67,7 @@ def test_intervals_are_students() -> None:
     found = MeanOfExamples.of([*values, float("nan")])
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     assert (found.value, found.low, found.high) == pytest.approx((0.5, low, high))
+    assert (found.count, len(found.values)) == (4, 5)
     alone = MeanOfExamples.of([0.5])
     assert alone.value == 0.5 and np.isnan(alone.low)
 

@@ -167,6 +167,15 @@ def test_outputs_that_never_change_have_no_attributions() -> None:
         assert found.intercepts.numpy() == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize(("masks", "components"), [(60, 20), (20, 60)])
+def test_an_output_that_is_not_finite_is_named(value, masks, components) -> None:
+    dataset = dataset_of(masks, components)
+    dataset.values[17, 2] = value
+    with pytest.raises(ValueError, match=f"output of example '2' under mask 17 is {value:g}"):
+        fit_attributions(dataset, prior=None)
+
+
 def test_a_prior_without_gradients_is_refused() -> None:
     with pytest.raises(ValueError, match=r"prior='gradient': the dataset has no gradients"):
         fit_attributions(dataset_of(60, 20))
