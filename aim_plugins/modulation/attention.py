@@ -47,7 +47,7 @@ def replaced_attention(module: nn.Module, parts: Mapping[str, Part]) -> Iterator
         if before is None:
             del module.forward
         else:
-            module.forward = before
+            module.forward = before  # type: ignore[method-assign]
 
 
 class _Forward:

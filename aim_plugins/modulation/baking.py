@@ -86,6 +86,6 @@ def _scaled(
         shape = (groups, 1, weight.shape[1], *(1,) * (weight.ndim - 2))
         return (split * factors.view(shape)).view_as(weight)
     axis = int(inputs) if not isinstance(layer, Conv1D) else int(not inputs)
-    shape = [1] * weight.ndim
-    shape[axis] = len(factors)
-    return weight * factors.view(shape)
+    spread = [1] * weight.ndim
+    spread[axis] = len(factors)
+    return weight * factors.view(spread)
