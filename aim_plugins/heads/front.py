@@ -262,13 +262,13 @@ def _random_table(found: Findings) -> Table:
     for name, one in found.outcomes.items():
         beyond = one.beyond_random
         drawn = [
-            in_nats(Outcome(one.output, one.whole, random, ()).output_change)
+            f"{Outcome(one.output, one.whole, random, ()).output_change.value:+.2f}"
             for random in one.random
         ]
         cells = [in_nats(one.output_change), in_nats(beyond), show_p(beyond.p)]
-        rows.append([name, *cells, f"{one.random_accuracy:.3f}", "; ".join(drawn)])
+        rows.append([name, *cells, f"{one.random_accuracy:.3f}", ", ".join(drawn)])
     title = f"Beside {found.path.size} {found.noun} at random"
-    columns = ["task", "the edit", "minus those at random", "", "their accuracy", "each draw"]
+    columns = ["task", "the edit", "minus those at random", "", "their accuracy", "each draw, nats"]
     return Table(columns, rows, title)
 
 
