@@ -181,6 +181,8 @@ demo-reengineer: setup
 
 ATTRIBUTION := $(CONFIGS)/attribution
 
+LANGUAGE_ATTRIBUTION = $(ATTRIBUTION_OUTPUT)/language
+
 demo-attribution: setup
 	@echo "== training the demo's ResNet-20 (once)"
 	@$(VISION_BENCH) demo-models resnet20
@@ -194,6 +196,19 @@ demo-attribution: setup
 	@echo "== ResNet-20: a class forgotten"
 	$(VISION_BENCH) attribute edit $(ATTRIBUTION)/demo_forget.py \
 		--output $(ATTRIBUTION_OUTPUT)/forgotten
+	@echo "== fetching the demo model"
+	@$(BIN)/aim-plugins demo-model
+	@echo "== SmolLM2's 270 attention heads: which of them know the country of a capital"
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/aim-plugins attribute --model demo:smollm2 \
+		--tasks aim_demo_capitals --references aim_demo_continents \
+		--include-path eval_configs/lm_eval --num-ablations 64 --gradient-passes 16 \
+		--eval-alphas 0.05 --eval-masks 20 --random-edits 3 \
+		--output $(LANGUAGE_ATTRIBUTION)
+	@echo "== the edit in the stock harness, from the whole model to the heads ablated"
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --model_args \
+		"pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32,edit=$(LANGUAGE_ATTRIBUTION)/edit,edit_strength=0:1:0.5" \
+		--tasks aim_demo_capitals,aim_demo_continents --include_path eval_configs/lm_eval \
+		--batch_size 16 --limit 50
 	@echo "== done"
 	@find $(ATTRIBUTION_OUTPUT) -name report.html | sort
 
