@@ -98,10 +98,6 @@ class Findings:
         """The accuracy on a part, with Wilson's interval."""
         return share(self.examined.right(answers, part).tolist())
 
-    def random_accuracy(self, part: str) -> Interval:
-        """The mean accuracy of the random edits, and the lowest and the highest."""
-        return _range([self.accuracy(part, one).value for one in self.tested.random])
-
     def difference(self, part: str, first: str, second: str) -> Interval:
         """By how much one arm is more accurate than another on a part, image by image."""
         arms = self.tested.arms
@@ -126,13 +122,18 @@ class Findings:
         return _bootstrap(rights, lambda draws: draws.min(0))
 
     def worst_difference(self, first: str, second: str) -> Interval:
-        """By how much one arm's worst group is better answered than another's, by bootstrap."""
+        """By how much one arm's worst group is better answered than another's, by bootstrap.
+
+        Each random edit has a worst group of its own; their accuracies are averaged.
+        """
         arms, pairs = self.tested.arms, []
         for part in self.problem.goal.aims:
             mine = _plain(self.examined.right(arms[first], part))
             theirs = [_plain(self.examined.right(one, part)) for one in self._answers(second)]
-            pairs.append(np.stack([mine, np.mean(theirs, 0)], 1))
-        return _bootstrap(pairs, lambda draws: draws[..., 0].min(0) - draws[..., 1].min(0))
+            pairs.append(np.stack([mine, *theirs], 1))
+        return _bootstrap(
+            pairs, lambda draws: draws[..., 0].min(0) - draws[..., 1:].min(0).mean(-1)
+        )
 
     def _answers(self, arm: str) -> list[Int[Tensor, " images"]]:
         return list(self.tested.random) if arm == RANDOM else [self.tested.arms[arm]]
@@ -146,6 +147,9 @@ class Findings:
         if len(others) == 1:
             return paired_difference(first[0], others[0])
         averaged = torch.tensor(others, dtype=torch.float64).mean(0).tolist()
+        if len(averaged) < 2:  # what one image has of others nobody knows
+            value = sum(map(float, first[0])) - sum(averaged) if averaged else math.nan
+            return Interval(value, math.nan, math.nan)
         found = mean_difference([float(one) for one in first[0]], averaged)
         # Student's interval of few images reaches beyond what shares can differ by.
         return Interval(found.value, max(found.low, -1.0), min(found.high, 1.0))
@@ -244,8 +248,8 @@ def share(right: Sequence[bool]) -> Interval:
 
 
 def is_clear(one: Interval) -> bool:
-    """Whether a difference is told from none."""
-    return one.is_clear if isinstance(one, PairedDifference) else not one.low <= 0 <= one.high
+    """Whether a difference is told from none; one without an interval is not."""
+    return one.is_clear if isinstance(one, PairedDifference) else one.low > 0 or one.high < 0
 
 
 def _range(values: Sequence[float]) -> Interval:
@@ -258,6 +262,8 @@ def _plain(right: Tensor) -> np.ndarray:
 
 def _bootstrap(groups: Sequence[np.ndarray], statistic: Any) -> Interval:
     """A statistic of the means of groups, with the 95 % interval over images drawn again.
+
+    A group of one image would never vary, so that there is no interval.
 
     Args:
         groups: Values of the images of each group [images, ...].
@@ -274,4 +280,6 @@ def _bootstrap(groups: Sequence[np.ndarray], statistic: Any) -> Interval:
         ]
     )
     low, high = np.quantile(statistic(drawn), (0.025, 0.975))
+    if min(map(len, groups)) < 2:
+        low = high = math.nan
     return Interval(float(statistic(means)), float(low), float(high))

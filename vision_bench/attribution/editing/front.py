@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,8 @@ def _judged(one: Interval) -> str:
 
 
 def _difference(one: Interval) -> str:
+    if math.isnan(one.low):
+        return f"{100 * one.value:+.1f} points, of too few images for an interval"
     p = f", {show_p(one.p)}" if isinstance(one, PairedDifference) else ""
     return f"{in_points(one)}{p}"
 

@@ -1,0 +1,84 @@
+"""What an edit is said to be worth: differences from rivals, and when there is no telling."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vision_bench.attribution.editing import findings
+from vision_bench.attribution.editing.choice import Choice, Trial
+from vision_bench.attribution.editing.choices import EDITED, RANDOM, WHOLE
+from vision_bench.attribution.editing.findings import WORST, Findings, is_clear
+from vision_bench.attribution.editing.front import tell
+from vision_bench.attribution.editing.goal import Examined, Goal, Score
+from vision_bench.attribution.editing.problem import Problem
+from vision_bench.data.classification import ArrayImages, ClassificationData
+
+
+def found(parts: dict[str, list[int]], arms: dict[str, list[list[int]]], goal: Goal) -> Findings:
+    """Findings of images of class 0, by the numbers that each arm answers them with."""
+    count = len(next(iter(parts.values())))
+    images = ArrayImages(np.zeros((count, 8, 8, 3), np.uint8))
+    data = ClassificationData("made-up", images, [0] * count, ("ant", "bee"))
+    examined = Examined(data, {name: torch.tensor(one).bool() for name, one in parts.items()})
+    (edited,) = arms["edit"]
+    whole = torch.tensor(arms.get("model", [[0] * count])[0])
+    return Findings(
+        problem=Problem("raise", data, data, goal, examined, examined),
+        tested=findings.Tested(
+            whole,
+            {0.0: whole, 1.0: torch.tensor(edited)},
+            [torch.tensor(one) for one in arms["random"]],
+            None,
+        ),
+        trials=[Trial("statistic", [0])],
+        choice=Choice(["1 by statistic"], [Score(1.0, 1.0)], Score(0.0, 1.0), 0.02),
+        tuning=None,
+        components=["layer.0"],
+        scores=[1.0],
+        total=4,
+        layers={"layer": (1, 4)},
+        passes=10.0,
+    )
+
+
+def test_each_random_edit_has_a_worst_group_of_its_own() -> None:
+    groups = {"a": [1] * 4 + [0] * 4, "b": [0] * 4 + [1] * 4}
+    # One draw ruins the one group, the other the other: each has a worst group of 0 %, though
+    # their answers on average are half right in both.
+    one = found(
+        groups,
+        {"edit": [[0, 0, 0, 1] * 2], "random": [[1] * 4 + [0] * 4, [0] * 4 + [1] * 4]},
+        Goal(["a", "b"], ["a"], worst=True),
+    )
+    assert one.of_random(WORST).value == 0
+    assert one.compare(WORST, EDITED, RANDOM).value == pytest.approx(0.75)
+    assert one.compare(WORST, EDITED, WHOLE).value == pytest.approx(-0.25)
+
+
+def test_nothing_is_clear_of_one_image() -> None:
+    goal = Goal(["own"], ["rest"])
+    one = found(
+        {"own": [1, 0, 0, 0], "rest": [0, 1, 1, 1]},
+        {"edit": [[0, 0, 0, 0]], "random": [[0, 0, 0, 0]] + [[1, 0, 0, 0]] * 4},
+        goal,
+    )
+    difference = one.compare("own", EDITED, RANDOM)
+    assert difference.value == pytest.approx(0.8)
+    assert math.isnan(difference.low) and not is_clear(difference)
+    assert "own cannot be told apart, +80.0 points, of too few images" in tell(one)[0]
+    worst = dataclasses.replace(
+        one, problem=dataclasses.replace(one.problem, goal=Goal(["own", "rest"], [], worst=True))
+    )
+    assert not is_clear(worst.compare(WORST, EDITED, RANDOM))
+    # Two images that all draws get wrong and the edit right differ by 1, up to what is not seen.
+    two = found(
+        {"own": [1, 1, 0], "rest": [0, 0, 1]},
+        {"edit": [[0, 0, 0]], "random": [[1, 1, 0], [1, 1, 0]]},
+        goal,
+    )
+    assert two.compare("own", EDITED, RANDOM).value == 1
