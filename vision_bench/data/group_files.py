@@ -51,7 +51,7 @@ def read_waterbirds(root: Path, split: str) -> FileRecords:
     labels = [_binary(row["y"], path) for row in rows]
     places = [_binary(row["place"], path) for row in rows]
     names = [f"{bird} on {place}" for bird in _BIRDS for place in _PLACES]
-    return _records(path, root, files, labels, places, _BIRDS, names)
+    return _records(path, split, root, files, labels, places, _BIRDS, names)
 
 
 def read_celeba(root: Path, split: str) -> FileRecords:
@@ -86,11 +86,12 @@ def read_celeba(root: Path, split: str) -> FileRecords:
     folder = root / "img_align_celeba"
     if (folder / folder.name).is_dir():  # as Kaggle's archive unpacks
         folder = folder / folder.name
-    return _records(path, folder, [row[0] for row in rows], labels, sexes, _HAIR, names)
+    return _records(path, split, folder, [row[0] for row in rows], labels, sexes, _HAIR, names)
 
 
 def _records(
     path: Path,
+    split: str,
     folder: Path,
     files: Sequence[str],
     labels: Sequence[int],
@@ -100,7 +101,8 @@ def _records(
 ) -> FileRecords:
     """Records of two classes times two attributes; a list without images is refused."""
     if not files:
-        raise ValueError(f"{path} lists no image of this split: give split='test'")
+        others = " or ".join(repr(one) for one in SPLITS if one != split)
+        raise ValueError(f"split={split!r}: {path} lists no image of it: give {others}")
     groups = [2 * label + attribute for label, attribute in zip(labels, attributes, strict=True)]
     return FileRecords(
         folder, tuple(files), tuple(labels), classes, groups=tuple(groups), group_names=tuple(names)

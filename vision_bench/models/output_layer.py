@@ -34,5 +34,5 @@ def find_output_layer(model: nn.Module, images: Float[Tensor, "n channels h w"])
             return name
     raise ValueError(
         f"model={type(model).__name__} has no linear layer that makes its outputs, which could be "
-        "replaced for other classes: give a model that ends in one, such as a ResNet"
+        "replaced or trained: give a model that ends in one, such as a ResNet"
     )

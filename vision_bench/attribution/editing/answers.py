@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from aim_plugins.core.identity import fingerprint
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.samples import read_samples
 from vision_bench.logits.forward import forward
 from vision_bench.models.model import VisionModel
 
-Edits = Mapping[str, Callable[[], AbstractContextManager[Any]]]
-"""By name, what is done to the model while images go through it."""
+
+class Edit(NamedTuple):
+    """What is done to the model while images go through it.
+
+    Attributes:
+        what: All that tells it from others, as JSON.
+        applied: Does it while the block runs.
+    """
+
+    what: Any
+    applied: Callable[[], AbstractContextManager[Any]]
+
+
+UNCHANGED = Edit(None, contextlib.nullcontext)
+"""The model as it is."""
 
 UNREADABLE = -1
 """The answer to an image that cannot be read."""
@@ -49,24 +64,24 @@ class Answers:
         self.journal = journal
 
     def __call__(
-        self, data: ClassificationData, edits: Edits, title: str
+        self, data: ClassificationData, edits: Mapping[str, Edit], title: str
     ) -> dict[str, Int[Tensor, " images"]]:
         """The classes that images are answered with, under each edit.
 
         Args:
             data: The images; unreadable ones are noted in it, and answered with -1.
             edits: By name.
-            title: Of the progress bar, and of what is kept.
+            title: Of the progress bar, and of what is kept of these images under these edits.
         """
         from tqdm import tqdm
 
         found = {name: torch.full((len(data),), UNREADABLE) for name in edits}
-        size = self.batch_size
+        size, digest = self.batch_size, fingerprint([[n, one.what] for n, one in edits.items()])
         starts = range(0, len(data), size)
         with tqdm(desc=title, total=len(data), unit="image") as bar:
             for start in starts:
                 places = list(range(start, min(start + size, len(data))))
-                held = self._kept(data, edits, f"{title},{start},{size}", places)
+                held = self._kept(data, edits, f"{title},{start},{size},{digest}", places)
                 for name, answers in held["answers"].items():
                     found[name][places] = torch.tensor(answers)
                 data.unreadable |= held["unreadable"]
@@ -74,22 +89,24 @@ class Answers:
         return found
 
     def _kept(
-        self, data: ClassificationData, edits: Edits, key: str, places: Sequence[int]
+        self, data: ClassificationData, edits: Mapping[str, Edit], key: str, places: Sequence[int]
     ) -> dict[str, Any]:
         """The answers to a batch, computed unless they are there."""
         held = None if self.journal is None else self.journal.read_batch(key)
-        if held is None or list(held["answers"]) != list(edits):
+        if held is None:
             held = self._ask(data, edits, places)
             if self.journal is not None:
                 self.journal.write_batch(key, held)
         return held
 
     @torch.no_grad()
-    def _ask(self, data: ClassificationData, edits: Edits, places: Sequence[int]) -> dict[str, Any]:
+    def _ask(
+        self, data: ClassificationData, edits: Mapping[str, Edit], places: Sequence[int]
+    ) -> dict[str, Any]:
         answers = {name: [UNREADABLE] * len(places) for name in edits}
         for positions, images in self.images(data, places):
             for name, edit in edits.items():
-                with edit():
+                with edit.applied():
                     given = forward(self.model, images).argmax(1).tolist()
                 for position, answer in zip(positions, given, strict=True):
                     answers[name][position - places[0]] = answer

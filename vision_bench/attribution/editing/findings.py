@@ -1,4 +1,4 @@
-"""What an edit did to images that chose nothing: every part, against every rival."""
+"""What an edit did to images that are tested: every part, against every rival."""
 
 from __future__ import annotations
 
@@ -180,6 +180,18 @@ class Findings:
             return self.accuracy(name, answers)
         return self.attack_success(answers)
 
+    def compares(self, name: str, rival: str) -> bool:
+        """Whether a comparison of the edit with a rival says anything.
+
+        What the model answers has chosen the images of some parts, so that it could only gain.
+        """
+        return rival != WHOLE or name not in self.problem.seen
+
+    def called(self, name: str) -> str:
+        """What a measure is called, with why it is none of images that are held out."""
+        why = self.problem.seen.get(name)
+        return f"{name} ({why})" if why else name
+
     def compare(self, name: str, first: str, second: str) -> Interval:
         """One of the measures of one arm less that of another."""
         if name == WORST:
@@ -202,7 +214,9 @@ class Findings:
             arms[RANDOM] = {name: vars(self.of_random(name)) for name in self.measures}
         differences = {
             f"{EDITED} less {rival}": {
-                name: vars(self.compare(name, EDITED, rival)) for name in self.measures
+                name: vars(self.compare(name, EDITED, rival))
+                for name in self.measures
+                if self.compares(name, rival)
             }
             for rival in self.rivals
         }
@@ -213,6 +227,7 @@ class Findings:
             "of": self.total,
             "helps": self.choice.helps,
             "passes": self.passes,
+            "seen": {name: why for name, why in self.problem.seen.items() if name in self.parts},
             "arms": arms,
             "differences": differences,
         }
@@ -233,8 +248,8 @@ class Findings:
         for arm, strength, answers in lines:
             for name in self.measures:
                 one = self.measure(name, answers)
-                part = name if name in self.examined.parts else ""
-                count = int(self.examined.parts[part].sum()) if part else ""
+                known = name in self.examined.parts
+                count = len(self.examined.right(answers, name)) if known else ""
                 writer.writerow([arm, strength, name, one.value, one.low, one.high, count])
         return text.getvalue()
 

@@ -43,11 +43,11 @@ def publish(
     }
     model = str(manifest.get("model", settings.model))
     summary, told = summarise(found), tell(found)
-    columns, rows = ["", *found.measures], _arm_rows(found)
+    columns, rows = ["", *map(found.called, found.measures)], _arm_rows(found)
     sections = [
         Section(
             "What the edit does",
-            "On images that chose nothing. In brackets 95 % intervals over these images (Wilson's, "
+            f"{_of_what(found)} In brackets 95 % intervals over these images (Wilson's, "
             "of a worst group by bootstrap); of random edits the lowest and the highest. "
             "Differences are paired image by image, with McNemar's exact p, each for itself; "
             "against random edits, with their mean.",
@@ -74,7 +74,7 @@ def publish(
         sections.append(Section("Changed answers", note, exhibits=shown))
     title = f"{model}: {found.problem.words}"
     subject = (
-        f"{found.examined.data.title}: {len(found.examined.data)} images tested, "
+        f"{found.examined.data.title}: {int((found.tested.whole >= 0).sum())} images tested, "
         f"{len(found.problem.targets)} targets and {len(found.problem.references)} references"
     )
     return publish_page(
@@ -91,6 +91,13 @@ def publish(
         sentences=[summary, *told],
         others=["edit/", "model.safetensors"],
     )
+
+
+def _of_what(found: Findings) -> str:
+    """Which images the figures are of."""
+    seen = [found.called(one) for one in found.parts if one in found.problem.seen]
+    apart = f", but for {' and '.join(seen)}" if seen else ""
+    return f"On images that neither made the edit nor chose it{apart}."
 
 
 def summarise(found: Findings) -> str:
@@ -113,7 +120,7 @@ def tell(found: Findings) -> list[str]:
     sentences = []
     for rival in found.rivals[1:]:
         parts = [
-            f"{name} {_judged(one)} {_difference(one)}"
+            f"{found.called(name)} {_judged(one)} {_difference(one)}"
             for name in _headline(found)
             for one in [found.compare(name, EDITED, rival)]
         ]
@@ -135,8 +142,10 @@ def _headline(found: Findings) -> list[str]:
 
 def _moved(found: Findings, name: str) -> str:
     before, after = (found.measure(name, found.tested.arms[one]) for one in (WHOLE, EDITED))
-    change = found.compare(name, EDITED, WHOLE)
-    return f"{name} {100 * before.value:.1f} % → {100 * after.value:.1f} % ({_difference(change)})"
+    moved = f"{found.called(name)} {100 * before.value:.1f} % → {100 * after.value:.1f} %"
+    if not found.compares(name, WHOLE):
+        return moved
+    return f"{moved} ({_difference(found.compare(name, EDITED, WHOLE))})"
 
 
 def _rival(name: str, found: Findings) -> str:
@@ -184,9 +193,13 @@ def _arm_rows(found: Findings) -> list[list[str]]:
 def _difference_rows(found: Findings) -> list[list[str]]:
     named = {WHOLE: "the model", RANDOM: "random edits", TUNED: "fine-tuned"}
     return [
-        [named[rival], *(_difference(found.compare(one, EDITED, rival)) for one in found.measures)]
+        [named[rival], *(_compared(found, one, rival) for one in found.measures)]
         for rival in found.rivals
     ]
+
+
+def _compared(found: Findings, name: str, rival: str) -> str:
+    return _difference(found.compare(name, EDITED, rival)) if found.compares(name, rival) else "–"
 
 
 def _how_chosen(found: Findings, settings: EditSettings, picture: bytes) -> Section:

@@ -7,6 +7,7 @@ same images.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,6 +44,12 @@ class Tuned:
         """What was done."""
         steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
         return f"{steps} of rate {self.rate:g}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its weights."""
+        parts = [one for one in (self.weight, self.bias) if one is not None]
+        return hashlib.sha256(b"".join(one.numpy().tobytes() for one in parts)).hexdigest()
 
     def answers(self, features: Float[Tensor, "images features"]) -> Int[Tensor, " images"]:
         """The classes that images are answered with."""

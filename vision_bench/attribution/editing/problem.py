@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,9 +31,11 @@ class Problem:
         targets: Images whose margins are to change.
         references: What they are told from.
         goal: What it is judged by.
-        selection: Images that select, and are not among these.
-        test: Images that are tested.
+        selection: Images that select; none is attributed but those of `seen`.
+        test: Images that are tested, and those of `seen`.
         attack: The class that a patch stands for; None without one.
+        seen: Parts that say nothing of the model as it is, and why: their images made the edit, or
+            are chosen by what the model answers.
         note: What else there is to know of the parts; empty where there is nothing.
     """
 
@@ -44,6 +46,7 @@ class Problem:
     selection: Examined
     test: Examined
     attack: int | None = None
+    seen: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
 
@@ -107,7 +110,8 @@ class Sources:
         settings = self.settings
         if settings.reference_file is not None:
             places = named_images(settings.reference_file, self.data, "references")
-            return [one for one in places if one in set(allowed)]
+            own = set(allowed)
+            return [one for one in places if one in own]
         if settings.references:
             chosen = members_of(self.data, settings.references, "references")
             allowed = [one for one in allowed if chosen[one]]

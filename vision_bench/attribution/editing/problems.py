@@ -99,7 +99,7 @@ def _of_images(sources: Sources) -> Problem:
     references = sources.references(without(range(len(data)), targets))
     rest = sources.rest([*targets, *references])
     kinds = {(int(data.labels[one]), int(answers[one])) for one in targets}
-    kinds = {(label, answer) for label, answer in kinds if label != answer}
+    kinds = {(label, answer) for label, answer in kinds if label != answer >= 0}
     own = sources.chosen(targets, "targets")
 
     def examined(others: ClassificationData, given: Int[Tensor, " others"]) -> Examined:
@@ -119,10 +119,11 @@ def _of_images(sources: Sources) -> Problem:
         Goal([EDITED_IMAGES], [OTHERS], lower=settings.lowers),
         examined(data.subset(rest), answers[rest]),
         examined(test, sources.answering(test)),
-        note="The edited images are those that the edit was made of, and not held out; mistakes "
-        "alike are test images of the same classes that the model answers with the same wrong "
-        "ones. As they are chosen by their wrong answers, any change mends some of them: hold "
-        "them against the random edits.",
+        seen={EDITED_IMAGES: "not held out", ALIKE: "chosen by the model's answers"},
+        note="The edited images are those that the edit was made of and chosen by, and not held "
+        "out; mistakes alike are test images of the same classes that the model answers with the "
+        "same wrong ones. As they are chosen by their wrong answers, any change mends some of "
+        "them: neither is compared with the model; hold them against the random edits.",
     )
 
 
@@ -167,14 +168,16 @@ def _of_groups(sources: Sources) -> Problem:
             "'celeba'"
         )
     answers = sources.answering(data)
-    present = data.groups.unique().tolist()
+    readable = answers >= 0
+    present = data.groups[readable].unique().tolist()
     shares = {
-        one: float((answers == data.labels)[data.groups == one].double().mean()) for one in present
+        one: float((answers == data.labels)[readable & (data.groups == one)].double().mean())
+        for one in present
     }
     worst = min(shares, key=lambda one: shares[one])
-    own = data.groups == worst
+    own = readable & (data.groups == worst)
     targets = sources.drawn(own.nonzero().flatten().tolist(), settings.target_count, "targets")
-    references = sources.references((~own).nonzero().flatten().tolist())
+    references = sources.references((data.groups != worst).nonzero().flatten().tolist())
     names = [data.group_names[one] for one in present]
 
     def parts(given: ClassificationData) -> dict[str, Bool[Tensor, " images"]]:

@@ -30,6 +30,9 @@ from vision_bench.attribution.editing.choices import (
 from vision_bench.attribution.settings import MaskSettings
 from vision_bench.data.trigger import Trigger
 
+SIZES = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 330)
+"""Numbers of components that are tried by default, as far as there are so many."""
+
 
 @dataclass(frozen=True)
 class EditSettings(MaskSettings):
@@ -39,23 +42,25 @@ class EditSettings(MaskSettings):
 
     Attributes:
         targets: Images whose margins are to change: names or indices of classes, separated by
-            commas; a file with a name or number of an image on each line; "wrong" for images that
-            are answered wrongly; "triggered" for images with a patch on them; or "worst-group".
+            commas; a file with the name of an image on each line, which is its number where images
+            are no files; "wrong" for images that are answered wrongly; "triggered" for images with
+            a patch on them; or "worst-group".
         references: What they are told from: classes, or a file; by default images drawn from all
             others, and of triggered ones the same without the patch.
         direction: "raise" or "lower" the targets' margins; by default those of classes are lowered,
             so that they are forgotten, and all others raised.
         target_count: Targets that are attributed.
         reference_count: References that are attributed.
-        selection_split: Split whose images are attributed and select, if not the test split's.
-        selection_share: Share of the test split that is attributed and selects.
+        selection_split: Another split, whose images are attributed and select; by default a share
+            of the tested one does.
+        selection_share: That share.
         prior: As in `attribute fit`.
         penalty: As in `attribute fit`.
         orders: Orders in which components are ablated, of which the best is chosen: "statistic",
             the paper's, or "margins", which looks at what the references lose too.
-        sizes: Numbers of components that are tried, separated by commas.
-        tolerance: Share of the other images' right answers that the edit may cost at most, on the
-            images that select.
+        sizes: Numbers of components that are tried, separated by commas; by default up to 330.
+        tolerance: By how much the edit may lower the accuracy on what is to stay, on the images
+            that select: 0.02 is two points.
         strengths: Strengths of the edit that are tested; at 1 its components are ablated.
         random_edits: Random edits of the same size that it is held against.
         fine_tune: Holds it against fine-tuning the last layer, too.
@@ -74,7 +79,7 @@ class EditSettings(MaskSettings):
     prior: Literal["gradient"] | None = "gradient"
     penalty: NonNegative | None = None
     orders: Names = ORDERS
-    sizes: Counts = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 330)
+    sizes: Counts = SIZES
     tolerance: NonNegative = 0.02
     strengths: Grid = "0:1:0.25"
     random_edits: Natural = 5
@@ -94,6 +99,11 @@ class EditSettings(MaskSettings):
             raise ValueError(
                 f"targets={self.words!r} with backdoor_class={self.backdoor_class!r}: give "
                 "targets='triggered' and the class that the patch stands for, or neither"
+            )
+        if self.direction == "lower" and self.kind in (TRIGGERED, WORST_GROUP):
+            raise ValueError(
+                f"direction='lower' does not go with targets={self.words!r}, whose margins are to "
+                "be raised: leave it out"
             )
         if self.references and self.kind in (TRIGGERED, WORST_GROUP):
             raise ValueError(

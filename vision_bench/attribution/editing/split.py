@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aim_plugins.core.identity import seed_of
 from vision_bench.data.classification import ClassificationData
+from vision_bench.data.dataset import FileImages
 
 
 def split_images(
@@ -42,6 +43,35 @@ def split_images(
             "select by, or none to test: give more images, or another share"
         )
     return taken.nonzero().flatten().tolist(), (~taken).nonzero().flatten().tolist()
+
+
+def check_apart(selecting: ClassificationData, tested: ClassificationData) -> None:
+    """Refuses to select by images that are tested.
+
+    Args:
+        selecting: Images of the split that is to select.
+        tested: Images that are tested.
+
+    Raises:
+        ValueError: If both are of one split, or share files of the same names and contents.
+    """
+    if selecting.name == tested.name:
+        raise ValueError(
+            f"selection_split: {selecting.name} is what is tested: give another one, or none to "
+            "part this one"
+        )
+    if not isinstance(selecting.images, FileImages) or not isinstance(tested.images, FileImages):
+        return  # images in arrays are those of their split
+    places = {name: place for place, name in enumerate(tested.names)}
+    alike = [place for place, name in enumerate(selecting.names) if name in places]
+    mine = selecting.images.subset(alike).digests()
+    theirs = tested.images.subset([places[selecting.names[one]] for one in alike]).digests()
+    same = [selecting.names[one] for one, a, b in zip(alike, mine, theirs, strict=True) if a == b]
+    if same:
+        raise ValueError(
+            f"selection_split: {len(same)} images are in {selecting.title} and in {tested.title} "
+            f"alike, such as {same[0]}: give a split of other images"
+        )
 
 
 def draw(

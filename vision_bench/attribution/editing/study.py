@@ -15,7 +15,7 @@ OUTPUT/
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import functools
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -33,12 +33,13 @@ from aim_plugins.attribution.edit import edit_scores
 from aim_plugins.core.devices import best_device
 from aim_plugins.core.files import write_atomic
 from aim_plugins.modulation.ablation import multiplied
+from aim_plugins.modulation.baking import scale_weights
 from aim_plugins.modulation.component_kinds import find_components
 from aim_plugins.modulation.edits import ComponentEdit, baked
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from vision_bench.attribution.editing.answers import Answers
+from vision_bench.attribution.editing.answers import UNCHANGED, Answers, Edit
 from vision_bench.attribution.editing.attributing import attribute
 from vision_bench.attribution.editing.choice import Choice, Trial
 from vision_bench.attribution.editing.choices import RANDOM, STATISTIC, TUNED, WHOLE
@@ -49,13 +50,14 @@ from vision_bench.attribution.editing.last_layer import Tuned, fine_tune
 from vision_bench.attribution.editing.orders import trials_of
 from vision_bench.attribution.editing.problem import read_names
 from vision_bench.attribution.editing.problems import make_problem
-from vision_bench.attribution.editing.settings import EditSettings
-from vision_bench.attribution.editing.split import draw, split_images
+from vision_bench.attribution.editing.settings import SIZES, EditSettings
+from vision_bench.attribution.editing.split import check_apart, draw, split_images
 from vision_bench.attribution.init import GRADIENT_COST
-from vision_bench.attribution.subject import named_module, read_images
+from vision_bench.attribution.subject import named_module
 from vision_bench.classifiers.load import load
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import list_left_out
+from vision_bench.data.samples import first_readable
 from vision_bench.models.known_preprocessing import write_header
 from vision_bench.models.output_layer import find_output_layer
 
@@ -93,15 +95,28 @@ class EditStudy(FolderStudy):
         self.model.module.to(self.device)
         self.named: nn.Module = named_module(self.model.module)
         self.components = find_components(self.named, settings.components, list(settings.patterns))
-        self.sizes = [one for one in sorted(set(settings.sizes)) if one <= len(self.components)]
-        if not self.sizes:
-            raise ValueError(
-                f"sizes={list(settings.sizes)}: the model has {len(self.components)} components: "
-                "give fewer"
-            )
+        self.sizes = self._sizes()
+        # Before anything is attributed: that these components can be ablated in a checkpoint.
+        scale_weights(copy.deepcopy(self.named), self.components, torch.ones(len(self.components)))
         self.data, self.test = self._split(whole)
-        _, example = read_images(self.test, [0], settings.workers)
-        self.last = find_output_layer(self.named, example.to(self.device))
+        self.last = self._last() if settings.fine_tune else ""
+
+    def _sizes(self) -> list[int]:
+        """Numbers of components to try, ascending; by default those that there are."""
+        asked, most = sorted(set(self.settings.sizes)), len(self.components)
+        if asked[-1] > most and tuple(self.settings.sizes) != SIZES:
+            raise ValueError(
+                f"sizes={list(self.settings.sizes)}: the model has {most} components: give fewer"
+            )
+        return [one for one in asked if one <= most]
+
+    def _last(self) -> str:
+        """The name of the layer that is fine-tuned."""
+        example = first_readable(self.test)[None].to(self.device)
+        try:
+            return find_output_layer(self.named, example)
+        except ValueError as error:
+            raise ValueError(f"{error}, or fine_tune=False") from None
 
     def _split(self, whole: ClassificationData) -> tuple[ClassificationData, ClassificationData]:
         """Images that are attributed and select, and those that are tested."""
@@ -114,6 +129,7 @@ class EditStudy(FolderStudy):
                 preprocessing=self.model.preprocessing,
                 on_error=settings.on_error,
             )
+            check_apart(chosen, whole)
             return chosen, whole
         named = [name for path in settings.files for name in read_names(path)]
         taken, rest = split_images(whole, settings.selection_share, settings.seed, named)
@@ -157,7 +173,8 @@ class EditStudy(FolderStudy):
             layers=self._layers(chosen),
             passes=settings.num_ablations + GRADIENT_COST * settings.gradient_passes,
         )
-        left_out = dict(self.data.unreadable) | self.test.unreadable
+        looked_at = (self.data, self.test, self.problem.selection.data, self.problem.test.data)
+        left_out = {name: why for one in looked_at for name, why in one.unreadable.items()}
         store.update_manifest(left_out=left_out)
         if left_out:
             print(list_left_out(left_out))
@@ -165,18 +182,20 @@ class EditStudy(FolderStudy):
     def _whole(self, answers: Answers, data: ClassificationData) -> Int[Tensor, " images"]:
         """What the model as it is answers."""
         title = "the model" if data is self.data else "the model, test"
-        return answers(data, {WHOLE: contextlib.nullcontext}, title)[WHOLE]
+        return answers(data, {WHOLE: UNCHANGED}, title)[WHOLE]
 
     def _choose(self, answers: Answers, trials: Sequence[Trial]) -> Choice:
         """The edit that the selecting images choose."""
-        edits: dict[str, Any] = {WHOLE: contextlib.nullcontext}
-        for one in trials:
-            edits[one.words] = functools.partial(self._ablated, one.components)
+        edits = {WHOLE: UNCHANGED} | {one.words: self._without(one.components) for one in trials}
         selection, goal = self.problem.selection, self.problem.goal
         given = answers(selection.data, edits, "images that select")
         reached = {name: goal.score(selection, one) for name, one in given.items()}
         before = reached.pop(WHOLE)
         return Choice(list(reached), list(reached.values()), before, self.settings.tolerance)
+
+    def _without(self, numbers: Sequence[int]) -> Edit:
+        """The edit that ablates some components."""
+        return Edit(["without", *numbers], functools.partial(self._ablated, numbers))
 
     def _ablated(self, numbers: Sequence[int]) -> AbstractContextManager[None]:
         """The model without some components."""
@@ -241,14 +260,16 @@ class EditStudy(FolderStudy):
     def _test(self, answers: Answers, edit: ComponentEdit, tuned: Tuned | None) -> Tested:
         """The one look at the images that are tested."""
         settings, count = self.settings, len(edit.components)
-        edits: dict[str, Any] = {
-            f"{one:g}": functools.partial(edit.applied, self.named, one) for one in settings.grid
+        named = list(edit.components.names())
+        edits = {
+            f"{one:g}": Edit([named, one], functools.partial(edit.applied, self.named, one))
+            for one in settings.grid
         }
         for number in range(settings.random_edits):
             drawn = draw(range(len(self.components)), count, settings.seed, RANDOM, number)
-            edits[f"{RANDOM} {number}"] = functools.partial(self._ablated, drawn.tolist())
+            edits[f"{RANDOM} {number}"] = self._without(drawn.tolist())
         if tuned is not None:
-            edits[TUNED] = functools.partial(tuned.applied, self._layer)
+            edits[TUNED] = Edit(tuned.digest, functools.partial(tuned.applied, self._layer))
         given = answers(self.problem.test.data, edits, "test")
         return Tested(
             whole=given["0"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from vision_bench.attribution.editing import findings
 from vision_bench.attribution.editing.choice import Choice, Trial
 from vision_bench.attribution.editing.choices import EDITED, RANDOM, WHOLE
 from vision_bench.attribution.editing.findings import WORST, Findings, is_clear
-from vision_bench.attribution.editing.front import tell
+from vision_bench.attribution.editing.front import summarise, tell
 from vision_bench.attribution.editing.goal import Examined, Goal, Score
 from vision_bench.attribution.editing.problem import Problem
 from vision_bench.data.classification import ArrayImages, ClassificationData
@@ -58,6 +59,22 @@ def test_each_random_edit_has_a_worst_group_of_its_own() -> None:
     assert one.of_random(WORST).value == 0
     assert one.compare(WORST, EDITED, RANDOM).value == pytest.approx(0.75)
     assert one.compare(WORST, EDITED, WHOLE).value == pytest.approx(-0.25)
+
+
+def test_images_that_made_the_edit_are_not_held_against_the_model() -> None:
+    one = found(
+        {"own": [1, 1, 0, 0], "rest": [0, 0, 1, 1]},
+        {"edit": [[0, 0, 0, 0]], "model": [[1, 1, 0, 0]], "random": [[1, 0, 0, 0]]},
+        Goal(["own"], ["rest"]),
+    )
+    seen = dataclasses.replace(one.problem, seen={"own": "not held out"})
+    marked = dataclasses.replace(one, problem=seen)
+    assert "own 0.0 % → 100.0 % (+100.0 points" in summarise(one)
+    assert "own (not held out) 0.0 % → 100.0 %; rest" in summarise(marked)
+    differences = json.loads(marked.to_json())["differences"]
+    assert list(differences["edit less model"]) == ["rest"]
+    assert list(differences["edit less random edits"]) == ["own", "rest"]
+    assert json.loads(marked.to_json())["seen"] == {"own": "not held out"}
 
 
 def test_nothing_is_clear_of_one_image() -> None:

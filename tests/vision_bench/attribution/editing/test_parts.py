@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,8 +20,8 @@ from vision_bench.attribution.editing.last_layer import RATES, STEPS, fine_tune
 from vision_bench.attribution.editing.orders import by_margins, by_statistic
 from vision_bench.attribution.editing.problems import make_problem
 from vision_bench.attribution.editing.settings import EditSettings
-from vision_bench.attribution.editing.split import split_images
-from vision_bench.data.classification import ArrayImages, ClassificationData
+from vision_bench.attribution.editing.split import check_apart, split_images
+from vision_bench.data.classification import ArrayImages, ClassificationData, load_dataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,6 +86,39 @@ def test_groups_give_their_share_too_and_named_images_are_never_tested() -> None
     assert 6 <= int((data.groups[taken] == 0).sum()) <= 7
     with pytest.raises(ValueError, match=r"selection_share=0\.001"):
         split_images(data, 0.001, seed=0)
+
+
+def test_a_split_that_selects_shares_no_image_with_the_tested_one(tmp_path: Path) -> None:
+    def images(split: str, shades: dict[str, int]) -> ClassificationData:
+        for name, shade in shades.items():
+            path = tmp_path / split / "ant" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (shade, 0, 0)).save(path)
+        return load_dataset("folder", tmp_path, split=split)
+
+    tested = images("test", {"a.png": 1, "b.png": 2})
+    check_apart(images("val", {"a.png": 3, "c.png": 2}), tested)
+    with pytest.raises(ValueError, match=r"1 images are in .*-leak .* such as .*b\.png"):
+        check_apart(images("leak", {"a.png": 3, "b.png": 2}), tested)
+    with pytest.raises(ValueError, match="selection_split: .* is what is tested"):
+        check_apart(tested, tested)
+    digits = [load_dataset("digits", split=one, limit=20) for one in ("test", "train")]
+    check_apart(*digits)
+
+
+def test_images_that_cannot_be_read_make_no_group_the_worst() -> None:
+    data = data_of([0, 1] * 30, [place // 20 for place in range(60)])
+    test = data_of([0, 1] * 15, [place // 10 for place in range(30)])
+    wrong = wrong_on(20, 21)
+
+    def answer(given: ClassificationData) -> torch.Tensor:
+        found = wrong(given)
+        if given is data:
+            found[40:50] = -1
+        return found
+
+    found = make_problem(settings(targets="worst-group"), data, test, answer)
+    assert set(found.targets.groups.tolist()) == {1}
 
 
 def test_attributed_images_neither_select_nor_are_they_tested(data, test_data) -> None:
@@ -186,6 +220,11 @@ def test_a_problem_without_images_is_refused(data, test_data) -> None:
         ({"targets": "bee", "strengths": "0:0.5:0.25"}, "end with 1"),
         ({"targets": "bee", "gradient_passes": 0}, "prior=None"),
         ({"targets": "bee", "alpha": 1.0}, "alpha"),
+        ({"targets": "worst-group", "direction": "lower"}, "direction='lower' does not go"),
+        (
+            {"targets": "triggered", "backdoor_class": 1, "direction": "lower"},
+            "direction='lower' does not go",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(given, message) -> None:

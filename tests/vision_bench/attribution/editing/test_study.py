@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from aim_plugins.modulation.components import Components, Site
 from aim_plugins.modulation.edits import ComponentEdit
 from vision_bench.attribution.editing import study
+from vision_bench.attribution.editing.answers import Answers, Edit
+from vision_bench.attribution.editing.last_layer import Tuned
 from vision_bench.attribution.editing.split import split_images
 from vision_bench.attribution.subject import ClassifierSubject
 from vision_bench.cli import main
 from vision_bench.data.classification import load_dataset
 from vision_bench.data.trigger import Trigger, TriggeredImages
 from vision_bench.models.load import load_model
+from vision_bench.models.output_layer import find_output_layer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -204,6 +208,8 @@ def test_wrong_answers_are_mended_or_the_page_says_so(lenet, tmp_path):
     assert run(config, tmp_path / "run") == 0
     measured = found(tmp_path / "run")
     assert measured["arms"]["model"]["edited images"]["value"] == 0
+    assert "edited images" not in measured["differences"]["edit less model"]
+    assert measured["seen"]["edited images"] == "not held out"
     assert ("no edit to keep" in (tmp_path / "run" / "report.html").read_text()) != (
         measured["helps"]
     )
@@ -212,6 +218,55 @@ def test_wrong_answers_are_mended_or_the_page_says_so(lenet, tmp_path):
 def test_too_many_components_are_refused(config, tmp_path, capsys):
     assert run(config, tmp_path / "run", "--sizes", "1000") == 2
     assert "sizes=[1000]: the model has 204 components" in capsys.readouterr().err
+
+
+def test_default_sizes_stop_at_the_components_there_are(lenet, tmp_path):
+    config = write(tmp_path, lenet, targets="0", fine_tune=False)
+    config.write_text(config.read_text().replace("sizes = '2,5,10'\n", ""))
+    one = study.EditStudy(read(config, tmp_path / "run"))
+    one.load()
+    assert one.sizes == [1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200]
+
+
+def test_sizes_that_are_asked_for_are_not_left_out(config, tmp_path, capsys):
+    assert run(config, tmp_path / "run", "--sizes", "2,500") == 2
+    assert "sizes=[2, 500]: the model has 204 components" in capsys.readouterr().err
+
+
+def test_what_no_checkpoint_can_hold_is_refused_before_it_is_attributed(
+    lenet, tmp_path, monkeypatch
+):
+    one = study.EditStudy(read(write(tmp_path, lenet, targets="0", sizes="1"), tmp_path / "run"))
+    block = Components((Site("net", "", 1, side="residual"),), ((0,),))
+    monkeypatch.setattr(study, "find_components", lambda *_: block)
+    with pytest.raises(ValueError, match="whole block"):
+        one.load()
+
+
+def test_the_tested_split_does_not_select(config, tmp_path, capsys):
+    assert run(config, tmp_path / "run", "--selection-split", "test") == 2
+    assert "digits-test is what is tested" in capsys.readouterr().err
+
+
+def test_answers_of_another_edit_are_not_taken_for_its_own(lenet):
+    model, data = left_over(lenet)
+    kept: dict = {}
+
+    class Journal:
+        read_batch, write_batch = staticmethod(kept.get), staticmethod(kept.__setitem__)
+
+    ask = Answers(model, 64, journal=Journal())
+    layer = model.module.get_submodule(find_output_layer(model.module, data[0][0][None]))
+
+    def shifted(to: int) -> Edit:
+        bias = torch.zeros(10)
+        bias[to] = 1e6
+        tuned = Tuned(1.0, 1, layer.weight.detach().clone(), bias)
+        return Edit(tuned.digest, lambda: tuned.applied(layer))
+
+    for to in (3, 7, 3):
+        assert set(ask(data, {"tuned": shifted(to)}, "test")["tuned"].tolist()) == {to}
+    assert len(kept) == 2 * -(-len(data) // 64)  # the third time nothing is asked again
 
 
 def test_the_worst_group_is_the_least_of_the_groups_accuracies(tmp_path):
