@@ -40,6 +40,7 @@ class AttributionMetadata(ArtifactMetadata):
         prior_factors: What mean gradients where a component is kept, and their change where it is
             ablated, were multiplied by.
         penalty: Of the ridge regression.
+        asked_penalty: The penalty that was asked for; None where the data chose it.
     """
 
     KIND: ClassVar[str] = "attribution"
@@ -54,6 +55,7 @@ class AttributionMetadata(ArtifactMetadata):
     prior: str = ""
     prior_factors: Sequence[float] = ()
     penalty: float = 0.0
+    asked_penalty: float | None = None
 
 
 class TopComponent(NamedTuple):

@@ -67,13 +67,13 @@ def fit_attributions(
     wide = dataset.plan.rows < dataset.components
     problem = _Dual(dataset) if wide else _Primal(dataset)
     if prior is None:
-        return _attributions(dataset, problem, problem.solve(None, None, penalty))
+        return _attributions(dataset, problem, problem.solve(None, None, penalty), penalty)
     rows = slice(0, len(dataset.plan.examples))
     gradients = [torch.from_numpy(one[rows]).double().T for one in (dataset.kept, dataset.change)]
     factors = problem.factors(gradients)
     mean = factors[0] * gradients[0] + factors[1] * gradients[1]
     found = problem.solve(mean, variances_of(mean), penalty)
-    return _attributions(dataset, problem, found, prior, factors)
+    return _attributions(dataset, problem, found, penalty, prior, factors)
 
 
 def variances_of(
@@ -252,6 +252,7 @@ def _attributions(
     dataset: ComponentDataset,
     problem: _Primal | _Dual,
     found: _Solution,
+    asked: float | None,
     prior: str = "",
     factors: Sequence[float] = (),
 ) -> Attributions:
@@ -265,6 +266,7 @@ def _attributions(
         prior=prior,
         prior_factors=list(factors),
         penalty=found.penalty,
+        asked_penalty=asked,
     )
     intercepts = problem.outputs - problem.kept @ found.weights
     return Attributions(found.weights.T.float().contiguous(), intercepts.float(), metadata)

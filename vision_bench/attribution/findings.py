@@ -195,16 +195,17 @@ class Findings:
             for one in means.topk(count).indices.tolist()
         ]
 
-    def fewer_passes(self) -> tuple[float, float] | None:
-        """With how many passes COAR does as well as least squares at their best, and with how many.
+    def fewer_passes(self) -> tuple[Method, Method] | None:
+        """COAR with the fewest passes with which it does better than least squares at their best.
 
-        Of the numbers of passes that were tried, so the true one may be smaller; None where it
-        takes no fewer, or either was not tried.
+        Of the numbers of passes that were tried, so the true one may be smaller; better is what
+        the interval of the difference, image by image, leaves no doubt of. None where there is
+        none with fewer passes, or either was not tried.
         """
         mine, theirs = self.curves.get(COAR, ()), self.curves.get(LEAST_SQUARES, ())
         if not mine or not theirs:
             return None
         alpha = self.shown_alpha
         best = max(theirs, key=lambda one: one.at(alpha).value)
-        passes = [one.passes for one in mine if one.at(alpha).value >= best.at(alpha).value]
-        return (passes[0], best.passes) if passes and passes[0] < best.passes else None
+        better = [one for one in mine if one.against(best, alpha).low > 0]
+        return (better[0], best) if better and better[0].passes < best.passes else None

@@ -203,9 +203,14 @@ def open_attributions(settings: AttributionSettings) -> Attributions:
     """
     folder = settings.folder / ATTRIBUTIONS
     found = Attributions.load(folder)
-    if found.metadata.prior != (settings.prior or ""):
-        raise ValueError(
-            f"prior={settings.prior!r}, but {folder} was fitted with "
-            f"{found.metadata.prior or None!r}: run `attribute fit` again"
-        )
+    asked = {
+        "prior": (settings.prior, found.metadata.prior or None),
+        "penalty": (settings.penalty, found.metadata.asked_penalty),
+    }
+    for name, (mine, theirs) in asked.items():
+        if mine != theirs:
+            raise ValueError(
+                f"{name}={mine!r}, but {folder} was fitted with {theirs!r}: run `attribute fit` "
+                "again"
+            )
     return found

@@ -126,6 +126,12 @@ class EvaluationStudy(FolderStudy):
                 f"output={str(settings.folder)!r} holds attributions of other images or another "
                 "preprocessing than these settings name: give those that `attribute build` had"
             )
+        if self.attributions.metadata.components != self.loaded.components.to_json():
+            raise ValueError(
+                f"components={settings.components!r} with patterns={list(settings.patterns)}: "
+                f"{settings.folder} holds attributions to others: give those that `attribute "
+                "build` had"
+            )
 
     def measure(self, store: SweepStore) -> None:
         settings, loaded, fitted = self.settings, self.loaded, self.attributions
@@ -176,8 +182,8 @@ class EvaluationStudy(FolderStudy):
     def _fitted(self, fresh: Fresh, fitted: Attributions) -> Method:
         """The attributions that are evaluated, as they were fitted."""
         plan, name = self.dataset.plan, COAR
-        if self.settings.prior is None:
-            name = LEAST_SQUARES if self.settings.penalty == 0 else RIDGE
+        if not fitted.metadata.prior:
+            name = LEAST_SQUARES if fitted.metadata.penalty == 0 else RIDGE
         passes = passes_of(plan.masks, plan.gradient_passes) if name == COAR else float(plan.rows)
         return fresh.method(name, passes, fitted.weights)
 

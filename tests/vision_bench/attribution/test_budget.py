@@ -41,7 +41,7 @@ def test_masks_alone_are_fitted_without_gradients(output: Path) -> None:
 def test_what_is_chosen_costs_about_what_is_affordable(affordable: float) -> None:
     chosen = choose_passes(500, affordable)
     assert chosen.num_ablations >= 100
-    assert chosen.passes <= max(affordable, 630)
+    assert chosen.passes <= max(affordable, 655)
     assert chosen.leaves_one_out == (affordable >= 5000)
 
 

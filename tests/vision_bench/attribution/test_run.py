@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_the_correlation_is_that_of_fresh_masks_by_hand(
     (found,) = [
         row
         for row in rows(output)
-        if row["method"] == "COAR" and row["alpha"] == str(alpha) and row["passes"] == "196.0"
+        if row["method"] == "COAR" and row["alpha"] == str(alpha) and row["passes"] == "201.0"
     ]
     assert float(found["correlation"]) == pytest.approx(expected, abs=1e-3)
     assert float(found["low"]) < expected < float(found["high"])
@@ -138,8 +139,8 @@ def test_the_table_has_every_method_at_every_share(output: Path) -> None:
         "neuron conductance", "internal influence",
     }  # fmt: skip
     passes = sorted({float(one) for one, _ in found["COAR"]})
-    assert passes == [46, 55, 64, 83, 121, 196]  # 20 gradients of 2.3 passes, and 0 to 150 masks
-    assert {float(one) for one, _ in found["gradient × parameter"]} == {2.3}
+    assert passes == [51, 60, 69, 88, 126, 201]  # 20 gradients of 2.55 passes, and 0 to 150 masks
+    assert {float(one) for one, _ in found["gradient × parameter"]} == {2.55}
     assert {float(one) for one, _ in found["leave one out"]} == {23}
 
 
@@ -249,13 +250,31 @@ def test_a_fit_refuses_a_dataset_of_other_settings(
 def test_an_evaluation_refuses_attributions_of_other_images(
     config: Path, output: Path, tmp_path: Path, capsys
 ) -> None:
-    import shutil
-
     for part in ("dataset", "attributions"):
         shutil.copytree(output / part, tmp_path / part)
     words = ["attribute", "evaluate", str(config), "--output", str(tmp_path)]
     assert main([*words, "--example-classes", "1,2"]) == 2
     assert "attributions of other images" in capsys.readouterr().err
+    assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--patterns", "conv1"], "holds attributions to others"),
+        (["--components", "linear_rows"], "holds attributions to others"),
+        (["--penalty", "0"], "penalty=0.0, but"),
+        (["--prior", "None"], "prior=None, but"),
+    ],
+)
+def test_an_evaluation_refuses_attributions_of_other_settings(
+    config: Path, output: Path, tmp_path: Path, words: list[str], said: str, capsys
+) -> None:
+    for part in ("dataset", "attributions"):
+        shutil.copytree(output / part, tmp_path / part)
+    command = ["attribute", "evaluate", str(config), "--output", str(tmp_path)]
+    assert main([*command, *words]) == 2
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "evaluation").exists()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from aim_plugins.attribution.attributions import Attributions
 from aim_plugins.attribution.dataset import ComponentDataset, build
@@ -18,6 +20,7 @@ from vision_bench.attribution.editing.problem import Problem
 from vision_bench.attribution.editing.settings import EditSettings
 from vision_bench.attribution.stages import tell_progress
 from vision_bench.attribution.subject import ClassifierSubject, read_images
+from vision_bench.data.classification import ClassificationData
 from vision_bench.models.model import VisionModel
 
 
@@ -40,24 +43,13 @@ def attribute(
     Raises:
         ValueError: If an image cannot be read.
     """
-    names: list[str] = []
-    images, labels = [], []
-    for data in (problem.targets, problem.references):
-        places, read = read_images(data, range(len(data)), settings.workers)
-        if len(places) < len(data):
-            name, reason = next(iter(data.unreadable.items()))
-            raise ValueError(
-                f"{name} was to be attributed and cannot be read ({reason}): take it out of the "
-                "data, or give another seed"
-            )
-        images.append(read)
-        labels.append(data.labels)
-        names += data.names
+    parts = (problem.targets, problem.references)
+    names = [name for one in parts for name in one.names]
     subject = ClassifierSubject(
         model,
         components,
-        torch.cat(images),
-        torch.cat(labels),
+        torch.cat([_read(one, settings.workers) for one in parts]),
+        torch.cat([one.labels for one in parts]),
         settings.output_fn,
         settings.batch_size,
     )
@@ -78,3 +70,15 @@ def attribute(
     )
     attributions.save(folder / ATTRIBUTIONS)
     return attributions
+
+
+def _read(data: ClassificationData, workers: int) -> Float[Tensor, "n 3 height width"]:
+    """All images; one that cannot be read is refused."""
+    places, images = read_images(data, range(len(data)), workers)
+    if len(places) < len(data):
+        name, reason = next(iter(data.unreadable.items()))
+        raise ValueError(
+            f"{name} was to be attributed and cannot be read ({reason}): take it out of the data, "
+            "or give another seed"
+        )
+    return images

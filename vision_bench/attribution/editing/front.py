@@ -43,7 +43,32 @@ def publish(
     }
     model = str(manifest.get("model", settings.model))
     summary, told = summarise(found), tell(found)
-    columns, rows = ["", *map(found.called, found.measures)], _arm_rows(found)
+    columns, rows = _columns(found), _arm_rows(found)
+    title = f"{model}: {found.problem.words}"
+    subject = (
+        f"{found.examined.data.title}: {int((found.tested.whole >= 0).sum())} images tested, "
+        f"{len(found.problem.targets)} targets and {len(found.problem.references)} references"
+    )
+    return publish_page(
+        folder,
+        Page("Edit by components", title, subject, summary, _sections(found, settings, drawn)),
+        manifest,
+        files={"edit.json": found.to_json(), "edit.csv": found.csv},
+        pictures={
+            f"{name}.{kind}": content
+            for name, picture in drawn.items()
+            for kind, content in picture.items()
+        },
+        table=Overview(title, columns=columns, rows=rows).as_text(),
+        sentences=[summary, *told],
+        others=["edit/", "model.safetensors"],
+    )
+
+
+def _sections(
+    found: Findings, settings: EditSettings, drawn: Mapping[str, Mapping[str, bytes]]
+) -> list[Section]:
+    columns, rows = _columns(found), _arm_rows(found)
     sections = [
         Section(
             "What the edit does",
@@ -51,7 +76,7 @@ def publish(
             "of a worst group by bootstrap); of random edits the lowest and the highest. "
             "Differences are paired image by image, with McNemar's exact p, each for itself; "
             "against random edits, with their mean.",
-            told,
+            tell(found),
             {"every arm": drawn["arms"]["png"]},
             [Table(columns, rows), Table(columns, _difference_rows(found), "The edit less others")],
         ),
@@ -70,27 +95,14 @@ def publish(
         ),
     ]
     if shown := _exhibits(found):
-        note = "Images that are tested, whose answers the edit changes; evenly over all of these."
+        aims = " and ".join(map(found.called, found.problem.goal.aims))
+        note = f"Images of {aims}, whose answers the edit changes; evenly over all of these."
         sections.append(Section("Changed answers", note, exhibits=shown))
-    title = f"{model}: {found.problem.words}"
-    subject = (
-        f"{found.examined.data.title}: {int((found.tested.whole >= 0).sum())} images tested, "
-        f"{len(found.problem.targets)} targets and {len(found.problem.references)} references"
-    )
-    return publish_page(
-        folder,
-        Page("Edit by components", title, subject, summary, sections),
-        manifest,
-        files={"edit.json": found.to_json(), "edit.csv": found.csv},
-        pictures={
-            f"{name}.{kind}": content
-            for name, picture in drawn.items()
-            for kind, content in picture.items()
-        },
-        table=Overview(title, columns=columns, rows=rows).as_text(),
-        sentences=[summary, *told],
-        others=["edit/", "model.safetensors"],
-    )
+    return sections
+
+
+def _columns(found: Findings) -> list[str]:
+    return ["", *map(found.called, found.measures)]
 
 
 def _of_what(found: Findings) -> str:
@@ -220,7 +232,7 @@ def _how_chosen(found: Findings, settings: EditSettings, picture: bytes) -> Sect
         told.append(
             f"The last layer was fine-tuned in {len(tuning.words)} ways, of which "
             f"{tuning.words[tuning.chosen]} were chosen: goal {best.goal:.1%}, rest "
-            f"{best.rest:.1%}."
+            f"{best.rest:.1%} of the images that chose them."
         )
     return Section(
         "How it was chosen",
@@ -228,8 +240,9 @@ def _how_chosen(found: Findings, settings: EditSettings, picture: bytes) -> Sect
         "attributions to targets and references, as in the paper; or by margins, one after another "
         "so that the margins that attributions foresee are best, the references' too. Which, how "
         "many, and how far fine-tuning goes is chosen on images that are not tested: the most of "
-        f"the goal that costs the rest at most {100 * choice.tolerance:g} points. Dashed: the "
-        "model as it is.",
+        f"the goal that costs the rest at most {100 * choice.tolerance:g} points. The chosen one "
+        "is the best of many on these images, and flattered by that; what it is worth stands "
+        "above. Dashed: the model as it is.",
         told,
         {"goal and rest by size": picture},
         [Table(["ablated", found.problem.goal.words, "rest: right", ""], rows)],
