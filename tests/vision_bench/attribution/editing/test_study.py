@@ -18,7 +18,8 @@ from vision_bench.attribution.editing.last_layer import Tuned
 from vision_bench.attribution.editing.split import split_images
 from vision_bench.attribution.subject import ClassifierSubject
 from vision_bench.cli import main
-from vision_bench.data.classification import load_dataset
+from vision_bench.data.classification import ArrayImages, load_dataset
+from vision_bench.data.images import UnreadableImageError
 from vision_bench.data.trigger import Trigger, TriggeredImages
 from vision_bench.models.load import load_model
 from vision_bench.models.output_layer import find_output_layer
@@ -267,6 +268,27 @@ def test_answers_of_another_edit_are_not_taken_for_its_own(lenet):
     for to in (3, 7, 3):
         assert set(ask(data, {"tuned": shifted(to)}, "test")["tuned"].tolist()) == {to}
     assert len(kept) == 2 * -(-len(data) // 64)  # the third time nothing is asked again
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_named(lenet, tmp_path, monkeypatch):
+    _, data = left_over(lenet)
+    broken, read = data.names[0], ArrayImages.read
+
+    def failing(self, index):
+        if self.names[index] == broken:
+            raise UnreadableImageError(f"{broken} is damaged")
+        return read(self, index)
+
+    monkeypatch.setattr(ArrayImages, "read", failing)
+    label = (int(data.labels[0]) + 1) % 10
+    config = write(
+        tmp_path, lenet, targets="triggered", backdoor_class=label, sizes="2", random_edits=0
+    )
+    assert run(config, tmp_path / "run") == 0
+    left_out = json.loads((tmp_path / "run" / "manifest.json").read_text())["left_out"]
+    assert set(left_out) == {broken, f"{broken} with patch"}
+    rows = list(csv.DictReader((tmp_path / "run" / "edit.csv").open()))
+    assert {row["images"] for row in rows if row["measure"] == "clean"} == {str(len(data) - 1)}
 
 
 def test_the_worst_group_is_the_least_of_the_groups_accuracies(tmp_path):
