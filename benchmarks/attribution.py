@@ -219,7 +219,7 @@ class Lines(Subject):
 
     def __init__(self, components: int, examples: int) -> None:
         site = Site("layer", "layer", components)
-        super().__init__(nn.Linear(1, 1), Components((site,)), examples)
+        super().__init__(nn.Linear(1, 1).eval(), Components((site,)), examples)
         self._weights = torch.ones(components, examples) / components
 
     def outputs(self, factors: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
 
+from aim_plugins.attribution.checks import check_derivatives, check_finite
 from aim_plugins.attribution.plan import Block, DatasetPlan
 from aim_plugins.attribution.subject import Subject, factors_of
 from aim_plugins.attribution.tensor_file import write_pieces
@@ -25,16 +26,24 @@ GRADIENTS = ("gradients_kept", "gradients_change")
 
 
 def compute_block(plan: DatasetPlan, subject: Subject, block: Block) -> dict[str, np.ndarray]:
-    """Computes what the file of a block holds."""
+    """Computes what the file of a block holds.
+
+    Raises:
+        ValueError: If an output or a derivative is not finite; its example and mask are named.
+    """
     ablated = plan.ablated(block, len(subject.components))
     factors = factors_of(ablated)
     held = {"ablated": pack(ablated)}
     if block.kind == "outputs":
-        return held | {"outputs": subject.outputs(factors).numpy()}
+        values = subject.outputs(factors)
+        check_finite(values, plan.examples, "mask", block.masks[0])
+        return held | {"outputs": values.numpy()}
     outputs = []
     sums = {name: torch.zeros(subject.examples, len(subject.components)) for name in _STATES}
-    for row in factors:
+    for number, row in zip(block.masks, factors, strict=True):
         output, gradient = subject.gradients(row)
+        check_finite(output[None], plan.examples, "gradient pass", number)
+        check_derivatives(gradient, plan.examples, subject.components)
         outputs.append(output.numpy())
         sums["kept"].addcmul_(gradient, row)
         sums["ablated"].addcmul_(gradient, 1 - row)

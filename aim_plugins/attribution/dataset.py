@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float
 from safetensors import safe_open
 
 from aim_plugins.attribution.assembly import GRADIENTS, assemble, compute_block, unpack
+from aim_plugins.attribution.checks import check_mode
 from aim_plugins.attribution.plan import Block, DatasetPlan
 from aim_plugins.attribution.subject import Subject
 from aim_plugins.core.artifact import artifact_files, read_metadata
@@ -123,8 +124,8 @@ def build(
         Whether all blocks of all shards are in the folder; then the dataset is written.
 
     Raises:
-        ValueError: If the shard does not exist, the subject is not the planned one, or the folder
-            holds blocks of another plan.
+        ValueError: If the shard does not exist, the subject is not the planned one or in train
+            mode, the folder holds blocks of another plan, or an output is not finite.
         OSError: If a file cannot be written.
     """
     own, count = shard
@@ -234,15 +235,14 @@ def _shards(folder: Path) -> int:
 
 
 def _check_subject(plan: DatasetPlan, subject: Subject) -> None:
+    """Model, components, output and examples are the subject's own, and the plan's are not told."""
+    check_mode(subject.model)
     given = DatasetPlan.of(
         subject,
-        output=plan.output,
         masks=plan.masks,
         alpha=plan.alpha,
         gradient_passes=plan.gradient_passes,
         seed=plan.seed,
-        examples=plan.examples,
-        data_sha256=plan.data_sha256,
     )
     plan.check_same(given, "the subject")
 

@@ -80,11 +80,11 @@ class DatasetPlan(ArtifactMetadata):
         cls,
         subject: Subject,
         *,
-        output: str,
         masks: int,
         alpha: float = 0.1,
         gradient_passes: int = 0,
         seed: int = 0,
+        output: str = "",
         examples: Sequence[str] | None = None,
         data_sha256: str = "",
     ) -> DatasetPlan:
@@ -92,19 +92,21 @@ class DatasetPlan(ArtifactMetadata):
 
         Args:
             subject: Model, components and examples.
-            output: What its outputs are, for instance "margin".
             masks: Masks under which outputs are computed.
             alpha: Probability of a component to be ablated.
             gradient_passes: Further masks under which gradients are computed besides.
             seed: Seed of the masks.
-            examples: Names of the examples; by default their numbers.
-            data_sha256: SHA-256 of the examples.
+            output: What is attributed, if the subject does not know yet; see `Subject.describe`.
+            examples: Names of the examples, likewise.
+            data_sha256: SHA-256 of the examples, likewise.
 
         Raises:
-            ValueError: If alpha is not inside (0, 1), there are too few masks, or not as many names
-                as examples.
+            ValueError: If alpha is not inside (0, 1), there are too few masks, or the subject is
+                one of other examples or another output, or of no known one.
         """
-        names = list(map(str, range(subject.examples))) if examples is None else list(examples)
+        subject.describe(output=output, names=examples, data_sha256=data_sha256)
+        if not subject.output:
+            raise ValueError("output: the subject does not know what is attributed: name it")
         if not 0 < alpha < 1:
             raise ValueError(
                 f"alpha={alpha:g}: give the probability of a component to be ablated, above 0 and "
@@ -115,23 +117,19 @@ class DatasetPlan(ArtifactMetadata):
                 f"masks={masks} and gradient_passes={gradient_passes}: give two or more together, "
                 "and none below 0"
             )
-        if len(names) != subject.examples:
-            raise ValueError(
-                f"examples: {len(names)} names of {subject.examples} examples: give one for each"
-            )
         return cls.of_model(
             subject.model,
             method="ablation",
             sites=[site.name for site in subject.components.sites],
             components=subject.components.to_json(),
-            examples=names,
-            output=output,
+            examples=subject.names,
+            output=subject.output,
             alpha=float(alpha),
             masks=masks,
             gradient_passes=gradient_passes,
             fingerprint=model_fingerprint(subject.model),
             seed=seed,
-            data_sha256=data_sha256,
+            data_sha256=subject.data_sha256,
         )
 
     @property

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from aim_plugins.attribution.checks import check_mode
 from aim_plugins.modulation.ablation import multiplied
 from aim_plugins.modulation.components import Components
 
@@ -37,14 +38,78 @@ class Subject(abc.ABC):
         model: The model, in eval mode.
         components: Its components.
         examples: How many examples there are.
+        output: What is attributed, for instance "margin".
+        names: Names of the examples; by default their numbers.
+        data_sha256: SHA-256 of the examples.
 
     Attributes:
         passes: What was computed so far.
+
+    Raises:
+        ValueError: If a part of the model is in train mode, or there are not as many names as
+            examples.
     """
 
-    def __init__(self, model: nn.Module, components: Components, examples: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        components: Components,
+        examples: int,
+        *,
+        output: str = "",
+        names: Sequence[str] | None = None,
+        data_sha256: str = "",
+    ) -> None:
+        check_mode(model)
         self.model, self.components, self.examples = model, components, examples
         self.passes = Passes()
+        self._known: dict[str, Any] = {}
+        self.describe(output=output, names=names, data_sha256=data_sha256)
+
+    @property
+    def output(self) -> str:
+        """What is attributed; "" where nobody has said it."""
+        return str(self._known.get("output", ""))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the examples."""
+        return list(self._known.get("names", map(str, range(self.examples))))
+
+    @property
+    def data_sha256(self) -> str:
+        """SHA-256 of the examples; "" where nobody has said it."""
+        return str(self._known.get("data_sha256", ""))
+
+    def describe(
+        self, *, output: str = "", names: Sequence[str] | None = None, data_sha256: str = ""
+    ) -> None:
+        """Says what is attributed and of which examples, where that is not known yet.
+
+        Args:
+            output: What is attributed.
+            names: Names of the examples.
+            data_sha256: SHA-256 of the examples.
+
+        Raises:
+            ValueError: If it is known to be something else, or there are not as many names as
+                examples.
+        """
+        if names is not None and len(names) != self.examples:
+            raise ValueError(
+                f"examples: {len(names)} names of {self.examples} examples: give one for each"
+            )
+        given = {
+            "output": output or None,
+            "names": None if names is None else list(names),
+            "data_sha256": data_sha256 or None,
+        }
+        for what, value in given.items():
+            if value is not None and self._known.setdefault(what, value) != value:
+                raise ValueError(
+                    f"{what}: the subject has {self._known[what]!r}, not {value!r}: make one of "
+                    "its own for each"
+                )
 
     @abc.abstractmethod
     def paired_outputs(
@@ -93,12 +158,25 @@ class BatchSubject(Subject):
         components: Its components.
         examples: How many examples there are.
         batch_size: Pairs of a mask and an example in one batch.
+        output: What is attributed, for instance "margin".
+        names: Names of the examples; by default their numbers.
+        data_sha256: SHA-256 of the examples.
     """
 
     def __init__(
-        self, model: nn.Module, components: Components, examples: int, batch_size: int = 256
+        self,
+        model: nn.Module,
+        components: Components,
+        examples: int,
+        batch_size: int = 256,
+        *,
+        output: str = "",
+        names: Sequence[str] | None = None,
+        data_sha256: str = "",
     ) -> None:
-        super().__init__(model, components, examples)
+        super().__init__(
+            model, components, examples, output=output, names=names, data_sha256=data_sha256
+        )
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give 1 or more")
         self.batch_size = batch_size
@@ -139,6 +217,7 @@ class BatchSubject(Subject):
         places: Int[Tensor, " pairs"],
     ) -> Float[Tensor, " pairs"]:
         """Outputs of pairs of a mask and an example; see `Subject`."""
+        check_mode(self.model)
         found = []
         factors = factors.to(self.device)
         for own, chosen in zip(
@@ -159,6 +238,7 @@ class BatchSubject(Subject):
         self, factors: Float[Tensor, " components"]
     ) -> tuple[Float[Tensor, " examples"], Float[Tensor, "examples components"]]:
         """Outputs under one mask, and their derivatives by its factors; see `Subject`."""
+        check_mode(self.model)
         outputs, gradients = [], []
         with frozen(self.model), torch.enable_grad():
             for chosen in torch.arange(self.examples).split(self.batch_size):

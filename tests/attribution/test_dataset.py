@@ -20,7 +20,7 @@ from aim_plugins.attribution.subject import factors_of
 from aim_plugins.attribution.tensor_file import write_pieces
 from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.ablation import ablation_mask
-from tests.attribution.conftest import FormulaSubject, image_subject
+from tests.attribution.conftest import FormulaSubject, ImageSubject, image_subject
 
 FILES = ("component_dataset.safetensors", "component_dataset.json")
 
@@ -204,6 +204,76 @@ def test_another_model_than_the_planned_one_is_refused(tmp_path: Path) -> None:
     plan = plan_of(subject)
     subject.model[0].weight.data += 1
     with pytest.raises(ValueError, match="the subject: fingerprint is"):
+        build(plan, subject, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"data_sha256": "bb"}, "the subject: data_sha256 is 'bb' there, not 'aa'"),
+        ({"output": "log_likelihood"}, "the subject: output is 'log_likelihood' there"),
+        ({"names": list("vwxyz")}, r"the subject: examples is \['v', 'w', 'x', 'y', 'z'\] there"),
+    ],
+)
+def test_other_examples_than_the_planned_ones_are_refused(other, named, tmp_path: Path) -> None:
+    own = {"output": "margin", "data_sha256": "aa", "names": list("abcde")}
+    plan = DatasetPlan.of(image_subject(**own), masks=70)
+    build(plan, image_subject(**own), tmp_path, shard=(1, 2))
+    with pytest.raises(ValueError, match=named):
+        build(plan, image_subject(**own | other), tmp_path, shard=(2, 2))
+
+
+def test_a_subject_that_nobody_has_described_is_not_the_planned_one(tmp_path: Path) -> None:
+    plan = plan_of(image_subject(), data_sha256="aa")
+    with pytest.raises(ValueError, match="output: the subject does not know what is attributed"):
+        build(plan, image_subject(), tmp_path)
+
+
+def test_what_a_subject_knows_is_not_told_anew() -> None:
+    subject = image_subject(output="margin", data_sha256="aa")
+    with pytest.raises(ValueError, match="data_sha256: the subject has 'aa', not 'bb'"):
+        plan_of(subject, data_sha256="bb")
+    assert plan_of(subject).data_sha256 == "aa"
+
+
+def test_a_model_in_train_mode_is_refused(tmp_path: Path) -> None:
+    subject = image_subject()
+    plan = plan_of(subject)
+    subject.model[1].train()
+    with pytest.raises(ValueError, match="model: 1 is in train mode"):
+        build(plan, subject, tmp_path)
+    with pytest.raises(ValueError, match="model: 1 is in train mode"):
+        subject.whole()
+    with pytest.raises(ValueError, match="model: 1 is in train mode"):
+        subject.gradients(torch.ones(len(subject.components)))
+    with pytest.raises(ValueError, match="model: 1 is in train mode"):
+        ImageSubject(subject.model, subject.components, subject.images)
+
+
+def test_a_block_with_an_output_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    subject = FormulaSubject()
+    plan = plan_of(subject, masks=128, gradient_passes=2)
+    outputs, gradients = subject.outputs, subject.gradients
+
+    def spoiled(factors):
+        found = outputs(factors)
+        if len(list((tmp_path / BLOCKS).iterdir())) == 1:
+            found[3, 2] = float("inf")
+        return found
+
+    subject.outputs = spoiled
+    with pytest.raises(ValueError, match="output of example '2' under mask 67 is inf: leave"):
+        build(plan, subject, tmp_path)
+    assert len(list((tmp_path / BLOCKS).iterdir())) == 1
+    subject.outputs = outputs
+
+    def steep(factors):
+        output, gradient = gradients(factors)
+        gradient[1, 4] = float("nan")
+        return output, gradient
+
+    subject.gradients = steep
+    with pytest.raises(ValueError, match=r"derivative of example '1' by layer\[4\] is nan: leave"):
         build(plan, subject, tmp_path)
 
 

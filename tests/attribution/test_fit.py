@@ -176,6 +176,13 @@ def test_an_output_that_is_not_finite_is_named(value, masks, components) -> None
         fit_attributions(dataset, prior=None)
 
 
+def test_a_derivative_that_is_not_finite_is_named() -> None:
+    dataset = dataset_of(60, 20, passes=5)
+    dataset.change[1, 7] = float("nan")
+    with pytest.raises(ValueError, match=r"derivative of example '1' by layer\[7\] is nan"):
+        fit_attributions(dataset)
+
+
 def test_a_prior_without_gradients_is_refused() -> None:
     with pytest.raises(ValueError, match=r"prior='gradient': the dataset has no gradients"):
         fit_attributions(dataset_of(60, 20))
