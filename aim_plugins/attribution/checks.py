@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from aim_plugins.modulation.components import Components
+
+_MATRICES = 4
+"""Matrices as large as that of masks, or of components, that a fit has in memory at a time."""
 
 
 def check_mode(model: nn.Module) -> None:
@@ -25,14 +29,14 @@ def check_mode(model: nn.Module) -> None:
 
 
 def check_finite(
-    values: Float[Tensor, "masks examples"], names: Sequence[str], first: str, start: int = 0
+    values: Float[Tensor, "masks examples"], names: Sequence[str], row_word: str, start: int = 0
 ) -> None:
     """Refuses outputs that are not finite, of which one example's would spoil those of all.
 
     Args:
         values: Outputs.
         names: Names of the examples.
-        first: What a row is, in a word, such as "mask".
+        row_word: What a row is, such as "mask".
         start: Number of the first row.
 
     Raises:
@@ -41,7 +45,7 @@ def check_finite(
     if not values.isfinite().all():
         row, place = (~values.isfinite()).nonzero()[0].tolist()
         raise ValueError(
-            f"the output of example {names[place]!r} under {first} {start + row} is "
+            f"the output of example {names[place]!r} under {row_word} {start + row} is "
             f"{values[row, place]:g}: leave that example out, or run the model in float32"
         )
 
@@ -65,3 +69,28 @@ def check_derivatives(
             f"the derivative of example {names[place]!r} by {components.name(number)} is "
             f"{values[place, number]:g}: leave that example out, or run the model in float32"
         )
+
+
+def check_memory(rows: int, components: int) -> None:
+    """Refuses a matrix, with its factors and the room to find them, that the machine cannot hold.
+
+    Args:
+        rows: How many masks there are.
+        components: How many components.
+
+    Raises:
+        ValueError: If it does not fit; what is needed is said.
+    """
+    side = min(rows, components)
+    needed = _MATRICES * 8 * side**2
+    if needed > (held := _memory()):
+        raise ValueError(
+            f"masks={rows} of {components} components need {needed / 1e9:.0f} GB for matrices of "
+            f"{side} x {side}, and this machine has {held / 1e9:.0f} GB: plan fewer masks, and "
+            "gradient_passes in their place"
+        )
+
+
+def _memory() -> int:
+    """Bytes of memory of the machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
