@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aim_plugins.attribution.attributions import AttributionMetadata, Attributions
-from aim_plugins.attribution.checks import check_derivatives, check_finite
+from aim_plugins.attribution.checks import check_derivatives, check_finite, check_memory
 from aim_plugins.attribution.dataset import ComponentDataset
 
 _VALUES = 1 << 24
@@ -61,12 +61,15 @@ def fit_attributions(
     """
     if penalty is not None and not 0 <= penalty < math.inf:
         raise ValueError(f"penalty={penalty:g}: give 0 or more, or None to choose it by the data")
+    if prior not in ("gradient", None):
+        raise ValueError(f"prior={prior!r}: give 'gradient' or None")
     if prior is not None and dataset.kept is None:
         raise ValueError(
             f"prior={prior!r}: the dataset has no gradients: build one with gradient_passes, or "
             "give prior=None"
         )
     wide = dataset.plan.rows < dataset.components
+    check_memory(dataset.plan.rows, dataset.components)
     problem = _Dual(dataset) if wide else _Primal(dataset)
     if prior is None:
         return _attributions(dataset, problem, problem.solve(None, None, penalty))
@@ -113,7 +116,7 @@ def gcv_penalty(
     kept = eigenvalues / (eigenvalues + penalties[:, None])
     left = (total - ((2 * kept - kept.square()) * energies).sum(1)).clamp(min=0)
     freedom = kept.sum(1) + 1  # an intercept besides
-    # Where nothing is left over, rounding alone would decide.
+    # With as many parameters as masks, both are 0, and their ratio is one of rounding errors.
     errors = left / (1 - freedom / rows).square()
     return float(penalties[torch.where(freedom < rows - 1e-6, errors, math.inf).argmin()])
 
