@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from safetensors import SafetensorError, safe_open
 
 from aim_plugins.attribution.checks import check_derivatives, check_finite
@@ -60,7 +61,7 @@ def assemble(plan: DatasetPlan, folder: Path, blocks: Path) -> None:
         blocks: Folder of the blocks, which are all there.
 
     Raises:
-        ValueError: If a block is cut short or altered.
+        ValueError: If a block is cut short or altered, or one of another plan.
         OSError: If the file cannot be written.
     """
     tensors_file, metadata_file = artifact_files(folder, DatasetPlan)
@@ -80,8 +81,11 @@ def assemble(plan: DatasetPlan, folder: Path, blocks: Path) -> None:
 def _pieces(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
     for name in ("ablated", "outputs"):
         for block in plan.blocks():
-            with _opened(folder / block.file) as held:
-                yield held.get_tensor(name)
+            with open_block(folder / block.file, plan) as held:
+                own = held.get_tensor(name)
+            if name == "ablated":
+                _check_masks(own, plan, block, folder)
+            yield own
     if plan.gradient_passes:
         for name in GRADIENTS:
             yield from _gradients(plan, folder, name)
@@ -99,7 +103,7 @@ def _gradients(plan: DatasetPlan, folder: Path, name: str) -> Iterator[np.ndarra
         for state in _STATES:
             total = np.zeros(())
             for block in blocks:
-                with _opened(folder / block.file) as held:
+                with open_block(folder / block.file, plan) as held:
                     own = held.get_slice(f"gradients_{state}")[start:stop]
                 total = total + own.astype(np.float64)
             means[state] = total / np.maximum(counts[state], 1)
@@ -112,13 +116,37 @@ def _gradients(plan: DatasetPlan, folder: Path, name: str) -> Iterator[np.ndarra
         yield found.astype(np.float32)
 
 
-def _opened(path: Path) -> Any:
+def open_block(path: Path, plan: DatasetPlan) -> Any:
+    """Opens the file of a block.
+
+    Raises:
+        ValueError: If it is cut short or altered, or a block of another plan.
+    """
     try:
-        return safe_open(path, framework="numpy")
+        held = safe_open(path, framework="numpy")
     except SafetensorError as error:
         raise ValueError(
             f"{path} is cut short or altered ({error}): delete it and run build again"
         ) from error
+    if (held.metadata() or {}).get("plan") != plan.sha256:
+        raise ValueError(f"{path} is a block of another plan: delete it and run build again")
+    return held
+
+
+def _check_masks(
+    packed: UInt8[np.ndarray, "masks bytes"], plan: DatasetPlan, block: Block, folder: Path
+) -> None:
+    """Refuses masks that are not the plan's, of which the first tells.
+
+    Raises:
+        ValueError: If they are others.
+    """
+    first = dataclasses.replace(block, masks=block.masks[:1])
+    if not np.array_equal(packed[:1], pack(plan.ablated(first, len(plan.read_components())))):
+        raise ValueError(
+            f"{folder / block.file} has other masks than the plan: delete it and run build again, "
+            "with one version of numpy everywhere"
+        )
 
 
 def pack(ablated: Bool[np.ndarray, "rows components"]) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from jaxtyping import Bool
 
 from aim_plugins.attribution.subject import Subject
 from aim_plugins.core.artifact import ArtifactMetadata
-from aim_plugins.core.identity import model_fingerprint, seed_of
+from aim_plugins.core.identity import fingerprint, model_fingerprint, seed_of
 from aim_plugins.modulation.ablation import ablation_mask
 from aim_plugins.modulation.components import Components
 
@@ -61,7 +62,8 @@ class DatasetPlan(ArtifactMetadata):
         alpha: Probability of a component to be ablated.
         masks: Masks under which outputs are computed.
         gradient_passes: Further masks under which gradients are computed besides.
-        fingerprint: Of the model, to the last digit of the weights that are sampled.
+        fingerprint: Of the model; a difference in the last digit of a sampled weight shows.
+        block_sizes: Masks in a block of each kind.
     """
 
     KIND: ClassVar[str] = "component_dataset"
@@ -74,6 +76,7 @@ class DatasetPlan(ArtifactMetadata):
     masks: int = 0
     gradient_passes: int = 0
     fingerprint: str = ""
+    block_sizes: Mapping[str, int] = field(default_factory=lambda: dict(BLOCK))
 
     @classmethod
     def of(
@@ -137,6 +140,13 @@ class DatasetPlan(ArtifactMetadata):
         """Masks of both kinds, those with gradients last."""
         return self.masks + self.gradient_passes
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of all but the versions of packages, which may differ between shards."""
+        held = dataclasses.asdict(self)
+        del held["versions"]
+        return fingerprint(held)
+
     def read_components(self) -> Components:
         """The components."""
         return Components.from_json(self.components)
@@ -145,7 +155,7 @@ class DatasetPlan(ArtifactMetadata):
         """All blocks: those of outputs, then those of gradients."""
         place = 0
         for kind, count in (("outputs", self.masks), ("gradients", self.gradient_passes)):
-            size = BLOCK[kind]
+            size = self.block_sizes[kind]
             for number, start in enumerate(range(0, count, size)):
                 yield Block(kind, number, range(start, min(start + size, count)), place)  # type: ignore[arg-type]
                 place += 1

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from aim_plugins.attribution.dataset import BLOCKS, ComponentDataset, build, merge
-from aim_plugins.attribution.plan import DatasetPlan
+from aim_plugins.attribution.plan import BLOCK, DatasetPlan
 from aim_plugins.attribution.subject import factors_of
 from aim_plugins.attribution.tensor_file import write_pieces
 from aim_plugins.core.identity import seed_of
@@ -164,6 +164,51 @@ def test_an_altered_block_is_named(tmp_path: Path) -> None:
     (tmp_path / BLOCKS / "outputs-000000.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"outputs-000000.* is cut short or altered"):
         build(plan, subject, tmp_path, shard=(2, 2))
+
+
+def test_a_block_of_another_plan_is_refused(tmp_path: Path) -> None:
+    subject, name = image_subject(), "outputs-000000.safetensors"
+    build(plan_of(subject, seed=6), subject, tmp_path / "other", shard=(1, 9))
+    own = tmp_path / "own" / BLOCKS / name
+    own.parent.mkdir(parents=True)
+    own.write_bytes((tmp_path / "other" / BLOCKS / name).read_bytes())
+    with pytest.raises(ValueError, match=r"outputs-000000.* is a block of another plan"):
+        build(plan_of(subject), subject, tmp_path / "own")
+    # Nor is one put together of it that another shard has made.
+    build(plan_of(subject), subject, tmp_path / "own", shard=(2, 3))
+    build(plan_of(subject), subject, tmp_path / "rest")
+    with pytest.raises(ValueError, match=r"own/.*outputs-000000.* is a block of another plan"):
+        merge([tmp_path / "own", tmp_path / "rest"], tmp_path / "merged")
+
+
+def test_a_block_of_other_masks_is_refused(tmp_path: Path) -> None:
+    subject = image_subject()
+    plan = plan_of(subject)
+    build(plan, subject, tmp_path, shard=(1, 2))
+    path = tmp_path / BLOCKS / "outputs-000000.safetensors"
+    held = load_file(path)
+    held["ablated"][0, 0] ^= 1
+    save_file(held, path, metadata={"plan": plan.sha256})
+    with pytest.raises(ValueError, match=r"outputs-000000.* has other masks than the plan"):
+        build(plan, subject, tmp_path, shard=(2, 2))
+
+
+def test_shards_of_other_block_sizes_are_refused(tmp_path: Path, monkeypatch) -> None:
+    subject = image_subject()
+    build(plan_of(subject), subject, tmp_path, shard=(1, 2))
+    monkeypatch.setitem(BLOCK, "outputs", 32)
+    with pytest.raises(ValueError, match="block_sizes is {'outputs': 64, .* there, not {'outputs'"):
+        build(plan_of(subject), subject, tmp_path, shard=(2, 2))
+
+
+def test_a_dataset_has_the_versions_of_whoever_began_it(whole: Path, tmp_path: Path) -> None:
+    subject = image_subject()
+    plan = plan_of(subject)
+    build(plan, subject, tmp_path, shard=(1, 2))
+    later = dataclasses.replace(plan, versions={"torch": "99"})
+    assert later.sha256 == plan.sha256
+    build(later, subject, tmp_path, shard=(2, 2))
+    assert contents(tmp_path) == contents(whole)
 
 
 def test_an_altered_plan_is_refused(tmp_path: Path) -> None:
