@@ -193,6 +193,13 @@ def test_patterns_match_whole_names_of_sites_or_components(patterns, names) -> N
     assert list(CHOSEN.choose(patterns).names()) == names
 
 
+def test_a_name_means_what_is_called_so_and_nothing_else_that_it_matches() -> None:
+    layers = Components(tuple(Site(name, name, 3) for name in ("2", "21", "a.b", "axb")))
+    assert list(layers.choose(["2[1]"]).names()) == ["2[1]"]  # as an expression: all of 21
+    assert list(layers.choose(["a.b"]).names()) == ["a.b[0]", "a.b[1]", "a.b[2]"]
+    assert list(layers.choose([r"a.b\[0\]"]).names()) == ["a.b[0]", "axb[0]"]
+
+
 def test_what_is_taken_keeps_its_place_in_the_model() -> None:
     assert list(CHOSEN.take([5, 0, 3]).names()) == ["stem[0]", "block", "attn[3]"]
     assert CHOSEN.take([0, 1, 2]).members == (None,)
