@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from transformers.pytorch_utils import Conv1D
 
-from aim_plugins.modulation.ablation import layer_of
 from aim_plugins.modulation.components import (
     HEADS,
     IN_PROJECTION,
@@ -19,6 +18,7 @@ from aim_plugins.modulation.components import (
     Site,
 )
 from aim_plugins.modulation.masks import owners_of
+from aim_plugins.modulation.site_hooks import layer_of
 
 
 @torch.no_grad()
