@@ -153,7 +153,7 @@ class _Factor(SiteHook):
             raise ValueError(
                 f"components={self.site.name!r}: there are factors of {own} rows, and the layer "
                 f"runs on {rows} of {own} tokens, or on {own} of {rows}, which cannot be told: run "
-                "another number of rows at once, as by the batch size"
+                "another number of rows at once, or one mask at a time"
             )
 
     def _repeated(self, own: Tensor, rows: int) -> Tensor:
