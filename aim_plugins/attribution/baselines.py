@@ -104,6 +104,7 @@ def _along(
 
     Sums are by component and example of what rows of the batch have.
     """
+    subject._check_rows(places)
     inputs, owners = subject._rows(places.tolist())
     rows = len(places) if owners is None else len(owners)
     for share in shares:

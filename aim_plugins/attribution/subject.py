@@ -16,6 +16,7 @@ from aim_plugins.attribution.checks import check_mode
 from aim_plugins.modulation.ablation import multiplied
 from aim_plugins.modulation.components import Components
 from aim_plugins.modulation.freezing import frozen
+from aim_plugins.modulation.rows import check_rows
 
 
 @dataclass
@@ -151,7 +152,8 @@ class Subject(abc.ABC):
 class BatchSubject(Subject):
     """Examples that a function reads in batches.
 
-    A kind of example fills in `_rows` and `_forward`.
+    A kind of example fills in `_rows` and `_forward`. Of the first batch of several rows two are
+    run together and each alone, so that a model that lays rows out anew is refused.
 
     Args:
         model: The model, in eval mode.
@@ -180,6 +182,7 @@ class BatchSubject(Subject):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give 1 or more")
         self.batch_size = batch_size
+        self._rows_checked = False
         self.device = next(model.parameters()).device
 
     @abc.abstractmethod
@@ -228,9 +231,12 @@ class BatchSubject(Subject):
             by_row = own if rows is None else own[rows]
             # One mask for a whole batch needs no copy for each row.
             alone = bool((own == own[0]).all())
+            if not alone:
+                self._check_rows(chosen)
             given = (factors[own[:1]], None) if alone else (factors, by_row)
-            with multiplied(self.model, self.components, *given):
+            with multiplied(self.model, self.components, *given) as check_ran:
                 found.append(self._forward(inputs).float().cpu())
+                check_ran()
         self.passes.forward += len(places) / self.examples
         return torch.cat(found)
 
@@ -242,15 +248,28 @@ class BatchSubject(Subject):
         outputs, gradients = [], []
         with frozen(self.model), torch.enable_grad():
             for chosen in torch.arange(self.examples).split(self.batch_size):
+                self._check_rows(chosen)
                 inputs, rows = self._rows(chosen.tolist())
                 own = factors.to(self.device).repeat(len(chosen), 1).requires_grad_()
-                with multiplied(self.model, self.components, own, rows):
+                with multiplied(self.model, self.components, own, rows) as check_ran:
                     output = self._forward(inputs).float()
+                    check_ran()
                 outputs.append(output.detach().cpu())
                 gradients.append(torch.autograd.grad(output.sum(), own)[0].cpu())
         self.passes.forward += 1
         self.passes.backward += 1
         return torch.cat(outputs), torch.cat(gradients)
+
+    def _check_rows(self, places: Int[Tensor, " pairs"]) -> None:
+        """Refuses, at the first batch of several rows, a model whose rows are not told apart."""
+        if self._rows_checked or len(places) < 2:
+            return
+        pair = places[[0, -1]].tolist()
+        _, owners = self._rows(pair)
+        check_rows(
+            self.model, lambda: self._forward(self._rows(pair)[0]).float(), self.components, owners
+        )
+        self._rows_checked = True
 
 
 def factors_of(
