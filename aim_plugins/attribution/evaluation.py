@@ -231,7 +231,7 @@ def top_effects(
         chosen.append(torch.from_numpy(order[:, :size].copy()))
     places, whole = torch.arange(examples), subject.whole()
     check_finite(whole[None], subject.names, "mask")
-    falls = []
+    falls: list[Tensor] = []
     for own in chosen:
         factors = torch.ones(examples, count).scatter_(1, own, 0)
         found = subject.paired_outputs(factors, places, places)
