@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from aim_plugins.modulation.ablation import multiplied
 from aim_plugins.modulation.components import Components
+from aim_plugins.modulation.freezing import frozen
 
 
 @dataclass
@@ -171,19 +171,6 @@ class BatchSubject(Subject):
         self.passes.forward += 1
         self.passes.backward += 1
         return torch.cat(outputs), torch.cat(gradients)
-
-
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Asks for no gradients of parameters while the block runs."""
-    trained = [one for one in model.parameters() if one.requires_grad]
-    for one in trained:
-        one.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for one in trained:
-            one.requires_grad_(True)
 
 
 def factors_of(

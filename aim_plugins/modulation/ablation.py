@@ -10,7 +10,7 @@ Source: arXiv:2404.11534, section 2 (ablation by zeroed weights).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def multiplied(
     components: Components,
     factors: Float[Tensor, "rows components"],
     owners: Int[Tensor, " batch"] | None = None,
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Multiplies components while the block runs; leaving it restores the model exactly.
 
     A layer that sees a multiple of the rows (beams, or tokens laid out as rows) has consecutive
@@ -45,9 +45,14 @@ def multiplied(
             other steps then), 0 ablates it. They may require gradients.
         owners: Which row of the factors each row of a batch goes by, where they are others.
 
+    Yields:
+        What raises the error of a layer that did not run: to be called after a forward pass of
+        parts of the model. Leaving the block calls it where the model itself ran.
+
     Raises:
-        ValueError: If there are not as many factors as components, or the model lacks a layer;
-            later, if a layer has other rows or features, or did not run with the model.
+        ValueError: If there are not as many factors as components, or the model lacks a layer, or
+            has one offloaded that is needed; later, if a layer has other rows or features, or did
+            not run with the model.
     """
     if factors.shape[1] != len(components):
         raise ValueError(
@@ -62,10 +67,13 @@ def multiplied(
         for site, own, members in _changed(components, factors):
             layer = layer_of(model, site)
             # Parts of an attention that is taken apart see rows first, whatever it is given.
-            token_first = not site.part and _is_below(site.layer, held)
+            # Convolutions take rows first everywhere.
+            plain = not site.part and not isinstance(layer, _ConvNd)
+            token_first = plain and _is_below(site.layer, held)
             factor = _Factor(site, own, members, owners, token_first=token_first)
             attached.append(factor)
             if site.part:
+                _check_at_hand(site, layer.parameters())
                 attentions.setdefault(site.layer, {})[site.part] = factor.plain
             else:
                 stack.callback(factor.attach(layer).remove)
@@ -73,13 +81,9 @@ def multiplied(
             stack.enter_context(replaced_attention(find_module(model, name), parts))
         if attached:
             stack.callback(model.register_forward_hook(lambda *_: runs.append(True)).remove)
-        yield
-    missed = [factor.site.name for factor in attached if not factor.ran]
-    if runs and missed:
-        raise ValueError(
-            f"components: {first_few(missed)} did not run with the model, so that it answers as if "
-            "nothing were changed there: leave them out, by a pattern of the others"
-        )
+        yield lambda: _check_ran(attached)
+    if runs:
+        _check_ran(attached)
 
 
 def ablation_mask(
@@ -129,6 +133,9 @@ class _Factor:
 
     def attach(self, layer: nn.Module) -> Any:
         """Hooks into the layer; returns the handle that removes the hook."""
+        bias = getattr(layer, "bias", None)
+        if self.site.side == "outputs" and isinstance(bias, Tensor):
+            _check_at_hand(self.site, [bias])
         if self.site.side == "inputs":
             return layer.register_forward_pre_hook(self._before, with_kwargs=True)
         behind = self._residual if self.site.side == "residual" else self._behind
@@ -152,7 +159,7 @@ class _Factor:
         bias: Any = getattr(layer, "bias", None)
         if bias is None:
             return output * factors
-        bias = bias.to(output.dtype)
+        bias = bias.to(output.device, output.dtype)
         bias = bias.view(-1, *(1,) * (output.ndim - 2)) if axis == 1 else bias
         # Exact at both ends, as bias + factor · (output − bias) is not.
         return torch.lerp(bias.expand_as(output), output, factors.expand_as(output))
@@ -189,9 +196,20 @@ class _Factor:
         shape[axis] = own.shape[1]
         if len(own) > 1:
             rows = 1 if self._token_first and features.ndim == 3 else 0
+            if features.ndim == 3 and axis != 1:
+                self._check_layout(len(own), features.shape[rows], features.shape[1 - rows])
             own = self._repeated(own, features.shape[rows])
             shape[rows] = len(own)
         return own.view(shape)
+
+    def _check_layout(self, own: int, rows: int, others: int) -> None:
+        """Refuses rows that are a multiple, beside tokens that are as many as the factors."""
+        if rows != own == others and rows % own == 0:
+            raise ValueError(
+                f"components={self.site.name!r}: there are factors of {own} rows, and the layer "
+                f"runs on {rows} of {own} tokens, or on {own} of {rows}, which cannot be told: run "
+                "another number of rows at once, or one mask at a time"
+            )
 
     def _repeated(self, own: Tensor, rows: int) -> Tensor:
         if rows == 0 or rows % len(own):
@@ -215,7 +233,7 @@ class _Factor:
         if self.site.width > 1:
             own = own.repeat_interleave(self.site.width, 1)
         own = own.to(features.device, features.dtype)
-        if not own.requires_grad:  # else each pass has a graph of its own
+        if not self._factors.requires_grad:  # else each pass has a graph of its own
             self._kept[place] = own
         return own
 
@@ -231,6 +249,22 @@ def _changed(
         part = slice(start, start + len(own))
         if touched is None or bool(touched[part].any()):
             yield site, factors[:, part], None if len(own) == site.count else tuple(own)
+
+
+def _check_ran(factors: Sequence[_Factor]) -> None:
+    if missed := [factor.site.name for factor in factors if not factor.ran]:
+        raise ValueError(
+            f"components: {first_few(missed)} did not run with the model, so that it answers as if "
+            "nothing were changed there: leave them out, by a pattern of the others"
+        )
+
+
+def _check_at_hand(site: Site, parameters: Iterable[Tensor]) -> None:
+    if any(one.is_meta for one in parameters):
+        raise ValueError(
+            f"components={site.name!r}: parameters of {site.layer!r} that are needed are "
+            "offloaded: load the model whole"
+        )
 
 
 def _token_first(model: nn.Module) -> set[str]:
