@@ -4,6 +4,7 @@
 #   make demo-act        steering: transports learned, applied at many strengths and compared
 #   make demo-coverage   what a test set leaves untested of small vision models
 #   make demo-reengineer small vision models cut to the classes that are needed
+#   make demo-attribution  which parts of a network an answer rests on, and edits by it
 #   make test     every test
 # Variables: PYTHON=python3.12 make setup; STRENGTHS=0:4:0.25 make demo
 
@@ -21,6 +22,7 @@ VISION_OUTPUT ?= runs/demo-vision
 ACT_OUTPUT ?= runs/demo-act
 COVERAGE_OUTPUT ?= runs/demo-coverage
 REENGINEER_OUTPUT ?= runs/demo-reengineer
+ATTRIBUTION_OUTPUT ?= runs/demo-attribution
 STEERINGS ?= sea sentiment
 METHODS ?= linear gaussian mean iti caa actadd
 
@@ -49,7 +51,7 @@ define make_environment
 endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
-.PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
+.PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +61,7 @@ help:
 	@echo "make demo-act    steer a small model towards the sea and towards praise, in $(ACT_OUTPUT)"
 	@echo "make demo-coverage  measure what tests exercise of small vision models, in $(COVERAGE_OUTPUT)"
 	@echo "make demo-reengineer  cut small vision models to the classes needed, in $(REENGINEER_OUTPUT)"
+	@echo "make demo-attribution  attribute answers to parts of small models, in $(ATTRIBUTION_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
@@ -175,6 +178,39 @@ demo-reengineer: setup
 		--output $(REENGINEER_OUTPUT)/composed
 	@echo "== done"
 	@find $(REENGINEER_OUTPUT) -name report.html | sort
+
+ATTRIBUTION := $(CONFIGS)/attribution
+
+LANGUAGE_ATTRIBUTION = $(ATTRIBUTION_OUTPUT)/language
+
+demo-attribution: setup
+	@echo "== training the demo's ResNet-20 (once)"
+	@$(VISION_BENCH) demo-models resnet20
+	@echo "== ResNet-20: which filters its answers rest on, from how many passes"
+	$(VISION_BENCH) attribute run $(ATTRIBUTION)/demo_resnet20.py \
+		--output $(ATTRIBUTION_OUTPUT)/resnet20
+	@echo "== ResNet-20 with a backdoor: planted here (once), closed by ablating a few filters"
+	@$(VISION_BENCH) demo-models backdoored
+	$(VISION_BENCH) attribute edit $(ATTRIBUTION)/demo_backdoor.py \
+		--output $(ATTRIBUTION_OUTPUT)/backdoor
+	@echo "== ResNet-20: a class forgotten"
+	$(VISION_BENCH) attribute edit $(ATTRIBUTION)/demo_forget.py \
+		--output $(ATTRIBUTION_OUTPUT)/forgotten
+	@echo "== fetching the demo model"
+	@$(BIN)/aim-plugins demo-model
+	@echo "== SmolLM2's 270 attention heads: which of them know the country of a capital"
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/aim-plugins attribute --model demo:smollm2 \
+		--tasks aim_demo_capitals --references aim_demo_continents \
+		--include-path eval_configs/lm_eval --num-ablations 64 --gradient-passes 16 \
+		--eval-alphas 0.05 --eval-masks 20 --random-edits 3 \
+		--output $(LANGUAGE_ATTRIBUTION)
+	@echo "== the edit in the stock harness, from the whole model to the heads ablated"
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --model_args \
+		"pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32,edit=$(LANGUAGE_ATTRIBUTION)/edit,edit_strength=0:1:0.5" \
+		--tasks aim_demo_capitals,aim_demo_continents --include_path eval_configs/lm_eval \
+		--batch_size 16 --limit 50
+	@echo "== done"
+	@find $(ATTRIBUTION_OUTPUT) -name report.html | sort
 
 # One thread for each process: small tensors gain nothing from more.
 test: setup

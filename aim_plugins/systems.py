@@ -39,6 +39,11 @@ SYSTEMS = (
         "aim_plugins.reengineering.commands:main",
     ),
     System(
+        "attribute",
+        "which heads and neurons of a model a task rests on, and an edit that ablates them",
+        "aim_plugins.heads.commands:main",
+    ),
+    System(
         "transport",
         "learn, look at, apply and evaluate activation transports",
         "aim_plugins.steering.commands.parser:main",

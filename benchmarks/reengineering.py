@@ -50,12 +50,12 @@ _ZEROS = 0.9
 
 CONFIGS = Path(__file__).parents[1] / "eval_configs" / "vision" / "reengineering"
 MODULES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("demo_efficientnet.py", {"n_epochs": 16, "target_share": 0.33, "fine_tune": 4}),
+    ("demo_efficientnet.py", {"n_epochs": 20, "alpha": 8, "target_share": 0.32}),
     (
         "demo_resnet20_channels.py",
         {
             "train_limit": 12000,
-            "n_epochs": 16,
+            "n_epochs": 24,
             "target_share": 0.15,
             "fine_tune": 10,
             "limit": None,

@@ -23,18 +23,18 @@ from torch.nn import functional as F
 from aim_plugins.engines.loading import DEMO_MODEL, load_engine
 from aim_plugins.modulation.channels import ChannelMasks
 from aim_plugins.modulation.masks import masked
-from aim_plugins.reengineering.curve import Answers
 from aim_plugins.reengineering.groups import Removable, find_removable, masks_of
 from aim_plugins.reengineering.importance import keep_most_important, taylor_importance
-from aim_plugins.reengineering.questions import (
+from aim_plugins.reengineering.removal import channel_counts
+from aim_plugins.task_documents import load_documents
+from aim_plugins.task_questions.answers import Answers
+from aim_plugins.task_questions.questions import (
     Question,
     QuestionBatch,
     read_questions,
     score_choices,
 )
-from aim_plugins.reengineering.removal import channel_counts
-from aim_plugins.reengineering.split import split_documents
-from aim_plugins.task_documents import load_documents
+from aim_plugins.task_questions.split import split_documents
 from benchmarks._timing import write_result
 
 _SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)

@@ -26,10 +26,13 @@ install_import_hook(
         "aim_plugins.coverage",
         "aim_plugins.task_coverage",
         "aim_plugins.task_documents",
+        "aim_plugins.task_questions",
+        "aim_plugins.heads",
         "aim_plugins.reengineering",
         "aim_plugins.engines.scoring",
         "aim_plugins.engines.generation",
         "vision_bench.attacks",
+        "vision_bench.attribution",
         "vision_bench.reengineering",
         *(
             f"vision_bench.reengineering.{module}"

@@ -433,6 +433,12 @@ SETTINGS = {
     "### Settings of `reengineer defects`": (
         "reengineering vision_bench.reengineering.defects.settings:DefectsSettings"
     ),
+    "## Settings of `attribute run`": (
+        "attribution vision_bench.attribution.settings:AttributionSettings"
+    ),
+    "## Settings of `attribute edit`": (
+        "attribution-edit vision_bench.attribution.editing.settings:EditSettings"
+    ),
     "### Preprocessing": "vision vision_bench.models.preprocessing:Preprocessing",
     "### `classify`": "vision vision_bench.classification.settings:ClassifySettings",
     "### `classify-logits`": "vision vision_bench.classification.settings:LogitsSettings",

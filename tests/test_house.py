@@ -29,6 +29,7 @@ FLOORS = {
     "aim_plugins.demo_model": 3,
     "aim_plugins.task_documents": 3,
     "aim_plugins.engines": 4,
+    "aim_plugins.task_questions": 4,
     "aim_plugins.steering": 5,
     "aim_plugins.task_coverage": 5,
     "aim_plugins.reengineering": 5,

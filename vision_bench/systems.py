@@ -86,6 +86,41 @@ SYSTEMS = (
         "vision_bench.reengineering.defects.commands:defects",
     ),
     System(
+        "attribute init",
+        "a config to attribute a classifier's answers to its components",
+        "vision_bench.attribution.commands:init",
+    ),
+    System(
+        "attribute build",
+        "the outputs of a classifier while random components are ablated",
+        "vision_bench.attribution.commands:build",
+    ),
+    System(
+        "attribute merge",
+        "one component dataset of shards that were built apart",
+        "vision_bench.attribution.commands:merge",
+    ),
+    System(
+        "attribute fit",
+        "what each component adds to each image's output",
+        "vision_bench.attribution.commands:fit",
+    ),
+    System(
+        "attribute evaluate",
+        "how well attributions predict ablations, beside four other methods",
+        "vision_bench.attribution.commands:evaluate",
+    ),
+    System(
+        "attribute run",
+        "build, fit and evaluate in one go",
+        "vision_bench.attribution.commands:run",
+    ),
+    System(
+        "attribute edit",
+        "ablate the components that some images need, or that harm them, and measure the rest",
+        "vision_bench.attribution.editing.commands:edit",
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

@@ -72,6 +72,15 @@ Names = Annotated[Sequence[str], _COMMAS]
 """A list that is one word of a command line."""
 Classes = Annotated[Sequence[str | int], _COMMAS]
 """Names or indices of classes, in one word of a command line."""
+_SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
+
+
+def _is_shard(text: str) -> bool:
+    found = _SHARD.fullmatch(text)
+    return found is not None and int(found[1]) <= int(found[2])
+
+
+Shard = Annotated[str, bound("a part such as 1/4, the first of four", _is_shard)]
 _given = bound("at least one number", bool)
 Counts = Annotated[Sequence[Count], _COMMAS, _given]
 Shares = Annotated[Sequence[Share], _COMMAS, _given]
@@ -103,6 +112,16 @@ class Settings:
             FileNotFoundError: If one is missing.
             ValueError: If a folder cannot be written to.
         """
+
+
+def read_shard(text: str | None) -> tuple[int, int]:
+    """Which part of how many a setting of the kind `Shard` means, the first one being 0.
+
+    >>> read_shard("2/4"), read_shard(None)
+    ((1, 4), (0, 1))
+    """
+    number, _, count = (text or "1/1").partition("/")
+    return int(number) - 1, int(count)
 
 
 def option(

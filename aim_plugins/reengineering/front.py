@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.reengineering.curve import Answers, Curve, Step, mean_of
+from aim_plugins.reengineering.curve import Curve, Step, mean_of
 from aim_plugins.reengineering.pictures import draw_accuracy, draw_others
 from aim_plugins.reengineering.wording import (
     Findings,
@@ -24,6 +24,7 @@ from aim_plugins.reengineering.wording import (
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
 from aim_plugins.sweep.paired import in_points
+from aim_plugins.task_questions.answers import Answers
 
 
 def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from aim_plugins.modulation.channels import ChannelGroup
 from aim_plugins.modulation.gates import example_gates
-from aim_plugins.reengineering.questions import Question, question_batches
+from aim_plugins.task_questions.questions import Question, question_batches
 
 
 def taylor_importance(

@@ -27,25 +27,26 @@ from aim_plugins.core.identity import model_fingerprint, seed_of
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.modulation.masks import masked, retained_ratio
 from aim_plugins.modulation.retained import LearnedMasks, MaskMetadata, MaskPoint
-from aim_plugins.reengineering.curve import Answers, Curve, Rates, Speed, Step
+from aim_plugins.reengineering.curve import Curve, Rates, Speed, Step
 from aim_plugins.reengineering.front import publish
 from aim_plugins.reengineering.groups import Removable, find_removable, masks_of
 from aim_plugins.reengineering.importance import keep_most_important, taylor_importance
-from aim_plugins.reengineering.questions import (
-    Question,
-    check_choices,
-    read_questions,
-    score_choices,
-)
 from aim_plugins.reengineering.removal import channel_counts, smaller_model
 from aim_plugins.reengineering.settings import TaskModuleSettings
 from aim_plugins.reengineering.speed import measure_speed
-from aim_plugins.reengineering.split import split_documents
 from aim_plugins.reengineering.wording import Findings
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from aim_plugins.task_documents import Document, fingerprint_of, load_documents
+from aim_plugins.task_questions.answers import Answers
+from aim_plugins.task_questions.questions import (
+    Question,
+    check_choices,
+    read_questions,
+    score_choices,
+)
+from aim_plugins.task_questions.split import split_documents
 
 Kept = dict[str, Bool[Tensor, " channels"]]
 

@@ -266,7 +266,7 @@ def test_ablation_in_half_precision_equals_zeroed_weights(make, kind, given, dty
 
 @torch.no_grad()
 def test_weights_in_double_precision_are_scaled_without_rounding() -> None:
-    model = nn.Linear(3, 2, bias=False).double()
+    model = nn.Linear(3, 2, bias=False, dtype=torch.float64)
     before = model.weight.clone()
     scale_weights(nn.Sequential(model), Components((Site("0", "0", 2),)), torch.tensor([1.0, 0.5]))
     assert torch.equal(model.weight, before * torch.tensor([[1.0], [0.5]], dtype=torch.float64))

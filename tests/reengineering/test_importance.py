@@ -7,7 +7,7 @@ import torch
 
 from aim_plugins.reengineering.groups import find_removable
 from aim_plugins.reengineering.importance import keep_most_important, taylor_importance
-from aim_plugins.reengineering.questions import Question, score_choices
+from aim_plugins.task_questions.questions import Question, score_choices
 from tests.reengineering.conftest import make_model
 
 QUESTIONS = [

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aim_plugins.modulation.masks import masked
 from aim_plugins.modulation.retained import LearnedMasks
 from aim_plugins.reengineering import front, study, wording
-from aim_plugins.reengineering.curve import Answers, Curve, Rates, Speed, Step
+from aim_plugins.reengineering.curve import Curve, Rates, Speed, Step
 from aim_plugins.reengineering.settings import TaskModuleSettings
+from aim_plugins.task_questions.answers import Answers
 
 pytest.importorskip("lm_eval")
 

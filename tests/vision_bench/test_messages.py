@@ -16,6 +16,13 @@ import pytest
 
 import vision_bench
 from aim_plugins.core.settings import Settings, add_config, add_options
+from vision_bench.attribution.editing.settings import EditSettings
+from vision_bench.attribution.settings import (
+    AttributionSettings,
+    BuildSettings,
+    InitSettings,
+    MergeSettings,
+)
 from vision_bench.classification.settings import (
     ClassifySettings,
     LogitsSettings,
@@ -31,6 +38,7 @@ from vision_bench.coverage.questions.settings import (
 )
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.sweep_settings import SweepSettings
+from vision_bench.data.trigger import Trigger
 from vision_bench.models.preprocessing import Preprocessing
 from vision_bench.reengineering.composition.settings import ComposeSettings
 from vision_bench.reengineering.defects.settings import DefectsSettings
@@ -55,6 +63,13 @@ REENGINEERING: tuple[type[Settings], ...] = (
     ComposeSettings,
     DefectsSettings,
 )
+ATTRIBUTION: tuple[type[Settings], ...] = (
+    AttributionSettings,
+    BuildSettings,
+    InitSettings,
+    MergeSettings,
+    EditSettings,
+)
 KINDS: tuple[type[Settings], ...] = (
     ClassifySettings,
     LogitsSettings,
@@ -62,6 +77,7 @@ KINDS: tuple[type[Settings], ...] = (
     SegmentSettings,
     *COVERAGE,
     *REENGINEERING,
+    *ATTRIBUTION,
 )
 BLOCKS = (Preprocessing, Perturbation, Target)
 
@@ -137,6 +153,7 @@ def test_every_setting_that_a_message_names_is_of_its_command(said):
         "classification": names_of(*KINDS[:3], Preprocessing),
         "segmentation": names_of(SegmentSettings, *BLOCKS),
         "coverage": names_of(*COVERAGE),
+        "attribution": names_of(*ATTRIBUTION, Preprocessing, Trigger),
         "reengineering": names_of(*REENGINEERING, Preprocessing),
     }
     every = set.union(*known.values())

@@ -10,7 +10,7 @@ from typing import Literal
 from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import Count, Natural, Settings, option
 from vision_bench.data.classes import class_index
-from vision_bench.data.names import dataset_name, required_root
+from vision_bench.data.names import NEED_ROOT, dataset_name, required_root
 from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Choice
 
@@ -22,7 +22,7 @@ class ClassifierSettings(Settings):
     """A classifier and a labelled data set.
 
     Attributes:
-        dataset: cifar10, cifar100, imagenet, fashion-mnist, digits or folder.
+        dataset: cifar10, cifar100, imagenet, fashion-mnist, digits, waterbirds, celeba or folder.
         model: torchvision:NAME, timm:NAME, lenet5, or a model of pytorch-cifar-models, of which the
             architecture will do, such as resnet56.
         data_root: Folder of the data set; by default "data" for CIFAR.
@@ -60,7 +60,7 @@ class ClassifierSettings(Settings):
     def check_files(self) -> None:
         if self.labels is not None:
             existing(self.labels, "labels")
-        if dataset_name(self.dataset) in ("imagenet", "folder"):
+        if dataset_name(self.dataset) in NEED_ROOT:
             required_root(self.data_root, "the data set")
         # Of CIFAR's default folder `load` says what belongs there, and which weights are missing.
         if self.data_root is not None:

@@ -12,10 +12,7 @@ from vision_bench.coverage.left_out import NearStretch
 from vision_bench.coverage.priority import Priority, Ranked
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import VisionData
-from vision_bench.data.images import ImageSource
-
-_SIDE = 160
-"""Longest side of a picture, in pixels."""
+from vision_bench.data.images import ImageSource, thumbnail
 
 
 class Gallery:
@@ -65,15 +62,6 @@ class Gallery:
         pictures = {one.name: thumbnail(images, one.position)}
         text = f"predicted {one.predicted}; DeepGini {one.gini:.2f}, its place {one.gini_rank}"
         return Exhibit(pictures, f"{place}. adds {one.gain}", text)
-
-
-def thumbnail(images: ImageSource, position: int) -> bytes:
-    """A small PNG of an image; tiny images keep their pixels."""
-    picture = images.read(position).convert("RGB")
-    picture.thumbnail((_SIDE, _SIDE))
-    content = io.BytesIO()
-    picture.save(content, format="PNG")
-    return content.getvalue()
 
 
 def gaps_csv(

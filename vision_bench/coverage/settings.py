@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing, existing_folder
-from aim_plugins.core.settings import Names, Natural, bound, option
+from aim_plugins.core.settings import Names, Natural, Shard, option, read_shard
 from aim_plugins.coverage.settings import (
     CRITERIA,
     GINI,
@@ -21,16 +19,6 @@ from aim_plugins.coverage.settings import (
     SuiteSettings,
 )
 from vision_bench.classifiers.settings import TrainingSettings
-
-_PART = re.compile(r"([1-9]\d*)/([1-9]\d*)")
-
-
-def _is_part(text: str) -> bool:
-    found = _PART.fullmatch(text)
-    return found is not None and int(found[1]) <= int(found[2])
-
-
-Part = Annotated[str, bound("a part such as 1/4, the first of four", _is_part)]
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ class RunSettings(SuiteSettings, CoverageSettings):
         output: Folder of results; by default runs/coverage/DATASET_MODEL.
     """
 
-    part: Part | None = None
+    part: Shard | None = None
     report_classes: Sequence[str | int] = option((), metavar="CLASS")
     prioritize: Natural = 0
     prioritize_by: str | None = None
@@ -131,8 +119,7 @@ class RunSettings(SuiteSettings, CoverageSettings):
     @property
     def share(self) -> tuple[int, int]:
         """The part that is measured, counted from 0, and of how many."""
-        number, count = (self.part or "1/1").split("/")
-        return int(number) - 1, int(count)
+        return read_shard(self.part)
 
     @property
     def least(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Labelled images by name: CIFAR, ImageNet, Fashion-MNIST, digits, and folders of classes.
+"""Labelled images by name: CIFAR, ImageNet, Fashion-MNIST, digits, groups, folders of classes.
 
 >>> data = load_dataset("digits")
 >>> image, label = data[0]
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vision_bench.data.array_files import ArrayRecords, read_cifar, read_mnist
 from vision_bench.data.dataset import FileImages, VisionData, evenly, folder_title
+from vision_bench.data.group_files import SPLITS, read_celeba, read_waterbirds
 from vision_bench.data.image_folders import FileRecords, read_class_folders, read_imagenet
 from vision_bench.data.images import ImageSource, to_tensor
 from vision_bench.data.names import dataset_name, required_root
@@ -57,6 +58,8 @@ class ClassificationData(VisionData):
     Attributes:
         images: Reads them.
         labels: Class index of each image.
+        groups: Index of the group of each image; none where it has no groups.
+        group_names: Names of the groups.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class ClassificationData(VisionData):
         preprocessing: Preprocessing | None = None,
         unreadable: Mapping[str, str] | None = None,
         on_error: str = "skip",
+        groups: Sequence[int] | None = None,
+        group_names: Sequence[str] = (),
     ) -> None:
         super().__init__(
             name,
@@ -80,12 +85,38 @@ class ClassificationData(VisionData):
         )
         self.images = images
         self.labels: Int[Tensor, " n"] = torch.tensor(labels, dtype=torch.int64)
+        self.groups = None if groups is None else torch.tensor(groups, dtype=torch.int64)
+        self.group_names = tuple(group_names)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 height width"], int]:
         return to_tensor(self.images.read(index), self.preprocessing), int(self.labels[index])
 
     def _contents(self) -> Any:
-        return [self.labels.tolist(), self.images.digests()]
+        groups = [] if self.groups is None else [self.groups.tolist(), self.group_names]
+        return [self.labels.tolist(), self.images.digests(), *groups]
+
+    def subset(
+        self, positions: Sequence[int], images: ImageSource | None = None
+    ) -> ClassificationData:
+        """Some of the images, in the order given.
+
+        Args:
+            positions: Where they stand.
+            images: What to read in their place, such as the same ones with a patch on them.
+        """
+        chosen = list(positions)
+        part = ClassificationData(
+            self.name,
+            images or self.images.subset(chosen),
+            self.labels[chosen].tolist(),
+            self.classes,
+            preprocessing=self.preprocessing,
+            on_error=self.on_error,
+            groups=None if self.groups is None else self.groups[chosen].tolist(),
+            group_names=self.group_names,
+        )
+        part.title = self.title
+        return part
 
 
 def load_dataset(
@@ -102,7 +133,8 @@ def load_dataset(
 
     Args:
         name: "cifar10", "cifar100", "imagenet", "fashion-mnist", "digits" (scikit-learn's 8 x 8
-            ones; the first 1000 are the training split), or "folder" (one folder per class).
+            ones; the first 1000 are the training split), "waterbirds" and "celeba", which have
+            groups, or "folder" (one folder per class).
         root: Where it lies. Not needed for digits, nor for Fashion-MNIST where Debian's package is
             installed.
         split: "train" or the data set's evaluation split ("test", for ImageNet "val"), which is the
@@ -203,6 +235,8 @@ def _from_files(
         preprocessing=preprocessing,
         unreadable=records.unreadable,
         on_error=on_error,
+        groups=[records.groups[position] for position in chosen] if records.groups else None,
+        group_names=records.group_names,
     )
 
 
@@ -223,6 +257,13 @@ def _load_imagenet(root: Path | None, split: str, labels: Path | None) -> FileRe
 
 def _load_folder(root: Path | None, split: str | None, labels: Path | None) -> FileRecords:
     return read_class_folders(required_root(root, "the data set"), split)
+
+
+def _load_groups(name: str, read: Callable[[Path, str], FileRecords]) -> Callable[..., FileRecords]:
+    def load(root: Path | None, split: str, labels: Path | None) -> FileRecords:
+        return read(required_root(root, name), split)
+
+    return load
 
 
 def _load_fashion_mnist(root: Path | None, split: str, labels: Path | None) -> ArrayRecords:
@@ -258,5 +299,7 @@ _LOADERS: dict[str, tuple[tuple[str, ...], Callable[..., ArrayRecords | FileReco
     "imagenet": (("val", "train"), _load_imagenet),
     "fashion-mnist": (("test", "train"), _load_fashion_mnist),
     "digits": (("test", "train"), _load_digits),
+    "waterbirds": (SPLITS, _load_groups("waterbirds", read_waterbirds)),
+    "celeba": (SPLITS, _load_groups("celeba", read_celeba)),
     "folder": ((), _load_folder),
 }

@@ -34,6 +34,8 @@ class FileRecords:
         labels: Class index of each.
         classes: Names of the classes.
         unreadable: By path, why an image has no usable label.
+        groups: Index of each image's group; empty where there are none.
+        group_names: Names of the groups.
     """
 
     root: Path
@@ -41,6 +43,8 @@ class FileRecords:
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[int, ...] = ()
+    group_names: tuple[str, ...] = ()
 
 
 def read_class_folders(root: Path, split: str | None) -> FileRecords:

@@ -7,6 +7,7 @@ count or pass on.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -132,6 +133,21 @@ def _to_rgb(image: Image, path: Path) -> Image:
             "store the image with 8 or 16 bits"
         )
     return image.convert("RGB")
+
+
+def thumbnail(images: ImageSource, position: int, side: int = 160) -> bytes:
+    """A small PNG of an image; tiny images keep their pixels.
+
+    Args:
+        images: Where it comes from.
+        position: Which one.
+        side: Longest side of the picture, in pixels.
+    """
+    picture = images.read(position).convert("RGB")
+    picture.thumbnail((side, side))
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return content.getvalue()
 
 
 def check_input_size(height: int, width: int) -> None:

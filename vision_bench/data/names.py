@@ -6,8 +6,20 @@ from pathlib import Path
 
 from aim_plugins.core.errors import did_you_mean
 
-CLASSIFICATION = ("cifar10", "cifar100", "imagenet", "fashion-mnist", "digits", "folder")
+CLASSIFICATION = (
+    "cifar10",
+    "cifar100",
+    "imagenet",
+    "fashion-mnist",
+    "digits",
+    "waterbirds",
+    "celeba",
+    "folder",
+)
 """What `vision_bench.data.classification` loads."""
+
+NEED_ROOT = ("imagenet", "waterbirds", "celeba", "folder")
+"""Those that lie in no folder of their own accord."""
 
 _ALIASES = {"fashionmnist": "fashion-mnist", "cifar-10": "cifar10", "cifar-100": "cifar100"}
 

@@ -8,6 +8,7 @@ Configs name them by a word in place of a path, and `vision-bench demo-models` p
 | `demo:data-root`   | where that lies, or None where it needs no root                           |
 | `demo:resnet20`    | the weights of a ResNet-20 trained on it                                  |
 | `demo:lenet5`      | the weights of a LeNet-5 trained on it                                    |
+| `demo:backdoored`  | the weights of a ResNet-20 trained on it with a backdoor planted          |
 | `demo:scenes`      | a folder of made scenes with a class for every pixel                      |
 | `demo:segformer`   | the folder of a small SegFormer trained on them                           |
 | `demo:photographs` | a folder of photographs from scikit-image and scikit-learn                |

@@ -11,6 +11,7 @@ WORDS = {
     "data-root": "vision_bench.demo.data:dataset_root",
     "resnet20": "vision_bench.demo.train_classifier:classifier_weights",
     "lenet5": "vision_bench.demo.train_classifier:lenet_weights",
+    "backdoored": "vision_bench.demo.train_backdoored:backdoored_weights",
     "scenes": "vision_bench.demo.scenes:scenes_folder",
     "segformer": "vision_bench.demo.train_segmenter:segmenter_folder",
     "photographs": "vision_bench.demo.photographs:photographs_folder",

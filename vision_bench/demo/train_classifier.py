@@ -6,7 +6,7 @@ is loaded as a published one would be. A part of the data and a few epochs are e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,7 @@ def train_classifier(
     *,
     architecture: str = ARCHITECTURE,
     progress: bool = True,
+    poison: Callable[[ClassificationData], ClassificationData] | None = None,
 ) -> VisionModel:
     """Trains a classifier on one thread of the CPU.
 
@@ -135,6 +136,7 @@ def train_classifier(
         root: Where the data set lies, as `load_dataset` takes it.
         architecture: Name of the model in `vision_bench.models.load`.
         progress: Whether to show a progress bar.
+        poison: Makes of the training images those that are trained on.
 
     Returns:
         The model in eval mode.
@@ -148,6 +150,7 @@ def train_classifier(
             preprocessing=model.preprocessing,
             limit=recipe.images,
         )
+        data = data if poison is None else poison(data)
         images = torch.stack([data[index][0] for index in range(len(data))])
         _train(model.module, images, data.labels, recipe, progress)
     return model

@@ -29,6 +29,7 @@ WITH_MASKS = (SEAM, MAGNITUDE_MASKS, RANDOM_MASKS, REGROWN)
 """Those that need learned masks."""
 
 _CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000, "fashion-mnist": 10, "digits": 10}
+_CLASSES |= {"waterbirds": 2, "celeba": 2}
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import list_left_out
 from vision_bench.data.samples import first_readable, read_samples
 from vision_bench.models.load import load_model
+from vision_bench.models.output_layer import find_output_layer
 from vision_bench.reengineering.defects.arms import Reuse, random_network
 from vision_bench.reengineering.defects.attacked import Attacker, answers_to
 from vision_bench.reengineering.defects.findings import Finding, Findings
@@ -48,7 +49,6 @@ from vision_bench.reengineering.defects.front import publish
 from vision_bench.reengineering.defects.inheritance import Answers, guessing_accuracy
 from vision_bench.reengineering.defects.output_layer import (
     feature_extractor,
-    find_output_layer,
     replace_output_layer,
 )
 from vision_bench.reengineering.defects.pictures import picture_of

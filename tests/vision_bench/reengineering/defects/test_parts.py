@@ -16,6 +16,7 @@ from vision_bench.attacks.features import FeatureAttack, objective
 from vision_bench.attacks.gradient_sign import uniform_start
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
+from vision_bench.models.output_layer import find_output_layer
 from vision_bench.reengineering.defects.findings import Finding, Findings
 from vision_bench.reengineering.defects.inheritance import (
     Answers,
@@ -25,7 +26,6 @@ from vision_bench.reengineering.defects.inheritance import (
 )
 from vision_bench.reengineering.defects.output_layer import (
     feature_extractor,
-    find_output_layer,
     hidden_parameters,
     replace_output_layer,
 )

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from aim_plugins.reengineering.questions import check_choices, read_questions, score_choices
-from aim_plugins.reengineering.split import split_documents
 from aim_plugins.task_documents import Document, load_documents
+from aim_plugins.task_questions.questions import (
+    QuestionBatch,
+    check_choices,
+    read_questions,
+    score_choices,
+)
+from aim_plugins.task_questions.split import split_documents
 
 pytest.importorskip("lm_eval")
 
@@ -28,6 +34,30 @@ def test_choices_are_scored_as_by_the_harness(tiny, task_folder) -> None:
     for place, row in enumerate(scores):
         theirs = [float(one[0]) for one in samples[place]["filtered_resps"]]
         assert row == pytest.approx(theirs, abs=1e-4)
+
+
+def test_only_positions_that_are_scored_pass_the_head(tiny, task_folder) -> None:
+    documents = load_documents(["tiny_questions"], str(task_folder))["tiny_questions"]
+    questions = read_questions(documents, tiny.tokenizer, 128)
+    batch = QuestionBatch.of(questions, tiny.model.device)
+    seen = []
+    hook = tiny.model.lm_head.register_forward_hook(lambda *given: seen.append(given[2].shape[1]))
+    try:
+        with torch.no_grad():
+            scores = batch.log_likelihoods(tiny.model)
+            whole = tiny.model(batch.inputs).logits.log_softmax(-1)
+    finally:
+        hook.remove()
+    assert seen[0] == len(set(batch.positions.tolist())) < seen[1] == batch.inputs.shape[1]
+    for question, row in enumerate(scores):
+        for choice, score in enumerate(row.tolist()):
+            place = question * 4 + choice  # of four choices each
+            own = (batch.choices == place).nonzero()[:, 0].tolist()
+            expected = sum(
+                float(whole[batch.rows[one], batch.positions[one], batch.tokens[one]])
+                for one in own
+            )
+            assert score == pytest.approx(expected, abs=1e-4)
 
 
 def document(number: int, *options: tuple[str, str], answer: str = " x") -> Document:

@@ -17,8 +17,8 @@ class Split:
     """Places of documents, in three parts.
 
     Attributes:
-        learning: What importance is learned from.
-        validation: What a share is chosen on.
+        learning: What is learned from.
+        validation: What is chosen on.
         test: What results are of.
     """
 

@@ -1,0 +1,284 @@
+"""What `aim-plugins attribute` shows: terminal, files, pictures, and the report page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aim_plugins.heads.files import results_csv, results_json
+from aim_plugins.heads.pictures import (
+    draw_components,
+    draw_correlations,
+    draw_documents,
+    draw_path,
+    draw_prediction,
+)
+from aim_plugins.heads.prediction import OWN
+from aim_plugins.heads.trials import Outcome, in_nats, mean_interval, outputs_of
+from aim_plugins.heads.wording import (
+    Findings,
+    component_sentences,
+    edit_sentences,
+    headline,
+    prediction_sentences,
+    show_mean,
+)
+from aim_plugins.sweep.overview import Overview
+from aim_plugins.sweep.page import Page, Section, Table, publish_page
+from aim_plugins.sweep.paired import in_points, show_p
+
+_DOCUMENTS = 6
+"""Documents shown at either end of a component's table."""
+
+
+def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
+    """Writes and prints everything; returns the report's path.
+
+    Args:
+        folder: The study's folder.
+        found: What it found.
+        manifest: Its manifest.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    task, title = found.settings.task, Path(found.settings.model).name
+    drawn = _pictures(found)
+    pictures = {
+        f"{name}.{kind}": content
+        for name, files in drawn.items()
+        for kind, content in files.items()
+    }
+    shown = {name: files["png"] for name, files in drawn.items()}
+    sections = [
+        _components_section(found, shown),
+        _documents_section(found),
+        _prediction_section(found, shown),
+        _edit_section(found, shown),
+    ]
+    tables = [_components_table(found), _prediction_table(found), _edit_table(found)]
+    texts = [Overview("", columns=one.columns, rows=one.rows).as_text() for one in tables]
+    sentences = [headline(found), *component_sentences(found), *edit_sentences(found)]
+    return publish_page(
+        folder,
+        Page("Attribution", title, task, headline(found), sections),
+        manifest,
+        files={"results.csv": results_csv(found), "results.json": results_json(found)},
+        pictures=pictures,
+        table="\n\n".join([f"{title} for {task}", *texts]) + "\n",
+        sentences=sentences,
+        others=["attributions/", "edit/"],
+    )
+
+
+def _pictures(found: Findings) -> dict[str, dict[str, bytes]]:
+    own, size = found.outcomes[found.settings.task], found.path.size
+    middle = found.weights.double().mean(0).numpy()
+    held = found.prediction
+    correlation = mean_interval(held.correlations[OWN][held.share]).value
+    return {
+        "components": draw_components(
+            middle, found.components, found.edit, found.words, found.settings.task
+        ),
+        "prediction": draw_prediction(
+            held.predicted,
+            held.true,
+            found.words,
+            f"{held.share:g} ablated, r = {correlation:.2f}",
+        ),
+        "correlations": draw_correlations(held.correlations, found.settings.alpha),
+        "sizes": draw_path(found.path, found.words, found.noun),
+        "documents": draw_documents(own, found.words, found.noun, size),
+    }
+
+
+def _components_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
+    note = (
+        f"What each of {len(found.components)} {found.noun} adds to the {found.words}: a linear "
+        f"model of {found.settings.num_ablations} random ablations of {found.settings.alpha:g} of "
+        f"them, for each of {len(found.documents)} documents; the mean over these with its 95 % "
+        f"interval, which holds for one of the {found.noun}, not for all at once. They are ranked "
+        f"by {_ranked_by(found)}. The first are then ablated alone on held-out documents, which is "
+        "the test of it."
+    )
+    return Section(
+        found.noun.capitalize(),
+        note,
+        component_sentences(found),
+        {f"what each of the {found.noun} adds": pictures["components"]},
+        [_components_table(found)],
+    )
+
+
+def _ranked_by(found: Findings) -> str:
+    references = ", ".join(found.settings.references)
+    return f"the t-statistic of it against {references}" if references else "that mean"
+
+
+def _components_table(found: Findings) -> Table:
+    rows = []
+    for rank, alone in enumerate(found.alone):
+        weights = found.weights[:, alone.number]
+        change = found.change_without(alone)
+        rows.append(
+            [
+                found.name(alone.number),
+                in_nats(found.contribution(alone.number)),
+                f"{float((weights > 0).float().mean()):.0%}",
+                in_nats(change),
+                show_p(change.p),
+                f"{alone.test.accuracy:.3f}",
+                "ablated" if rank < found.path.size else "",
+            ]
+        )
+    columns = [
+        found.noun, f"adds to the {_short(found)}", "documents it helps",
+        "alone ablated, held-out", "", "accuracy", "edit",
+    ]  # fmt: skip
+    return Table(columns, rows)
+
+
+def _short(found: Findings) -> str:
+    return found.words.partition(" of ")[0]
+
+
+def _documents_section(found: Findings) -> Section:
+    """For the first of the ranking, the documents it matters most and least for."""
+    tables = []
+    for alone in found.alone:
+        if alone.learning is not None:
+            tables.append(_documents_table(found, alone.number))
+    note = (
+        f"Documents that attributions were learned from, by what one of the {found.noun} adds to "
+        f"the {found.words}, beside what ablating it alone changes in truth."
+    )
+    return Section("Documents", note, (), {}, tables)
+
+
+def _documents_table(found: Findings, number: int) -> Table:
+    (alone,) = (one for one in found.alone if one.number == number)
+    assert alone.learning is not None
+    whole = found.prediction.whole
+    without = outputs_of(alone.learning, found.settings.output_fn)
+    weights = found.weights[:, number].tolist()
+    order = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)
+    if len(order) > 2 * _DOCUMENTS:
+        order = order[:_DOCUMENTS] + order[-_DOCUMENTS:]
+    rows = [
+        [
+            found.documents[one].name,
+            found.documents[one].text.strip()[-160:],
+            f"{whole[one]:+.2f}",
+            f"{weights[one]:+.2f}",
+            f"{without[one] - whole[one]:+.2f}",
+        ]
+        for one in order
+    ]
+    columns = ["document", "text", _short(found), "predicted to add", "change without it"]
+    return Table(columns, rows, f"{found.name(number)}: most and least, in nats")
+
+
+def _prediction_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
+    note = (
+        f"Outputs under {found.settings.eval_masks} fresh masks of each share, predicted and true: "
+        "their correlation over masks, of each document, and its mean with the 95 % interval over "
+        f"documents. Attributions are learned at {found.settings.alpha:g}."
+    )
+    return Section(
+        "Prediction",
+        note,
+        prediction_sentences(found),
+        {
+            "predicted against true changes": pictures["prediction"],
+            "correlation against the share ablated": pictures["correlations"],
+        },
+        [_prediction_table(found)],
+    )
+
+
+def _prediction_table(found: Findings) -> Table:
+    shares = list(found.prediction.correlations[OWN])
+    rows = [
+        [name.replace("_", " "), *(show_mean(by_share[one]) for one in shares)]
+        for name, by_share in found.prediction.correlations.items()
+    ]
+    return Table(["correlation", *(f"{one:g} ablated" for one in shares)], rows)
+
+
+def _edit_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
+    settings = found.settings
+    beyond = f" beyond what it does to that of {', '.join(settings.references)}"
+    note = (
+        f"The first of the ranking are ablated together; how many, of {_listed(found)}, was chosen "
+        f"on validation documents, as the number that is to {settings.direction} the mean "
+        f"{found.words} most{beyond * bool(settings.references)}. Results are of documents that "
+        "neither ranking nor choice has seen, "
+        f"beside as many {found.noun} at random ({settings.random_edits} draws). Differences are "
+        "paired over documents: accuracy with Agresti and Min's interval and McNemar's exact p, "
+        "nats with Student's interval and the p of signs dealt out anew. The stock harness "
+        "evaluates it: lm_eval --model aim_hf --model_args "
+        f"pretrained=MODEL,edit={settings.folder / 'edit'},edit_strength=0:1:0.25"
+    )
+    return Section(
+        "The edit",
+        note,
+        edit_sentences(found),
+        {
+            "output against the size of the edit": pictures["sizes"],
+            "held-out documents with and without the edit": pictures["documents"],
+        },
+        [_edit_table(found), _random_table(found), _path_table(found)],
+    )
+
+
+def _listed(found: Findings) -> str:
+    return ", ".join(map(str, found.path.sizes))
+
+
+def _edit_table(found: Findings) -> Table:
+    rows = [
+        [
+            name,
+            str(len(one.whole.right)),
+            f"{one.whole.accuracy:.3f}",
+            f"{one.edited.accuracy:.3f}",
+            in_points(one.accuracy_change),
+            show_p(one.accuracy_change.p),
+            in_nats(one.output_change),
+            show_p(one.output_change.p),
+        ]
+        for name, one in found.outcomes.items()
+    ]
+    columns = [
+        "task", "documents", "accuracy", "with the edit", "change", "",
+        f"change of the {_short(found)}", "",
+    ]  # fmt: skip
+    return Table(columns, rows)
+
+
+def _random_table(found: Findings) -> Table:
+    rows = []
+    for name, one in found.outcomes.items():
+        beyond = one.beyond_random
+        drawn = [
+            f"{Outcome(one.output, one.whole, random, ()).output_change.value:+.2f}"
+            for random in one.random
+        ]
+        cells = [in_nats(one.output_change), in_nats(beyond), show_p(beyond.p)]
+        rows.append([name, *cells, f"{one.random_accuracy:.3f}", ", ".join(drawn)])
+    title = f"Beside {found.path.size} {found.noun} at random"
+    columns = ["task", "the edit", "minus those at random", "", "their accuracy", "each draw, nats"]
+    return Table(columns, rows, title)
+
+
+def _path_table(found: Findings) -> Table:
+    path = found.path
+    rows = []
+    for size, answers in zip((0, *path.sizes), (path.whole, *path.steps), strict=True):
+        mean = mean_interval(outputs_of(answers, path.output))
+        chosen = "chosen" if size == path.size else ""
+        value = f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
+        rows.append([str(size), value, f"{answers.accuracy:.3f}", chosen])
+    title = f"The choice, on {len(path.whole.right)} validation documents"
+    return Table([f"{found.noun} ablated", f"{_short(found)}, nats", "accuracy", ""], rows, title)

@@ -1,0 +1,210 @@
+"""Settings of `aim-plugins attribute`, as a config and options give them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from aim_plugins.core.errors import did_you_mean
+from aim_plugins.core.files import existing_folder, safe_name
+from aim_plugins.core.settings import (
+    Count,
+    Counts,
+    Names,
+    Natural,
+    Part,
+    Positive,
+    Settings,
+    Shares,
+    bound,
+    option,
+)
+
+DEFAULT_SPLIT = (0.4, 0.2, 0.4)
+DEFAULT_SIZES = (1, 2, 3, 4, 6, 8)
+DEFAULT_ALPHAS = (0.025, 0.05, 0.1)
+
+Masks = Annotated[int, bound("3 or more, since two always lie on a line", lambda one: one >= 3)]
+_SHARD = re.compile(r"(\d+)/(\d+)")
+Baseline = Literal["gradient", "leave_one_out"]
+NOUNS = {
+    "attention_heads": "heads",
+    "mlp_neurons": "neurons",
+    "blocks": "blocks",
+    "linear_rows": "rows",
+    "linear_inputs": "inputs",
+}
+"""Components that a causal model may have, and what they are called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskAttributionSettings(Settings):
+    """What `aim-plugins attribute` attributes to which components.
+
+    Attributes:
+        model: A causal model: a name on the hub, a local folder, or "demo:smollm2".
+        tasks: The task of multiple choice whose answers are attributed: one of lm-eval's tasks, or
+            a group of them.
+        output: Folder of results; by default runs/attribute/MODEL_TASK.
+        include_path: Folder of tasks of your own.
+        limit: Documents of the task, the first ones; by default all.
+        references: Other tasks of multiple choice, which the edit is to leave as they are:
+            components are ranked by what they add to the task beyond what they add to these.
+        also: Other tasks of multiple choice, on which the edit is measured too.
+        also_limit: Documents of each of these and of each of the references, the first ones.
+        components: What is ablated: attention_heads, mlp_neurons, blocks, linear_rows or
+            linear_inputs, all of them, or those whose name matches a pattern, as in
+            mlp_neurons:model.layers.7.*.
+        output_fn: What is attributed: choice_margin, by how much the right choice's log-likelihood
+            is above that of the best other one, or log_likelihood, that of the right choice alone.
+        alpha: Share of components ablated at random in each mask.
+        num_ablations: Masks that attributions are learned from.
+        gradient_passes: Masks at which derivatives by all components are taken besides.
+        baselines: What attributions are held against: gradient (one pass), leave_one_out (a pass
+            for each component).
+        eval_alphas: Shares ablated in fresh masks, on which predictions are held against the truth;
+            by default 0.025,0.05,0.1.
+        eval_masks: Fresh masks of each share.
+        direction: Whether the edit is to lower the margin of the right choice, or to raise it.
+        edit_sizes: How many components an edit may ablate; which is chosen on validation documents.
+            By default 1,2,3,4,6,8.
+        random_edits: Edits at random, of as many components, that the chosen one is held against.
+        split: Shares of the documents that attributions are learned from, that an edit's size is
+            chosen on, and that results are of; by default 0.4,0.2,0.4.
+        shard: Which part of the component dataset to build, and nothing else, as in 1/4: jobs of
+            all parts may run at once in one folder, and a run without it goes on from there.
+        dtype: Type of the weights.
+        device: Where the model runs; by default an accelerator if there is one.
+        trust_remote_code: Whether code that comes with the model may run.
+        max_length: Longest document in tokens, of which the end is kept; by default the model's
+            window.
+        batch_size: Documents in a pass, each under a mask of its own, with all of their choices.
+        seed: Seed of the split, of masks, and of edits at random.
+    """
+
+    model: str = option(metavar="MODEL")
+    tasks: Names = option(metavar="TASK")
+    output: str | None = option(None, short="-o", metavar="DIR")
+    include_path: str | None = option(None, metavar="FOLDER")
+    limit: Positive | None = None
+    references: Names = option((), metavar="NAMES")
+    also: Names = option((), metavar="NAMES")
+    also_limit: Positive = 50.0
+    components: str = option("attention_heads", metavar="KIND[:PATTERN]")
+    output_fn: Literal["choice_margin", "log_likelihood"] = "choice_margin"
+    alpha: Part = 0.05
+    num_ablations: Count = 200
+    gradient_passes: Natural = 30
+    baselines: Names = option(("gradient",), metavar="NAMES")
+    eval_alphas: Shares = option(DEFAULT_ALPHAS, metavar="SHARES")
+    eval_masks: Masks = 50
+    direction: Literal["lower", "raise"] = "lower"
+    edit_sizes: Counts = option(DEFAULT_SIZES, metavar="NUMBERS")
+    random_edits: Count = 5
+    split: Shares = option(DEFAULT_SPLIT, metavar="SHARES")
+    shard: str | None = option(None, metavar="I/N")
+    dtype: str = "float32"
+    device: str | None = None
+    trust_remote_code: bool = False
+    max_length: Count | None = None
+    batch_size: Count = 64
+    seed: int = 0
+
+    def check(self) -> None:
+        if len(self.tasks) != 1:
+            raise ValueError(
+                f"tasks={','.join(self.tasks)!r}: name one task, whose answers are attributed; "
+                "others that the edit is measured on stand in also (--also)"
+            )
+        named = [*self.tasks, *self.references, *self.also]
+        if twice := [one for place, one in enumerate(named) if one in named[:place]]:
+            raise ValueError(
+                f"also={','.join(self.also)!r} and references={','.join(self.references)!r} name "
+                f"{twice[0]!r} twice, or the task itself: name each once"
+            )
+        if self.kind not in NOUNS:
+            raise ValueError(f"components={self.components!r}: {did_you_mean(self.kind, NOUNS)}")
+        if self.shard is not None:
+            self._read_shard(self.shard)
+        for one in self.baselines:
+            if one not in get_args(Baseline):
+                raise ValueError(
+                    f"baselines holds {one!r}: {did_you_mean(one, get_args(Baseline))}"
+                )
+        if max(self.eval_alphas) >= 1 or len(set(self.eval_alphas)) < len(self.eval_alphas):
+            raise ValueError(
+                f"eval_alphas={_listed(self.eval_alphas)}: give different shares below 1"
+            )
+        if len(self.split) != 3 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
+            raise ValueError(
+                f"split={_listed(self.split)}: give three shares that add up to 1: of documents to "
+                "learn from, to choose on, and to test on"
+            )
+        for name in ("limit", "also_limit"):
+            value = getattr(self, name)
+            if value is not None and value >= 1 and value != int(value):
+                raise ValueError(
+                    f"{name}={value:g}: give a whole number of documents, or a share below 1"
+                )
+
+    @staticmethod
+    def _read_shard(shard: str) -> tuple[int, int]:
+        own, count = map(int, found.groups()) if (found := _SHARD.fullmatch(shard)) else (0, 0)
+        if not 1 <= own <= count:
+            raise ValueError(f"shard={shard!r}: give I/N, from 1/N to N/N, such as 1/4")
+        return own, count
+
+    def check_files(self) -> None:
+        if self.include_path is not None:
+            existing_folder(self.include_path, "include_path")
+
+    @property
+    def task(self) -> str:
+        """The task."""
+        return self.tasks[0]
+
+    @property
+    def kind(self) -> str:
+        """What a component is."""
+        return self.components.partition(":")[0]
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Which of them."""
+        found = self.components.partition(":")[2]
+        return (found,) if found else ()
+
+    @property
+    def noun(self) -> str:
+        """What several components are called."""
+        return NOUNS[self.kind]
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which part of the component dataset to build, of how many."""
+        return (1, 1) if self.shard is None else self._read_shard(self.shard)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many components an edit may have, rising."""
+        return tuple(sorted(set(self.edit_sizes)))
+
+    @property
+    def folder(self) -> Path:
+        """Folder of results."""
+        name = safe_name(f"{Path(self.model).name}_{self.task}")[:100]
+        return Path(self.output or f"runs/attribute/{name}")
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How the model is loaded."""
+        names = ("dtype", "device", "max_length", "trust_remote_code")
+        return {name: getattr(self, name) for name in names}
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{one:g}" for one in values)

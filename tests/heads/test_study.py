@@ -1,0 +1,210 @@
+"""`aim-plugins attribute` from its options to its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+
+import pytest
+import torch
+from scipy import stats
+from transformers import AutoModelForCausalLM
+
+from aim_plugins.attribution.attributions import Attributions
+from aim_plugins.heads.ablated import AblatedModel
+from aim_plugins.modulation.edits import ComponentEdit
+
+pytest.importorskip("lm_eval")
+
+
+def rows_of(folder):
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def asked_by_harness(task_folder, **arguments) -> dict[int, list[float]]:
+    """Log-likelihoods of the choices of each document, by the harness."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    import aim_plugins.harnesses.lm_eval.register  # noqa: F401
+
+    found = simple_evaluate(
+        "aim_hf",
+        model_args={key: str(value) for key, value in arguments.items()},
+        tasks=["tiny_questions"],
+        task_manager=TaskManager(include_path=str(task_folder), include_defaults=False),
+        device="cpu",
+        log_samples=True,
+        bootstrap_iters=0,
+    )
+    return {
+        sample["doc_id"]: [float(one[0]) for one in sample["filtered_resps"]]
+        for sample in found["samples"]["tiny_questions"]
+    }
+
+
+def test_a_study_writes_a_report_attributions_and_an_edit(attribute, tiny) -> None:
+    status, folder = attribute("--also", "tiny_questions")
+    assert status == 0
+    names = {path.name for path in folder.iterdir()}
+    assert {"results.csv", "results.json", "dataset", "attributions", "edit", "curves"} < names
+    page = (folder / "report.html").read_text()
+    for title in ("Heads", "Documents", "Prediction", "The edit"):
+        assert f">{title}</h2>" in page
+    drawn = {path.name for path in (folder / "curves").iterdir()}
+    assert {f"{one}.png" for one in ("components", "prediction", "sizes", "documents")} < drawn
+    rows, results = rows_of(folder), results_of(folder)
+    assert len(rows) == 12 and set(results["outcomes"]) == {"tiny_capitals", "tiny_questions"}
+    # The mean over documents, and the rank by it, are those of the attributions.
+    means = Attributions.load(folder / "attributions").weights.double().mean(0)
+    assert [float(row["mean"]) for row in rows] == pytest.approx(means.tolist(), abs=1e-6)
+    ranked = sorted(rows, key=lambda row: int(row["rank"]))
+    assert [int(row["number"]) for row in ranked] == means.argsort(descending=True).tolist()
+    edit = ComponentEdit.load(folder / "edit")
+    chosen = [row["component"] for row in ranked if row["in_edit"] == "1"]
+    assert set(edit.components.names()) == set(chosen) == set(results["edit"])
+    edit.check_model(tiny.model)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_stock_harness_gives_the_answers_that_the_study_reports(
+    attribute, tiny, task_folder
+) -> None:
+    _, folder = attribute("--also", "tiny_questions")
+    own = results_of(folder)["outcomes"]["tiny_questions"]
+    for strength, name in ((0, "whole"), (1, "edited")):
+        theirs = asked_by_harness(
+            task_folder,
+            pretrained=tiny.folder,
+            edit=folder / "edit",
+            edit_strength=strength,
+            dtype="float32",
+        )
+        for number, scores in enumerate(own[name]["scores"]):
+            assert theirs[number] == pytest.approx(scores, abs=1e-4)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_head_that_alone_does_anything_is_found_with_its_true_effect(
+    attribute, tiny, tmp_path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny.folder, dtype="float32")
+    for layer, block in enumerate(model.model.layers):
+        kept = torch.zeros(4, dtype=torch.bool)
+        kept[2] = layer == 1
+        block.self_attn.o_proj.weight.data *= kept.repeat_interleave(12)
+    model.save_pretrained(tmp_path / "planted")
+    tiny.tokenizer.save_pretrained(tmp_path / "planted")
+    _, folder = attribute(model=tmp_path / "planted")
+    found = {row["component"]: float(row["mean"]) for row in rows_of(folder)}
+    planted = found.pop("model.layers.1.self_attn[2]")
+    assert max(map(abs, found.values())) < 1e-3 * abs(planted)
+    learned = Attributions.load(folder / "attributions")
+    with torch.no_grad():  # without it nothing is left of any attention
+        model.model.layers[1].self_attn.o_proj.weight.zero_()
+    results = results_of(folder)
+    assert all(one > 0.999 for one in results["correlations"]["attributions"]["0.2"])
+    assert learned.weights[:, 6].mean() == pytest.approx(planted, rel=1e-4)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_interrupted_study_goes_on_and_ends_as_one_in_a_run(attribute, monkeypatch) -> None:
+    whole = AblatedModel._compute
+    asked: list[tuple[int, ...]] = []
+
+    def stop_at_two(self, questions, ablated):
+        asked.append(tuple(ablated))
+        if len(ablated) == 2 and len(asked) == 3:
+            raise KeyboardInterrupt
+        return whole(self, questions, ablated)
+
+    monkeypatch.setattr(AblatedModel, "_compute", stop_at_two)
+    status, folder = attribute()
+    assert status == 130 and not (folder / "report.html").exists()
+    assert attribute()[0] == 0
+    assert asked[3] == asked[2]  # those before it were kept
+    finished = len(asked)
+    assert attribute()[0] == 0 and len(asked) == finished
+    _, other = attribute(output="other")
+    for name in ("results.csv", "results.json", "edit/edit.safetensors"):
+        assert (other / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_parts_that_are_built_apart_end_as_one_run(attribute) -> None:
+    for part in ("2/2", "1/2"):
+        status, folder = attribute("--shard", part)
+        assert status == 0 and not (folder / "report.html").exists()
+    status, folder = attribute()
+    assert status == 0
+    _, other = attribute(output="other")
+    for name in ("dataset/component_dataset.safetensors", "results.csv", "results.json"):
+        assert (other / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_edit_may_raise_the_margin_of_chosen_components_of_other_kinds(attribute) -> None:
+    status, folder = attribute(
+        "--direction", "raise", components="mlp_neurons:model.layers.1.*", gradient_passes=2
+    )
+    assert status == 0
+    rows = rows_of(folder)
+    assert all(row["component"].startswith("model.layers.1.mlp[") for row in rows)
+    (first,) = (row for row in rows if row["rank"] == "1")
+    assert float(first["mean"]) == min(float(row["mean"]) for row in rows)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_edit_against_references_is_ranked_by_the_t_statistic(attribute) -> None:
+    status, folder = attribute("--references", "tiny_questions")
+    assert status == 0
+    learned = Attributions.load(folder / "attributions")
+    own, others = (
+        torch.stack(
+            [
+                row
+                for row, name in zip(learned.weights, learned.examples, strict=True)
+                if task in name
+            ]
+        )
+        for task in ("tiny_capitals#", "tiny_questions#")
+    )
+    # Of parts of one size Welch's statistic, but for n in the place of n - 1 in the variances.
+    assert len(own) == len(others) == 3
+    expected = stats.ttest_ind(own.double(), others.double(), equal_var=False).statistic
+    ranked = sorted(rows_of(folder), key=lambda row: int(row["rank"]))
+    assert [int(row["number"]) for row in ranked] == (-expected).argsort(kind="stable").tolist()
+    assert set(results_of(folder)["outcomes"]) == {"tiny_capitals", "tiny_questions"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tasks", "tiny_writing"), "tiny_writing has documents without choices"),
+        (("--tasks", "tiny_capitals,tiny_questions"), "name one task, .*--also"),
+        (("--also", "tiny_capitals"), "also='tiny_capitals' and .*name 'tiny_capitals' twice"),
+        (
+            ("--also", "tiny_questions", "--references", "tiny_questions"),
+            "references='tiny_questions' name 'tiny_questions' twice",
+        ),
+        (("--components", "attention_head"), "did you mean 'attention_heads'"),
+        (("--components", "attention_heads:layer.9"), "layer.9' matches none of the 12"),
+        (("--alpha", "1"), "alpha=1.0: give a share above 0 and below 1"),
+        (("--shard", "3/2"), "shard='3/2': give I/N"),
+        (("--edit-sizes", "13"), "edit_sizes=13: there are 12 heads to ablate"),
+        (("--baselines", "leave_one"), "baselines holds 'leave_one': did you mean 'leave_one_out'"),
+        (("--eval-masks", "2"), "eval_masks=2: give 3 or more"),
+        (("--split", "0.5,0.5"), "split=0.5,0.5: give three shares that add up to 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(attribute, capsys, words, message) -> None:
+    status, folder = attribute(*words)
+    assert status == 2 and not folder.exists()
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "rror" in one][-1:]
+    assert re.search(message, line)

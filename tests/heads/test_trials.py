@@ -1,0 +1,75 @@
+"""What follows from answers: the size of an edit, differences, and sentences about them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from aim_plugins.heads.pictures import short_names
+from aim_plugins.heads.trials import EditPath, Outcome, mean_change, mean_interval, outputs_of
+from aim_plugins.modulation.components import Components, Site
+from aim_plugins.task_questions.answers import Answers
+
+
+def answers(*margins: float) -> Answers:
+    """To questions of two choices, the first of them right."""
+    return Answers([[float(one), 0.0] for one in margins], [0] * len(margins))
+
+
+def test_outputs_are_those_by_hand_where_questions_have_several_lengths() -> None:
+    given = Answers([[-1.0, -4.0], [-3.0, -2.0, -2.5]], [0, 2])
+    assert outputs_of(given, "choice_margin") == [3.0, -0.5]
+    assert outputs_of(given, "log_likelihood") == [-1.0, -2.5]
+
+
+@pytest.mark.parametrize(("direction", "size"), [("lower", 3), ("raise", 1)])
+def test_the_size_is_chosen_that_moves_the_mean_furthest_in_the_direction(direction, size) -> None:
+    steps = [answers(4, 2), answers(1, 2), answers(1, 1), answers(1, 1)]
+    path = EditPath("choice_margin", direction, answers(2, 3), (1, 2, 3, 4), steps)
+    assert path.size == size
+
+
+def test_what_an_edit_does_to_references_counts_against_it() -> None:
+    steps = [answers(0, 1), answers(-3, 0)]
+    alone = EditPath("choice_margin", "lower", answers(2, 3), (1, 2), steps)
+    references = [answers(5, 5), answers(5, 4), answers(9, 9)]
+    spared = EditPath("choice_margin", "lower", answers(2, 3), (1, 2), steps, references)
+    assert alone.moved == [2, 4] and alone.size == 2
+    assert spared.moved == [1.5, 0] and spared.size == 1
+
+
+def test_a_mean_has_students_interval() -> None:
+    values = [0.5, 1.5, -0.25, 2.0, 1.0]
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    found = mean_interval(values)
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=2e-3)
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_p_counts_the_signs_that_differ_as_much(count: int) -> None:
+    # Of differences with one sign only the given signs and their opposites are as far from zero.
+    found = mean_change([1.0 + one for one in range(count)], [0.0] * count)
+    assert found.p == pytest.approx(2 / 2**count)
+    assert found.value == pytest.approx(np.mean([1.0 + one for one in range(count)]))
+
+
+def test_an_edit_is_held_against_the_mean_of_those_at_random() -> None:
+    own = Outcome(
+        "choice_margin",
+        whole=answers(3, 3, 3),
+        edited=answers(-1, 0.5, -2),
+        random=[answers(3, 2, 1), answers(1, 2, 3)],
+    )
+    assert own.random_outputs == [2, 2, 2] and own.random_accuracy == 1
+    assert own.beyond_random.value == pytest.approx(-17 / 6)
+    assert own.output_change.value == pytest.approx(-23 / 6)
+    assert own.accuracy_change.value == pytest.approx(-2 / 3)
+
+
+def test_layers_are_called_by_their_numbers_only_where_these_tell_them_apart() -> None:
+    def named(*names: str) -> list[str]:
+        return short_names(Components(tuple(Site(one, one, 2) for one in names)))
+
+    assert named("model.layers.0.mlp", "model.layers.10.mlp") == ["0", "10"]
+    assert named("h.0.attn.c_attn", "h.0.mlp.c_fc") == ["h.0.attn.c_attn", "h.0.mlp.c_fc"]

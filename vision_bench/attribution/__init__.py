@@ -1,0 +1,1 @@
+"""Attribution of a classifier's answers to its components, and edits by it."""

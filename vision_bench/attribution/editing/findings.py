@@ -1,0 +1,275 @@
+"""What an edit did to images that chose nothing: every part, against every rival."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from aim_plugins.core.strengths import format_strength
+from aim_plugins.sweep.intervals import wilson_interval
+from aim_plugins.sweep.paired import (
+    Interval,
+    PairedDifference,
+    mean_difference,
+    paired_difference,
+)
+from vision_bench.attribution.editing.choice import Choice, Trial
+from vision_bench.attribution.editing.choices import EDITED, RANDOM, TUNED, WHOLE
+from vision_bench.attribution.editing.goal import Examined
+from vision_bench.attribution.editing.problem import Problem
+from vision_bench.attribution.editing.problems import PATCHED
+
+WORST = "worst group"
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The answers to the images that are tested.
+
+    Attributes:
+        whole: Of the model as it is.
+        edited: Of the edit, by strength.
+        random: Of each random edit.
+        tuned: Of the model with a fine-tuned last layer; None where there is none.
+    """
+
+    whole: Int[Tensor, " images"]
+    edited: Mapping[float, Int[Tensor, " images"]]
+    random: Sequence[Int[Tensor, " images"]]
+    tuned: Int[Tensor, " images"] | None
+
+    @property
+    def arms(self) -> dict[str, Int[Tensor, " images"]]:
+        """By name, those arms that are one model."""
+        found = {WHOLE: self.whole, EDITED: self.edited[1.0]}
+        return found if self.tuned is None else {**found, TUNED: self.tuned}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an edit is worth.
+
+    Attributes:
+        problem: What it is for.
+        tested: The answers.
+        trials: The edits that were tried.
+        choice: How it was chosen among them.
+        tuning: How its rival was; None without one.
+        components: Names of the components that it ablates, the first the most telling.
+        scores: Their scores.
+        total: How many components there are.
+        layers: By layer in the order of the model, how many are ablated, and of how many.
+        passes: What attributing took, in forward passes over the attributed images.
+    """
+
+    problem: Problem
+    tested: Tested
+    trials: Sequence[Trial]
+    choice: Choice
+    tuning: Choice | None
+    components: Sequence[str]
+    scores: Sequence[float]
+    total: int
+    layers: Mapping[str, tuple[int, int]]
+    passes: float
+
+    @property
+    def examined(self) -> Examined:
+        """The images that are tested."""
+        return self.problem.test
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts."""
+        return list(self.examined.parts)
+
+    def accuracy(self, part: str, answers: Int[Tensor, " images"]) -> Interval:
+        """The accuracy on a part, with Wilson's interval."""
+        return share(self.examined.right(answers, part).tolist())
+
+    def random_accuracy(self, part: str) -> Interval:
+        """The mean accuracy of the random edits, and the lowest and the highest."""
+        return _range([self.accuracy(part, one).value for one in self.tested.random])
+
+    def difference(self, part: str, first: str, second: str) -> Interval:
+        """By how much one arm is more accurate than another on a part, image by image."""
+        arms = self.tested.arms
+        return self._difference(
+            [self.examined.right(arms[first], part).tolist()],
+            [self.examined.right(one, part).tolist() for one in self._answers(second)],
+        )
+
+    def attack_success(self, answers: Int[Tensor, " images"]) -> Interval:
+        """Share of images with the patch that are answered with its class."""
+        return share(self._attacked(answers))
+
+    def attack_difference(self, first: str, second: str) -> Interval:
+        """By how much the patch has its way more often with one arm than with another."""
+        arms = self.tested.arms
+        others = [self._attacked(one) for one in self._answers(second)]
+        return self._difference([self._attacked(arms[first])], others)
+
+    def worst(self, answers: Int[Tensor, " images"]) -> Interval:
+        """The accuracy on the worst of the aims, with an interval by bootstrap over images."""
+        rights = [_plain(self.examined.right(answers, one)) for one in self.problem.goal.aims]
+        return _bootstrap(rights, lambda draws: draws.min(0))
+
+    def worst_difference(self, first: str, second: str) -> Interval:
+        """By how much one arm's worst group is better answered than another's, by bootstrap."""
+        arms, pairs = self.tested.arms, []
+        for part in self.problem.goal.aims:
+            mine = _plain(self.examined.right(arms[first], part))
+            theirs = [_plain(self.examined.right(one, part)) for one in self._answers(second)]
+            pairs.append(np.stack([mine, np.mean(theirs, 0)], 1))
+        return _bootstrap(pairs, lambda draws: draws[..., 0].min(0) - draws[..., 1].min(0))
+
+    def _answers(self, arm: str) -> list[Int[Tensor, " images"]]:
+        return list(self.tested.random) if arm == RANDOM else [self.tested.arms[arm]]
+
+    def _attacked(self, answers: Int[Tensor, " images"]) -> list[bool]:
+        assert self.problem.attack is not None
+        return self.examined.answered(answers, PATCHED, self.problem.attack).tolist()
+
+    @staticmethod
+    def _difference(first: list[list[bool]], others: list[list[bool]]) -> Interval:
+        if len(others) == 1:
+            return paired_difference(first[0], others[0])
+        averaged = torch.tensor(others, dtype=torch.float64).mean(0).tolist()
+        return mean_difference([float(one) for one in first[0]], averaged)
+
+    @property
+    def rivals(self) -> list[str]:
+        """What the edit is held against."""
+        found = [WHOLE] + [RANDOM] * bool(self.tested.random)
+        return [*found, TUNED] if self.tested.tuned is not None else found
+
+    @property
+    def measures(self) -> list[str]:
+        """Accuracies of parts, and what else is measured of each arm."""
+        also = [self.attack_name] if self.problem.attack is not None else []
+        return [*self.parts, *also, *([WORST] if self.problem.goal.worst else [])]
+
+    @property
+    def attack_name(self) -> str:
+        """What the success of the patch is called."""
+        assert self.problem.attack is not None
+        return f"patch answered {self.examined.data.classes[self.problem.attack]}"
+
+    def measure(self, name: str, answers: Int[Tensor, " images"]) -> Interval:
+        """One of the measures."""
+        if name == WORST:
+            return self.worst(answers)
+        if name in self.examined.parts:
+            return self.accuracy(name, answers)
+        return self.attack_success(answers)
+
+    def compare(self, name: str, first: str, second: str) -> Interval:
+        """One of the measures of one arm less that of another."""
+        if name == WORST:
+            return self.worst_difference(first, second)
+        if name in self.examined.parts:
+            return self.difference(name, first, second)
+        return self.attack_difference(first, second)
+
+    def of_random(self, name: str) -> Interval:
+        """One of the measures of the random edits: the mean, the lowest and the highest."""
+        return _range([self.measure(name, one).value for one in self.tested.random])
+
+    def to_json(self) -> str:
+        """Every number as JSON."""
+        arms = {
+            arm: {name: vars(self.measure(name, answers)) for name in self.measures}
+            for arm, answers in self.tested.arms.items()
+        }
+        if self.tested.random:
+            arms[RANDOM] = {name: vars(self.of_random(name)) for name in self.measures}
+        differences = {
+            f"{EDITED} less {rival}": {
+                name: vars(self.compare(name, EDITED, rival)) for name in self.measures
+            }
+            for rival in self.rivals
+        }
+        content: dict[str, Any] = {
+            "problem": self.problem.words,
+            "components": dict(zip(self.components, self.scores, strict=True)),
+            "order": self.trials[self.choice.chosen].order,
+            "of": self.total,
+            "helps": self.choice.helps,
+            "passes": self.passes,
+            "arms": arms,
+            "differences": differences,
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+    @property
+    def csv(self) -> str:
+        """Every measure at every strength, and of every rival."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["arm", "strength", "measure", "value", "low", "high", "images"])
+        lines: list[tuple[str, str, Int[Tensor, " images"]]] = [
+            (EDITED, format_strength(one), answers) for one, answers in self.tested.edited.items()
+        ]
+        lines += [(f"random {one + 1}", "1", got) for one, got in enumerate(self.tested.random)]
+        if self.tested.tuned is not None:
+            lines.append((TUNED, "", self.tested.tuned))
+        for arm, strength, answers in lines:
+            for name in self.measures:
+                one = self.measure(name, answers)
+                part = name if name in self.examined.parts else ""
+                count = int(self.examined.parts[part].sum()) if part else ""
+                writer.writerow([arm, strength, name, one.value, one.low, one.high, count])
+        return text.getvalue()
+
+
+def share(right: Sequence[bool]) -> Interval:
+    """A share of right answers with Wilson's interval; NaN of none."""
+    if not right:
+        return Interval(math.nan, math.nan, math.nan)
+    value = sum(right) / len(right)
+    return Interval(value, *wilson_interval(value, len(right)))
+
+
+def is_clear(one: Interval) -> bool:
+    """Whether a difference is told from none."""
+    return one.is_clear if isinstance(one, PairedDifference) else not one.low <= 0 <= one.high
+
+
+def _range(values: Sequence[float]) -> Interval:
+    return Interval(float(np.mean(values)), min(values), max(values))
+
+
+def _plain(right: Tensor) -> np.ndarray:
+    return right.double().numpy()
+
+
+def _bootstrap(groups: Sequence[np.ndarray], statistic: Any) -> Interval:
+    """A statistic of the means of groups, with the 95 % interval over images drawn again.
+
+    Args:
+        groups: Values of the images of each group [images, ...].
+        statistic: Of the groups' means [groups, ...], over its first axis.
+    """
+    generator = np.random.default_rng(0)
+    means = np.stack([one.mean(0) for one in groups])
+    drawn = np.stack(
+        [
+            np.stack(
+                [one[generator.integers(0, len(one), len(one))].mean(0) for _ in range(_RESAMPLES)]
+            )
+            for one in groups
+        ]
+    )
+    low, high = np.quantile(statistic(drawn), (0.025, 0.975))
+    return Interval(float(statistic(means)), float(low), float(high))
