@@ -141,20 +141,9 @@ class _Factor(SiteHook):
         shape[axis] = own.shape[1]
         if len(own) > 1:
             rows = self.rows_axis(features)
-            if features.ndim == 3 and axis != 1:
-                self._check_layout(len(own), features.shape[rows], features.shape[1 - rows])
             own = self._repeated(own, features.shape[rows])
             shape[rows] = len(own)
         return own.view(shape)
-
-    def _check_layout(self, own: int, rows: int, others: int) -> None:
-        """Refuses rows that are a multiple, beside tokens that are as many as the factors."""
-        if rows != own == others and rows % own == 0:
-            raise ValueError(
-                f"components={self.site.name!r}: there are factors of {own} rows, and the layer "
-                f"runs on {rows} of {own} tokens, or on {own} of {rows}, which cannot be told: run "
-                "another number of rows at once, or one mask at a time"
-            )
 
     def _repeated(self, own: Tensor, rows: int) -> Tensor:
         if rows == 0 or rows % len(own):

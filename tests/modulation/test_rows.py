@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from aim_plugins.modulation.ablation import multiplied
 from aim_plugins.modulation.component_kinds import find_components
 from aim_plugins.modulation.components import Components
 from aim_plugins.modulation.rows import check_rows
@@ -88,17 +87,6 @@ def test_rows_that_a_model_mixes_are_refused_by_the_layer(make, tokens, site) ->
     run, components = rows_of(model, 3, tokens)
     with pytest.raises(ValueError, match=f"components='{site}': factors of one row"):
         check_rows(model, run, components)
-
-
-@pytest.mark.parametrize(("make", "site"), [(Turned, "second"), (TurnedLate, "first")])
-def test_rows_and_tokens_that_cannot_be_told_are_refused_unasked(make, site) -> None:
-    model = built(make)
-    run, components = rows_of(model, 2, 8)
-    with (
-        pytest.raises(ValueError, match=f"components='{site}': .* 2 rows, .* 8 of 2 tokens, or on"),
-        multiplied(model, components, torch.tensor([[0.0], [1.0]]).expand(2, 8)),
-    ):
-        run()
 
 
 def test_a_model_of_tokens_before_rows_is_refused_whatever_its_batch() -> None:
