@@ -197,7 +197,7 @@ class EditStudy(FolderStudy):
         """The edit that ablates some components."""
         return Edit(["without", *numbers], functools.partial(self._ablated, numbers))
 
-    def _ablated(self, numbers: Sequence[int]) -> AbstractContextManager[None]:
+    def _ablated(self, numbers: Sequence[int]) -> AbstractContextManager[object]:
         """The model without some components."""
         chosen = self.components.take(list(numbers))
         zeros = torch.zeros(1, len(chosen), device=self.device)
