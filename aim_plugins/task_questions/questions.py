@@ -101,7 +101,9 @@ def _question(document: Document, tokenizer: Any, max_length: int) -> Question:
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """Questions as inputs of a model. Choices that differ in their last token alone share a row.
+    """Questions as inputs of a model. A choice whose tokens begin those of another shares its row.
+
+    So do choices that differ in their last token alone, which is no input.
 
     Attributes:
         inputs: Token ids, padded on the right, which a causal model needs no mask for.
@@ -128,8 +130,9 @@ class QuestionBatch:
         scored: list[tuple[int, int, int, int]] = []
         choice = 0
         for place, question in enumerate(questions):
+            longest = _longest([ids[:-1] for ids in question.ids])
             for ids, count in zip(question.ids, question.scored, strict=True):
-                row = rows.setdefault((place, ids[:-1]), len(rows))
+                row = rows.setdefault((place, longest[ids[:-1]]), len(rows))
                 for position in range(len(ids) - 1 - count, len(ids) - 1):
                     scored.append((row, position, ids[position + 1], choice))
                 choice += 1
@@ -169,6 +172,16 @@ class QuestionBatch:
         kept, places = self.positions.unique(return_inverse=True)
         logits = model(self.inputs, use_cache=False, logits_to_keep=kept).logits
         return logits[self.rows, places]
+
+
+def _longest(inputs: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Of each input, the longest one that begins with it.
+
+    >>> _longest([(1, 2), (1, 2, 3), (1, 4)])[1, 2]
+    (1, 2, 3)
+    """
+    falling = sorted(set(inputs), key=len, reverse=True)
+    return {one: next(other for other in falling if other[: len(one)] == one) for one in falling}
 
 
 def question_batches(

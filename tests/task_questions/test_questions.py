@@ -7,6 +7,7 @@ import torch
 
 from aim_plugins.task_documents import Document, load_documents
 from aim_plugins.task_questions.questions import (
+    Question,
     QuestionBatch,
     check_choices,
     read_questions,
@@ -58,6 +59,27 @@ def test_only_positions_that_are_scored_pass_the_head(tiny, task_folder) -> None
                 for one in own
             )
             assert score == pytest.approx(expected, abs=1e-4)
+
+
+@torch.no_grad()
+def test_a_choice_that_begins_another_shares_its_row(tiny) -> None:
+    choices = (" Paris", " Paris is", " Paris is Berlin", " the")
+    question = Question(
+        "made-up",
+        tuple(tuple(tiny.tokenizer(f"the capital{one}")["input_ids"]) for one in choices),
+        tuple(len(tiny.tokenizer(one)["input_ids"]) for one in choices),
+        0,
+    )
+    batch = QuestionBatch.of([question], tiny.model.device)
+    assert len(batch.inputs) == 1
+    alone = [
+        float(QuestionBatch.of([one], tiny.model.device).log_likelihoods(tiny.model)[0, 0])
+        for one in (
+            Question("alone", (ids,), (count,), 0)
+            for ids, count in zip(question.ids, question.scored, strict=True)
+        )
+    ]
+    assert batch.log_likelihoods(tiny.model)[0].tolist() == pytest.approx(alone, abs=1e-4)
 
 
 def document(number: int, *options: tuple[str, str], answer: str = " x") -> Document:
