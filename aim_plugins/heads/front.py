@@ -217,7 +217,8 @@ def _edit_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
         f"beside as many {found.noun} at random ({settings.random_edits} draws). Differences are "
         "paired over documents: accuracy with Agresti and Min's interval and McNemar's exact p, "
         "nats with Student's interval and the p of signs dealt out anew. The stock harness "
-        "evaluates it: lm_eval --model aim_hf --model_args "
+        "evaluates it too, but on all documents of a task, of this one also on those that the edit "
+        "was made from: lm_eval --model aim_hf --model_args "
         f"pretrained=MODEL,edit={settings.folder / 'edit'},edit_strength=0:1:0.25"
     )
     return Section(

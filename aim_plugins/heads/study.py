@@ -258,7 +258,8 @@ class TaskAttributionStudy(FolderStudy):
                 "task": self.settings.task,
                 "direction": self.settings.direction,
                 "output_fn": self.settings.output_fn,
-                "validation_documents": len(self.questions.own.validation),
+                "validation": [one.name for one in self.questions.own.validation],
+                "held_out": [one.name for one in self.questions.own.test],
             },
         )
         edit.save(self.output / "edit")

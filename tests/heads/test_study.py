@@ -70,6 +70,13 @@ def test_a_study_writes_a_report_attributions_and_an_edit(attribute, tiny) -> No
     chosen = [row["component"] for row in ranked if row["in_edit"] == "1"]
     assert set(edit.components.names()) == set(chosen) == set(results["edit"])
     edit.check_model(tiny.model)
+    # It names the documents that made it and those that did not: each document once.
+    known = edit.metadata
+    parts = [known.targets, known.settings["validation"], known.settings["held_out"]]
+    named = sorted(one for part in parts for one in part)
+    assert named == [f"tiny_capitals#{number}" for number in range(len(named))]
+    held_out = results["outcomes"]["tiny_capitals"]["whole"]["right"]
+    assert len(parts[2]) == len(held_out)
 
 
 @pytest.mark.usefixtures("undrawn")
