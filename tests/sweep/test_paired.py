@@ -10,6 +10,7 @@ from scipy import stats
 
 from aim_plugins.sweep.paired import (
     PairedDifference,
+    holm,
     mean_difference,
     paired_difference,
     verdict,
@@ -110,3 +111,23 @@ def test_means_that_are_alike_may_differ_on_other_documents():
     # Wilson's bound for none of 10 is z²/(n + z²).
     found = mean_difference([1.0] * 10, [1.0] * 10)
     assert found.high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
+
+
+def rejected_step_by_step(chances: list[float], level: float) -> set[int]:
+    """Holm's procedure: the smallest p against level / m, the next against level / (m - 1), ..."""
+    found: set[int] = set()
+    for rank, place in enumerate(np.argsort(chances)):
+        if chances[place] > level / (len(chances) - rank):
+            break
+        found.add(int(place))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holms_p_is_the_level_from_which_his_procedure_rejects(seed: int) -> None:
+    chances = (np.random.default_rng(seed).random(6) ** 3).tolist()
+    corrected = holm(chances)
+    for level in (0.003, 0.01, 0.05, 0.2, 0.6):
+        called = {place for place, p in enumerate(corrected) if p <= level}
+        assert called == rejected_step_by_step(chances, level)
+    assert max(corrected) <= 1
