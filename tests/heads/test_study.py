@@ -27,6 +27,14 @@ def results_of(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+def mean_margin(answers) -> float:
+    """Of log-likelihoods as results.json holds them."""
+    margins = []
+    for row, right in zip(answers["scores"], answers["right"], strict=True):
+        margins.append(row[right] - max(row[:right] + row[right + 1 :]))
+    return sum(margins) / len(margins)
+
+
 def asked_by_harness(task_folder, **arguments) -> dict[int, list[float]]:
     """Log-likelihoods of the choices of each document, by the harness."""
     from lm_eval import simple_evaluate
@@ -187,7 +195,17 @@ def test_an_edit_against_references_is_ranked_by_the_t_statistic(attribute) -> N
     expected = stats.ttest_ind(own.double(), others.double(), equal_var=False).statistic
     ranked = sorted(rows_of(folder), key=lambda row: int(row["rank"]))
     assert [int(row["number"]) for row in ranked] == (-expected).argsort(kind="stable").tolist()
-    assert set(results_of(folder)["outcomes"]) == {"tiny_capitals", "tiny_questions"}
+    results = results_of(folder)
+    assert set(results["outcomes"]) == {"tiny_capitals", "tiny_questions"}
+    # The size is the one whose own change is furthest above that of the references, as the page
+    # shows of each.
+    path, page = results["validation"], (folder / "report.html").read_text()
+    whole, *steps = (mean_margin(one) for one in (path["whole"], *path["steps"]))
+    before, *after = (mean_margin(one) for one in path["references"])
+    moved = [whole - one - abs(other - before) for one, other in zip(steps, after, strict=True)]
+    for one, other in zip(moved, after, strict=True):
+        assert f"{other - before:+.2f} nats" in page and f"{one:+.2f} nats" in page
+    assert len(results["edit"]) == path["sizes"][moved.index(max(moved))]
 
 
 @pytest.mark.parametrize(
