@@ -15,7 +15,7 @@ from aim_plugins.heads.pictures import (
     draw_prediction,
 )
 from aim_plugins.heads.prediction import OWN
-from aim_plugins.heads.trials import Outcome, in_nats, in_shares, mean_interval, outputs_of
+from aim_plugins.heads.trials import Alone, Outcome, in_nats, in_shares, mean_interval, outputs_of
 from aim_plugins.heads.wording import (
     Findings,
     component_sentences,
@@ -147,24 +147,22 @@ def _short(found: Findings) -> str:
 
 
 def _documents_section(found: Findings) -> Section:
-    """For the first of the ranking, the documents it matters most and least for."""
-    tables = []
-    for alone in found.alone:
-        if alone.learning is not None:
-            tables.append(_documents_table(found, alone.number))
+    """For each component of the edit, the documents it matters most and least for."""
+    told = [one for one in found.alone if one.learning is not None]
+    tables = [_documents_table(found, one) for one in told]
+    which = "of the edit" if len(told) == found.path.size else f"of the edit's first {len(told)}"
     note = (
-        f"Documents that attributions were learned from, by what one of the {found.noun} adds to "
-        f"the {found.words}, beside what ablating it alone changes in truth."
+        f"Documents that attributions were learned from, by what each {which} adds to the "
+        f"{found.words}, beside what ablating it alone changes in truth."
     )
     return Section("Documents", note, (), {}, tables)
 
 
-def _documents_table(found: Findings, number: int) -> Table:
-    (alone,) = (one for one in found.alone if one.number == number)
+def _documents_table(found: Findings, alone: Alone) -> Table:
     assert alone.learning is not None
     whole = found.prediction.whole
     without = outputs_of(alone.learning, found.settings.output_fn)
-    weights = found.weights[:, number].tolist()
+    weights = found.weights[:, alone.number].tolist()
     order = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)
     if len(order) > 2 * _DOCUMENTS:
         order = order[:_DOCUMENTS] + order[-_DOCUMENTS:]
@@ -179,7 +177,7 @@ def _documents_table(found: Findings, number: int) -> Table:
         for one in order
     ]
     columns = ["document", "text", _short(found), "predicted to add", "change without it"]
-    return Table(columns, rows, f"{found.name(number)}: most and least, in nats")
+    return Table(columns, rows, f"{found.name(alone.number)}: most and least, in nats")
 
 
 def _prediction_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:

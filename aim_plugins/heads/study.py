@@ -231,14 +231,14 @@ class TaskAttributionStudy(FolderStudy):
         return found
 
     def _alone(self) -> list[Alone]:
-        """The first of the ranking alone, on held-out documents, and the first on others too."""
+        """The first of the ranking alone, on held-out documents; the edit's on others too."""
         found = []
         for rank, number in enumerate(self.ranking[:ALONE]):
             test = self.ablated.answers(
                 f"test {self.settings.task}", self.questions.own.test, [number]
             )
             learning = None
-            if rank == 0:
+            if rank < len(self.edit):
                 learning = self.ablated.answers("learning", self.questions.own.learning, [number])
             found.append(Alone(number, test, learning))
         return found
