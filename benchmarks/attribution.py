@@ -44,7 +44,7 @@ from aim_plugins.attribution.plan import DatasetPlan
 from aim_plugins.attribution.subject import Subject
 from aim_plugins.modulation.components import Components, Site
 from benchmarks._residual_cnn import Margins, accuracy, trained_network
-from benchmarks._timing import RESULTS, cpu_seconds, paired_times, write_result
+from benchmarks._timing import RESULTS, paired_medians, paired_times, write_result
 
 ALPHA = 0.1
 TARGETS = (0.80, 0.85)
@@ -219,7 +219,7 @@ class Lines(Subject):
 
     def __init__(self, components: int, examples: int) -> None:
         site = Site("layer", "layer", components)
-        super().__init__(nn.Linear(1, 1), Components((site,)), examples)
+        super().__init__(nn.Linear(1, 1).eval(), Components((site,)), examples)
         self._weights = torch.ones(components, examples) / components
 
     def outputs(self, factors: Tensor) -> Tensor:
@@ -232,8 +232,8 @@ class Lines(Subject):
         raise NotImplementedError
 
 
-def solve(masks: int, components: int, examples: int) -> dict[str, Any]:
-    """CPU seconds of regressions of all examples."""
+def solve(masks: int, components: int, examples: int, rounds: int) -> dict[str, Any]:
+    """Median CPU seconds of regressions of all examples."""
     from sklearn.linear_model import Lasso, Ridge
 
     dataset = made_up(masks, components, examples)
@@ -255,8 +255,7 @@ def solve(masks: int, components: int, examples: int) -> dict[str, Any]:
         "ridge_one_by_one": lambda: theirs("ridge", Ridge(alpha=10.0)),
         "lasso_one_by_one": lambda: theirs("lasso", Lasso(alpha=3e-3)),
     }
-    seconds = {name: cpu_seconds(one) for name, one in work.items()}
-    seconds |= {name: min(seconds[name], cpu_seconds(work[name])) for name in list(work)[:2]}
+    seconds = paired_medians(work, rounds=rounds)
     own = seconds["one_cholesky"]
     return {
         "masks": masks,
@@ -358,7 +357,7 @@ def main(arguments: list[str] | None = None) -> None:
             result["batches"] = [batches(model, *one, options.rounds) for one in BATCHES]
             print("batches", result["batches"], file=sys.stderr, flush=True)
     if "solve" in options.only:
-        result["solve"] = solve(2000, 288, 128)
+        result["solve"] = solve(2000, 288, 128, options.rounds)
         print("solve", result["solve"], file=sys.stderr, flush=True)
     if "memory" in options.only:
         result["memory"] = memory(options.masks, 82_944, 50)

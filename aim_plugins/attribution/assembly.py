@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from safetensors import SafetensorError, safe_open
 
+from aim_plugins.attribution.checks import check_derivatives, check_finite
 from aim_plugins.attribution.plan import Block, DatasetPlan
 from aim_plugins.attribution.subject import Subject, factors_of
 from aim_plugins.attribution.tensor_file import write_pieces
@@ -25,16 +27,24 @@ GRADIENTS = ("gradients_kept", "gradients_change")
 
 
 def compute_block(plan: DatasetPlan, subject: Subject, block: Block) -> dict[str, np.ndarray]:
-    """Computes what the file of a block holds."""
+    """Computes what the file of a block holds.
+
+    Raises:
+        ValueError: If an output or a derivative is not finite; its example and mask are named.
+    """
     ablated = plan.ablated(block, len(subject.components))
     factors = factors_of(ablated)
     held = {"ablated": pack(ablated)}
     if block.kind == "outputs":
-        return held | {"outputs": subject.outputs(factors).numpy()}
+        values = subject.outputs(factors)
+        check_finite(values, plan.examples, "mask", block.masks[0])
+        return held | {"outputs": values.numpy()}
     outputs = []
     sums = {name: torch.zeros(subject.examples, len(subject.components)) for name in _STATES}
-    for row in factors:
+    for number, row in zip(block.masks, factors, strict=True):
         output, gradient = subject.gradients(row)
+        check_finite(output[None], plan.examples, "gradient pass", number)
+        check_derivatives(gradient, plan.examples, subject.components)
         outputs.append(output.numpy())
         sums["kept"].addcmul_(gradient, row)
         sums["ablated"].addcmul_(gradient, 1 - row)
@@ -51,7 +61,7 @@ def assemble(plan: DatasetPlan, folder: Path, blocks: Path) -> None:
         blocks: Folder of the blocks, which are all there.
 
     Raises:
-        ValueError: If a block is cut short or altered.
+        ValueError: If a block is cut short or altered, or one of another plan.
         OSError: If the file cannot be written.
     """
     tensors_file, metadata_file = artifact_files(folder, DatasetPlan)
@@ -71,8 +81,11 @@ def assemble(plan: DatasetPlan, folder: Path, blocks: Path) -> None:
 def _pieces(plan: DatasetPlan, folder: Path) -> Iterator[np.ndarray]:
     for name in ("ablated", "outputs"):
         for block in plan.blocks():
-            with _opened(folder / block.file) as held:
-                yield held.get_tensor(name)
+            with open_block(folder / block.file, plan) as held:
+                own = held.get_tensor(name)
+            if name == "ablated":
+                _check_masks(own, plan, block, folder)
+            yield own
     if plan.gradient_passes:
         for name in GRADIENTS:
             yield from _gradients(plan, folder, name)
@@ -90,7 +103,7 @@ def _gradients(plan: DatasetPlan, folder: Path, name: str) -> Iterator[np.ndarra
         for state in _STATES:
             total = np.zeros(())
             for block in blocks:
-                with _opened(folder / block.file) as held:
+                with open_block(folder / block.file, plan) as held:
                     own = held.get_slice(f"gradients_{state}")[start:stop]
                 total = total + own.astype(np.float64)
             means[state] = total / np.maximum(counts[state], 1)
@@ -103,13 +116,37 @@ def _gradients(plan: DatasetPlan, folder: Path, name: str) -> Iterator[np.ndarra
         yield found.astype(np.float32)
 
 
-def _opened(path: Path) -> Any:
+def open_block(path: Path, plan: DatasetPlan) -> Any:
+    """Opens the file of a block.
+
+    Raises:
+        ValueError: If it is cut short or altered, or a block of another plan.
+    """
     try:
-        return safe_open(path, framework="numpy")
+        held = safe_open(path, framework="numpy")
     except SafetensorError as error:
         raise ValueError(
             f"{path} is cut short or altered ({error}): delete it and run build again"
         ) from error
+    if (held.metadata() or {}).get("plan") != plan.sha256:
+        raise ValueError(f"{path} is a block of another plan: delete it and run build again")
+    return held
+
+
+def _check_masks(
+    packed: UInt8[np.ndarray, "masks bytes"], plan: DatasetPlan, block: Block, folder: Path
+) -> None:
+    """Refuses masks that are not the plan's, of which the first tells.
+
+    Raises:
+        ValueError: If they are others.
+    """
+    first = dataclasses.replace(block, masks=block.masks[:1])
+    if not np.array_equal(packed[:1], pack(plan.ablated(first, len(plan.read_components())))):
+        raise ValueError(
+            f"{folder / block.file} has other masks than the plan: delete it and run build again, "
+            "with one version of numpy everywhere"
+        )
 
 
 def pack(ablated: Bool[np.ndarray, "rows components"]) -> np.ndarray:

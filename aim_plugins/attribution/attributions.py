@@ -190,14 +190,14 @@ def read_published(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else, or the weights of other components.
+        ValueError: If it holds something else, the weights of other components, or of a regression
+            that failed.
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha:g}: give a probability above 0 and below 1")
     try:
         held = torch.load(existing(path, "path"), map_location="cpu", weights_only=True)
-        # A component that was never ablated has no weight, which the code stores as NaN.
-        weights = held["weight"].T.float().nan_to_num()
+        weights = held["weight"].T.float()
         bias = held["bias"].float().reshape(-1)
     except FileNotFoundError:
         raise
@@ -212,6 +212,7 @@ def read_published(
             f"{len(weights)} examples, not of {len(components)} for {len(bias)}: choose the "
             "components that its authors did"
         )
+    weights = _known(weights, bias, path, components)
     # Their model is bias + sum of weight * (mask - mean) / deviation, with 1 for what is kept.
     weights = weights / math.sqrt(alpha * (1 - alpha))
     names = list(map(str, range(len(weights)))) if examples is None else list(examples)
@@ -226,3 +227,30 @@ def read_published(
         alpha=alpha,
     )
     return Attributions(weights, bias - (1 - alpha) * weights.sum(1), metadata)
+
+
+def _known(
+    weights: Float[Tensor, "examples components"],
+    bias: Float[Tensor, " examples"],
+    path: str | Path,
+    components: Components,
+) -> Float[Tensor, "examples components"]:
+    """Weights with 0 for components that were never ablated, which the code stores as NaN.
+
+    Raises:
+        ValueError: If others are not finite, or all are those of components never ablated.
+    """
+    never = weights.isnan().all(0)
+    if never.all() or not bias.isfinite().all():
+        raise ValueError(
+            f"path={str(path)!r} has a regression that failed: all its weights are NaN, or a bias "
+            "is not finite; fit it again"
+        )
+    weights = torch.where(never, 0.0, weights)
+    if not weights.isfinite().all():
+        place, number = (~weights.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"path={str(path)!r}: the weight of {components.name(number)} for example {place} is "
+            f"{weights[place, number]:g}, though other examples have one: fit it again"
+        )
+    return weights

@@ -7,19 +7,20 @@ explanations for deep convolutional networks", ITC 2018 (internal influence).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from aim_plugins.attribution.captured import captured, summed
+from aim_plugins.attribution.captured import Captured, captured, summed
 from aim_plugins.attribution.subject import BatchSubject, Subject
 
 _MASKS = 64
 """Masks whose outputs are asked for at a time."""
+
+_Sum = Callable[[list[Tensor]], Tensor]
 
 
 def leave_one_out(subject: Subject) -> Float[Tensor, "examples components"]:
@@ -53,19 +54,20 @@ def neuron_conductance(
         steps: How many steps the way has.
 
     Raises:
-        ValueError: If the subject's inputs cannot be scaled.
+        ValueError: If the subject's inputs cannot be scaled, or a layer runs more than once in a
+            pass, not at all, or on other rows than the batch's.
     """
     found = []
     for places in torch.arange(subject.examples).split(subject.batch_size):
         total = torch.zeros(len(places), len(subject.components))
         before: list[tuple[Tensor, Tensor]] = []
-        for values, gradients in _along(subject, places, np.linspace(0, 1, steps + 1)):
+        for values, gradients, by_example in _along(subject, places, np.linspace(0, 1, steps + 1)):
             if before:
                 change = [
                     (one - other) * (gradient + last) / 2
                     for one, gradient, (other, last) in zip(values, gradients, before, strict=True)
                 ]
-                total += _of_examples(subject, places, change)
+                total += by_example(change)
             before = list(zip(values, gradients, strict=True))
         found.append(total)
     return torch.cat(found)
@@ -81,37 +83,42 @@ def internal_influence(
         steps: Points of the Gauss-Legendre quadrature.
 
     Raises:
-        ValueError: If the subject's inputs cannot be scaled.
+        ValueError: If the subject's inputs cannot be scaled, or a layer runs more than once in a
+            pass, not at all, or on other rows than the batch's.
     """
     points, weights = np.polynomial.legendre.leggauss(steps)
     found = []
     for places in torch.arange(subject.examples).split(subject.batch_size):
         total = torch.zeros(len(places), len(subject.components))
         way = _along(subject, places, (points + 1) / 2)
-        for weight, (_, gradients) in zip(weights / 2, way, strict=True):
-            total += weight * _of_examples(subject, places, gradients)
+        for weight, (_, gradients, by_example) in zip(weights / 2, way, strict=True):
+            total += weight * by_example(gradients)
         found.append(total)
     return torch.cat(found)
 
 
 def _along(
     subject: BatchSubject, places: Tensor, shares: np.ndarray
-) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Values of all sites at points of the way, and derivatives of the outputs by them."""
-    inputs: Any = subject._rows(places.tolist())[0]
+) -> Iterator[tuple[list[Tensor], list[Tensor], _Sum]]:
+    """Values of all sites at points of the way, derivatives of the outputs by them, and their sums.
+
+    Sums are by component and example of what rows of the batch have.
+    """
+    subject._check_rows(places)
+    inputs, owners = subject._rows(places.tolist())
+    rows = len(places) if owners is None else len(owners)
     for share in shares:
-        with torch.enable_grad(), captured(subject.model, subject.components) as values:
+        with torch.enable_grad(), captured(subject.model, subject.components) as kept:
             output = subject._forward(subject._scaled(inputs, float(share))).float()
-        gradients = torch.autograd.grad(output.sum(), values)
+        values = [site.values for site in kept]
+        gradients = torch.autograd.grad(output.sum(), values, materialize_grads=True)
         subject.passes.forward += len(places) / subject.examples
         subject.passes.backward += len(places) / subject.examples
-        yield [one.detach() for one in values], list(gradients)
 
+        def by_example(found: list[Tensor], kept: list[Captured] = kept) -> Tensor:
+            own = summed(kept, subject.components, found, rows).float().cpu()
+            if owners is None:
+                return own
+            return torch.zeros(len(places), own.shape[1]).index_add_(0, owners.cpu(), own)
 
-def _of_examples(subject: BatchSubject, places: Tensor, values: list[Tensor]) -> Tensor:
-    """Sums by component of what rows of a batch have, by example."""
-    own = summed(subject.model, subject.components, values).float().cpu()
-    rows = subject._rows(places.tolist())[1]
-    if rows is None:
-        return own
-    return torch.zeros(len(places), own.shape[1]).index_add_(0, rows.cpu(), own)
+        yield [one.detach() for one in values], list(gradients), by_example

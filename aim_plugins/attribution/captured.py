@@ -3,93 +3,109 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from aim_plugins.modulation.attention import replaced_attention
 from aim_plugins.modulation.components import Components, Site
+from aim_plugins.modulation.site_hooks import SiteHook, TokenFirst, attached
 
 
 @contextlib.contextmanager
-def captured(model: nn.Module, components: Components) -> Iterator[list[Tensor]]:
-    """Keeps what each site computes while the block runs.
+def captured(model: nn.Module, components: Components) -> Iterator[list[Captured]]:
+    """Keeps what each site computes while the block runs, which is one forward pass.
 
     Args:
         model: The model, in eval mode.
         components: Components of it.
 
     Yields:
-        The values of each site in the last forward pass, as nodes of its graph. Biases are among
-        them, of which neither derivatives nor differences tell.
+        What is kept at each site.
+
+    Raises:
+        ValueError: If the model lacks a layer; later, if one did not run, or ran more than once.
     """
-    # A leaf makes a graph even where neither inputs nor parameters ask for gradients.
-    leaf = torch.zeros((), requires_grad=True)
-    kept: list[Tensor] = [leaf] * len(components.sites)
-    attentions: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
-    handles = []
-
-    def keep(place: int, values: Tensor) -> Tensor:
-        kept[place] = values + leaf.to(values)
-        return kept[place].clone()  # since a layer behind it may work in place
-
-    try:
-        for place, site in enumerate(components.sites):
-            layer = model.get_submodule(site.layer)
-            if site.part:
-                parts = attentions.setdefault(site.layer, {})
-                parts[site.part] = lambda values, place=place: keep(place, values)  # type: ignore[misc]
-            elif site.side == "inputs":
-                handles.append(
-                    layer.register_forward_pre_hook(
-                        lambda _, given, place=place: (keep(place, given[0]), *given[1:])
-                    )
-                )
-            else:
-                handles.append(layer.register_forward_hook(_behind(place, site, keep)))
-        with contextlib.ExitStack() as stack:
-            for name, parts in attentions.items():
-                stack.enter_context(replaced_attention(model.get_submodule(name), parts))
-            yield kept
-    finally:
-        for handle in handles:
-            handle.remove()
+    token_first = TokenFirst(model)
+    kept = [Captured(site, token_first=site in token_first) for site in components.sites]
+    with attached(model, kept) as check_ran:
+        yield kept
+        check_ran()
 
 
-def _behind(place: int, site: Site, keep: Callable[[int, Tensor], Tensor]) -> Any:
-    def hook(_: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-        first = output[0] if isinstance(output, tuple) else output
-        if site.side == "residual":
-            changed = given[0] + keep(place, first - given[0])
-        else:
-            changed = keep(place, first)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+class Captured(SiteHook):
+    """What one site computes.
 
-    return hook
+    Biases are in the values: they change neither derivatives nor differences between inputs.
+    """
+
+    def __init__(self, site: Site, *, token_first: bool) -> None:
+        super().__init__(site, token_first=token_first)
+        # A leaf makes a graph even where neither inputs nor parameters ask for gradients.
+        self._leaf = torch.zeros((), requires_grad=True)
+        self.values = self._leaf
+        self._convolution = False
+
+    def plain(self, features: Tensor) -> Tensor:
+        return self._keep(features)
+
+    def behind(self, layer: nn.Module, output: Tensor) -> Tensor:
+        self._convolution = isinstance(layer, _ConvNd)
+        return self._keep(output)
+
+    def residual(self, entered: Tensor, output: Tensor) -> Tensor:
+        return entered + self._keep(output - entered)
+
+    def _keep(self, values: Tensor) -> Tensor:
+        if self.ran:
+            raise ValueError(
+                f"components={self.site.name!r} runs more than once in a pass, so that no single "
+                "value is its own: leave it out, by a pattern of the others"
+            )
+        self.ran, self.values = True, values + self._leaf.to(values)
+        return self.values.clone()  # since a layer behind it may work in place
+
+    def summed(self, values: Float[Tensor, ...], rows: int) -> Float[Tensor, "{rows} components"]:
+        """Sums over what belongs to each component: positions, and the features of a head.
+
+        Args:
+            values: Of the shape of what the site computes.
+            rows: Rows of the batch, of which the layer may see a multiple.
+
+        Raises:
+            ValueError: If the layer sees another number of rows.
+        """
+        values = values.movedim(self.rows_axis(values), 0)
+        if len(values) % rows:
+            raise ValueError(
+                f"components={self.site.name!r}: the layer runs on {len(values)} rows where the "
+                f"batch has {rows}: leave it out, by a pattern of the others"
+            )
+        if self.site.side == "residual":
+            return values.reshape(rows, -1).sum(1, keepdim=True)
+        if self._convolution:
+            values = values.movedim(1, -1)
+        return values.reshape(rows, -1, self.site.count, self.site.width).sum((1, 3))
 
 
 def summed(
-    model: nn.Module, components: Components, values: list[Tensor]
-) -> Float[Tensor, "rows components"]:
-    """Sums over what belongs to each component: positions, and the features of a head.
+    kept: list[Captured], components: Components, values: list[Tensor], rows: int
+) -> Float[Tensor, "{rows} components"]:
+    """Sums of all sites over what belongs to each component.
 
     Args:
-        model: The model.
-        components: Its components.
+        kept: What `captured` yielded.
+        components: The components.
         values: Of each site, of the shape of what it computes.
+        rows: Rows of the batch.
+
+    Raises:
+        ValueError: If a layer sees rows that are not those of the batch.
     """
-    columns = []
-    for site, places, own in zip(components.sites, components.places, values, strict=True):
-        rows = len(own)
-        if site.side == "residual":
-            columns.append(own.reshape(rows, -1).sum(1, keepdim=True))
-            continue
-        layer = model.get_submodule(site.layer)
-        if isinstance(layer, nn.modules.conv._ConvNd) and site.side == "outputs":
-            own = own.movedim(1, -1)
-        total = own.reshape(rows, -1, site.count, site.width).sum((1, 3))
-        columns.append(total[:, list(places)])
+    columns = [
+        site.summed(own, rows)[:, list(places)]
+        for site, places, own in zip(kept, components.places, values, strict=True)
+    ]
     return torch.cat(columns, 1)

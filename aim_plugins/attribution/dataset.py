@@ -22,7 +22,8 @@ import safetensors.numpy
 from jaxtyping import Bool, Float
 from safetensors import safe_open
 
-from aim_plugins.attribution.assembly import GRADIENTS, assemble, compute_block, unpack
+from aim_plugins.attribution.assembly import GRADIENTS, assemble, compute_block, open_block, unpack
+from aim_plugins.attribution.checks import check_mode
 from aim_plugins.attribution.plan import Block, DatasetPlan
 from aim_plugins.attribution.subject import Subject
 from aim_plugins.core.artifact import artifact_files, read_metadata
@@ -123,8 +124,9 @@ def build(
         Whether all blocks of all shards are in the folder; then the dataset is written.
 
     Raises:
-        ValueError: If the shard does not exist, the subject is not the planned one, or the folder
-            holds blocks of another plan.
+        ValueError: If the shard does not exist, the subject is not the planned one or in train
+            mode, the folder holds blocks of another plan or damaged ones, or an output is not
+            finite.
         OSError: If a file cannot be written.
     """
     own, count = shard
@@ -136,15 +138,17 @@ def build(
     blocks = [block for block in plan.blocks() if block.place % count == own - 1]
     for done, block in enumerate(blocks, 1):
         path = folder / BLOCKS / block.file
-        if not path.is_file():
+        if path.is_file():
+            open_block(path, plan)
+        else:
             held = compute_block(plan, subject, block)
-            note = {"shards": str(count)}
+            note = {"plan": plan.sha256, "shards": str(count)}
             write_atomic(path, safetensors.numpy.save(held, metadata=note))
         if after is not None:
             after(done, len(blocks))
     if missing_blocks(plan, folder):
         return False
-    assemble(plan, folder, folder / BLOCKS)
+    assemble(read_plan(folder), folder, folder / BLOCKS)
     return True
 
 
@@ -173,11 +177,12 @@ def merge(folders: Sequence[str | Path], output: str | Path) -> Path:
         sources = [Path(one) / BLOCKS / block.file for one in folders]
         found = next((one for one in sources if one.is_file()), None)
         if found is not None and not target.is_file():
+            open_block(found, plan)
             temporary = temporary_path(target)
             shutil.copyfile(found, temporary)
             os.replace(temporary, target)
     refuse_unfinished(plan, output)
-    assemble(plan, output, output / BLOCKS)
+    assemble(read_plan(output), output, output / BLOCKS)
     return output
 
 
@@ -234,15 +239,14 @@ def _shards(folder: Path) -> int:
 
 
 def _check_subject(plan: DatasetPlan, subject: Subject) -> None:
+    """Model, components, output and examples are the subject's own, and the plan's are not told."""
+    check_mode(subject.model)
     given = DatasetPlan.of(
         subject,
-        output=plan.output,
         masks=plan.masks,
         alpha=plan.alpha,
         gradient_passes=plan.gradient_passes,
         seed=plan.seed,
-        examples=plan.examples,
-        data_sha256=plan.data_sha256,
     )
     plan.check_same(given, "the subject")
 

@@ -5,6 +5,7 @@ Source: arXiv:2404.11534, section 5 (COAR-Edit).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -61,8 +62,14 @@ def edited_components(scores: Float[Tensor, " components"], size: int, aim: Aim)
         aim: Whether to raise or to lower the targets' outputs.
 
     Raises:
-        ValueError: If there are fewer components.
+        ValueError: If there are fewer components, or a score is NaN.
     """
+    if scores.isnan().any():
+        number = int(scores.isnan().nonzero()[0])
+        raise ValueError(
+            f"scores: that of component {number} is NaN, which has no rank: leave examples out "
+            "whose attributions are NaN"
+        )
     if not 1 <= size <= len(scores):
         raise ValueError(f"size={size}: give 1 to {len(scores)}, the number of components")
     order = torch.argsort(scores, descending=aim == "lower", stable=True)
@@ -74,8 +81,8 @@ class EditChoice:
     """A number of components to ablate, chosen on a validation split.
 
     Attributes:
-        components: The components to ablate.
-        sizes: The numbers that were tried.
+        components: The components to ablate; none where every edit is worth less than none.
+        sizes: The numbers that were tried, 0 first.
         values: What each was worth.
     """
 
@@ -90,21 +97,28 @@ def choose_edit(
     aim: Aim,
     worth: Callable[[Sequence[int]], float],
 ) -> EditChoice:
-    """Chooses how many components to ablate; of equals the fewest.
+    """Chooses how many components to ablate; of equals the fewest, which may be none.
 
     Args:
         scores: What `edit_scores` found.
-        sizes: Numbers of components to try.
+        sizes: Numbers of components to try, beside 0.
         aim: Whether to raise or to lower the targets' outputs.
         worth: What ablating components is worth on a validation split; more is better.
 
     Raises:
-        ValueError: If there are no sizes, or fewer components than one of them.
+        ValueError: If there are no sizes, fewer components than one of them, or a score or an
+            edit's worth is NaN.
     """
     if not sizes:
         raise ValueError("sizes: give one number of components or more")
-    sizes = sorted(set(sizes))
-    edits = [edited_components(scores, size, aim) for size in sizes]
+    sizes = sorted({0, *sizes})
+    edits = [edited_components(scores, size, aim) if size else [] for size in sizes]
     values = [worth(one) for one in edits]
+    for size, value in zip(sizes, values, strict=True):
+        if math.isnan(value):
+            raise ValueError(
+                f"worth: that of {size} components is NaN, which is neither more nor less than "
+                "others: leave this size out, or examples whose outputs are not finite"
+            )
     best = max(range(len(sizes)), key=values.__getitem__)
     return EditChoice(edits[best], sizes, values)

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aim_plugins.attribution.attributions import AttributionMetadata, Attributions
+from aim_plugins.attribution.checks import check_derivatives, check_finite, check_memory
 from aim_plugins.attribution.dataset import ComponentDataset
 
 _VALUES = 1 << 24
@@ -54,22 +55,30 @@ def fit_attributions(
             cross-validation, 0 is least squares.
 
     Raises:
-        ValueError: If the penalty is below 0, the prior lacks gradients, or outputs
-            are not finite.
+        ValueError: If the penalty is below 0, the prior lacks gradients or is unknown, outputs or
+            gradients are not finite, or so many masks and components need more memory than the
+            machine has.
     """
     if penalty is not None and not 0 <= penalty < math.inf:
         raise ValueError(f"penalty={penalty:g}: give 0 or more, or None to choose it by the data")
+    if prior not in ("gradient", None):
+        raise ValueError(f"prior={prior!r}: give 'gradient' or None")
     if prior is not None and dataset.kept is None:
         raise ValueError(
             f"prior={prior!r}: the dataset has no gradients: build one with gradient_passes, or "
             "give prior=None"
         )
     wide = dataset.plan.rows < dataset.components
+    check_memory(dataset.plan.rows, dataset.components)
     problem = _Dual(dataset) if wide else _Primal(dataset)
     if prior is None:
         return _attributions(dataset, problem, problem.solve(None, None, penalty))
     rows = slice(0, len(dataset.plan.examples))
-    gradients = [torch.from_numpy(one[rows]).double().T for one in (dataset.kept, dataset.change)]
+    gradients = []
+    for held in (dataset.kept, dataset.change):
+        values = torch.from_numpy(held[rows]).double()
+        check_derivatives(values, dataset.plan.examples, dataset.plan.read_components())
+        gradients.append(values.T)
     factors = problem.factors(gradients)
     mean = factors[0] * gradients[0] + factors[1] * gradients[1]
     found = problem.solve(mean, variances_of(mean), penalty)
@@ -107,7 +116,7 @@ def gcv_penalty(
     kept = eigenvalues / (eigenvalues + penalties[:, None])
     left = (total - ((2 * kept - kept.square()) * energies).sum(1)).clamp(min=0)
     freedom = kept.sum(1) + 1  # an intercept besides
-    # Where nothing is left over, rounding alone would decide.
+    # With as many parameters as masks, both are 0, and their ratio is one of rounding errors.
     errors = left / (1 - freedom / rows).square()
     return float(penalties[torch.where(freedom < rows - 1e-6, errors, math.inf).argmin()])
 
@@ -273,12 +282,7 @@ def _attributions(
 def _outputs(dataset: ComponentDataset, start: int, stop: int) -> Float[Tensor, "rows examples"]:
     """Outputs under some masks, which one infinite value of one example would spoil for all."""
     values = torch.from_numpy(dataset.outputs(start, stop)).double()
-    if not values.isfinite().all():
-        row, place = (~values.isfinite()).nonzero()[0].tolist()
-        raise ValueError(
-            f"the output of example {dataset.plan.examples[place]!r} under mask {start + row} is "
-            f"{values[row, place]:g}: leave that example out, or run the model in float32"
-        )
+    check_finite(values, dataset.plan.examples, "mask", start)
     return values
 
 

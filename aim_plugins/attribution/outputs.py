@@ -23,7 +23,14 @@ def margin(
     Args:
         logits: Of two classes at least.
         labels: The right classes.
+
+    Raises:
+        ValueError: If there is but one class.
     """
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"logits: {logits.shape[1]} classes have no margin between them: give two or more"
+        )
     logits, places = logits.float(), labels[:, None]
     others = logits.scatter(1, places, -float("inf")).max(1).values
     return logits.gather(1, places)[:, 0] - others
@@ -44,6 +51,9 @@ def choice_margin(
     Args:
         log_likelihoods: Of each question's choices; where there are fewer, -inf behind them.
         right: The place of the right one.
+
+    Raises:
+        ValueError: If there is but one choice.
     """
     return margin(log_likelihoods, right)
 
@@ -59,8 +69,18 @@ def mean_token_margin(
         logits: At each token, those of the next one.
         tokens: The texts.
         counted: Which tokens count; padding does not, and a first token has nothing before it.
+
+    Raises:
+        ValueError: If no token of a text counts.
     """
     rows, length = tokens.shape
+    own = counted[:, 1:]
+    if not own.any(1).all():
+        row = int((~own.any(1)).nonzero()[0])
+        raise ValueError(
+            f"counted: no token behind the first one counts in row {row}: leave that text out"
+        )
     margins = margin(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    own = counted[:, 1:].float()
-    return (margins.view(rows, length - 1) * own).sum(1) / own.sum(1)
+    # Chosen instead of multiplied by 0, since logits at padding may be NaN.
+    margins = margins.view(rows, length - 1).where(own, 0)
+    return margins.sum(1) / own.sum(1)

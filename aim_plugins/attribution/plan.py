@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from jaxtyping import Bool
 
 from aim_plugins.attribution.subject import Subject
 from aim_plugins.core.artifact import ArtifactMetadata
-from aim_plugins.core.identity import model_fingerprint, seed_of
+from aim_plugins.core.identity import fingerprint, model_fingerprint, seed_of
 from aim_plugins.modulation.ablation import ablation_mask
 from aim_plugins.modulation.components import Components
 
@@ -61,7 +62,8 @@ class DatasetPlan(ArtifactMetadata):
         alpha: Probability of a component to be ablated.
         masks: Masks under which outputs are computed.
         gradient_passes: Further masks under which gradients are computed besides.
-        fingerprint: Of the model, to the last digit of the weights that are sampled.
+        fingerprint: Of the model; a difference in the last digit of a sampled weight shows.
+        block_sizes: Masks in a block of each kind.
     """
 
     KIND: ClassVar[str] = "component_dataset"
@@ -74,17 +76,18 @@ class DatasetPlan(ArtifactMetadata):
     masks: int = 0
     gradient_passes: int = 0
     fingerprint: str = ""
+    block_sizes: Mapping[str, int] = field(default_factory=lambda: dict(BLOCK))
 
     @classmethod
     def of(
         cls,
         subject: Subject,
         *,
-        output: str,
         masks: int,
         alpha: float = 0.1,
         gradient_passes: int = 0,
         seed: int = 0,
+        output: str = "",
         examples: Sequence[str] | None = None,
         data_sha256: str = "",
     ) -> DatasetPlan:
@@ -92,19 +95,21 @@ class DatasetPlan(ArtifactMetadata):
 
         Args:
             subject: Model, components and examples.
-            output: What its outputs are, for instance "margin".
             masks: Masks under which outputs are computed.
             alpha: Probability of a component to be ablated.
             gradient_passes: Further masks under which gradients are computed besides.
             seed: Seed of the masks.
-            examples: Names of the examples; by default their numbers.
-            data_sha256: SHA-256 of the examples.
+            output: What is attributed, if the subject does not know yet; see `Subject.describe`.
+            examples: Names of the examples, likewise.
+            data_sha256: SHA-256 of the examples, likewise.
 
         Raises:
-            ValueError: If alpha is not inside (0, 1), there are too few masks, or not as many names
-                as examples.
+            ValueError: If alpha is not inside (0, 1), there are too few masks, or the subject is
+                one of other examples or another output, or of no known one.
         """
-        names = list(map(str, range(subject.examples))) if examples is None else list(examples)
+        subject.describe(output=output, names=examples, data_sha256=data_sha256)
+        if not subject.output:
+            raise ValueError("output: the subject does not know what is attributed: name it")
         if not 0 < alpha < 1:
             raise ValueError(
                 f"alpha={alpha:g}: give the probability of a component to be ablated, above 0 and "
@@ -115,29 +120,32 @@ class DatasetPlan(ArtifactMetadata):
                 f"masks={masks} and gradient_passes={gradient_passes}: give two or more together, "
                 "and none below 0"
             )
-        if len(names) != subject.examples:
-            raise ValueError(
-                f"examples: {len(names)} names of {subject.examples} examples: give one for each"
-            )
         return cls.of_model(
             subject.model,
             method="ablation",
             sites=[site.name for site in subject.components.sites],
             components=subject.components.to_json(),
-            examples=names,
-            output=output,
+            examples=subject.names,
+            output=subject.output,
             alpha=float(alpha),
             masks=masks,
             gradient_passes=gradient_passes,
             fingerprint=model_fingerprint(subject.model),
             seed=seed,
-            data_sha256=data_sha256,
+            data_sha256=subject.data_sha256,
         )
 
     @property
     def rows(self) -> int:
         """Masks of both kinds, those with gradients last."""
         return self.masks + self.gradient_passes
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of all but the versions of packages, which may differ between shards."""
+        held = dataclasses.asdict(self)
+        del held["versions"]
+        return fingerprint(held)
 
     def read_components(self) -> Components:
         """The components."""
@@ -147,7 +155,7 @@ class DatasetPlan(ArtifactMetadata):
         """All blocks: those of outputs, then those of gradients."""
         place = 0
         for kind, count in (("outputs", self.masks), ("gradients", self.gradient_passes)):
-            size = BLOCK[kind]
+            size = self.block_sizes[kind]
             for number, start in enumerate(range(0, count, size)):
                 yield Block(kind, number, range(start, min(start + size, count)), place)  # type: ignore[arg-type]
                 place += 1

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import abc
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from aim_plugins.attribution.checks import check_mode
 from aim_plugins.modulation.ablation import multiplied
 from aim_plugins.modulation.components import Components
+from aim_plugins.modulation.freezing import frozen
+from aim_plugins.modulation.rows import check_rows
 
 
 @dataclass
@@ -37,14 +39,78 @@ class Subject(abc.ABC):
         model: The model, in eval mode.
         components: Its components.
         examples: How many examples there are.
+        output: What is attributed, for instance "margin".
+        names: Names of the examples; by default their numbers.
+        data_sha256: SHA-256 of the examples.
 
     Attributes:
         passes: What was computed so far.
+
+    Raises:
+        ValueError: If a part of the model is in train mode, or there are not as many names as
+            examples.
     """
 
-    def __init__(self, model: nn.Module, components: Components, examples: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        components: Components,
+        examples: int,
+        *,
+        output: str = "",
+        names: Sequence[str] | None = None,
+        data_sha256: str = "",
+    ) -> None:
+        check_mode(model)
         self.model, self.components, self.examples = model, components, examples
         self.passes = Passes()
+        self._known: dict[str, Any] = {}
+        self.describe(output=output, names=names, data_sha256=data_sha256)
+
+    @property
+    def output(self) -> str:
+        """What is attributed; "" where nobody has said it."""
+        return str(self._known.get("output", ""))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the examples."""
+        return list(self._known.get("names", map(str, range(self.examples))))
+
+    @property
+    def data_sha256(self) -> str:
+        """SHA-256 of the examples; "" where nobody has said it."""
+        return str(self._known.get("data_sha256", ""))
+
+    def describe(
+        self, *, output: str = "", names: Sequence[str] | None = None, data_sha256: str = ""
+    ) -> None:
+        """Says what is attributed and of which examples, where that is not known yet.
+
+        Args:
+            output: What is attributed.
+            names: Names of the examples.
+            data_sha256: SHA-256 of the examples.
+
+        Raises:
+            ValueError: If it is known to be something else, or there are not as many names as
+                examples.
+        """
+        if names is not None and len(names) != self.examples:
+            raise ValueError(
+                f"examples: {len(names)} names of {self.examples} examples: give one for each"
+            )
+        given = {
+            "output": output or None,
+            "names": None if names is None else list(names),
+            "data_sha256": data_sha256 or None,
+        }
+        for what, value in given.items():
+            if value is not None and self._known.setdefault(what, value) != value:
+                raise ValueError(
+                    f"{what}: the subject has {self._known[what]!r}, not {value!r}: make one of "
+                    "its own for each"
+                )
 
     @abc.abstractmethod
     def paired_outputs(
@@ -86,22 +152,37 @@ class Subject(abc.ABC):
 class BatchSubject(Subject):
     """Examples that a function reads in batches.
 
-    A kind of example fills in `_rows` and `_forward`.
+    A kind of example fills in `_rows` and `_forward`. Of the first batch of several rows two are
+    run together and each alone, so that a model that lays rows out anew is refused.
 
     Args:
         model: The model, in eval mode.
         components: Its components.
         examples: How many examples there are.
         batch_size: Pairs of a mask and an example in one batch.
+        output: What is attributed, for instance "margin".
+        names: Names of the examples; by default their numbers.
+        data_sha256: SHA-256 of the examples.
     """
 
     def __init__(
-        self, model: nn.Module, components: Components, examples: int, batch_size: int = 256
+        self,
+        model: nn.Module,
+        components: Components,
+        examples: int,
+        batch_size: int = 256,
+        *,
+        output: str = "",
+        names: Sequence[str] | None = None,
+        data_sha256: str = "",
     ) -> None:
-        super().__init__(model, components, examples)
+        super().__init__(
+            model, components, examples, output=output, names=names, data_sha256=data_sha256
+        )
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give 1 or more")
         self.batch_size = batch_size
+        self._rows_checked = False
         self.device = next(model.parameters()).device
 
     @abc.abstractmethod
@@ -139,6 +220,7 @@ class BatchSubject(Subject):
         places: Int[Tensor, " pairs"],
     ) -> Float[Tensor, " pairs"]:
         """Outputs of pairs of a mask and an example; see `Subject`."""
+        check_mode(self.model)
         found = []
         factors = factors.to(self.device)
         for own, chosen in zip(
@@ -149,9 +231,12 @@ class BatchSubject(Subject):
             by_row = own if rows is None else own[rows]
             # One mask for a whole batch needs no copy for each row.
             alone = bool((own == own[0]).all())
+            if not alone:
+                self._check_rows(chosen)
             given = (factors[own[:1]], None) if alone else (factors, by_row)
-            with multiplied(self.model, self.components, *given):
+            with multiplied(self.model, self.components, *given) as check_ran:
                 found.append(self._forward(inputs).float().cpu())
+                check_ran()
         self.passes.forward += len(places) / self.examples
         return torch.cat(found)
 
@@ -159,31 +244,32 @@ class BatchSubject(Subject):
         self, factors: Float[Tensor, " components"]
     ) -> tuple[Float[Tensor, " examples"], Float[Tensor, "examples components"]]:
         """Outputs under one mask, and their derivatives by its factors; see `Subject`."""
+        check_mode(self.model)
         outputs, gradients = [], []
         with frozen(self.model), torch.enable_grad():
             for chosen in torch.arange(self.examples).split(self.batch_size):
+                self._check_rows(chosen)
                 inputs, rows = self._rows(chosen.tolist())
                 own = factors.to(self.device).repeat(len(chosen), 1).requires_grad_()
-                with multiplied(self.model, self.components, own, rows):
+                with multiplied(self.model, self.components, own, rows) as check_ran:
                     output = self._forward(inputs).float()
+                    check_ran()
                 outputs.append(output.detach().cpu())
                 gradients.append(torch.autograd.grad(output.sum(), own)[0].cpu())
         self.passes.forward += 1
         self.passes.backward += 1
         return torch.cat(outputs), torch.cat(gradients)
 
-
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Asks for no gradients of parameters while the block runs."""
-    trained = [one for one in model.parameters() if one.requires_grad]
-    for one in trained:
-        one.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for one in trained:
-            one.requires_grad_(True)
+    def _check_rows(self, places: Int[Tensor, " pairs"]) -> None:
+        """Refuses, at the first batch of several rows, a model whose rows are not told apart."""
+        if self._rows_checked or len(places) < 2:
+            return
+        pair = places[[0, -1]].tolist()
+        _, owners = self._rows(pair)
+        check_rows(
+            self.model, lambda: self._forward(self._rows(pair)[0]).float(), self.components, owners
+        )
+        self._rows_checked = True
 
 
 def factors_of(

@@ -191,13 +191,15 @@ def load(folder: str | Path, kind: type[Metadata]) -> tuple[dict[str, Tensor], M
     import safetensors.torch
     from safetensors import SafetensorError
 
-    tensors_file, metadata = read_metadata(folder, kind)
+    tensors_file, payload = _read_known(folder, kind)
+    content = tensors_file.read_bytes()
+    _check_whole(tensors_file, hashlib.sha256(content).hexdigest(), payload, kind)
     try:
-        tensors = safetensors.torch.load(tensors_file.read_bytes())
+        tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         again = f"make it again with {kind.MADE_BY}"
         raise ValueError(f"{tensors_file} is no safetensors file ({error}): {again}") from error
-    return tensors, metadata
+    return tensors, _metadata_of(payload, kind)
 
 
 def read_metadata(folder: str | Path, kind: type[Metadata]) -> tuple[Path, Metadata]:
@@ -213,22 +215,36 @@ def read_metadata(folder: str | Path, kind: type[Metadata]) -> tuple[Path, Metad
     Raises:
         ValueError: If a file is missing, cut short or altered, or of another kind or version.
     """
+    tensors_file, payload = _read_known(folder, kind)
+    _check_whole(tensors_file, sha256_of(tensors_file), payload, kind)
+    return tensors_file, _metadata_of(payload, kind)
+
+
+def _read_known(folder: str | Path, kind: type[ArtifactMetadata]) -> tuple[Path, Mapping[str, Any]]:
+    """The file of the tensors, which is there, and the checked JSON of what is known of them."""
     tensors_file, metadata_file = artifact_files(folder, kind)
-    again = f"make it again with {kind.MADE_BY}"
     for path in (metadata_file, tensors_file):
         if not path.is_file():
             lacks = f"has no file {path.name!r}" if path.parent.is_dir() else "is no folder"
             raise ValueError(
                 f"{kind.KIND}={str(folder)!r} {lacks}: name the folder that {kind.MADE_BY} wrote"
             )
-    payload = _read_payload(metadata_file, kind, again)
-    if sha256_of(tensors_file) != payload["tensors_sha256"]:
+    return tensors_file, _read_payload(metadata_file, kind, f"make it again with {kind.MADE_BY}")
+
+
+def _check_whole(
+    tensors_file: Path, sha256: str, payload: Mapping[str, Any], kind: type[ArtifactMetadata]
+) -> None:
+    if sha256 != payload["tensors_sha256"]:
         raise ValueError(
-            f"{tensors_file} is not the file that {metadata_file.name} was written with (its "
+            f"{tensors_file} is not the file that {kind.KIND}.json was written with (its "
             "SHA-256 differs): it was cut short, altered, or saving was interrupted; copy it "
-            f"again, or {again}"
+            f"again, or make it again with {kind.MADE_BY}"
         )
-    return tensors_file, kind(**{one.name: payload[one.name] for one in dataclasses.fields(kind)})
+
+
+def _metadata_of(payload: Mapping[str, Any], kind: type[Metadata]) -> Metadata:
+    return kind(**{one.name: payload[one.name] for one in dataclasses.fields(kind)})
 
 
 def _read_payload(path: Path, kind: type[ArtifactMetadata], again: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Source: arXiv:2404.11534, section 2 (ablation by zeroed weights).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from aim_plugins.core.errors import first_few
-from aim_plugins.modulation.attention import Part, replaced_attention
 from aim_plugins.modulation.components import Components, Site
-from aim_plugins.modulation.hooks import find_module
+from aim_plugins.modulation.site_hooks import SiteHook, TokenFirst, attached
 
 
 @contextlib.contextmanager
@@ -31,7 +29,7 @@ def multiplied(
     components: Components,
     factors: Float[Tensor, "rows components"],
     owners: Int[Tensor, " batch"] | None = None,
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """Multiplies components while the block runs; leaving it restores the model exactly.
 
     A layer that sees a multiple of the rows (beams, or tokens laid out as rows) has consecutive
@@ -45,41 +43,27 @@ def multiplied(
             other steps then), 0 ablates it. They may require gradients.
         owners: Which row of the factors each row of a batch goes by, where they are others.
 
+    Yields:
+        What raises the error of a layer that did not run: to be called after a forward pass of
+        parts of the model. Leaving the block calls it where the model itself ran.
+
     Raises:
-        ValueError: If there are not as many factors as components, or the model lacks a layer;
-            later, if a layer has other rows or features, or did not run with the model.
+        ValueError: If there are not as many factors as components, or the model lacks a layer, or
+            has one offloaded that is needed; later, if a layer has other rows or features, or did
+            not run with the model.
     """
     if factors.shape[1] != len(components):
         raise ValueError(
             f"factors has {factors.shape[1]} columns for {len(components)} components: give one "
             "for each"
         )
-    held = _token_first(model)
-    attentions: dict[str, dict[str, Part]] = {}
-    attached: list[_Factor] = []
-    runs: list[bool] = []
-    with contextlib.ExitStack() as stack:
-        for site, own, members in _changed(components, factors):
-            layer = layer_of(model, site)
-            # Parts of an attention that is taken apart see rows first, whatever it is given.
-            token_first = not site.part and _is_below(site.layer, held)
-            factor = _Factor(site, own, members, owners, token_first=token_first)
-            attached.append(factor)
-            if site.part:
-                attentions.setdefault(site.layer, {})[site.part] = factor.plain
-            else:
-                stack.callback(factor.attach(layer).remove)
-        for name, parts in attentions.items():
-            stack.enter_context(replaced_attention(find_module(model, name), parts))
-        if attached:
-            stack.callback(model.register_forward_hook(lambda *_: runs.append(True)).remove)
-        yield
-    missed = [factor.site.name for factor in attached if not factor.ran]
-    if runs and missed:
-        raise ValueError(
-            f"components: {first_few(missed)} did not run with the model, so that it answers as if "
-            "nothing were changed there: leave them out, by a pattern of the others"
-        )
+    token_first = TokenFirst(model)
+    hooks = [
+        _Factor(site, own, members, owners, token_first=site in token_first)
+        for site, own, members in _changed(components, factors)
+    ]
+    with attached(model, hooks) as check_ran:
+        yield check_ran
 
 
 def ablation_mask(
@@ -105,13 +89,8 @@ def uniforms(count: int, seed: int, number: int = 0) -> Float[np.ndarray, " comp
     return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64))).random(count)
 
 
-class _Factor:
-    """The factors of one site, as hooks.
-
-    Attributes:
-        site: The site.
-        ran: Whether anything was multiplied by them.
-    """
+class _Factor(SiteHook):
+    """The factors of one site."""
 
     def __init__(
         self,
@@ -122,54 +101,27 @@ class _Factor:
         *,
         token_first: bool,
     ) -> None:
-        self.site, self.ran = site, False
+        super().__init__(site, token_first=token_first)
         self._factors, self._members, self._owners = factors, members, owners
-        self._token_first = token_first
         self._kept: dict[Any, Tensor] = {}
 
-    def attach(self, layer: nn.Module) -> Any:
-        """Hooks into the layer; returns the handle that removes the hook."""
-        if self.site.side == "inputs":
-            return layer.register_forward_pre_hook(self._before, with_kwargs=True)
-        behind = self._residual if self.site.side == "residual" else self._behind
-        return layer.register_forward_hook(behind, with_kwargs=True)
-
     def plain(self, features: Tensor) -> Tensor:
-        """Features [batch, ..., features], multiplied."""
         return features * self._like(features, -1)
 
-    def _before(self, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        if given:
-            return (self.plain(given[0]), *given[1:]), named
-        (first, *_) = named
-        return given, {**named, first: self.plain(named[first])}
-
-    def _behind(
-        self, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor
-    ) -> Tensor:
+    def behind(self, layer: nn.Module, output: Tensor) -> Tensor:
         axis = 1 if isinstance(layer, _ConvNd) else -1
         factors = self._like(output, axis)
         bias: Any = getattr(layer, "bias", None)
         if bias is None:
             return output * factors
-        bias = bias.to(output.dtype)
+        bias = bias.to(output.device, output.dtype)
         bias = bias.view(-1, *(1,) * (output.ndim - 2)) if axis == 1 else bias
         # Exact at both ends, as bias + factor · (output − bias) is not.
         return torch.lerp(bias.expand_as(output), output, factors.expand_as(output))
 
-    def _residual(
-        self, block: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any
-    ) -> Any:
-        entered = given[0] if given else named.get("hidden_states", next(iter(named.values()), 0))
-        first = output[0] if isinstance(output, tuple) else output
-        if not isinstance(entered, Tensor) or entered.shape != first.shape:
-            raise ValueError(
-                f"components={self.site.name!r} is no residual block, since its output has "
-                "another shape than its input: leave it out, by a pattern of the others"
-            )
-        factors = self._like(first[..., :1], -1)  # one for each row
-        changed = torch.lerp(entered.to(first.device), first, factors.expand_as(first))
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+    def residual(self, entered: Tensor, output: Tensor) -> Tensor:
+        factors = self._like(output[..., :1], -1)  # one for each row
+        return torch.lerp(entered, output, factors.expand_as(output))
 
     def _like(self, features: Tensor, axis: int) -> Tensor:
         """The factors in a shape that spreads over features, whose components lie on an axis."""
@@ -188,7 +140,7 @@ class _Factor:
         shape = [1] * features.ndim
         shape[axis] = own.shape[1]
         if len(own) > 1:
-            rows = 1 if self._token_first and features.ndim == 3 else 0
+            rows = self.rows_axis(features)
             own = self._repeated(own, features.shape[rows])
             shape[rows] = len(own)
         return own.view(shape)
@@ -215,7 +167,7 @@ class _Factor:
         if self.site.width > 1:
             own = own.repeat_interleave(self.site.width, 1)
         own = own.to(features.device, features.dtype)
-        if not own.requires_grad:  # else each pass has a graph of its own
+        if not self._factors.requires_grad:  # else each pass has a graph of its own
             self._kept[place] = own
         return own
 
@@ -231,32 +183,3 @@ def _changed(
         part = slice(start, start + len(own))
         if touched is None or bool(touched[part].any()):
             yield site, factors[:, part], None if len(own) == site.count else tuple(own)
-
-
-def _token_first(model: nn.Module) -> set[str]:
-    """Modules that hold an attention of PyTorch's which takes tokens before rows."""
-    return {
-        name.rpartition(".")[0]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.MultiheadAttention) and not module.batch_first
-    }
-
-
-def _is_below(layer: str, holders: set[str]) -> bool:
-    return any(
-        layer == one or layer.startswith(f"{one}.") if one else "." not in layer for one in holders
-    )
-
-
-def layer_of(model: nn.Module, site: Site) -> nn.Module:
-    """The layer at which components act.
-
-    Raises:
-        ValueError: If the model has none of that name.
-    """
-    try:
-        return find_module(model, site.layer)
-    except ValueError as error:
-        raise ValueError(
-            f"components={site.name!r}: {error}; they are those of another model"
-        ) from error

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from transformers.pytorch_utils import Conv1D
 
-from aim_plugins.modulation.ablation import layer_of
 from aim_plugins.modulation.components import (
     HEADS,
     IN_PROJECTION,
@@ -19,6 +18,7 @@ from aim_plugins.modulation.components import (
     Site,
 )
 from aim_plugins.modulation.masks import owners_of
+from aim_plugins.modulation.site_hooks import layer_of
 
 
 @torch.no_grad()
@@ -35,7 +35,7 @@ def scale_weights(
     Raises:
         ValueError: If there are not as many factors as components, the model lacks a layer, or a
             component is no part of a weight of its own: whole blocks, and layers whose weight is
-            shared, quantised or offloaded.
+            shared, quantised, offloaded or of another size.
     """
     if len(factors) != len(components):
         raise ValueError(
@@ -44,11 +44,12 @@ def scale_weights(
     weights = [_weight(model, site) for site in components.sites]
     places = zip(components.sites, components.places, components.starts, strict=False)
     for weight, (site, own, start) in zip(weights, places, strict=True):
-        every = torch.ones(site.count, dtype=torch.float32)
-        every[list(own)] = factors[start : start + len(own)].float().cpu()
+        # Half types are rounded once, from float32.
+        exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        every = torch.ones(site.count, dtype=exact)
+        every[list(own)] = factors[start : start + len(own)].to("cpu", exact)
         spread = every.repeat_interleave(site.width).to(weight.device)
-        # Rounded once, from float32.
-        weight.copy_(_scaled(layer_of(model, site), site, weight.float(), spread))
+        weight.copy_(_scaled(layer_of(model, site), site, weight.to(exact), spread))
 
 
 def _weight(model: nn.Module, site: Site) -> Tensor:
@@ -73,19 +74,35 @@ def _weight(model: nn.Module, site: Site) -> Tensor:
             f"components={site.name!r}: the weight of {site.layer!r} is shared with another layer, "
             "which would change too: evaluate it as a modulation"
         )
+    size = _features(layer, site, weight)
+    if size != site.count * site.width:
+        raise ValueError(
+            f"components={site.name!r} are {site.count * site.width} features of a layer that has "
+            f"{size}: they are those of another model"
+        )
     return weight
+
+
+def _features(layer: nn.Module, site: Site, weight: Tensor) -> int:
+    """How many rows of a weight, or inputs of it, there are."""
+    if isinstance(layer, _ConvTransposeNd):
+        return layer.out_channels
+    return weight.shape[_axis(layer, site)]
+
+
+def _axis(layer: nn.Module, site: Site) -> int:
+    inputs = site.side == "inputs"
+    return int(not inputs if isinstance(layer, Conv1D) else inputs)
 
 
 def _scaled(
     layer: nn.Module, site: Site, weight: Tensor, factors: Float[Tensor, " features"]
 ) -> Tensor:
-    inputs = site.side == "inputs"
     if isinstance(layer, _ConvTransposeNd):  # [inputs, outputs of a group, ...]
         groups = layer.groups
         split = weight.view(groups, -1, *weight.shape[1:])
         shape = (groups, 1, weight.shape[1], *(1,) * (weight.ndim - 2))
         return (split * factors.view(shape)).view_as(weight)
-    axis = int(inputs) if not isinstance(layer, Conv1D) else int(not inputs)
     spread = [1] * weight.ndim
-    spread[axis] = len(factors)
+    spread[_axis(layer, site)] = len(factors)
     return weight * factors.view(spread)

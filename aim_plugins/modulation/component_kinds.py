@@ -26,15 +26,15 @@ from aim_plugins.modulation.components import (
     Site,
 )
 
-_AFTER_HEADS = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "out_lin")
+_AFTER_HEADS = ("o_proj", "out_proj", "c_proj", "dense", "proj", "wo", "Wo", "out_lin")
 """What the projection behind the heads is called in an attention."""
 _BEFORE_HEADS = (
     *("q_proj", "q_b_proj", "c_attn", "query_key_value", "qkv_proj", "qkv", "Wqkv", "query"),
-    "q_lin",
+    *("q_lin", "wq", "wqkv"),
 )
 """What a projection before the heads is called."""
-_DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "fc_out", "w2", "linear2", "lin2", "wo")
-"""What the second projection of a feed-forward part is called."""
+_DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "fc_out", "w2", "linear2", "lin2")
+"""What the second projection of a feed-forward part is called; "wo" too, beside a first "wi"."""
 
 
 def find_components(model: nn.Module, kind: str, patterns: Sequence[str] = ()) -> Components:
@@ -135,7 +135,7 @@ def _mlp_neurons(model: nn.Module) -> Iterator[Site]:
     modules = dict(model.named_modules())
     for name, module in modules.items():
         holder, _, own = name.rpartition(".")
-        if _is_linear(module) and own in _DOWN and _projection_behind(modules[holder]) is None:
+        if _is_linear(module) and _is_down(modules[holder], own):
             yield Site(_feed_forward(modules[holder], name), name, _inputs(module), side="inputs")
         elif type(module).__name__ in ("MLPBlock", "MLP") and isinstance(module, nn.Sequential):
             layers = [(own, one) for own, one in module.named_children() if _is_linear(one)]
@@ -145,6 +145,13 @@ def _mlp_neurons(model: nn.Module) -> Iterator[Site]:
         elif own == "intermediate" and _is_linear(modules.get(_join(holder, "output.dense"))):
             layer = modules[_join(holder, "output.dense")]  # BERT's
             yield Site(name, _join(holder, "output.dense"), _inputs(layer), side="inputs")
+
+
+def _is_down(holder: nn.Module, name: str) -> bool:
+    """Whether a projection of that name is the second one of a feed-forward part."""
+    if name in ("wo", "Wo"):
+        return any(one.lower().startswith("wi") for one, _ in holder.named_children())
+    return name in _DOWN and _projection_behind(holder) is None
 
 
 def _feed_forward(holder: nn.Module, layer: str) -> str:
@@ -248,7 +255,7 @@ def _projection_behind(module: nn.Module) -> tuple[str, nn.Module] | None:
 def _head_count(model: nn.Module, attention: nn.Module) -> int:
     config: Any = getattr(attention, "config", None) or getattr(model, "config", None)
     for holder in (attention, *attention.children(), config):
-        for name in ("num_heads", "num_attention_heads", "n_head", "n_heads"):
+        for name in ("num_heads", "num_attention_heads", "n_head", "n_heads", "n_local_heads"):
             value = getattr(holder, name, None)
             if isinstance(value, int):
                 return value

@@ -118,7 +118,8 @@ class Components:
         """Those of which the own name, or that of the site, matches a pattern as a whole.
 
         Args:
-            patterns: Regular expressions, or names.
+            patterns: Names, or regular expressions. What is a component's name means that one
+                alone, and what is a site's all of it, whatever else matches.
 
         Raises:
             ValueError: If a pattern is no regular expression, or matches nothing.
@@ -126,18 +127,25 @@ class Components:
         names = list(self.names())
         chosen: set[int] = set()
         for pattern in patterns:
-            found = {number for number, name in enumerate(names) if name == pattern}
-            expression = compile_pattern(pattern)
-            for at, site in enumerate(self.sites):
-                own = range(self.starts[at], self.starts[at + 1])
-                whole = expression.fullmatch(site.name)
-                found.update(one for one in own if whole or expression.fullmatch(names[one]))
+            found = self._matching(pattern, names)
             if not found:
                 raise ValueError(
                     f"components={pattern!r} matches none of the {len(self)}: {self._near(pattern)}"
                 )
             chosen |= found
         return self.take(sorted(chosen))
+
+    def _matching(self, pattern: str, names: Sequence[str]) -> set[int]:
+        sites = [site.name for site, own in zip(self.sites, self.places, strict=True) for _ in own]
+        for known in (names, sites):
+            if found := {number for number, name in enumerate(known) if name == pattern}:
+                return found
+        matches = compile_pattern(pattern).fullmatch
+        return {
+            number
+            for number, (name, site) in enumerate(zip(names, sites, strict=True))
+            if matches(name) or matches(site)
+        }
 
     def take(self, numbers: Sequence[int]) -> Components:
         """Those of some numbers, in the order of the model.

@@ -132,43 +132,62 @@ class ComponentEdit:
 
     @contextlib.contextmanager
     def applied(
-        self, model: Any, strengths: float | Sequence[float] = FULL_STRENGTH
+        self,
+        model: Any,
+        strengths: float | Sequence[float] = FULL_STRENGTH,
+        *,
+        force: bool = False,
     ) -> Iterator[None]:
         """Edits the model while the block runs, and restores it exactly.
 
         Args:
             model: The model.
-            strengths: Strength of each row of a batch, or one for all of them.
+            strengths: Strength of each row of a batch, or one for all of them, in [0, 1].
+            force: Whether the model may be another one than the edit was made for.
 
         Raises:
-            ValueError: If the model lacks a layer, or has it in another size.
+            ValueError: If a strength is out of range, the model is another one, lacks a layer, or
+                has it in another size.
         """
+        import numpy as np
+
+        rows = [EditedComponents.axis.check(one) for one in np.ravel(strengths).tolist()]
+        self.check_model(model, force=force)
+        with self._multiplied(model, rows):
+            yield
+
+    def _multiplied(
+        self, model: Any, strengths: Sequence[float]
+    ) -> contextlib.AbstractContextManager[Any]:
         import torch
 
         from aim_plugins.modulation.ablation import multiplied
 
-        rows = torch.as_tensor(strengths, dtype=torch.float32).reshape(-1, 1)
-        with multiplied(model, self.components, (1 - rows).expand(-1, len(self.components))):
-            yield
+        rows = torch.tensor(strengths, dtype=torch.float32)[:, None]
+        return multiplied(model, self.components, (1 - rows).expand(-1, len(self.components)))
 
 
-def baked(model: Any, edit: ComponentEdit, strength: float = FULL_STRENGTH) -> Any:
+def baked(
+    model: Any, edit: ComponentEdit, strength: float = FULL_STRENGTH, *, force: bool = False
+) -> Any:
     """A copy of a model with an edit in its weights: a plain checkpoint.
 
     Args:
         model: The model; it stays as it is.
         edit: The edit.
         strength: How far its components are ablated, in [0, 1].
+        force: Whether the model may be another one than the edit was made for.
 
     Raises:
-        ValueError: If the strength is out of range, or a component is no part of a weight of its
-            own; see `scale_weights`.
+        ValueError: If the strength is out of range, the model is another one, or a component is
+            no part of a weight of its own; see `scale_weights`.
     """
     import torch
 
     from aim_plugins.modulation.baking import scale_weights
 
     strength = EditedComponents.axis.check(strength)
+    edit.check_model(model, force=force)
     edited = copy.deepcopy(model)
     scale_weights(edited, edit.components, torch.full((len(edit.components),), 1 - strength))
     return edited
@@ -238,7 +257,8 @@ class EditedComponents(Change):
                 strengths = [
                     one.strength if one and one.fingerprint == known else 0.0 for one in changes
                 ]
-                stack.enter_context(edit.applied(model, strengths))
+                # The model was checked when it was loaded, and this runs at every step.
+                stack.enter_context(edit._multiplied(model, strengths))
             yield
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from aim_plugins.modulation.channels import ChannelGroup, gate_index
+from aim_plugins.modulation.freezing import frozen
 
 
 @contextlib.contextmanager
@@ -44,19 +45,11 @@ def example_gates(
     """
     device = next(model.parameters()).device
     gates = [torch.ones(examples, one.size, device=device).requires_grad_() for one in groups]
-    needed = {one: one.requires_grad for one in model.parameters()}
-    handles = []
-    try:
-        model.requires_grad_(False)
+    with frozen(model), contextlib.ExitStack() as stack:
         for name, index in gate_index(model, groups, "inputs").items():
-            layer = model.get_submodule(name)
-            handles.append(layer.register_forward_pre_hook(_hook(gates, index, owners)))
+            hook = _hook(gates, index, owners)
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(hook).remove)
         yield gates
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, flag in needed.items():
-            parameter.requires_grad_(flag)
 
 
 def _hook(

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from aim_plugins.core.errors import nearest
+from aim_plugins.modulation.freezing import frozen
 
 MASKED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)
 """Layers whose weights and biases are masked; norms never are, as in the paper."""
@@ -120,29 +121,27 @@ class Masks(nn.Module, abc.ABC):
         The model's own parameters are frozen meanwhile, and it is in eval mode, so that batch
         normalisation keeps its statistics. A parameter that layers share is masked in all of them.
         """
-        needed = {one: one.requires_grad for one in model.parameters()}
         modes = {module: module.training for module in model.modules()}
         owners = {name: owners_of(model, name) for name in self.names}
         orders = {layer: list(layer._parameters) for layer in model.modules()}
-        model.requires_grad_(False).eval()
         attached: list[tuple[nn.Module, str]] = []
-        try:
-            for name, held in owners.items():
-                for layer, kind in held:
-                    parametrize.register_parametrization(layer, kind, _Masked(self, name))
-                    attached.append((layer, kind))
-            yield
-        finally:
-            for layer, kind in reversed(attached):
-                parametrize.remove_parametrizations(layer, kind, leave_parametrized=False)
-            for layer, order in orders.items():
-                # What was parametrised comes back last, and optimisers go by the order.
-                for kind in order:
-                    layer._parameters[kind] = layer._parameters.pop(kind)
-            for parameter, flag in needed.items():
-                parameter.requires_grad_(flag)
-            for module, mode in modes.items():
-                module.training = mode
+        with frozen(model):
+            model.eval()
+            try:
+                for name, held in owners.items():
+                    for layer, kind in held:
+                        parametrize.register_parametrization(layer, kind, _Masked(self, name))
+                        attached.append((layer, kind))
+                yield
+            finally:
+                for layer, kind in reversed(attached):
+                    parametrize.remove_parametrizations(layer, kind, leave_parametrized=False)
+                for layer, order in orders.items():
+                    # What was parametrised comes back last, and optimisers go by the order.
+                    for kind in order:
+                        layer._parameters[kind] = layer._parameters.pop(kind)
+                for module, mode in modes.items():
+                    module.training = mode
 
 
 class _Masked(nn.Module):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aim_plugins.sweep.paired import PairedDifference, mean_difference
+from aim_plugins.sweep.paired import PairedDifference, mean_difference, sign_flip_p
 from aim_plugins.task_questions.answers import Answers
 
 
@@ -50,19 +50,10 @@ class Step:
         Each document is its own control: p is of signs dealt out anew to the documents'
         differences, which for a single removal is McNemar's exact test.
         """
-        from scipy.stats import permutation_test
-
         own, *drawn = (list(map(float, one.hits)) for one in (self.test, *self.removals))
         random = mean_of(drawn)
-        tested = permutation_test(
-            (own, random),
-            lambda first, second, axis: (first - second).mean(axis=axis),
-            permutation_type="samples",
-            batch=500,
-            vectorized=True,
-            rng=0,
-        )
-        return PairedDifference(**vars(mean_difference(own, random)), p=float(tested.pvalue))
+        p = sign_flip_p(own, random)
+        return PairedDifference(**vars(mean_difference(own, random)), p=p)
 
     def to_json(self) -> dict[str, Any]:
         """For records."""

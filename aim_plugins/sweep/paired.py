@@ -104,6 +104,32 @@ def mean_difference(first: Sequence[float], second: Sequence[float]) -> Interval
     return Interval(found.value, found.value - half, found.value + half)
 
 
+def sign_flip_p(first: Sequence[float], second: Sequence[float]) -> float:
+    """How likely a difference of means of the same documents is by chance as large, of either sign.
+
+    Signs are dealt out anew to the documents' differences, all ways of it where these are few; of
+    right and wrong answers that is McNemar's exact test.
+
+    Args:
+        first: Values.
+        second: Those of the same documents.
+
+    >>> sign_flip_p([3.0, 1.0, 2.0], [0.0, 0.0, 0.0])
+    0.25
+    """
+    from scipy.stats import permutation_test
+
+    tested = permutation_test(
+        (list(first), list(second)),
+        lambda one, other, axis: (one - other).mean(axis=axis),
+        permutation_type="samples",
+        batch=500,
+        vectorized=True,
+        rng=0,
+    )
+    return float(tested.pvalue)
+
+
 def holm(chances: Sequence[float]) -> list[float]:
     """The p of several tests, corrected for their number.
 
@@ -111,8 +137,8 @@ def holm(chances: Sequence[float]) -> list[float]:
         chances: The p of each test alone.
 
     Returns:
-        Of each test a p: where those below 0.05 are called, a single one is called wrongly with a
-        probability of at most 0.05, however the tests depend on each other.
+        Of each test a p. Where those below 0.05 are called, the probability of even one wrong call
+        is at most 0.05, however the tests depend on each other.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
     Statistics 6, 1979.

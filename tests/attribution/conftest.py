@@ -18,7 +18,7 @@ class FormulaSubject(Subject):
 
     def __init__(self, examples: int = 3, components: int = 6, curved: bool = False) -> None:
         super().__init__(
-            nn.Linear(1, components),
+            nn.Linear(1, components).eval(),
             Components((Site("layer", "layer", components),)),
             examples,
         )

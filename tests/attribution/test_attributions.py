@@ -119,6 +119,46 @@ def test_published_files_of_other_components_or_content_are_refused(tmp_path: Pa
         read_published(path, components, 0.3)
 
 
+def changed_file(path: Path, change) -> Path:
+    published(path, dataset_of(60, 6))
+    held = torch.load(path, weights_only=True)
+    change(held)
+    torch.save(held, path)
+    return path
+
+
+def test_published_components_that_were_never_ablated_weigh_nothing(tmp_path: Path) -> None:
+    components = FormulaSubject().components
+    published(tmp_path / "whole.pt", dataset_of(60, 6))
+    whole = read_published(tmp_path / "whole.pt", components, 0.3)
+    path = changed_file(tmp_path / "one.pt", lambda held: held["weight"][4].fill_(float("nan")))
+    found = read_published(path, components, 0.3)
+    assert (found.weights[:, 4] == 0).all()
+    rest = [0, 1, 2, 3, 5]
+    assert torch.equal(found.weights[:, rest], whole.weights[:, rest])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda held: held["weight"].fill_(float("nan")), "has a regression that failed"),
+        (lambda held: held["bias"][1].fill_(float("inf")), "has a regression that failed"),
+        (
+            lambda held: held["weight"][4, 2].fill_(float("nan")),
+            r"weight of layer\[4\] for example 2 is nan",
+        ),
+        (
+            lambda held: held["weight"][3].fill_(float("-inf")),
+            r"weight of layer\[3\] for example 0 is -inf",
+        ),
+    ],
+)
+def test_a_published_regression_that_failed_is_refused(change, named, tmp_path: Path) -> None:
+    path = changed_file(tmp_path / "failed.pt", change)
+    with pytest.raises(ValueError, match=named):
+        read_published(path, FormulaSubject().components, 0.3)
+
+
 class Trap:
     """Writes a file when it is unpickled."""
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from aim_plugins.attribution.dataset import BLOCKS, ComponentDataset, build, merge
-from aim_plugins.attribution.plan import DatasetPlan
+from aim_plugins.attribution.plan import BLOCK, DatasetPlan
 from aim_plugins.attribution.subject import factors_of
 from aim_plugins.attribution.tensor_file import write_pieces
 from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.ablation import ablation_mask
-from tests.attribution.conftest import FormulaSubject, image_subject
+from tests.attribution.conftest import FormulaSubject, ImageSubject, image_subject
 
 FILES = ("component_dataset.safetensors", "component_dataset.json")
 
@@ -166,6 +166,51 @@ def test_an_altered_block_is_named(tmp_path: Path) -> None:
         build(plan, subject, tmp_path, shard=(2, 2))
 
 
+def test_a_block_of_another_plan_is_refused(tmp_path: Path) -> None:
+    subject, name = image_subject(), "outputs-000000.safetensors"
+    build(plan_of(subject, seed=6), subject, tmp_path / "other", shard=(1, 9))
+    own = tmp_path / "own" / BLOCKS / name
+    own.parent.mkdir(parents=True)
+    own.write_bytes((tmp_path / "other" / BLOCKS / name).read_bytes())
+    with pytest.raises(ValueError, match=r"outputs-000000.* is a block of another plan"):
+        build(plan_of(subject), subject, tmp_path / "own")
+    # Nor is one put together of it that another shard has made.
+    build(plan_of(subject), subject, tmp_path / "own", shard=(2, 3))
+    build(plan_of(subject), subject, tmp_path / "rest")
+    with pytest.raises(ValueError, match=r"own/.*outputs-000000.* is a block of another plan"):
+        merge([tmp_path / "own", tmp_path / "rest"], tmp_path / "merged")
+
+
+def test_a_block_of_other_masks_is_refused(tmp_path: Path) -> None:
+    subject = image_subject()
+    plan = plan_of(subject)
+    build(plan, subject, tmp_path, shard=(1, 2))
+    path = tmp_path / BLOCKS / "outputs-000000.safetensors"
+    held = load_file(path)
+    held["ablated"][0, 0] ^= 1
+    save_file(held, path, metadata={"plan": plan.sha256})
+    with pytest.raises(ValueError, match=r"outputs-000000.* has other masks than the plan"):
+        build(plan, subject, tmp_path, shard=(2, 2))
+
+
+def test_shards_of_other_block_sizes_are_refused(tmp_path: Path, monkeypatch) -> None:
+    subject = image_subject()
+    build(plan_of(subject), subject, tmp_path, shard=(1, 2))
+    monkeypatch.setitem(BLOCK, "outputs", 32)
+    with pytest.raises(ValueError, match="block_sizes is {'outputs': 64, .* there, not {'outputs'"):
+        build(plan_of(subject), subject, tmp_path, shard=(2, 2))
+
+
+def test_a_dataset_has_the_versions_of_whoever_began_it(whole: Path, tmp_path: Path) -> None:
+    subject = image_subject()
+    plan = plan_of(subject)
+    build(plan, subject, tmp_path, shard=(1, 2))
+    later = dataclasses.replace(plan, versions={"torch": "99"})
+    assert later.sha256 == plan.sha256
+    build(later, subject, tmp_path, shard=(2, 2))
+    assert contents(tmp_path) == contents(whole)
+
+
 def test_an_altered_plan_is_refused(tmp_path: Path) -> None:
     subject = image_subject()
     build(plan_of(subject), subject, tmp_path, shard=(1, 9))
@@ -204,6 +249,76 @@ def test_another_model_than_the_planned_one_is_refused(tmp_path: Path) -> None:
     plan = plan_of(subject)
     subject.model[0].weight.data += 1
     with pytest.raises(ValueError, match="the subject: fingerprint is"):
+        build(plan, subject, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"data_sha256": "bb"}, "the subject: data_sha256 is 'bb' there, not 'aa'"),
+        ({"output": "log_likelihood"}, "the subject: output is 'log_likelihood' there"),
+        ({"names": list("vwxyz")}, r"the subject: examples is \['v', 'w', 'x', 'y', 'z'\] there"),
+    ],
+)
+def test_other_examples_than_the_planned_ones_are_refused(other, named, tmp_path: Path) -> None:
+    own = {"output": "margin", "data_sha256": "aa", "names": list("abcde")}
+    plan = DatasetPlan.of(image_subject(**own), masks=70)
+    build(plan, image_subject(**own), tmp_path, shard=(1, 2))
+    with pytest.raises(ValueError, match=named):
+        build(plan, image_subject(**own | other), tmp_path, shard=(2, 2))
+
+
+def test_a_subject_that_nobody_has_described_is_not_the_planned_one(tmp_path: Path) -> None:
+    plan = plan_of(image_subject(), data_sha256="aa")
+    with pytest.raises(ValueError, match="output: the subject does not know what is attributed"):
+        build(plan, image_subject(), tmp_path)
+
+
+def test_what_a_subject_knows_is_not_told_anew() -> None:
+    subject = image_subject(output="margin", data_sha256="aa")
+    with pytest.raises(ValueError, match="data_sha256: the subject has 'aa', not 'bb'"):
+        plan_of(subject, data_sha256="bb")
+    assert plan_of(subject).data_sha256 == "aa"
+
+
+def test_a_model_in_train_mode_is_refused(tmp_path: Path) -> None:
+    subject = image_subject()
+    plan = plan_of(subject)
+    subject.model[1].train()
+    with pytest.raises(ValueError, match="model: 1 is in train mode"):
+        build(plan, subject, tmp_path)
+    with pytest.raises(ValueError, match="model: 1 is in train mode"):
+        subject.whole()
+    with pytest.raises(ValueError, match="model: 1 is in train mode"):
+        subject.gradients(torch.ones(len(subject.components)))
+    with pytest.raises(ValueError, match="model: 1 is in train mode"):
+        ImageSubject(subject.model, subject.components, subject.images)
+
+
+def test_a_block_with_an_output_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    subject = FormulaSubject()
+    plan = plan_of(subject, masks=128, gradient_passes=2)
+    outputs, gradients = subject.outputs, subject.gradients
+
+    def spoiled(factors):
+        found = outputs(factors)
+        if len(list((tmp_path / BLOCKS).iterdir())) == 1:
+            found[3, 2] = float("inf")
+        return found
+
+    subject.outputs = spoiled
+    with pytest.raises(ValueError, match="output of example '2' under mask 67 is inf: leave"):
+        build(plan, subject, tmp_path)
+    assert len(list((tmp_path / BLOCKS).iterdir())) == 1
+    subject.outputs = outputs
+
+    def steep(factors):
+        output, gradient = gradients(factors)
+        gradient[1, 4] = float("nan")
+        return output, gradient
+
+    subject.gradients = steep
+    with pytest.raises(ValueError, match=r"derivative of example '1' by layer\[4\] is nan: leave"):
         build(plan, subject, tmp_path)
 
 

@@ -72,13 +72,30 @@ def test_the_size_of_most_worth_is_chosen_and_of_equals_the_smallest() -> None:
 
     def worth(components) -> float:
         asked.append(list(components))
-        return {1: 0.1, 2: 0.7, 3: 0.7, 4: -1.0}[len(components)]
+        return {0: 0.0, 1: 0.1, 2: 0.7, 3: 0.7, 4: -1.0}[len(components)]
 
     found = choose_edit(scores, [3, 1, 4, 2, 3], "lower", worth)
-    assert asked == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    assert asked == [[], [0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
     assert found.components == [0, 1]
-    assert list(found.sizes) == [1, 2, 3, 4]
-    assert list(found.values) == [0.1, 0.7, 0.7, -1.0]
+    assert list(found.sizes) == [0, 1, 2, 3, 4]
+    assert list(found.values) == [0.0, 0.1, 0.7, 0.7, -1.0]
+
+
+def test_nothing_is_ablated_where_every_edit_harms() -> None:
+    found = choose_edit(torch.arange(4.0), [1, 3], "raise", lambda edit: -float(len(edit)))
+    assert found.components == []
+    assert list(found.values) == [0.0, -1.0, -3.0]
+
+
+def test_scores_and_worths_without_a_number_are_refused() -> None:
+    scores = torch.tensor([1.0, math.nan, 2.0])
+    for aim in ("raise", "lower"):
+        with pytest.raises(ValueError, match="scores: that of component 1 is NaN"):
+            edited_components(scores, 1, aim)
+    with pytest.raises(ValueError, match="worth: that of 2 components is NaN"):
+        choose_edit(
+            torch.zeros(3), [1, 2], "raise", lambda edit: math.nan if len(edit) == 2 else 0.0
+        )
 
 
 def test_a_choice_needs_sizes() -> None:

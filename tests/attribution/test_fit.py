@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, Ridge
 
-from aim_plugins.attribution import fit
+from aim_plugins.attribution import checks, fit
 from aim_plugins.attribution.dataset import ComponentDataset, build
 from aim_plugins.attribution.fit import fit_attributions
 from aim_plugins.attribution.plan import DatasetPlan
@@ -176,9 +177,32 @@ def test_an_output_that_is_not_finite_is_named(value, masks, components) -> None
         fit_attributions(dataset, prior=None)
 
 
+def test_a_derivative_that_is_not_finite_is_named() -> None:
+    dataset = dataset_of(60, 20, passes=5)
+    dataset.change[1, 7] = float("nan")
+    with pytest.raises(ValueError, match=r"derivative of example '1' by layer\[7\] is nan"):
+        fit_attributions(dataset)
+
+
 def test_a_prior_without_gradients_is_refused() -> None:
     with pytest.raises(ValueError, match=r"prior='gradient': the dataset has no gradients"):
         fit_attributions(dataset_of(60, 20))
+
+
+def test_an_unknown_prior_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"prior='gradeint': give 'gradient' or None"):
+        inspect.unwrap(fit_attributions)(dataset_of(60, 20), prior="gradeint")
+
+
+def test_matrices_that_no_memory_holds_are_refused_before_they_are_made(monkeypatch) -> None:
+    dataset = dataset_of(60, 20)
+    plan = dataclasses.replace(dataset.plan, masks=100_000)
+    wide = dataclasses.replace(dataset, plan=plan)
+    monkeypatch.setattr(ComponentDataset, "components", 82_944)
+    monkeypatch.setattr(checks, "_memory", lambda: 64 << 30)
+    needed = r"masks=100000 of 82944 components need 220 GB .* has 69 GB: plan fewer masks"
+    with pytest.raises(ValueError, match=needed):
+        fit_attributions(wide, prior=None)
 
 
 @pytest.mark.parametrize("penalty", [-1.0, float("nan"), float("inf")])

@@ -66,3 +66,22 @@ def test_token_margins_are_of_the_next_token_and_leave_padding_out() -> None:
     ]
     found = mean_token_margin(logits, tokens, counted)
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_a_model_says_at_padding_does_not_matter() -> None:
+    logits = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1))
+    tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 0, 0]])
+    counted = torch.tensor([[True] * 4, [True, True, False, False]])
+    expected = mean_token_margin(logits, tokens, counted)
+    for value in (math.nan, math.inf):
+        logits[1, 1:] = value
+        assert torch.equal(mean_token_margin(logits, tokens, counted), expected)
+
+
+def test_texts_of_no_counted_tokens_and_single_classes_are_refused() -> None:
+    tokens, counted = torch.zeros(2, 3).long(), torch.ones(2, 3).bool()
+    counted[1, 1:] = False
+    with pytest.raises(ValueError, match="counted: no token behind the first one counts in row 1"):
+        mean_token_margin(torch.zeros(2, 3, 5), tokens, counted)
+    with pytest.raises(ValueError, match="logits: 1 classes have no margin"):
+        margin(torch.zeros(2, 1), torch.zeros(2).long())

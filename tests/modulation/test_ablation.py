@@ -242,6 +242,36 @@ def test_factors_are_those_of_scaled_weights(make, kind, given) -> None:
     assert (found - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
 
 
+@cases
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_ablation_in_half_precision_equals_zeroed_weights(make, kind, given, dtype) -> None:
+    model, inputs = built(make).to(dtype), given(3)
+    inputs = inputs if given is tokens else inputs.to(dtype)
+    components = find_components(model, kind)
+    kept = masks(len(components), 3)
+    with multiplied(model, components, kept.float()):
+        found = outputs(model, inputs)
+    assert found.dtype == dtype
+    expected = torch.cat(
+        [
+            outputs(zeroed(model, components, mask), inputs[row : row + 1])
+            for row, mask in enumerate(kept)
+        ]
+    )
+    scale = float(expected.abs().max())
+    assert (expected - outputs(model, inputs)).abs().max() > 0.05 * scale
+    assert (found - expected).abs().max() <= 4 * torch.finfo(dtype).eps * scale
+
+
+@torch.no_grad()
+def test_weights_in_double_precision_are_scaled_without_rounding() -> None:
+    model = nn.Linear(3, 2, bias=False, dtype=torch.float64)
+    before = model.weight.clone()
+    scale_weights(nn.Sequential(model), Components((Site("0", "0", 2),)), torch.tensor([1.0, 0.5]))
+    assert torch.equal(model.weight, before * torch.tensor([[1.0], [0.5]], dtype=torch.float64))
+
+
 # Blocks -------------------------------------------------------------------------------------------
 
 
@@ -342,6 +372,28 @@ def test_tokens_before_rows_are_told_apart() -> None:
         assert torch.allclose(found, expected, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_convolution_beside_an_attention_to_tokens_first_has_rows_first() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.attention = nn.Conv1d(2, 8, 3), nn.MultiheadAttention(8, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            values = self.conv(inputs).movedim(2, 0)
+            return self.attention(values, values, values)[0].transpose(0, 1)
+
+    model = built(Mixed)
+    components = find_components(model, "conv_filters")
+    inputs = torch.randn(3, 2, 9, generator=torch.Generator().manual_seed(2))
+    kept = masks(len(components), 3, 0.4)
+    with multiplied(model, components, kept.float()):
+        found = model(inputs)
+    for row, mask in enumerate(kept):
+        expected = zeroed(model, components, mask)(inputs[row : row + 1])
+        assert torch.allclose(found[row], expected[0], atol=1e-5)
+
+
 # Gradients ----------------------------------------------------------------------------------------
 
 
@@ -386,6 +438,24 @@ def test_gradients_by_factors_are_finite_differences(make, kind, given) -> None:
         step[:, number] = 1e-5
         expected = (value(factors.detach() + step) - value(factors.detach() - step)) / 2e-5
         assert torch.allclose(gradient[:, number], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("chosen", [None, [1, 4]])
+def test_a_pass_without_gradients_takes_none_from_the_next(chosen) -> None:
+    model = built(resnet)
+    components = find_components(model, "conv_filters")
+    components = components.take(chosen) if chosen else components
+
+    def gradient(first: bool) -> Tensor:
+        factors = torch.full((1, len(components)), 0.7, requires_grad=True)
+        with multiplied(model, components, factors):
+            if first:
+                with torch.no_grad():
+                    model(images(2))
+            return torch.autograd.grad(model(images(2)).sum(), factors)[0]
+
+    assert gradient(first=False).count_nonzero() > 0
+    assert torch.equal(gradient(first=True), gradient(first=False))
 
 
 # PyTorch's attention ------------------------------------------------------------------------------
@@ -550,6 +620,31 @@ def test_layers_that_are_computed_without_being_called_are_refused() -> None:
 
 
 @torch.no_grad()
+def test_whether_layers_ran_can_be_asked_after_parts_of_the_model() -> None:
+    model = built(lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)))
+    components = find_components(model, "linear_rows")
+    with multiplied(model, components, torch.zeros(1, 8)) as check:
+        model[0](torch.ones(1, 4))
+        with pytest.raises(ValueError, match="components: 1 did not run with the model"):
+            check()
+        model[1](torch.ones(1, 4))
+        check()
+
+
+@torch.no_grad()
+def test_offloaded_layers_are_refused_where_they_are_needed() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).to("meta")
+    rows, inputs = (Components((Site("0", "0", 4, side=side),)) for side in ("outputs", "inputs"))
+    with pytest.raises(ValueError, match="components='0': .* of '0' .* offloaded: load the model"):
+        multiplied(model, rows, torch.zeros(1, 4)).__enter__()
+    with multiplied(model, inputs, torch.zeros(1, 4)):
+        pass  # their values are those that a layer is given
+    heads = Components((Site("", "", 4, 4, "inputs", "heads"),))
+    with pytest.raises(ValueError, match="offloaded"):
+        multiplied(attention().to("meta"), heads, torch.zeros(1, 4)).__enter__()
+
+
+@torch.no_grad()
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_nested_tensors_are_refused() -> None:
     layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
@@ -578,6 +673,19 @@ def test_weights_that_cannot_be_scaled_alone_are_refused() -> None:
         offloaded = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(ValueError, match="is not at hand"):
         scale_weights(offloaded, Components((Site("0", "0", 4),)), torch.zeros(4))
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+@torch.no_grad()
+def test_where_a_layer_has_another_size_no_weight_is_scaled(count: int) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    before = copy.deepcopy(model.state_dict())
+    for side in ("outputs", "inputs"):
+        sites = (Site("0", "0", 4), Site("1", "1", count, side=side))
+        message = f"components='1' are {count} features of a layer that has 4"
+        with pytest.raises(ValueError, match=message):
+            scale_weights(model, Components(sites), torch.zeros(4 + count))
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
 
 
 @torch.no_grad()

@@ -111,6 +111,7 @@ def test_vision_models_have_as_many_as_their_papers_say(model, kind, count, name
         (lambda: causal("qwen3", num_hidden_layers=2), 64, 44_032),
         (lambda: other("bert", num_hidden_layers=2), 24, 6_144),
         (lambda: other("distilbert", n_layers=2), 24, 6_144),
+        (lambda: other("modernbert", num_hidden_layers=2, intermediate_size=1152), 24, 2_304),
         (
             lambda: other("vit", AutoModelForImageClassification, num_hidden_layers=2),
             *(24, 6_144),
@@ -130,6 +131,44 @@ def test_transformers_have_the_heads_and_neurons_of_their_configuration(
     assert len(find_components(built, "attention_heads")) == heads
     assert len(find_components(built, "mlp_neurons")) == neurons
     assert len(find_components(built, "blocks")) == 2
+
+
+class Holder(nn.Module):
+    """Layers by name, and numbers."""
+
+    def __init__(self, layers: dict[str, nn.Module], **numbers: int) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        for name, number in numbers.items():
+            setattr(self, name, number)
+
+
+@pytest.mark.parametrize(
+    ("before", "heads"),
+    [
+        (("wq", "wk", "wv"), "n_local_heads"),  # Meta's own Llama
+        (("wqkv",), "num_heads"),  # InternLM2
+        (("wqkv",), "n_head"),  # gpt-fast
+    ],
+)
+def test_an_attention_of_short_names_has_heads_and_no_neurons(before, heads) -> None:
+    attention = Holder({one: nn.Linear(8, 8) for one in (*before, "wo")}, **{heads: 4})
+    feed_forward = Holder({"w1": nn.Linear(8, 12), "w2": nn.Linear(12, 8), "w3": nn.Linear(8, 12)})
+    layer = Holder({"attention": attention, "feed_forward": feed_forward})
+    model = Holder({"layers": nn.ModuleList([layer]), "output": nn.Linear(8, 20)})
+    found = find_components(model, "attention_heads")
+    assert [site.layer for site in found.sites] == ["layers.0.attention.wo"] and len(found) == 4
+    neurons = find_components(model, "mlp_neurons")
+    assert [site.layer for site in neurons.sites] == ["layers.0.feed_forward.w2"]
+
+
+def test_wo_is_a_second_projection_beside_a_first_one() -> None:
+    t5 = other("t5", num_layers=2, d_ff=40)
+    assert len(find_components(t5, "mlp_neurons")) == 4 * 40  # of encoder and decoder
+    alone = Holder({"part": Holder({"gate": nn.Linear(4, 4), "wo": nn.Linear(4, 4)})})
+    with pytest.raises(ValueError, match="Holder has none of them"):
+        find_components(alone, "mlp_neurons")
 
 
 def test_a_model_of_experts_has_heads_and_blocks_but_nothing_that_sees_tokens_mixed() -> None:
@@ -191,6 +230,13 @@ def test_json_holds_all_of_them() -> None:
 )
 def test_patterns_match_whole_names_of_sites_or_components(patterns, names) -> None:
     assert list(CHOSEN.choose(patterns).names()) == names
+
+
+def test_a_name_means_what_is_called_so_and_nothing_else_that_it_matches() -> None:
+    layers = Components(tuple(Site(name, name, 3) for name in ("2", "21", "a.b", "axb")))
+    assert list(layers.choose(["2[1]"]).names()) == ["2[1]"]  # as an expression: all of 21
+    assert list(layers.choose(["a.b"]).names()) == ["a.b[0]", "a.b[1]", "a.b[2]"]
+    assert list(layers.choose([r"a.b\[0\]"]).names()) == ["a.b[0]", "axb[0]"]
 
 
 def test_what_is_taken_keeps_its_place_in_the_model() -> None:

@@ -173,6 +173,28 @@ def test_an_edit_of_another_model_is_refused_unless_forced(model: nn.Module, cap
         output(wider)
 
 
+def test_an_edit_by_hand_asks_for_its_own_model_too(model: nn.Module) -> None:
+    edit, other = filters(model), network(1)
+    for act in (lambda: edit.applied(other).__enter__(), lambda: baked(other, edit)):
+        with pytest.raises(ValueError, match="the edit was learned on another model.*force=True"):
+            act()
+    expected = output(zeroed(other, [1, 4]))
+    assert torch.equal(output(baked(other, edit, force=True)), expected)
+    with edit.applied(other, force=True):
+        assert torch.allclose(output(other), expected, atol=1e-6)
+    for strengths in (1.7, [0.5, -0.1], float("nan")):
+        with pytest.raises(ValueError, match=r"strength=(1\.7|-0\.1|nan) "):
+            edit.applied(model, strengths).__enter__()
+
+
+def test_an_edit_of_another_size_bakes_nothing(model: nn.Module) -> None:
+    wider = network(0, 8)
+    before = copy.deepcopy(wider.state_dict())
+    with pytest.raises(ValueError, match="components='0' are 6 features of a layer that has 8"):
+        baked(wider, filters(model), force=True)
+    assert all(torch.equal(one, before[name]) for name, one in wider.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from aim_plugins.sweep.paired import (
     holm,
     mean_difference,
     paired_difference,
+    sign_flip_p,
     verdict,
 )
 
@@ -111,6 +113,16 @@ def test_means_that_are_alike_may_differ_on_other_documents():
     # Wilson's bound for none of 10 is z²/(n + z²).
     found = mean_difference([1.0] * 10, [1.0] * 10)
     assert found.high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
+
+
+def test_signs_are_dealt_out_in_all_ways() -> None:
+    first, second = [0.9, 0.2, 0.7, 0.4, 0.6], [0.1, 0.3, 0.2, 0.0, 0.5]
+    differences = np.subtract(first, second)
+    observed = abs(differences.mean())
+    ways = [abs((np.array(one) * differences).mean()) for one in product((1, -1), repeat=5)]
+    expected = np.mean([one >= observed - 1e-12 for one in ways])
+    assert sign_flip_p(first, second) == pytest.approx(expected)
+    assert sign_flip_p(second, first) == pytest.approx(expected)
 
 
 def rejected_step_by_step(chances: list[float], level: float) -> set[int]:

@@ -13,19 +13,15 @@ OUTPUT/evaluation/
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from aim_plugins.attribution import baselines
 from aim_plugins.attribution.attributions import Attributions
-from aim_plugins.attribution.evaluation import correlations, fresh_masks, top_effects
+from aim_plugins.attribution.evaluation import correlations, top_effects
 from aim_plugins.core.commands import keeping_finished_work, say
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
@@ -42,6 +38,7 @@ from vision_bench.attribution.findings import (
     Method,
     RankTest,
 )
+from vision_bench.attribution.fresh import Fresh
 from vision_bench.attribution.front import publish
 from vision_bench.attribution.settings import AttributionSettings
 from vision_bench.attribution.stages import (
@@ -135,7 +132,7 @@ class EvaluationStudy(FolderStudy):
         assert loaded is not None  # `load` loads it
         self._note(store, loaded, fitted)
         truth = Truth(loaded.subject, store.folder / _OUTPUTS, _tell)
-        fresh = _Fresh(truth, len(loaded.components), settings)
+        fresh = Fresh(truth, len(loaded.components), settings)
         others = [self._baseline(truth, fresh, name) for name in settings.compared]
         first = self._fitted(fresh, fitted)
         curves = self._curves(fresh, first)
@@ -176,7 +173,7 @@ class EvaluationStudy(FolderStudy):
             left_out=dict(loaded.data.unreadable),
         )
 
-    def _fitted(self, fresh: _Fresh, fitted: Attributions) -> Method:
+    def _fitted(self, fresh: Fresh, fitted: Attributions) -> Method:
         """The attributions that are evaluated, as they were fitted."""
         plan, name = self.dataset.plan, COAR
         if self.settings.prior is None:
@@ -184,7 +181,7 @@ class EvaluationStudy(FolderStudy):
         passes = passes_of(plan.masks, plan.gradient_passes) if name == COAR else float(plan.rows)
         return fresh.method(name, passes, fitted.weights)
 
-    def _curves(self, fresh: _Fresh, first: Method) -> dict[str, list[Method]]:
+    def _curves(self, fresh: Fresh, first: Method) -> dict[str, list[Method]]:
         """The same from parts of the dataset, by kind."""
         say("fits to parts of the dataset")
         curves: dict[str, list[Method]] = {}
@@ -194,7 +191,7 @@ class EvaluationStudy(FolderStudy):
             curves.setdefault(COAR, []).append(first)
         return curves
 
-    def _baseline(self, truth: Truth, fresh: _Fresh, name: str) -> Method:
+    def _baseline(self, truth: Truth, fresh: Fresh, name: str) -> Method:
         """One of the baselines, computed once."""
         if name == "leave_one_out":
             weights, passes = truth.leave_one_out()
@@ -219,7 +216,7 @@ class EvaluationStudy(FolderStudy):
             store.write_batch(key, held)
         return RankTest(count, held["highest"], held["random"], held["p"])
 
-    def _examples(self, loaded: Loaded, fitted: Attributions, fresh: _Fresh) -> list[Example]:
+    def _examples(self, loaded: Loaded, fitted: Attributions, fresh: Fresh) -> list[Example]:
         """Images of as many classes as possible."""
         order = sorted(fresh.varied, key=lambda one: (int(loaded.labels[one]), one))
         chosen = [order[place] for place in evenly(len(order), self.settings.report_examples or 1)]
@@ -247,53 +244,6 @@ class EvaluationStudy(FolderStudy):
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
         return publish(store.folder, self.findings, store.manifest)
-
-
-class _Fresh:
-    """Fresh masks, the true outputs under them, and how well weights predict these.
-
-    Args:
-        truth: Where outputs come from.
-        components: How many components there are.
-        settings: How many masks, of which shares.
-
-    Attributes:
-        masks: Which components each mask ablates, by share.
-        outputs: True outputs, by share.
-        whole: Outputs of the whole model.
-        varied: Images whose outputs differ between masks, at every share.
-    """
-
-    masks: Mapping[float, Bool[np.ndarray, "masks components"]]
-    outputs: Mapping[float, Float[Tensor, "masks images"]]
-
-    def __init__(self, truth: Truth, components: int, settings: AttributionSettings) -> None:
-        self.masks = {
-            alpha: fresh_masks(components, alpha, settings.eval_masks, settings.seed)
-            for alpha in settings.eval_alphas
-        }
-        self.outputs = {
-            alpha: truth.under(f"fresh masks of {alpha!r}", ablated)
-            for alpha, ablated in self.masks.items()
-        }
-        self.whole = truth.kept("whole", lambda: truth.subject.whole()[None])[0][0]
-        differ = torch.stack([(one != one[0]).any(0) for one in self.outputs.values()]).all(0)
-        self.varied: list[int] = differ.nonzero()[:, 0].tolist()
-        if not self.varied:
-            raise ValueError(
-                f"patterns={list(settings.patterns)}: ablating these components changes no output: "
-                "choose others"
-            )
-
-    def method(
-        self, name: str, passes: float, weights: Float[Tensor, "images components"]
-    ) -> Method:
-        """How well weights predict; one that predicts the same of every mask does not at all."""
-        found = {}
-        for alpha, ablated in self.masks.items():
-            own = correlations(weights[self.varied], ablated, self.outputs[alpha][:, self.varied])
-            found[alpha] = [0.0 if math.isnan(one) else one for one in own.tolist()]
-        return Method(name, passes, found)
 
 
 _EVALUATED = ("eval_alphas", "eval_masks", "top", "baselines")

@@ -16,6 +16,7 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from vision_bench.data.image_folders import FileRecords
 
@@ -133,7 +134,7 @@ def _lines(path: Path, columns: int) -> list[list[str]]:
     return lines
 
 
-def _open(path: Path):
+def _open(path: Path) -> TextIO:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: give the data set's folder as data_root")
     return path.open(encoding="utf-8", newline="")

@@ -18,6 +18,8 @@ WORDS = {
     "crops": "vision_bench.demo.crops:crops_folder",
 }
 """By word, "module:function" that makes what it stands for if need be, and returns its place."""
+ON_DEMAND = ("backdoored",)
+"""What one demo alone needs: it is made when it is named."""
 
 
 def resolve(value: Any) -> Any:

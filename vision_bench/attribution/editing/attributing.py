@@ -40,7 +40,8 @@ def attribute(
     Raises:
         ValueError: If an image cannot be read.
     """
-    images, labels, names = [], [], []
+    names: list[str] = []
+    images, labels = [], []
     for data in (problem.targets, problem.references):
         places, read = read_images(data, range(len(data)), settings.workers)
         if len(places) < len(data):

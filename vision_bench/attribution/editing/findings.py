@@ -146,7 +146,9 @@ class Findings:
         if len(others) == 1:
             return paired_difference(first[0], others[0])
         averaged = torch.tensor(others, dtype=torch.float64).mean(0).tolist()
-        return mean_difference([float(one) for one in first[0]], averaged)
+        found = mean_difference([float(one) for one in first[0]], averaged)
+        # Student's interval of few images reaches beyond what shares can differ by.
+        return Interval(found.value, max(found.low, -1.0), min(found.high, 1.0))
 
     @property
     def rivals(self) -> list[str]:

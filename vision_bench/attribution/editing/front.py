@@ -98,7 +98,7 @@ def summarise(found: Findings) -> str:
     order = found.trials[found.choice.chosen].order
     ablated = f"{count} of {found.total} components ({count / found.total:.1%}, by {order})"
     moved = "; ".join(_moved(found, name) for name in _headline(found))
-    said = f"To {found.problem.words}, {ablated} are ablated: {moved}."
+    said = f"To {found.problem.words}, {ablated} {'is' if count == 1 else 'are'} ablated: {moved}."
     if not found.choice.helps:
         said += (
             " On the images that select, no number of components that was tried came nearer to the "

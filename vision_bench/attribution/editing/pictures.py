@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from aim_plugins.sweep.figures import (
     BLUE,
@@ -155,7 +156,7 @@ def draw_layers(found: Findings) -> dict[str, bytes]:
         axes.set_yticks(range(len(names)), names, fontsize=7)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(0, 1.15 * max(counts))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("ablated components")
         return render(figure)
 

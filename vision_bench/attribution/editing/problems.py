@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from aim_plugins.core.errors import first_few
@@ -101,24 +101,24 @@ def _of_images(sources: Sources) -> Problem:
     kinds = {(int(data.labels[one]), int(answers[one])) for one in targets}
     kinds = {(label, answer) for label, answer in kinds if label != answer}
     own = sources.chosen(targets, "targets")
-    tested = sources.answering(test)
-    pairs = zip(test.labels.tolist(), tested.tolist(), strict=True)
-    alike = torch.tensor([False] * len(own) + [pair in kinds for pair in pairs])
-    examined = joined(own, test)
-    places = torch.arange(len(examined)) < len(own)
-    parts = {EDITED_IMAGES: places, ALIKE: alike, OTHERS: ~places & ~alike}
-    if not alike.any() or settings.lowers:
-        parts = {EDITED_IMAGES: places, OTHERS: ~places}
-    selecting = joined(own, data.subset(rest))
-    chosen = torch.arange(len(selecting)) < len(own)
+
+    def examined(others: ClassificationData, given: Int[Tensor, " others"]) -> Examined:
+        pairs = zip(others.labels.tolist(), given.tolist(), strict=True)
+        alike = torch.tensor([False] * len(own) + [pair in kinds for pair in pairs])
+        places = torch.arange(len(alike)) < len(own)
+        parts = {EDITED_IMAGES: places, ALIKE: alike, OTHERS: ~places & ~alike}
+        if not alike.any() or settings.lowers:
+            parts = {EDITED_IMAGES: places, OTHERS: ~places}
+        return Examined(joined(own, others), parts)
+
     count = "an image" if len(own) == 1 else f"{len(own)} images"
     return Problem(
         f"{'lower' if settings.lowers else 'raise'} the margin of {count}",
         own,
         sources.chosen(references, "references"),
         Goal([EDITED_IMAGES], [OTHERS], lower=settings.lowers),
-        Examined(selecting, {EDITED_IMAGES: chosen, OTHERS: ~chosen}),
-        Examined(examined, parts),
+        examined(data.subset(rest), answers[rest]),
+        examined(test, sources.answering(test)),
         note="The edited images are those that the edit was made of, and not held out; mistakes "
         "alike are test images of the same classes that the model answers with the same wrong "
         "ones. As they are chosen by their wrong answers, any change mends some of them: hold "

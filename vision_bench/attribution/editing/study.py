@@ -178,7 +178,7 @@ class EditStudy(FolderStudy):
         before = reached.pop(WHOLE)
         return Choice(list(reached), list(reached.values()), before, self.settings.tolerance)
 
-    def _ablated(self, numbers: Sequence[int]) -> AbstractContextManager[None]:
+    def _ablated(self, numbers: Sequence[int]) -> AbstractContextManager[object]:
         """The model without some components."""
         chosen = self.components.take(list(numbers))
         zeros = torch.zeros(1, len(chosen), device=self.device)
