@@ -100,9 +100,9 @@ def _components_section(found: Findings, pictures: Mapping[str, bytes]) -> Secti
         f"model of {found.settings.num_ablations} random ablations of {found.settings.alpha:g} of "
         f"them, for each of {len(found.documents)} documents; the mean over these with its 95 % "
         f"interval, which holds for one of the {found.noun}, not for all at once. They are ranked "
-        f"by {_ranked_by(found)}. The first {len(found.alone)}, whose numbers here are selected "
-        "and so too far from 0, are then ablated alone on held-out documents, which is the test of "
-        f"it, with p corrected by Holm for {len(found.alone)} tests."
+        f"by {_ranked_by(found)}. The first {len(found.alone)}, selected by these documents, are "
+        "then ablated alone on held-out ones, which is the test of it, with p corrected by Holm "
+        f"for {len(found.alone)} tests."
     )
     return Section(
         found.noun.capitalize(),
