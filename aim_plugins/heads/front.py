@@ -150,10 +150,10 @@ def _documents_section(found: Findings) -> Section:
     """For each component of the edit, the documents it matters most and least for."""
     told = [one for one in found.alone if one.learning is not None]
     tables = [_documents_table(found, one) for one in told]
-    which = "of the edit" if len(told) == found.path.size else f"of the edit's first {len(told)}"
+    first = "" if len(told) == found.path.size else f"first {len(told)} "
     note = (
-        f"Documents that attributions were learned from, by what each {which} adds to the "
-        f"{found.words}, beside what ablating it alone changes in truth."
+        f"Documents that attributions were learned from, by what each of the edit's {first}{found.noun} "
+        f"adds to the {found.words}, beside what ablating it alone changes in truth."
     )
     return Section("Documents", note, (), {}, tables)
 

@@ -96,12 +96,13 @@ def headline(found: Findings) -> str:
 def component_sentences(found: Findings) -> list[str]:
     """Which components carry the answers, and whether held-out documents agree."""
     sentences = []
-    for alone, change in list(zip(found.alone, found.changes_alone, strict=True))[:3]:
+    tested = list(zip(found.alone, found.changes_alone, strict=True))
+    for rank, (alone, change) in enumerate(tested[:3], 1):
         told = (
             "held-out documents show it" if _agrees(found, change) else "not shown by held-out ones"
         )
         sentences.append(
-            f"{found.name(alone.number)}, selected for it, adds "
+            f"{found.name(alone.number)}, selected as number {rank}, adds "
             f"{in_nats(found.contribution(alone.number))} to the {found.words}; without it alone "
             f"that of held-out documents changes by {in_nats(change)}, {show_p(change.p)} "
             f"corrected for {len(found.alone)} {found.noun}: {told}."
