@@ -152,8 +152,8 @@ def _documents_section(found: Findings) -> Section:
     tables = [_documents_table(found, one) for one in told]
     first = "" if len(told) == found.path.size else f"first {len(told)} "
     note = (
-        f"Documents that attributions were learned from, by what each of the edit's {first}{found.noun} "
-        f"adds to the {found.words}, beside what ablating it alone changes in truth."
+        f"Documents that attributions were learned from, by what each of the edit's {first}"
+        f"{found.noun} adds to the {found.words}, beside what ablating it alone changes in truth."
     )
     return Section("Documents", note, (), {}, tables)
 
