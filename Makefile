@@ -204,7 +204,8 @@ demo-attribution: setup
 		--include-path eval_configs/lm_eval --num-ablations 64 --gradient-passes 16 \
 		--eval-alphas 0.05 --eval-masks 20 --random-edits 3 \
 		--output $(LANGUAGE_ATTRIBUTION)
-	@echo "== the edit in the stock harness, from the whole model to the heads ablated"
+	@echo "== the edit in the stock harness, from the whole model to the heads ablated: of the capitals"
+	@echo "   on documents that it was made from too; the held-out verdict is the report's"
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --model_args \
 		"pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32,edit=$(LANGUAGE_ATTRIBUTION)/edit,edit_strength=0:1:0.5" \
 		--tasks aim_demo_capitals,aim_demo_continents --include_path eval_configs/lm_eval \

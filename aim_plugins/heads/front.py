@@ -15,7 +15,7 @@ from aim_plugins.heads.pictures import (
     draw_prediction,
 )
 from aim_plugins.heads.prediction import OWN
-from aim_plugins.heads.trials import Outcome, in_nats, mean_interval, outputs_of
+from aim_plugins.heads.trials import Alone, Outcome, in_nats, in_shares, mean_interval, outputs_of
 from aim_plugins.heads.wording import (
     Findings,
     component_sentences,
@@ -24,6 +24,7 @@ from aim_plugins.heads.wording import (
     prediction_sentences,
     show_mean,
 )
+from aim_plugins.sweep.intervals import wilson_interval
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
 from aim_plugins.sweep.paired import in_points, show_p
@@ -76,7 +77,7 @@ def _pictures(found: Findings) -> dict[str, dict[str, bytes]]:
     own, size = found.outcomes[found.settings.task], found.path.size
     middle = found.weights.double().mean(0).numpy()
     held = found.prediction
-    correlation = mean_interval(held.correlations[OWN][held.share]).value
+    correlation = show_mean(held.correlations[OWN][held.share])
     return {
         "components": draw_components(
             middle, found.components, found.edit, found.words, found.settings.task
@@ -85,7 +86,7 @@ def _pictures(found: Findings) -> dict[str, dict[str, bytes]]:
             held.predicted,
             held.true,
             found.words,
-            f"{held.share:g} ablated, r = {correlation:.2f}",
+            f"{held.share:g} ablated, r = {correlation}",
         ),
         "correlations": draw_correlations(held.correlations, found.settings.alpha),
         "sizes": draw_path(found.path, found.words, found.noun),
@@ -99,8 +100,9 @@ def _components_section(found: Findings, pictures: Mapping[str, bytes]) -> Secti
         f"model of {found.settings.num_ablations} random ablations of {found.settings.alpha:g} of "
         f"them, for each of {len(found.documents)} documents; the mean over these with its 95 % "
         f"interval, which holds for one of the {found.noun}, not for all at once. They are ranked "
-        f"by {_ranked_by(found)}. The first are then ablated alone on held-out documents, which is "
-        "the test of it."
+        f"by {_ranked_by(found)}. The first {len(found.alone)}, selected by these documents, are "
+        "then ablated alone on held-out ones, which is the test of it, with p corrected by Holm "
+        f"for {len(found.alone)} tests."
     )
     return Section(
         found.noun.capitalize(),
@@ -118,23 +120,24 @@ def _ranked_by(found: Findings) -> str:
 
 def _components_table(found: Findings) -> Table:
     rows = []
-    for rank, alone in enumerate(found.alone):
+    for rank, (alone, change) in enumerate(zip(found.alone, found.changes_alone, strict=True)):
         weights = found.weights[:, alone.number]
-        change = found.change_without(alone)
+        helped = float((weights > 0).float().mean())
+        low, high = wilson_interval(helped, len(weights))
         rows.append(
             [
                 found.name(alone.number),
                 in_nats(found.contribution(alone.number)),
-                f"{float((weights > 0).float().mean()):.0%}",
+                f"{helped:.0%} [{low:.0%}, {high:.0%}]",
                 in_nats(change),
                 show_p(change.p),
-                f"{alone.test.accuracy:.3f}",
+                in_shares(alone.test),
                 "ablated" if rank < found.path.size else "",
             ]
         )
     columns = [
-        found.noun, f"adds to the {_short(found)}", "documents it helps",
-        "alone ablated, held-out", "", "accuracy", "edit",
+        found.noun, f"adds to the {_short(found)}, selected", "documents it helps",
+        "alone ablated, held-out", "Holm's", "accuracy", "edit",
     ]  # fmt: skip
     return Table(columns, rows)
 
@@ -144,24 +147,22 @@ def _short(found: Findings) -> str:
 
 
 def _documents_section(found: Findings) -> Section:
-    """For the first of the ranking, the documents it matters most and least for."""
-    tables = []
-    for alone in found.alone:
-        if alone.learning is not None:
-            tables.append(_documents_table(found, alone.number))
+    """For each component of the edit, the documents it matters most and least for."""
+    told = [one for one in found.alone if one.learning is not None]
+    tables = [_documents_table(found, one) for one in told]
+    first = "" if len(told) == found.path.size else f"first {len(told)} "
     note = (
-        f"Documents that attributions were learned from, by what one of the {found.noun} adds to "
-        f"the {found.words}, beside what ablating it alone changes in truth."
+        f"Documents that attributions were learned from, by what each of the edit's {first}"
+        f"{found.noun} adds to the {found.words}, beside what ablating it alone changes in truth."
     )
     return Section("Documents", note, (), {}, tables)
 
 
-def _documents_table(found: Findings, number: int) -> Table:
-    (alone,) = (one for one in found.alone if one.number == number)
+def _documents_table(found: Findings, alone: Alone) -> Table:
     assert alone.learning is not None
     whole = found.prediction.whole
     without = outputs_of(alone.learning, found.settings.output_fn)
-    weights = found.weights[:, number].tolist()
+    weights = found.weights[:, alone.number].tolist()
     order = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)
     if len(order) > 2 * _DOCUMENTS:
         order = order[:_DOCUMENTS] + order[-_DOCUMENTS:]
@@ -176,7 +177,7 @@ def _documents_table(found: Findings, number: int) -> Table:
         for one in order
     ]
     columns = ["document", "text", _short(found), "predicted to add", "change without it"]
-    return Table(columns, rows, f"{found.name(number)}: most and least, in nats")
+    return Table(columns, rows, f"{found.name(alone.number)}: most and least, in nats")
 
 
 def _prediction_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
@@ -217,7 +218,8 @@ def _edit_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
         f"beside as many {found.noun} at random ({settings.random_edits} draws). Differences are "
         "paired over documents: accuracy with Agresti and Min's interval and McNemar's exact p, "
         "nats with Student's interval and the p of signs dealt out anew. The stock harness "
-        "evaluates it: lm_eval --model aim_hf --model_args "
+        "evaluates it too, but on all documents of a task, of this one also on those that the edit "
+        "was made from: lm_eval --model aim_hf --model_args "
         f"pretrained=MODEL,edit={settings.folder / 'edit'},edit_strength=0:1:0.25"
     )
     return Section(
@@ -241,8 +243,8 @@ def _edit_table(found: Findings) -> Table:
         [
             name,
             str(len(one.whole.right)),
-            f"{one.whole.accuracy:.3f}",
-            f"{one.edited.accuracy:.3f}",
+            in_shares(one.whole),
+            in_shares(one.edited),
             in_points(one.accuracy_change),
             show_p(one.accuracy_change.p),
             in_nats(one.output_change),
@@ -262,23 +264,32 @@ def _random_table(found: Findings) -> Table:
     for name, one in found.outcomes.items():
         beyond = one.beyond_random
         drawn = [
-            f"{Outcome(one.output, one.whole, random, ()).output_change.value:+.2f}"
+            in_nats(Outcome(one.output, one.whole, random, ()).output_change)
             for random in one.random
         ]
         cells = [in_nats(one.output_change), in_nats(beyond), show_p(beyond.p)]
-        rows.append([name, *cells, f"{one.random_accuracy:.3f}", ", ".join(drawn)])
+        rows.append([name, *cells, in_shares(one.random_accuracy), "; ".join(drawn)])
     title = f"Beside {found.path.size} {found.noun} at random"
-    columns = ["task", "the edit", "minus those at random", "", "their accuracy", "each draw, nats"]
+    columns = ["task", "the edit", "minus those at random", "", "their accuracy", "each draw"]
     return Table(columns, rows, title)
 
 
 def _path_table(found: Findings) -> Table:
+    """The edit of each size on validation documents, and with references what decides."""
     path = found.path
     rows = []
     for size, answers in zip((0, *path.sizes), (path.whole, *path.steps), strict=True):
         mean = mean_interval(outputs_of(answers, path.output))
-        chosen = "chosen" if size == path.size else ""
         value = f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
-        rows.append([str(size), value, f"{answers.accuracy:.3f}", chosen])
-    title = f"The choice, on {len(path.whole.right)} validation documents"
-    return Table([f"{found.noun} ablated", f"{_short(found)}, nats", "accuracy", ""], rows, title)
+        rows.append([str(size), value, in_shares(answers)])
+    columns = [f"{found.noun} ablated", f"{_short(found)}, nats", "accuracy"]
+    if path.references:
+        others = [in_nats(one) for one in path.reference_changes]
+        moved = [f"{one:+.2f} nats" for one in path.moved]
+        for row, *cells in zip(rows, ["", *others], ["", *moved], strict=True):
+            row += cells
+        columns += ["change of the references", "moved beyond that, chosen by"]
+    for size, row in zip((0, *path.sizes), rows, strict=True):
+        row.append("chosen" if size == path.size else "")
+    title = f"The choice of the largest, on {len(path.whole.right)} validation documents"
+    return Table([*columns, ""], rows, title)

@@ -231,8 +231,11 @@ def draw_path(path: EditPath, words: str, noun: str) -> dict[str, bytes]:
             label="chosen",
         )  # fmt: skip
         if path.references:
-            others = [mean_interval(outputs_of(one, path.output)).value for one in path.references]
-            axes.plot(sizes, others, "s-", color=GREY, markersize=4, label="references")
+            others = [mean_interval(outputs_of(one, path.output)) for one in path.references]
+            middles = [one.value for one in others]
+            axes.plot(sizes, middles, "s-", color=GREY, markersize=4, label="references")
+            low, high = [one.low for one in others], [one.high for one in others]
+            axes.fill_between(sizes, low, high, color=GREY, alpha=0.15, linewidth=0)
         axes.set_xticks(sizes)
         axes.set_xlabel(f"{noun} ablated")
         axes.set_ylabel(f"{words}, nats")

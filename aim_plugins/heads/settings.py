@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,11 @@ from aim_plugins.core.settings import (
     Part,
     Positive,
     Settings,
+    Shard,
     Shares,
     bound,
     option,
+    read_shard,
 )
 
 DEFAULT_SPLIT = (0.4, 0.2, 0.4)
@@ -29,7 +30,6 @@ DEFAULT_SIZES = (1, 2, 3, 4, 6, 8)
 DEFAULT_ALPHAS = (0.025, 0.05, 0.1)
 
 Masks = Annotated[int, bound("3 or more, since two always lie on a line", lambda one: one >= 3)]
-_SHARD = re.compile(r"(\d+)/(\d+)")
 Baseline = Literal["gradient", "leave_one_out"]
 NOUNS = {
     "attention_heads": "heads",
@@ -106,7 +106,7 @@ class TaskAttributionSettings(Settings):
     edit_sizes: Counts = option(DEFAULT_SIZES, metavar="NUMBERS")
     random_edits: Count = 5
     split: Shares = option(DEFAULT_SPLIT, metavar="SHARES")
-    shard: str | None = option(None, metavar="I/N")
+    shard: Shard | None = option(None, metavar="I/N")
     dtype: str = "float32"
     device: str | None = None
     trust_remote_code: bool = False
@@ -128,8 +128,6 @@ class TaskAttributionSettings(Settings):
             )
         if self.kind not in NOUNS:
             raise ValueError(f"components={self.components!r}: {did_you_mean(self.kind, NOUNS)}")
-        if self.shard is not None:
-            self._read_shard(self.shard)
         for one in self.baselines:
             if one not in get_args(Baseline):
                 raise ValueError(
@@ -150,13 +148,6 @@ class TaskAttributionSettings(Settings):
                 raise ValueError(
                     f"{name}={value:g}: give a whole number of documents, or a share below 1"
                 )
-
-    @staticmethod
-    def _read_shard(shard: str) -> tuple[int, int]:
-        own, count = map(int, found.groups()) if (found := _SHARD.fullmatch(shard)) else (0, 0)
-        if not 1 <= own <= count:
-            raise ValueError(f"shard={shard!r}: give I/N, from 1/N to N/N, such as 1/4")
-        return own, count
 
     def check_files(self) -> None:
         if self.include_path is not None:
@@ -185,8 +176,9 @@ class TaskAttributionSettings(Settings):
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which part of the component dataset to build, of how many."""
-        return (1, 1) if self.shard is None else self._read_shard(self.shard)
+        """Which part of the component dataset to build, counted from 1, of how many."""
+        place, count = read_shard(self.shard)
+        return place + 1, count
 
     @property
     def sizes(self) -> tuple[int, ...]:

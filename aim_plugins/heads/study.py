@@ -231,14 +231,14 @@ class TaskAttributionStudy(FolderStudy):
         return found
 
     def _alone(self) -> list[Alone]:
-        """The first of the ranking alone, on held-out documents, and the first on others too."""
+        """The first of the ranking alone, on held-out documents; the edit's on others too."""
         found = []
         for rank, number in enumerate(self.ranking[:ALONE]):
             test = self.ablated.answers(
                 f"test {self.settings.task}", self.questions.own.test, [number]
             )
             learning = None
-            if rank == 0:
+            if rank < len(self.edit):
                 learning = self.ablated.answers("learning", self.questions.own.learning, [number])
             found.append(Alone(number, test, learning))
         return found
@@ -258,7 +258,8 @@ class TaskAttributionStudy(FolderStudy):
                 "task": self.settings.task,
                 "direction": self.settings.direction,
                 "output_fn": self.settings.output_fn,
-                "validation_documents": len(self.questions.own.validation),
+                "validation": [one.name for one in self.questions.own.validation],
+                "held_out": [one.name for one in self.questions.own.test],
             },
         )
         edit.save(self.output / "edit")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from aim_plugins.heads.subject import OUTPUTS
-from aim_plugins.sweep.intervals import student_reach
+from aim_plugins.sweep.estimates import mean
+from aim_plugins.sweep.intervals import point_intervals, student_reach
 from aim_plugins.sweep.paired import Interval, PairedDifference, sign_flip_p
+from aim_plugins.sweep.table import Point
 from aim_plugins.task_questions.answers import Answers
 
 
@@ -96,6 +97,17 @@ class EditPath:
         return [one - whole for one in others]
 
     @property
+    def reference_changes(self) -> list[Interval]:
+        """By how much each edit changes the mean output of the references."""
+        if not self.references:
+            return []
+        whole, *others = (outputs_of(one, self.output) for one in self.references)
+        return [
+            mean_interval([one - before for one, before in zip(after, whole, strict=True)])
+            for after in others
+        ]
+
+    @property
     def chosen(self) -> int:
         """Place of the edit that moves it furthest; of equals the smallest."""
         return self.moved.index(max(self.moved))
@@ -133,9 +145,12 @@ class Outcome:
         return [statistics.fmean(row) for row in zip(*drawn, strict=True)]
 
     @property
-    def random_accuracy(self) -> float:
-        """Mean accuracy over edits at random."""
-        return statistics.fmean(one.accuracy for one in self.random)
+    def random_accuracy(self) -> Interval:
+        """Mean accuracy over edits at random, with its interval over documents."""
+        hits = zip(*(one.hits for one in self.random), strict=True)
+        found = mean([statistics.fmean(row) for row in hits])
+        point = Point("", "acc", 0.0, found.value, found.stderr, found.n, len(self.random))
+        return Interval(found.value, *point_intervals([point])[0])
 
     @property
     def accuracy_change(self) -> PairedDifference:
@@ -151,16 +166,6 @@ class Outcome:
     def beyond_random(self) -> PairedDifference:
         """By how much the mean output is above that of edits at random, in nats."""
         return mean_change(self.outputs(self.edited), self.random_outputs)
-
-    @classmethod
-    def from_json(cls, held: Mapping[str, Any]) -> Outcome:
-        """Reads what `dataclasses.asdict` made."""
-        return cls(
-            held["output"],
-            Answers(**held["whole"]),
-            Answers(**held["edited"]),
-            [Answers(**one) for one in held["random"]],
-        )
 
 
 @dataclass(frozen=True)
@@ -178,11 +183,16 @@ class Alone:
     test: Answers
     learning: Answers | None = None
 
-    @classmethod
-    def from_json(cls, held: Mapping[str, Any]) -> Alone:
-        """Reads what `dataclasses.asdict` made."""
-        learning = held["learning"]
-        return cls(held["number"], Answers(**held["test"]), learning and Answers(**learning))
+
+def in_shares(one: Answers | Interval) -> str:
+    """An accuracy with its 95 % interval.
+
+    >>> in_shares(Answers([[-1.0, -3.0], [-2.0, -0.5]], [0, 0]))
+    '0.500 [0.095, 0.905]'
+    """
+    if isinstance(one, Answers):
+        one = Interval(one.accuracy, *one.interval)
+    return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
 
 
 def in_nats(one: Interval) -> str:

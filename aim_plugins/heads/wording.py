@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,9 +14,9 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.heads.pictures import WORDS
 from aim_plugins.heads.prediction import OWN, Prediction
 from aim_plugins.heads.settings import TaskAttributionSettings
-from aim_plugins.heads.trials import Alone, EditPath, Outcome, in_nats, mean_interval
+from aim_plugins.heads.trials import Alone, EditPath, Outcome, in_nats, in_shares, mean_interval
 from aim_plugins.modulation.components import Components
-from aim_plugins.sweep.paired import Interval, PairedDifference, show_p, verdict
+from aim_plugins.sweep.paired import Interval, PairedDifference, holm, show_p, verdict
 from aim_plugins.task_documents import Document
 
 
@@ -68,10 +69,14 @@ class Findings:
         """What a component adds to the output, with its interval over documents."""
         return mean_interval(self.weights[:, number].tolist())
 
-    def change_without(self, alone: Alone) -> PairedDifference:
-        """By how much the output of held-out documents changes without a component."""
+    @cached_property
+    def changes_alone(self) -> list[PairedDifference]:
+        """What held-out outputs change by without each of `alone`, with p corrected by Holm."""
         whole = self.outcomes[self.settings.task].whole
-        return Outcome(self.settings.output_fn, whole, alone.test, ()).output_change
+        output = self.settings.output_fn
+        found = [Outcome(output, whole, one.test, ()).output_change for one in self.alone]
+        corrected = holm([one.p for one in found])
+        return [replace(one, p=p) for one, p in zip(found, corrected, strict=True)]
 
 
 def headline(found: Findings) -> str:
@@ -83,7 +88,7 @@ def headline(found: Findings) -> str:
         f"Without {size} of {len(found.components)} {found.noun} ({names}) the {found.words} "
         f"changes by {in_nats(own.output_change)} on {len(own.whole.right)} held-out documents, "
         f"{in_nats(own.beyond_random)} beyond {size} at random; the model answers "
-        f"{own.edited.accuracy:.3f} of them right, the whole one {own.whole.accuracy:.3f}: "
+        f"{in_shares(own.edited)} of them right, the whole one {in_shares(own.whole)}: "
         f"{verdict(own.accuracy_change)}."
     )
 
@@ -91,15 +96,16 @@ def headline(found: Findings) -> str:
 def component_sentences(found: Findings) -> list[str]:
     """Which components carry the answers, and whether held-out documents agree."""
     sentences = []
-    for alone in found.alone[:3]:
-        change = found.change_without(alone)
+    tested = list(zip(found.alone, found.changes_alone, strict=True))
+    for rank, (alone, change) in enumerate(tested[:3], 1):
         told = (
             "held-out documents show it" if _agrees(found, change) else "not shown by held-out ones"
         )
         sentences.append(
-            f"{found.name(alone.number)} adds {in_nats(found.contribution(alone.number))} to the "
-            f"{found.words}; without it alone that changes by {in_nats(change)}, "
-            f"{show_p(change.p)}: {told}."
+            f"{found.name(alone.number)}, selected as number {rank}, adds "
+            f"{in_nats(found.contribution(alone.number))} to the {found.words}; without it alone "
+            f"that of held-out documents changes by {in_nats(change)}, {show_p(change.p)} "
+            f"corrected for {len(found.alone)} {found.noun}: {told}."
         )
     return sentences
 
@@ -139,8 +145,8 @@ def edit_sentences(found: Findings) -> list[str]:
     sentences = []
     for name, one in found.outcomes.items():
         sentences.append(
-            f"{name}, {len(one.whole.right)} documents: {one.edited.accuracy:.3f} right with the "
-            f"edit, {one.whole.accuracy:.3f} without, {one.random_accuracy:.3f} with "
+            f"{name}, {len(one.whole.right)} documents: {in_shares(one.edited)} right with the "
+            f"edit, {in_shares(one.whole)} without, {in_shares(one.random_accuracy)} with "
             f"{found.path.size} {found.noun} at random: {verdict(one.accuracy_change)}; the "
             f"{found.words} {in_nats(one.output_change)}, {show_p(one.output_change.p)}."
         )

@@ -27,7 +27,17 @@ def results_of(folder):
     return json.loads((folder / "results.json").read_text())
 
 
-def asked_by_harness(task_folder, **arguments) -> dict[int, list[float]]:
+def margin(scores: list[float], right: int) -> float:
+    return scores[right] - max(scores[:right] + scores[right + 1 :])
+
+
+def mean_margin(answers) -> float:
+    """Of log-likelihoods as results.json holds them."""
+    margins = list(map(margin, answers["scores"], answers["right"]))
+    return sum(margins) / len(margins)
+
+
+def asked_by_harness(task_folder, task, **arguments) -> dict[int, list[float]]:
     """Log-likelihoods of the choices of each document, by the harness."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -37,7 +47,7 @@ def asked_by_harness(task_folder, **arguments) -> dict[int, list[float]]:
     found = simple_evaluate(
         "aim_hf",
         model_args={key: str(value) for key, value in arguments.items()},
-        tasks=["tiny_questions"],
+        tasks=[task],
         task_manager=TaskManager(include_path=str(task_folder), include_defaults=False),
         device="cpu",
         log_samples=True,
@@ -45,7 +55,7 @@ def asked_by_harness(task_folder, **arguments) -> dict[int, list[float]]:
     )
     return {
         sample["doc_id"]: [float(one[0]) for one in sample["filtered_resps"]]
-        for sample in found["samples"]["tiny_questions"]
+        for sample in found["samples"][task]
     }
 
 
@@ -70,6 +80,16 @@ def test_a_study_writes_a_report_attributions_and_an_edit(attribute, tiny) -> No
     chosen = [row["component"] for row in ranked if row["in_edit"] == "1"]
     assert set(edit.components.names()) == set(chosen) == set(results["edit"])
     edit.check_model(tiny.model)
+    # Of each head that it ablates the page shows the documents it matters for.
+    shown = [row for row in rows if f"{row['component']}: most and least" in page]
+    assert {row["component"] for row in shown} == set(chosen) and len(chosen) == 2
+    # It names the documents that made it and those that did not: each document once.
+    known = edit.metadata
+    parts = [known.targets, known.settings["validation"], known.settings["held_out"]]
+    named = sorted(one for part in parts for one in part)
+    assert named == [f"tiny_capitals#{number}" for number in range(len(named))]
+    held_out = results["outcomes"]["tiny_capitals"]["whole"]["right"]
+    assert len(parts[2]) == len(held_out)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -81,6 +101,7 @@ def test_the_stock_harness_gives_the_answers_that_the_study_reports(
     for strength, name in ((0, "whole"), (1, "edited")):
         theirs = asked_by_harness(
             task_folder,
+            "tiny_questions",
             pretrained=tiny.folder,
             edit=folder / "edit",
             edit_strength=strength,
@@ -92,7 +113,7 @@ def test_the_stock_harness_gives_the_answers_that_the_study_reports(
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_head_that_alone_does_anything_is_found_with_its_true_effect(
-    attribute, tiny, tmp_path
+    attribute, tiny, tmp_path, task_folder
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny.folder, dtype="float32")
     for layer, block in enumerate(model.model.layers):
@@ -108,9 +129,20 @@ def test_a_head_that_alone_does_anything_is_found_with_its_true_effect(
     learned = Attributions.load(folder / "attributions")
     with torch.no_grad():  # without it nothing is left of any attention
         model.model.layers[1].self_attn.o_proj.weight.zero_()
+    model.save_pretrained(tmp_path / "without")
+    tiny.tokenizer.save_pretrained(tmp_path / "without")
+    before, after = (
+        asked_by_harness(task_folder, "tiny_capitals", pretrained=tmp_path / name, dtype="float32")
+        for name in ("planted", "without")
+    )
+    true = [
+        margin(before[number], number % 4) - margin(after[number], number % 4)
+        for number in (int(one.partition("#")[2]) for one in learned.examples)
+    ]
+    assert learned.weights[:, 6].tolist() == pytest.approx(true, abs=1e-4)
+    assert planted == pytest.approx(sum(true) / len(true), abs=1e-4)
     results = results_of(folder)
     assert all(one > 0.999 for one in results["correlations"]["attributions"]["0.2"])
-    assert learned.weights[:, 6].mean() == pytest.approx(planted, rel=1e-4)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -180,7 +212,17 @@ def test_an_edit_against_references_is_ranked_by_the_t_statistic(attribute) -> N
     expected = stats.ttest_ind(own.double(), others.double(), equal_var=False).statistic
     ranked = sorted(rows_of(folder), key=lambda row: int(row["rank"]))
     assert [int(row["number"]) for row in ranked] == (-expected).argsort(kind="stable").tolist()
-    assert set(results_of(folder)["outcomes"]) == {"tiny_capitals", "tiny_questions"}
+    results = results_of(folder)
+    assert set(results["outcomes"]) == {"tiny_capitals", "tiny_questions"}
+    # The size is the one whose own change is furthest above that of the references, as the page
+    # shows of each.
+    path, page = results["validation"], (folder / "report.html").read_text()
+    whole, *steps = (mean_margin(one) for one in (path["whole"], *path["steps"]))
+    before, *after = (mean_margin(one) for one in path["references"])
+    moved = [whole - one - abs(other - before) for one, other in zip(steps, after, strict=True)]
+    for one, other in zip(moved, after, strict=True):
+        assert f"{other - before:+.2f} nats" in page and f"{one:+.2f} nats" in page
+    assert len(results["edit"]) == path["sizes"][moved.index(max(moved))]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +238,7 @@ def test_an_edit_against_references_is_ranked_by_the_t_statistic(attribute) -> N
         (("--components", "attention_head"), "did you mean 'attention_heads'"),
         (("--components", "attention_heads:layer.9"), "layer.9' matches none of the 12"),
         (("--alpha", "1"), "alpha=1.0: give a share above 0 and below 1"),
-        (("--shard", "3/2"), "shard='3/2': give I/N"),
+        (("--shard", "3/2"), "shard='3/2': give a part such as 1/4"),
         (("--edit-sizes", "13"), "edit_sizes=13: there are 12 heads to ablate"),
         (("--baselines", "leave_one"), "baselines holds 'leave_one': did you mean 'leave_one_out'"),
         (("--eval-masks", "2"), "eval_masks=2: give 3 or more"),

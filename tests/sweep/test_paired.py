@@ -11,6 +11,7 @@ from scipy import stats
 
 from aim_plugins.sweep.paired import (
     PairedDifference,
+    holm,
     mean_difference,
     paired_difference,
     sign_flip_p,
@@ -122,3 +123,23 @@ def test_signs_are_dealt_out_in_all_ways() -> None:
     expected = np.mean([one >= observed - 1e-12 for one in ways])
     assert sign_flip_p(first, second) == pytest.approx(expected)
     assert sign_flip_p(second, first) == pytest.approx(expected)
+
+
+def rejected_step_by_step(chances: list[float], level: float) -> set[int]:
+    """Holm's procedure: the smallest p against level / m, the next against level / (m - 1), ..."""
+    found: set[int] = set()
+    for rank, place in enumerate(np.argsort(chances)):
+        if chances[place] > level / (len(chances) - rank):
+            break
+        found.add(int(place))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holms_p_is_the_level_from_which_his_procedure_rejects(seed: int) -> None:
+    chances = (np.random.default_rng(seed).random(6) ** 3).tolist()
+    corrected = holm(chances)
+    for level in (0.003, 0.01, 0.05, 0.2, 0.6):
+        called = {place for place, p in enumerate(corrected) if p <= level}
+        assert called == rejected_step_by_step(chances, level)
+    assert max(corrected) <= 1
