@@ -208,8 +208,7 @@ demo-attribution: setup
 	@echo "   on documents that it was made from too; the held-out verdict is the report's"
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --model_args \
 		"pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32,edit=$(LANGUAGE_ATTRIBUTION)/edit,edit_strength=0:1:0.5" \
-		--tasks aim_demo_capitals,aim_demo_continents --include_path eval_configs/lm_eval \
-		--batch_size 16 --limit 50
+		--tasks aim_demo_capitals --include_path eval_configs/lm_eval --batch_size 16
 	@echo "== done"
 	@find $(ATTRIBUTION_OUTPUT) -name report.html | sort
 
