@@ -116,7 +116,7 @@ REFUSALS = [
     + ("output='full' holds files (first: 'notes.txt')",),
     (aim(*SWEEP, "--tasks", "t", "--noise-std", "0:x:1"), "noise_std='0:x:1' is malformed"),
     (aim(*SWEEP, "--noise-std", "1"), "--tasks is missing"),
-    (aim(*SWEEP, "--tasks", "t"), "none of --noise-std, --strength, --retained-ratio is given"),
+    (aim(*SWEEP, "--tasks", "t"), "none of --noise-std, --strength, "),
     (aim(*SWEEP, "--tasks", "t", "--strength", "1"), "has no transport"),
     (aim(*SWEEP, "--tasks", "t", "--strength", "1", "--transport", "no"), "transport='no' is no"),
     (aim(*SWEEP, "--tasks", "t", "--noise-std", "1", "--use-cache", "x"), "cannot be used in a"),

@@ -72,7 +72,7 @@ def test_lists_that_are_missing_or_not_understood_are_refused(waterbirds: Path) 
     with pytest.raises(ValueError, match="no column 'place'"):
         load_dataset("waterbirds", waterbirds)
     path.write_text(path.read_text().replace("spot,", "place,", 1).replace(",2,", ",1,"))
-    with pytest.raises(ValueError, match="no image of this split"):
+    with pytest.raises(ValueError, match="lists no image of it: give 'val' or 'train'"):
         load_dataset("waterbirds", waterbirds)
 
 
