@@ -128,6 +128,12 @@ def artifact_files(folder: str | Path, kind: type[ArtifactMetadata]) -> tuple[Pa
     return Path(folder, f"{kind.KIND}.safetensors"), Path(folder, f"{kind.KIND}.json")
 
 
+def file_states(folder: Path, kind: type[ArtifactMetadata]) -> tuple[tuple[int, int], ...]:
+    """Size and time of an artifact's files: others where it was written anew."""
+    files = [file for file in artifact_files(folder, kind) if file.is_file()]
+    return tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
 def save(folder: str | Path, tensors: Mapping[str, Tensor], metadata: ArtifactMetadata) -> Path:
     """Writes an artifact into a folder, replacing one of its kind that is there.
 

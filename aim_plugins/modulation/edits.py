@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from aim_plugins.core import artifact
-from aim_plugins.core.artifact import ArtifactMetadata, artifact_files
+from aim_plugins.core.artifact import ArtifactMetadata, file_states
 from aim_plugins.core.files import existing_folder
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import Axis
@@ -270,12 +270,7 @@ def read_edit(folder: str | Path) -> ComponentEdit:
         ValueError: If a file is missing, damaged, or of another kind.
     """
     place = existing_folder(folder, "edit")
-    states = tuple(
-        (file.stat().st_size, file.stat().st_mtime_ns)
-        for file in artifact_files(place, EditMetadata)
-        if file.is_file()
-    )
-    return _read(place, states)
+    return _read(place, file_states(place, EditMetadata))
 
 
 @lru_cache(maxsize=16)

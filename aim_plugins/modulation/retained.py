@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aim_plugins.core import artifact
-from aim_plugins.core.artifact import ArtifactMetadata, artifact_files
+from aim_plugins.core.artifact import ArtifactMetadata, file_states
 from aim_plugins.core.files import existing_folder
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import Axis, format_strength
@@ -264,12 +264,7 @@ def read_masks(folder: str | Path) -> LearnedMasks:
         ValueError: If a file is missing, damaged, or of another kind.
     """
     place = existing_folder(folder, "mask")
-    states = tuple(
-        (file.stat().st_size, file.stat().st_mtime_ns)
-        for file in artifact_files(place, MaskMetadata)
-        if file.is_file()
-    )
-    return _read(place, states)
+    return _read(place, file_states(place, MaskMetadata))
 
 
 def _check_outputs(learned: LearnedMasks, folder: str) -> None:
