@@ -15,10 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aim_plugins.attribution.captured import Captured, captured, summed
-from aim_plugins.attribution.subject import BatchSubject, Subject
-
-_MASKS = 64
-"""Masks whose outputs are asked for at a time."""
+from aim_plugins.attribution.subject import MASKS, BatchSubject, Subject
 
 _Sum = Callable[[list[Tensor]], Tensor]
 
@@ -28,8 +25,8 @@ def leave_one_out(subject: Subject) -> Float[Tensor, "examples components"]:
     count = len(subject.components)
     weights = torch.empty(subject.examples, count)
     whole = subject.whole()
-    for start in range(0, count, _MASKS):
-        own = torch.arange(start, min(start + _MASKS, count))
+    for start in range(0, count, MASKS):
+        own = torch.arange(start, min(start + MASKS, count))
         factors = torch.ones(len(own), count)
         factors[torch.arange(len(own)), own] = 0
         weights[:, own] = (whole - subject.outputs(factors)).T

@@ -17,14 +17,11 @@ from torch import Tensor
 
 from aim_plugins.attribution.attributions import Attributions
 from aim_plugins.attribution.checks import check_finite
-from aim_plugins.attribution.subject import Subject, factors_of
+from aim_plugins.attribution.subject import MASKS, Subject, factors_of
 from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.ablation import ablation_mask
 from aim_plugins.sweep.intervals import student_reach
 from aim_plugins.sweep.paired import Interval
-
-_MASKS = 64
-"""Masks whose outputs are asked for at a time."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def outputs_under(
     Raises:
         ValueError: If one is not finite; its example and mask are named.
     """
-    parts = torch.from_numpy(ablated).split(_MASKS)
+    parts = torch.from_numpy(ablated).split(MASKS)
     found = torch.cat([subject.outputs(factors_of(one.numpy())) for one in parts])
     check_finite(found, subject.names, "fresh mask")
     return found

@@ -5,12 +5,8 @@ Source: arXiv:2404.11534, section 2 and appendix C (margins of classes, mean mar
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-Output = Literal["margin", "log_likelihood", "choice_margin", "mean_token_margin"]
 
 
 def margin(

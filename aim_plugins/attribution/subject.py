@@ -18,6 +18,9 @@ from aim_plugins.modulation.components import Components
 from aim_plugins.modulation.freezing import frozen
 from aim_plugins.modulation.rows import check_rows
 
+MASKS = 64
+"""Masks whose outputs are asked for at a time."""
+
 
 @dataclass
 class Passes:
