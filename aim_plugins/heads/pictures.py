@@ -14,9 +14,10 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from aim_plugins.heads.trials import EditPath, Outcome, mean_interval, outputs_of
+from aim_plugins.heads.trials import EditPath, Outcome, outputs_of
 from aim_plugins.modulation.components import Components
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, SIZE, STYLE, VERMILLION, render
+from aim_plugins.sweep.paired import mean_interval
 
 WORDS = {
     "choice_margin": "margin of the right choice",

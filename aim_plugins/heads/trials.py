@@ -10,8 +10,8 @@ import torch
 
 from aim_plugins.heads.subject import OUTPUTS
 from aim_plugins.sweep.estimates import mean
-from aim_plugins.sweep.intervals import point_intervals, student_reach
-from aim_plugins.sweep.paired import Interval, PairedDifference, sign_flip_p
+from aim_plugins.sweep.intervals import point_intervals
+from aim_plugins.sweep.paired import Interval, PairedDifference, mean_interval, sign_flip_p
 from aim_plugins.sweep.table import Point
 from aim_plugins.task_questions.answers import Answers
 
@@ -33,16 +33,6 @@ def outputs_of(answers: Answers, output: str) -> list[float]:
     )
     found: list[float] = OUTPUTS[output](rows, torch.tensor(list(answers.right))).tolist()
     return found
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-    """A mean over documents with Student's 95 % interval.
-
-    >>> mean_interval([1.0, 2.0, 3.0]).value
-    2.0
-    """
-    middle, reach = statistics.fmean(values), student_reach(values)
-    return Interval(middle, middle - reach, middle + reach)
 
 
 def mean_change(first: Sequence[float], second: Sequence[float]) -> PairedDifference:

@@ -14,9 +14,16 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.heads.pictures import WORDS
 from aim_plugins.heads.prediction import OWN, Prediction
 from aim_plugins.heads.settings import TaskAttributionSettings
-from aim_plugins.heads.trials import Alone, EditPath, Outcome, in_nats, in_shares, mean_interval
+from aim_plugins.heads.trials import Alone, EditPath, Outcome, in_nats, in_shares
 from aim_plugins.modulation.components import Components
-from aim_plugins.sweep.paired import Interval, PairedDifference, holm, show_p, verdict
+from aim_plugins.sweep.paired import (
+    Interval,
+    PairedDifference,
+    holm,
+    mean_interval,
+    show_p,
+    verdict,
+)
 from aim_plugins.task_documents import Document
 
 

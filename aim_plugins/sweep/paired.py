@@ -5,11 +5,18 @@ Each document is its own control: only those that one of both alone answers righ
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aim_plugins.sweep.estimates import mean
-from aim_plugins.sweep.intervals import paired_interval, student_factor, wilson_interval
+from aim_plugins.sweep.intervals import (
+    paired_interval,
+    student_factor,
+    student_reach,
+    wilson_interval,
+)
 
 _LEAST_P = 1e-15
 """A smaller p is not told from others."""
@@ -85,6 +92,18 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> PairedDi
     won, lost = pairs.count((True, False)), pairs.count((False, True))
     p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
     return PairedDifference((won - lost) / len(pairs), *paired_interval(won, lost, len(pairs)), p)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """A mean over documents or images, with Student's interval; NaN of none.
+
+    >>> mean_interval([1.0, 2.0, 3.0]).value
+    2.0
+    """
+    if not values:
+        return Interval(math.nan, math.nan, math.nan)
+    middle, reach = statistics.fmean(values), student_reach(values)
+    return Interval(middle, middle - reach, middle + reach)
 
 
 def mean_difference(first: Sequence[float], second: Sequence[float]) -> Interval:

@@ -16,11 +16,11 @@ from aim_plugins.heads.trials import (
     EditPath,
     Outcome,
     mean_change,
-    mean_interval,
     outputs_of,
 )
 from aim_plugins.heads.wording import Findings, component_sentences
 from aim_plugins.modulation.components import Components, Site
+from aim_plugins.sweep.paired import mean_interval
 from aim_plugins.task_questions.answers import Answers
 
 

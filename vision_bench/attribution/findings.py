@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.modulation.components import Components
-from aim_plugins.sweep.intervals import student_reach
-from aim_plugins.sweep.paired import Interval
+from aim_plugins.sweep.paired import Interval, mean_interval
 
 COAR, RIDGE, LEAST_SQUARES = "COAR", "ridge", "least squares"
 """Attributions as they are fitted here; from masks alone; and as the paper fits them."""
@@ -35,14 +33,6 @@ def percent(share: float) -> str:
     ('2.5%', '10%')
     """
     return f"{100 * share:.3g}%"
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-    """A mean over images, with Student's 95 % interval; NaN of none."""
-    if not values:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    middle, reach = statistics.fmean(values), student_reach(values)
-    return Interval(middle, middle - reach, middle + reach)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import stats
 
 from aim_plugins.modulation.components import Components, Site
+from aim_plugins.sweep.paired import mean_interval
 from vision_bench.attribution.findings import (
     COAR,
     LEAST_SQUARES,
@@ -21,7 +22,6 @@ from vision_bench.attribution.findings import (
     Findings,
     Method,
     RankTest,
-    mean_interval,
 )
 from vision_bench.attribution.front import correlations_csv, publish, tell
 
