@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,8 +22,8 @@ from aim_plugins.core.settings import (
     option,
     read_shard,
 )
+from aim_plugins.task_questions.split import DEFAULT_SPLIT, check_limit, check_split, listed
 
-DEFAULT_SPLIT = (0.4, 0.2, 0.4)
 DEFAULT_SIZES = (1, 2, 3, 4, 6, 8)
 DEFAULT_ALPHAS = (0.025, 0.05, 0.1)
 
@@ -135,19 +133,11 @@ class TaskAttributionSettings(Settings):
                 )
         if max(self.eval_alphas) >= 1 or len(set(self.eval_alphas)) < len(self.eval_alphas):
             raise ValueError(
-                f"eval_alphas={_listed(self.eval_alphas)}: give different shares below 1"
+                f"eval_alphas={listed(self.eval_alphas)}: give different shares below 1"
             )
-        if len(self.split) != 3 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
-            raise ValueError(
-                f"split={_listed(self.split)}: give three shares that add up to 1: of documents to "
-                "learn from, to choose on, and to test on"
-            )
+        check_split(self.split)
         for name in ("limit", "also_limit"):
-            value = getattr(self, name)
-            if value is not None and value >= 1 and value != int(value):
-                raise ValueError(
-                    f"{name}={value:g}: give a whole number of documents, or a share below 1"
-                )
+            check_limit(name, getattr(self, name))
 
     def check_files(self) -> None:
         if self.include_path is not None:
@@ -196,7 +186,3 @@ class TaskAttributionSettings(Settings):
         """How the model is loaded."""
         names = ("dtype", "device", "max_length", "trust_remote_code")
         return {name: getattr(self, name) for name in names}
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ",".join(f"{one:g}" for one in values)

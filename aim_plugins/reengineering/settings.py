@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from aim_plugins.core.files import existing_folder, safe_name
 from aim_plugins.core.settings import Count, Names, Positive, Settings, Shares, bound, option
+from aim_plugins.task_questions.split import DEFAULT_SPLIT, check_limit, check_split, listed
 
 DEFAULT_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
-DEFAULT_SPLIT = (0.4, 0.2, 0.4)
 
 Tolerance = Annotated[float, bound("a share from 0 up to 1", lambda value: 0 <= value < 1)]
 
@@ -77,20 +75,12 @@ class TaskModuleSettings(Settings):
             )
         if len(set(self.shares)) < len(self.shares) or max(self.shares) >= 1:
             raise ValueError(
-                f"shares={_listed(self.shares)}: give different shares below 1; the whole model is "
+                f"shares={listed(self.shares)}: give different shares below 1; the whole model is "
                 "measured anyway"
             )
-        if len(self.split) != 3 or not math.isclose(sum(self.split), 1, abs_tol=1e-6):
-            raise ValueError(
-                f"split={_listed(self.split)}: give three shares that add up to 1: of documents to "
-                "learn from, to choose on, and to test on"
-            )
+        check_split(self.split)
         for name in ("limit", "also_limit"):
-            value = getattr(self, name)
-            if value is not None and value >= 1 and value != int(value):
-                raise ValueError(
-                    f"{name}={value:g}: give a whole number of documents, or a share below 1"
-                )
+            check_limit(name, getattr(self, name))
 
     def check_files(self) -> None:
         if self.include_path is not None:
@@ -117,7 +107,3 @@ class TaskModuleSettings(Settings):
         """How the model is loaded."""
         names = ("dtype", "device", "max_length", "trust_remote_code")
         return {name: getattr(self, name) for name in names}
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ",".join(f"{one:g}" for one in values)
