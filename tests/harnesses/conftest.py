@@ -191,3 +191,24 @@ def read_answers() -> Callable[..., Any]:
         return json.loads(Path(run.work_dir, kind, abbr, f"{dataset}.json").read_text())
 
     return read
+
+
+def responses(results, only=""):
+    """Every response of every sample, in order; of one column where its label is given."""
+    return {
+        task: [sample["resps"] for sample in samples if sample["filter"].endswith(only)]
+        for task, samples in results["samples"].items()
+    }
+
+
+def flat(value):
+    """What lies in nested lists and tuples, in order."""
+    return [x for part in value for x in flat(part)] if isinstance(value, list | tuple) else [value]
+
+
+def assert_equal_to_rounding(first, second):
+    """Floats may differ in their last digits; everything else is the same."""
+    assert first.keys() == second.keys()
+    for task in first:
+        for left, right in zip(flat(first[task]), flat(second[task]), strict=True):
+            assert left == (pytest.approx(right, abs=2e-4) if isinstance(right, float) else right)

@@ -13,6 +13,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from aim_plugins.harnesses.lm_eval import AimHFLM
+from tests.harnesses.conftest import assert_equal_to_rounding, responses
 
 ALL = ["tiny_choice", "tiny_generation", "tiny_perplexity"]
 
@@ -30,14 +31,6 @@ def evaluate(model, tasks_folder, tasks=ALL, **options):
         task_manager=TaskManager(include_path=str(tasks_folder), include_defaults=False),
         **options,
     )
-
-
-def responses(results):
-    """Every response of every sample, in order."""
-    return {
-        task: [sample["resps"] for sample in samples]
-        for task, samples in results["samples"].items()
-    }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -87,16 +80,6 @@ def test_noise_changes_the_responses(tiny_checkpoint, tasks_folder):
     plain = evaluate(build(HFLM, tiny_checkpoint), tasks_folder)
     for task in ALL:
         assert responses(noisy)[task] != responses(plain)[task]
-
-
-def flat(value):
-    return [x for part in value for x in flat(part)] if isinstance(value, list | tuple) else [value]
-
-
-def assert_equal_to_rounding(first, second):
-    for task in first:
-        for left, right in zip(flat(first[task]), flat(second[task]), strict=True):
-            assert left == (pytest.approx(right, abs=2e-4) if isinstance(right, float) else right)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, "auto"])

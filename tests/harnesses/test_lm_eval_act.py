@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from aim_plugins.harnesses.lm_eval import ActHFLM, AimHFLM
 from aim_plugins.transport import change
 from aim_plugins.transport.artifact import LearnedTransport
+from tests.harnesses.conftest import assert_equal_to_rounding, responses
 
 ALL = ["tiny_choice", "tiny_generation", "tiny_perplexity"]
 PAIRS = [("Question : the capital", " of France is Paris"), ("Germany is", " Berlin")]
@@ -56,25 +57,6 @@ def evaluate(tasks_folder):
         return simple_evaluate(model, tasks=tasks, **options)
 
     return run
-
-
-def responses(results, only=""):
-    """Every response of every sample, in order; of one column where its label is given."""
-    return {
-        task: [sample["resps"] for sample in samples if sample["filter"].endswith(only)]
-        for task, samples in results["samples"].items()
-    }
-
-
-def flat(value):
-    return [x for part in value for x in flat(part)] if isinstance(value, list | tuple) else [value]
-
-
-def assert_equal_to_rounding(first, second):
-    assert first.keys() == second.keys()
-    for task in first:
-        for left, right in zip(flat(first[task]), flat(second[task]), strict=True):
-            assert left == (pytest.approx(right, abs=2e-4) if isinstance(right, float) else right)
 
 
 @contextlib.contextmanager

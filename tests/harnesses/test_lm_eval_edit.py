@@ -22,6 +22,7 @@ from aim_plugins.harnesses.lm_eval import AimHFLM
 from aim_plugins.modulation.ablation import ablation_mask
 from aim_plugins.modulation.component_kinds import find_components
 from aim_plugins.modulation.edits import ComponentEdit, baked
+from tests.harnesses.conftest import assert_equal_to_rounding, responses
 
 ALL = ["tiny_choice", "tiny_generation", "tiny_perplexity"]
 HEADS = [1, 6, 7, 10]
@@ -72,24 +73,6 @@ def evaluate(tiny_checkpoint, tasks_folder):
         )
 
     return run
-
-
-def responses(results, only=""):
-    return {
-        task: [sample["resps"] for sample in samples if sample["filter"].endswith(only)]
-        for task, samples in results["samples"].items()
-    }
-
-
-def flat(value):
-    return [x for part in value for x in flat(part)] if isinstance(value, list | tuple) else [value]
-
-
-def assert_equal_to_rounding(first, second):
-    assert first.keys() == second.keys()
-    for task in first:
-        for left, right in zip(flat(first[task]), flat(second[task]), strict=True):
-            assert left == (pytest.approx(right, abs=2e-4) if isinstance(right, float) else right)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
