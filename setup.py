@@ -52,6 +52,10 @@ REENGINEER = [
     "onnxruntime>=1.20",
     "openvino>=2025.0",
 ]
+IMAGES = [
+    *VISION,
+    "diffusers>=0.35",
+]
 TRANSPORT = [
     *LM_EVAL,
     "mmengine-lite>=0.10",
@@ -135,9 +139,10 @@ setup(
         "vision": VISION,
         "coverage": COVERAGE,
         "reengineer": REENGINEER,
+        "images": IMAGES,
         "transport": TRANSPORT,
         "dev": DEV,
-        "all": [*DEMO, *LM_EVAL, *OPENCOMPASS, *VISION, *COVERAGE, *REENGINEER, *TRANSPORT],
+        "all": [*DEMO, *LM_EVAL, *OPENCOMPASS, *VISION, *COVERAGE, *REENGINEER, *IMAGES, *TRANSPORT],
     },
     entry_points={
         "console_scripts": [
