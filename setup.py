@@ -142,7 +142,10 @@ setup(
         "images": IMAGES,
         "transport": TRANSPORT,
         "dev": DEV,
-        "all": [*DEMO, *LM_EVAL, *OPENCOMPASS, *VISION, *COVERAGE, *REENGINEER, *IMAGES, *TRANSPORT],
+        "all": [
+            *(*DEMO, *LM_EVAL, *OPENCOMPASS, *TRANSPORT),
+            *(*VISION, *COVERAGE, *REENGINEER, *IMAGES),
+        ],
     },
     entry_points={
         "console_scripts": [
