@@ -1,1 +1,1 @@
-"""Transports of activations on diffusion pipelines: learned in one run, a strength for each image."""
+"""Transports on diffusion pipelines: learned in one run, with a strength for each image."""
