@@ -9,33 +9,27 @@ Source: arXiv:2404.11534, section 2, definitions 1 and 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from aim_plugins.attribution.metadata import AblationMetadata
 from aim_plugins.core import artifact
-from aim_plugins.core.artifact import ArtifactMetadata
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing
 from aim_plugins.modulation.components import Components
 
 
 @dataclass(frozen=True)
-class AttributionMetadata(ArtifactMetadata):
+class AttributionMetadata(AblationMetadata):
     """Where attributions come from.
 
     Attributes:
-        components: The components, as `Components.to_json` writes them.
-        examples: Names of the examples.
-        output: What is attributed.
-        alpha: Probability of a component to be ablated, in the masks they are learned from.
-        masks: Masks under which outputs were computed.
-        gradient_passes: Further masks under which gradients were computed besides.
         prior: "gradient" or "".
         prior_factors: What mean gradients where a component is kept, and their change where it is
             ablated, were multiplied by.
@@ -46,12 +40,6 @@ class AttributionMetadata(ArtifactMetadata):
     KIND: ClassVar[str] = "attribution"
     MADE_BY: ClassVar[str] = "`attribute fit`"
 
-    components: Sequence[Mapping[str, Any]] = ()
-    examples: Sequence[str] = ()
-    output: str = ""
-    alpha: float = 0.0
-    masks: int = 0
-    gradient_passes: int = 0
     prior: str = ""
     prior_factors: Sequence[float] = ()
     penalty: float = 0.0
@@ -89,7 +77,7 @@ class Attributions:
     @property
     def components(self) -> Components:
         """The components."""
-        return Components.from_json(self.metadata.components)
+        return self.metadata.read_components()
 
     @property
     def examples(self) -> list[str]:
