@@ -182,7 +182,7 @@ def cache_changed_logits(
         dtype = torch.float16 if task == "segmentation" else torch.float32
     processes = _processes()
     passes = []
-    for own in changes:
+    for own in dict.fromkeys(changes):
         run = functools.partial(_forward, model, own, device or processes.device, dtype)
         passes.append(_Pass(_store(model, data, task, Path(folder), dtype, own), run))
     with contextlib.ExitStack() as stack:
@@ -195,7 +195,7 @@ def cache_changed_logits(
                 one.store.drop_damaged()
         processes.wait()
         found = [one.store.find() for one in passes]
-        missing = [one for one, held in zip(passes, found, strict=True) if held is None]
+        missing = [one for one, cached in zip(passes, found, strict=True) if cached is None]
         if missing:
             _compute(missing, processes, batch_size, workers, progress)
             processes.wait()
@@ -204,12 +204,12 @@ def cache_changed_logits(
                     one.store.finish()
             processes.wait()
             found = [one.store.find() for one in passes]
-        for one, held in zip(passes, found, strict=True):
-            if held is None:
+        for one, cached in zip(passes, found, strict=True):
+            if cached is None:
                 raise OSError(f"{one.store.folder} was changed from outside: start again")
             if processes.index == 0:
                 one.store.tidy()
-            data.unreadable.update(held.unreadable)
+            data.unreadable.update(cached.unreadable)
     check_on_error(data.name, data.unreadable, data.on_error)
     if data.unreadable and processes.index == 0:
         warnings.warn(
@@ -217,7 +217,8 @@ def cache_changed_logits(
             SkippedImagesWarning,
             stacklevel=3,
         )
-    return found  # type: ignore[return-value]
+    held = dict(zip(dict.fromkeys(changes), found, strict=True))
+    return [held[own] for own in changes]  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
