@@ -73,6 +73,16 @@ class Along:
         )
 
 
+def by_metric(rows: Sequence[Row]) -> list[Row]:
+    """Rows with those of each task and metric together, in order of first appearance."""
+    order = {key: place for place, key in enumerate(dict.fromkeys(map(_curve, rows)))}
+    return sorted(rows, key=lambda row: order[_curve(row)])
+
+
+def _curve(row: Row) -> tuple[str, str]:
+    return row.task, row.metric
+
+
 def _is_answer(row: Row) -> bool:
     """Whether a row is what the first draw answered; without noise all draws are one."""
     return not is_expected(row.metric) and not row.draw

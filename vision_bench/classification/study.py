@@ -34,7 +34,7 @@ from aim_plugins.sweep.panels import Parts
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import Study
 from aim_plugins.sweep.table import Row, format_table, pool_draws
-from vision_bench.changes.along import Along
+from vision_bench.changes.along import Along, by_metric
 from vision_bench.changes.beside import differences_csv, show_beside
 from vision_bench.changes.settings import check_columns, pinned_changes
 from vision_bench.classification.beside import HOW, set_beside
@@ -135,9 +135,10 @@ class AccuracyStudy(Study):
         )
 
     def _rows(self, of: Callable[[AccuracyCurve], list[Row]]) -> list[Row]:
-        """Rows of the curve of every column, where they belong."""
+        """Rows of the curve of every column where they belong, those of each metric together."""
         pairs = zip(self.columns, self.curves, strict=True)
-        return [row for column, curve in pairs for row in self.along.place(of(curve), column)]
+        rows = [row for column, curve in pairs for row in self.along.place(of(curve), column)]
+        return by_metric(rows)
 
     def _measure(self, store: SweepStore) -> list[AccuracyCurve]:
         """Computes the exact laws and the draws that a former run left, and keeps each."""
