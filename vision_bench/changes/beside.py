@@ -52,7 +52,9 @@ def differences_csv(found: Sequence[Beside]) -> str:
     return text.getvalue()
 
 
-def show_beside(found: Sequence[Beside], axis: Axis, metric: str, how: str) -> Overview:
+def show_beside(
+    found: Sequence[Beside], axis: Axis, metric: str, how: str, *, std: float = 0.0
+) -> Overview:
     """The comparisons for report and terminal.
 
     Args:
@@ -60,9 +62,11 @@ def show_beside(found: Sequence[Beside], axis: Axis, metric: str, how: str) -> O
         axis: What the strengths are.
         metric: What was compared, in words.
         how: Which intervals and tests these are.
+        std: Of the noise beside the change.
     """
+    noise = f"at noise std σ = {format_strength(std)}" if std else "without noise"
     return Overview(
-        f"{metric.capitalize()} along the {axis.quantity}, without noise",
+        f"{metric[:1].upper()}{metric[1:]} along the {axis.quantity}, {noise}",
         f"{found[0].n} images. Differences are from the model as it is, image by image; intervals "
         f"are 95 % ({how}), each p is for itself.",
         columns=[f"{axis.quantity} {axis.symbol}", metric, "difference", "p"],
