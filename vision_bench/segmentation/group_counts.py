@@ -124,7 +124,7 @@ class GroupCounter:
         return GroupCounts(self.hits[used], self.predicted[used], self.truth[used], absent)
 
 
-def _jackknife_error(without: Float[Tensor, groups * shape]) -> Float[Tensor, "*shape"]:
+def _jackknife_error(without: Float[Tensor, "groups ..."]) -> Float[Tensor, "*shape"]:
     """The standard error of a value, from what it is without each group; NaN of one group."""
     groups = len(without)
     if groups < 2:
