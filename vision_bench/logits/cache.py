@@ -113,7 +113,7 @@ def cache_logits(
         UnreadableImageError: If an image is unusable and the data set was loaded with
             `on_error="raise"`, or a classifier does not take images of this size.
     """
-    options = {"batch_size": batch_size, "device": device, "dtype": dtype}
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "dtype": dtype}
     options |= {"workers": workers, "progress": progress}
     (found,) = cache_changed_logits(model, data, folder, [()], **options)
     return found
