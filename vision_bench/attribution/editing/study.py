@@ -53,13 +53,13 @@ from vision_bench.attribution.editing.problems import make_problem
 from vision_bench.attribution.editing.settings import SIZES, EditSettings
 from vision_bench.attribution.editing.split import check_apart, split_images
 from vision_bench.attribution.init import GRADIENT_COST
-from vision_bench.attribution.subject import named_module
 from vision_bench.classifiers.load import load
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import list_left_out
 from vision_bench.data.drawing import draw
 from vision_bench.data.samples import first_readable
 from vision_bench.models.known_preprocessing import write_header
+from vision_bench.models.model import named_module
 from vision_bench.models.output_layer import find_output_layer
 
 EDIT, CHECKPOINT = "edit", "model.safetensors"
