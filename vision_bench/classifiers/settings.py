@@ -35,8 +35,8 @@ class ClassifierSettings(Settings):
         preprocessing: What is done to images, where that is not known of the weights or is to be
             something else: fields such as "size=48 crop=48 mean=0.5,0.5,0.5 std=0.2,0.2,0.2", or
             "published" for that of the architecture's published weights.
-        prompts: The texts that CLIP tells classes by, with {} for the name; several are averaged; by
-            default "a photo of a {}.".
+        prompts: The texts that CLIP tells classes by, with {} for the name; several are averaged;
+            by default "a photo of a {}.".
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         device: Where to compute; by default a GPU where there is one.

@@ -114,7 +114,8 @@ def load_model(
         raise sources.unknown_name(name, (LENET, *CIFAR_MODELS, *SEGFORMER_MODELS))
     if device is not None:
         loaded.module.to(device)
-    return replace(loaded, weights=_plain_weights(str(weights or name)))
+    folder = model_name if library == "clip" else name
+    return replace(loaded, weights=_plain_weights(str(weights or folder)))
 
 
 def _plain_weights(weights: str) -> str:

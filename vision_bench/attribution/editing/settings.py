@@ -68,8 +68,8 @@ class EditSettings(MaskSettings):
         fine_tune: Holds it against fine-tuning the last layer, too.
         backdoor_class: Name or index of the class that the patch stands for.
         trigger: The patch: size, corner, margin and colour.
-        word_classes: Names or indices of the classes whose names are written on images, separated by
-            commas; by default all. Of several, each image has one drawn, which is not its own.
+        word_classes: Names or indices of the classes whose names are written on images, separated
+            by commas; by default all. Of several, each image has one drawn, which is not its own.
         writing: How the word looks: size, corner, margin, colour and paper.
         output: Folder of results; by default runs/attribute-edit/DATASET_MODEL.
     """
