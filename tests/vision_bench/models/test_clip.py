@@ -206,3 +206,13 @@ def test_studies_of_classifiers_take_it(clip, tmp_path, command, options):
     words = [*command, str(tmp_path / "config.json"), "--output", str(tmp_path / "run"), *options]
     assert main(words) == 0
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("command", [["reengineer", "run"], ["reengineer", "compose"]])
+def test_modules_are_not_made_of_it(clip, tmp_path, capsys, command):
+    given = {"dataset": "digits", "model": f"clip:{clip}", "classes": [1, 2]}
+    if command[1] == "compose":
+        given = {"dataset": "digits", "model": f"clip:{clip}", "modules": ["a", "b"]}
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    assert main([*command, str(tmp_path / "config.json")]) == 2
+    assert "a module is kept by the name of its architecture" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Words on images: where they are drawn, which ones, and an edit of a small CLIP that reads them."""
+"""Words on images: where they are drawn, which ones, and an edit of a CLIP that reads them."""
 
 from __future__ import annotations
 
