@@ -93,7 +93,7 @@ def test_a_word_changes_pixels_in_its_corner_and_nowhere_else(corner, paper) -> 
     # 12 pixels from both edges, and about as high as the font.
     edges = {"top": top, "left": left, "bottom": 119 - bottom, "right": 199 - right}
     assert all(12 <= edges[side] <= 14 for side in corner.split("-"))
-    assert 15 < bottom - top < 40 and 50 < right - left < 100
+    assert 10 < bottom - top < 30 and 50 < right - left < 100
     assert (np.asarray(before) == (90, 120, 30)).all()
     black = (after == 0).all(2).sum()
     assert black > 50  # letters
