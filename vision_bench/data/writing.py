@@ -75,12 +75,13 @@ class Word:
 
     def _font(self, image: tuple[int, int]) -> FreeTypeFont:
         """Pillow's own font in the size that was asked for, or the largest that has room."""
-        from PIL import ImageFont
+        from PIL.ImageFont import FreeTypeFont, load_default
 
         size = max(1, round(self.writing.size * min(image)))
         room = image[0] - 2 * self.writing.away(image)
         while True:
-            font = ImageFont.load_default(size)
+            font = load_default(size)
+            assert isinstance(font, FreeTypeFont)  # as of any size that is given
             left, _, right, _ = font.getbbox(self.text)
             rim = 0 if self.writing.paper is None else round(_RIM * size)
             if right - left + 2 * rim <= room or size == 1:
