@@ -205,7 +205,7 @@ def test_studies_of_classifiers_take_it(clip, tmp_path, command, options):
     (tmp_path / "config.json").write_text(json.dumps(given))
     words = [*command, str(tmp_path / "config.json"), "--output", str(tmp_path / "run"), *options]
     assert main(words) == 0
-    assert list((tmp_path / "run").rglob("manifest.json"))
+    assert list((tmp_path / "run").rglob("report.html"))
 
 
 @pytest.mark.parametrize("command", [["reengineer", "run"], ["reengineer", "compose"]])
