@@ -119,14 +119,15 @@ COMMANDS = {
 }
 
 
-@pytest.mark.model
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_the_stock_command_runs_our_backend_offline(demo_model, tmp_path, command):
+def test_the_stock_command_runs_our_backend_offline(
+    tiny_checkpoint, tasks_folder, tmp_path, command
+):
     finished = subprocess.run(
         [*command, "--model", "aim_hf", "--device", "cpu"]
-        + ["--model_args", f"pretrained={demo_model},dtype=float32,noise_std=0.5"]
-        + ["--tasks", "aim_demo_capitals", "--limit", "2", "--batch_size", "2"]
-        + ["--include_path", str(ROOT / "eval_configs" / "lm_eval")],
+        + ["--model_args", f"pretrained={tiny_checkpoint},dtype=float32,noise_std=0.5"]
+        + ["--tasks", "tiny_choice", "--limit", "2", "--batch_size", "2"]
+        + ["--include_path", str(tasks_folder)],
         cwd=tmp_path,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
         capture_output=True,
@@ -134,4 +135,4 @@ def test_the_stock_command_runs_our_backend_offline(demo_model, tmp_path, comman
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
-    assert re.search(r"\|aim_demo_capitals\s*\|.*\|acc ", finished.stdout), finished.stdout
+    assert re.search(r"\|tiny_choice\s*\|.*\|acc ", finished.stdout), finished.stdout
