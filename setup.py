@@ -142,7 +142,16 @@ setup(
         "images": IMAGES,
         "transport": TRANSPORT,
         "dev": DEV,
-        "all": [*DEMO, *LM_EVAL, *OPENCOMPASS, *VISION, *COVERAGE, *REENGINEER, *IMAGES, *TRANSPORT],
+        "all": [
+            *DEMO,
+            *LM_EVAL,
+            *OPENCOMPASS,
+            *VISION,
+            *COVERAGE,
+            *REENGINEER,
+            *IMAGES,
+            *TRANSPORT,
+        ],
     },
     entry_points={
         "console_scripts": [

@@ -1,1 +1,1 @@
-"""Transports of activations on diffusion pipelines: learned in one run, a strength for each image."""
+"""Transports of activations on diffusion pipelines, with a strength for each image of a batch."""
