@@ -8,7 +8,7 @@ where each timestep has a map of its own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,7 +36,7 @@ class ImageTransportMetadata(MapsMetadata):
         seed: Seed of the noise that the images started from.
         pooling: How the places of an image became responses: "mean" or "all".
         timesteps: Which denoising steps the maps were learned at: "first", "each" or "pooled".
-        map_timesteps: The timesteps with maps of their own; empty where one map serves all.
+        fitted_timesteps: The denoiser's timesteps at those steps.
         rows: Which rows are transported under guidance: "both" or "conditional".
         pipeline: Class of the pipeline.
         component: Name of the denoiser among its components.
@@ -55,7 +55,7 @@ class ImageTransportMetadata(MapsMetadata):
     PACKAGES: ClassVar[Sequence[str]] = (*MapsMetadata.PACKAGES, "diffusers")
 
     timesteps: str = "first"
-    map_timesteps: Sequence[float] = ()
+    fitted_timesteps: Sequence[float] = ()
     rows: str = "both"
     pipeline: str = ""
     component: str = "unet"
@@ -65,6 +65,12 @@ class ImageTransportMetadata(MapsMetadata):
     width: int | None = None
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[float | None]:
+        """Timesteps of the maps of each site, or None of a single one that serves all."""
+        each = self.timesteps == "each"
+        return [float(one) for one in self.fitted_timesteps] if each else [None]
 
 
 @dataclass(frozen=True)
@@ -99,10 +105,10 @@ class ImageTransport:
                     f"{getattr(self.maps, name)!r}"
                 )
         for site, timed in self.maps.maps.items():
-            if set(timed) != set(_keys(known.map_timesteps)):
+            if set(timed) != set(known.keys):
                 raise ValueError(
                     f"the maps of {site!r} are of the timesteps {list(timed)}, those of the "
-                    f"metadata of {list(known.map_timesteps)}"
+                    f"metadata of {known.keys}"
                 )
             for timestep, one in timed.items():
                 check_map(map_name(site, timestep), one)
@@ -133,11 +139,14 @@ class ImageTransport:
                 format, or holds something else than finite maps of the sites it names.
         """
         tensors, known = artifact.load(folder, ImageTransportMetadata)
-        keys = _keys(known.map_timesteps)
+        names = {site: {key: map_name(site, key) for key in known.keys} for site in known.sites}
         try:
-            names = [map_name(site, key) for site in known.sites for key in keys]
-            named = read_maps(tensors, names, known.clipped)
-            maps = {site: {key: named[map_name(site, key)] for key in keys} for site in known.sites}
+            wanted = [name for timed in names.values() for name in timed.values()]
+            named = read_maps(tensors, wanted, known.clipped)
+            maps = {
+                site: {key: named[name] for key, name in timed.items()}
+                for site, timed in names.items()
+            }
             return cls(ImageMaps(maps, pooling=known.pooling, rows=known.rows), known)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
@@ -187,12 +196,6 @@ def map_name(site: str, timestep: float | None) -> str:
     ('unet.mid_block', 'unet.mid_block@999')
     """
     return site if timestep is None else f"{site}@{repr(float(timestep)).removesuffix('.0')}"
-
-
-def _keys(timesteps: Iterable[float]) -> list[float | None]:
-    """The keys of a site's maps: timesteps, or None of a single map."""
-    keys: list[float | None] = [float(one) for one in timesteps]
-    return keys or [None]
 
 
 def _width(timed: Mapping[Any, AffineMap]) -> int:
