@@ -90,6 +90,17 @@ class Placed:
         return kept.movedim(-1, axis)
 
 
+def transport_output(
+    output: Float[Tensor, "rows ..."],
+    one: AffineMap,
+    strengths: Float[Tensor, " rows"],
+    axis: int,
+    pooling: str,
+) -> Float[Tensor, "rows ..."]:
+    """Moves an output by a map that is used once, see `Placed`."""
+    return Placed(one, strengths, pooling, output.device)(output, axis)
+
+
 def _rounded(operation: Callable[..., Tensor], output: Tensor, *operands: Tensor) -> Tensor:
     """An operation's result in the type of the output, without its operands' copies in between."""
     if output.requires_grad or output.dtype == torch.float32:
