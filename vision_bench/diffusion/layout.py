@@ -39,11 +39,26 @@ def tiles(count: int, images: int) -> int:
         ValueError: If the images do not divide the rows.
     """
     if count % images:
-        raise ValueError(
-            f"strengths: {images} were given, and the denoiser runs {count} rows: give one for "
-            "each image of the pipeline's call, prompts times num_images_per_prompt"
-        )
+        raise ValueError(_mismatch(count, images))
     return count // images
+
+
+def check_tiled(batch: Float[Tensor, "rows ..."], images: int) -> None:
+    """Refuses a batch that is not laid out as so many images, all of them once and again.
+
+    Sides of guidance denoise the same latents: rows an image apart are equal, bit by bit.
+
+    Args:
+        batch: What a denoiser is given.
+        images: Images of it.
+
+    Raises:
+        ValueError: If it holds another number of images.
+    """
+    sides = batch.detach().reshape(tiles(len(batch), images), images, -1)
+    # Broken runs have NaN, which equals nothing.
+    if not all(torch.allclose(sides[0], side, 0.0, 0.0, equal_nan=True) for side in sides[1:]):
+        raise ValueError(_mismatch(len(batch), images))
 
 
 def over_rows(
@@ -85,3 +100,11 @@ def conditional(count: int, images: int) -> Tensor:
             "side: write rows='both'"
         )
     return torch.arange(count) >= images
+
+
+def _mismatch(count: int, images: int) -> str:
+    return (
+        f"strengths: {images} were given, but the denoiser's batch of {count} rows is not that "
+        "many images, side by side for guidance: give one strength for each image of the "
+        "pipeline's call, prompts times num_images_per_prompt"
+    )

@@ -21,11 +21,16 @@ class RunningCall(threading.local):
     """The call that a denoiser runs; each thread has its own.
 
     Attributes:
-        rows: Rows of its batch.
+        batch: What it denoises, a row for each image and side of guidance.
     """
 
-    rows = 0
+    batch: Tensor
     _given: Any = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of its batch."""
+        return len(self.batch)
 
     @property
     def timestep(self) -> float:
@@ -62,7 +67,7 @@ class RunningCall(threading.local):
                     f"pipeline: its denoiser {type(denoiser).__name__} is called without a tensor "
                     f"{names[0]!r} or without a timestep: such a pipeline cannot be transported"
                 )
-            self.rows, self._given = len(first), arguments["timestep"]
+            self.batch, self._given = first, arguments["timestep"]
 
         handle = denoiser.register_forward_pre_hook(note, with_kwargs=True)
         try:
