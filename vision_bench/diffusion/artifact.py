@@ -18,7 +18,7 @@ from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.metadata import MapsMetadata
 from aim_plugins.transport.vectors import check_map, check_widths, map_tensors, read_maps
 from vision_bench.diffusion.pipelines import as_module, denoiser_of
-from vision_bench.diffusion.steering import ImageMaps
+from vision_bench.diffusion.steering import ImageMaps, map_name
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +110,10 @@ class ImageTransport:
                     f"the maps of {site!r} are of the timesteps {list(timed)}, those of the "
                     f"metadata of {known.keys}"
                 )
-            for timestep, one in timed.items():
-                check_map(map_name(site, timestep), one)
             if len({len(one.scale) for one in timed.values()}) > 1:
                 raise ValueError(f"the maps of {site!r} differ in their numbers of neurons")
+        for name, one in self.maps.named.items():
+            check_map(name, one)
 
     @property
     def fingerprint(self) -> str:
@@ -122,11 +122,7 @@ class ImageTransport:
 
     def save(self, folder: str | Path) -> Path:
         """Writes the transport into a folder, replacing one that is there; returns the folder."""
-        named = {
-            map_name(site, timestep): one
-            for site, timed in self.maps.maps.items()
-            for timestep, one in timed.items()
-        }
+        named = self.maps.named
         clipped = [name for name, one in named.items() if one.clip]
         return artifact.save(folder, map_tensors(named), replace(self.metadata, clipped=clipped))
 
@@ -187,15 +183,6 @@ class ImageTransport:
                     "less than at its own size; fit one at this size if they are",
                     *(name, size, known),
                 )
-
-
-def map_name(site: str, timestep: float | None) -> str:
-    """What a map is called in a file and in the findings of a fit.
-
-    >>> map_name("unet.mid_block", None), map_name("unet.mid_block", 999.0)
-    ('unet.mid_block', 'unet.mid_block@999')
-    """
-    return site if timestep is None else f"{site}@{repr(float(timestep)).removesuffix('.0')}"
 
 
 def _width(timed: Mapping[Any, AffineMap]) -> int:

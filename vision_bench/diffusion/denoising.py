@@ -1,7 +1,7 @@
 """Denoising runs of a pipeline over prompts, as far as they are needed, leaving it as it was.
 
-Image i of either side starts from noise that the seed and i alone decide: the same in any batch, and
-the same on both sides, so that a source and a target image differ by their prompts.
+Image i of either side starts from noise that the seed and i alone decide: the same in any batch,
+and the same on both sides, so that a source and a target image differ by their prompts.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Denoising:
         _check_arguments(type(pipe).__name__, self._arguments, list(self._parameters))
 
     def argument(self, name: str) -> Any:
-        """What an argument of the call is: the one given, or the pipeline's own; None if neither."""
+        """An argument of the call: the one given, or the pipeline's own; None if neither is."""
         own = getattr(self._parameters.get(name), "default", None)
         return self._arguments.get(name, None if own is inspect.Parameter.empty else own)
 
@@ -129,7 +129,7 @@ def image_size(
     latents = getattr(denoiser.config, "sample_size", None) if latents is None else latents
     sides = list(latents) if isinstance(latents, tuple | list) else [latents, latents]
     factor = getattr(pipe, "vae_scale_factor", None)
-    own = [None if None in (side, factor) else side * factor for side in sides]
+    own = [side * factor if side and factor else None for side in sides]
     return own[0] if height is None else height, own[1] if width is None else width
 
 

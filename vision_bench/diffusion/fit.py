@@ -6,8 +6,8 @@ next site, and the next step, are fitted on activations that all earlier maps ha
 Prompts that do not fit into one batch run as several in lockstep, which wait for each other in
 every hook.
 
-Source: arXiv 2410.23054, section 3.2 and definition 3.2. Its code fits at the first step alone, each
-site in a run of its own.
+Source: arXiv 2410.23054, section 3.2 and definition 3.2. Its code fits at the first step alone,
+with a run for each site.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from vision_bench.diffusion.pipelines import (
     denoiser_of,
 )
 from vision_bench.diffusion.plan import plan_image_fit
-from vision_bench.diffusion.steering import ImageMaps
+from vision_bench.diffusion.steering import ImageMaps, check_within
 
 
 def fit_transport(
@@ -62,7 +62,7 @@ def fit_transport(
     on_site: Callable[[FittedSite], None] | None = None,
     **call: Any,
 ) -> ImageTransport:
-    """Learns the maps that carry a denoiser's activations of source prompts to those of target ones.
+    """Learns the maps that carry activations of source prompts to those of target prompts.
 
     Fit under the guidance, the steps and the size that the transport is used with. The pipeline
     stays as it is; nothing is decoded.
@@ -83,8 +83,8 @@ def fit_transport(
             code does, and stops there; "each" fits a map for each step; "pooled" one map to the
             responses of all steps. With "pooled", a causal fit transports each step by the map of
             the steps so far.
-        incremental: Which images go through the maps learned so far: those of both sides ("causal"),
-            of the source ("source") or none ("atonce").
+        incremental: Which images go through the maps learned so far: those of both sides
+            ("causal"), of the source ("source") or none ("atonce").
         strength: Strength at which they do.
         rows: Under guidance in one batch, whether the rows of negative prompts are transported too
             ("both") or those of the prompts alone ("conditional"). Responses are those of the
@@ -181,11 +181,7 @@ def _choose(pipe: Any, component: str, modules: str | Sequence[str]) -> list[str
         ValueError: If one is not.
     """
     sites = choose_sites(as_module(pipe), modules)
-    if outside := [site for site in sites if not site.startswith(f"{component}.")]:
-        raise ValueError(
-            f"modules: {', '.join(outside[:3])} ({len(outside)} in all) run once for an image, and "
-            f"maps are learned where each denoising step runs: choose modules of {component!r}"
-        )
+    check_within(component, sites)
     return sites
 
 

@@ -61,6 +61,24 @@ def check_tiled(batch: Float[Tensor, "rows ..."], images: int) -> None:
         raise ValueError(_mismatch(len(batch), images))
 
 
+def check_row_axis(output: Tensor, count: int, site: str) -> None:
+    """Refuses an output whose first axis does not hold the rows of the denoiser's batch.
+
+    Args:
+        output: A module's output.
+        count: Rows of the batch.
+        site: The site's name, for the error.
+
+    Raises:
+        ValueError: If it has another length.
+    """
+    if not output.dim() or len(output) != count:
+        raise ValueError(
+            f"modules: {site!r} has an output of the shape {tuple(output.shape)}, whose first axis "
+            f"is not the {count} rows of the denoiser's batch: leave it out of the pattern"
+        )
+
+
 def over_rows(
     strengths: Float[Tensor, " images"] | Sequence[float], count: int, rows: str = "both"
 ) -> Float[Tensor, " rows"]:

@@ -23,13 +23,13 @@ from aim_plugins.transport.learning import FittedSite, learn_site
 from aim_plugins.transport.lockstep import Lockstep, ThreadSettings
 from aim_plugins.transport.maps import fit_map
 from aim_plugins.transport.responses import Responses, in_order
-from vision_bench.diffusion.artifact import map_name
 from vision_bench.diffusion.denoising import Denoising, EnoughSeenError, PromptBatch
-from vision_bench.diffusion.layout import over_rows, tiles
+from vision_bench.diffusion.layout import check_row_axis, over_rows
 from vision_bench.diffusion.neurons import as_places, neurons_axis
 from vision_bench.diffusion.pipelines import as_module, denoiser_of
+from vision_bench.diffusion.placement import transport_output
 from vision_bench.diffusion.plan import ImageFitPlan
-from vision_bench.diffusion.steering import transport_output
+from vision_bench.diffusion.steering import map_name
 from vision_bench.diffusion.timesteps import RunningCall
 
 
@@ -74,6 +74,7 @@ class ImageFit:
         self._on_site = on_site
         self._call = _FitCall()
         self._order: list[str] = []
+        self._modules: dict[str, nn.Module] = {}
         self._acting: dict[str, tuple[float, AffineMap]] = {}
         self._kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
@@ -87,6 +88,7 @@ class ImageFit:
         settings = ThreadSettings(self._pipe._execution_device)
         with settings.applied():
             self._order = execution_order(self._root, sites, self._probe)
+        self._modules = {one: find_module(self._root, split_site(one)[0]) for one in self._order}
         steps = 1
         if self._plan.timesteps != "first":
             steps = self._denoising.argument("num_inference_steps") or 0
@@ -124,8 +126,7 @@ class ImageFit:
         ]
         lockstep = Lockstep(parts, meeting)
         functions = {site: functools.partial(self._at_site, site, lockstep) for site in self._order}
-        # In this order, so that a call is checked behind its last site.
-        with change_outputs(self._root, functions), self._checking_calls():
+        with self._checking_calls(), change_outputs(self._root, functions):
             lockstep.run()
 
     def _run_batch(self, index: int, settings: ThreadSettings) -> None:
@@ -138,21 +139,29 @@ class ImageFit:
         """Checks that each call of the denoiser reaches all sites in their order."""
 
         def begin(*_: object) -> None:
+            self._check_rows()
             self._call.reached = []
 
         def end(*_: object) -> None:
             self._check_reached()
 
-        handles = [
-            self._denoiser.register_forward_pre_hook(begin),
-            self._denoiser.register_forward_hook(end),
-        ]
-        try:
-            with self._call.watching(self._denoiser):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with contextlib.ExitStack() as attached:
+            attached.enter_context(self._call.watching(self._denoiser))
+            for handle in (
+                self._denoiser.register_forward_pre_hook(begin),
+                self._denoiser.register_forward_hook(end),
+            ):
+                attached.callback(handle.remove)
+            yield
+
+    def _check_rows(self) -> None:
+        rows, images = self._call.rows, len(self._batches[self._call.index].prompts)
+        if rows not in (images, 2 * images):
+            raise ValueError(
+                f"pipeline: its denoiser runs {rows} rows for {images} prompts, where one for each "
+                "prompt is known, or two, those of negative prompts first: switch off what adds "
+                "rows, such as perturbed-attention guidance"
+            )
 
     def _check_reached(self) -> None:
         reached = self._call.reached
@@ -168,11 +177,13 @@ class ImageFit:
     def _at_site(self, site: str, lockstep: Lockstep, output: Tensor) -> Tensor | None:
         self._call.reached.append(site)
         batch, timestep = self._batches[self._call.index], self._call.timestep
-        module = find_module(self._root, split_site(site)[0])
-        axis = neurons_axis(module, output, site)
+        check_row_axis(output, self._call.rows, site)
+        axis = neurons_axis(self._modules[site], output, site)
         fitted, learned = self._acting.get(site, (None, None))
         if fitted != timestep:  # the second call of a step is only transported
-            responses = self._respond(output, axis, site)
+            # Under guidance the prompts' rows are the last.
+            prompts = output[-len(batch.prompts) :]
+            responses = pool_places(prompts, axis, self._plan.pooling)
             step = map_name(site, timestep)
             learned = lockstep.meet(self._call.index, step, (site, timestep, responses))
         if self._plan.timesteps == "first" and site == self._order[-1]:
@@ -183,17 +194,6 @@ class ImageFit:
         strengths = [self._strengths[number] for number in batch.numbers]
         weights = over_rows(strengths, len(output), self._plan.rows)
         return transport_output(output, learned, weights, axis, self._plan.pooling)
-
-    def _respond(self, output: Tensor, axis: int, site: str) -> Responses:
-        """Responses of the prompts, whose rows are the last of a batch under guidance."""
-        images = len(self._batches[self._call.index].prompts)
-        repeats = tiles(len(output), images)
-        if repeats > 2:
-            raise ValueError(
-                f"modules: {site!r} has {repeats} rows for each image, and which are those of the "
-                "prompts is not known: give a pipeline with rows for negative and positive prompts"
-            )
-        return pool_places(as_places(output[-images:], axis), self._plan.pooling)
 
     def _learn(self, site: str, timestep: float, parts: list[Responses]) -> AffineMap | None:
         """Fits the map that acts at a site and timestep; None if none acts before the end."""
@@ -260,15 +260,18 @@ class _FitCall(RunningCall):
     reached: Sequence[str] = ()
 
 
-def pool_places(places: Float[Tensor, "images places neurons"], pooling: str) -> Responses:
-    """Pools an output over its places, at least in float32.
+def pool_places(output: Float[Tensor, "images ..."], axis: int, pooling: str) -> Responses:
+    """Pools a module's output over its places, at least in float32.
 
     Args:
-        places: A module's output by images, places and neurons.
+        output: The output, a row for each image.
+        axis: Axis of its neurons.
         pooling: "mean" over the places, or "all": each place is a response.
     """
-    exact = places.to(torch.promote_types(places.dtype, torch.float32))
-    counts = torch.ones(len(places), dtype=torch.long)
-    if pooling == "mean":
-        return Responses(exact.mean(dim=1), counts)
-    return Responses(exact.flatten(0, 1), counts * places.shape[1])
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    counts = torch.ones(len(output), dtype=torch.long)
+    places = [one for one in range(1, output.dim()) if one != axis % output.dim()]
+    if pooling == "mean" and places:
+        return Responses(output.mean(places, dtype=dtype), counts)
+    every = as_places(output, axis).to(dtype)
+    return Responses(every.flatten(0, 1), counts * every.shape[1])

@@ -10,6 +10,7 @@ from aim_plugins.transport.incremental import check_incremental
 from aim_plugins.transport.maps import METHODS, Method, check_support, find_method
 from aim_plugins.transport.plan import check_counts, check_learning_strength, check_sides
 from vision_bench.diffusion.layout import check_rows
+from vision_bench.diffusion.placement import check_pooling
 
 TIMESTEPS: Mapping[str, str] = {
     "first": "the first denoising step",
@@ -17,9 +18,6 @@ TIMESTEPS: Mapping[str, str] = {
     "pooled": "all denoising steps together",
 }
 """At which denoising steps maps are learned."""
-
-POOLINGS = ("mean", "all")
-"""How the places of an image, pixels or tokens, become responses."""
 
 _OF_SENTENCES = {
     "caa": "on images its map is that of method='mean'",
@@ -91,8 +89,11 @@ def plan_image_fit(
             f"{_OF_SENTENCES[method]}; choose one of {', '.join(images)}"
         )
     chosen = find_method(method)
-    _check_word("pooling", pooling, POOLINGS)
-    _check_word("timesteps", timesteps, TIMESTEPS)
+    check_pooling(pooling)
+    if timesteps not in TIMESTEPS:
+        raise ValueError(
+            f"timesteps={timesteps!r} is unknown; {did_you_mean(timesteps, TIMESTEPS)}"
+        )
     check_incremental(incremental)
     check_rows(rows)
     support = chosen.support if support is None else support
@@ -102,13 +103,3 @@ def plan_image_fit(
     sizes = {"num_inference_steps": num_inference_steps, "height": height, "width": width}
     check_counts(batch_size=batch_size, **sizes)
     return ImageFitPlan(chosen, pooling, support, timesteps, incremental, float(strength), rows)
-
-
-def _check_word(name: str, word: str, known: Sequence[str] | Mapping[str, str]) -> None:
-    """Refuses a word that is none of some.
-
-    Raises:
-        ValueError: Naming those that there are.
-    """
-    if word not in known:
-        raise ValueError(f"{name}={word!r} is unknown; {did_you_mean(word, known)}")

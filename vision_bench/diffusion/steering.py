@@ -15,7 +15,7 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.modulation.activations import AffineMap, fingerprint_of, read_strengths
 from aim_plugins.modulation.hooks import OutputFunction, change_outputs, find_module
 from aim_plugins.modulation.sites import split_site
-from vision_bench.diffusion.layout import check_rows, check_tiled, over_rows
+from vision_bench.diffusion.layout import check_row_axis, check_rows, check_tiled, over_rows
 from vision_bench.diffusion.neurons import neurons_axis
 from vision_bench.diffusion.pipelines import as_module, check_steerable, denoiser_of
 from vision_bench.diffusion.placement import Placed, check_pooling
@@ -60,12 +60,16 @@ class ImageMaps:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over sites, timesteps, values, pooling and rows, as 64 hexadecimal digits."""
-        named = {
-            site if timestep is None else f"{site}@{timestep!r}": one
+        return fingerprint_of(self.named, f"{self.pooling}|{self.rows}")
+
+    @property
+    def named(self) -> dict[str, AffineMap]:
+        """The maps by their names, see `map_name`."""
+        return {
+            map_name(site, timestep): one
             for site, timed in self.maps.items()
             for timestep, one in timed.items()
         }
-        return fingerprint_of(named, f"{self.pooling}|{self.rows}")
 
     def at(self, site: str, timestep: float) -> AffineMap:
         """The map of a site that serves a timestep: that of the nearest one."""
@@ -96,7 +100,7 @@ class ImageMaps:
             raise ValueError("strengths is empty: give one for each image of the pipeline's call")
         check_steerable(pipe)
         component, denoiser = denoiser_of(pipe)
-        _check_within(component, list(self.maps))
+        check_within(component, list(self.maps))
         if not bool((images != 0).any()):
             yield
             return
@@ -105,6 +109,29 @@ class ImageMaps:
         functions = {site: steered.function(root, site) for site in self.maps}
         with steered.watching(denoiser), change_outputs(root, functions):
             yield
+
+
+def map_name(site: str, timestep: float | None) -> str:
+    """What a map is called in files and findings.
+
+    >>> map_name("unet.mid_block", None), map_name("unet.mid_block", 999.0)
+    ('unet.mid_block', 'unet.mid_block@999')
+    """
+    return site if timestep is None else f"{site}@{repr(float(timestep)).removesuffix('.0')}"
+
+
+def check_within(component: str, sites: Sequence[str]) -> None:
+    """Refuses sites outside of the denoiser.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    outside = [site for site in sites if split_site(site)[0].split(".")[0] != component]
+    if outside:
+        raise ValueError(
+            f"modules: {first_few(outside)} lie outside of {component!r}, the network that runs at "
+            f"every step: choose modules '{component}.…'"
+        )
 
 
 class _Steered:
@@ -141,12 +168,7 @@ class _Steered:
 
         def move(output: Tensor) -> Tensor:
             rows = self._call.rows
-            if len(output) != rows:
-                raise ValueError(
-                    f"modules: {site!r} has an output of the shape {tuple(output.shape)}, whose "
-                    f"first axis is not the {rows} rows of the denoiser's batch: leave it out of "
-                    "the pattern"
-                )
+            check_row_axis(output, rows, site)
             self._missed.discard(site)
             axis = neurons_axis(module, output, site)
             # A map for all steps needs no timestep, which would wait for an accelerator.
@@ -182,12 +204,3 @@ def _key(timed: TimedMaps, timestep: float) -> float | None:
     if None in timed:
         return None
     return nearest_timestep([one for one in timed if one is not None], timestep)
-
-
-def _check_within(component: str, sites: Sequence[str]) -> None:
-    outside = [site for site in sites if split_site(site)[0].split(".")[0] != component]
-    if outside:
-        raise ValueError(
-            f"modules: {first_few(outside)} lie outside of {component!r}, the network that runs at "
-            f"every step: choose modules '{component}.…'"
-        )

@@ -45,9 +45,9 @@ SITES = [
 """Sites of the UNet in the order in which they run."""
 
 STREAMS = [
-    f"transformer.{block}:{item}"
+    f"transformer.{block}{item}"
     for block in ("transformer_blocks.0", "single_transformer_blocks.0")
-    for item in (0, 1)
+    for item in ("", ":1")
 ]
 """Streams of text and image of FLUX."""
 
@@ -69,7 +69,7 @@ TWO_CALLS = Layout(
     STREAMS, rows=1, calls=2, call={"true_cfg_scale": 3.0, "negative_prompt": "boot"}
 )
 SD3 = Layout(
-    ["transformer.transformer_blocks.0:0", "transformer.transformer_blocks.0:1"]
+    ["transformer.transformer_blocks.0", "transformer.transformer_blocks.0:1"]
     + ["transformer.transformer_blocks.1.attn.norm_q", "transformer.transformer_blocks.1:1"]
 )
 PIXART = Layout(
@@ -474,18 +474,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_other_maps(sd):
 
 def test_noise_belongs_to_the_number_of_an_image_and_is_shared_by_both_sides(sd):
     """The denoiser's first input in batches of any size."""
-    seen = {}
-    for batch_size in (16, 3, 1):
-        inputs = []
-        handle = sd.unet.register_forward_pre_hook(
-            lambda _, args: inputs.append(args[0].chunk(2)[1])
-        )
+
+    def inputs(batch_size):
+        seen = []
+        handle = sd.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0].chunk(2)[1]))
         with handle:
             fit(sd, batch_size=batch_size)
-        seen[batch_size] = torch.cat(inputs[1:])
-        assert torch.equal(inputs[0], seen[batch_size][:1]), "the probe's"
-    assert torch.equal(seen[16], seen[3]) and torch.equal(seen[16], seen[1])
-    source, target = seen[16][: len(SOURCE)], seen[16][len(SOURCE) :]
+        return torch.cat(seen[1:])  # behind the probe's
+
+    whole = inputs(16)
+    assert torch.equal(whole, inputs(3)) and torch.equal(whole, inputs(1))
+    source, target = whole[: len(SOURCE)], whole[len(SOURCE) :]
     assert torch.equal(source[: len(TARGET)], target)
     assert len(source.flatten(1).unique(dim=0)) == len(SOURCE)
 
@@ -564,7 +563,7 @@ def test_what_is_left_to_the_pipeline_is_noted(request, name, steps, guidance):
         ({"method": "linera"}, "method='linera' is unknown; did you mean 'linear'"),
         ({"method": "caa"}, "method='caa' takes the last token of a sentence.*method='mean'"),
         ({"method": "actadd"}, "method='actadd' takes the last token.*one prompt a side"),
-        ({"pooling": "max"}, "pooling='max' is unknown; choose one of 'mean', 'all'"),
+        ({"pooling": "max"}, "pooling='max' is unknown: write 'mean' or 'all'"),
         ({"timesteps": "frist"}, "timesteps='frist' is unknown; did you mean 'first'"),
         ({"support": "q90_10"}, "support='q90_10'"),
         ({"method": "aura", "support": "clip"}, "leave its support at 'none'"),
@@ -576,8 +575,11 @@ def test_what_is_left_to_the_pipeline_is_noted(request, name, steps, guidance):
         ({"source": SOURCE[:1]}, r"source has 1 prompt\(s\), and method='linear' needs at least 2"),
         ({"target": []}, r"target has 0 prompt\(s\).*give more prompts"),
         ({"modules": r"unet\..*nrom.*"}, "modules='unet.*' matches none .*nearest: .*norm"),
-        ({"modules": r".*norm.*"}, "text_encoder.* run once for an image.*modules of 'unet'"),
-        ({"modules": r"vae\.decoder\..*"}, "vae.decoder.*run once for an image"),
+        ({"modules": r".*norm.*"}, "text_encoder.* lie outside of 'unet'"),
+        (
+            {"modules": r"vae\.decoder\..*"},
+            "vae.decoder.* lie outside of 'unet', the network that runs at every step",
+        ),
         ({"latents": 3}, "latents=3 is given by the fit itself"),
         ({"num_images_per_prompt": 2}, "one image a prompt: leave it out"),
         ({"guidence_rescale": 0.5}, "takes no guidence_rescale=0.5; did you mean 'guidance_resc"),
