@@ -110,6 +110,17 @@ class AffineMap:
         """T(x) - x within the support: what is added to activations at strength 1."""
         return displace(activations, self.scale - 1, self.shift, self.support, clip=self.clip)
 
+    def displacement_on(self, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+        """The displacement with the map's vectors on a device, to be used again and again."""
+        placed = self.to(device)
+        return functools.partial(
+            displace,
+            slope=placed.scale - 1,
+            shift=placed.shift,
+            support=placed.support,
+            clip=placed.clip,
+        )
+
     def __call__(
         self, activations: Float[Tensor, "... neurons"], strength: float = 1.0
     ) -> Float[Tensor, "... neurons"]:
@@ -214,31 +225,17 @@ class ActivationMaps:
     ) -> Callable[[Tensor], Tensor]:
         def transport(activations: Tensor) -> Tensor:
             one.check_width(site, activations.shape[-1])
-            displacement = self._displacement(site, one, activations.device)
+            key = (site, activations.device)
+            if key not in self._placed:
+                self._placed[key] = one.displacement_on(activations.device)
             # Maps are float32; a half-precision model's activations are rounded once, at the end.
             exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
             weight = weights.of(activations)
-            moved = torch.addcmul(exact, weight, displacement(exact)).to(activations.dtype)
+            moved = torch.addcmul(exact, weight, self._placed[key](exact)).to(activations.dtype)
             # An infinite displacement times 0 is no 0.
             return torch.where(weight == 0, activations, moved) if weights.partial else moved
 
         return transport
-
-    def _displacement(
-        self, site: str, one: AffineMap, device: torch.device
-    ) -> Callable[[Tensor], Tensor]:
-        """The map's displacement with its vectors on the device, prepared once."""
-        key = (site, device)
-        if key not in self._placed:
-            placed = one.to(device)
-            self._placed[key] = functools.partial(
-                displace,
-                slope=placed.scale - 1,
-                shift=placed.shift,
-                support=placed.support,
-                clip=placed.clip,
-            )
-        return self._placed[key]
 
 
 class _Weights:

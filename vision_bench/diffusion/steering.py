@@ -165,12 +165,15 @@ class _Steered:
         """What moves the outputs at a site."""
         timed = self._maps.maps[site]
         module = find_module(root, split_site(site)[0])
+        axes: dict[int, int] = {}
 
         def move(output: Tensor) -> Tensor:
             rows = self._call.rows
             check_row_axis(output, rows, site)
             self._missed.discard(site)
-            axis = neurons_axis(module, output, site)
+            if output.dim() not in axes:
+                axes[output.dim()] = neurons_axis(module, output, site)
+            axis = axes[output.dim()]
             # A map for all steps needs no timestep, which would wait for an accelerator.
             key = None if None in timed else _key(timed, self._call.timestep)
             timed[key].check_width(site, output.shape[axis])
