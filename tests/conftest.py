@@ -33,6 +33,7 @@ install_import_hook(
         "aim_plugins.engines.generation",
         "vision_bench.attacks",
         "vision_bench.attribution",
+        "vision_bench.diffusion",
         "vision_bench.reengineering",
         *(
             f"vision_bench.reengineering.{module}"
@@ -40,7 +41,10 @@ install_import_hook(
         ),
         *(
             f"aim_plugins.transport.{module}"
-            for module in ("responses", "fit", "sentences", "forward", "plan", "lockstep")
+            for module in (
+                *("responses", "fit", "sentences", "forward", "plan", "lockstep"),
+                *("learning", "vectors", "weights"),
+            )
         ),
     ],
     "beartype.beartype",

@@ -33,6 +33,10 @@ from vision_bench.diffusion.steering import map_name
 from vision_bench.diffusion.timesteps import RunningCall
 
 
+_Brought = tuple[str, float, Responses]
+"""What a batch brings to a meeting: the site, the timestep and its responses."""
+
+
 class ImageFit:
     """The maps fitted so far, and what the hooks of all batches share.
 
@@ -75,7 +79,7 @@ class ImageFit:
         self._call = _FitCall()
         self._order: list[str] = []
         self._modules: dict[str, nn.Module] = {}
-        self._acting: dict[str, tuple[float, AffineMap]] = {}
+        self._acting: dict[str, tuple[float, AffineMap | None]] = {}
         self._kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def run(self, sites: Sequence[str], *, progress: bool) -> None:
@@ -114,9 +118,9 @@ class ImageFit:
             handle.remove()
 
     def _run_batches(self, settings: ThreadSettings, bar: tqdm[Any]) -> None:
-        def meeting(name: str, brought: list[tuple[str, float, Responses]]) -> list[AffineMap]:
+        def meeting(name: str, brought: list[_Brought]) -> list[AffineMap | None]:
             site, timestep, _ = brought[0]
-            learned = self._learn(site, timestep, [one for _, _, one in brought])
+            learned = self._learn(site, timestep, [responses for *_, responses in brought])
             bar.update()
             return [learned] * len(brought)
 
