@@ -32,7 +32,6 @@ from vision_bench.diffusion.plan import ImageFitPlan
 from vision_bench.diffusion.steering import map_name
 from vision_bench.diffusion.timesteps import RunningCall
 
-
 _Brought = tuple[str, float, Responses]
 """What a batch brings to a meeting: the site, the timestep and its responses."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DENOISERS = ("unet", "transformer")
 """Names that pipelines give to the network that runs at every step."""
 
-_SKIPPING = re.compile("cache|broadcast|skip")
+_SKIPPING = re.compile("cache|fbc|broadcast|skip")
 """Words in the names of diffusers' hooks that leave out blocks at some steps."""
 
 
