@@ -97,16 +97,16 @@ def check_steerable(pipe: DiffusionPipeline) -> None:
     component, denoiser = denoiser_of(pipe)
     for name, module in denoiser.named_modules():
         path = f"{component}.{name}" if name else component
-        if undo := _compiled(path, module):
+        if undo := _undoing(component, name, module):
             raise ValueError(
                 f"pipeline: {path!r} is compiled, and a compiled graph ignores what is attached to "
-                f"its modules later: run {undo} first"
+                f"its modules later: run `{undo}` first"
             )
         hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
         if skipping := [hook for hook in hooks if _SKIPPING.search(hook)]:
             raise ValueError(
                 f"pipeline: {path!r} has the cache {skipping[0]!r}, which leaves out modules at "
-                f"some steps: run pipe.{component}.disable_cache() first"
+                f"some steps: run `pipe.{component}.disable_cache()` first"
             )
 
 
@@ -148,12 +148,15 @@ def _modules(pipe: DiffusionPipeline) -> Iterator[tuple[str, nn.Module]]:
     return ((name, one) for name, one in components.items() if isinstance(one, nn.Module))
 
 
-def _compiled(path: str, module: Any) -> str:
+def _undoing(component: str, name: str, module: Any) -> str:
     """What undoes the compilation of a module itself; empty if it is not compiled."""
+    denoiser = f"pipe.{component}"
+    place = f"{denoiser}.get_submodule({name!r})" if name else denoiser
     if hasattr(module, "_orig_mod"):
-        return f"pipe.{path} = pipe.{path}._orig_mod"
+        plain = f"{place}._orig_mod"
+        return f"{denoiser}.set_submodule({name!r}, {plain})" if name else f"{denoiser} = {plain}"
     if getattr(module, "_compiled_call_impl", None) is not None:
-        return f"pipe.{path}._compiled_call_impl = None"
+        return f"for module in {denoiser}.modules(): module._compiled_call_impl = None"
     if hasattr(module.forward, "_torchdynamo_orig_callable"):
-        return f"del pipe.{path}.forward"
+        return f"del {place}.forward"
     return ""

@@ -27,6 +27,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.resnet import ResnetBlock2D
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -35,6 +36,11 @@ from transformers import (
     T5Config,
     T5EncoderModel,
 )
+
+from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.modulation.hooks import change_outputs, choose_sites
+from aim_plugins.modulation.sites import split_site
+from vision_bench.diffusion.pipelines import as_module, default_modules
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "a", "red", "blue", "striped", "coat", "boot", "with"]
 WIDTH = 32
@@ -231,6 +237,39 @@ def draw(pipe: DiffusionPipeline, prompts: Sequence[str], **more: Any) -> torch.
         **more,
     }
     return pipe(list(prompts), **arguments).images
+
+
+def random_maps(
+    pipe: DiffusionPipeline, patterns: Sequence[str] | None = None, seed: int = 0
+) -> dict[str, AffineMap]:
+    """A random map for each site that runs, of the width that the test finds for it."""
+    root = as_module(pipe)
+    widths: dict[str, int] = {}
+
+    def note(site: str) -> Any:
+        module = root.get_submodule(split_site(site)[0])
+
+        def keep(output: torch.Tensor) -> None:
+            widths[site] = output.shape[1 if lies_first(module) else -1]
+
+        return keep
+
+    sites = choose_sites(root, patterns or default_modules(pipe))
+    with change_outputs(root, {site: note(site) for site in sites}):
+        draw(pipe, ["a coat"])
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        site: AffineMap.everywhere(
+            1 + 0.2 * torch.randn(width, generator=generator),
+            0.2 * torch.randn(width, generator=generator),
+        )
+        for site, width in widths.items()
+    }
+
+
+def lies_first(module: torch.nn.Module) -> bool:
+    """Whether neurons are on axis 1, of the modules that the tests transport."""
+    return isinstance(module, torch.nn.GroupNorm | torch.nn.Conv2d | ResnetBlock2D)
 
 
 def _made(make: Any) -> DiffusionPipeline:
