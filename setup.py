@@ -143,8 +143,19 @@ setup(
         "transport": TRANSPORT,
         "dev": DEV,
         "all": [
+<<<<<<< HEAD
             *(*DEMO, *LM_EVAL, *OPENCOMPASS, *TRANSPORT),
             *(*VISION, *COVERAGE, *REENGINEER, *IMAGES),
+=======
+            *DEMO,
+            *LM_EVAL,
+            *OPENCOMPASS,
+            *VISION,
+            *COVERAGE,
+            *REENGINEER,
+            *IMAGES,
+            *TRANSPORT,
+>>>>>>> imgfit
         ],
     },
     entry_points={

@@ -35,6 +35,7 @@ install_import_hook(
         "aim_plugins.engines.generation",
         "vision_bench.attacks",
         "vision_bench.attribution",
+        "vision_bench.diffusion",
         "vision_bench.reengineering",
         *(
             f"vision_bench.reengineering.{module}"
@@ -42,7 +43,10 @@ install_import_hook(
         ),
         *(
             f"aim_plugins.transport.{module}"
-            for module in ("responses", "fit", "sentences", "forward", "plan", "lockstep")
+            for module in (
+                *("responses", "fit", "sentences", "forward", "plan", "lockstep"),
+                *("learning", "vectors", "weights"),
+            )
         ),
     ],
     "beartype.beartype",

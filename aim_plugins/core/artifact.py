@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = ("aim-plugins", "torch", "transformers")
-
 Metadata = TypeVar("Metadata", bound="ArtifactMetadata")
 
 
@@ -44,7 +42,9 @@ class ArtifactMetadata:
         KIND: What it is, in a word that also names its files and the arguments that take it.
         SCHEMA_VERSION: Version of its format, raised with every change of it.
         FORCIBLE: Whether it may be used with another model on request.
+        IN_HARNESSES: Whether harnesses take it as an argument of its name.
         MADE_BY: What makes it, for errors.
+        PACKAGES: Packages that compute it, whose versions are noted.
         method: Name of the method.
         sites: Places in the model that the tensors belong to, in the order of execution.
         base_model: Name or folder of the model.
@@ -57,7 +57,9 @@ class ArtifactMetadata:
     KIND: ClassVar[str]
     SCHEMA_VERSION: ClassVar[int] = 1
     FORCIBLE: ClassVar[bool] = True
+    IN_HARNESSES: ClassVar[bool] = True
     MADE_BY: ClassVar[str]
+    PACKAGES: ClassVar[Sequence[str]] = ("aim-plugins", "torch", "transformers")
 
     method: str
     sites: Sequence[str]
@@ -69,14 +71,27 @@ class ArtifactMetadata:
 
     @classmethod
     def of_model(
-        cls: type[Metadata], model: Any, *, sites: Iterable[str], **fields: Any
+        cls: type[Metadata],
+        model: Any,
+        *,
+        sites: Iterable[str],
+        base_model: str | None = None,
+        **fields: Any,
     ) -> Metadata:
-        """Describes what was learned on a loaded model, of which name and weights are noted."""
+        """Describes what was learned on a loaded model, of which name and weights are noted.
+
+        Args:
+            model: The model.
+            sites: Places that the tensors belong to.
+            base_model: Name or folder of the model; its own if None.
+            **fields: Further attributes.
+        """
+        known = getattr(model, "name_or_path", "") if base_model is None else base_model
         return cls(
             sites=list(sites),
-            base_model=str(getattr(model, "name_or_path", "") or ""),
+            base_model=str(known or ""),
             model_signature=model_signature(model),
-            versions=_versions(),
+            versions=_versions(cls.PACKAGES),
             **fields,
         )
 
@@ -115,10 +130,15 @@ class ArtifactMetadata:
         if difference.refused and not force:
             mend = "load that model"
             if self.FORCIBLE:
+<<<<<<< HEAD
                 mend += (
                     f", or give force=True (force_{self.KIND}=True in a harness or a config, "
                     f"--force-{self.KIND} or --force in a command) to go on"
                 )
+=======
+                harness = f"force_{self.KIND}=True in a harness, " if self.IN_HARNESSES else ""
+                mend += f", or give force=True ({harness}--force in a command) to go on"
+>>>>>>> imgfit
             raise ValueError(f"{text}; {mend}")
         logger.warning(text)
 
@@ -294,9 +314,9 @@ def _fits(value: object, hint: Any) -> bool:
     return isinstance(value, int | float if hint is float else hint)
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Iterable[str]) -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

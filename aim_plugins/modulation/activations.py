@@ -88,11 +88,38 @@ class AffineMap:
         """Both ends of the support; None where no neuron has one."""
         return (self.support_min, self.support_max) if self.is_bounded else None
 
+    def check_width(self, site: str, neurons: int) -> None:
+        """Refuses a site of another width.
+
+        Args:
+            site: The site's name, for the error.
+            neurons: Its number of neurons.
+
+        Raises:
+            ValueError: If the map has another number of them.
+        """
+        if neurons != len(self.scale):
+            raise ValueError(
+                f"module {site!r} has {neurons} neurons, its map {len(self.scale)}: the transport "
+                "was learned on another model"
+            )
+
     def displacement(
         self, activations: Float[Tensor, "... neurons"]
     ) -> Float[Tensor, "... neurons"]:
         """T(x) - x within the support: what is added to activations at strength 1."""
         return displace(activations, self.scale - 1, self.shift, self.support, clip=self.clip)
+
+    def displacement_on(self, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+        """The displacement with the map's vectors on a device, to be used again and again."""
+        placed = self.to(device)
+        return functools.partial(
+            displace,
+            slope=placed.scale - 1,
+            shift=placed.shift,
+            support=placed.support,
+            clip=placed.clip,
+        )
 
     def __call__(
         self, activations: Float[Tensor, "... neurons"], strength: float = 1.0
@@ -109,6 +136,30 @@ class AffineMap:
             self.support_max.to(device, dtype),
             self.clip,
         )
+
+
+def fingerprint_of(maps: Mapping[str, AffineMap], setting: str) -> str:
+    """SHA-256 over named maps and how they are applied, as 64 hexadecimal digits."""
+    digest = hashlib.sha256(setting.encode())
+    for name, one in maps.items():
+        digest.update(f"|{name}|{one.clip}|{len(one.scale)}|".encode())
+        for vector in (one.scale, one.shift, one.support_min, one.support_max):
+            digest.update(vector.detach().cpu().float().numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def read_strengths(
+    strengths: Float[Tensor, " rows"] | Sequence[float] | float,
+) -> Float[Tensor, " rows"]:
+    """Strengths as a vector on the CPU.
+
+    Raises:
+        ValueError: If one is no finite number.
+    """
+    rows = torch.as_tensor(strengths, dtype=torch.float32).reshape(-1).cpu()
+    if not bool(rows.isfinite().all()):
+        raise ValueError(f"strengths={strengths!r} must be finite numbers")
+    return rows
 
 
 class ActivationMaps:
@@ -134,12 +185,7 @@ class ActivationMaps:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over sites, values and positions, as 64 hexadecimal digits."""
-        digest = hashlib.sha256(self.positions.encode())
-        for site, one in self.maps.items():
-            digest.update(f"|{site}|{one.clip}|{len(one.scale)}|".encode())
-            for vector in (one.scale, one.shift, one.support_min, one.support_max):
-                digest.update(vector.detach().cpu().float().numpy().astype("<f4").tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(self.maps, self.positions)
 
     @contextlib.contextmanager
     def applied(
@@ -164,9 +210,7 @@ class ActivationMaps:
             ValueError: If the model lacks a module, or a module has another width; the latter is
                 raised in the forward pass.
         """
-        rows = torch.as_tensor(strengths, dtype=torch.float32).reshape(-1).cpu()
-        if not bool(rows.isfinite().all()):
-            raise ValueError(f"strengths={strengths!r} must be finite numbers")
+        rows = read_strengths(strengths)
         if not bool((rows != 0).any()):
             yield
             return
@@ -180,36 +224,18 @@ class ActivationMaps:
         self, site: str, one: AffineMap, weights: _Weights
     ) -> Callable[[Tensor], Tensor]:
         def transport(activations: Tensor) -> Tensor:
-            if activations.shape[-1] != len(one.scale):
-                raise ValueError(
-                    f"module {site!r} has {activations.shape[-1]} neurons, its map "
-                    f"{len(one.scale)}: the transport was learned on another model"
-                )
-            displacement = self._displacement(site, one, activations.device)
+            one.check_width(site, activations.shape[-1])
+            key = (site, activations.device)
+            if key not in self._placed:
+                self._placed[key] = one.displacement_on(activations.device)
             # Maps are float32; a half-precision model's activations are rounded once, at the end.
             exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
             weight = weights.of(activations)
-            moved = torch.addcmul(exact, weight, displacement(exact)).to(activations.dtype)
+            moved = torch.addcmul(exact, weight, self._placed[key](exact)).to(activations.dtype)
             # An infinite displacement times 0 is no 0.
             return torch.where(weight == 0, activations, moved) if weights.partial else moved
 
         return transport
-
-    def _displacement(
-        self, site: str, one: AffineMap, device: torch.device
-    ) -> Callable[[Tensor], Tensor]:
-        """The map's displacement with its vectors on the device, prepared once."""
-        key = (site, device)
-        if key not in self._placed:
-            placed = one.to(device)
-            self._placed[key] = functools.partial(
-                displace,
-                slope=placed.scale - 1,
-                shift=placed.shift,
-                support=placed.support,
-                clip=placed.clip,
-            )
-        return self._placed[key]
 
 
 class _Weights:

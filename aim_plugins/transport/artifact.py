@@ -8,28 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from aim_plugins.core import artifact
-from aim_plugins.core.artifact import ArtifactMetadata
 from aim_plugins.core.identity import fingerprint
-from aim_plugins.core.strengths import format_strength
-from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.modulation.hooks import find_module, split_site
+from aim_plugins.modulation.activations import ActivationMaps
+from aim_plugins.transport.metadata import MapsMetadata
+from aim_plugins.transport.vectors import check_map, check_widths, map_tensors, read_maps
 
 logger = logging.getLogger(__name__)
 
-_VECTORS = ("scale", "shift", "support_min", "support_max")
-
 
 @dataclass(frozen=True)
-class TransportMetadata(ArtifactMetadata):
+class TransportMetadata(MapsMetadata):
     """What a transport was learned on, and how.
 
     Attributes:
@@ -37,41 +30,18 @@ class TransportMetadata(ArtifactMetadata):
         sites: Module outputs with a map, in the order in which a forward pass reaches them.
         data_sha256: SHA-256 of the sentences of both sides.
         tokenizer_sha256: SHA-256 of the tokenizer's vocabulary and rules.
-        pooling: How the activations of a sentence were pooled over its tokens.
         positions: Which tokens are transported: "all" or "last".
-        incremental: Which sentences the earlier maps transported while a map was fitted: those of
-            both sides ("causal"), of the source ("source") or none ("atonce").
-        strength: Strength at which they did that.
-        support: Where the maps act: "none", "minmax", "qLO_HI" or "clip".
-        clipped: Sites whose map clips; noted when the maps are saved.
-        n_source: Source sentences.
-        n_target: Target sentences.
-        constant_neurons: For each site, neurons whose activations never changed, where any.
-        moved: How far the maps move source responses, in units of their spread; the mean over
-            sites, see `holdout`.
-        held: The share of it that holds on sentences held out from the fit.
         max_length: Longest sentence in tokens; None leaves them whole.
-        batch_size: Sentences in a forward pass.
     """
 
     KIND: ClassVar[str] = "transport"
     SCHEMA_VERSION: ClassVar[int] = 2
     MADE_BY: ClassVar[str] = "`aim-plugins transport fit`"
+    OUTPUTS: ClassVar[str] = "texts"
 
     tokenizer_sha256: str = ""
-    pooling: str = "mean"
     positions: str = "all"
-    incremental: str = "atonce"
-    strength: float = 1.0
-    support: str = "none"
-    clipped: Sequence[str] = field(default=(), compare=False)
-    n_source: int = 0
-    n_target: int = 0
-    constant_neurons: Mapping[str, int] = field(default_factory=dict)
-    moved: float | None = None
-    held: float | None = None
     max_length: int | None = None
-    batch_size: int | None = None
 
     @classmethod
     def describe(cls, model: Any, tokenizer: Any, **fields: Any) -> TransportMetadata:
@@ -84,28 +54,6 @@ class TransportMetadata(ArtifactMetadata):
         """
         rules = "" if tokenizer is None else tokenizer_sha256(tokenizer)
         return cls.of_model(model, tokenizer_sha256=rules, **fields)
-
-    @property
-    def learned_strengths(self) -> tuple[float, float]:
-        """Lowest and highest strength that the maps were learned for.
-
-        Between 0 and 1 a map interpolates. Where later maps were learned on activations that
-        earlier ones transported more strongly, or backwards, that strength was learned for as well.
-        """
-        reached = 0.0 if self.incremental == "atonce" else self.strength
-        return min(0.0, reached), max(1.0, reached)
-
-    def warning_of(self, strengths: Iterable[float]) -> str:
-        """What to warn of, given strengths to run at; empty where all were learned for."""
-        low, high = self.learned_strengths
-        outside = [one for one in dict.fromkeys(strengths) if not low <= one <= high]
-        if not outside:
-            return ""
-        return (
-            f"strength={', '.join(map(format_strength, outside))} lies outside {low:g} to {high:g},"
-            " the strengths that the transport was learned for: its maps are extrapolated, and "
-            "texts may break down"
-        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +86,7 @@ class LearnedTransport:
         if not self.maps.maps:
             raise ValueError("the transport has no sites: choose modules to transport")
         for site, one in self.maps.maps.items():
-            _check_vectors(site, {name: getattr(one, name) for name in _VECTORS})
+            check_map(site, one)
 
     @property
     def fingerprint(self) -> str:
@@ -147,12 +95,8 @@ class LearnedTransport:
 
     def save(self, folder: str | Path) -> Path:
         """Writes the transport into a folder, replacing one that is there; returns the folder."""
-        tensors = {
-            f"{site}.{name}": getattr(one, name).float()
-            for site, one in self.maps.maps.items()
-            for name in _VECTORS
-        }
         clipped = [site for site, one in self.maps.maps.items() if one.clip]
+        tensors = map_tensors(self.maps.maps)
         return artifact.save(folder, tensors, replace(self.metadata, clipped=clipped))
 
     @classmethod
@@ -164,18 +108,8 @@ class LearnedTransport:
                 format, or holds something else than finite maps of the sites it names.
         """
         tensors, metadata = artifact.load(folder, TransportMetadata)
-        expected = {f"{site}.{name}" for site in metadata.sites for name in _VECTORS}
-        if differing := sorted(expected ^ tensors.keys()):
-            raise ValueError(
-                f"{folder}: its files name different sites (first: {differing[0]!r}): they belong "
-                "to different transports"
-            )
-        maps = {}
         try:
-            for site in metadata.sites:
-                vectors = {name: tensors[f"{site}.{name}"].float() for name in _VECTORS}
-                _check_vectors(site, vectors)
-                maps[site] = AffineMap(**vectors, clip=site in metadata.clipped)
+            maps = read_maps(tensors, metadata.sites, metadata.clipped)
             return cls(ActivationMaps(maps, positions=metadata.positions), metadata)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
@@ -211,18 +145,8 @@ class LearnedTransport:
             ValueError: If it lacks a site, or a site has another width. Modules whose width their
                 own attributes do not tell are checked when they run.
         """
-        learned_on = f"the transport was learned on {self.metadata.learned_on}"
-        for site, one in self.maps.maps.items():
-            name, output = split_site(site)
-            try:
-                module = find_module(model, name)
-            except ValueError as error:
-                raise ValueError(f"{learned_on}: {error}") from error
-            width = _output_width(module) if output == 0 else None
-            if width not in (None, len(one.scale)):
-                raise ValueError(
-                    f"module {site!r} has {width} neurons, its map {len(one.scale)}: {learned_on}"
-                )
+        widths = {site: len(one.scale) for site, one in self.maps.maps.items()}
+        check_widths(model, widths, self.metadata.learned_on)
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
@@ -236,31 +160,3 @@ def tokenizer_sha256(tokenizer: Any) -> str:
         state = json.loads(backend.to_str())
         rules |= {name: state.get(name) for name in ("normalizer", "pre_tokenizer", "model")}
     return fingerprint(rules)
-
-
-def _check_vectors(site: str, vectors: Mapping[str, Tensor]) -> None:
-    shapes = {name: list(one.shape) for name, one in vectors.items()}
-    first = shapes["scale"]
-    if len(first) != 1 or not first[0] or any(shape != first for shape in shapes.values()):
-        raise ValueError(f"the map of {site!r} needs vectors of one length, not {shapes}")
-    for name in ("scale", "shift"):
-        if not bool(vectors[name].isfinite().all()):
-            raise ValueError(
-                f"{name} of {site!r} is not finite: fit the transport again without that site"
-            )
-    if not bool((vectors["support_min"] <= vectors["support_max"]).all()):
-        raise ValueError(
-            f"support of {site!r}: support_min must not exceed support_max, and neither may be NaN"
-        )
-
-
-def _output_width(module: torch.nn.Module) -> int | None:
-    """Neurons of a module's output where its attributes tell: linear layers, embeddings, norms."""
-    for attribute in ("out_features", "nf", "embedding_dim"):
-        width = getattr(module, attribute, None)
-        if isinstance(width, int):
-            return width
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor) and weight.dim() == 1 and weight.numel() > 1:
-        return weight.numel()
-    return None

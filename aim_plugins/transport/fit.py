@@ -11,10 +11,8 @@ Source: arXiv 2410.23054, section 3.2 and definition 3.2.
 from __future__ import annotations
 
 import functools
-import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,14 +24,9 @@ from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import change_outputs, choose_sites, execution_order
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
-from aim_plugins.transport.forward import (
-    ThreadSettings,
-    check_shared_weights,
-    forward_of,
-)
-from aim_plugins.transport.holdout import held_share, moved_spreads
-from aim_plugins.transport.lockstep import Lockstep
-from aim_plugins.transport.maps import fit_map
+from aim_plugins.transport.forward import forward_of, input_device
+from aim_plugins.transport.learning import FittedSite, describe_sites, learn_site
+from aim_plugins.transport.lockstep import Lockstep, ThreadSettings
 from aim_plugins.transport.plan import FitPlan, plan_fit
 from aim_plugins.transport.responses import (
     Responses,
@@ -43,30 +36,7 @@ from aim_plugins.transport.responses import (
     pool,
 )
 from aim_plugins.transport.sentences import SentenceBatch, sentence_batches, tokenize
-from aim_plugins.transport.statistics import constant_neurons
-from aim_plugins.transport.summary import share_text
-
-logger = logging.getLogger(__name__)
-
-ENOUGH = 2 / 3
-"""Share of the maps' moves that has to hold on held-out sentences for `fit` to keep quiet."""
-
-
-@dataclass(frozen=True)
-class FittedSite:
-    """What the fit found at a site.
-
-    Attributes:
-        site: The site.
-        constant_neurons: Neurons whose source responses are all the same.
-        moved: How far the map moves source responses, in units of their spread; see `holdout`.
-        held: The share of it that holds on sentences held out from the fit.
-    """
-
-    site: str
-    constant_neurons: int
-    moved: float | None
-    held: float | None
+from aim_plugins.transport.weights import check_shared_weights
 
 
 def fit_transport(
@@ -145,20 +115,17 @@ def fit_transport(
     check_shared_weights(model, len(batches))
     fit = _Fit(plan, len(source), batches, on_site)
     fit.run(model, sites, min(source_ids + target_ids, key=len), progress=progress)
-    moved, held = (_mean(getattr(one, name) for one in fit.found) for name in ("moved", "held"))
-    constant = {one.site: one.constant_neurons for one in fit.found if one.constant_neurons}
-    _warn_of_constants(constant)
-    _warn_of_chance(held, len(source), len(target))
+    found = describe_sites(
+        fit.found, len(source), len(target), inputs="sentences", outputs=TransportMetadata.OUTPUTS
+    )
     metadata = TransportMetadata.describe(
         model,
         tokenizer,
         sites=list(fit.maps),
-        constant_neurons=constant,
-        moved=moved,
-        held=held,
         seed=seed,
         max_length=max_length,
         batch_size=batch_size,
+        **found,
         **_described(plan, source, target),
     )
     return LearnedTransport(ActivationMaps(fit.maps, plan.positions), metadata)
@@ -232,7 +199,7 @@ class _Fit:
             bar.update()
             return [learned] * len(responses)
 
-        settings = ThreadSettings(model)
+        settings = ThreadSettings(input_device(model))
         running = _Running()
         parts = [
             functools.partial(self._run_batch, index, settings, running, forward)
@@ -271,19 +238,10 @@ class _Fit:
 
     def _learn(self, site: str, parts: list[Responses]) -> AffineMap:
         responses, sentences = in_order(parts, [batch.sentences for batch in self._batches])
-        count = int((sentences < self._n_source).sum())
-        source, target = responses[:count], responses[count:]
-        method, support = self._plan.method, self._plan.support
-        learned = fit_map(method, support, source, target, site)
-        self.maps[site] = learned.to("cpu")
-        owners = sentences[:count], sentences[count:] - self._n_source
-        found = FittedSite(
-            site,
-            # A single response is no ground to call a neuron constant.
-            int(constant_neurons(source).sum()) if count > 1 else 0,
-            moved_spreads(learned, source, target),
-            held_share(method, support, source, target, owners),
+        learned, found = learn_site(
+            self._plan.method, self._plan.support, responses, sentences, self._n_source, site
         )
+        self.maps[site] = learned.to("cpu")
         self.found.append(found)
         if self._on_site is not None:
             self._on_site(found)
@@ -310,27 +268,3 @@ class _Running(threading.local):
     """Number of the batch that the current thread runs."""
 
     index = 0
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _warn_of_chance(held: float | None, n_source: int, n_target: int) -> None:
-    if held is not None and held < ENOUGH:
-        logger.warning(
-            "%s of what the maps do holds on sentences held out from the fit; the rest is "
-            "chance of these %d + %d sentences, and texts may break down: give more sentences",
-            *(share_text(held), n_source, n_target),
-        )
-
-
-def _warn_of_constants(constant: dict[str, int]) -> None:
-    if constant:
-        most = max(constant, key=lambda site: constant[site])
-        logger.warning(
-            "%d neurons at %d sites never change over the source sentences, most of them (%d) at "
-            "%s: only their means are transported. More or more varied sentences may mend it",
-            *(sum(constant.values()), len(constant), constant[most], most),
-        )

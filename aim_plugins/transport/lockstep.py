@@ -8,9 +8,12 @@ turn computes; the turn goes round in the order of the parts, so that every run 
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import torch
 
 Meeting = Callable[[str, list[Any]], list[Any]]
 """Takes a step's name and what each part brought; returns what each part gets."""
@@ -115,9 +118,9 @@ class Lockstep:
             self._step = step
         elif step != self._step:
             raise ValueError(
-                f"modules: one batch of sentences reaches {self._step or 'the end'!r} where "
-                f"another reaches {step or 'the end'!r}, so that no map can be fitted to all: "
-                "leave modules that only some sentences use out of the pattern"
+                f"modules: one batch reaches {self._step or 'the end'!r} where another reaches "
+                f"{step or 'the end'!r}, so that no map can be fitted to all: leave modules that "
+                "only some inputs use out of the pattern"
             )
 
     def _pass_turn(self, index: int) -> None:
@@ -135,6 +138,39 @@ class Lockstep:
         for turn in self._turns:
             turn.release()
         self._finished.release()
+
+
+class ThreadSettings:
+    """Settings of torch that belong to a thread, as they are where this is made.
+
+    Args:
+        device: Where the threads compute, beside the CPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._devices = {"cpu", device.type}
+        self._autocast = {
+            device: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+            for device in sorted(self._devices)
+        }
+        self._cache = torch.is_autocast_cache_enabled()
+        self._cuda = torch.cuda.current_device() if "cuda" in self._devices else None
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Makes them hold in the current thread, without gradients."""
+        with contextlib.ExitStack() as settings:
+            settings.enter_context(torch.no_grad())
+            if self._cuda is not None:
+                settings.enter_context(torch.cuda.device(self._cuda))
+            for device, (enabled, dtype) in self._autocast.items():
+                if enabled != torch.is_autocast_enabled(device):
+                    settings.enter_context(
+                        torch.autocast(
+                            device, dtype=dtype, enabled=enabled, cache_enabled=self._cache
+                        )
+                    )
+            yield
 
 
 class _Stopped(BaseException):

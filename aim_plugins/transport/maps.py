@@ -110,10 +110,10 @@ class Method(abc.ABC):
             if samples.dim() != 2:
                 raise ValueError(
                     f"{side} has the shape {tuple(samples.shape)}: give pooled activations with a "
-                    "row for each sentence and a column for each neuron"
+                    "row for each sample and a column for each neuron"
                 )
             if len(samples) < self.minimum_samples:
-                needed = f"at least {self.minimum_samples}: give more sentences"
+                needed = f"at least {self.minimum_samples}: give more"
                 if len(samples) and self.minimum_samples > 1:
                     needed += ", or use method='actadd', which needs one a side"
                 raise ValueError(
@@ -124,7 +124,7 @@ class Method(abc.ABC):
                 row, neuron = (~finite).nonzero()[0].tolist()
                 raise ValueError(
                     f"{int((~finite).sum())} activations of the {side} are NaN or infinite, first "
-                    f"neuron {neuron} of sample {row}: leave that sentence out, or run the model "
+                    f"neuron {neuron} of sample {row}: leave that sample out, or run the model "
                     "in float32 or bfloat16 (float16 overflows beyond 65504)"
                 )
         if source.shape[1] != target.shape[1]:

@@ -49,6 +49,7 @@ def plan_fit(
 
     Raises:
         ValueError: If an argument is unknown or out of its range, or a side has too few sentences.
+        TypeError: If a side is a single text, or holds something else than texts.
     """
     chosen = find_method(method)
     plan = FitPlan(
@@ -63,15 +64,51 @@ def plan_fit(
     check_support(chosen, plan.support)
     check_incremental(plan.incremental)
     check_positions(plan.positions)
-    if not math.isfinite(plan.strength):
+    check_learning_strength(plan.strength)
+    check_sides(chosen, source, target, "sentence")
+    check_counts(batch_size=batch_size, max_length=max_length)
+    return plan
+
+
+def check_learning_strength(strength: float) -> None:
+    """Refuses a strength of the maps learned so far that is no finite number.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if not math.isfinite(strength):
         raise ValueError(f"strength={strength!r} must be a finite number")
-    for side, sentences in (("source", source), ("target", target)):
-        if len(sentences) < chosen.minimum_samples:
+
+
+def check_sides(method: Method, source: Sequence[str], target: Sequence[str], one: str) -> None:
+    """Refuses a side that is no list of texts, or has too few for a method.
+
+    Args:
+        method: The method.
+        source: The source inputs.
+        target: The target inputs.
+        one: What an input is called, such as "sentence".
+
+    Raises:
+        ValueError: If a side has too few.
+        TypeError: If it is a single text, or holds something else than texts.
+    """
+    for side, inputs in (("source", source), ("target", target)):
+        if isinstance(inputs, str) or not all(isinstance(text, str) for text in inputs):
+            raise TypeError(f"{side} must be a list of texts, one for each {one}")
+        if len(inputs) < method.minimum_samples:
             raise ValueError(
-                f"{side} has {len(sentences)} sentence(s), and method={chosen.name!r} needs at "
-                f"least {chosen.minimum_samples}: give more sentences"
+                f"{side} has {len(inputs)} {one}(s), and method={method.name!r} needs at "
+                f"least {method.minimum_samples}: give more {one}s"
             )
-    for name, count in (("batch_size", batch_size), ("max_length", max_length)):
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuses counts, by their names, that are no whole number from 1 upwards; None is left out.
+
+    Raises:
+        ValueError: Naming the count.
+    """
+    for name, count in counts.items():
         if count is not None and (not isinstance(count, int) or count < 1):
             raise ValueError(f"{name}={count!r}: give a whole number from 1 upwards")
-    return plan

@@ -45,7 +45,6 @@ def tokenize(
 
     Raises:
         ValueError: If a sentence has no tokens, or more than the model takes.
-        TypeError: If a side is a single text, or holds something else than texts.
     """
     # Truncation is a state of fast tokenizers, and of the user's other calls with this one.
     own = copy.deepcopy(tokenizer)
@@ -55,8 +54,6 @@ def tokenize(
 def _tokenize(
     tokenizer: Any, side: str, sentences: Sequence[str], max_length: int | None, window: int | None
 ) -> list[list[int]]:
-    if isinstance(sentences, str) or not all(isinstance(one, str) for one in sentences):
-        raise TypeError(f"{side} must be a list of texts, one for each sentence")
     cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
     encoded = tokenizer(list(sentences), padding=False, return_attention_mask=False, **cut)
     rows = encoded["input_ids"]

@@ -39,8 +39,8 @@ def support_bounds(
         return -infinite, infinite, False
     if len(pooled_source) < 2:
         raise ValueError(
-            f"support={support!r} is a range of source samples, and there is 1: give more source "
-            "sentences, or write support='none'"
+            f"support={support!r} is a range of source samples, and there is 1: give more, or "
+            "write support='none'"
         )
     fractions = torch.tensor(percentiles, dtype=torch.float64) / 100
     if percentiles == (0.0, 100.0):

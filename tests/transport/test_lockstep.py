@@ -111,5 +111,5 @@ def test_an_interrupt_of_the_calling_thread_ends_all_threads():
     "plans", [[["a", "b"], ["a"]], [["a"], ["a", "b"]], [["a", "b"], ["b", "a"]]]
 )
 def test_parts_that_take_different_steps_are_refused(plans):
-    with pytest.raises(ValueError, match="one batch of sentences reaches"):
+    with pytest.raises(ValueError, match="one batch reaches"):
         run(plans, lambda step, brought: brought)

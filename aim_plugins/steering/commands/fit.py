@@ -16,8 +16,9 @@ from aim_plugins.steering.settings.transports import FitSettings
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.data.datasets import load_sides, read_sentences
 from aim_plugins.transport.data.text_files import choose
-from aim_plugins.transport.fit import FittedSite, fit_transport
+from aim_plugins.transport.fit import fit_transport
 from aim_plugins.transport.incremental import TITLES
+from aim_plugins.transport.learning import FittedSite
 from aim_plugins.transport.plan import plan_fit
 from aim_plugins.transport.summary import moves_text, share_text
 

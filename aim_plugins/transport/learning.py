@@ -1,0 +1,111 @@
+"""Learning the map of a site, and what is found while doing so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.transport.holdout import held_share, moved_spreads
+from aim_plugins.transport.maps import Method, fit_map
+from aim_plugins.transport.statistics import constant_neurons
+from aim_plugins.transport.summary import share_text
+
+logger = logging.getLogger(__name__)
+
+ENOUGH = 2 / 3
+"""Share of the maps' moves that has to hold on held-out inputs for a fit to keep quiet."""
+
+
+@dataclass(frozen=True)
+class FittedSite:
+    """What the fit found at a site.
+
+    Attributes:
+        site: The site.
+        constant_neurons: Neurons whose source responses are all the same.
+        moved: How far the map moves source responses, in units of their spread; see `holdout`.
+        held: The share of it that holds on inputs held out from the fit.
+    """
+
+    site: str
+    constant_neurons: int
+    moved: float | None
+    held: float | None
+
+
+def learn_site(
+    method: Method,
+    support: str,
+    responses: Float[Tensor, "responses neurons"],
+    owners: Int[Tensor, " responses"],
+    n_source: int,
+    site: str,
+) -> tuple[AffineMap, FittedSite]:
+    """Learns the map of a site from the responses of both sides.
+
+    Args:
+        method: The method.
+        support: Where the map acts.
+        responses: The responses in the order of their inputs, those of the source first.
+        owners: The input of each response; the source has the numbers below `n_source`.
+        n_source: Source inputs.
+        site: The site's name.
+
+    Returns:
+        The map, and what was found.
+
+    Raises:
+        ValueError: If the responses do not allow a fit.
+    """
+    count = int((owners < n_source).sum())
+    source, target = responses[:count], responses[count:]
+    learned = fit_map(method, support, source, target, site)
+    found = FittedSite(
+        site,
+        # A single response is no ground to call a neuron constant.
+        int(constant_neurons(source).sum()) if count > 1 else 0,
+        moved_spreads(learned, source, target),
+        held_share(method, support, source, target, (owners[:count], owners[count:] - n_source)),
+    )
+    return learned, found
+
+
+def describe_sites(
+    found: Sequence[FittedSite], n_source: int, n_target: int, *, inputs: str, outputs: str
+) -> dict[str, Any]:
+    """What the metadata say of all sites; warns of maps that chance made, and of dead neurons.
+
+    Args:
+        found: The findings.
+        n_source: Source inputs.
+        n_target: Target inputs.
+        inputs: What the inputs are called, such as "sentences".
+        outputs: What the model makes of them, such as "texts".
+    """
+    moved, held = (_mean(getattr(one, name) for one in found) for name in ("moved", "held"))
+    constant = {one.site: one.constant_neurons for one in found if one.constant_neurons}
+    if constant:
+        most = max(constant, key=lambda site: constant[site])
+        logger.warning(
+            "%d neurons at %d sites never change over the source %s, most of them (%d) at "
+            "%s: only their means are transported. More or more varied %s may mend it",
+            *(sum(constant.values()), len(constant), inputs, constant[most], most, inputs),
+        )
+    if held is not None and held < ENOUGH:
+        logger.warning(
+            "%s of what the maps do holds on %s held out from the fit; the rest is "
+            "chance of these %d + %d %s, and %s may break down: give more %s",
+            *(share_text(held), inputs, n_source, n_target, inputs, outputs, inputs),
+        )
+    return {"constant_neurons": constant, "moved": moved, "held": held}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,189 @@
+"""A learned transport of a text-to-image pipeline: maps of activations, and where they come from.
+
+On disk it is an artifact as in `aim_plugins.core.artifact`, whose tensors are float32 vectors
+`<site>.scale`, `.shift`, `.support_min` and `.support_max`, or `<site>@<timestep>.scale` and so on
+where each timestep has a map of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from aim_plugins.core import artifact
+from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.transport.metadata import MapsMetadata
+from aim_plugins.transport.vectors import check_map, check_widths, map_tensors, read_maps
+from vision_bench.diffusion.pipelines import as_module, denoiser_of
+from vision_bench.diffusion.steering import ImageMaps, map_name
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageTransportMetadata(MapsMetadata):
+    """What an image transport was learned on, and how.
+
+    Attributes:
+        method: "linear", "gaussian", "mean", "aura" or "iti".
+        sites: Outputs of the denoiser's modules with maps, in the order in which it reaches them.
+        base_model: Name or folder of the pipeline.
+        model_signature: The denoiser's architecture and a sample of its weights.
+        data_sha256: SHA-256 of the prompts of both sides.
+        seed: Seed of the noise that the images started from.
+        pooling: How the places of an image became responses: "mean" or "all".
+        timesteps: Which denoising steps the maps were learned at: "first", "each" or "pooled".
+        fitted_timesteps: The denoiser's timesteps at those steps.
+        rows: Which rows are transported under guidance: "both" or "conditional".
+        pipeline: Class of the pipeline.
+        component: Name of the denoiser among its components.
+        num_inference_steps: Denoising steps.
+        guidance_scale: Guidance scale; None where the pipeline knows none.
+        height: Height of the images in pixels; None where the pipeline does not tell.
+        width: Their width.
+        scheduler: The scheduler's class and configuration.
+        call: Further arguments of the pipeline's call.
+    """
+
+    KIND: ClassVar[str] = "image_transport"
+    IN_HARNESSES: ClassVar[bool] = False
+    MADE_BY: ClassVar[str] = "`vision-bench images fit`"
+    OUTPUTS: ClassVar[str] = "images"
+    PACKAGES: ClassVar[Sequence[str]] = (*MapsMetadata.PACKAGES, "diffusers")
+
+    timesteps: str = "first"
+    fitted_timesteps: Sequence[float] = ()
+    rows: str = "both"
+    pipeline: str = ""
+    component: str = "unet"
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    height: int | None = None
+    width: int | None = None
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> list[float | None]:
+        """Timesteps of the maps of each site, or None of a single one that serves all."""
+        each = self.timesteps == "each"
+        return [float(one) for one in self.fitted_timesteps] if each else [None]
+
+
+@dataclass(frozen=True)
+class ImageTransport:
+    """Learned maps of a denoiser's activations together with where they come from.
+
+    Attributes:
+        maps: What steers a pipeline.
+        metadata: What they were learned on.
+
+    Raises:
+        ValueError: If the two name different sites, timesteps, pooling or rows, or a map is not a
+            finite one of vectors of one length.
+    """
+
+    maps: ImageMaps
+    metadata: ImageTransportMetadata
+
+    def __post_init__(self) -> None:
+        if not self.maps.maps:
+            raise ValueError("the transport has no sites: choose modules to transport")
+        known = self.metadata
+        if list(known.sites) != list(self.maps.maps):
+            raise ValueError(
+                f"metadata.sites={list(known.sites)[:3]}... are not the maps' sites "
+                f"{list(self.maps.maps)[:3]}... in the same order"
+            )
+        for name in ("pooling", "rows"):
+            if getattr(known, name) != getattr(self.maps, name):
+                raise ValueError(
+                    f"metadata.{name}={getattr(known, name)!r} is not the maps' "
+                    f"{getattr(self.maps, name)!r}"
+                )
+        for site, timed in self.maps.maps.items():
+            if set(timed) != set(known.keys):
+                raise ValueError(
+                    f"the maps of {site!r} are of the timesteps {list(timed)}, those of the "
+                    f"metadata of {known.keys}"
+                )
+            if len({len(one.scale) for one in timed.values()}) > 1:
+                raise ValueError(f"the maps of {site!r} differ in their numbers of neurons")
+        for name, one in self.maps.named.items():
+            check_map(name, one)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over sites, timesteps, values and what else decides how the maps act."""
+        return self.maps.fingerprint
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the transport into a folder, replacing one that is there; returns the folder."""
+        named = self.maps.named
+        clipped = [name for name, one in named.items() if one.clip]
+        return artifact.save(folder, map_tensors(named), replace(self.metadata, clipped=clipped))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ImageTransport:
+        """Reads a transport and checks that it is whole.
+
+        Raises:
+            ValueError: If a file is missing, cut short or altered, of another version of the
+                format, or holds something else than finite maps of the sites it names.
+        """
+        tensors, known = artifact.load(folder, ImageTransportMetadata)
+        names = {site: {key: map_name(site, key) for key in known.keys} for site in known.sites}
+        try:
+            wanted = [name for timed in names.values() for name in timed.values()]
+            named = read_maps(tensors, wanted, known.clipped)
+            maps = {
+                site: {key: named[name] for key, name in timed.items()}
+                for site, timed in names.items()
+            }
+            return cls(ImageMaps(maps, pooling=known.pooling, rows=known.rows), known)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+
+    def check_pipeline(self, pipe: Any, *, force: bool = False) -> None:
+        """Checks that a pipeline has the denoiser that the transport was learned on.
+
+        Args:
+            pipe: The pipeline.
+            force: Warns instead of refusing other weights or another class, such as those of a
+                fine-tune or a distilled denoiser.
+
+        Raises:
+            ValueError: If the pipeline lacks a site or a site has another width, whatever `force`
+                says; or if the denoiser's class or weights differ.
+        """
+        component, denoiser = denoiser_of(pipe)
+        learned_on = self.metadata.learned_on
+        if component != self.metadata.component:
+            raise ValueError(
+                f"the denoiser of {type(pipe).__name__} is its {component!r}, and the transport "
+                f"was learned on the {self.metadata.component!r} of {learned_on}"
+            )
+        widths = {site: _width(timed) for site, timed in self.maps.maps.items()}
+        check_widths(as_module(pipe), widths, learned_on)
+        self.metadata.check_model(denoiser, force=force)
+
+    def check_size(self, height: int | None, width: int | None) -> None:
+        """Warns of another size of images than that of the fit; None is not compared.
+
+        Maps of pooled responses act at any size, but the model's activations depend on it.
+        """
+        for name, size in (("height", height), ("width", width)):
+            known = getattr(self.metadata, name)
+            if None not in (size, known) and size != known:
+                logger.warning(
+                    "%s=%d, and the transport was learned at %d: images may be moved by more or "
+                    "less than at its own size; fit one at this size if they are",
+                    *(name, size, known),
+                )
+
+
+def _width(timed: Mapping[Any, AffineMap]) -> int:
+    return len(next(iter(timed.values())).scale)

@@ -1,0 +1,162 @@
+"""Diffusers pipelines as what is steered: the denoiser, modules by name, what forbids hooks.
+
+A pipeline is no module; its components are. A site is therefore named `component.module`, such as
+`unet.mid_block.resnets.0.norm1` or `transformer.transformer_blocks.0:1`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from aim_plugins.core.files import check_model_name
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+DENOISERS = ("unet", "transformer")
+"""Names that pipelines give to the network that runs at every step."""
+
+_SKIPPING = re.compile("cache|fbc|broadcast|skip")
+"""Words in the names of diffusers' hooks that leave out blocks at some steps."""
+
+
+def load_pipeline(
+    name: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> DiffusionPipeline:
+    """Loads a text-to-image pipeline, from safetensors files alone.
+
+    Args:
+        name: A folder that `save_pretrained` wrote, or a name on the hub.
+        dtype: Type of the weights.
+        device: Where it is to run.
+
+    Raises:
+        ValueError: If there is none, or its weights are no safetensors files.
+        FileNotFoundError: If it is a path to no folder.
+    """
+    from diffusers import DiffusionPipeline
+
+    check_model_name(name, "pipeline")
+    try:
+        config = DiffusionPipeline.load_config(name)
+        # Components that a folder says are none have to be named again, if the class wants them.
+        absent = {part: None for part, entry in config.items() if entry == [None, None]}
+        pipe = DiffusionPipeline.from_pretrained(
+            name, torch_dtype=dtype, use_safetensors=True, **absent
+        )
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"pipeline={name!r} cannot be loaded: {reason}; give a folder that a diffusers "
+            "pipeline's save_pretrained wrote, with safetensors files"
+        ) from error
+    return pipe.to(device)
+
+
+def denoiser_of(pipe: DiffusionPipeline) -> tuple[str, nn.Module]:
+    """The network that runs at every step, with the component's name.
+
+    Raises:
+        ValueError: If the pipeline has none, or several.
+    """
+    modules = dict(_modules(pipe))
+    found = [name for name in modules if re.fullmatch(rf"({'|'.join(DENOISERS)})(_\d+)?", name)]
+    if len(found) != 1:
+        raise ValueError(
+            f"pipeline: {type(pipe).__name__} has {len(found) or 'no'} denoisers "
+            f"({', '.join(found or modules)}): give one whose {' or '.join(DENOISERS)} alone runs "
+            "at every step"
+        )
+    return found[0], modules[found[0]]
+
+
+def as_module(pipe: DiffusionPipeline) -> nn.Module:
+    """A module whose children are the pipeline's components, so that sites are found by name.
+
+    The components are shared, not copied; the module is not to be run or moved.
+    """
+    # Errors about names tell the class that was searched.
+    root: nn.Module = type(type(pipe).__name__, (nn.Module,), {})()
+    for name, module in _modules(pipe):
+        root.add_module(name, module)
+    return root
+
+
+def check_steerable(pipe: DiffusionPipeline) -> None:
+    """Refuses a denoiser in which hooks would not run, or not at every step.
+
+    Raises:
+        ValueError: If the denoiser is compiled, wholly or in part, as a compiled graph ignores
+            hooks that are attached later; or if it has a cache that leaves out blocks.
+    """
+    component, denoiser = denoiser_of(pipe)
+    for name, module in denoiser.named_modules():
+        path = f"{component}.{name}" if name else component
+        if undo := _undoing(component, name, module):
+            raise ValueError(
+                f"pipeline: {path!r} is compiled, and a compiled graph ignores what is attached to "
+                f"its modules later: run `{undo}` first"
+            )
+        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+        if skipping := [hook for hook in hooks if _SKIPPING.search(hook)]:
+            raise ValueError(
+                f"pipeline: {path!r} has the cache {skipping[0]!r}, which leaves out modules at "
+                f"some steps: run `pipe.{component}.disable_cache()` first"
+            )
+
+
+def default_modules(pipe: DiffusionPipeline) -> list[str]:
+    """Patterns of the sites to transport, where none are given.
+
+    These are the sites of the paper for the UNet of Stable Diffusion and for FLUX, and the outputs
+    of all blocks for other transformers. Streams of text and image are separate outputs there.
+
+    Raises:
+        ValueError: If the denoiser's class is not known.
+
+    Source: arXiv 2410.23054, in its public code.
+    """
+    component, denoiser = denoiser_of(pipe)
+    kind = type(denoiser).__name__
+    blocks = rf"{component}\.transformer_blocks\.\d+"
+    if kind == "UNet2DConditionModel":
+        return [rf"{component}\..*norm.*"]
+    if kind == "FluxTransformer2DModel":
+        # The paper's releases of diffusers returned both streams of a single block as one.
+        single = rf"{component}\.single_transformer_blocks\.([0-9]|11)"
+        return [f"{blocks}:0", f"{blocks}:1", f"{single}:0", f"{single}:1"]
+    if kind == "SD3Transformer2DModel":
+        # The last block returns no text.
+        last = len(denoiser.get_submodule("transformer_blocks")) - 1  # type: ignore[arg-type]
+        text = [rf"{component}\.transformer_blocks\.(?!{last}$)\d+:0"] if last else []
+        return [*text, f"{blocks}:1"]
+    if kind in ("PixArtTransformer2DModel", "SanaTransformer2DModel"):
+        return [blocks]
+    raise ValueError(
+        f"modules: no sites are known for the denoiser {component!r} of the class {kind}: give "
+        rf"patterns of modules, such as '{component}\..*norm.*' (norms) or '{blocks}' (blocks)"
+    )
+
+
+def _modules(pipe: DiffusionPipeline) -> Iterator[tuple[str, nn.Module]]:
+    components: dict[str, Any] = pipe.components  # type: ignore[attr-defined]
+    return ((name, one) for name, one in components.items() if isinstance(one, nn.Module))
+
+
+def _undoing(component: str, name: str, module: Any) -> str:
+    """What undoes the compilation of a module itself; empty if it is not compiled."""
+    denoiser = f"pipe.{component}"
+    place = f"{denoiser}.get_submodule({name!r})" if name else denoiser
+    if hasattr(module, "_orig_mod"):
+        plain = f"{place}._orig_mod"
+        return f"{denoiser}.set_submodule({name!r}, {plain})" if name else f"{denoiser} = {plain}"
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        return f"for module in {denoiser}.modules(): module._compiled_call_impl = None"
+    if hasattr(module.forward, "_torchdynamo_orig_callable"):
+        return f"del {place}.forward"
+    return ""
