@@ -16,9 +16,11 @@ WORDS = {
     "segformer": "vision_bench.demo.train_segmenter:segmenter_folder",
     "photographs": "vision_bench.demo.photographs:photographs_folder",
     "crops": "vision_bench.demo.crops:crops_folder",
+    "clip": "vision_bench.demo.text_to_image.train_clip:clip_folder",
+    "text-to-image": "vision_bench.demo.text_to_image.train_pipeline:pipeline_folder",
 }
 """By word, "module:function" that makes what it stands for if need be, and returns its place."""
-ON_DEMAND = ("backdoored",)
+ON_DEMAND = ("backdoored", "clip", "text-to-image")
 """What one demo alone needs: it is made when it is named."""
 
 
