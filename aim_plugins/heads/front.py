@@ -127,19 +127,29 @@ def _components_table(found: Findings) -> Table:
         rows.append(
             [
                 found.name(alone.number),
-                in_nats(found.contribution(alone.number)),
+                _signed(found.contribution(alone.number)),
                 f"{helped:.0%} [{low:.0%}, {high:.0%}]",
-                in_nats(change),
-                show_p(change.p),
+                _signed(change),
+                _p(change.p),
                 in_shares(alone.test),
                 "ablated" if rank < found.path.size else "",
             ]
         )
     columns = [
-        found.noun, f"adds to the {_short(found)}, selected", "documents it helps",
-        "alone ablated, held-out", "Holm's", "accuracy", "edit",
+        found.noun, f"adds to the {_short(found)}, nats", "documents it helps",
+        f"{_short(found)} without it, held out, nats", "p (Holm)", "accuracy without it", "edit",
     ]  # fmt: skip
     return Table(columns, rows)
+
+
+def _signed(one: Interval, scale: float = 1.0, digits: int = 2) -> str:
+    """A difference with its interval, whose unit the heading of its column has."""
+    value, low, high = (f"{scale * end:+.{digits}f}" for end in (one.value, one.low, one.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _p(p: float) -> str:
+    return show_p(p).removeprefix("p ").removeprefix("= ")
 
 
 def _short(found: Findings) -> str:
@@ -245,16 +255,16 @@ def _edit_table(found: Findings) -> Table:
             str(len(one.whole.right)),
             in_shares(one.whole),
             in_shares(one.edited),
-            in_points(one.accuracy_change),
-            show_p(one.accuracy_change.p),
-            in_nats(one.output_change),
-            show_p(one.output_change.p),
+            _signed(one.accuracy_change, 100, 1),
+            _p(one.accuracy_change.p),
+            _signed(one.output_change),
+            _p(one.output_change.p),
         ]
         for name, one in found.outcomes.items()
     ]
     columns = [
-        "task", "documents", "accuracy", "with the edit", "change", "",
-        f"change of the {_short(found)}", "",
+        "task", "documents", "accuracy", "with the edit", "change, points", "p",
+        f"change of the {_short(found)}, nats", "p",
     ]  # fmt: skip
     return Table(columns, rows)
 
@@ -264,13 +274,13 @@ def _random_table(found: Findings) -> Table:
     for name, one in found.outcomes.items():
         beyond = one.beyond_random
         drawn = [
-            in_nats(Outcome(one.output, one.whole, random, ()).output_change)
+            _signed(Outcome(one.output, one.whole, random, ()).output_change)
             for random in one.random
         ]
-        cells = [in_nats(one.output_change), in_nats(beyond), show_p(beyond.p)]
+        cells = [_signed(one.output_change), _signed(beyond), _p(beyond.p)]
         rows.append([name, *cells, in_shares(one.random_accuracy), "; ".join(drawn)])
-    title = f"Beside {found.path.size} {found.noun} at random"
-    columns = ["task", "the edit", "minus those at random", "", "their accuracy", "each draw"]
+    title = f"Beside {found.count(found.path.size)} at random: change of the {_short(found)}, nats"
+    columns = ["task", "the edit", "minus those at random", "p", "their accuracy", "each draw"]
     return Table(columns, rows, title)
 
 
@@ -284,11 +294,11 @@ def _path_table(found: Findings) -> Table:
         rows.append([str(size), value, in_shares(answers)])
     columns = [f"{found.noun} ablated", f"{_short(found)}, nats", "accuracy"]
     if path.references:
-        others = [in_nats(one) for one in path.reference_changes]
-        moved = [f"{one:+.2f} nats" for one in path.moved]
+        others = [_signed(one) for one in path.reference_changes]
+        moved = [f"{one:+.2f}" for one in path.moved]
         for row, *cells in zip(rows, ["", *others], ["", *moved], strict=True):
             row += cells
-        columns += ["change of the references", "moved beyond that, chosen by"]
+        columns += ["change of the references, nats", "moved beyond that, chosen by"]
     for size, row in zip((0, *path.sizes), rows, strict=True):
         row.append("chosen" if size == path.size else "")
     title = f"The choice of the largest, on {len(path.whole.right)} validation documents"
