@@ -15,7 +15,7 @@ from aim_plugins.heads.pictures import (
     draw_prediction,
 )
 from aim_plugins.heads.prediction import OWN
-from aim_plugins.heads.trials import Alone, Outcome, in_nats, in_shares, outputs_of
+from aim_plugins.heads.trials import Alone, Outcome, in_shares, outputs_of
 from aim_plugins.heads.wording import (
     Findings,
     component_sentences,
@@ -27,7 +27,7 @@ from aim_plugins.heads.wording import (
 from aim_plugins.sweep.intervals import wilson_interval
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
-from aim_plugins.sweep.paired import in_points, mean_interval, show_p
+from aim_plugins.sweep.paired import Interval, mean_interval, show_p
 
 _DOCUMENTS = 6
 """Documents shown at either end of a component's table."""
