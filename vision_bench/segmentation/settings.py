@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from aim_plugins.core.files import existing_folder
 from aim_plugins.core.settings import Count, Natural, Settings, bound, option
 from vision_bench.data.names import class_list
+from vision_bench.models.names import check_weights
 from vision_bench.models.preprocessing import Choice, read_choice
 from vision_bench.segmentation.perturbation_config import Perturbation
 
@@ -95,6 +96,7 @@ class SegmentSettings(Settings):
 
     def check_files(self) -> None:
         existing_folder(self.data_root, "data_root")
+        check_weights(self.weights)
         self.check_classes()
 
     def check_classes(self) -> None:
