@@ -78,7 +78,7 @@ def _pictures(found: Findings) -> dict[str, dict[str, bytes]]:
     middle = found.weights.double().mean(0).numpy()
     held = found.prediction
     correlation = show_mean(held.correlations[OWN][held.share])
-    return {
+    drawn = {
         "components": draw_components(
             middle, found.components, found.edit, found.words, found.settings.task
         ),
@@ -88,15 +88,17 @@ def _pictures(found: Findings) -> dict[str, dict[str, bytes]]:
             found.words,
             f"{held.share:g} ablated, r = {correlation}",
         ),
-        "correlations": draw_correlations(held.correlations, found.settings.alpha),
         "sizes": draw_path(found.path, found.words, found.noun),
-        "documents": draw_documents(own, found.words, found.noun, size),
+        "documents": draw_documents(own, found.words, found.count(size), size),
     }
+    if len(held.correlations[OWN]) > 1:  # of one share the table says it
+        drawn["correlations"] = draw_correlations(held.correlations, found.settings.alpha)
+    return drawn
 
 
 def _components_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
     note = (
-        f"What each of {len(found.components)} {found.noun} adds to the {found.words}: a linear "
+        f"What each of {found.count(len(found.components))} adds to the {found.words}: a linear "
         f"model of {found.settings.num_ablations} random ablations of {found.settings.alpha:g} of "
         f"them, for each of {len(found.documents)} documents; the mean over these with its 95 % "
         f"interval, which holds for one of the {found.noun}, not for all at once. They are ranked "
@@ -196,14 +198,14 @@ def _prediction_section(found: Findings, pictures: Mapping[str, bytes]) -> Secti
         "their correlation over masks, of each document, and its mean with the 95 % interval over "
         f"documents. Attributions are learned at {found.settings.alpha:g}."
     )
+    shown = {"predicted against true changes": pictures["prediction"]}
+    if "correlations" in pictures:
+        shown["correlation against the share ablated"] = pictures["correlations"]
     return Section(
         "Prediction",
         note,
         prediction_sentences(found),
-        {
-            "predicted against true changes": pictures["prediction"],
-            "correlation against the share ablated": pictures["correlations"],
-        },
+        shown,
         [_prediction_table(found)],
     )
 
@@ -225,7 +227,7 @@ def _edit_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
         f"on validation documents, as the number that is to {settings.direction} the mean "
         f"{found.words} most{beyond * bool(settings.references)}. Results are of documents that "
         "neither ranking nor choice has seen, "
-        f"beside as many {found.noun} at random ({settings.random_edits} draws). Differences are "
+        f"beside as many {found.noun} at random (draws: {settings.random_edits}). Differences are "
         "paired over documents: accuracy with Agresti and Min's interval and McNemar's exact p, "
         "nats with Student's interval and the p of signs dealt out anew. The stock harness "
         "evaluates it too, but on all documents of a task, of this one also on those that the edit "
@@ -255,7 +257,7 @@ def _edit_table(found: Findings) -> Table:
             str(len(one.whole.right)),
             in_shares(one.whole),
             in_shares(one.edited),
-            _signed(one.accuracy_change, 100, 1),
+            _signed(one.accuracy_change, 100.0, 1),
             _p(one.accuracy_change.p),
             _signed(one.output_change),
             _p(one.output_change.p),
