@@ -139,7 +139,8 @@ def _components_table(found: Findings) -> Table:
         )
     columns = [
         found.noun, f"adds to the {_short(found)}, nats", "documents it helps",
-        f"held-out {_short(found)} without it, change in nats", "p (Holm)", "accuracy without it", "edit",
+        f"held-out {_short(found)} without it, change in nats", "p (Holm)",
+        "accuracy without it", "edit",
     ]  # fmt: skip
     return Table(columns, rows)
 
