@@ -118,8 +118,8 @@ def test_unfinished_data_is_refused_and_named(tmp_path: Path) -> None:
     subject = image_subject()
     build(plan_of(subject), subject, tmp_path, shard=(1, 4))
     lacks = (
-        r"is unfinished: masks 64-127 \(block 1\), masks 128-191 \(block 2\) and 2 more are "
-        r"missing; run build --shard 2/4"
+        r"is unfinished: masks 64-127 \(block 1\), masks 128-191 \(block 2\) and 1 more, "
+        r"gradient passes \d+-\d+ \(block 5\) are missing; run build --shard 2/4"
     )
     with pytest.raises(ValueError, match=lacks):
         ComponentDataset.load(tmp_path)

@@ -11,7 +11,7 @@ from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import Count, Natural, Settings, option
 from vision_bench.data.classes import class_index
 from vision_bench.data.names import NEED_ROOT, dataset_name, required_root
-from vision_bench.models.names import plain_name
+from vision_bench.models.names import check_weights, plain_name
 from vision_bench.models.preprocessing import Choice
 
 _CIFAR = ("cifar10", "cifar100")
@@ -66,9 +66,10 @@ class ClassifierSettings(Settings):
             existing(self.labels, "labels")
         if dataset_name(self.dataset) in NEED_ROOT:
             required_root(self.data_root, "the data set")
-        # Of CIFAR's default folder `load` says what belongs there, and which weights are missing.
+        # Of CIFAR's default folder `load` says what belongs there.
         if self.data_root is not None:
             existing_folder(self.data_root, "data_root")
+        check_weights(self.weights)
 
     @property
     def published_name(self) -> str:

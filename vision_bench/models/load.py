@@ -27,8 +27,8 @@ from vision_bench.models import sources
 from vision_bench.models.architectures.cifar import CIFAR_MODELS
 from vision_bench.models.architectures.lenet import LENET
 from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
-from vision_bench.models.model import HUB, RANDOM, VisionModel
-from vision_bench.models.names import plain_name
+from vision_bench.models.model import VisionModel
+from vision_bench.models.names import HUB, RANDOM, plain_name
 from vision_bench.models.preprocessing import Choice
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+HUB, RANDOM = "hub", "random"
+"""Weights that are downloaded, and those of an untrained model."""
+
 _DIGEST = re.compile(r"-[0-9a-f]{12}$")
 """What ends the names of the demo's folders in the cache."""
 
@@ -29,3 +32,13 @@ def spoken_name(name: str) -> str:
     'golden retriever'
     """
     return name.replace("_", " ").strip()
+
+
+def check_weights(weights: str | None) -> None:
+    """Refuses weights that can only be a file or folder, and are none.
+
+    Raises:
+        FileNotFoundError: If so.
+    """
+    if weights not in (None, HUB, RANDOM) and not Path(weights).exists():
+        raise FileNotFoundError(f"weights={weights!r}: no such file")

@@ -31,7 +31,8 @@ from vision_bench.models.known_preprocessing import (
     timm_preprocessing,
     torchvision_preprocessing,
 )
-from vision_bench.models.model import HUB, RANDOM, LogitsOnly, VisionModel
+from vision_bench.models.model import LogitsOnly, VisionModel
+from vision_bench.models.names import HUB, RANDOM
 from vision_bench.models.preprocessing import Choice, KnownPreprocessing, Preprocessing
 
 _IMAGENET_CLASSES, _ADE20K_CLASSES, _CITYSCAPES_CLASSES = 1000, 150, 19
