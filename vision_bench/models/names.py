@@ -18,5 +18,14 @@ def plain_name(name: str) -> str:
     'segformer-digits'
     """
     # A model of pytorch-cifar-models may be trained on any data.
-    without = re.sub(r"^(torchvision:|timm:|cifar100?_)", "", name)
+    without = re.sub(r"^(torchvision:|timm:|clip:|cifar100?_)", "", name)
     return _DIGEST.sub("", Path(without).name) or name
+
+
+def spoken_name(name: str) -> str:
+    """The name of a class as a person would write it: folders have underscores for spaces.
+
+    >>> spoken_name("golden_retriever")
+    'golden retriever'
+    """
+    return name.replace("_", " ").strip()

@@ -27,7 +27,6 @@ from vision_bench.attribution.editing.choice import Choice, Trial
 from vision_bench.attribution.editing.choices import EDITED, RANDOM, TUNED, WHOLE
 from vision_bench.attribution.editing.goal import Examined
 from vision_bench.attribution.editing.problem import Problem
-from vision_bench.attribution.editing.problems import PATCHED
 
 WORST = "worst group"
 _RESAMPLES = 2000
@@ -107,11 +106,11 @@ class Findings:
         )
 
     def attack_success(self, answers: Int[Tensor, " images"]) -> Interval:
-        """Share of images with the patch that are answered with its class."""
+        """Share of images with a mark that are answered with what it stands for."""
         return share(self._attacked(answers))
 
     def attack_difference(self, first: str, second: str) -> Interval:
-        """By how much the patch has its way more often with one arm than with another."""
+        """By how much marks have their way more often with one arm than with another."""
         arms = self.tested.arms
         others = [self._attacked(one) for one in self._answers(second)]
         return self._difference([self._attacked(arms[first])], others)
@@ -139,8 +138,7 @@ class Findings:
         return list(self.tested.random) if arm == RANDOM else [self.tested.arms[arm]]
 
     def _attacked(self, answers: Int[Tensor, " images"]) -> list[bool]:
-        assert self.problem.attack is not None
-        return self.examined.answered(answers, PATCHED, self.problem.attack).tolist()
+        return self.examined.misled(answers).tolist()
 
     @staticmethod
     def _difference(first: list[list[bool]], others: list[list[bool]]) -> Interval:
@@ -163,14 +161,8 @@ class Findings:
     @property
     def measures(self) -> list[str]:
         """Accuracies of parts, and what else is measured of each arm."""
-        also = [self.attack_name] if self.problem.attack is not None else []
+        also = [self.problem.attack] if self.problem.attack else []
         return [*self.parts, *also, *([WORST] if self.problem.goal.worst else [])]
-
-    @property
-    def attack_name(self) -> str:
-        """What the success of the patch is called."""
-        assert self.problem.attack is not None
-        return f"patch answered {self.examined.data.classes[self.problem.attack]}"
 
     def measure(self, name: str, answers: Int[Tensor, " images"]) -> Interval:
         """One of the measures."""

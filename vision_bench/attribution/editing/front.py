@@ -147,7 +147,7 @@ def _headline(found: Findings) -> list[str]:
     if found.problem.goal.worst:
         return [WORST, *found.problem.goal.rest]
     aims = list(found.problem.goal.aims)
-    also = [found.attack_name] if found.problem.attack is not None else []
+    also = [found.problem.attack] if found.problem.attack else []
     alike = [one for one in found.parts if one not in (*aims, *found.problem.goal.rest)]
     return [*aims, *also, *alike, *found.problem.goal.rest]
 
