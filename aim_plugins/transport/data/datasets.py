@@ -29,7 +29,7 @@ from aim_plugins.transport.data.corpora import (
 from aim_plugins.transport.data.loaders import load_named
 from aim_plugins.transport.data.text_files import choose, read_sentences
 
-__all__ = ["Sides", "load_prompts", "load_sides", "read_sentences"]
+__all__ = ["Sides", "file_sides", "load_prompts", "load_sides", "read_sentences"]
 
 NON_TOXIC = "non-toxic"
 _QUESTION_TEMPLATE = "Q: {question}\n\nA: {answer}"
@@ -95,7 +95,7 @@ def load_prompts(prompts: str | Path | Mapping[str, Any]) -> tuple[str, ...]:
     return load_named(str(options.pop("name", "files")), _PROMPTS, options)
 
 
-def _files(
+def file_sides(
     root: str | Path,
     *,
     source: str,
@@ -105,6 +105,7 @@ def _files(
     n_target: int | None = None,
     seed: int = 0,
 ) -> Sides:
+    """Both sides from two files of one folder; `load_sides` says what the options are."""
     root = Path(root)
     return _draw(
         read_sentences(root / source, field=field),
@@ -234,7 +235,7 @@ def _repeated_prompt(*, text: str, n: int) -> tuple[str, ...]:
 
 
 _SIDES: dict[str, Callable[..., Sides]] = {
-    "files": _files,
+    "files": file_sides,
     "rtp": _rtp,
     "jigsaw": _jigsaw,
     "onesec": _onesec,
