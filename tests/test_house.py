@@ -48,6 +48,7 @@ FLOORS = {
     "vision_bench.published": 3,
     "vision_bench.diffusion": 3,
     "vision_bench.demo": 4,
+    "vision_bench.changes": 4,
     "vision_bench.commands": 5,
     "vision_bench.classifiers": 5,
     "vision_bench.classification": 6,

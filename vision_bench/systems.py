@@ -106,6 +106,11 @@ SYSTEMS = (
         "vision_bench.attribution.commands:fit",
     ),
     System(
+        "attribute import",
+        "attributions that COAR's authors published, or their code has written",
+        "vision_bench.attribution.commands:take",
+    ),
+    System(
         "attribute evaluate",
         "how well attributions predict ablations, beside four other methods",
         "vision_bench.attribution.commands:evaluate",

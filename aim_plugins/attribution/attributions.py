@@ -9,33 +9,30 @@ Source: arXiv:2404.11534, section 2, definitions 1 and 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from aim_plugins.attribution.metadata import AblationMetadata
 from aim_plugins.core import artifact
-from aim_plugins.core.artifact import ArtifactMetadata
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing
 from aim_plugins.modulation.components import Components
 
+PUBLISHED = "published"
+"""The method of attributions that were read from a file of others."""
+
 
 @dataclass(frozen=True)
-class AttributionMetadata(ArtifactMetadata):
+class AttributionMetadata(AblationMetadata):
     """Where attributions come from.
 
     Attributes:
-        components: The components, as `Components.to_json` writes them.
-        examples: Names of the examples.
-        output: What is attributed.
-        alpha: Probability of a component to be ablated, in the masks they are learned from.
-        masks: Masks under which outputs were computed.
-        gradient_passes: Further masks under which gradients were computed besides.
         prior: "gradient" or "".
         prior_factors: What mean gradients where a component is kept, and their change where it is
             ablated, were multiplied by.
@@ -44,14 +41,8 @@ class AttributionMetadata(ArtifactMetadata):
     """
 
     KIND: ClassVar[str] = "attribution"
-    MADE_BY: ClassVar[str] = "`attribute fit`"
+    MADE_BY: ClassVar[str] = "`attribute fit` or `attribute import`"
 
-    components: Sequence[Mapping[str, Any]] = ()
-    examples: Sequence[str] = ()
-    output: str = ""
-    alpha: float = 0.0
-    masks: int = 0
-    gradient_passes: int = 0
     prior: str = ""
     prior_factors: Sequence[float] = ()
     penalty: float = 0.0
@@ -89,7 +80,7 @@ class Attributions:
     @property
     def components(self) -> Components:
         """The components."""
-        return Components.from_json(self.metadata.components)
+        return self.metadata.read_components()
 
     @property
     def examples(self) -> list[str]:
@@ -171,7 +162,7 @@ class Attributions:
 
 
 def read_published(
-    path: str | Path,
+    published: str | Path,
     components: Components,
     alpha: float,
     *,
@@ -184,7 +175,7 @@ def read_published(
     ones; here it is brought back to masks of 0 and 1. Nothing in the file is executed.
 
     Args:
-        path: A file of `torch.save` with "weight" [components, examples] and "bias".
+        published: A file of `torch.save` with "weight" [components, examples] and "bias".
         components: The components, in the order in which the file has them.
         alpha: Probability of a component to be ablated, in the masks they were learned from.
         output: What is attributed.
@@ -198,30 +189,30 @@ def read_published(
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha:g}: give a probability above 0 and below 1")
     try:
-        held = torch.load(existing(path, "path"), map_location="cpu", weights_only=True)
+        held = torch.load(existing(published, "published"), map_location="cpu", weights_only=True)
         weights = held["weight"].T.float()
         bias = held["bias"].float().reshape(-1)
     except FileNotFoundError:
         raise
     except Exception as error:
         raise ValueError(
-            f"path={str(path)!r} holds no attributions ({error}): give a file with a tensor "
-            "'weight' and a tensor 'bias'"
+            f"published={str(published)!r} holds no attributions ({error}): give a file with a "
+            "tensor 'weight' and a tensor 'bias'"
         ) from error
     if weights.shape != (len(bias), len(components)):
         raise ValueError(
-            f"path={str(path)!r} has weights of {weights.shape[1]} components for "
+            f"published={str(published)!r} has weights of {weights.shape[1]} components for "
             f"{len(weights)} examples, not of {len(components)} for {len(bias)}: choose the "
             "components that its authors did"
         )
-    weights = _known(weights, bias, path, components)
+    weights = _known(weights, bias, published, components)
     # Their model is bias + sum of weight * (mask - mean) / deviation, with 1 for what is kept.
     weights = weights / math.sqrt(alpha * (1 - alpha))
     names = list(map(str, range(len(weights)))) if examples is None else list(examples)
     if len(names) != len(weights):
         raise ValueError(f"examples: {len(names)} names of {len(weights)} examples")
     metadata = AttributionMetadata(
-        method="published",
+        method=PUBLISHED,
         sites=[site.name for site in components.sites],
         components=components.to_json(),
         examples=names,
@@ -234,7 +225,7 @@ def read_published(
 def _known(
     weights: Float[Tensor, "examples components"],
     bias: Float[Tensor, " examples"],
-    path: str | Path,
+    published: str | Path,
     components: Components,
 ) -> Float[Tensor, "examples components"]:
     """Weights with 0 for components that were never ablated, which the code stores as NaN.
@@ -245,14 +236,14 @@ def _known(
     never = weights.isnan().all(0)
     if never.all() or not bias.isfinite().all():
         raise ValueError(
-            f"path={str(path)!r} has a regression that failed: all its weights are NaN, or a bias "
-            "is not finite; fit it again"
+            f"published={str(published)!r} has a regression that failed: all its weights are NaN, "
+            "or a bias is not finite; fit it again"
         )
     weights = torch.where(never, 0.0, weights)
     if not weights.isfinite().all():
         place, number = (~weights.isfinite()).nonzero()[0].tolist()
         raise ValueError(
-            f"path={str(path)!r}: the weight of {components.name(number)} for example {place} is "
-            f"{weights[place, number]:g}, though other examples have one: fit it again"
+            f"published={str(published)!r}: the weight of {components.name(number)} for example "
+            f"{place} is {weights[place, number]:g}, though other examples have one: fit it again"
         )
     return weights

@@ -5,9 +5,6 @@ Source: arXiv:2404.11534, section 5 (COAR-Edit).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -74,51 +71,3 @@ def edited_components(scores: Float[Tensor, " components"], size: int, aim: Aim)
         raise ValueError(f"size={size}: give 1 to {len(scores)}, the number of components")
     order = torch.argsort(scores, descending=aim == "lower", stable=True)
     return order[:size].tolist()
-
-
-@dataclass(frozen=True)
-class EditChoice:
-    """A number of components to ablate, chosen on a validation split.
-
-    Attributes:
-        components: The components to ablate; none where every edit is worth less than none.
-        sizes: The numbers that were tried, 0 first.
-        values: What each was worth.
-    """
-
-    components: Sequence[int]
-    sizes: Sequence[int]
-    values: Sequence[float]
-
-
-def choose_edit(
-    scores: Float[Tensor, " components"],
-    sizes: Sequence[int],
-    aim: Aim,
-    worth: Callable[[Sequence[int]], float],
-) -> EditChoice:
-    """Chooses how many components to ablate; of equals the fewest, which may be none.
-
-    Args:
-        scores: What `edit_scores` found.
-        sizes: Numbers of components to try, beside 0.
-        aim: Whether to raise or to lower the targets' outputs.
-        worth: What ablating components is worth on a validation split; more is better.
-
-    Raises:
-        ValueError: If there are no sizes, fewer components than one of them, or a score or an
-            edit's worth is NaN.
-    """
-    if not sizes:
-        raise ValueError("sizes: give one number of components or more")
-    sizes = sorted({0, *sizes})
-    edits = [edited_components(scores, size, aim) if size else [] for size in sizes]
-    values = [worth(one) for one in edits]
-    for size, value in zip(sizes, values, strict=True):
-        if math.isnan(value):
-            raise ValueError(
-                f"worth: that of {size} components is NaN, which is neither more nor less than "
-                "others: leave this size out, or examples whose outputs are not finite"
-            )
-    best = max(range(len(sizes)), key=values.__getitem__)
-    return EditChoice(edits[best], sizes, values)

@@ -26,6 +26,7 @@ from torch import Tensor
 from aim_plugins.attribution.attributions import AttributionMetadata, Attributions
 from aim_plugins.attribution.checks import check_derivatives, check_finite, check_memory
 from aim_plugins.attribution.dataset import ComponentDataset
+from aim_plugins.attribution.metadata import AblationMetadata
 
 _VALUES = 1 << 24
 """Values of masks that are in memory at a time."""
@@ -266,11 +267,9 @@ def _attributions(
     factors: Sequence[float] = (),
 ) -> Attributions:
     plan = dataset.plan
-    shared = {one.name for one in dataclasses.fields(plan)} & {
-        one.name for one in dataclasses.fields(AttributionMetadata)
-    }
+    shared = {one.name for one in dataclasses.fields(AblationMetadata)} - {"method"}
     metadata = AttributionMetadata(
-        **{name: getattr(plan, name) for name in shared if name != "method"},
+        **{name: getattr(plan, name) for name in shared},
         method="least squares" if found.penalty == 0 and not prior else "ridge",
         prior=prior,
         prior_factors=list(factors),

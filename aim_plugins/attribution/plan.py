@@ -13,11 +13,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool
 
+from aim_plugins.attribution.metadata import AblationMetadata
 from aim_plugins.attribution.subject import Subject
-from aim_plugins.core.artifact import ArtifactMetadata
 from aim_plugins.core.identity import fingerprint, model_fingerprint, seed_of
 from aim_plugins.modulation.ablation import ablation_mask
-from aim_plugins.modulation.components import Components
 
 BLOCK = {"outputs": 64, "gradients": 16}
 """Masks in a block of each kind, which take about as long."""
@@ -52,16 +51,10 @@ class Block:
 
 
 @dataclass(frozen=True)
-class DatasetPlan(ArtifactMetadata):
+class DatasetPlan(AblationMetadata):
     """What a component dataset holds, and what is known of one that is whole.
 
     Attributes:
-        components: The components, as `Components.to_json` writes them.
-        examples: Names of the examples.
-        output: What is attributed.
-        alpha: Probability of a component to be ablated.
-        masks: Masks under which outputs are computed.
-        gradient_passes: Further masks under which gradients are computed besides.
         fingerprint: Of the model; a difference in the last digit of a sampled weight shows.
         block_sizes: Masks in a block of each kind.
     """
@@ -69,12 +62,6 @@ class DatasetPlan(ArtifactMetadata):
     KIND: ClassVar[str] = "component_dataset"
     MADE_BY: ClassVar[str] = "`attribute build`"
 
-    components: Sequence[Mapping[str, Any]] = ()
-    examples: Sequence[str] = ()
-    output: str = ""
-    alpha: float = 0.0
-    masks: int = 0
-    gradient_passes: int = 0
     fingerprint: str = ""
     block_sizes: Mapping[str, int] = field(default_factory=lambda: dict(BLOCK))
 
@@ -146,10 +133,6 @@ class DatasetPlan(ArtifactMetadata):
         held = dataclasses.asdict(self)
         del held["versions"]
         return fingerprint(held)
-
-    def read_components(self) -> Components:
-        """The components."""
-        return Components.from_json(self.components)
 
     def blocks(self) -> Iterator[Block]:
         """All blocks: those of outputs, then those of gradients."""

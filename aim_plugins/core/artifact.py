@@ -116,8 +116,8 @@ class ArtifactMetadata:
             mend = "load that model"
             if self.FORCIBLE:
                 mend += (
-                    f", or give force=True (force_{self.KIND}=True in a harness, --force in a "
-                    "command) to go on"
+                    f", or give force=True (force_{self.KIND}=True in a harness or a config, "
+                    f"--force-{self.KIND} or --force in a command) to go on"
                 )
             raise ValueError(f"{text}; {mend}")
         logger.warning(text)

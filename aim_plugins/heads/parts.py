@@ -8,8 +8,8 @@ from typing import Any
 
 from aim_plugins.heads.settings import TaskAttributionSettings
 from aim_plugins.heads.subject import by_length
-from aim_plugins.task_documents import Document, fingerprint_of, load_documents
-from aim_plugins.task_questions.questions import Question, check_choices, read_questions
+from aim_plugins.task_documents import Document, fingerprint_of
+from aim_plugins.task_questions.questions import Question, read_questions
 from aim_plugins.task_questions.split import split_documents
 
 
@@ -52,20 +52,6 @@ class StudyQuestions:
     def of_references(self, part: str) -> list[Question]:
         """Questions of all references in a part."""
         return [question for one in self.references.values() for question in getattr(one, part)]
-
-
-def load_study_documents(settings: TaskAttributionSettings) -> dict[str, list[Document]]:
-    """Documents of the task, of references and of others, by task.
-
-    Raises:
-        ValueError: If a task is unknown, or is none of multiple choice.
-    """
-    found = load_documents([settings.task], settings.include_path, settings.limit)
-    if others := [*settings.references, *settings.also]:
-        found |= load_documents(others, settings.include_path, settings.also_limit)
-    for name, documents in found.items():
-        check_choices(name, documents)
-    return found
 
 
 def read_study_questions(

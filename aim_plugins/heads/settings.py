@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from aim_plugins.core.errors import did_you_mean
-from aim_plugins.core.files import existing_folder, safe_name
 from aim_plugins.core.settings import (
     Count,
     Counts,
     Names,
     Natural,
     Part,
-    Positive,
-    Settings,
     Shard,
     Shares,
     bound,
     option,
     read_shard,
 )
-from aim_plugins.task_questions.split import DEFAULT_SPLIT, check_limit, check_split, listed
+from aim_plugins.task_questions.settings import QuestionSettings, listed
 
 DEFAULT_SIZES = (1, 2, 3, 4, 6, 8)
 DEFAULT_ALPHAS = (0.025, 0.05, 0.1)
@@ -40,20 +36,14 @@ NOUNS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskAttributionSettings(Settings):
+class TaskAttributionSettings(QuestionSettings):
     """What `aim-plugins attribute` attributes to which components.
 
     Attributes:
-        model: A causal model: a name on the hub, a local folder, or "demo:smollm2".
         tasks: The task of multiple choice whose answers are attributed: one of lm-eval's tasks, or
             a group of them.
-        output: Folder of results; by default runs/attribute/MODEL_TASK.
-        include_path: Folder of tasks of your own.
-        limit: Documents of the task, the first ones; by default all.
         references: Other tasks of multiple choice, which the edit is to leave as they are:
             components are ranked by what they add to the task beyond what they add to these.
-        also: Other tasks of multiple choice, on which the edit is measured too.
-        also_limit: Documents of each of these and of each of the references, the first ones.
         components: What is ablated: attention_heads, mlp_neurons, blocks, linear_rows or
             linear_inputs, all of them, or those whose name matches a pattern, as in
             mlp_neurons:model.layers.7.*.
@@ -75,23 +65,14 @@ class TaskAttributionSettings(Settings):
             chosen on, and that results are of; by default 0.4,0.2,0.4.
         shard: Which part of the component dataset to build, and nothing else, as in 1/4: jobs of
             all parts may run at once in one folder, and a run without it goes on from there.
-        dtype: Type of the weights.
-        device: Where the model runs; by default an accelerator if there is one.
-        trust_remote_code: Whether code that comes with the model may run.
-        max_length: Longest document in tokens, of which the end is kept; by default the model's
-            window.
         batch_size: Documents in a pass, each under a mask of its own, with all of their choices.
         seed: Seed of the split, of masks, and of edits at random.
     """
 
-    model: str = option(metavar="MODEL")
-    tasks: Names = option(metavar="TASK")
-    output: str | None = option(None, short="-o", metavar="DIR")
-    include_path: str | None = option(None, metavar="FOLDER")
-    limit: Positive | None = None
+    runs: ClassVar[str] = "attribute"
+    elsewhere: ClassVar[tuple[str, ...]] = ("references", "also")
+
     references: Names = option((), metavar="NAMES")
-    also: Names = option((), metavar="NAMES")
-    also_limit: Positive = 50.0
     components: str = option("attention_heads", metavar="KIND[:PATTERN]")
     output_fn: Literal["choice_margin", "log_likelihood"] = "choice_margin"
     alpha: Part = 0.05
@@ -103,27 +84,11 @@ class TaskAttributionSettings(Settings):
     direction: Literal["lower", "raise"] = "lower"
     edit_sizes: Counts = option(DEFAULT_SIZES, metavar="NUMBERS")
     random_edits: Count = 5
-    split: Shares = option(DEFAULT_SPLIT, metavar="SHARES")
     shard: Shard | None = option(None, metavar="I/N")
-    dtype: str = "float32"
-    device: str | None = None
-    trust_remote_code: bool = False
-    max_length: Count | None = None
     batch_size: Count = 64
-    seed: int = 0
 
     def check(self) -> None:
-        if len(self.tasks) != 1:
-            raise ValueError(
-                f"tasks={','.join(self.tasks)!r}: name one task, whose answers are attributed; "
-                "others that the edit is measured on stand in also (--also)"
-            )
-        named = [*self.tasks, *self.references, *self.also]
-        if twice := [one for place, one in enumerate(named) if one in named[:place]]:
-            raise ValueError(
-                f"also={','.join(self.also)!r} and references={','.join(self.references)!r} name "
-                f"{twice[0]!r} twice, or the task itself: name each once"
-            )
+        super().check()
         if self.kind not in NOUNS:
             raise ValueError(f"components={self.components!r}: {did_you_mean(self.kind, NOUNS)}")
         for one in self.baselines:
@@ -135,18 +100,6 @@ class TaskAttributionSettings(Settings):
             raise ValueError(
                 f"eval_alphas={listed(self.eval_alphas)}: give different shares below 1"
             )
-        check_split(self.split)
-        for name in ("limit", "also_limit"):
-            check_limit(name, getattr(self, name))
-
-    def check_files(self) -> None:
-        if self.include_path is not None:
-            existing_folder(self.include_path, "include_path")
-
-    @property
-    def task(self) -> str:
-        """The task."""
-        return self.tasks[0]
 
     @property
     def kind(self) -> str:
@@ -174,15 +127,3 @@ class TaskAttributionSettings(Settings):
     def sizes(self) -> tuple[int, ...]:
         """How many components an edit may have, rising."""
         return tuple(sorted(set(self.edit_sizes)))
-
-    @property
-    def folder(self) -> Path:
-        """Folder of results."""
-        name = safe_name(f"{Path(self.model).name}_{self.task}")[:100]
-        return Path(self.output or f"runs/attribute/{name}")
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        """How the model is loaded."""
-        names = ("dtype", "device", "max_length", "trust_remote_code")
-        return {name: getattr(self, name) for name in names}

@@ -30,7 +30,7 @@ from aim_plugins.core.identity import fingerprint, model_fingerprint
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.heads.ablated import AblatedModel
 from aim_plugins.heads.front import publish
-from aim_plugins.heads.parts import load_study_documents, read_study_questions
+from aim_plugins.heads.parts import read_study_questions
 from aim_plugins.heads.prediction import hold_against_truth
 from aim_plugins.heads.settings import TaskAttributionSettings
 from aim_plugins.heads.subject import QuestionSubject
@@ -43,7 +43,7 @@ from aim_plugins.sweep.store import SweepLockedError, SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from aim_plugins.task_documents import fingerprint_of
-from aim_plugins.task_questions.questions import Question
+from aim_plugins.task_questions.questions import Question, load_choices
 
 ALONE = 8
 """So many of the ranking are ablated alone too, at most."""
@@ -110,7 +110,7 @@ class TaskAttributionStudy(FolderStudy):
 
     def load(self) -> None:
         settings = self.settings
-        self.documents = load_study_documents(settings)
+        self.documents = load_choices(settings)
         engine = load_engine(settings.model, argument="model", **settings.loading)
         self.model = engine.model
         kind: Any = settings.kind

@@ -1,4 +1,4 @@
-"""A model whose parameters ask for no gradients for a while."""
+"""A model that asks for no gradients, or is in eval mode, for a while."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for one, flag in asked.items():
             one.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode while the block runs; then each module is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from aim_plugins.core.errors import nearest
-from aim_plugins.modulation.freezing import frozen
+from aim_plugins.modulation.freezing import evaluating, frozen
 
 MASKED_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, Conv1D)
 """Layers whose weights and biases are masked; norms never are, as in the paper."""
@@ -121,12 +121,10 @@ class Masks(nn.Module, abc.ABC):
         The model's own parameters are frozen meanwhile, and it is in eval mode, so that batch
         normalisation keeps its statistics. A parameter that layers share is masked in all of them.
         """
-        modes = {module: module.training for module in model.modules()}
         owners = {name: owners_of(model, name) for name in self.names}
         orders = {layer: list(layer._parameters) for layer in model.modules()}
         attached: list[tuple[nn.Module, str]] = []
-        with frozen(model):
-            model.eval()
+        with frozen(model), evaluating(model):
             try:
                 for name, held in owners.items():
                     for layer, kind in held:
@@ -140,8 +138,6 @@ class Masks(nn.Module, abc.ABC):
                     # What was parametrised comes back last, and optimisers go by the order.
                     for kind in order:
                         layer._parameters[kind] = layer._parameters.pop(kind)
-                for module, mode in modes.items():
-                    module.training = mode
 
 
 class _Masked(nn.Module):

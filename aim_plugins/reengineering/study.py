@@ -38,11 +38,11 @@ from aim_plugins.reengineering.wording import Findings
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from aim_plugins.task_documents import Document, fingerprint_of, load_documents
+from aim_plugins.task_documents import fingerprint_of
 from aim_plugins.task_questions.answers import Answers
 from aim_plugins.task_questions.questions import (
     Question,
-    check_choices,
+    load_choices,
     read_questions,
     score_choices,
 )
@@ -79,7 +79,7 @@ class ReengineeringStudy(FolderStudy):
 
     def load(self) -> None:
         settings = self.settings
-        self.documents = self._load_documents()
+        self.documents = load_choices(settings)
         own = self.documents[settings.task]
         split = split_documents(own, settings.split, settings.seed)
         engine = load_engine(settings.model, argument="model", **settings.loading)
@@ -96,15 +96,6 @@ class ReengineeringStudy(FolderStudy):
         )
         self.others = questions
         self.learned_from = fingerprint_of([own[place] for place in split.learning])
-
-    def _load_documents(self) -> dict[str, list[Document]]:
-        settings = self.settings
-        found = load_documents([settings.task], settings.include_path, settings.limit)
-        if settings.also:
-            found |= load_documents(settings.also, settings.include_path, settings.also_limit)
-        for name, documents in found.items():
-            check_choices(name, documents)
-        return found
 
     def measure(self, store: SweepStore) -> None:
         documents = [one for members in self.documents.values() for one in members]

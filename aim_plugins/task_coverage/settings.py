@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from aim_plugins.core.errors import did_you_mean
-from aim_plugins.core.files import existing, existing_folder, safe_name, sha256_of
-from aim_plugins.core.settings import Count, Names, Natural, Positive, option
+from aim_plugins.core.files import existing, existing_folder, sha256_of
+from aim_plugins.core.settings import Count, Names, Natural, option
 from aim_plugins.coverage.settings import (
     CRITERIA,
     CriteriaSettings,
@@ -17,6 +16,7 @@ from aim_plugins.coverage.settings import (
     SuiteSettings,
 )
 from aim_plugins.modulation.sites import compile_site
+from aim_plugins.task_questions.settings import TaskSettings
 
 LRP_EPSILON = "lrp-epsilon"
 DEFAULT_CRITERIA = tuple(name for name in CRITERIA if name != "NLC")
@@ -24,15 +24,11 @@ DEFAULT_CRITERIA = tuple(name for name in CRITERIA if name != "NLC")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
+class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings, TaskSettings):
     """What `aim-plugins coverage` measures.
 
     Attributes:
-        model: A causal model: a name on the hub, a local folder, or "demo:smollm2".
         tasks: Tasks whose documents are the suite, separated by commas.
-        output: Folder of results; by default runs/coverage/MODEL_TASKS.
-        include_path: Folder of tasks of your own.
-        limit: Documents of each task, the first ones; by default all.
         reference_tasks: Tasks whose documents the ranges, traces and important neurons are learned
             from; by default the first of the tasks.
         reference: Folder of a reference that another run learned, instead.
@@ -50,21 +46,11 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
         modules: Regular expressions of the modules whose outputs are looked at; by default what
             attention and feed-forward part of each block add to the hidden states.
         kmnc_buckets: Of KMNC, the buckets k of a neuron's range over the reference documents.
-        dtype: Type of the weights; others than float32 round activations, and make them depend on
-            the batch.
-        device: Where the model runs; by default an accelerator if there is one.
-        trust_remote_code: Whether code that comes with the model may run.
-        max_length: Longest document in tokens, of which the end is kept; by default the model's
-            window.
         batch_size: Documents in a pass.
-        seed: Seed of what is drawn.
     """
 
-    model: str = option(metavar="MODEL")
-    tasks: Names = option(metavar="NAMES")
-    output: str | None = option(None, short="-o", metavar="DIR")
-    include_path: str | None = option(None, metavar="FOLDER")
-    limit: Positive | None = None
+    runs: ClassVar[str] = "coverage"
+
     reference_tasks: Names = option((), metavar="NAMES")
     reference: str | None = option(None, metavar="DIR")
     classes: Literal["answer", "one"] = "answer"
@@ -76,12 +62,7 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
     criteria: Names = option(DEFAULT_CRITERIA, metavar="NAMES")
     modules: Sequence[str] = option((), metavar="PATTERN")
     kmnc_buckets: Count = 100
-    dtype: str = "float32"
-    device: str | None = None
-    trust_remote_code: bool = False
-    max_length: Count | None = None
     batch_size: Count = 16
-    seed: int = 0
 
     def check(self) -> None:
         super().check()
@@ -91,10 +72,6 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
             named = getattr(self, name)
             if len(set(named)) < len(named):
                 raise ValueError(f"{name}={','.join(named)!r} names a task twice: name each once")
-        if self.limit is not None and self.limit >= 1 and self.limit != int(self.limit):
-            raise ValueError(
-                f"limit={self.limit:g}: give a whole number of documents, or a share below 1"
-            )
         if self.compat != "none":
             raise ValueError(f"compat={self.compat!r} is about classifiers of images: leave it out")
         self._check_importance()
@@ -138,17 +115,11 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
 
     def check_files(self) -> None:
         super().check_files()
-        for name in ("include_path", "reference", "directions"):
+        for name in ("reference", "directions"):
             if (folder := getattr(self, name)) is not None:
                 existing_folder(folder, name)
         if self.importance_file is not None:
             existing(self.importance_file, "importance_file", [".csv"])
-
-    @property
-    def folder(self) -> Path:
-        """Folder of results."""
-        name = safe_name(f"{Path(self.model).name}_{'+'.join(self.tasks)}")[:100]
-        return Path(self.output or f"runs/coverage/{name}")
 
     @property
     def learned_from(self) -> tuple[str, ...]:
@@ -156,12 +127,6 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings):
         if self.reference is not None:
             return ()
         return tuple(self.reference_tasks) or (self.tasks[0],)
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        """How the model is loaded."""
-        names = ("dtype", "device", "max_length", "trust_remote_code")
-        return {name: getattr(self, name) for name in names}
 
     @property
     def learned_with(self) -> dict[str, Any]:

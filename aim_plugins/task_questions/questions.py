@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from aim_plugins.task_documents import Document
+from aim_plugins.task_documents import Document, load_documents
+from aim_plugins.task_questions.settings import QuestionSettings
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,20 @@ class Question:
     ids: tuple[tuple[int, ...], ...]
     scored: tuple[int, ...]
     right: int
+
+
+def load_choices(settings: QuestionSettings) -> dict[str, list[Document]]:
+    """Documents of the task, and of all others that settings name, by task.
+
+    Raises:
+        ValueError: If a task is unknown, or is none of multiple choice.
+    """
+    found = load_documents([settings.task], settings.include_path, settings.limit)
+    if settings.others:
+        found |= load_documents(settings.others, settings.include_path, settings.also_limit)
+    for name, documents in found.items():
+        check_choices(name, documents)
+    return found
 
 
 def check_choices(task: str, documents: Sequence[Document]) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aim_plugins.task_documents import Document
 
-DEFAULT_SPLIT = (0.4, 0.2, 0.4)
 _FEWEST = 2
 """Documents of each part, at least: one says nothing of its error."""
 
@@ -57,35 +55,3 @@ def split_documents(documents: Sequence[Document], shares: Sequence[float], seed
             "least; take more documents, or other shares"
         )
     return Split(*parts)
-
-
-def check_split(shares: Sequence[float]) -> None:
-    """Refuses shares that are not of three parts.
-
-    Raises:
-        ValueError: If they are not three that add up to 1.
-    """
-    if len(shares) != 3 or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise ValueError(
-            f"split={listed(shares)}: give three shares that add up to 1: of documents to learn "
-            "from, to choose on, and to test on"
-        )
-
-
-def check_limit(name: str, limit: float | None) -> None:
-    """Refuses a number of documents that is neither whole nor a share.
-
-    Raises:
-        ValueError: If it is one.
-    """
-    if limit is not None and limit >= 1 and limit != int(limit):
-        raise ValueError(f"{name}={limit:g}: give a whole number of documents, or a share below 1")
-
-
-def listed(values: Sequence[float]) -> str:
-    """Numbers as they are written in options.
-
-    >>> listed((0.4, 0.2, 0.4))
-    '0.4,0.2,0.4'
-    """
-    return ",".join(f"{one:g}" for one in values)

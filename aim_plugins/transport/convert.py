@@ -33,9 +33,10 @@ import torch
 from torch import Tensor
 
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.freezing import evaluating
 from aim_plugins.modulation.hooks import execution_order, split_site
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
-from aim_plugins.transport.folding.readers import evaluating, probe_tokens
+from aim_plugins.transport.folding.readers import probe_tokens
 from aim_plugins.transport.vocabulary import POOLINGS, STATEDICT, statedict_files
 
 _METHOD_KEYS = {

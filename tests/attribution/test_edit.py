@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aim_plugins.attribution.edit import choose_edit, edit_scores, edited_components
+from aim_plugins.attribution.edit import edit_scores, edited_components
 
 
 def test_scores_are_t_statistics_with_population_deviations() -> None:
@@ -66,38 +66,8 @@ def test_more_components_than_there_are_cannot_be_ablated(size: int) -> None:
         edited_components(torch.zeros(4), size, "raise")
 
 
-def test_the_size_of_most_worth_is_chosen_and_of_equals_the_smallest() -> None:
-    scores = torch.tensor([3.0, 2.0, 1.0, 0.0])
-    asked: list[list[int]] = []
-
-    def worth(components) -> float:
-        asked.append(list(components))
-        return {0: 0.0, 1: 0.1, 2: 0.7, 3: 0.7, 4: -1.0}[len(components)]
-
-    found = choose_edit(scores, [3, 1, 4, 2, 3], "lower", worth)
-    assert asked == [[], [0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
-    assert found.components == [0, 1]
-    assert list(found.sizes) == [0, 1, 2, 3, 4]
-    assert list(found.values) == [0.0, 0.1, 0.7, 0.7, -1.0]
-
-
-def test_nothing_is_ablated_where_every_edit_harms() -> None:
-    found = choose_edit(torch.arange(4.0), [1, 3], "raise", lambda edit: -float(len(edit)))
-    assert found.components == []
-    assert list(found.values) == [0.0, -1.0, -3.0]
-
-
-def test_scores_and_worths_without_a_number_are_refused() -> None:
+def test_scores_without_a_number_are_refused() -> None:
     scores = torch.tensor([1.0, math.nan, 2.0])
     for aim in ("raise", "lower"):
         with pytest.raises(ValueError, match="scores: that of component 1 is NaN"):
             edited_components(scores, 1, aim)
-    with pytest.raises(ValueError, match="worth: that of 2 components is NaN"):
-        choose_edit(
-            torch.zeros(3), [1, 2], "raise", lambda edit: math.nan if len(edit) == 2 else 0.0
-        )
-
-
-def test_a_choice_needs_sizes() -> None:
-    with pytest.raises(ValueError, match="sizes: give one number of components or more"):
-        choose_edit(torch.zeros(3), [], "raise", lambda _: 0.0)

@@ -229,11 +229,11 @@ def test_an_edit_against_references_is_ranked_by_the_t_statistic(attribute) -> N
     ("words", "message"),
     [
         (("--tasks", "tiny_writing"), "tiny_writing has documents without choices"),
-        (("--tasks", "tiny_capitals,tiny_questions"), "name one task, .*--also"),
-        (("--also", "tiny_capitals"), "also='tiny_capitals' and .*name 'tiny_capitals' twice"),
+        (("--tasks", "tiny_capitals,tiny_questions"), "name one task; .*--also"),
+        (("--also", "tiny_capitals"), "also='tiny_capitals': 'tiny_capitals' is named twice"),
         (
             ("--also", "tiny_questions", "--references", "tiny_questions"),
-            "references='tiny_questions' name 'tiny_questions' twice",
+            "references='tiny_questions', also='tiny_questions': 'tiny_questions' is named twice",
         ),
         (("--components", "attention_head"), "did you mean 'attention_heads'"),
         (("--components", "attention_heads:layer.9"), "layer.9' matches none of the 12"),

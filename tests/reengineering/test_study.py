@@ -161,10 +161,10 @@ def test_masks_of_another_model_are_refused(reengineer, tiny) -> None:
         (("--shares", "0"), "shares=0.0: give a share above 0"),
         (("--shares", "1.5"), "shares=1.5: give a share above 0 and up to 1"),
         (("--shares", "1,0.5"), "shares=1,0.5: give different shares below 1"),
-        (("--tasks", "tiny_capitals,tiny_questions"), "name one task, .*--also"),
+        (("--tasks", "tiny_capitals,tiny_questions"), "name one task; .*--also"),
         (("--split", "0.5,0.5"), "split=0.5,0.5: give three shares that add up to 1"),
         (("--split", "0.8,0.1,0.1"), "8 documents give parts of 6, 1, 1: each needs 2"),
-        (("--also", "tiny_capitals"), "also='tiny_capitals' names a task twice, or"),
+        (("--also", "tiny_capitals"), "also='tiny_capitals': 'tiny_capitals' is named twice, or"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(reengineer, capsys, words, message) -> None:

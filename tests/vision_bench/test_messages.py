@@ -20,6 +20,7 @@ from vision_bench.attribution.editing.settings import EditSettings
 from vision_bench.attribution.settings import (
     AttributionSettings,
     BuildSettings,
+    ImportSettings,
     InitSettings,
     MergeSettings,
 )
@@ -67,6 +68,7 @@ REENGINEERING: tuple[type[Settings], ...] = (
 ATTRIBUTION: tuple[type[Settings], ...] = (
     AttributionSettings,
     BuildSettings,
+    ImportSettings,
     InitSettings,
     MergeSettings,
     EditSettings,

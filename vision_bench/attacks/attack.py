@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aim_plugins.core.settings import Settings, bound
+from aim_plugins.modulation.freezing import evaluating, frozen
 from vision_bench.attacks.normalised import Pixels
 
 Labels = Int[Tensor, " images"]
@@ -64,7 +64,7 @@ class Attack(Settings, abc.ABC):
         if not len(images):
             return images.clone()
         # A clone made here takes part in gradients even when the caller is in inference mode.
-        with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(model), evaluating(model):
             clean = images.clone().clamp_(0, 1)
             return self.perturb(model, clean, labels.clone().to(clean.device), places)
 
@@ -136,20 +136,3 @@ def _check(images: Tensor, labels: Tensor, indices: Tensor) -> None:
         )
     if (least := int(labels.min())) < 0:
         raise ValueError(f"labels hold {least}: give classes from 0 upwards")
-
-
-@contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients of parameters; leaving it restores both."""
-    modes = [(one, one.training) for one in model.modules()]
-    needing = [one for one in model.parameters() if one.requires_grad]
-    try:
-        model.eval()
-        for one in needing:
-            one.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for one in needing:
-            one.requires_grad_(True)

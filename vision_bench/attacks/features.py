@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from aim_plugins.core.settings import Count, Natural, Positive, Settings
-from vision_bench.attacks.attack import frozen
+from aim_plugins.modulation.freezing import evaluating, frozen
 from vision_bench.attacks.gradient_sign import climb, gradient_sign, uniform_start
 
 Normalised = Float[Tensor, "images channels height width"]
@@ -68,7 +68,12 @@ class FeatureAttack(Settings):
         """
         box = self.box(images)
         start = uniform_start(torch.as_tensor(indices), images[0].numel(), self.seed)
-        with torch.inference_mode(False), torch.enable_grad(), frozen(extractor):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            frozen(extractor),
+            evaluating(extractor),
+        ):
             first = images.add(start.view(images.shape).to(images), alpha=self.eps).clamp(*box)
             return climb(
                 lambda now: gradient_sign(lambda leaf: objective(extractor(leaf)), now),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vision_bench.attribution.settings import (
     AttributionSettings,
     BuildSettings,
+    ImportSettings,
     InitSettings,
     MergeSettings,
 )
@@ -50,6 +51,20 @@ def merge(arguments: Sequence[str]) -> int:
         "vision_bench.attribution.stages:MergeStage",
         arguments,
         config=False,
+    )
+    return 0
+
+
+def take(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench attribute import`; returns 0."""
+    run_study(
+        ImportSettings,
+        "attribute import",
+        "Takes attributions that others published, in the layout of COAR's authors, in the place "
+        "of `attribute build` and `attribute fit`: their units are undone, and nothing in the file "
+        "is run. `attribute evaluate` tells whether they are of this model.",
+        "vision_bench.attribution.stages:ImportStage",
+        arguments,
     )
     return 0
 

@@ -14,6 +14,9 @@ from aim_plugins.sweep.paired import Interval, mean_interval
 COAR, RIDGE, LEAST_SQUARES = "COAR", "ridge", "least squares"
 """Attributions as they are fitted here; from masks alone; and as the paper fits them."""
 
+OTHERS = "published"
+"""Attributions that others fitted."""
+
 NAMES = {
     "leave_one_out": "leave one out",
     "gradient_times_parameter": "gradient × parameter",

@@ -15,6 +15,7 @@ from aim_plugins.sweep.paired import Interval, show_p
 from vision_bench.attribution.findings import (
     COAR,
     LEAST_SQUARES,
+    OTHERS,
     Findings,
     Method,
     percent,
@@ -26,6 +27,10 @@ from vision_bench.attribution.pictures import (
     draw_example,
 )
 
+_OF_OTHERS = (
+    " Published: read from a file of others, with as many passes as they say. Where it correlates "
+    "with nothing, its components or images stand in another order than these."
+)
 _TOP = 5
 """Components that a table names."""
 _CLASSES = 20
@@ -152,7 +157,9 @@ def _trust(
         "All images have the same masks, and others would move all means together. A pass is one "
         "forward pass over all images; a backward pass counts as 1.55. COAR: what is fitted here. "
         "Ridge: the same without gradients. Least squares: as the paper has it, which needs more "
-        "masks than components, and collapses where they are about as many.",
+        "masks than components, and collapses where they are about as many."
+        + _OF_OTHERS
+        * (found.methods[0].name == OTHERS),
         sentences,
         {
             "correlation against cost": drawn["budget"]["png"],

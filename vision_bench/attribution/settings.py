@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from aim_plugins.core.errors import did_you_mean
-from aim_plugins.core.files import existing_folder
+from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import (
     Classes,
     Count,
@@ -161,6 +161,24 @@ class BuildSettings(AttributionSettings):
         """The part that is measured, counted from 1, and of how many."""
         place, count = read_shard(self.shard)
         return place + 1, count
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings(AttributionSettings):
+    """Attributions that others published, and what `vision-bench attribute import` makes of them.
+
+    Attributes:
+        published: File of the attributions, as COAR's authors publish them: what torch.save wrote
+            of a dictionary with "weight" [components, images] and "bias". Nothing in it is run.
+        masks: Masks that they were fitted to, as their authors say; reports name them as the cost.
+    """
+
+    published: Path = option(metavar="FILE")
+    masks: Count = option(metavar="N")
+
+    def check_files(self) -> None:
+        super().check_files()
+        existing(self.published, "published")
 
 
 @dataclass(frozen=True)

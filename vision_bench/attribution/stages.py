@@ -12,7 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aim_plugins.attribution.attributions import Attributions
+from aim_plugins.attribution.attributions import (
+    PUBLISHED,
+    AttributionMetadata,
+    Attributions,
+    read_published,
+)
 from aim_plugins.attribution.dataset import ComponentDataset, build, merge, missing_blocks
 from aim_plugins.attribution.fit import fit_attributions
 from aim_plugins.attribution.plan import DatasetPlan
@@ -22,6 +27,7 @@ from vision_bench.attribution.choices import ATTRIBUTIONS, DATASET
 from vision_bench.attribution.settings import (
     AttributionSettings,
     BuildSettings,
+    ImportSettings,
     MergeSettings,
 )
 from vision_bench.attribution.subject import Loaded, load_subject
@@ -105,6 +111,65 @@ class FitStage:
             f"{time.monotonic() - start:.1f} s"
         )
         return found
+
+
+class ImportStage:
+    """`vision-bench attribute import`: attributions that others published, for these images.
+
+    Args:
+        settings: The file, and of which model, components and images it is.
+        command: The words that repeat it.
+    """
+
+    def __init__(self, settings: ImportSettings, command: Sequence[str] = ()) -> None:
+        self.settings, self.command = settings, command
+
+    def run(self) -> Attributions:
+        """Reads and writes them; returns them."""
+        settings = self.settings
+        if (settings.folder / DATASET).exists():
+            raise ValueError(
+                f"output={str(settings.folder)!r} holds a component dataset, of which attributions "
+                "are fitted: name another folder for those that are published"
+            )
+        loaded = load_subject(settings)
+        tell_subject(loaded)
+        held = read_published(
+            settings.published, loaded.components, settings.alpha, output=settings.output_fn
+        )
+        rows = self._rows(loaded, len(held.weights))
+        metadata = AttributionMetadata.of_model(
+            loaded.subject.model,
+            sites=held.metadata.sites,
+            method=held.metadata.method,
+            components=held.metadata.components,
+            examples=loaded.names,
+            output=settings.output_fn,
+            alpha=settings.alpha,
+            masks=settings.masks,
+            data_sha256=loaded.fingerprint,
+        )
+        found = Attributions(held.weights[rows], held.intercepts[rows], metadata)
+        folder = found.save(settings.folder / ATTRIBUTIONS)
+        print(
+            f"{folder}: {len(loaded.components)} components of {len(rows)} of the "
+            f"{len(held.weights)} images of {settings.published.name}; check them by "
+            "`vision-bench attribute evaluate`"
+        )
+        return found
+
+    def _rows(self, loaded: Loaded, count: int) -> list[int]:
+        """Which of the file's images are those that are named here."""
+        settings, images = self.settings, len(loaded.data)
+        if count == images and settings.limit is None:
+            return list(loaded.positions)
+        if count == len(loaded.positions):
+            return list(range(count))
+        raise ValueError(
+            f"published={str(settings.published)!r} has attributions of {count} images: they are "
+            f"neither all {images} of {loaded.data.title} nor the {len(loaded.positions)} that "
+            "examples and limit leave; give the split that its authors attributed, whole"
+        )
 
 
 def plan_dataset(settings: AttributionSettings, loaded: Loaded) -> DatasetPlan:
@@ -196,21 +261,28 @@ def open_dataset(settings: AttributionSettings) -> ComponentDataset:
 
 
 def open_attributions(settings: AttributionSettings) -> Attributions:
-    """The attributions that were fitted by the same settings.
+    """The attributions that were fitted by the same settings, or imported by them.
 
     Raises:
-        ValueError: If there are none, or they were fitted by others.
+        ValueError: If there are none, or they were made by others.
     """
     folder = settings.folder / ATTRIBUTIONS
     found = Attributions.load(folder)
-    asked = {
-        "prior": (settings.prior, found.metadata.prior or None),
-        "penalty": (settings.penalty, found.metadata.asked_penalty),
-    }
+    metadata = found.metadata
+    asked: dict[str, tuple[object, object]]
+    if metadata.method == PUBLISHED:
+        again = "run `attribute import` again"
+        asked = {
+            "output_fn": (settings.output_fn, metadata.output),
+            "alpha": (settings.alpha, metadata.alpha),
+        }
+    else:
+        again = "run `attribute fit` again"
+        asked = {
+            "prior": (settings.prior, metadata.prior or None),
+            "penalty": (settings.penalty, metadata.asked_penalty),
+        }
     for name, (mine, theirs) in asked.items():
         if mine != theirs:
-            raise ValueError(
-                f"{name}={mine!r}, but {folder} was fitted with {theirs!r}: run `attribute fit` "
-                "again"
-            )
+            raise ValueError(f"{name}={mine!r}, but {folder} was made with {theirs!r}: {again}")
     return found

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from aim_plugins.attribution import baselines
-from aim_plugins.attribution.attributions import Attributions
+from aim_plugins.attribution.attributions import PUBLISHED, Attributions
 from aim_plugins.attribution.evaluation import correlations, top_effects
 from aim_plugins.core.commands import keeping_finished_work, say
 from aim_plugins.sweep.store import SweepStore
@@ -32,6 +32,7 @@ from vision_bench.attribution.findings import (
     COAR,
     LEAST_SQUARES,
     NAMES,
+    OTHERS,
     RIDGE,
     Example,
     Findings,
@@ -115,8 +116,9 @@ class EvaluationStudy(FolderStudy):
 
     def load(self) -> None:
         settings = self.settings
-        self.dataset = open_dataset(settings)
         self.attributions = open_attributions(settings)
+        published = self.attributions.metadata.method == PUBLISHED
+        self.dataset = None if published else open_dataset(settings)
         if self.loaded is None:
             self.loaded = load_subject(settings)
             tell_subject(self.loaded)
@@ -181,6 +183,8 @@ class EvaluationStudy(FolderStudy):
 
     def _fitted(self, fresh: Fresh, fitted: Attributions) -> Method:
         """The attributions that are evaluated, as they were fitted."""
+        if self.dataset is None:
+            return fresh.method(OTHERS, float(fitted.metadata.masks), fitted.weights)
         plan, name = self.dataset.plan, COAR
         if not fitted.metadata.prior:
             name = LEAST_SQUARES if fitted.metadata.penalty == 0 else RIDGE
@@ -188,7 +192,9 @@ class EvaluationStudy(FolderStudy):
         return fresh.method(name, passes, fitted.weights)
 
     def _curves(self, fresh: Fresh, first: Method) -> dict[str, list[Method]]:
-        """The same from parts of the dataset, by kind."""
+        """The same from parts of the dataset, by kind; nothing of what is published."""
+        if self.dataset is None:
+            return {}
         say("fits to parts of the dataset")
         curves: dict[str, list[Method]] = {}
         for name, passes, one in fits_by_budget(self.dataset, self.settings.prior):

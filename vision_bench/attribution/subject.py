@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from aim_plugins.attribution import outputs
 from aim_plugins.attribution.subject import BatchSubject
@@ -25,7 +25,7 @@ from vision_bench.data.dataset import evenly
 from vision_bench.data.images import UnreadableImageError
 from vision_bench.data.samples import read_samples
 from vision_bench.logits.forward import forward
-from vision_bench.models.model import LogitsOnly, VisionModel
+from vision_bench.models.model import VisionModel, named_module
 
 MEMORY = 2 << 30
 """Bytes of images that are kept where the model computes; more stay in main memory."""
@@ -144,11 +144,6 @@ def load_subject(settings: ExampleSettings) -> Loaded:
         settings.batch_size,
     )
     return Loaded(model, data, positions, subject)
-
-
-def named_module(module: nn.Module) -> nn.Module:
-    """The module whose parts carry the names that a person knows."""
-    return module.model if isinstance(module, LogitsOnly) else module
 
 
 def choose_examples(

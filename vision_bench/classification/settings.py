@@ -10,9 +10,13 @@ from pathlib import Path
 from aim_plugins.core.files import existing
 from aim_plugins.core.settings import Count, Grid, Settings, option
 from aim_plugins.core.strengths import MAX_STRENGTHS, parse_strengths, validate_strength
+from vision_bench.changes.settings import ChangeSettings
 from vision_bench.classifiers.settings import ClassifierSettings, FocusSettings
 from vision_bench.models.names import plain_name
 from vision_bench.models.preprocessing import Choice
+
+_STEPS, _STEP = 101, 0.2
+"""AIM's strengths for CIFAR, where none are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +42,13 @@ class NoiseSettings(FocusSettings):
 
 
 @dataclass(frozen=True)
-class ClassifySettings(ClassifierSettings, NoiseSettings):
+class ClassifySettings(ClassifierSettings, NoiseSettings, ChangeSettings):
     """A classifier on a labelled data set.
 
     Attributes:
-        num_perturb_steps: Number of strengths, from 0 upwards.
-        perturb_step: From one strength to the next, in logit units.
+        num_perturb_steps: Number of strengths of noise, from 0 upwards; by default 101, or no noise
+            beside an edit where neither this nor one of the next two is given.
+        perturb_step: From one strength to the next, in logit units; by default 0.2.
         noise_std: The strengths themselves, such as "0:20:0.2" (20 included) or "0,0.5,1", in the
             place of the two above.
         report_classes: Names or indices of classes with curves of their own; by default the targets
@@ -53,19 +58,30 @@ class ClassifySettings(ClassifierSettings, NoiseSettings):
         output: Folder of results; by default runs/DATASET_MODEL.
     """
 
-    num_perturb_steps: Count = 101
-    perturb_step: str | float = 0.2
+    num_perturb_steps: Count | None = None
+    perturb_step: str | float | None = None
     noise_std: Grid | None = option(None, metavar="GRID")
     report_classes: Sequence[str | int] = option((), metavar="CLASS")
     plot: bool = True
     logits_cache: str | None = None
     output: str | None = None
 
+    def check(self) -> None:
+        super().check()
+        if self.edit is not None and self.focus_target and not any(self.stds):
+            raise ValueError(
+                f"focus_target={list(self.focus_target)} is of noise, and none is asked for beside "
+                f"edit={self.edit!r}: add noise_std, or leave it out"
+            )
+
     @property
     def stds(self) -> tuple[float, ...]:
-        if self.noise_std is None:
-            return perturb_grid(self.num_perturb_steps, self.perturb_step)
-        return parse_strengths(self.noise_std)
+        if self.noise_std is not None:
+            return parse_strengths(self.noise_std)
+        steps, step = self.num_perturb_steps, self.perturb_step
+        if self.edit is not None and steps is None and step is None:
+            return (0.0,)
+        return perturb_grid(_STEPS if steps is None else steps, _STEP if step is None else step)
 
     @property
     def folder(self) -> Path:

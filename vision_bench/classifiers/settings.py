@@ -61,6 +61,7 @@ class ClassifierSettings(Settings):
         dataset_name(self.dataset)
 
     def check_files(self) -> None:
+        super().check_files()
         if self.labels is not None:
             existing(self.labels, "labels")
         if dataset_name(self.dataset) in NEED_ROOT:

@@ -21,7 +21,7 @@ from vision_bench.data.dataset import VisionData
 from vision_bench.data.images import UnreadableImageError
 from vision_bench.data.samples import read_samples
 from vision_bench.logits.forward import forward
-from vision_bench.models.model import LogitsOnly, VisionModel
+from vision_bench.models.model import VisionModel, named_module
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ class Subject:
         self.model, self.batch_size, self.workers = model, batch_size, workers
         self.device = torch.device(best_device(device))
         self.module: nn.Module = model.module.to(self.device)
-        wrapped = self.module.model if isinstance(self.module, LogitsOnly) else self.module
-        self.named: nn.Module = wrapped
+        self.named: nn.Module = named_module(self.module)
         example = example.to(self.device)
         self.layers: Layers = neuron_layers(
             self.named, lambda: forward(model, example), list(modules) or None

@@ -17,10 +17,10 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from filelock import FileLock, Timeout
@@ -28,6 +28,9 @@ from torch import Tensor, nn
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.devices import best_device
+from aim_plugins.core.strengths import format_strength
+from aim_plugins.modulation.changes import Change
+from aim_plugins.modulation.columns import applied
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import check_on_error, list_left_out
 from vision_bench.data.samples import read_samples
@@ -36,6 +39,7 @@ from vision_bench.logits.classes import CachedLogits
 from vision_bench.logits.forward import UnfitImageError, forward
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.logits.store import LogitsStore, Sample
+from vision_bench.models.model import named_module
 
 if TYPE_CHECKING:
     from vision_bench.models.model import VisionModel
@@ -109,39 +113,135 @@ def cache_logits(
         UnreadableImageError: If an image is unusable and the data set was loaded with
             `on_error="raise"`, or a classifier does not take images of this size.
     """
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "dtype": dtype}
+    options |= {"workers": workers, "progress": progress}
+    (found,) = cache_changed_logits(model, data, folder, [()], **options)
+    return found
+
+
+@overload
+def cache_changed_logits(
+    model: VisionModel,
+    data: ClassificationData,
+    folder: str | Path,
+    changes: Sequence[tuple[Change, ...]],
+    *,
+    batch_size: int = ...,
+    device: str | torch.device | None = ...,
+    dtype: torch.dtype | None = ...,
+    workers: int = ...,
+    progress: bool = ...,
+) -> list[CachedLogits]: ...
+
+
+@overload
+def cache_changed_logits(
+    model: VisionModel,
+    data: SegmentationData,
+    folder: str | Path,
+    changes: Sequence[tuple[Change, ...]],
+    *,
+    batch_size: int = ...,
+    device: str | torch.device | None = ...,
+    dtype: torch.dtype | None = ...,
+    workers: int = ...,
+    progress: bool = ...,
+) -> list[CachedSegmentationLogits]: ...
+
+
+def cache_changed_logits(
+    model: VisionModel,
+    data: ClassificationData | SegmentationData,
+    folder: str | Path,
+    changes: Sequence[tuple[Change, ...]],
+    *,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> list[CachedLogits] | list[CachedSegmentationLogits]:
+    """Computes a model's logits under several changes, in one pass over the images.
+
+    Images are read once, and every batch goes through the model under each of the changes in turn.
+    Strengths are no rows of one batch here: a batch is full of images already, so that it would
+    hardly be faster, and the logits at one strength would be rounded by which others are asked for.
+
+    Args:
+        model: The model, which every change was made for.
+        data: As in `cache_logits`.
+        folder: As in `cache_logits`; those under each of the changes lie in a folder of their own.
+        changes: What is changed of activations and weights; nothing gives the logits of
+            `cache_logits`, to the bit.
+        batch_size: As in `cache_logits`, and so are all others.
+        device: Where the model runs.
+        dtype: Type to store.
+        workers: Processes that read images.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The logits under each of the changes.
+
+    Raises:
+        ValueError: As in `cache_logits`.
+        UnreadableImageError: As in `cache_logits`.
+    """
     task = "segmentation" if isinstance(data, SegmentationData) else "classification"
     _check(model, data, task, batch_size, workers)
     if dtype is None:
         dtype = torch.float16 if task == "segmentation" else torch.float32
     processes = _processes()
-    store = _store(model, data, task, Path(folder), dtype)
-    with _only_writer(store.folder, processes):
+    passes = []
+    for own in dict.fromkeys(changes):
+        run = functools.partial(_forward, model, own, device or processes.device, dtype)
+        passes.append(_Pass(_store(model, data, task, Path(folder), dtype, own), run))
+    with contextlib.ExitStack() as stack:
+        # In one order in every run, so that no two wait for each other.
+        for place in sorted(one.store.folder for one in passes):
+            stack.enter_context(_only_writer(place, processes))
         if processes.index == 0:
-            store.start()
-            store.drop_damaged()
+            for one in passes:
+                one.store.start()
+                one.store.drop_damaged()
         processes.wait()
-        found = store.find()
-        if found is None:
-            run = functools.partial(_forward, model, device or processes.device, dtype)
-            _compute(store, run, processes, batch_size, workers, progress)
+        found = [one.store.find() for one in passes]
+        missing = [one for one, cached in zip(passes, found, strict=True) if cached is None]
+        if missing:
+            _compute(missing, processes, batch_size, workers, progress)
             processes.wait()
             if processes.index == 0:
-                store.finish()
+                for one in missing:
+                    one.store.finish()
             processes.wait()
-            found = store.find()
-        if found is None:
-            raise OSError(f"{store.folder} was changed from outside: start again")
-        if processes.index == 0:
-            store.tidy()
-    data.unreadable.update(found.unreadable)
+            found = [one.store.find() for one in passes]
+        for one, cached in zip(passes, found, strict=True):
+            if cached is None:
+                raise OSError(f"{one.store.folder} was changed from outside: start again")
+            if processes.index == 0:
+                one.store.tidy()
+            data.unreadable.update(cached.unreadable)
     check_on_error(data.name, data.unreadable, data.on_error)
     if data.unreadable and processes.index == 0:
         warnings.warn(
             f"{data.title}: {list_left_out(data.unreadable)}",
             SkippedImagesWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return found
+    held = dict(zip(dict.fromkeys(changes), found, strict=True))
+    return [held[own] for own in changes]  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One of the caches that a pass over the images fills.
+
+    Attributes:
+        store: Its files.
+        run: The model as it is run for them.
+    """
+
+    store: LogitsStore
+    run: Callable[[list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -202,6 +302,7 @@ def _store(
     task: str,
     folder: Path,
     dtype: torch.dtype,
+    changes: Sequence[Change],
 ) -> LogitsStore:
     identity = {
         "task": task,
@@ -210,7 +311,12 @@ def _store(
         "dtype": str(dtype),
         **data.identity(),
     }
-    return LogitsStore(folder, f"{model.title} on {data.title}", identity, data)
+    title = model.title
+    if changes:
+        identity["changes"] = [one.identity for one in changes]
+        named = (f"{one.axis.name}={format_strength(one.strength)}" for one in changes)
+        title = f"{title} at {', '.join(named)}"
+    return LogitsStore(folder, f"{title} on {data.title}", identity, data)
 
 
 def _weights_digest(module: nn.Module) -> str:
@@ -243,8 +349,7 @@ def _only_writer(folder: Path, processes: _Processes) -> Iterator[None]:
 
 
 def _compute(
-    store: LogitsStore,
-    run: Callable[[list[Tensor]], list[Tensor]],
+    passes: Sequence[_Pass],
     processes: _Processes,
     batch_size: int,
     workers: int,
@@ -253,29 +358,33 @@ def _compute(
     """Computes this process's share of the shards that are missing."""
     from tqdm import tqdm
 
-    share = store.shards()[processes.index :: processes.count]
-    missing = [shard for shard in share if store.note(shard) is None]
+    first = passes[0].store
+    share = first.shards()[processes.index :: processes.count]
+    lacking = {shard: [one for one in passes if one.store.note(shard) is None] for shard in share}
+    missing = [shard for shard in share if lacking[shard]]
     # Fixed batches: their sizes decide how sums are rounded.
     batches = [
         list(shard[start : start + batch_size])
         for shard in missing
         for start in range(0, len(shard), batch_size)
     ]
-    loader = read_samples(store.data, batches, workers)
+    loader = read_samples(first.data, batches, workers)
     with tqdm(
-        desc=store.title,
+        desc=first.title if len(passes) == 1 else f"{first.data.title}, {len(passes)} strengths",
         total=sum(map(len, share)),
         initial=sum(map(len, share)) - sum(map(len, missing)),
         unit="image",
         disable=not progress or processes.index != 0,
     ) as bar:
         for shard in missing:
-            samples: list[Sample] = []
-            while len(samples) < len(shard):
+            samples: list[list[Sample]] = [[] for _ in lacking[shard]]
+            while len(samples[0]) < len(shard):
                 batch = next(loader)
-                samples += _logits_of(store, run, batch)
+                for one, own in zip(lacking[shard], samples, strict=True):
+                    own += _logits_of(one.store, one.run, batch)
                 bar.update(len(batch))
-            store.write(shard, samples)
+            for one, own in zip(lacking[shard], samples, strict=True):
+                one.store.write(shard, own)
 
 
 def _logits_of(
@@ -309,6 +418,7 @@ def _logits_of(
 @torch.inference_mode()
 def _forward(
     model: VisionModel,
+    changes: Sequence[Change],
     device: str | torch.device | None,
     dtype: torch.dtype,
     images: list[Tensor],
@@ -317,7 +427,8 @@ def _forward(
     module = model.module if device is None else model.module.to(device)
     weight = next(module.parameters(), torch.zeros(()))
     batch = torch.stack(images).to(weight.device, weight.dtype)
-    logits = forward(model, batch)
+    with applied(named_module(module), [changes]):
+        logits = forward(model, batch)
     dimensions = 4 if model.task == "segmentation" else 2
     if logits.dim() != dimensions or tuple(logits.shape[:2]) != (len(images), model.classes):
         raise ValueError(

@@ -96,6 +96,11 @@ class LogitsOnly(nn.Module):
         return logits
 
 
+def named_module(module: nn.Module) -> nn.Module:
+    """The module whose parts carry the names that a person knows."""
+    return module.model if isinstance(module, LogitsOnly) else module
+
+
 def wrap_model(
     module: nn.Module,
     *,

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aim_plugins.core.identity import seed_of
 from vision_bench.data.classes import class_index, unique_names
 from vision_bench.data.classification import ClassificationData
+from vision_bench.data.drawing import draw, draw_of_each
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,20 @@ def sub_dataset(data: ClassificationData, problem: Problem, *, seed: int = 0) ->
     if problem.balanced:
         most = len(positions[0])
         positions[1:] = [
-            _drawn(found, most, seed_of(seed, "negatives", output))
+            draw(found, most, seed, "negatives", output)
             for output, found in enumerate(positions[1:], start=1)
         ]
     kept = torch.cat(positions).sort().values
-    return part_of(data, kept, labels[kept], problem.names)
+    part = ClassificationData(
+        data.name,
+        data.images.subset(kept.tolist()),
+        labels[kept].tolist(),
+        problem.names,
+        preprocessing=data.preprocessing,
+        on_error=data.on_error,
+    )
+    part.title = data.title
+    return part
 
 
 def split_off(
@@ -150,49 +159,15 @@ def split_off(
             f"validation_share={share} is outside (0, 1): give the share of the training images "
             "that only selects"
         )
-    drawn = []
-    for label in data.labels.unique().tolist():
-        members = (data.labels == label).nonzero().flatten()
-        if len(members) < 2:
+    for label, count in enumerate(data.labels.bincount().tolist()):
+        if count == 1:
             raise ValueError(
                 f"{data.title} holds one image alone of {data.classes[label]!r}, which cannot both "
                 "train and validate: give more images, or leave the class out"
             )
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        drawn.append(_drawn(members, count, seed_of(seed, "validation", label)))
-    off = torch.zeros(len(data), dtype=torch.bool)
-    off[torch.cat(drawn)] = True
-    rest, split = (
-        part_of(data, kept.nonzero().flatten(), data.labels[kept], data.classes)
-        for kept in (~off, off)
-    )
+    off = draw_of_each(data.labels, share, seed, "validation", least=1)
+    rest, split = (data.subset(kept.nonzero().flatten().tolist()) for kept in (~off, off))
     return rest, split
-
-
-def part_of(
-    data: ClassificationData,
-    positions: Int[Tensor, " n"],
-    labels: Int[Tensor, " n"],
-    classes: Sequence[str],
-) -> ClassificationData:
-    """Some images of a data set, under labels of their own.
-
-    Args:
-        data: The data set.
-        positions: Where they stand in it.
-        labels: Class index of each.
-        classes: Names of these classes.
-    """
-    part = ClassificationData(
-        data.name,
-        data.images.subset(positions.tolist()),
-        labels.tolist(),
-        classes,
-        preprocessing=data.preprocessing,
-        on_error=data.on_error,
-    )
-    part.title = data.title
-    return part
 
 
 def restricted_logits(
@@ -215,9 +190,3 @@ def predictions(logits: Float[Tensor, "n classes"], problem: Problem) -> Int[Ten
         problem: The problem.
     """
     return restricted_logits(logits, problem).argmax(1)
-
-
-def _drawn(values: Int[Tensor, " n"], most: int, seed: int) -> Int[Tensor, " m"]:
-    """At most so many values, drawn without replacement."""
-    generator = torch.Generator().manual_seed(seed)
-    return values[torch.randperm(len(values), generator=generator)[:most]]

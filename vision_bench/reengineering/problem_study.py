@@ -18,7 +18,7 @@ from aim_plugins.sweep.store import SweepStore
 from vision_bench.classifiers.load import load, load_training
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import list_left_out
-from vision_bench.models.model import LogitsOnly, VisionModel
+from vision_bench.models.model import VisionModel, named_module
 from vision_bench.reengineering.baselines import Accuracy
 from vision_bench.reengineering.batches import Batch, TrainingImages
 from vision_bench.reengineering.choices import Augment, Granularity
@@ -64,7 +64,7 @@ class OfProblem:
         self.model.tell()
         device = torch.device(best_device(settings.device))
         module = self.model.module.to(device)
-        named = module.model if isinstance(module, LogitsOnly) else module
+        named = named_module(module)
         self.subject = Subject(module, named, settings.batch_size, device)
         return data
 

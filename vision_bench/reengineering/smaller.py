@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from aim_plugins.modulation.channels import ChannelMasks, layer_macs
 from aim_plugins.modulation.masks import Masks, masked
 from aim_plugins.modulation.retained import MaskPoint
-from vision_bench.models.model import LogitsOnly, VisionModel
+from vision_bench.models.model import LogitsOnly, VisionModel, named_module
 from vision_bench.reengineering.latency import Latency, measure_latency
 from vision_bench.reengineering.module import Module
 from vision_bench.reengineering.onnx_file import to_onnx
@@ -136,7 +136,7 @@ def _count(network: nn.Module) -> int:
 
 def _masked(whole: nn.Module, point: MaskPoint) -> nn.Module:
     """A copy whose masked weights are zero."""
-    named = whole.model if isinstance(whole, LogitsOnly) else whole
+    named = named_module(whole)
     with masked(named, point.masks):
         return copy.deepcopy(whole)
 
@@ -144,6 +144,6 @@ def _masked(whole: nn.Module, point: MaskPoint) -> nn.Module:
 def _removed(
     whole: nn.Module, masks: ChannelMasks, point: MaskPoint, example: Tensor, round_to: int
 ) -> nn.Module:
-    named = whole.model if isinstance(whole, LogitsOnly) else whole
+    named = named_module(whole)
     smaller = remove_channels(named, masks.groups, point.channels, example, round_to)
     return LogitsOnly(smaller).eval() if isinstance(whole, LogitsOnly) else smaller

@@ -48,6 +48,11 @@ def infer(arguments: Sequence[str]) -> int:
     if not options.images.exists():
         raise FileNotFoundError(f"{options.images}: no such image or folder")
     settings.check_classes()
+    if settings.edit is not None:
+        raise ValueError(
+            f"edit={settings.edit!r}: `vision-bench segment infer` draws strengths of noise alone: "
+            "leave it out, and give an edited checkpoint as weights"
+        )
     say("vision-bench segment infer: loading libraries")
     from vision_bench.segmentation.infer import infer as draw
 

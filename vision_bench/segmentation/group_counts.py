@@ -56,14 +56,27 @@ class GroupCounts:
 
     def standard_errors(self, mean_over: MeanOver = "present") -> dict[str, Tensor]:
         """Jackknife standard errors of `metrics`; NaN with one group, or a class in one only."""
-        without = {name: part.sum(0) - part for name, part in self.parts().items()}
-        groups = len(self.hits)
-        return {
-            name: ((groups - 1) * values.var(0, correction=0)).sqrt()
-            if groups > 1
-            else torch.full_like(values[0], torch.nan)
-            for name, values in _metrics(without, mean_over).items()
-        }
+        without = self._without_each(mean_over)
+        return {name: _jackknife_error(values) for name, values in without.items()}
+
+    def errors_of_differences(
+        self, other: GroupCounts, mean_over: MeanOver = "present"
+    ) -> dict[str, Tensor]:
+        """Jackknife standard errors of the differences from the metrics of another model.
+
+        Each group is left out of both, so that what makes images hard for both cancels out.
+
+        Args:
+            other: Counts of the same images, dealt to the same groups.
+            mean_over: As in `metrics`.
+        """
+        mine, theirs = (one._without_each(mean_over) for one in (self, other))
+        return {name: _jackknife_error(mine[name] - theirs[name]) for name in mine}
+
+    def _without_each(self, mean_over: MeanOver) -> dict[str, Tensor]:
+        """Metrics without each of the groups."""
+        parts = self.parts().items()
+        return _metrics({name: part.sum(0) - part for name, part in parts}, mean_over)
 
     def joined(self, other: GroupCounts, images: int) -> GroupCounts:
         """Counts of these images and of those that follow them.
@@ -109,6 +122,14 @@ class GroupCounter:
         used = slice(min(images, JACKKNIFE_GROUPS))
         absent = None if self.log_absent is None else self.log_absent[used]
         return GroupCounts(self.hits[used], self.predicted[used], self.truth[used], absent)
+
+
+def _jackknife_error(without: Float[Tensor, "groups ..."]) -> Float[Tensor, "*shape"]:
+    """The standard error of a value, from what it is without each group; NaN of one group."""
+    groups = len(without)
+    if groups < 2:
+        return torch.full_like(without[0], torch.nan)
+    return ((groups - 1) * without.var(0, correction=0)).sqrt()
 
 
 def _metrics(counts: dict[str, Tensor], mean_over: MeanOver) -> dict[str, Tensor]:

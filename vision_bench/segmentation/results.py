@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.sweep.report import ImageSample
@@ -38,9 +40,17 @@ _SMALL = 200
 
 
 def class_table(
-    curve: SegmentationCurve, names: Sequence[str], mean_over: MeanOver = "present"
+    curves: Sequence[tuple[Mapping[str, float], SegmentationCurve]],
+    names: Sequence[str],
+    mean_over: MeanOver = "present",
 ) -> str:
     """The metrics of every class at every strength as CSV.
+
+    Args:
+        curves: Of each strength of a change, that strength by its name, and the curve along the
+            noise; without a change one curve and no name.
+        names: Names of the classes.
+        mean_over: As in `SegmentationCurve.rows`.
 
     Classes that count for nothing in means have pixels but no metrics, and the law has none of
     precision and F1.
@@ -48,30 +58,40 @@ def class_table(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     errors = [f"{metric}_stderr" for metric in _METRICS]
-    writer.writerow(
-        [*_COLUMNS, *(name for pair in zip(_METRICS, errors, strict=True) for name in pair)]
-    )
-    for draw, groups in enumerate(curve.sampled_groups):
-        writer.writerows(_class_lines(groups, curve.stds, names, str(draw), mean_over))
-    if curve.expected_groups is not None:
-        writer.writerows(_class_lines(curve.expected_groups, curve.stds, names, "", mean_over))
+    pairs = (name for pair in zip(_METRICS, errors, strict=True) for name in pair)
+    writer.writerow([*curves[0][0], *_COLUMNS, *pairs])
+    for change, curve in curves:
+        runs = {str(draw): groups for draw, groups in enumerate(curve.sampled_groups)}
+        if curve.expected_groups is not None:
+            runs[""] = curve.expected_groups
+        for draw, groups in runs.items():
+            for line in _class_lines(groups, curve.stds, names, draw, mean_over):
+                writer.writerow([*map(format_strength, change.values()), *line])
     return text.getvalue()
 
 
-def confusion_arrays(curve: SegmentationCurve, names: Sequence[str]) -> bytes:
+def confusion_arrays(
+    curves: Sequence[tuple[Mapping[str, float], SegmentationCurve]], names: Sequence[str]
+) -> bytes:
     """The confusion matrices as a compressed .npz file of plain arrays.
 
     `confusion` [draws, strengths, truth, predicted] counts pixels, `expected` [strengths, truth,
     predicted] is the law where it was computed, exact or estimated on sampled pixels; `strengths`
-    and `classes` name their axes.
+    and `classes` name their axes. Of a change both have an axis before these, which an array of the
+    name of its strength names.
+
+    Args:
+        curves: As in `class_table`.
+        names: Names of the classes.
     """
     arrays: dict[str, Any] = {
-        "strengths": np.array(curve.stds),
-        "classes": np.array(list(names)),
-        "confusion": curve.confusion.numpy(),
+        name: np.array([change[name] for change, _ in curves]) for name in curves[0][0]
     }
-    if curve.expected is not None:
-        arrays["expected"] = curve.expected.numpy()
+    arrays |= {"strengths": np.array(curves[0][1].stds), "classes": np.array(list(names))}
+    for name in ("confusion", "expected"):
+        if (first := getattr(curves[0][1], name)) is not None:
+            every = [getattr(curve, name).numpy() for _, curve in curves]
+            arrays[name] = np.stack(every) if curves[0][0] else first.numpy()
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     return content.getvalue()
@@ -100,10 +120,23 @@ def shifted_classes(curve: SegmentationCurve, data: SegmentationData) -> str:
     )
 
 
+class View(NamedTuple):
+    """What pictures of an image show at one strength.
+
+    Attributes:
+        strength: Where it stands on the axis.
+        cached: The logits.
+        std: Of the noise on them.
+    """
+
+    strength: float
+    cached: CachedSegmentationLogits
+    std: float
+
+
 def report_images(
-    cached: CachedSegmentationLogits,
+    views: Sequence[View],
     perturbator: Perturbator,
-    stds: Sequence[float],
     *,
     targets: Sequence[int],
     count: int,
@@ -113,9 +146,8 @@ def report_images(
     """Draws overlays for the report.
 
     Args:
-        cached: Logits of the images.
-        perturbator: The modulation.
-        stds: Strengths; of many, `REPORT_LEVELS` evenly chosen ones are shown.
+        views: What is shown, of the same images; of many, `REPORT_LEVELS` evenly chosen ones are.
+        perturbator: The modulation of the logits.
         targets: Images with ground truth of these classes go first.
         count: Number of images.
         width: Width of the pictures at most, in pixels.
@@ -124,11 +156,10 @@ def report_images(
     Returns:
         One sample per image, spread over the data set.
     """
-    levels = [stds[index] for index in spread(len(stds), REPORT_LEVELS)]
-    chosen = _choose(cached, targets, count)
+    levels = [views[index] for index in spread(len(views), REPORT_LEVELS)]
     return [
-        _sample(cached, position, perturbator, levels, targets, width, device)
-        for position in chosen
+        _sample(levels, position, perturbator, targets, width, device)
+        for position in _choose(views[0].cached, targets, count)
     ]
 
 
@@ -198,33 +229,38 @@ def _choose(cached: CachedSegmentationLogits, targets: Sequence[int], count: int
 
 
 def _sample(
-    cached: CachedSegmentationLogits,
+    levels: Sequence[View],
     position: int,
     perturbator: Perturbator,
-    levels: Sequence[float],
     targets: Sequence[int],
     width: int,
     device: torch.device | str,
 ) -> ImageSample:
     """What the report shows of an image; every pixel shown has noise of its own."""
+    cached = levels[0].cached
     names, item = cached.data.classes, cached[position]
     photograph = cached.data.read_photograph(item.index)
     photograph.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
     size = (photograph.height, photograph.width)
     labels = nearest(cached.read_labels(position), size)
-    maps = predict_levels(item.logits.to(device), perturbator, levels, size=size, key=item.key)
+    maps: list[Tensor] = []
+    for one, own in itertools.groupby(levels, lambda view: view.cached):
+        stds = [view.std for view in own]
+        logits = one[position].logits.to(device)
+        maps += predict_levels(logits, perturbator, stds, size=size, key=item.key)
     truth = overlay(photograph, labels, names, legend=[])
     pictures = {
-        std: _encode(overlay(photograph, prediction, names, legend=[]))
-        for std, prediction in zip(levels, maps, strict=True)
+        view.strength: _encode(overlay(photograph, prediction, names, legend=[]))
+        for view, prediction in zip(levels, maps, strict=True)
     }
     present = present_classes([labels, *maps], len(names))
     shown = [*targets, *(entry for entry in present if entry not in targets)][:_LEGEND_CLASSES]
     counted = labels != IGNORE
     captions = {}
-    for std, prediction in zip(levels, maps.long(), strict=True):
-        right = float((prediction == labels)[counted].double().mean()) if counted.any() else 0.0
-        captions[std] = f"{100 * right:.1f} % of the labelled pixels shown are right"
+    for view, prediction in zip(levels, maps, strict=True):
+        hits = (prediction.long() == labels)[counted]
+        right = float(hits.double().mean()) if counted.any() else 0.0
+        captions[view.strength] = f"{100 * right:.1f} % of the labelled pixels shown are right"
     return ImageSample(
         name=item.name.rsplit("/", 1)[-1],
         pictures=pictures,

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from aim_plugins.core.files import existing_folder
-from aim_plugins.core.settings import Count, Natural, Settings, bound, option
+from aim_plugins.core.settings import Count, Natural, bound, option
+from vision_bench.changes.settings import ChangeSettings
 from vision_bench.data.names import class_list
 from vision_bench.models.preprocessing import Choice, read_choice
 from vision_bench.segmentation.perturbation_config import Perturbation
 
 
 @dataclass(frozen=True)
-class SegmentSettings(Settings):
+class SegmentSettings(ChangeSettings):
     """What a config of `vision-bench segment` may hold; only three settings have no default.
 
     Attributes:
@@ -84,6 +85,12 @@ class SegmentSettings(Settings):
     ] = 384
 
     def check(self) -> None:
+        super().check()
+        if self.edit is not None and not self.draws:
+            raise ValueError(
+                f"draws=0 leaves edit={self.edit!r} no answers to compare, as laws are of noise: "
+                "give draws=1"
+            )
         if not self.draws and not self.exact:
             raise ValueError("draws=0 with exact=False leaves nothing to compute: give draws=1")
         chosen = read_choice(self.preprocessing)
@@ -94,6 +101,7 @@ class SegmentSettings(Settings):
             )
 
     def check_files(self) -> None:
+        super().check_files()
         existing_folder(self.data_root, "data_root")
         self.check_classes()
 

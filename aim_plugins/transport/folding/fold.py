@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import refuse_filled, temporary_path, write_atomic
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.freezing import evaluating
 from aim_plugins.modulation.hooks import find_module
 from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
@@ -36,7 +37,6 @@ from aim_plugins.transport.folding.norms import Obstacle, norm_parameters
 from aim_plugins.transport.folding.readers import (
     LINEAR_LAYERS,
     Readers,
-    evaluating,
     find_readers,
     probe_tokens,
 )

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
+from aim_plugins.modulation.freezing import evaluating
 from aim_plugins.modulation.hooks import find_module, split_site
 
 LINEAR_LAYERS = (torch.nn.Linear, Conv1D)
@@ -66,18 +67,6 @@ def find_readers(
         attached.enter_context(watch)
         model(token_ids, use_cache=False)
     return watch.readers()
-
-
-@contextlib.contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Switches dropout off while the block runs."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def probe_tokens(model: Any) -> Tensor:

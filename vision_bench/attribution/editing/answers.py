@@ -46,8 +46,8 @@ class Journal(Protocol):
     def write_batch(self, key: str, payload: Any) -> None: ...
 
 
-class Answers:
-    """Asks a classifier.
+class EditedClassifier:
+    """A classifier that is asked under edits, of which answers are kept.
 
     Args:
         model: The classifier, on its device.

@@ -13,9 +13,10 @@ from torch import Tensor
 from aim_plugins.core.errors import did_you_mean
 from vision_bench.attribution.editing.goal import Examined, Goal
 from vision_bench.attribution.editing.settings import EditSettings
-from vision_bench.attribution.editing.split import draw, without
+from vision_bench.attribution.editing.split import without
 from vision_bench.data.classes import class_index
 from vision_bench.data.classification import ClassificationData
+from vision_bench.data.drawing import draw
 from vision_bench.data.marks import JoinedImages
 
 Answering = Callable[[ClassificationData], Int[Tensor, " images"]]

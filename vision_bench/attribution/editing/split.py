@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
-from aim_plugins.core.identity import seed_of
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.dataset import FileImages
+from vision_bench.data.drawing import draw_of_each
 
 
 def split_images(
@@ -31,10 +27,7 @@ def split_images(
         ValueError: If there are too few images for both.
     """
     kinds = data.labels if data.groups is None else data.groups
-    taken = torch.zeros(len(data), dtype=torch.bool)
-    for kind in kinds.unique().tolist():
-        members = (kinds == kind).nonzero().flatten()
-        taken[draw(members, round(share * len(members)), seed, "selection", kind)] = True
+    taken = draw_of_each(kinds, share, seed, "selection")
     places = {name: place for place, name in enumerate(data.names)}
     taken[[places[name] for name in named if name in places]] = True
     if not taken.any() or taken.all():
@@ -72,23 +65,6 @@ def check_apart(selecting: ClassificationData, tested: ClassificationData) -> No
             f"selection_split: {len(same)} images are in {selecting.title} and in {tested.title} "
             f"alike, such as {same[0]}: give a split of other images"
         )
-
-
-def draw(
-    members: Int[Tensor, " n"] | Sequence[int], count: int, seed: int, *words: object
-) -> Int[Tensor, " count"]:
-    """Some of many, ascending; all where there are not more.
-
-    Args:
-        members: What they are drawn from.
-        count: How many.
-        seed: Seed of all draws.
-        words: What tells this one from others.
-    """
-    every = torch.as_tensor(members, dtype=torch.int64)
-    generator = torch.Generator().manual_seed(seed_of(seed, *words))
-    order = torch.randperm(len(every), generator=generator)
-    return every[order[:count]].sort().values
 
 
 def without(positions: Sequence[int], others: Sequence[int]) -> list[int]:

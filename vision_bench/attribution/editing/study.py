@@ -39,7 +39,7 @@ from aim_plugins.modulation.edits import ComponentEdit, baked
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
-from vision_bench.attribution.editing.answers import UNCHANGED, Answers, Edit
+from vision_bench.attribution.editing.answers import UNCHANGED, Edit, EditedClassifier
 from vision_bench.attribution.editing.attributing import attribute
 from vision_bench.attribution.editing.choice import Choice, Trial
 from vision_bench.attribution.editing.choices import RANDOM, STATISTIC, TUNED, WHOLE
@@ -51,14 +51,15 @@ from vision_bench.attribution.editing.orders import trials_of
 from vision_bench.attribution.editing.problem import read_names
 from vision_bench.attribution.editing.problems import make_problem
 from vision_bench.attribution.editing.settings import SIZES, EditSettings
-from vision_bench.attribution.editing.split import check_apart, draw, split_images
+from vision_bench.attribution.editing.split import check_apart, split_images
 from vision_bench.attribution.init import GRADIENT_COST
-from vision_bench.attribution.subject import named_module
 from vision_bench.classifiers.load import load
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import list_left_out
+from vision_bench.data.drawing import draw
 from vision_bench.data.samples import first_readable
 from vision_bench.models.known_preprocessing import write_header
+from vision_bench.models.model import named_module
 from vision_bench.models.output_layer import find_output_layer
 
 EDIT, CHECKPOINT = "edit", "model.safetensors"
@@ -148,7 +149,7 @@ class EditStudy(FolderStudy):
             images=len(self.test),
             components=len(self.components),
         )
-        answers = Answers(self.model, settings.batch_size, settings.workers, store)
+        answers = EditedClassifier(self.model, settings.batch_size, settings.workers, store)
         self.problem = make_problem(
             settings, self.data, self.test, functools.partial(self._whole, answers)
         )
@@ -179,12 +180,12 @@ class EditStudy(FolderStudy):
         if left_out:
             print(list_left_out(left_out))
 
-    def _whole(self, answers: Answers, data: ClassificationData) -> Int[Tensor, " images"]:
+    def _whole(self, answers: EditedClassifier, data: ClassificationData) -> Int[Tensor, " images"]:
         """What the model as it is answers."""
         title = "the model" if data is self.data else "the model, test"
         return answers(data, {WHOLE: UNCHANGED}, title)[WHOLE]
 
-    def _choose(self, answers: Answers, trials: Sequence[Trial]) -> Choice:
+    def _choose(self, answers: EditedClassifier, trials: Sequence[Trial]) -> Choice:
         """The edit that the selecting images choose."""
         edits = {WHOLE: UNCHANGED} | {one.words: self._without(one.components) for one in trials}
         selection, goal = self.problem.selection, self.problem.goal
@@ -226,7 +227,7 @@ class EditStudy(FolderStudy):
         write_atomic(folder / CHECKPOINT, content)
         return edit
 
-    def _tune(self, answers: Answers, before: Score) -> tuple[Tuned | None, Choice | None]:
+    def _tune(self, answers: EditedClassifier, before: Score) -> tuple[Tuned | None, Choice | None]:
         """The best fine-tuned last layer by the rule that chose the edit."""
         if not self.settings.fine_tune:
             return None, None
@@ -257,7 +258,7 @@ class EditStudy(FolderStudy):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def _test(self, answers: Answers, edit: ComponentEdit, tuned: Tuned | None) -> Tested:
+    def _test(self, answers: EditedClassifier, edit: ComponentEdit, tuned: Tuned | None) -> Tested:
         """The one look at the images that are tested."""
         settings, count = self.settings, len(edit.components)
         named = list(edit.components.names())

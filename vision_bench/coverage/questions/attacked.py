@@ -13,11 +13,11 @@ from torch import Tensor
 
 from aim_plugins.core.files import write_atomic
 from aim_plugins.sweep.intervals import wilson_interval
+from aim_plugins.sweep.paired import Interval
 from aim_plugins.sweep.store import SweepStore
 from vision_bench.attacks import Attack, NormalisedModel
 from vision_bench.coverage.questions.gauge import Pool
 from vision_bench.coverage.questions.settings import CorrelationSettings, SensitivitySettings
-from vision_bench.coverage.questions.statistics import Interval
 from vision_bench.coverage.subject import Images, Subject
 from vision_bench.data.classification import ClassificationData
 

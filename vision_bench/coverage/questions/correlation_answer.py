@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from aim_plugins.core.errors import first_few
 from aim_plugins.sweep.page import Section, Table
+from aim_plugins.sweep.paired import Interval
 from vision_bench.coverage.questions.front import (
     Answer,
     show_interval,
@@ -16,7 +17,7 @@ from vision_bench.coverage.questions.front import (
 )
 from vision_bench.coverage.questions.pictures import Correlations, draw_correlations, draw_suites
 from vision_bench.coverage.questions.settings import CorrelationSettings
-from vision_bench.coverage.questions.statistics import Interval, pearson
+from vision_bench.coverage.questions.statistics import pearson, sign_of
 
 ALL, SIZE, MIXTURE = "all suites", "of one size", "of one size and mixture"
 EVENNESS, MISTAKES, INPUTS = "impartiality J", "mistakes found", "number of inputs"
@@ -152,7 +153,7 @@ def _scatter(
 
 def _sentences(every: Mapping[str, Correlations], labels: Sequence[str]) -> list[str]:
     found = []
-    larger = [x for x in labels if every[x].panels[INPUTS][ALL].verdict > 0]
+    larger = [x for x in labels if sign_of(every[x].panels[INPUTS][ALL]) > 0]
     if larger:
         found.append(
             f"{first_few(larger, 14)}: coverage rises with the number of inputs, so that a "
@@ -170,11 +171,11 @@ def _verdicts(
     signs = {x: every[x].panels[panel][condition] for x in labels}
     found = []
     for sign, verb in ((1, "go with"), (-1, "go against")):
-        if chosen := [x for x, one in signs.items() if one.verdict == sign]:
+        if chosen := [x for x, one in signs.items() if sign_of(one) == sign]:
             found.append(
                 f"{first_few(chosen, 14)}: among suites {condition}, higher values {verb} {noun}."
             )
-    silent = [x for x, one in signs.items() if one.verdict == 0]
+    silent = [x for x, one in signs.items() if sign_of(one) == 0]
     if len(silent) == len(labels):
         return [f"No criterion: among suites {condition}, higher values go with {noun}."]
     if silent and condition == SIZE:
@@ -187,7 +188,7 @@ def _verdicts(
 
 def _summary(every: Mapping[str, Correlations], labels: Sequence[str], count: int) -> str:
     def rising(panel: str, condition: str) -> int:
-        return sum(every[x].panels[panel][condition].verdict > 0 for x in labels)
+        return sum(sign_of(every[x].panels[panel][condition]) > 0 for x in labels)
 
     return (
         f"Over {count} suites, the coverage of {rising(MISTAKES, ALL)} of {len(labels)} criteria "

@@ -9,6 +9,7 @@ from typing import Any
 from aim_plugins.core.errors import first_few
 from aim_plugins.sweep.intervals import wilson_interval
 from aim_plugins.sweep.page import Exhibit, Section, Table
+from aim_plugins.sweep.paired import Interval, mean_interval
 from vision_bench.coverage.questions.front import (
     Answer,
     show_interval,
@@ -18,7 +19,7 @@ from vision_bench.coverage.questions.front import (
 )
 from vision_bench.coverage.questions.pictures import draw_added
 from vision_bench.coverage.questions.settings import DiversitySettings
-from vision_bench.coverage.questions.statistics import Interval, mean_interval
+from vision_bench.coverage.questions.statistics import sign_of
 
 ORIGINAL = "U_O"
 IMPORTANT, RANDOM, REAL = "important pixels", "random pixels", "real images"
@@ -112,7 +113,9 @@ def _row(before: Mapping[str, Any], records: Records, label: str) -> list[str]:
 def _sentences(records: Records, labels: Sequence[str]) -> list[str]:
     found = []
     for other, what in ((RANDOM, "random pixels"), (REAL, "as many real images")):
-        verdicts = {label: difference(records, IMPORTANT, other, label).verdict for label in labels}
+        verdicts = {
+            label: sign_of(difference(records, IMPORTANT, other, label)) for label in labels
+        }
         for sign, text in (
             (1, f"noise on important pixels adds more than {what}."),
             (-1, f"noise on important pixels adds less than {what}."),
@@ -125,8 +128,8 @@ def _sentences(records: Records, labels: Sequence[str]) -> list[str]:
 
 
 def _summary(records: Records, labels: Sequence[str], size: int, runs: int) -> str:
-    more = sum(difference(records, IMPORTANT, RANDOM, one).verdict > 0 for one in labels)
-    less = sum(difference(records, IMPORTANT, REAL, one).verdict < 0 for one in labels)
+    more = sum(sign_of(difference(records, IMPORTANT, RANDOM, one)) > 0 for one in labels)
+    less = sum(sign_of(difference(records, IMPORTANT, REAL, one)) < 0 for one in labels)
     return (
         f"Of {len(labels)} criteria, {more} gain more from noise on important pixels than on "
         f"random ones, and {less} gain less from it than from as many real images ({size} images, "

@@ -20,7 +20,7 @@ from aim_plugins.coverage.learning import END2END
 from aim_plugins.coverage.registry import idc_label
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, publish_page
-from vision_bench.coverage.questions.statistics import Interval
+from aim_plugins.sweep.paired import Interval
 
 _SIDE = 120
 """Longest side of a shown image, in pixels."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aim_plugins.sweep.page import Section, Table
+from aim_plugins.sweep.paired import Interval
 from vision_bench.coverage.questions.front import Answer, show_interval, show_number
 from vision_bench.coverage.questions.pictures import draw_costs
 from vision_bench.coverage.questions.settings import OverheadSettings
-from vision_bench.coverage.questions.statistics import Interval
 
 PLAIN, TOGETHER = "the model alone", "all in one pass"
 IN_TURN = "one by one"

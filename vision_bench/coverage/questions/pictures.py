@@ -22,8 +22,8 @@ from aim_plugins.sweep.figures import (
     label_decades,
     render,
 )
+from aim_plugins.sweep.paired import Interval
 from vision_bench.coverage.questions.front import show_number
-from vision_bench.coverage.questions.statistics import Interval
 
 GREEN = "#009E73"
 """Okabe and Ito's, beside those of `aim_plugins.sweep.figures`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aim_plugins.core.errors import first_few
 from aim_plugins.sweep.page import Exhibit, Section, Table
+from aim_plugins.sweep.paired import Interval, mean_interval
 from vision_bench.coverage.questions.front import (
     Answer,
     show_interval,
@@ -17,7 +18,7 @@ from vision_bench.coverage.questions.front import (
 )
 from vision_bench.coverage.questions.pictures import draw_changes
 from vision_bench.coverage.questions.settings import SensitivitySettings
-from vision_bench.coverage.questions.statistics import Interval, mean_interval, normalised_changes
+from vision_bench.coverage.questions.statistics import normalised_changes, sign_of
 
 CLEAN = "other clean images"
 _NOTE = (
@@ -199,7 +200,7 @@ def _sentences(
     sentences = []
     for name in settings.attacks:
         found = [x for x in changes if (x.size, x.what, x.share) == (size, name, share)]
-        verdicts = {x.label: x.beyond.verdict for x in found if x.label in labels}
+        verdicts = {x.label: sign_of(x.beyond) for x in found if x.label in labels}
         for sign, text in (
             (1, "raises coverage more than as many other clean images do"),
             (-1, "leaves coverage lower than as many other clean images do"),
@@ -222,7 +223,7 @@ def _summary(
     parts = []
     for name in settings.attacks:
         found = [x for x in changes if (x.size, x.what, x.share) == (size, name, share)]
-        notice = sum(x.beyond.verdict > 0 for x in found if x.label in labels)
+        notice = sum(sign_of(x.beyond) > 0 for x in found if x.label in labels)
         parts.append(f"{name} {notice} (it fools the model on {show_percent(success[name])})")
     return (
         f"Of {len(labels)} criteria, so many rise more with {_amount(settings)} "

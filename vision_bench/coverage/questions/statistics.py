@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 
-from aim_plugins.sweep.intervals import NORMAL_FACTOR, student_reach
+from aim_plugins.sweep.intervals import NORMAL_FACTOR
+from aim_plugins.sweep.paired import Interval
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95 % interval.
+def sign_of(one: Interval) -> int:
+    """The sign of a value, 0 where its interval holds 0 or is not known.
 
-    Attributes:
-        value: The value.
-        low: Lower end; NaN where it is not known.
-        high: Upper end.
+    Runs that happen to agree, as counts do, give a point, which is no interval: five equal runs of
+    one sign have a sign test of p = .06.
     """
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> int:
-        """The sign of the value, 0 where the interval holds 0 or is not known.
-
-        Runs that happen to agree, as counts do, give a point, which is no interval: five equal
-        runs of one sign have a sign test of p = .06.
-        """
-        return int(self.low > 0) - int(self.high < 0) if self.low < self.high else 0
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of runs, with Student's interval.
-
-    Args:
-        values: At least one, of independent runs.
-
-    >>> mean_interval([1.0, 2.0, 3.0]).value
-    2.0
-    """
-    mean, reach = statistics.fmean(values), student_reach(values)
-    return Interval(mean, mean - reach, mean + reach)
+    return int(one.low > 0) - int(one.high < 0) if one.low < one.high else 0
 
 
 def pearson(x: Sequence[float], y: Sequence[float], groups: Sequence[Hashable] = ()) -> Interval:

@@ -118,7 +118,7 @@ def text_features(
 def _passes(
     clip: CLIPModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cut: bool
 ) -> Iterator[Float[Tensor, "texts width"]]:
-    most = clip.config.text_config.max_position_embeddings
+    most = clip.text_model.config.max_position_embeddings
     for start in range(0, len(texts), _TEXTS):
         own = list(texts[start : start + _TEXTS])
         tokens = tokenizer(

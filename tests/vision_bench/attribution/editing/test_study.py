@@ -13,7 +13,7 @@ import torch
 from aim_plugins.modulation.components import Components, Site
 from aim_plugins.modulation.edits import ComponentEdit
 from vision_bench.attribution.editing import study
-from vision_bench.attribution.editing.answers import Answers, Edit
+from vision_bench.attribution.editing.answers import Edit, EditedClassifier
 from vision_bench.attribution.editing.last_layer import Tuned
 from vision_bench.attribution.editing.split import split_images
 from vision_bench.attribution.subject import ClassifierSubject
@@ -150,7 +150,7 @@ def test_a_finished_run_computes_nothing_again_and_writes_the_same(
     def refuse(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(study.Answers, "_ask", refuse)
+    monkeypatch.setattr(study.EditedClassifier, "_ask", refuse)
     monkeypatch.setattr(ClassifierSubject, "paired_outputs", refuse)
     monkeypatch.setattr(ClassifierSubject, "gradients", refuse)
     assert run(config, copy) == 0
@@ -158,7 +158,7 @@ def test_a_finished_run_computes_nothing_again_and_writes_the_same(
 
 
 def test_a_killed_run_goes_on_to_the_same_end(config, output, tmp_path, monkeypatch):
-    ask, count = study.Answers._ask, []
+    ask, count = study.EditedClassifier._ask, []
 
     def killed(*given):
         count.append(1)
@@ -167,7 +167,7 @@ def test_a_killed_run_goes_on_to_the_same_end(config, output, tmp_path, monkeypa
         return ask(*given)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(study.Answers, "_ask", killed)
+        patch.setattr(study.EditedClassifier, "_ask", killed)
         study.EditStudy(read(config, tmp_path / "run")).run()
     assert run(config, tmp_path / "run") == 0
     assert found(tmp_path / "run") == found(output)
@@ -258,7 +258,7 @@ def test_answers_of_another_edit_are_not_taken_for_its_own(lenet):
     class Journal:
         read_batch, write_batch = staticmethod(kept.get), staticmethod(kept.__setitem__)
 
-    ask = Answers(model, 64, journal=Journal())
+    ask = EditedClassifier(model, 64, journal=Journal())
     layer = model.module.get_submodule(find_output_layer(model.module, data[0][0][None]))
 
     def shifted(to: int) -> Edit:

@@ -9,12 +9,12 @@ import pytest
 from scipy import stats
 
 from aim_plugins.core.identity import seed_of
+from aim_plugins.sweep.paired import Interval, mean_interval
 from vision_bench.coverage.questions.statistics import (
-    Interval,
     impartiality,
-    mean_interval,
     normalised_changes,
     pearson,
+    sign_of,
 )
 
 RNG = np.random.default_rng(3)
@@ -36,16 +36,16 @@ def test_one_run_has_no_interval():
     found = mean_interval([0.5])
     assert found.value == 0.5
     assert math.isnan(found.low)
-    assert found.verdict == 0
+    assert sign_of(found) == 0
 
 
 def test_runs_that_happen_to_agree_tell_nothing():
-    assert mean_interval([4.0] * 5).verdict == 0
+    assert sign_of(mean_interval([4.0] * 5)) == 0
 
 
-@pytest.mark.parametrize(("low", "high", "verdict"), [(0.1, 1, 1), (-1, -0.1, -1), (-1, 1, 0)])
-def test_a_verdict_is_the_sign_of_an_interval_without_0(low: float, high: float, verdict: int):
-    assert Interval(0.5 * (low + high), low, high).verdict == verdict
+@pytest.mark.parametrize(("low", "high", "sign"), [(0.1, 1, 1), (-1, -0.1, -1), (-1, 1, 0)])
+def test_a_sign_is_that_of_an_interval_without_0(low: float, high: float, sign: int):
+    assert sign_of(Interval(0.5 * (low + high), low, high)) == sign
 
 
 def test_a_correlation_and_its_interval_are_those_of_scipy():
@@ -71,14 +71,14 @@ def test_size_alone_makes_a_correlation_that_is_gone_within_sizes():
     sizes = [100] * 30 + [1000] * 30
     x, y = np.random.default_rng(0).normal(size=(2, 60)) + np.array(sizes)
     assert pearson(x.tolist(), y.tolist()).value > 0.99
-    assert pearson(x.tolist(), y.tolist(), sizes).verdict == 0
+    assert sign_of(pearson(x.tolist(), y.tolist(), sizes)) == 0
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e9])
 def test_what_does_not_vary_has_no_correlation(value: float):
     found = pearson([value] * 6, [1.0, 2, 3, 4, 5, 6])
     assert math.isnan(found.value)
-    assert found.verdict == 0
+    assert sign_of(found) == 0
 
 
 def test_what_varies_between_groups_alone_has_no_correlation_within():
