@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 DENOISERS = ("unet", "transformer")
 """Names that pipelines give to the network that runs at every step."""
 
-_SKIPPING = re.compile("cache|broadcast|skip")
-"""Words in the names of diffusers' hooks that leave out blocks at some steps."""
+_SKIPPING = re.compile("cache|fbc|broadcast|skip")
+"""Parts of the names of diffusers' hooks that leave out modules at some steps."""
 
 
 def load_pipeline(
