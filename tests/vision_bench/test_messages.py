@@ -88,6 +88,12 @@ ARGUMENTS = {
     "coverage/modulated.py": {"positions"},
     "coverage/settings.py": {"KMNC", "NAME"},
     "data/segmentation.py": {"classes"},
+    # What the functions that fit and steer are called with.
+    "diffusion/generate.py": {"prompts", "strengths"},
+    "diffusion/layout.py": {"rows"},
+    "diffusion/pipelines.py": {"pipeline"},
+    "diffusion/placement.py": {"pooling"},
+    "diffusion/plan.py": {"method", "timesteps"},
     "models/model.py": {"task", "classes"},
     "models/architectures/cifar.py": {"architecture"},
     "models/architectures/segformer.py": {"size"},
