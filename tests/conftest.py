@@ -41,6 +41,7 @@ install_import_hook(
             f"vision_bench.reengineering.{module}"
             for module in ("problem", "augmentation", "baselines", "costs", "composition")
         ),
+        *(f"vision_bench.diffusion.{module}" for module in ("layout", "neurons", "placement")),
         *(
             f"aim_plugins.transport.{module}"
             for module in (

@@ -9,6 +9,7 @@ Source: arXiv 2410.23054, eq. 1, and its public code.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -52,16 +53,12 @@ class Placed:
         pooling: str,
         device: torch.device | str = "cpu",
     ) -> None:
-        one = one.to(device)
-        self._displacement = one.displacement_on(device)
+        self._map = one.to(device)
         self._bounded = one.is_bounded
+        self._displacement = one.displacement_on(device)
         self._weights = strengths.to(device, torch.float32)[:, None]
         self._still = self._weights == 0
         self._pooling = pooling
-        # x + λ (T(x) - x) in one product and sum, where no support interferes.
-        slope = self._weights * (one.scale - 1)
-        self._factor = torch.where(self._still, 1.0, 1.0 + slope)
-        self._summand = torch.where(self._still, _NOTHING, self._weights * one.shift)
 
     def __call__(self, output: Float[Tensor, "rows ..."], axis: int) -> Float[Tensor, "rows ..."]:
         """What becomes of an output; computed in float32 at least, and rounded once.
@@ -74,10 +71,16 @@ class Placed:
             step = torch.where(self._still, _NOTHING, self._weights * self._of_means(output))
             return _rounded(torch.add, output, output, per_neuron(step, output, axis))
         if not self._bounded:
-            factor = per_neuron(self._factor, output, axis)
-            summand = per_neuron(self._summand, output, axis)
+            factor, summand = (per_neuron(one, output, axis) for one in self._affine)
             return _rounded(_scaled_and_shifted, output, output, factor, summand)
         return self._within_support(output, axis)
+
+    @functools.cached_property
+    def _affine(self) -> tuple[Float[Tensor, "rows neurons"], Float[Tensor, "rows neurons"]]:
+        """Factor and summand of x + λ (T(x) - x), where no support interferes."""
+        factor = 1.0 + self._weights * (self._map.scale - 1)
+        summand = self._weights * self._map.shift
+        return torch.where(self._still, 1.0, factor), torch.where(self._still, _NOTHING, summand)
 
     def _of_means(self, output: Tensor) -> Float[Tensor, "rows neurons"]:
         dtype = torch.promote_types(output.dtype, torch.float32)
