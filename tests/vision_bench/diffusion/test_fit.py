@@ -361,7 +361,7 @@ def test_the_original_s_settings_give_its_formulas(exact):
 def test_applied_mean_transport_meets_the_target_at_every_site(exact, timesteps):
     """With `source`, the target is what the denoiser does on target prompts by itself."""
     pipe = exact("sd")
-    maps = fit(pipe, method="mean", incremental="source", timesteps=timesteps).maps
+    transport = fit(pipe, method="mean", incremental="source", timesteps=timesteps)
     call = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent"}
 
     def responses(prompts):
@@ -378,7 +378,7 @@ def test_applied_mean_transport_meets_the_target_at_every_site(exact, timesteps)
         return seen
 
     wanted = responses(TARGET)
-    with maps.applied(pipe, [1.0] * len(SOURCE)):
+    with transport.applied(pipe, [1.0] * len(SOURCE)):
         arrived = responses(SOURCE)
     for site in SITES:
         for number in range(2 if timesteps == "each" else 1):
@@ -509,9 +509,11 @@ def test_findings_are_reported_for_each_map(sd):
     assert [report.site for report in reports] == [
         f"{site}@{timestep}" for timestep in (501, 1) for site in SITES
     ]
-    for name in ("moved", "held"):
-        wanted = np.mean([getattr(report, name) for report in reports])
-        assert getattr(found, name) == pytest.approx(wanted)
+    held = [report for report in reports if report.held is not None]
+    assert sorted(report.site.partition("@")[0] for report in held) == sorted(SITES)
+    assert {report.site.partition("@")[2] for report in held} == {"501", "1"}
+    assert found.moved == pytest.approx(np.mean([report.moved for report in held]))
+    assert found.held == pytest.approx(np.mean([report.held for report in held]))
 
 
 def test_maps_that_follow_chance_are_warned_of(sd, caplog):
