@@ -22,7 +22,7 @@ DENOISERS = ("unet", "transformer")
 """Names that pipelines give to the network that runs at every step."""
 
 _SKIPPING = re.compile("cache|fbc|broadcast|skip")
-"""Words in the names of diffusers' hooks that leave out blocks at some steps."""
+"""Parts of the names of diffusers' hooks that leave out modules at some steps."""
 
 
 def load_pipeline(
