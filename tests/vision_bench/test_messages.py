@@ -89,6 +89,7 @@ ARGUMENTS = {
     "coverage/settings.py": {"KMNC", "NAME"},
     "data/segmentation.py": {"classes"},
     # What the functions that fit and steer are called with.
+    "diffusion/generate.py": {"prompts", "strengths"},
     "diffusion/layout.py": {"rows"},
     "diffusion/pipelines.py": {"pipeline"},
     "diffusion/placement.py": {"pooling"},

@@ -262,7 +262,9 @@ class _FitCall(RunningCall):
     """
 
     index = 0
-    reached: Sequence[str] = ()
+
+    def __init__(self) -> None:  # runs in each thread that uses it
+        self.reached: list[str] = []
 
 
 def pool_places(output: Float[Tensor, "images ..."], axis: int, pooling: str) -> Responses:
