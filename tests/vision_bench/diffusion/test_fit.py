@@ -44,6 +44,9 @@ SITES = [
 ]
 """Sites of the UNet in the order in which they run."""
 
+FEW = [NORM, f"{BLOCK}.transformer_blocks.0.norm2", BLOCK, "unet.conv_norm_out"]
+"""One of each shape, for refits of several steps."""
+
 STREAMS = ["transformer.transformer_blocks.0:1", "transformer.single_transformer_blocks.0"]
 """A stream of the image and one of the text of FLUX, the latter first in its tuple."""
 
@@ -58,8 +61,9 @@ class Layout:
     call: dict[str, Any] = field(default_factory=dict)
 
 
-UNGUIDED = Layout(SITES, rows=1, call={"guidance_scale": 1.0})
 GUIDED = Layout(SITES, call={"guidance_scale": 3.0})
+STEPS = Layout(FEW, call=GUIDED.call)
+UNGUIDED = Layout(FEW, rows=1, call={"guidance_scale": 1.0})
 FLUX = Layout(STREAMS, rows=1)
 TWO_CALLS = Layout(
     STREAMS, rows=1, calls=2, call={"true_cfg_scale": 3.0, "negative_prompt": "boot"}
@@ -255,9 +259,9 @@ def as_pairs(found):
     ("layout", "batch_size", "options"),
     [
         (GUIDED, 16, {}),
-        (GUIDED, 3, {"timesteps": "each"}),
-        (GUIDED, 16, {"timesteps": "pooled"}),
-        (GUIDED, 3, {"rows": "conditional", "timesteps": "each"}),
+        (STEPS, 3, {"timesteps": "each"}),
+        (STEPS, 16, {"timesteps": "pooled"}),
+        (STEPS, 3, {"rows": "conditional", "timesteps": "each"}),
         (GUIDED, 3, {"strength": 0.4}),
         (GUIDED, 3, {"pooling": "all"}),
         (UNGUIDED, 16, {"timesteps": "each"}),
