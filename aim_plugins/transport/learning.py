@@ -29,7 +29,8 @@ class FittedSite:
     Attributes:
         site: The site.
         constant_neurons: Neurons whose source responses are all the same.
-        moved: How far the map moves source responses, in units of their spread; see `holdout`.
+        moved: How far the map moves source responses, in units of their spread; see `holdout`. This
+            and the next are None where they are unknown.
         held: The share of it that holds on inputs held out from the fit.
     """
 
@@ -46,6 +47,8 @@ def learn_site(
     owners: Int[Tensor, " responses"],
     n_source: int,
     site: str,
+    *,
+    measure: bool = True,
 ) -> tuple[AffineMap, FittedSite]:
     """Learns the map of a site from the responses of both sides.
 
@@ -56,6 +59,8 @@ def learn_site(
         owners: The input of each response; the source has the numbers below `n_source`.
         n_source: Source inputs.
         site: The site's name.
+        measure: Whether to find how far the map moves and what of it holds, which takes several
+            fits.
 
     Returns:
         The map, and what was found.
@@ -66,14 +71,14 @@ def learn_site(
     count = int((owners < n_source).sum())
     source, target = responses[:count], responses[count:]
     learned = fit_map(method, support, source, target, site)
-    found = FittedSite(
-        site,
-        # A single response is no ground to call a neuron constant.
-        int(constant_neurons(source).sum()) if count > 1 else 0,
-        moved_spreads(learned, source, target),
-        held_share(method, support, source, target, (owners[:count], owners[count:] - n_source)),
-    )
-    return learned, found
+    moved, held = None, None
+    if measure:
+        moved = moved_spreads(learned, source, target)
+        sides = owners[:count], owners[count:] - n_source
+        held = held_share(method, support, source, target, sides)
+    # A single response is no ground to call a neuron constant.
+    constant = int(constant_neurons(source).sum()) if count > 1 else 0
+    return learned, FittedSite(site, constant, moved, held)
 
 
 def describe_sites(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -119,6 +120,13 @@ class ImageTransport:
     def fingerprint(self) -> str:
         """SHA-256 over sites, timesteps, values and what else decides how the maps act."""
         return self.maps.fingerprint
+
+    def applied(self, pipe: Any, strengths: Sequence[float]) -> AbstractContextManager[None]:
+        """Transports a pipeline's images while the block runs, see `ImageMaps.applied`.
+
+        That the pipeline has the denoiser of the fit is told by `check_pipeline`.
+        """
+        return self.maps.applied(pipe, strengths)
 
     def save(self, folder: str | Path) -> Path:
         """Writes the transport into a folder, replacing one that is there; returns the folder."""

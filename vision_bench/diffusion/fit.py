@@ -98,7 +98,8 @@ def fit_transport(
         batch_size: Prompts in a call of the denoiser. The hidden states of all prompts are alive at
             once; within a module memory is needed for one batch.
         progress: Whether to show a progress bar, in maps.
-        on_site: Called with the findings of each map.
+        on_site: Called with the findings of each map. Where each step has maps of its own, how
+            far they move and what of it holds is found for one map of each site.
         **call: Further arguments of the pipeline's call, one for all prompts, such as
             `true_cfg_scale=4.0` or `negative_prompt="blurred"`.
 

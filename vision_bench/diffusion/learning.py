@@ -74,6 +74,7 @@ class ImageFit:
         self._n_source = n_source
         prompts = sum(len(batch.prompts) for batch in batches)
         self._strengths = plan.strengths(n_source, prompts - n_source)
+        self._steps = denoising.argument("num_inference_steps") or 1
         self._on_site = on_site
         self._call = _FitCall()
         self._order: list[str] = []
@@ -92,11 +93,8 @@ class ImageFit:
         with settings.applied():
             self._order = execution_order(self._root, sites, self._probe)
         self._modules = {one: find_module(self._root, split_site(one)[0]) for one in self._order}
-        steps = 1
-        if self._plan.timesteps != "first":
-            steps = self._denoising.argument("num_inference_steps") or 0
-        total = len(sites) * steps or None
-        with tqdm(total=total, disable=not progress, desc="Fitting, maps") as bar:
+        steps = 1 if self._plan.timesteps == "first" else self._steps
+        with tqdm(total=len(sites) * steps, disable=not progress, desc="Fitting, maps") as bar:
             self._run_batches(settings, bar)
         if self._plan.timesteps == "pooled":
             self._learn_kept()
@@ -208,19 +206,23 @@ class ImageFit:
         if plan.timesteps == "pooled":
             learned = self._learn_so_far(site, responses, owners)
         else:
-            key = timestep if plan.timesteps == "each" else None
-            learned, found = self._learn_map(responses, owners, map_name(site, key))
+            key, measure = None, True
+            if plan.timesteps == "each":
+                # At one step a site, at another one from site to site: it takes as long as a step.
+                turn = self._order.index(site) % self._steps
+                key, measure = timestep, turn == len(self.timesteps) - 1
+            name = map_name(site, key)
+            learned, found = self._learn_map(responses, owners, name, measure=measure)
             self.maps.setdefault(site, {})[key] = learned.to("cpu")
             self._note(found)
         self._acting[site] = timestep, learned
         return learned
 
     def _learn_map(
-        self, responses: Tensor, owners: Tensor, name: str
+        self, responses: Tensor, owners: Tensor, name: str, *, measure: bool = True
     ) -> tuple[AffineMap, FittedSite]:
-        return learn_site(
-            self._plan.method, self._plan.support, responses, owners, self._n_source, name
-        )
+        how = self._plan.method, self._plan.support
+        return learn_site(*how, responses, owners, self._n_source, name, measure=measure)
 
     def _learn_so_far(self, site: str, responses: Tensor, owners: Tensor) -> AffineMap | None:
         """The map of the responses of all steps so far, which transports this one."""
@@ -260,7 +262,9 @@ class _FitCall(RunningCall):
     """
 
     index = 0
-    reached: Sequence[str] = ()
+
+    def __init__(self) -> None:  # runs in each thread that uses it
+        self.reached: list[str] = []
 
 
 def pool_places(output: Float[Tensor, "images ..."], axis: int, pooling: str) -> Responses:
