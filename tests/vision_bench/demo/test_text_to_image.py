@@ -17,6 +17,8 @@ from torch import Tensor
 
 pytest.importorskip("diffusers")
 
+from vision_bench.demo.command import main
+from vision_bench.demo.store import read_record
 from vision_bench.demo.text_to_image import judge as judge_module
 from vision_bench.demo.text_to_image import train_clip as train_clip_module
 from vision_bench.demo.text_to_image import train_pipeline as train_pipeline_module
@@ -392,6 +394,31 @@ def test_obedience_counts_what_was_asked_for():
         "moon_without": 1.0,
         "pictures": 20,
     }
+
+
+def test_demo_models_makes_both_folders_once_and_says_how_good_they_are(
+    garments, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("AIM_PLUGINS_CACHE", str(tmp_path))
+    for module in (train_clip_module, train_pipeline_module):
+        monkeypatch.setattr(module, "load_garments", lambda *_: garments)
+    monkeypatch.setattr(train_clip_module, "ClipRecipe", lambda: CLIP)
+    monkeypatch.setattr(train_pipeline_module, "PipelineRecipe", lambda: PIPELINE)
+    monkeypatch.setattr(train_pipeline_module, "STEPS", 1)
+    assert main(["text-to-image"]) == 0
+    printed = capsys.readouterr()
+    folder = Path(printed.out.removesuffix("\n"))
+    assert (folder / "model_index.json").is_file()
+    notes = read_record(folder)["notes"]
+    assert notes["pictures"] == 100
+    assert f"garment {round(notes['garment'], 4)}, colour" in printed.err
+    monkeypatch.delattr(train_pipeline_module, "train_pipeline")
+    monkeypatch.delattr(train_clip_module, "train_clip")
+    assert main(["text-to-image"]) == 0
+    assert capsys.readouterr().out == printed.out
+    assert main(["clip"]) == 0
+    clip_folder = Path(capsys.readouterr().out.removesuffix("\n"))
+    assert read_record(clip_folder)["notes"]["pictures"] == 60
 
 
 # Prompts --------------------------------------------------------------------------------------
