@@ -28,6 +28,7 @@ from aim_plugins.core.files import existing
 from aim_plugins.transport.data.text_files import (
     csv_columns,
     csv_rows,
+    file_in,
     json_lines,
     read_json,
 )
@@ -81,7 +82,7 @@ def read_rtp(root: str | Path, *, part: str = "prompt") -> list[RTPRecord]:
     """
     if part not in _RTP_PARTS:
         raise ValueError(f"part={part!r}: give {', '.join(_RTP_PARTS)}")
-    path = _file_in(root, "prompts.jsonl")
+    path = file_in(root, "prompts.jsonl")
     scored = "continuation" if part == "continuation" else "prompt"
     records = []
     for number, value in json_lines(path):
@@ -121,7 +122,7 @@ def read_jigsaw(root: str | Path, *, file: str | None = None) -> list[tuple[str,
         FileNotFoundError: If there is no such file.
         ValueError: If the text's or every label's column is missing, or a label is no number.
     """
-    path = _file_in(root, *([file] if file else ["train.csv", "all_data.csv"]))
+    path = file_in(root, *([file] if file else ["train.csv", "all_data.csv"]))
     columns = _jigsaw_columns(path)
     comments = []
     for number, row in csv_rows(path, ["comment_text"]):
@@ -204,7 +205,7 @@ def read_truthfulqa(root: str | Path) -> list[TruthfulQuestion]:
         FileNotFoundError: If there is no such file.
         ValueError: If a column is missing, or a question has no answer of a kind.
     """
-    path = _file_in(root, "TruthfulQA.csv")
+    path = file_in(root, "TruthfulQA.csv")
     columns = ["Question", "Best Answer", "Correct Answers", "Incorrect Answers"]
     questions = []
     for number, row in csv_rows(path, columns):
@@ -233,17 +234,6 @@ def split_folds(
     order = sorted(range(len(questions)), key=lambda i: questions[i].question)
     random.Random(seed).shuffle(order)
     return [[questions[i] for i in sorted(order[fold::n_folds])] for fold in range(n_folds)]
-
-
-def _file_in(root: str | Path, *names: str) -> Path:
-    """`root` itself if it is a file, else the first of the names that is a file in it."""
-    root = Path(root)
-    if root.is_file():
-        return root
-    for name in names:
-        if (root / name).is_file():
-            return root / name
-    raise FileNotFoundError(f"{root} holds no {' or '.join(names)}")
 
 
 def _jigsaw_columns(path: Path) -> dict[str, str]:

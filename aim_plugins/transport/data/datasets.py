@@ -12,7 +12,6 @@ Draws depend on the seed and the texts alone, so they are the same on every mach
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,10 @@ from aim_plugins.transport.data.corpora import (
     read_truthfulqa,
     split_folds,
 )
+from aim_plugins.transport.data.loaders import load_named
 from aim_plugins.transport.data.text_files import choose, read_sentences
 
-__all__ = ["Sides", "load_prompts", "load_sides", "read_sentences"]
+__all__ = ["Sides", "file_sides", "load_prompts", "load_sides", "read_sentences"]
 
 NON_TOXIC = "non-toxic"
 _QUESTION_TEMPLATE = "Q: {question}\n\nA: {answer}"
@@ -73,9 +73,7 @@ def load_sides(name: str, root: str | Path, **options: Any) -> Sides:
         ValueError: If the name or an option is unknown, a file is malformed, or a side has no
             sentence or fewer than asked for.
     """
-    loader = _loader(name, _SIDES)
-    _check_options(name, loader, {"root": root, **options})
-    return loader(root, **options)
+    return load_named(name, _SIDES, {"root": root, **options})
 
 
 def load_prompts(prompts: str | Path | Mapping[str, Any]) -> tuple[str, ...]:
@@ -94,13 +92,10 @@ def load_prompts(prompts: str | Path | Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(prompts, (str, Path)):
         return tuple(read_sentences(prompts))
     options = dict(prompts)
-    name = str(options.pop("name", "files"))
-    loader = _loader(name, _PROMPTS)
-    _check_options(name, loader, options)
-    return loader(**options)
+    return load_named(str(options.pop("name", "files")), _PROMPTS, options)
 
 
-def _files(
+def file_sides(
     root: str | Path,
     *,
     source: str,
@@ -110,6 +105,7 @@ def _files(
     n_target: int | None = None,
     seed: int = 0,
 ) -> Sides:
+    """Both sides from two files of one folder; `load_sides` says what the options are."""
     root = Path(root)
     return _draw(
         read_sentences(root / source, field=field),
@@ -239,7 +235,7 @@ def _repeated_prompt(*, text: str, n: int) -> tuple[str, ...]:
 
 
 _SIDES: dict[str, Callable[..., Sides]] = {
-    "files": _files,
+    "files": file_sides,
     "rtp": _rtp,
     "jigsaw": _jigsaw,
     "onesec": _onesec,
@@ -289,20 +285,3 @@ def _labelled(comments: list[tuple[str, dict[str, bool]]], label: str) -> list[s
 
 def _is_sense(name: str, concept: str) -> bool:
     return concept in (name, name.rpartition("-")[0])
-
-
-def _loader(name: str, loaders: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if name not in loaders:
-        raise ValueError(f"name={name!r} is no data set; {did_you_mean(name, loaders)}")
-    return loaders[name]
-
-
-def _check_options(name: str, loader: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(loader).parameters
-    for option in options:
-        if option not in parameters:
-            hint = did_you_mean(option, parameters)
-            raise ValueError(f"{name} has no option {option!r}; {hint}")
-    for option, parameter in parameters.items():
-        if parameter.default is parameter.empty and option not in options:
-            raise ValueError(f"{name} needs {option}: add it")

@@ -10,10 +10,13 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsRichComparisonT as _Text
 
 SUFFIXES = (".jsonl", ".txt", ".json")
 
@@ -52,6 +55,21 @@ def read_sentences(path: str | Path, *, field: str = "text") -> list[str]:
     if not sentences:
         raise ValueError(f"{path} holds no sentence")
     return sentences
+
+
+def file_in(root: str | Path, *names: str) -> Path:
+    """`root` itself if it is a file, else the first of the names that is a file in it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    root = Path(root)
+    if root.is_file():
+        return root
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise FileNotFoundError(f"{root} holds no {' or '.join(names)}")
 
 
 def lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -150,11 +168,11 @@ def csv_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, di
             raise ValueError(f"{path} is not UTF-8: {error.reason}") from error
 
 
-def choose(texts: Sequence[str], n: int | None, seed: int, name: str) -> tuple[str, ...]:
+def choose(texts: Sequence[_Text], n: int | None, seed: int, name: str) -> tuple[_Text, ...]:
     """Draws texts without replacement, the same ones whatever the order they came in.
 
     Args:
-        texts: What to draw from.
+        texts: What to draw from: texts, or what is sorted as they are.
         n: How many; None keeps all, in their order.
         seed: Seed of the draw.
         name: What they are, for errors.
