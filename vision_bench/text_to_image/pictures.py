@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,16 +42,17 @@ def contact_sheet(folder: Path, images: Sequence[Sequence[ImageFile]]) -> Image.
     width, height = (max(sizes) for sizes in zip(*(one.size for one in cells[0]), strict=True))
     font = font_for(24 * 16)
     line = round(1.4 * font.size)
-    left, top = _TEXT_WIDTH + 2 * _GAP, line + _GAP
+    texts = [wrapped(files[0].prompt, font, _TEXT_WIDTH, max(1, height // line)) for files in shown]
+    widest = max(font.getlength(one) for text in texts for one in text)
+    left, top = math.ceil(widest) + 2 * _GAP, line + _GAP
     size = left + len(columns) * (width + _GAP), top + len(cells) * (height + _GAP)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for place, column in enumerate(columns):
         middle = left + place * (width + _GAP) + width // 2
         draw.text((middle, top // 2), _label(shown[0][column]), INK, font=font, anchor="mm")
-    for row, (files, pictures) in enumerate(zip(shown, cells, strict=True)):
+    for row, (text, pictures) in enumerate(zip(texts, cells, strict=True)):
         y = top + row * (height + _GAP)
-        text = wrapped(files[0].prompt, font, _TEXT_WIDTH, max(1, height // line))
         draw.multiline_text((_GAP, y), "\n".join(text), INK, font=font, spacing=line - font.size)
         for place, picture in enumerate(pictures):
             sheet.paste(picture, (left + place * (width + _GAP), y))
