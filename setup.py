@@ -143,19 +143,8 @@ setup(
         "transport": TRANSPORT,
         "dev": DEV,
         "all": [
-<<<<<<< HEAD
             *(*DEMO, *LM_EVAL, *OPENCOMPASS, *TRANSPORT),
             *(*VISION, *COVERAGE, *REENGINEER, *IMAGES),
-=======
-            *DEMO,
-            *LM_EVAL,
-            *OPENCOMPASS,
-            *VISION,
-            *COVERAGE,
-            *REENGINEER,
-            *IMAGES,
-            *TRANSPORT,
->>>>>>> imgfit
         ],
     },
     entry_points={

@@ -46,6 +46,7 @@ FLOORS = {
     "vision_bench.focus": 3,
     "vision_bench.attacks": 3,
     "vision_bench.published": 3,
+    "vision_bench.pictures": 3,
     "vision_bench.diffusion": 3,
     "vision_bench.demo": 4,
     "vision_bench.changes": 4,

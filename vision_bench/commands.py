@@ -17,7 +17,7 @@ from aim_plugins.core.settings import (
 from aim_plugins.sweep.manifest import redact
 from vision_bench.demo.names import resolve
 
-_STRENGTHS = {"--noise-std", "--perturb-step", "--strength"}
+_STRENGTHS = {"--noise-std", "--perturb-step", "--strength", "--min-strength", "--max-strength"}
 """Options whose values may start with a minus, to be refused in so many words."""
 
 _S = TypeVar("_S", bound=Settings)
@@ -70,6 +70,8 @@ def read_command(
     config: bool = True,
     given: Mapping[str, Any] | None = None,
     besides: Sequence[type[Settings]] = (),
+    sections: Mapping[str, type[Settings]] | None = None,
+    read: Sequence[str] = (),
 ) -> tuple[_S, list[str]]:
     """Reads the settings of a command.
 
@@ -82,6 +84,9 @@ def read_command(
             options that must be given.
         given: Settings that hold where no option says otherwise.
         besides: Settings of other commands, which the config may hold too, and are left aside.
+        sections: Where a config serves several commands, the settings of each of its sections; it
+            is an option then, `--config`, as everything may be said without one.
+        read: Sections that hold for this command; none takes no config.
 
     Returns:
         The settings, and the words that repeat the command, without secrets.
@@ -91,19 +96,22 @@ def read_command(
         FileNotFoundError: If there is no such config.
     """
     parser = CommandParser(prog=program, description=about, formatter_class=PositionalsFirst)
-    if config:
+    if sections is not None and read:
+        add_config(parser, "--config")
+    elif config:
         add_config(parser, "config")
     add_options(parser, kind, required=not config)
     parser.set_defaults(**(given or {}))
     options = vars(parser.parse_args(join_negative_values(arguments, _STRENGTHS)))
-    kinds: tuple[type[Settings], ...] = (kind, *besides)
-    sections = {one.__name__: one for one in kinds} if besides else None
+    if besides:
+        sections = {one.__name__: one for one in (kind, *besides)}
     settings = read_settings(
         kind,
         options.get("config"),
         options.get("cfg_options", ()),
         options,
         sections=sections,
+        read=read,
         resolve=resolve,
     )
     settings.check_files()

@@ -126,6 +126,24 @@ SYSTEMS = (
         "vision_bench.attribution.editing.commands:edit",
     ),
     System(
+        "images fit",
+        "a transport of a text-to-image pipeline from two files of prompts",
+        "vision_bench.text_to_image.commands:fit",
+        needs={"diffusers": "images"},
+    ),
+    System(
+        "images show",
+        "what a transport of a pipeline does, in numbers",
+        "vision_bench.text_to_image.commands:show",
+        needs={"diffusers": "images"},
+    ),
+    System(
+        "images generate",
+        "images of prompts at every strength of a transport, side by side and as animations",
+        "vision_bench.text_to_image.commands:generate",
+        needs={"diffusers": "images"},
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

@@ -130,15 +130,8 @@ class ArtifactMetadata:
         if difference.refused and not force:
             mend = "load that model"
             if self.FORCIBLE:
-<<<<<<< HEAD
-                mend += (
-                    f", or give force=True (force_{self.KIND}=True in a harness or a config, "
-                    f"--force-{self.KIND} or --force in a command) to go on"
-                )
-=======
                 harness = f"force_{self.KIND}=True in a harness, " if self.IN_HARNESSES else ""
                 mend += f", or give force=True ({harness}--force in a command) to go on"
->>>>>>> imgfit
             raise ValueError(f"{text}; {mend}")
         logger.warning(text)
 

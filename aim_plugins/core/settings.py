@@ -63,6 +63,9 @@ Part = Annotated[
 ]
 Share = Annotated[float, bound("a share above 0 and up to 1", lambda value: 0 < value <= 1)]
 Strength = Annotated[float, lambda name, value: validate_strength(value, name=name)]
+SignedStrength = Annotated[
+    float, lambda name, value: validate_strength(value, name=name, low=-math.inf)
+]
 _Strengths = str | float | Sequence[str | float]
 Grid = Annotated[_Strengths, lambda name, value: parse_strengths(value, name=name)]
 SignedGrid = Annotated[

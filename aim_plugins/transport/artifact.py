@@ -37,11 +37,16 @@ class TransportMetadata(MapsMetadata):
     KIND: ClassVar[str] = "transport"
     SCHEMA_VERSION: ClassVar[int] = 2
     MADE_BY: ClassVar[str] = "`aim-plugins transport fit`"
+    INPUTS: ClassVar[str] = "sentences"
     OUTPUTS: ClassVar[str] = "texts"
 
     tokenizer_sha256: str = ""
     positions: str = "all"
     max_length: int | None = None
+
+    @property
+    def applied(self) -> str:
+        return f"to {self.positions} tokens, support {self.support}"
 
     @classmethod
     def describe(cls, model: Any, tokenizer: Any, **fields: Any) -> TransportMetadata:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.holdout import held_share, moved_spreads
+from aim_plugins.transport.incremental import TITLES
 from aim_plugins.transport.maps import Method, fit_map
+from aim_plugins.transport.metadata import MapsMetadata
 from aim_plugins.transport.statistics import constant_neurons
-from aim_plugins.transport.summary import share_text
+from aim_plugins.transport.summary import moves_text, share_text
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,43 @@ def describe_sites(
             *(share_text(held), inputs, n_source, n_target, inputs, outputs, inputs),
         )
     return {"constant_neurons": constant, "moved": moved, "held": held}
+
+
+def fit_report(
+    metadata: MapsMetadata, found: Sequence[FittedSite], seconds: float, folder: Path
+) -> str:
+    """What was fitted, in a few lines.
+
+    Args:
+        metadata: What is known of the maps.
+        found: The findings.
+        seconds: How long it took.
+        folder: Where the transport lies.
+    """
+    return "\n".join(
+        [
+            f"{len(metadata.sites)} sites fitted ({metadata.method}, "
+            f"{TITLES[metadata.incremental]}) on {metadata.n_source} + "
+            f"{metadata.n_target} {metadata.INPUTS} in {seconds:.1f} s: {folder}",
+            f"at strength 1, source responses move by {moves_text(metadata)}",
+            *_extremes(found),
+            f"constant neurons: {sum(metadata.constant_neurons.values())}",
+        ]
+    )
+
+
+def _extremes(found: Sequence[FittedSite]) -> list[str]:
+    """The sites where responses move most, and where least of it holds."""
+    moved = [(one.moved, one.site) for one in found if one.moved is not None]
+    held = [(one.held, one.site) for one in found if one.held is not None]
+    lines = []
+    if moved:
+        most, site = max(moved)
+        lines.append(f"most at {site} ({most:.2f})")
+    if held:
+        least, site = min(held)
+        lines.append(f"least of it holds at {site} ({share_text(least)})")
+    return [", ".join(lines)] if lines else []
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from aim_plugins.core.artifact import ArtifactMetadata
 from aim_plugins.core.strengths import format_strength
+from aim_plugins.transport.incremental import TITLES
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class MapsMetadata(ArtifactMetadata):
     """What maps were learned from, and how.
 
     Attributes:
+        INPUTS: What they were learned from, in words.
         OUTPUTS: What the model makes, for warnings.
         pooling: How the activations of an input became one response, or several.
         incremental: Which inputs the earlier maps transported while a map was fitted: those of
@@ -31,6 +33,7 @@ class MapsMetadata(ArtifactMetadata):
         batch_size: Inputs in a forward pass.
     """
 
+    INPUTS: ClassVar[str]
     OUTPUTS: ClassVar[str]
 
     pooling: str = "mean"
@@ -44,6 +47,16 @@ class MapsMetadata(ArtifactMetadata):
     moved: float | None = None
     held: float | None = None
     batch_size: int | None = None
+
+    @property
+    def fitted(self) -> str:
+        """How they were fitted, in words."""
+        return f"{TITLES[self.incremental]}, {self.pooling} pooling, strength {self.strength:g}"
+
+    @property
+    def applied(self) -> str:
+        """What the maps are applied to, in words."""
+        raise NotImplementedError
 
     @property
     def learned_strengths(self) -> tuple[float, float]:

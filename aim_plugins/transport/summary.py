@@ -1,29 +1,36 @@
-"""What a transport does, in a few numbers for each site."""
+"""What a transport does, in a few numbers for each map."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from aim_plugins.modulation.activations import AffineMap
-from aim_plugins.transport.artifact import LearnedTransport
-from aim_plugins.transport.incremental import TITLES
+from aim_plugins.transport.metadata import MapsMetadata
 
 _MOVES = 5
 
 
-def summarise(transport: LearnedTransport) -> dict[str, Any]:
+def summarise(
+    metadata: MapsMetadata, maps: Mapping[str, AffineMap], fingerprint: str
+) -> dict[str, Any]:
     """Summarises a transport, ready for JSON.
 
+    Args:
+        metadata: What is known of its origin.
+        maps: Its maps by name.
+        fingerprint: Their fingerprint.
+
     Returns:
-        What is known of its origin; for each site the mean of |scale - 1| and |shift|, and the
+        What is known of its origin; for each map the mean of |scale - 1| and |shift|, and the
         share of neurons with a support; and the neurons that are moved most. A neuron's move is
         what is added at strength 1 to an activation in the middle of its support, or to 0 where
         it has none.
     """
-    known = dataclasses.asdict(transport.metadata)
+    known = dataclasses.asdict(metadata)
     known["architecture"] = known.pop("model_signature").get("architecture", "")
     constant = known.pop("constant_neurons")
     known["sites"] = [
@@ -35,23 +42,22 @@ def summarise(transport: LearnedTransport) -> dict[str, Any]:
             "supported_share": float(_has_support(one).float().mean()),
             "constant_neurons": constant.get(site, 0),
         }
-        for site, one in transport.maps.maps.items()
+        for site, one in maps.items()
     ]
-    return {"fingerprint": transport.fingerprint, **known, "largest_moves": _moves(transport)}
+    return {"fingerprint": fingerprint, **known, "largest_moves": _moves(maps)}
 
 
-def summary_text(summary: dict[str, Any]) -> str:
-    """The summary for people: facts, a line for each site, the largest moves."""
+def summary_text(summary: dict[str, Any], metadata: MapsMetadata) -> str:
+    """The summary for people: facts, a line for each map, the largest moves."""
     model = " ".join(filter(None, [summary["architecture"], summary["base_model"]]))
-    fitted = TITLES[summary["incremental"]]
     facts = {
         "method": summary["method"],
         "model": model or "unknown",
-        "data": f"{summary['n_source']} source and {summary['n_target']} target sentences"
+        "data": f"{metadata.n_source} source and {metadata.n_target} target {metadata.INPUTS}"
         f", SHA-256 {summary['data_sha256'][:12] or 'unknown'}",
-        "fitted": f"{fitted}, {summary['pooling']} pooling, strength {summary['strength']:g}",
-        "moves": f"source responses by {moves_text(summary['moved'], summary['held'])}",
-        "applied": f"to {summary['positions']} tokens, support {summary['support']}",
+        "fitted": metadata.fitted,
+        "moves": f"source responses by {moves_text(metadata)}",
+        "applied": metadata.applied,
         "fingerprint": summary["fingerprint"][:12],
         "versions": ", ".join(f"{name} {one}" for name, one in summary["versions"].items()),
     }
@@ -73,12 +79,15 @@ def summary_text(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def moves_text(moved: float | None, held: float | None) -> str:
-    """How far source responses are moved, and how much of that holds on other sentences."""
+def moves_text(metadata: MapsMetadata) -> str:
+    """How far source responses are moved, and how much of that holds on other inputs."""
+    moved, held = metadata.moved, metadata.held
     if moved is None:
         return "an unknown share of their spread"
     text = f"{moved:.2f} of their spread on average"
-    return text if held is None else f"{text}; {share_text(held)} of it holds on held-out sentences"
+    if held is None:
+        return text
+    return f"{text}; {share_text(held)} of it holds on held-out {metadata.INPUTS}"
 
 
 def share_text(held: float) -> str:
@@ -90,9 +99,9 @@ def _has_support(one: AffineMap) -> torch.Tensor:
     return one.support_min.isfinite() | one.support_max.isfinite()
 
 
-def _moves(transport: LearnedTransport) -> list[dict[str, Any]]:
+def _moves(maps: Mapping[str, AffineMap]) -> list[dict[str, Any]]:
     moves = []
-    for site, one in transport.maps.maps.items():
+    for site, one in maps.items():
         bounded = one.support_min.isfinite() & one.support_max.isfinite()
         middle = torch.where(bounded, (one.support_min + one.support_max) / 2, 0.0)
         move = (one.scale - 1) * middle + one.shift

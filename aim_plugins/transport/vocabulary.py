@@ -23,8 +23,12 @@ STATEDICT = ".statedict"
 _PERCENTILES = re.compile(r"q(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
 
 
-def existing_transport(named: object) -> Path:
+def existing_transport(named: object, made_by: str = "`aim-plugins transport fit`") -> Path:
     """The folder of a transport.
+
+    Args:
+        named: The folder.
+        made_by: What makes such transports, for the error.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -34,8 +38,8 @@ def existing_transport(named: object) -> Path:
     place = Path(name).expanduser().absolute()
     if not place.is_dir():
         raise FileNotFoundError(
-            f"transport={name!r} is no folder: name the one that `aim-plugins transport fit` "
-            "wrote, or start from the folder it is relative to"
+            f"transport={name!r} is no folder: name the one that {made_by} wrote, or "
+            "start from the folder it is relative to"
         )
     return place
 

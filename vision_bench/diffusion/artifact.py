@@ -19,6 +19,7 @@ from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.metadata import MapsMetadata
 from aim_plugins.transport.vectors import check_map, check_widths, map_tensors, read_maps
 from vision_bench.diffusion.pipelines import as_module, denoiser_of
+from vision_bench.diffusion.plan import TIMESTEPS
 from vision_bench.diffusion.steering import ImageMaps, map_name
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class ImageTransportMetadata(MapsMetadata):
     KIND: ClassVar[str] = "image_transport"
     IN_HARNESSES: ClassVar[bool] = False
     MADE_BY: ClassVar[str] = "`vision-bench images fit`"
+    INPUTS: ClassVar[str] = "prompts"
     OUTPUTS: ClassVar[str] = "images"
     PACKAGES: ClassVar[Sequence[str]] = (*MapsMetadata.PACKAGES, "diffusers")
 
@@ -66,6 +68,21 @@ class ImageTransportMetadata(MapsMetadata):
     width: int | None = None
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def applied(self) -> str:
+        rows = {"both": "prompts and negative prompts", "conditional": "prompts alone"}[self.rows]
+        return f"to {rows}, support {self.support}"
+
+    @property
+    def fitted(self) -> str:
+        settings = {
+            "steps": self.num_inference_steps,
+            "guidance": self.guidance_scale,
+            "size": None if self.width is None else f"{self.width} x {self.height}",
+        }
+        known = [f"{name} {one}" for name, one in settings.items() if one is not None]
+        return ", ".join([super().fitted, f"on {TIMESTEPS[self.timesteps]}", *known])
 
     @property
     def keys(self) -> list[float | None]:

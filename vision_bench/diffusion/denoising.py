@@ -22,7 +22,7 @@ from aim_plugins.core.identity import seed_of
 _OWN = frozenset(
     ("prompt", "generator", "output_type", "return_dict", "latents", "num_images_per_prompt")
 )
-"""Arguments of a pipeline's call that a fit gives itself."""
+"""Arguments of a pipeline's call that are given for each image here."""
 
 
 class EnoughSeenError(BaseException):
@@ -67,7 +67,7 @@ class Denoising:
         n_source: Prompts of the source.
 
     Raises:
-        ValueError: If the call has no argument of a name, or it is one that a fit gives itself.
+        ValueError: If the call has no argument of a name, or it is one that is given here.
         TypeError: If an argument is no plain value, which the metadata could not note.
     """
 
@@ -79,7 +79,7 @@ class Denoising:
         self._seed = seed
         self._n_source = n_source
         self._parameters = inspect.signature(type(pipe).__call__).parameters
-        _check_arguments(type(pipe).__name__, self._arguments, list(self._parameters))
+        check_call(pipe, self._arguments)
 
     def argument(self, name: str) -> Any:
         """An argument of the call: the one given, or the pipeline's own; None if neither is."""
@@ -150,22 +150,26 @@ def _plain(value: Any) -> Any:
     return value if known and finite else str(value)
 
 
-def _check_arguments(pipeline: str, arguments: Mapping[str, Any], known: Sequence[str]) -> None:
+def check_call(pipe: Any, arguments: Mapping[str, Any]) -> None:
+    """Checks arguments of a pipeline's call that hold for all prompts.
+
+    Raises:
+        ValueError: If the call has no argument of a name, or it is one that is given here.
+        TypeError: If an argument is no plain value, which could not be noted.
+    """
+    pipeline, known = type(pipe).__name__, list(inspect.signature(type(pipe).__call__).parameters)
     if "prompt" not in known:
         raise ValueError(f"pipeline: {pipeline} takes no prompt: give a text-to-image pipeline")
     free = [name for name in known if name not in _OWN and name != "self"]
     for name, value in arguments.items():
         if name in _OWN:
-            raise ValueError(
-                f"{name}={value!r} is given by the fit itself, which makes one image a prompt: "
-                "leave it out"
-            )
+            raise ValueError(f"{name}={value!r} is given for each image here: leave it out")
         if name not in free:
             raise ValueError(f"{pipeline} takes no {name}={value!r}; {did_you_mean(name, free)}")
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"{name}={value!r} must be a plain value, one for all prompts, so that the "
-                "transport can note it"
+                f"{name}={value!r} must be a plain value, one for all prompts, so that it "
+                "can be noted"
             ) from error

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+@runtime_checkable
 class Steering(Protocol):
     """What transports a pipeline, as `ImageMaps` and learned transports do."""
 

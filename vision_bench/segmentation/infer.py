@@ -35,6 +35,7 @@ from vision_bench.logits.forward import forward
 from vision_bench.logits.pixels import noise_key
 from vision_bench.models.model import VisionModel
 from vision_bench.perturbators import Perturbator
+from vision_bench.pictures import fit_within, save_animation, save_picture, spread
 from vision_bench.segmentation.curve import predict_levels
 from vision_bench.segmentation.load import load_segmentation_model
 from vision_bench.segmentation.overlays import (
@@ -43,12 +44,9 @@ from vision_bench.segmentation.overlays import (
     level_overlays,
     overlay,
     present_classes,
-    save_animation,
-    save_picture,
     strip,
     with_legend,
 )
-from vision_bench.segmentation.results import spread
 from vision_bench.segmentation.settings import SegmentSettings
 
 PICTURE_SIDE = 640
@@ -140,7 +138,7 @@ class _Segmenter:
 
     def draw(self, photograph: Image.Image, name: str, folder: Path) -> None:
         """Writes all pictures of an image."""
-        shown = fit(photograph, PICTURE_SIDE)
+        shown = fit_within(photograph, PICTURE_SIDE)
         # A small image is enlarged with its pixels, each of which has noise of its own.
         height, width = min(shown.size, photograph.size)[::-1]
         maps = self.predict(photograph, name, (height, width))
@@ -164,7 +162,7 @@ class _Segmenter:
         legend: Sequence[int],
     ) -> Image.Image:
         """The image and its overlays, above one legend for all."""
-        small = fit(photograph, STRIP_SIDE)
+        small = fit_within(photograph, STRIP_SIDE)
         nothing = torch.full_like(maps[0].long(), -1)
         panels = [overlay(small, nothing, self.class_names, title="image", legend=[])]
         for index in spread(len(maps), STRIP_LEVELS):
@@ -183,21 +181,6 @@ class _Segmenter:
                 line = [index, self.class_names[index], format_strength(std), f"{share:.6f}"]
                 writer.writerow(line)
         return text.getvalue()
-
-
-def fit(image: Image.Image, side: int) -> Image.Image:
-    """A copy whose longer side is at most `side`; a small one is enlarged by whole pixels.
-
-    >>> fit(Image.new("RGB", (1000, 500)), 320).size, fit(Image.new("RGB", (96, 64)), 320).size
-    ((320, 160), (288, 192))
-    """
-    factor = side // max(image.size)
-    if factor >= 1:
-        size = (image.width * factor, image.height * factor)
-        return image.resize(size, Image.Resampling.NEAREST)
-    copy = image.copy()
-    copy.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return copy
 
 
 def _find(images: Path) -> tuple[list[str], Path]:

@@ -21,6 +21,7 @@ from vision_bench.data.labels import IGNORE, nearest
 from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.perturbators import Perturbator
+from vision_bench.pictures import spread
 from vision_bench.segmentation.curve import EXPECTED_METRICS, SegmentationCurve, predict_levels
 from vision_bench.segmentation.group_counts import GroupCounts
 from vision_bench.segmentation.overlays import class_palette, overlay, present_classes
@@ -161,16 +162,6 @@ def report_images(
         _sample(levels, position, perturbator, targets, width, device)
         for position in _choose(views[0].cached, targets, count)
     ]
-
-
-def spread(total: int, count: int) -> list[int]:
-    """Positions of at most `count` of `total` items: both ends, and evenly between.
-
-    >>> spread(101, 5), spread(2, 5)
-    ([0, 25, 50, 75, 100], [0, 1])
-    """
-    count = min(total, count)
-    return [round(index * (total - 1) / max(1, count - 1)) for index in range(count)]
 
 
 def _labelled(curve: SegmentationCurve) -> list[int]:

@@ -26,8 +26,10 @@ def show(settings: ShowSettings, command: Sequence[str]) -> None:
     Raises:
         ValueError: If the folder holds no whole transport.
     """
-    summary = summarise(LearnedTransport.load(settings.transport))
-    print(json.dumps(summary, indent=2) if settings.json else summary_text(summary))
+    learned = LearnedTransport.load(settings.transport)
+    summary = summarise(learned.metadata, learned.maps.maps, learned.fingerprint)
+    as_text = summary_text(summary, learned.metadata)
+    print(json.dumps(summary, indent=2) if settings.json else as_text)
 
 
 def fold(settings: FoldSettings, command: Sequence[str]) -> None:

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.steering.settings.transports import FitSettings
-from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.data.datasets import load_sides, read_sentences
 from aim_plugins.transport.data.text_files import choose
 from aim_plugins.transport.fit import fit_transport
-from aim_plugins.transport.incremental import TITLES
-from aim_plugins.transport.learning import FittedSite
+from aim_plugins.transport.learning import FittedSite, fit_report
 from aim_plugins.transport.plan import plan_fit
-from aim_plugins.transport.summary import moves_text, share_text
 
 _SPLIT_BY_SEED = {"truthfulqa"}
 """Data sets whose `seed` also decides which part is held out for the evaluation."""
@@ -54,7 +50,7 @@ def fit(settings: FitSettings, command: Sequence[str]) -> None:
     )
     seconds = time.perf_counter() - started
     transport.save(settings.output)
-    print(report(transport, sites, seconds, settings.output))
+    print(fit_report(transport.metadata, sites, seconds, settings.output))
 
 
 def read_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
@@ -95,38 +91,6 @@ def _configured_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
         for side, count, place in zip((loaded.source, loaded.target), counts, places, strict=True)
     )
     return list(source), list(target)
-
-
-def report(
-    transport: LearnedTransport, sites: list[FittedSite], seconds: float, folder: Path
-) -> str:
-    """What was fitted, in a few lines."""
-    metadata = transport.metadata
-    constant = sum(metadata.constant_neurons.values())
-    return "\n".join(
-        [
-            f"{len(sites)} sites fitted ({metadata.method}, "
-            f"{TITLES[metadata.incremental]}) on {metadata.n_source} + "
-            f"{metadata.n_target} sentences in {seconds:.1f} s: {folder}",
-            f"at strength 1, source responses move by {moves_text(metadata.moved, metadata.held)}",
-            *_extremes(sites),
-            f"constant neurons: {constant}",
-        ]
-    )
-
-
-def _extremes(sites: list[FittedSite]) -> list[str]:
-    """The sites where responses move most, and where least of it holds."""
-    moved = [(one.moved, one.site) for one in sites if one.moved is not None]
-    held = [(one.held, one.site) for one in sites if one.held is not None]
-    lines = []
-    if moved:
-        most, site = max(moved)
-        lines.append(f"most at {site} ({most:.2f})")
-    if held:
-        least, site = min(held)
-        lines.append(f"least of it holds at {site} ({share_text(least)})")
-    return [", ".join(lines)] if lines else []
 
 
 def _seed(settings: FitSettings) -> int:

@@ -272,7 +272,7 @@ def lies_first(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.GroupNorm | torch.nn.Conv2d | ResnetBlock2D)
 
 
-def _made(make: Any) -> DiffusionPipeline:
+def made(make: Any) -> DiffusionPipeline:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipe = make()
@@ -283,28 +283,28 @@ def _made(make: Any) -> DiffusionPipeline:
 @pytest.fixture(scope="session")
 def sd() -> DiffusionPipeline:
     """Stable Diffusion: a UNet, guidance in one batch."""
-    return _made(make_sd)
+    return made(make_sd)
 
 
 @pytest.fixture(scope="session")
 def sdxl() -> DiffusionPipeline:
     """Stable Diffusion XL: no guidance where guidance_scale is at most 1."""
-    return _made(make_sdxl)
+    return made(make_sdxl)
 
 
 @pytest.fixture(scope="session")
 def flux() -> DiffusionPipeline:
     """FLUX: streams of text and image; with true_cfg_scale two calls a step."""
-    return _made(make_flux)
+    return made(make_flux)
 
 
 @pytest.fixture(scope="session")
 def sd3() -> DiffusionPipeline:
     """Stable Diffusion 3: streams of text and image, norms of queries; guidance in one batch."""
-    return _made(make_sd3)
+    return made(make_sd3)
 
 
 @pytest.fixture(scope="session")
 def pixart() -> DiffusionPipeline:
     """PixArt: blocks with one output, guidance in one batch."""
-    return _made(make_pixart)
+    return made(make_pixart)

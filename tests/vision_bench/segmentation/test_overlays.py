@@ -7,14 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from vision_bench.pictures import save_animation, save_picture
 from vision_bench.segmentation.overlays import (
     class_palette,
     colour_map,
     level_overlays,
     overlay,
     present_classes,
-    save_animation,
-    save_picture,
     strip,
 )
 

@@ -1,0 +1,100 @@
+"""`vision-bench images fit` and `show`: learning a transport of a pipeline, and looking at one."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import torch
+
+from aim_plugins.core.devices import best_device
+from aim_plugins.transport.data.text_files import choose, read_sentences
+from aim_plugins.transport.learning import FittedSite, fit_report
+from aim_plugins.transport.summary import summarise, summary_text
+from vision_bench.diffusion.artifact import ImageTransport
+from vision_bench.diffusion.fit import fit_transport
+from vision_bench.diffusion.pipelines import load_pipeline
+from vision_bench.diffusion.plan import plan_image_fit
+from vision_bench.text_to_image.settings import FitSettings, PipelineSettings, ShowSettings
+from vision_bench.text_to_image.tasks import load_sides
+
+_PLANNED = ("method", "pooling", "support", "timesteps", "incremental", "strength", "rows")
+_SIZES = ("num_inference_steps", "height", "width")
+
+
+def fit(settings: FitSettings) -> None:
+    """Learns a transport.
+
+    Raises:
+        ValueError: If a file or the pipeline is not usable.
+        FileNotFoundError: If a file is missing.
+    """
+    source, target = read_sides(settings)
+    how = {name: getattr(settings, name) for name in (*_PLANNED, "batch_size")}
+    sizes = {name: getattr(settings, name) for name in _SIZES}
+    plan_image_fit(source, target, **how, **sizes)  # before a large pipeline is loaded
+    pipe = open_pipeline(settings)
+    found: list[FittedSite] = []
+    started = time.perf_counter()
+    transport = fit_transport(
+        pipe,
+        source,
+        target,
+        modules=settings.modules,
+        seed=settings.seed,
+        on_site=found.append,
+        **how,
+        **settings.arguments,
+    )
+    seconds = time.perf_counter() - started
+    transport.save(settings.output)
+    print(fit_report(transport.metadata, found, seconds, settings.output))
+
+
+def read_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
+    """The prompts of both sides, from files or as a config says.
+
+    Raises:
+        ValueError: If a file is malformed.
+        FileNotFoundError: If a file is missing.
+    """
+    if settings.source is not None and settings.target is not None:
+        sides = read_sentences(settings.source), read_sentences(settings.target)
+    else:
+        for name in ("name", "root"):
+            if name not in settings.data:
+                raise ValueError(f"the config's section 'data' has no {name!r}: add it")
+        loaded = load_sides(**settings.data)
+        sides = list(loaded.source), list(loaded.target)
+    if settings.limit is None:
+        return sides
+    source, target = (
+        choose(one, min(settings.limit, len(one)), settings.seed, name)
+        for one, name in zip(sides, ("source", "target"), strict=True)
+    )
+    return list(source), list(target)
+
+
+def show(settings: ShowSettings) -> None:
+    """Prints a summary of a transport.
+
+    Raises:
+        ValueError: If the folder holds no whole transport.
+    """
+    learned = ImageTransport.load(settings.transport)
+    summary = summarise(learned.metadata, learned.maps.named, learned.fingerprint)
+    as_text = summary_text(summary, learned.metadata)
+    print(json.dumps(summary, indent=2) if settings.json else as_text)
+
+
+def open_pipeline(settings: PipelineSettings) -> Any:
+    """Loads the pipeline, which shows no progress of its own.
+
+    Raises:
+        ValueError: If it cannot be loaded, or there is no such device.
+    """
+    device = best_device(settings.device)
+    pipe: Any = load_pipeline(settings.pipeline, getattr(torch, settings.dtype), device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
