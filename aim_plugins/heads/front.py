@@ -22,6 +22,7 @@ from aim_plugins.heads.wording import (
     edit_sentences,
     headline,
     prediction_sentences,
+    short,
     show_mean,
 )
 from aim_plugins.sweep.intervals import wilson_interval
@@ -89,8 +90,8 @@ def _pictures(found: Findings) -> dict[str, dict[str, bytes]]:
             f"{held.share:g} ablated, r = {correlation}",
         ),
         "correlations": draw_correlations(held.correlations, found.settings.alpha),
-        "sizes": draw_path(found.path, found.words, found.noun),
-        "documents": draw_documents(own, found.words, found.noun, size),
+        "sizes": draw_path(found.path, found.judged, found.noun),
+        "documents": draw_documents(own, found.judged, found.noun, size),
     }
 
 
@@ -101,8 +102,8 @@ def _components_section(found: Findings, pictures: Mapping[str, bytes]) -> Secti
         f"them, for each of {len(found.documents)} documents; the mean over these with its 95 % "
         f"interval, which holds for one of the {found.noun}, not for all at once. They are ranked "
         f"by {_ranked_by(found)}. The first {len(found.alone)}, selected by these documents, are "
-        "then ablated alone on held-out ones, which is the test of it, with p corrected by Holm "
-        f"for {len(found.alone)} tests."
+        f"then ablated alone on held-out ones, and the change of their {short(found.judged)} is "
+        f"the test of it, with p corrected by Holm for {len(found.alone)} tests."
     )
     return Section(
         found.noun.capitalize(),
@@ -136,14 +137,10 @@ def _components_table(found: Findings) -> Table:
             ]
         )
     columns = [
-        found.noun, f"adds to the {_short(found)}, selected", "documents it helps",
-        "alone ablated, held-out", "Holm's", "accuracy", "edit",
+        found.noun, f"adds to the {short(found.words)}, selected", "documents it helps",
+        f"held-out {short(found.judged)} without it alone", "Holm's", "accuracy", "edit",
     ]  # fmt: skip
     return Table(columns, rows)
-
-
-def _short(found: Findings) -> str:
-    return found.words.partition(" of ")[0]
 
 
 def _documents_section(found: Findings) -> Section:
@@ -160,8 +157,7 @@ def _documents_section(found: Findings) -> Section:
 
 def _documents_table(found: Findings, alone: Alone) -> Table:
     assert alone.learning is not None
-    whole = found.prediction.whole
-    without = outputs_of(alone.learning, found.settings.output_fn)
+    whole, without = found.prediction.whole, alone.learning
     weights = found.weights[:, alone.number].tolist()
     order = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)
     if len(order) > 2 * _DOCUMENTS:
@@ -176,7 +172,7 @@ def _documents_table(found: Findings, alone: Alone) -> Table:
         ]
         for one in order
     ]
-    columns = ["document", "text", _short(found), "predicted to add", "change without it"]
+    columns = ["document", "text", short(found.words), "predicted to add", "change without it"]
     return Table(columns, rows, f"{found.name(alone.number)}: most and least, in nats")
 
 
@@ -213,7 +209,7 @@ def _edit_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
     note = (
         f"The first of the ranking are ablated together; how many, of {_listed(found)}, was chosen "
         f"on validation documents, as the number that is to {settings.direction} the mean "
-        f"{found.words} most{beyond * bool(settings.references)}. Results are of documents that "
+        f"{found.judged} most{beyond * bool(settings.references)}. Results are of documents that "
         "neither ranking nor choice has seen, "
         f"beside as many {found.noun} at random ({settings.random_edits} draws). Differences are "
         "paired over documents: accuracy with Agresti and Min's interval and McNemar's exact p, "
@@ -254,7 +250,7 @@ def _edit_table(found: Findings) -> Table:
     ]
     columns = [
         "task", "documents", "accuracy", "with the edit", "change", "",
-        f"change of the {_short(found)}", "",
+        f"change of the {short(found.judged)}", "",
     ]  # fmt: skip
     return Table(columns, rows)
 
@@ -282,7 +278,7 @@ def _path_table(found: Findings) -> Table:
         mean = mean_interval(outputs_of(answers, path.output))
         value = f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
         rows.append([str(size), value, in_shares(answers)])
-    columns = [f"{found.noun} ablated", f"{_short(found)}, nats", "accuracy"]
+    columns = [f"{found.noun} ablated", f"{short(found.judged)}, nats", "accuracy"]
     if path.references:
         others = [in_nats(one) for one in path.reference_changes]
         moved = [f"{one:+.2f} nats" for one in path.moved]
