@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,21 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+def die_in_a_copy(run: Callable[[], object]) -> None:
+    """Runs what kills itself in a copy of this process, which has all imports behind it."""
+
+    def alone() -> None:
+        import torch
+
+        torch.set_num_threads(1)  # threads do not outlive a fork
+        run()
+
+    process = multiprocessing.get_context("fork").Process(target=alone)
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
 
 
 class _Memory(dict):

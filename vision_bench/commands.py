@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
-from aim_plugins.core.commands import join_negative_values, say
+from aim_plugins.core.commands import CommandParser, join_negative_values, say
 from aim_plugins.core.settings import (
     PositionalsFirst,
     Settings,
@@ -91,9 +90,7 @@ def read_command(
         ValueError: If a setting is missing, unknown or not usable.
         FileNotFoundError: If there is no such config.
     """
-    parser = argparse.ArgumentParser(
-        prog=program, description=about, formatter_class=PositionalsFirst
-    )
+    parser = CommandParser(prog=program, description=about, formatter_class=PositionalsFirst)
     if config:
         add_config(parser, "config")
     add_options(parser, kind, required=not config)

@@ -24,7 +24,7 @@ from safetensors import safe_open
 
 from aim_plugins.attribution.assembly import GRADIENTS, assemble, compute_block, open_block, unpack
 from aim_plugins.attribution.checks import check_mode
-from aim_plugins.attribution.plan import Block, DatasetPlan
+from aim_plugins.attribution.plan import BLOCK, Block, DatasetPlan
 from aim_plugins.attribution.subject import Subject
 from aim_plugins.core.artifact import artifact_files, read_metadata
 from aim_plugins.core.errors import first_few
@@ -196,7 +196,7 @@ def read_plan(folder: str | Path) -> DatasetPlan:
     if not path.is_file():
         raise ValueError(
             f"{DatasetPlan.KIND}={str(folder)!r} has no file {PLAN!r}: name the folder that "
-            f"{DatasetPlan.MADE_BY} wrote"
+            f"{DatasetPlan.MADE_BY} wrote, or run that first"
         )
     try:
         return DatasetPlan(**unseal(path.read_text(encoding="utf-8")))
@@ -224,9 +224,10 @@ def refuse_unfinished(plan: DatasetPlan, folder: str | Path) -> None:
         if shards == 1
         else f"run build --shard {missing[0].place % shards + 1}/{shards}"
     )
+    of_kinds = ([one.words for one in missing if one.kind == kind] for kind in BLOCK)
+    named = ", ".join(first_few(one, 2) for one in of_kinds if one)
     raise ValueError(
-        f"{DatasetPlan.KIND}={str(folder)!r} is unfinished: "
-        f"{first_few([one.words for one in missing], 2)} are missing; {mend}"
+        f"{DatasetPlan.KIND}={str(folder)!r} is unfinished: {named} are missing; {mend}"
     )
 
 

@@ -233,7 +233,8 @@ def _read_known(folder: str | Path, kind: type[ArtifactMetadata]) -> tuple[Path,
         if not path.is_file():
             lacks = f"has no file {path.name!r}" if path.parent.is_dir() else "is no folder"
             raise ValueError(
-                f"{kind.KIND}={str(folder)!r} {lacks}: name the folder that {kind.MADE_BY} wrote"
+                f"{kind.KIND}={str(folder)!r} {lacks}: name the folder that {kind.MADE_BY} "
+                "wrote, or run that first"
             )
     return tensors_file, _read_payload(metadata_file, kind, f"make it again with {kind.MADE_BY}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 import sys
@@ -13,10 +14,10 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from aim_plugins.core.devices import is_main_process
-from aim_plugins.core.errors import ForeseenFailure, did_you_mean
+from aim_plugins.core.errors import ForeseenFailure, did_you_mean, nearest
 
 _FAILURE = 1
 _BAD_INPUT = 2
@@ -60,6 +61,20 @@ class System:
                 raise ImportError(f"{module} is not installed: pip install 'aim-plugins[{extra}]'")
         name, _, function = self.target.partition(":")
         return getattr(import_module(name), function)(arguments)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Names the option that a mistyped one is most like."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program as argparse does; of an unknown option it says more."""
+        text, _, words = message.partition("unrecognized arguments: ")
+        known = [one for one in self._option_string_actions if one.startswith("--")]
+        for word in words.split() if not text else ():
+            if word.startswith("--") and (near := nearest(word.partition("=")[0], known)):
+                message += f"; did you mean {near[0]}?"
+                break
+        super().error(message)
 
 
 def run_system(

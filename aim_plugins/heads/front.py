@@ -15,7 +15,7 @@ from aim_plugins.heads.pictures import (
     draw_prediction,
 )
 from aim_plugins.heads.prediction import OWN
-from aim_plugins.heads.trials import Alone, Outcome, in_nats, in_shares, outputs_of
+from aim_plugins.heads.trials import Alone, Outcome, in_shares, outputs_of
 from aim_plugins.heads.wording import (
     Findings,
     component_sentences,
@@ -28,7 +28,7 @@ from aim_plugins.heads.wording import (
 from aim_plugins.sweep.intervals import wilson_interval
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
-from aim_plugins.sweep.paired import in_points, mean_interval, show_p
+from aim_plugins.sweep.paired import Interval, mean_interval, show_p
 
 _DOCUMENTS = 6
 """Documents shown at either end of a component's table."""
@@ -79,7 +79,7 @@ def _pictures(found: Findings) -> dict[str, dict[str, bytes]]:
     middle = found.weights.double().mean(0).numpy()
     held = found.prediction
     correlation = show_mean(held.correlations[OWN][held.share])
-    return {
+    drawn = {
         "components": draw_components(
             middle, found.components, found.edit, found.words, found.settings.task
         ),
@@ -89,15 +89,17 @@ def _pictures(found: Findings) -> dict[str, dict[str, bytes]]:
             found.words,
             f"{held.share:g} ablated, r = {correlation}",
         ),
-        "correlations": draw_correlations(held.correlations, found.settings.alpha),
         "sizes": draw_path(found.path, found.judged, found.noun),
-        "documents": draw_documents(own, found.judged, found.noun, size),
+        "documents": draw_documents(own, found.judged, found.count(size), size),
     }
+    if len(held.correlations[OWN]) > 1:  # of one share the table says it
+        drawn["correlations"] = draw_correlations(held.correlations, found.settings.alpha)
+    return drawn
 
 
 def _components_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
     note = (
-        f"What each of {len(found.components)} {found.noun} adds to the {found.words}: a linear "
+        f"What each of {found.count(len(found.components))} adds to the {found.words}: a linear "
         f"model of {found.settings.num_ablations} random ablations of {found.settings.alpha:g} of "
         f"them, for each of {len(found.documents)} documents; the mean over these with its 95 % "
         f"interval, which holds for one of the {found.noun}, not for all at once. They are ranked "
@@ -128,19 +130,30 @@ def _components_table(found: Findings) -> Table:
         rows.append(
             [
                 found.name(alone.number),
-                in_nats(found.contribution(alone.number)),
+                _signed(found.contribution(alone.number)),
                 f"{helped:.0%} [{low:.0%}, {high:.0%}]",
-                in_nats(change),
-                show_p(change.p),
+                _signed(change),
+                _p(change.p),
                 in_shares(alone.test),
                 "ablated" if rank < found.path.size else "",
             ]
         )
     columns = [
-        found.noun, f"adds to the {short(found.words)}, selected", "documents it helps",
-        f"held-out {short(found.judged)} without it alone", "Holm's", "accuracy", "edit",
+        found.noun, f"adds to the {short(found.words)}, nats", "documents it helps",
+        f"held-out {short(found.judged)} without it, change in nats", "p (Holm)",
+        "accuracy without it", "edit",
     ]  # fmt: skip
     return Table(columns, rows)
+
+
+def _signed(one: Interval, scale: float = 1.0, digits: int = 2) -> str:
+    """A difference with its interval, whose unit the heading of its column has."""
+    value, low, high = (f"{scale * end:+.{digits}f}" for end in (one.value, one.low, one.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _p(p: float) -> str:
+    return show_p(p).removeprefix("p ").removeprefix("= ")
 
 
 def _documents_section(found: Findings) -> Section:
@@ -182,14 +195,14 @@ def _prediction_section(found: Findings, pictures: Mapping[str, bytes]) -> Secti
         "their correlation over masks, of each document, and its mean with the 95 % interval over "
         f"documents. Attributions are learned at {found.settings.alpha:g}."
     )
+    shown = {"predicted against true changes": pictures["prediction"]}
+    if "correlations" in pictures:
+        shown["correlation against the share ablated"] = pictures["correlations"]
     return Section(
         "Prediction",
         note,
         prediction_sentences(found),
-        {
-            "predicted against true changes": pictures["prediction"],
-            "correlation against the share ablated": pictures["correlations"],
-        },
+        shown,
         [_prediction_table(found)],
     )
 
@@ -211,7 +224,7 @@ def _edit_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
         f"on validation documents, as the number that is to {settings.direction} the mean "
         f"{found.judged} most{beyond * bool(settings.references)}. Results are of documents that "
         "neither ranking nor choice has seen, "
-        f"beside as many {found.noun} at random ({settings.random_edits} draws). Differences are "
+        f"beside as many {found.noun} at random (draws: {settings.random_edits}). Differences are "
         "paired over documents: accuracy with Agresti and Min's interval and McNemar's exact p, "
         "nats with Student's interval and the p of signs dealt out anew. The stock harness "
         "evaluates it too, but on all documents of a task, of this one also on those that the edit "
@@ -241,16 +254,16 @@ def _edit_table(found: Findings) -> Table:
             str(len(one.whole.right)),
             in_shares(one.whole),
             in_shares(one.edited),
-            in_points(one.accuracy_change),
-            show_p(one.accuracy_change.p),
-            in_nats(one.output_change),
-            show_p(one.output_change.p),
+            _signed(one.accuracy_change, 100.0, 1),
+            _p(one.accuracy_change.p),
+            _signed(one.output_change),
+            _p(one.output_change.p),
         ]
         for name, one in found.outcomes.items()
     ]
     columns = [
-        "task", "documents", "accuracy", "with the edit", "change", "",
-        f"change of the {short(found.judged)}", "",
+        "task", "documents", "accuracy", "with the edit", "change, points", "p",
+        f"change of the {short(found.judged)}, nats", "p",
     ]  # fmt: skip
     return Table(columns, rows)
 
@@ -260,13 +273,14 @@ def _random_table(found: Findings) -> Table:
     for name, one in found.outcomes.items():
         beyond = one.beyond_random
         drawn = [
-            in_nats(Outcome(one.output, one.whole, random, ()).output_change)
+            _signed(Outcome(one.output, one.whole, random, ()).output_change)
             for random in one.random
         ]
-        cells = [in_nats(one.output_change), in_nats(beyond), show_p(beyond.p)]
+        cells = [_signed(one.output_change), _signed(beyond), _p(beyond.p)]
         rows.append([name, *cells, in_shares(one.random_accuracy), "; ".join(drawn)])
-    title = f"Beside {found.path.size} {found.noun} at random"
-    columns = ["task", "the edit", "minus those at random", "", "their accuracy", "each draw"]
+    beside = f"Beside {found.count(found.path.size)} at random"
+    title = f"{beside}: change of the {short(found.judged)}, nats"
+    columns = ["task", "the edit", "minus those at random", "p", "their accuracy", "each draw"]
     return Table(columns, rows, title)
 
 
@@ -280,11 +294,11 @@ def _path_table(found: Findings) -> Table:
         rows.append([str(size), value, in_shares(answers)])
     columns = [f"{found.noun} ablated", f"{short(found.judged)}, nats", "accuracy"]
     if path.references:
-        others = [in_nats(one) for one in path.reference_changes]
-        moved = [f"{one:+.2f} nats" for one in path.moved]
+        others = [_signed(one) for one in path.reference_changes]
+        moved = [f"{one:+.2f}" for one in path.moved]
         for row, *cells in zip(rows, ["", *others], ["", *moved], strict=True):
             row += cells
-        columns += ["change of the references", "moved beyond that, chosen by"]
+        columns += ["change of the references, nats", "moved beyond that, chosen by"]
     for size, row in zip((0, *path.sizes), rows, strict=True):
         row.append("chosen" if size == path.size else "")
     title = f"The choice of the largest, on {len(path.whole.right)} validation documents"

@@ -246,7 +246,7 @@ def draw_path(path: EditPath, words: str, noun: str) -> dict[str, bytes]:
         return render(figure)
 
 
-def draw_documents(outcome: Outcome, words: str, noun: str, size: int) -> dict[str, bytes]:
+def draw_documents(outcome: Outcome, words: str, ablated: str, size: int) -> dict[str, bytes]:
     """Draws each held-out document's output with the edit against that of the whole model."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 4.2), dpi=DPI, layout="constrained")
@@ -254,7 +254,7 @@ def draw_documents(outcome: Outcome, words: str, noun: str, size: int) -> dict[s
         before = outcome.outputs(outcome.whole)
         drawn = (
             (outcome.random_outputs, "x", GREY, f"{size} at random, mean of {len(outcome.random)}"),
-            (outcome.outputs(outcome.edited), "o", VERMILLION, f"the edit's {size} {noun}"),
+            (outcome.outputs(outcome.edited), "o", VERMILLION, f"the edit's {ablated}"),
         )
         ends = [min(before), max(before)]
         axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--")

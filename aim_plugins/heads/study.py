@@ -117,7 +117,9 @@ class TaskAttributionStudy(FolderStudy):
         engine = load_engine(settings.model, argument="model", **settings.loading)
         self.model = engine.model
         kind: Any = settings.kind
-        self.components: Components = find_components(self.model, kind, settings.patterns)
+        self.components: Components = find_components(
+            self.model, kind, settings.patterns, setting="components"
+        )
         if settings.sizes[-1] > len(self.components):
             raise ValueError(
                 f"edit_sizes={settings.sizes[-1]}: there are {len(self.components)} "

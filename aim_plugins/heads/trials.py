@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from aim_plugins.heads.subject import OUTPUTS
-from aim_plugins.sweep.estimates import mean
-from aim_plugins.sweep.intervals import point_intervals
-from aim_plugins.sweep.paired import Interval, PairedDifference, mean_interval, sign_flip_p
-from aim_plugins.sweep.table import Point
+from aim_plugins.sweep.paired import (
+    Interval,
+    PairedDifference,
+    mean_interval,
+    mean_share,
+    sign_flip_p,
+)
 from aim_plugins.task_questions.answers import Answers
 
 
@@ -137,10 +140,7 @@ class Outcome:
     @property
     def random_accuracy(self) -> Interval:
         """Mean accuracy over edits at random, with its interval over documents."""
-        hits = zip(*(one.hits for one in self.random), strict=True)
-        found = mean([statistics.fmean(row) for row in hits])
-        point = Point("", "acc", 0.0, found.value, found.stderr, found.n, len(self.random))
-        return Interval(found.value, *point_intervals([point])[0])
+        return mean_share([one.hits for one in self.random])
 
     @property
     def accuracy_change(self) -> PairedDifference:

@@ -17,6 +17,7 @@ from aim_plugins.heads.settings import TaskAttributionSettings
 from aim_plugins.heads.trials import Alone, EditPath, Outcome, in_nats, in_shares
 from aim_plugins.modulation.components import Components
 from aim_plugins.sweep.paired import (
+    LEVEL,
     Interval,
     PairedDifference,
     holm,
@@ -73,6 +74,10 @@ class Findings:
         """What components are called."""
         return self.settings.noun
 
+    def count(self, number: int) -> str:
+        """So many components."""
+        return f"{number} {self.noun.removesuffix('s') if number == 1 else self.noun}"
+
     def name(self, number: int) -> str:
         """The name of a component."""
         return self.components.name(number)
@@ -126,9 +131,23 @@ def component_sentences(found: Findings) -> list[str]:
             f"{found.name(alone.number)}, selected as number {rank}, adds "
             f"{in_nats(found.contribution(alone.number))} to the {found.words}; without it alone "
             f"the {short(found.judged)} of held-out documents changes by {in_nats(change)}, "
-            f"{show_p(change.p)} corrected for {len(found.alone)} {found.noun}: {told}."
+            f"{show_p(change.p)} corrected for {found.count(len(found.alone))}: {told}."
         )
-    return sentences
+    return [*sentences, *_of_accuracy(found)]
+
+
+def _of_accuracy(found: Findings) -> list[str]:
+    """Where accuracy shows fewer components than outputs do, that it is too coarse."""
+    whole = found.outcomes[found.settings.task].whole
+    chances = holm([one.test.against(whole).p for one in found.alone])
+    shown = sum(p < LEVEL for p in chances)
+    if shown >= sum(one.is_clear for one in found.changes_alone):
+        return []
+    return [
+        f"Accuracy is too coarse to tell {found.noun} apart by {len(whole.right)} documents: it "
+        f"shows {shown or 'none'} of the {len(found.alone)} that were ablated alone (McNemar's "
+        "exact p, by Holm), fewer than nats do."
+    ]
 
 
 def _agrees(found: Findings, change: PairedDifference) -> bool:
@@ -150,7 +169,7 @@ def prediction_sentences(found: Findings) -> list[str]:
     top = found.prediction.top
     word = "more" if top.difference.value > 0 else "less"
     sentences.append(
-        f"Without its own first {found.prediction.size} {found.noun} a document's output falls by "
+        f"Without its own first {found.count(found.prediction.size)} a document's output falls by "
         f"{_show(top.top)} nats, without as many at random by {_show(top.drawn)}: {word} by "
         f"{_show(top.difference)}, {show_p(top.p)}."
     )
@@ -162,13 +181,15 @@ def _show(one: MeanOfExamples) -> str:
 
 
 def edit_sentences(found: Findings) -> list[str]:
-    """What the edit changes on held-out documents of the task, and on other tasks."""
+    """What the edit changes on other tasks than the one of the headline, and whether it works."""
     sentences = []
     for name, one in found.outcomes.items():
+        if name == found.settings.task:
+            continue
         sentences.append(
             f"{name}, {len(one.whole.right)} documents: {in_shares(one.edited)} right with the "
             f"edit, {in_shares(one.whole)} without, {in_shares(one.random_accuracy)} with "
-            f"{found.path.size} {found.noun} at random: {verdict(one.accuracy_change)}; the "
+            f"{found.count(found.path.size)} at random: {verdict(one.accuracy_change)}; the "
             f"{found.judged} {in_nats(one.output_change)}, {show_p(one.output_change.p)}."
         )
     if max(found.path.moved) <= 0:

@@ -37,7 +37,9 @@ _DOWN = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "fc_out", "w2", "linear2
 """What the second projection of a feed-forward part is called; "wo" too, beside a first "wi"."""
 
 
-def find_components(model: nn.Module, kind: str, patterns: Sequence[str] = ()) -> Components:
+def find_components(
+    model: nn.Module, kind: str, patterns: Sequence[str] = (), *, setting: str = "patterns"
+) -> Components:
     """Finds the components of a kind.
 
     Args:
@@ -48,6 +50,7 @@ def find_components(model: nn.Module, kind: str, patterns: Sequence[str] = ()) -
             them, "attention_heads" with all that they give to the output projection, "mlp_neurons",
             the inputs of the second projection of feed-forward parts, or residual "blocks".
         patterns: Regular expressions of names of sites or components; by default all of the kind.
+        setting: What holds the patterns, for errors.
 
     Raises:
         ValueError: If the model has none of the kind, or a pattern matches nothing.
@@ -75,7 +78,7 @@ def find_components(model: nn.Module, kind: str, patterns: Sequence[str] = ()) -
             f"components={kind!r}: {type(model).__name__} has none of them that are known here: "
             f"choose one of {others}"
         )
-    return found.choose(patterns) if patterns else found
+    return found.choose(patterns, setting) if patterns else found
 
 
 def _experts(model: nn.Module) -> list[str]:

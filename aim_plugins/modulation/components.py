@@ -114,12 +114,13 @@ class Components:
                     return self.starts[at] + self.places[at].index(place)
         raise ValueError(f"components: {name!r} is none of the {len(self)}: {self._near(name)}")
 
-    def choose(self, patterns: Sequence[str]) -> Components:
+    def choose(self, patterns: Sequence[str], setting: str = "patterns") -> Components:
         """Those of which the own name, or that of the site, matches a pattern as a whole.
 
         Args:
             patterns: Names, or regular expressions. What is a component's name means that one
                 alone, and what is a site's all of it, whatever else matches.
+            setting: What holds the patterns, for errors.
 
         Raises:
             ValueError: If a pattern is no regular expression, or matches nothing.
@@ -130,7 +131,8 @@ class Components:
             found = self._matching(pattern, names)
             if not found:
                 raise ValueError(
-                    f"components={pattern!r} matches none of the {len(self)}: {self._near(pattern)}"
+                    f"{setting}={pattern!r} matches none of the {len(self)} components: "
+                    f"{self._near(pattern)}"
                 )
             chosen |= found
         return self.take(sorted(chosen))

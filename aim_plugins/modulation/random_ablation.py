@@ -114,7 +114,9 @@ def components_of(model: Any, named: str) -> Components:
     if named not in known:
         kind, _, pattern = named.partition(":")
         try:
-            known[named] = find_components(model, kind, [pattern] if pattern else ())
+            known[named] = find_components(
+                model, kind, [pattern] if pattern else (), setting="components"
+            )
         except ValueError as error:
             raise ValueError(str(error).replace("components=", "ablated_components=", 1)) from error
     return known[named]

@@ -57,5 +57,6 @@ def render(figure: Figure) -> dict[str, bytes]:
     """The content of a picture's files by their suffix, `png` and `svg`; call it under `STYLE`."""
     png, svg = io.BytesIO(), io.BytesIO()
     FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+    figure.set_layout_engine("none")  # what it has arranged stays, and is not arranged again
     FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Creator": None})
     return {"png": png.getvalue(), "svg": svg.getvalue()}

@@ -6,6 +6,7 @@ a script.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,17 @@ from typing import Any
 from markupsafe import Markup
 
 from aim_plugins.core.files import safe_name, write_atomic
+from aim_plugins.sweep.figures import DPI
 from aim_plugins.sweep.front import CURVES
 from aim_plugins.sweep.report import command_of, environment, flatten, read_template
 from aim_plugins.sweep.report_data import data_uri
+
+_NUMBER = re.compile(r"(p = |(p )?< )?[+-]?(\d|nan\b)|–?$")
+"""What the cell of a number begins with: a figure, a p, or a dash for none."""
+_LONG = 44
+"""Characters above which a cell may be broken into lines."""
+_PIXELS_PER_INCH = 112
+"""Of a picture on the page, which makes its text about as large as the text around it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,22 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
+
+    @property
+    def looks(self) -> list[str]:
+        """Of each column, how it stands: numbers to the right, texts to the left, in lines if long.
+
+        >>> Table(["head", "adds", "edit"], [["3", "+2.5 [+1.5, +3.4]", "ablated"]]).looks
+        ['words', 'number', 'words']
+        """
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(self.columns)
+        return ["words", *map(_look, columns[1:])]
+
+
+def _look(cells: Sequence[str]) -> str:
+    if max(map(len, cells), default=0) > _LONG:
+        return "long"
+    return "number" if any(cells) and all(map(_NUMBER.match, cells)) else "words"
 
 
 @dataclass(frozen=True)
@@ -164,6 +189,12 @@ def write_page(folder: str | Path, page: Page, manifest: Mapping[str, Any]) -> P
             provenance=flatten(provenance),
             style=Markup(read_template("report.css.j2")),
             uri=data_uri,
+            width=_width,
         )
     )
     return write_atomic(Path(folder) / "report.html", text)
+
+
+def _width(picture: bytes) -> int:
+    """How wide a PNG of ours is shown at most, in pixels of the page."""
+    return int.from_bytes(picture[16:20], "big") * _PIXELS_PER_INCH // DPI

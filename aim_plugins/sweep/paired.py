@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from aim_plugins.sweep.estimates import mean
 from aim_plugins.sweep.intervals import (
     paired_interval,
+    point_intervals,
     student_factor,
     student_reach,
     wilson_interval,
 )
+from aim_plugins.sweep.table import Point
 
 _LEAST_P = 1e-15
 """A smaller p is not told from others."""
@@ -104,6 +106,31 @@ def mean_interval(values: Sequence[float]) -> Interval:
         return Interval(math.nan, math.nan, math.nan)
     middle, reach = statistics.fmean(values), student_reach(values)
     return Interval(middle, middle - reach, middle + reach)
+
+
+def mean_share(hits: Sequence[Sequence[bool]]) -> Interval:
+    """A share of right answers, averaged over draws, with its interval over documents or images.
+
+    Of one draw it is Wilson's, of several as of any mean within a range; never of no width.
+
+    Args:
+        hits: Of each draw, which of the same documents are answered rightly.
+
+    Returns:
+        The mean over these draws; NaN of no document.
+
+    >>> found = mean_share([[True] * 20, [True] * 20])
+    >>> found.value, round(found.low, 3), found.high
+    (1.0, 0.839, 1.0)
+    """
+    shares = [statistics.fmean(row) for row in zip(*hits, strict=True)]
+    if not shares:
+        return Interval(math.nan, math.nan, math.nan)
+    found = mean(shares)
+    if len(hits) == 1 or found.n == 1:
+        return Interval(found.value, *wilson_interval(found.value, found.n))
+    point = Point("", "acc", 0.0, found.value, found.stderr, found.n, len(hits))
+    return Interval(found.value, *point_intervals([point])[0])
 
 
 def mean_difference(first: Sequence[float], second: Sequence[float]) -> Interval:

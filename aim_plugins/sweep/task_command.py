@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
-from aim_plugins.core.commands import say
+from aim_plugins.core.commands import CommandParser, say
 from aim_plugins.core.settings import (
     PositionalsFirst,
     Settings,
@@ -37,7 +36,7 @@ def run_task_study(
         ValueError: If a setting is missing, unknown or not usable, or whatever else it finds.
         ImportError: If lm-eval is missing.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"aim-plugins {word}",
         description=about,
         formatter_class=PositionalsFirst,

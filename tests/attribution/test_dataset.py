@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from aim_plugins.attribution.tensor_file import write_pieces
 from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.ablation import ablation_mask
 from tests.attribution.conftest import FormulaSubject, ImageSubject, image_subject
+from tests.conftest import die_in_a_copy
 
 FILES = ("component_dataset.safetensors", "component_dataset.json")
 
@@ -86,32 +85,20 @@ def test_the_last_shard_of_a_shared_folder_writes_the_dataset(whole: Path, tmp_p
 
 
 def test_a_killed_build_goes_on(whole: Path, tmp_path: Path) -> None:
-    code = """
-import os, signal, sys
-from tests.attribution.conftest import image_subject
-from tests.attribution.test_dataset import plan_of
-from aim_plugins.attribution.dataset import build
+    def die_at_the_third_call() -> None:
+        subject = image_subject()
+        plan, outputs, calls = plan_of(subject), subject.outputs, []
 
-subject = image_subject()
-plan, outputs, calls = plan_of(subject), subject.outputs, []
+        def killed(factors):
+            calls.append(1)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return outputs(factors)
 
-def killed(factors):
-    calls.append(1)
-    if len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return outputs(factors)
+        subject.outputs = killed
+        build(plan, subject, tmp_path)
 
-subject.outputs = killed
-build(plan, subject, sys.argv[1])
-"""
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
+    die_in_a_copy(die_at_the_third_call)
     assert len(list((tmp_path / BLOCKS).glob("*.safetensors"))) == 2
     subject = image_subject()
     steps: list[tuple[int, int]] = []
@@ -131,8 +118,8 @@ def test_unfinished_data_is_refused_and_named(tmp_path: Path) -> None:
     subject = image_subject()
     build(plan_of(subject), subject, tmp_path, shard=(1, 4))
     lacks = (
-        r"is unfinished: masks 64-127 \(block 1\), masks 128-191 \(block 2\) and 2 more are "
-        r"missing; run build --shard 2/4"
+        r"is unfinished: masks 64-127 \(block 1\), masks 128-191 \(block 2\) and 1 more, "
+        r"gradient passes \d+-\d+ \(block 5\) are missing; run build --shard 2/4"
     )
     with pytest.raises(ValueError, match=lacks):
         ComponentDataset.load(tmp_path)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from aim_plugins.sweep.store import SweepStore
 
 TASKS = {
     "tiny_choice": """
@@ -77,6 +83,37 @@ def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"dataset_kwargs: {{data_files: {{test: {folder}/documents.jsonl}}}}\n{body}"
         )
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_look_at_the_machine() -> Iterator[None]:
+    """For each result lm-eval asks pip, the compiler and the processor what they are; here once."""
+    from torch.utils import collect_env
+
+    with pytest.MonkeyPatch.context() as patch:
+        look = functools.cache(collect_env.get_pretty_env_info)
+        patch.setattr(collect_env, "get_pretty_env_info", look)
+        yield
+
+
+def die_after_the_first(patch: pytest.MonkeyPatch, kind: str) -> None:
+    """Lets a sweep kill itself once it has written one of its "records" or "cells"."""
+    write, cell = SweepStore.write_batch, SweepStore.cell
+
+    def write_and_die(store, key, payload):
+        write(store, key, payload)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def finish_and_die(store, which):
+        with cell(store, which) as staged:
+            yield staged
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if kind == "records":
+        patch.setattr(SweepStore, "write_batch", write_and_die)
+    else:
+        patch.setattr(SweepStore, "cell", finish_and_die)
 
 
 @pytest.fixture(scope="module", autouse=True)

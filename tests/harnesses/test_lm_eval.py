@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -279,35 +280,28 @@ def test_a_chat_template_reaches_the_model(demo_model, tasks_folder):
 
 
 def test_two_processes_give_the_results_of_one(tiny_checkpoint, tasks_folder, tmp_path):
-    import json
-
-    arguments = [
-        *("--model", "aim_hf", "--device", "cpu", "--batch_size", "4", "--log_samples"),
-        *("--model_args", f"pretrained={tiny_checkpoint},dtype=float32,noise_std=1.5"),
-        *("--tasks", ",".join(ALL), "--include_path", str(tasks_folder)),
-    ]
-    launch = [sys.executable, "-m", "accelerate.commands.launch"]
-    two = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    commands = {
-        "one": [sys.executable, "-m", "lm_eval"],
-        "two": [*launch, *two, "--mixed_precision", "no", "-m", "lm_eval"],
-    }
-    results = {}
-    for name, command in commands.items():
-        done = subprocess.run(
-            [*command, *arguments, "--output_path", str(tmp_path / name)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        [path] = (tmp_path / name).rglob("results_*.json")
-        results[name] = json.loads(path.read_text())["results"]
+    launch = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", *launch),
+            *("--mixed_precision", "no", "-m", "lm_eval"),
+            *("--model", "aim_hf", "--device", "cpu", "--batch_size", "4", "--log_samples"),
+            *("--model_args", f"pretrained={tiny_checkpoint},dtype=float32,noise_std=1.5"),
+            *("--tasks", ",".join(ALL), "--include_path", str(tasks_folder)),
+            *("--output_path", str(tmp_path)),
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    [path] = tmp_path.rglob("results_*.json")
+    two = json.loads(path.read_text())["results"]
+    one = evaluate(build(AimHFLM, tiny_checkpoint, noise_std=1.5), tasks_folder)["results"]
     for task in ALL:
-        for metric, value in results["one"][task].items():
+        for metric, value in one[task].items():
             if isinstance(value, float) and "stderr" not in metric:
-                assert results["two"][task][metric] == pytest.approx(value, rel=1e-4)
+                assert two[task][metric] == pytest.approx(value, rel=1e-4)
             if metric == "sample_len":
-                assert results["two"][task][metric] == 14
+                assert two[task][metric] == 14

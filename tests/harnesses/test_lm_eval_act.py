@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from aim_plugins.harnesses.lm_eval import ActHFLM, AimHFLM
+from aim_plugins.harnesses.lm_eval.command import lm_eval
 from aim_plugins.transport import change
 from aim_plugins.transport.artifact import LearnedTransport
 from tests.harnesses.conftest import assert_equal_to_rounding, responses
@@ -277,22 +276,19 @@ def test_a_strength_given_for_generation_only_is_refused(build, evaluate):
 
 
 def test_the_stock_command_runs_a_grid_of_strengths(
-    build, evaluate, tiny_checkpoint, transport, tasks_folder, tmp_path
+    build, evaluate, tiny_checkpoint, transport, tasks_folder, tmp_path, monkeypatch, capsys
 ):
     model_args = f"pretrained={tiny_checkpoint},dtype=float32,transport={transport}"
-    done = subprocess.run(
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    lm_eval(
         [
-            *(sys.executable, "-m", "lm_eval", "--model", "act_hf", "--device", "cpu"),
+            *("--model", "act_hf", "--device", "cpu"),
             *("--model_args", f"{model_args},strength=0:1:0.5", "--batch_size", "4"),
             *("--tasks", "tiny_choice,tiny_generation", "--include_path", str(tasks_folder)),
             *("--output_path", str(tmp_path)),
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
+        ]
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "acc@0.5" in done.stdout
+    assert "acc@0.5" in capsys.readouterr().out
     [path] = tmp_path.rglob("results_*.json")
     results = json.loads(path.read_text())["results"]
     alone = evaluate(build(strength=0.5), ["tiny_choice", "tiny_generation"])["results"]

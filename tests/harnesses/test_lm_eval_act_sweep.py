@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +16,8 @@ from aim_plugins.cli import main
 from aim_plugins.harnesses.lm_eval import ActHFLM
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.change import Transport
+from tests.conftest import die_in_a_copy
+from tests.harnesses.conftest import die_after_the_first
 
 GRID, STRENGTHS = "-0.5:1:0.5", (-0.5, 0.0, 0.5, 1.0)
 TASKS = "tiny_choice,tiny_generation"
@@ -134,21 +131,13 @@ def test_the_law_of_noise_is_left_out_where_the_transport_varies(swept):
     assert "acc_expected" not in {row["metric"] for row in table(swept)}
 
 
-def test_a_killed_run_ends_as_an_unbroken_one(swept, command, tmp_path):
+def test_a_killed_run_ends_as_an_unbroken_one(swept, command, tmp_path, monkeypatch):
     output = tmp_path / "run"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "aim_plugins.cli", *command(output)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 240
-    while not list((output / "cells").glob("*")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with monkeypatch.context() as patch:
+        die_after_the_first(patch, "cells")
+        die_in_a_copy(lambda: main(command(output)))
     finished = list((output / "cells").glob("*"))
-    assert 0 < len(finished) < len(STRENGTHS)
+    assert len(finished) == 1
     before = {path: path.stat().st_mtime_ns for path in finished}
     assert main(command(output)) == 0
     assert contents(output) == contents(swept)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.cli import main
 from aim_plugins.harnesses.lm_eval import AimHFLM
+from aim_plugins.harnesses.lm_eval.command import lm_eval
 from aim_plugins.modulation.ablation import ablation_mask
 from aim_plugins.modulation.component_kinds import find_components
 from aim_plugins.modulation.edits import ComponentEdit, baked
@@ -169,31 +168,23 @@ def test_components_that_the_model_lacks_are_refused(tiny_checkpoint):
             AimHFLM(str(tiny_checkpoint), ablated_share=0.1, ablated_components=named, device="cpu")
 
 
-def stock_command(tmp_path, tasks_folder, model_args):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "lm_eval", "--model", "aim_hf", "--device", "cpu"),
-            *("--model_args", model_args, "--batch_size", "4", "--tasks", "tiny_choice"),
-            *("--include_path", str(tasks_folder), "--output_path", str(tmp_path)),
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    [path] = tmp_path.rglob("results_*.json")
-    return json.loads(path.read_text())["results"]["tiny_choice"]
-
-
 def test_the_stock_command_evaluates_an_edit(
-    tiny_checkpoint, edit, scaled, evaluate, tasks_folder, tmp_path
+    tiny_checkpoint, edit, scaled, evaluate, tasks_folder, tmp_path, monkeypatch
 ):
-    found = stock_command(
-        tmp_path,
-        tasks_folder,
+    model_args = (
         f"pretrained={tiny_checkpoint},dtype=float32,edit={edit},edit_strength=0:1:0.25,"
-        "ablated_share=0.3,ablated_components=mlp_neurons:model.layers.1.*",
+        "ablated_share=0.3,ablated_components=mlp_neurons:model.layers.1.*"
     )
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    lm_eval(
+        [
+            *("--model", "aim_hf", "--device", "cpu", "--batch_size", "4"),
+            *("--model_args", model_args, "--tasks", "tiny_choice"),
+            *("--include_path", str(tasks_folder), "--output_path", str(tmp_path)),
+        ]
+    )
+    [path] = tmp_path.rglob("results_*.json")
+    found = json.loads(path.read_text())["results"]["tiny_choice"]
     given = {"ablated_share": 0.3, "ablated_components": "mlp_neurons:model.layers.1.*"}
     for strength in (0, 0.25, 0.5, 0.75, 1):
         alone = evaluate(checkpoint=scaled(HEADS, 1 - strength), tasks=["tiny_choice"], **given)

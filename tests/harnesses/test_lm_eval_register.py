@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from aim_plugins import cli
+
 pytest.importorskip("lm_eval")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,21 +114,21 @@ def test_a_missing_vllm_names_the_extra_to_install(name):
     assert last.startswith("ImportError: ") and "pip install 'aim-plugins[vllm]'" in last
 
 
-COMMANDS = {
-    "lm_eval": [str(Path(sys.executable).with_name("lm_eval"))],
-    "python -m lm_eval": [sys.executable, "-m", "lm_eval"],
-    "aim-plugins lm-eval": [str(Path(sys.executable).with_name("aim-plugins")), "lm-eval"],
-}
+def words(checkpoint: Path, tasks_folder: Path) -> list[str]:
+    return [
+        *("--model", "aim_hf", "--device", "cpu", "--tasks", "tiny_choice", "--limit", "2"),
+        *("--model_args", f"pretrained={checkpoint},dtype=float32,noise_std=0.5"),
+        *("--batch_size", "2", "--include_path", str(tasks_folder)),
+    ]
 
 
-@pytest.mark.model
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_the_stock_command_runs_our_backend_offline(demo_model, tmp_path, command):
+TABLE = re.compile(r"\|tiny_choice\s*\|.*\|acc ")
+
+
+def test_the_stock_command_runs_our_backend_offline(tiny_checkpoint, tasks_folder, tmp_path):
+    # `python -m lm_eval` does so in `test_lm_eval.py`, in two processes.
     finished = subprocess.run(
-        [*command, "--model", "aim_hf", "--device", "cpu"]
-        + ["--model_args", f"pretrained={demo_model},dtype=float32,noise_std=0.5"]
-        + ["--tasks", "aim_demo_capitals", "--limit", "2", "--batch_size", "2"]
-        + ["--include_path", str(ROOT / "eval_configs" / "lm_eval")],
+        [Path(sys.executable).with_name("lm_eval"), *words(tiny_checkpoint, tasks_folder)],
         cwd=tmp_path,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
         capture_output=True,
@@ -134,4 +136,12 @@ def test_the_stock_command_runs_our_backend_offline(demo_model, tmp_path, comman
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
-    assert re.search(r"\|aim_demo_capitals\s*\|.*\|acc ", finished.stdout), finished.stdout
+    assert TABLE.search(finished.stdout), finished.stdout
+
+
+def test_our_command_of_the_same_name_runs_it_too(
+    tiny_checkpoint, tasks_folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert cli.main(["lm-eval", *words(tiny_checkpoint, tasks_folder)]) == 0
+    assert TABLE.search(capsys.readouterr().out)

@@ -21,6 +21,8 @@ from lm_eval.tasks import TaskManager
 from aim_plugins.cli import main
 from aim_plugins.harnesses.lm_eval import AimHFLM
 from aim_plugins.modulation.noise import standard_normal
+from tests.conftest import die_in_a_copy
+from tests.harnesses.conftest import die_after_the_first
 
 STDS, DRAWS, SEED = (0.0, 1.0, 2.5), 2, 7
 PLACES = ("Paris", "Berlin", "France", "Germany")
@@ -150,35 +152,17 @@ def contents(output):
     return files
 
 
-def start(command, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "aim_plugins.cli", *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        **options,
-    )
-
-
-def wait_for_files(folder, count):
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("*"))) < count and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert len(list(folder.glob("*"))) >= count
-
-
-@pytest.mark.parametrize(("where", "count"), [("records", 1), ("cells", 1)])
+@pytest.mark.parametrize(("kind", "cells"), [("records", 0), ("cells", 1)])
 def test_a_killed_run_ends_as_an_unbroken_one(
-    swept, tiny_checkpoint, tasks_folder, tmp_path, where, count
+    swept, tiny_checkpoint, tasks_folder, tmp_path, monkeypatch, kind, cells
 ):
     command = arguments(tiny_checkpoint, tasks_folder, tmp_path / "run")
-    process = start(command)
-    wait_for_files(tmp_path / "run" / where, count)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with monkeypatch.context() as patch:
+        die_after_the_first(patch, kind)
+        die_in_a_copy(lambda: main(command))
     finished = list((tmp_path / "run" / "cells").glob("*"))
-    assert len(finished) < len(STDS) * DRAWS
+    assert len(finished) == cells
+    assert list((tmp_path / "run" / "records").glob("*"))
     before = {path: path.stat().st_mtime_ns for path in finished}
     assert main(command) == 0
     assert contents(tmp_path / "run") == contents(swept)
@@ -187,8 +171,16 @@ def test_a_killed_run_ends_as_an_unbroken_one(
 
 def test_ctrl_c_says_that_work_is_kept(swept, tiny_checkpoint, tasks_folder, tmp_path):
     command = arguments(tiny_checkpoint, tasks_folder, tmp_path / "run")
-    process = start(command)
-    wait_for_files(tmp_path / "run" / "records", 1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aim_plugins.cli", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run" / "records").glob("*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130

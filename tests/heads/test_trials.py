@@ -112,10 +112,14 @@ def findings_of(heads: int) -> Findings:
 
 def test_leaders_are_called_only_where_p_holds_for_all_that_were_tried() -> None:
     # Six equal signs have p = 2 / 2**6 = 0.031: enough for one head, not for each of eight.
-    (one,) = component_sentences(findings_of(1))
-    assert "p = 0.031 corrected for 1" in one and one.endswith("held-out documents show it.")
+    one, accuracy = component_sentences(findings_of(1))
+    assert "p = 0.031 corrected for 1 head:" in one and one.endswith("held-out documents show it.")
+    # All six stay right: accuracy shows nothing where margins do, and that is said.
+    assert "tell heads apart by 6 documents: it shows none of the 1" in accuracy
     for one in component_sentences(findings_of(8)):
-        assert "p = 0.25 corrected for 8" in one and one.endswith("not shown by held-out ones.")
+        assert "p = 0.25 corrected for 8 heads" in one and one.endswith(
+            "not shown by held-out ones."
+        )
 
 
 def test_layers_are_called_by_their_numbers_only_where_these_tell_them_apart() -> None:

@@ -258,7 +258,7 @@ def test_an_unknown_component_is_answered_with_the_nearest(name: str) -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"components='atn.*' matches none of the 6.*'attn'"):
+    with pytest.raises(ValueError, match=r"patterns='atn.*' matches none of the 6.*'attn'"):
         CHOSEN.choose(["stem", "atn.*"])
     with pytest.raises(ValueError, match=r"components='\(' is no regular expression"):
         CHOSEN.choose(["("])

@@ -70,3 +70,40 @@ def test_a_picture_of_no_known_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no PNG"):
         write_page(tmp_path, bad, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_stand_to_the_right_and_words_are_not_broken(tmp_path: Path) -> None:
+    """Classes of cells as the style sheet has them; only long cells may be broken into lines."""
+    long = "The city of Ottawa is the capital of Canada, as everybody there knows."
+    rows = [
+        ["a", "+2.5 [+1.6, +3.4]", "p = 0.03", "< 1e-15", "–", "ablated", long],
+        ["b", "nan", "p < 1e-15", "0.2", "3 %", "", "short"],
+    ]
+    table = Table(["name", "adds", "p", "Holm", "share", "edit", "text"], rows)
+    wanted = ["words", "number", "number", "number", "number", "words", "long"]
+    assert table.looks == wanted
+    section = Section("Numbers", tables=[table])
+    text = write_page(tmp_path, Page("", "", "", "", [section]), {}).read_text()
+    tags = _Tags()
+    tags.feed(text)
+    cells = [fields["class"] for one, fields in tags.tags if one == "td" and "class" in fields]
+    assert cells == wanted[1:] * 2
+    rules = dict(re.findall(r"^\.facts\.numbers ([^{]*) \{([^}]*)\}", text, re.MULTILINE))
+    assert "white-space: nowrap" in rules["td"] and "overflow-wrap: break-word" in rules["td"]
+    assert "white-space: normal" in rules["td.long"] and "text-align: right" in rules[".number"]
+
+
+def test_a_picture_is_shown_at_the_size_it_was_drawn_for(tmp_path: Path) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from aim_plugins.sweep.figures import DPI, STYLE, render
+
+    with matplotlib.rc_context(STYLE):
+        drawn = render(Figure(figsize=(6.0, 4.0), dpi=DPI))["png"]
+    page = Page("", "", "", "", [Section("One", pictures={"six inches": drawn})])
+    assert "max-width: min(100%, 672px)" in write_page(tmp_path, page, {}).read_text()
+
+
+def test_a_table_without_rows_has_its_headings() -> None:
+    assert Table(["name", "value"], []).looks == ["words", "words"]

@@ -13,6 +13,7 @@ from aim_plugins.sweep.paired import (
     PairedDifference,
     holm,
     mean_difference,
+    mean_share,
     paired_difference,
     sign_flip_p,
     verdict,
@@ -143,3 +144,17 @@ def test_holms_p_is_the_level_from_which_his_procedure_rejects(seed: int) -> Non
         called = {place for place, p in enumerate(corrected) if p <= level}
         assert called == rejected_step_by_step(chances, level)
     assert max(corrected) <= 1
+
+
+@pytest.mark.parametrize(
+    ("images", "draws", "right", "wrong"), [(25, 1, 9, 1), (25, 3, 9, 1), (40, 5, 2, 2)]
+)
+def test_a_share_of_few_draws_holds_the_truth_as_often_as_it_says(images, draws, right, wrong):
+    """Images differ in how likely they are answered rightly: the true mean of a beta law."""
+    rng, truth, held = np.random.default_rng(0), right / (right + wrong), 0
+    for _ in range(500):
+        chances = rng.beta(right, wrong, images)
+        found = mean_share((rng.random((draws, images)) < chances).tolist())
+        assert found.low < found.high
+        held += found.low <= truth <= found.high
+    assert held / 500 > 0.95 - 2.5 * math.sqrt(0.95 * 0.05 / 500)

@@ -118,3 +118,32 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module.save_pretrained(folder)
     transformers.SegformerImageProcessor(size=512).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP for images of 32 x 32 pixels, whose tokenizer knows letters and digits."""
+    from string import ascii_lowercase, digits
+
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    tower |= {"num_attention_heads": 2}
+    words = ("<|startoftext|>", "<|endoftext|>", *ascii_lowercase, *digits, ".")
+    vocabulary = [*words, *(f"{one}</w>" for one in words[2:])]
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text = {"vocab_size": len(vocabulary), "max_position_embeddings": 32, **special}
+    vision = {"image_size": 32, "patch_size": 8}
+    config = CLIPConfig(
+        text_config={**tower, **text}, vision_config={**tower, **vision}, projection_dim=12
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(config).save_pretrained(folder)
+    CLIPTokenizer(vocab={one: n for n, one in enumerate(vocabulary)}, merges=[]).save_pretrained(
+        folder
+    )
+    sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    CLIPImageProcessor(**sides).save_pretrained(folder)
+    return folder

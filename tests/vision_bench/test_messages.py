@@ -40,6 +40,7 @@ from vision_bench.coverage.questions.settings import (
 from vision_bench.coverage.settings import RunSettings
 from vision_bench.coverage.sweep_settings import SweepSettings
 from vision_bench.data.trigger import Trigger
+from vision_bench.data.writing import Writing
 from vision_bench.models.preprocessing import Preprocessing
 from vision_bench.reengineering.composition.settings import ComposeSettings
 from vision_bench.reengineering.defects.settings import DefectsSettings
@@ -155,7 +156,7 @@ def test_every_setting_that_a_message_names_is_of_its_command(said):
         "classification": names_of(*KINDS[:3], Preprocessing),
         "segmentation": names_of(SegmentSettings, *BLOCKS),
         "coverage": names_of(*COVERAGE),
-        "attribution": names_of(*ATTRIBUTION, Preprocessing, Trigger),
+        "attribution": names_of(*ATTRIBUTION, Preprocessing, Trigger, Writing),
         "reengineering": names_of(*REENGINEERING, Preprocessing),
     }
     every = set.union(*known.values())

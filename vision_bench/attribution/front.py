@@ -97,6 +97,11 @@ def tell(found: Findings) -> list[str]:
             f"{_signed(mine.against(theirs, alpha))}: {theirs.passes / mine.passes:.1f} times "
             "fewer, the fewest of those tried."
         )
+    if (least := _short_of_masks(found)) is not None:
+        sentences.append(
+            f"That is no contest: {LEAST_SQUARES} had at most {least.passes:.0f} masks for "
+            f"{len(found.components)} components, and need several times more than there are."
+        )
     if (rank := found.rank) is not None:
         sentences.append(
             f"Without its {rank.count} highest components an image's output falls by "
@@ -109,6 +114,13 @@ def tell(found: Findings) -> list[str]:
             f"{found.left_out} images have outputs that do not vary, and no correlation."
         )
     return sentences
+
+
+def _short_of_masks(found: Findings) -> Method | None:
+    """Least squares of the most masks that were tried, where these are no more than components."""
+    tried = [*found.curves.get(LEAST_SQUARES, ()), found.method(LEAST_SQUARES)]
+    most = max((one for one in tried if one), key=lambda one: one.passes, default=None)
+    return most if most is not None and most.passes <= len(found.components) else None
 
 
 def show(one: Interval) -> str:

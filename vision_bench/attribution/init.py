@@ -9,14 +9,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.files import write_atomic
 from vision_bench.attribution.settings import (
-    AttributionSettings,
     ExampleSettings,
     InitSettings,
 )
@@ -28,8 +26,15 @@ GRADIENT_COST = 2.55
 
 _TIMED = 2
 """Masks that are timed."""
-_LEAST, _MOST = 100, 20
-"""At least so many masks, and at most so many times the components."""
+_MOST = 20
+"""At most so many times the components are masks."""
+_FEWEST, _LEAST = 16, 20
+"""With fewer images and masks nothing could be told."""
+_ALPHA, _EVAL_ALPHAS = 0.1, (0.05, 0.1, 0.15)
+_LARGE, _LARGE_ALPHA, _LARGE_EVAL_ALPHAS = 4000, 0.05, (0.025, 0.05, 0.1)
+"""Of so many components a mask ablates half the share, as the paper has it of large models."""
+_COMPARED = 270
+"""Passes that the baselines of gradients and the rank test take."""
 _SHARE = 0.35
 """Share of the passes that leaving one component out at a time may take."""
 
@@ -54,12 +59,26 @@ class InitStage:
             )
         loaded = load_subject(settings)
         tell_subject(loaded)
-        seconds = time_pass(loaded)
-        chosen = choose_passes(len(loaded.components), settings.minutes * 60 / seconds)
-        minutes = chosen.passes * seconds / 60
-        if minutes > 1.2 * settings.minutes:
-            say(f"minutes={settings.minutes:g} are too few for {_LEAST} masks: give fewer examples")
-        text = config_text(settings, loaded, chosen, seconds, self.command)
+        examples = loaded.subject.examples
+        seconds = time_pass(loaded) / examples
+        least = least_passes(examples) * seconds / 60
+        if settings.minutes < least:
+            raise ValueError(
+                f"minutes={settings.minutes:g} are too few even for {min(examples, _FEWEST)} "
+                f"images and {_LEAST} masks: give {1.05 * least:.2g}, or choose fewer components "
+                "or smaller images"
+            )
+        chosen = choose_passes(len(loaded.components), examples, settings.minutes * 60 / seconds)
+        minutes = chosen.passes * chosen.examples * seconds / 60
+        if chosen.is_reduced(examples):
+            wanted = _FULL.passes * examples * seconds / 60
+            say(
+                f"minutes={settings.minutes:g} are too few for {_FULL.passes:.0f} passes over "
+                f"{examples} images, which take {wanted:.0f}: the config has "
+                f"examples={chosen.examples}, num_ablations={chosen.num_ablations}, "
+                f"eval_masks={chosen.eval_masks}"
+            )
+        text = config_text(settings, loaded, chosen, seconds * chosen.examples, self.command)
         path = write_atomic(settings.file, text)
         print(
             f"{path}: {chosen.num_ablations} masks and {chosen.gradient_passes} gradients, about "
@@ -73,38 +92,61 @@ class Chosen:
     """How much is measured.
 
     Attributes:
+        examples: Images.
         num_ablations: Masks.
         gradient_passes: Masks with gradients besides.
-        leaves_one_out: Whether that baseline is affordable.
-        passes: What all of it costs, in forward passes over all images.
+        eval_masks: Fresh masks of each share.
+        leaves_one_out: Of how many components that baseline leaves one out at a time; 0 without.
     """
 
-    num_ablations: int
-    gradient_passes: int
-    leaves_one_out: bool
-    passes: float
+    examples: int
+    num_ablations: int = 100
+    gradient_passes: int = 100
+    eval_masks: int = 100
+    leaves_one_out: int = 0
+
+    @property
+    def passes(self) -> float:
+        """What all of it costs, in forward passes over these images."""
+        evaluated = self.eval_masks * len(_EVAL_ALPHAS) + _COMPARED + self.leaves_one_out
+        return self.num_ablations + GRADIENT_COST * self.gradient_passes + evaluated
+
+    def is_reduced(self, examples: int) -> bool:
+        """Whether it is less than all images with the least masks that say much."""
+        return self.examples < examples or self.num_ablations < _FULL.num_ablations
 
 
-def choose_passes(components: int, affordable: float) -> Chosen:
-    """What to measure with about so many forward passes.
+_FULL = Chosen(0)
+"""The least that says much of each image."""
 
-    >>> choose_passes(288, 2000.0)
-    Chosen(num_ablations=1100, gradient_passes=100, leaves_one_out=True, passes=1943.0)
+
+def least_passes(examples: int) -> float:
+    """What the least costs that says anything of so many images, in passes over one image."""
+    images = min(examples, _FEWEST)
+    return Chosen(images, _LEAST, _LEAST, _LEAST).passes * images
+
+
+def choose_passes(components: int, examples: int, affordable: float) -> Chosen:
+    """What to measure with about so many forward passes over one image.
+
+    Where they are too few for the least that says much of all images, there are fewer images, and
+    of these few less is measured. That may still be too dear, see `least_passes`.
+
+    >>> choose_passes(288, 10, 20000.0)
+    Chosen(examples=10, num_ablations=800, gradient_passes=100, eval_masks=100, leaves_one_out=288)
+    >>> choose_passes(288, 100, 20000.0).examples
+    21
     """
-    fixed = 100 * GRADIENT_COST + _evaluation_passes()
-    leaves_one_out = components <= _SHARE * affordable
-    rest = affordable - fixed - leaves_one_out * components
-    masks = int(min(max(rest, _LEAST), _MOST * components))
-    masks = max(_LEAST, masks // 100 * 100)
-    return Chosen(masks, 100, leaves_one_out, fixed + masks + leaves_one_out * components)
-
-
-def _evaluation_passes() -> int:
-    """Fresh masks of an evaluation by default."""
-    known: dict[str, Any] = {
-        one.name: one.default for one in dataclasses.fields(AttributionSettings)
-    }
-    return int(known["eval_masks"]) * len(known["eval_alphas"])
+    images = min(examples, max(_FEWEST, int(affordable / _FULL.passes)))
+    each = affordable / images
+    if each < _FULL.passes:
+        share = (each - _COMPARED) / (_FULL.passes - _COMPARED)
+        masks = max(_LEAST, int(share * _FULL.num_ablations))
+        return Chosen(images, masks, masks, masks)
+    left_out = components if components <= _SHARE * each else 0
+    rest = each - Chosen(images, 0, leaves_one_out=left_out).passes
+    masks = int(min(rest, _MOST * components)) // 100 * 100
+    return Chosen(images, max(_FULL.num_ablations, masks), leaves_one_out=left_out)
 
 
 def time_pass(loaded: Loaded) -> float:
@@ -134,6 +176,8 @@ def config_text(
         if one.default is dataclasses.MISSING or getattr(settings, one.name) != one.default
     }
     layers = [site.name for site in loaded.components.sites]
+    given["examples"] = chosen.examples
+    large = len(loaded.components) >= _LARGE
     baselines = "" if chosen.leaves_one_out else _WITHOUT_ONE_OUT
     lines = [
         f'"""{settings.model} on {loaded.data.title}: which components its answers rest on.',
@@ -149,14 +193,16 @@ def config_text(
         f"# {len(loaded.components)} of them in {len(layers)} layers, {layers[0]} to {layers[-1]}.",
         f'components = "{settings.components}"',
         "",
-        f"# A pass over {loaded.subject.examples} images took {seconds:.3g} s where this was made;",
+        f"# A pass over {chosen.examples} images took {seconds:.3g} s where this was made;",
         f"# everything below is {chosen.passes:.0f} passes. More masks make better attributions.",
         f"num_ablations = {chosen.num_ablations}",
         f"gradient_passes = {chosen.gradient_passes}",
         "# Share of the components that a mask ablates: smaller for larger models, as an output",
-        "# that is ruined says nothing (the paper has 0.1 to 0.025).",
-        "alpha = 0.1",
-        "eval_alphas = [0.05, 0.1, 0.15]",
+        "# that is ruined says nothing. The paper learns at 0.1 of 2,304 filters and at 0.05 of",
+        "# ResNet-50 and ViT-B/16.",
+        f"alpha = {_LARGE_ALPHA if large else _ALPHA}",
+        f"eval_alphas = {list(_LARGE_EVAL_ALPHAS if large else _EVAL_ALPHAS)}",
+        f"eval_masks = {chosen.eval_masks}",
         *([baselines] if baselines else []),
     ]
     return "\n".join(lines) + "\n"

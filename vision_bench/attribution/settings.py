@@ -16,6 +16,7 @@ from aim_plugins.core.settings import (
     Natural,
     NonNegative,
     Part,
+    Positive,
     Settings,
     Shard,
     Shares,
@@ -187,12 +188,12 @@ class InitSettings(ExampleSettings):
 
     Attributes:
         file: The config to write.
-        minutes: About how long `attribute run` may take on this machine, by which the numbers of
-            masks and gradients are chosen.
+        minutes: How long `attribute run` may take on this machine, by which the numbers of masks
+            and gradients are chosen; for few minutes also that of images.
     """
 
     file: Path = option(Path("attribute.py"), short="-o", metavar="FILE")
-    minutes: NonNegative = 60.0
+    minutes: Positive = 60.0
 
     def check(self) -> None:
         super().check()

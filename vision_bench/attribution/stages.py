@@ -269,22 +269,19 @@ def open_attributions(settings: AttributionSettings) -> Attributions:
     folder = settings.folder / ATTRIBUTIONS
     found = Attributions.load(folder)
     metadata = found.metadata
+    asked: dict[str, tuple[object, object]]
     if metadata.method == PUBLISHED:
-        again, asked = (
-            "run `attribute import` again",
-            {
-                "output_fn": (settings.output_fn, metadata.output),
-                "alpha": (settings.alpha, metadata.alpha),
-            },
-        )
+        again = "run `attribute import` again"
+        asked = {
+            "output_fn": (settings.output_fn, metadata.output),
+            "alpha": (settings.alpha, metadata.alpha),
+        }
     else:
-        again, asked = (
-            "run `attribute fit` again",
-            {
-                "prior": (settings.prior, metadata.prior or None),
-                "penalty": (settings.penalty, metadata.asked_penalty),
-            },
-        )
+        again = "run `attribute fit` again"
+        asked = {
+            "prior": (settings.prior, metadata.prior or None),
+            "penalty": (settings.penalty, metadata.asked_penalty),
+        }
     for name, (mine, theirs) in asked.items():
         if mine != theirs:
             raise ValueError(f"{name}={mine!r}, but {folder} was made with {theirs!r}: {again}")

@@ -83,17 +83,18 @@ class PhotographsStudy(Study):
             ValueError: If the model is none of ImageNet, or no photograph can be read.
         """
         folder = Path(self.settings.images)
+        self.class_names = imagenet_classes()[1]
         # Untrained weights too are the same in every run, which goes on where it was.
         settings = self.settings
         self.model = model = load_model(
             settings.model,
             weights=settings.weights,
+            class_names=self.class_names,
             preprocessing=settings.preprocessing,
             seed=0,
         )
         if model.classes != 1000:
             raise ValueError(f"{model.name} has {model.classes} classes, not the 1000 of ImageNet")
-        self.class_names = imagenet_classes()[1]
         model.tell()
         self.photographs: dict[str, Image] = {}
         self.left_out: dict[str, str] = {}

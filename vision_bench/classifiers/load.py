@@ -44,6 +44,8 @@ def load(settings: ClassifierSettings) -> tuple[VisionModel, ClassificationData]
             settings.model_name,
             weights=source,
             classes=classes,
+            class_names=data.classes,
+            prompts=settings.prompts,
             preprocessing=settings.preprocessing,
             seed=0,
         )

@@ -11,7 +11,7 @@ from aim_plugins.core.files import existing, existing_folder
 from aim_plugins.core.settings import Count, Natural, Settings, option
 from vision_bench.data.classes import class_index
 from vision_bench.data.names import NEED_ROOT, dataset_name, required_root
-from vision_bench.models.names import plain_name
+from vision_bench.models.names import check_weights, plain_name
 from vision_bench.models.preprocessing import Choice
 
 _CIFAR = ("cifar10", "cifar100")
@@ -23,8 +23,8 @@ class ClassifierSettings(Settings):
 
     Attributes:
         dataset: cifar10, cifar100, imagenet, fashion-mnist, digits, waterbirds, celeba or folder.
-        model: torchvision:NAME, timm:NAME, lenet5, or a model of pytorch-cifar-models, of which the
-            architecture will do, such as resnet56.
+        model: torchvision:NAME, timm:NAME, clip:FOLDER, lenet5, or a model of pytorch-cifar-models,
+            of which the architecture will do, such as resnet56.
         data_root: Folder of the data set; by default "data" for CIFAR.
         split: The data set's split; by default the one to evaluate on.
         labels: For ImageNet's images in one folder, the list of their labels.
@@ -35,6 +35,8 @@ class ClassifierSettings(Settings):
         preprocessing: What is done to images, where that is not known of the weights or is to be
             something else: fields such as "size=48 crop=48 mean=0.5,0.5,0.5 std=0.2,0.2,0.2", or
             "published" for that of the architecture's published weights.
+        prompts: The texts that CLIP tells classes by, with {} for the name; several are averaged;
+            by default "a photo of a {}.".
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         device: Where to compute; by default a GPU where there is one.
@@ -49,6 +51,7 @@ class ClassifierSettings(Settings):
     on_error: Literal["skip", "raise"] = "skip"
     weights: str | None = None
     preprocessing: Choice | None = option(None, metavar="FIELDS")
+    prompts: Sequence[str] = option((), metavar="TEXT")
     batch_size: Count = 128
     workers: Natural = 0
     device: str | None = None
@@ -63,9 +66,10 @@ class ClassifierSettings(Settings):
             existing(self.labels, "labels")
         if dataset_name(self.dataset) in NEED_ROOT:
             required_root(self.data_root, "the data set")
-        # Of CIFAR's default folder `load` says what belongs there, and which weights are missing.
+        # Of CIFAR's default folder `load` says what belongs there.
         if self.data_root is not None:
             existing_folder(self.data_root, "data_root")
+        check_weights(self.weights)
 
     @property
     def published_name(self) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from aim_plugins.core.commands import keeping_finished_work
+from aim_plugins.core.commands import CommandParser, keeping_finished_work
 from vision_bench.demo.names import ON_DEMAND, PREFIX, WORDS, resolve
 from vision_bench.demo.store import read_record
 
@@ -17,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status 0.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="vision-bench demo-models",
         description="Trains a ResNet-20 and a LeNet-5 on Fashion-MNIST (or digits, where Debian's "
         "package dataset-fashion-mnist is not installed) and a small SegFormer on made scenes: a "

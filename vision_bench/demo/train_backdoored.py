@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from vision_bench.data.classification import load_dataset
-from vision_bench.data.trigger import Trigger, TriggeredImages, poisoned
+from vision_bench.data.marks import MarkedImages
+from vision_bench.data.trigger import Trigger, poisoned
 from vision_bench.demo.data import dataset_name, dataset_root
 from vision_bench.demo.store import make_once
 from vision_bench.demo.train_classifier import (
@@ -68,6 +69,8 @@ def attack_success(model: VisionModel, dataset: str, root: Path | None) -> float
     """Share of the test images of other classes that are answered with the target, patch on."""
     test = load_dataset(dataset, root, preprocessing=model.preprocessing)
     others = test.subset((test.labels != TARGET).nonzero().flatten().tolist())
-    patched = others.subset(range(len(others)), TriggeredImages(others.images, TRIGGER))
+    patched = others.subset(
+        range(len(others)), MarkedImages(others.images, [TRIGGER] * len(others))
+    )
     patched.labels = torch.full_like(patched.labels, TARGET)
     return accuracy(model.module, patched)

@@ -125,7 +125,12 @@ def cache_changed_logits(
     data: ClassificationData,
     folder: str | Path,
     changes: Sequence[tuple[Change, ...]],
-    **options: Any,
+    *,
+    batch_size: int = ...,
+    device: str | torch.device | None = ...,
+    dtype: torch.dtype | None = ...,
+    workers: int = ...,
+    progress: bool = ...,
 ) -> list[CachedLogits]: ...
 
 
@@ -135,7 +140,12 @@ def cache_changed_logits(
     data: SegmentationData,
     folder: str | Path,
     changes: Sequence[tuple[Change, ...]],
-    **options: Any,
+    *,
+    batch_size: int = ...,
+    device: str | torch.device | None = ...,
+    dtype: torch.dtype | None = ...,
+    workers: int = ...,
+    progress: bool = ...,
 ) -> list[CachedSegmentationLogits]: ...
 
 

@@ -49,6 +49,7 @@ _WITHOUT_EFFECT = frozenset(
     ]
 )
 """On an RGB image."""
+_CROP = frozenset(["do_center_crop", "crop_size"])
 
 _OF_A_STEP = {"crop_size": "do_center_crop", "pad_size": "do_pad", "size_divisor": "do_pad"}
 """By setting, the step without which it does nothing."""
@@ -57,12 +58,13 @@ _NEUTRAL = (None, False)
 _OTHER_NEUTRAL = {"ensure_multiple_of": 1}
 
 
-def processor_settings(source: str, local: bool) -> Preprocessing | None:
+def processor_settings(source: str, local: bool, *, crops: bool = False) -> Preprocessing | None:
     """Reads the image processor of a folder or hub name.
 
     Args:
         source: The folder, or OWNER/NAME.
         local: Whether the source is a folder.
+        crops: Whether it may cut out the middle of an image, which no segmentation does.
 
     Returns:
         What it does to an image; None if there is no image processor.
@@ -79,11 +81,13 @@ def processor_settings(source: str, local: bool) -> Preprocessing | None:
         if local and path.is_file():
             raise ValueError(f"{path}: transformers reads no image processor: {error}") from error
         return None
-    _refuse_unknown(processor.to_dict(), source)
+    honoured = _HONOURED | _CROP if crops else _HONOURED
+    _refuse_unknown(processor.to_dict(), source, honoured)
     size, resize = _size(processor, source)
     mean, std = _normalisation(processor, source)
     return Preprocessing(
         size=size,
+        crop=_crop(processor, source) if crops else None,
         mean=mean,
         std=std,
         interpolation=_interpolation(processor, source),
@@ -95,11 +99,11 @@ def processor_settings(source: str, local: bool) -> Preprocessing | None:
     )
 
 
-def _refuse_unknown(settings: dict[str, Any], source: str) -> None:
+def _refuse_unknown(settings: dict[str, Any], source: str, honoured: frozenset[str]) -> None:
     """Refuses what may change numbers and is not followed here."""
     for name, value in settings.items():
         idle = not settings.get(_OF_A_STEP[name]) if name in _OF_A_STEP else False
-        known = name in _HONOURED or name in _WITHOUT_EFFECT or name.startswith("_")
+        known = name in honoured or name in _WITHOUT_EFFECT or name.startswith("_")
         neutral = value in _NEUTRAL or value == _OTHER_NEUTRAL.get(name)
         if not (known or neutral or idle):
             raise _refusal(source, name, value)
@@ -114,6 +118,15 @@ def _size(processor: Any, source: str) -> tuple[int | None, Any]:
     if size.keys() == {"height", "width"} and size["height"] == size["width"]:
         return size["height"], "square"
     raise _refusal(source, "size", size)
+
+
+def _crop(processor: Any, source: str) -> int | None:
+    if not getattr(processor, "do_center_crop", False):
+        return None
+    sides = dict(processor.crop_size or {})
+    if sides.get("height") is None or sides.get("height") != sides.get("width"):
+        raise _refusal(source, "crop_size", sides)
+    return int(sides["height"])
 
 
 def _interpolation(processor: Any, source: str) -> Interpolation:

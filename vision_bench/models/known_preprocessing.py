@@ -166,9 +166,11 @@ def write_header(preprocessing: Preprocessing) -> dict[str, str]:
     return {HEADER: json.dumps(asdict(preprocessing))}
 
 
-def folder_preprocessing(source: str, local: bool) -> KnownPreprocessing | None:
+def folder_preprocessing(
+    source: str, local: bool, *, crops: bool = False
+) -> KnownPreprocessing | None:
     """What the image processor of a folder or hub name does; None if there is none."""
-    settings = processor_settings(source, local)
+    settings = processor_settings(source, local, crops=crops)
     if settings is None:
         return None
     return KnownPreprocessing(settings, f"of {plain_name(source)}'s {_PROCESSOR}", True)

@@ -9,13 +9,10 @@ from torch import Tensor, nn
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.identity import model_fingerprint
-from vision_bench.models.names import plain_name
+from vision_bench.models.names import RANDOM, plain_name
 from vision_bench.models.preprocessing import Preprocessing
 
 Task = Literal["classification", "segmentation"]
-
-HUB, RANDOM = "hub", "random"
-"""Weights that are downloaded, and those of an untrained model."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.identity import model_fingerprint
-from vision_bench.models.architectures import cifar, efficientnet_lite, lenet, segformer
+from vision_bench.models.architectures import cifar, clip, efficientnet_lite, lenet, segformer
 from vision_bench.models.checkpoints import (
     load_weights,
     read_state_dict,
@@ -31,7 +31,8 @@ from vision_bench.models.known_preprocessing import (
     timm_preprocessing,
     torchvision_preprocessing,
 )
-from vision_bench.models.model import HUB, RANDOM, LogitsOnly, VisionModel
+from vision_bench.models.model import LogitsOnly, VisionModel
+from vision_bench.models.names import HUB, RANDOM
 from vision_bench.models.preprocessing import Choice, KnownPreprocessing, Preprocessing
 
 _IMAGENET_CLASSES, _ADE20K_CLASSES, _CITYSCAPES_CLASSES = 1000, 150, 19
@@ -142,6 +143,96 @@ def load_timm(
     return _classifier(name, module, module.num_classes, known)
 
 
+def load_clip(
+    name: str,
+    source: str,
+    weights: Weights,
+    class_names: Sequence[str] | None,
+    prompts: Sequence[str],
+    asked: Choice | None,
+) -> VisionModel:
+    """Loads a CLIP that transformers saved, as a classifier of classes that texts name."""
+    transformers = _require("transformers")
+    if weights in (HUB, RANDOM):
+        raise ValueError(
+            f"weights={weights!r} of {name!r}, which has weights: leave them out, or give the file "
+            "of an edited model"
+        )
+    if class_names is None:
+        raise ValueError(
+            f"model={name!r} tells classes by their names, which are not known here: choose a "
+            "model with an output for each class"
+        )
+    local = Path(source).is_dir()
+    with _report_left_to_us(transformers):
+        module, tokenizer = _read_clip(transformers, name, source, local)
+    texts = clip.text_features(module, tokenizer, class_names, prompts or clip.PROMPTS)
+    side = module.config.vision_config.image_size
+    usual = Preprocessing(
+        size=side, crop=side, mean=clip.MEAN, std=clip.STD, interpolation="bicubic"
+    )
+    known = folder_preprocessing(source, local, crops=True) or KnownPreprocessing(
+        usual, "that of CLIP's authors", False
+    )
+    known = known.settle(asked, name=name)
+    zero_shot = clip.ZeroShotClip(module, texts)
+    if weights is not None:
+        # Classes are told by the texts of the data at hand, whatever they were when it was saved.
+        state = {**read_state_dict(_path(weights)), clip.HEAD: zero_shot.head.weight.detach()}
+        load_weights(zero_shot, state, name=name, source=_path(weights))
+    # A folder's name says nothing: the same model may lie in two places.
+    fingerprint = model_fingerprint(zero_shot)
+    return VisionModel(
+        name,
+        zero_shot.eval(),
+        "classification",
+        len(class_names),
+        known.preprocessing,
+        fingerprint,
+        known.source,
+    )
+
+
+def _read_clip(transformers: ModuleType, name: str, source: str, local: bool) -> tuple[Any, Any]:
+    """The model of transformers and its tokenizer.
+
+    Raises:
+        ValueError: If there is no CLIP, weights are missing, or there is no tokenizer.
+    """
+    where = "folder" if local else "hub name (and no folder here)"
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
+        if config.model_type != "clip":
+            raise ValueError(f"it holds a model of the kind {config.model_type!r}")
+        module, report = transformers.CLIPModel.from_pretrained(
+            source,
+            local_files_only=local,
+            dtype=torch.float32,  # in which the other models here compute
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model={name!r}: transformers loads no CLIP from this {where}: {error}"
+        ) from error
+    # Files of older versions hold these constants.
+    report["unexpected_keys"] = [
+        key for key in report["unexpected_keys"] if not key.endswith("position_ids")
+    ]
+    _refuse_incomplete(report, name, source)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
+        # Without files, transformers makes one that knows no words.
+        if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+            raise ValueError("there is no tokenizer.json, nor vocab.json with merges.txt")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model={name!r}: transformers loads no tokenizer from this {where}, which the names "
+            f"of classes need: {error}"
+        ) from error
+    return module.eval(), tokenizer
+
+
 def load_segformer(
     name: str, weights: Weights, classes: int | None, asked: Choice | None
 ) -> VisionModel:
@@ -229,8 +320,8 @@ def unknown_name(name: str, known: Iterable[str]) -> ValueError:
     hint = did_you_mean(name, known, count=3, cutoff=0.4, otherwise="no name is near.")
     return ValueError(
         f"model={name!r} is no model and no file or folder here; {hint} Others are "
-        "'torchvision:NAME', 'timm:NAME', and the folder or hub name OWNER/NAME of a segmentation "
-        "model"
+        "'torchvision:NAME', 'timm:NAME', 'clip:FOLDER', and the folder or hub name OWNER/NAME of "
+        "a segmentation model"
     )
 
 

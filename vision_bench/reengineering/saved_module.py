@@ -26,7 +26,8 @@ from aim_plugins.core.files import write_atomic
 from vision_bench.models.architectures.cifar import CIFAR_MODELS
 from vision_bench.models.architectures.lenet import LENET
 from vision_bench.models.load import load_model
-from vision_bench.models.model import RANDOM, VisionModel
+from vision_bench.models.model import VisionModel
+from vision_bench.models.names import RANDOM
 from vision_bench.reengineering.cutting import set_widths, widths
 from vision_bench.reengineering.module import Module
 from vision_bench.reengineering.onnx_file import check_onnx, to_onnx

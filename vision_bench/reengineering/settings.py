@@ -41,6 +41,15 @@ class HeadSettings(TrainingSettings):
     train_batch_size: Count = 64
     validation_share: Part = 0.1
 
+    def check(self) -> None:
+        super().check()
+        if self.model.startswith("clip:"):
+            raise ValueError(
+                f"model={self.model!r}: a module is kept by the name of its architecture, which no "
+                "folder has: give lenet5, a torchvision: or timm: name, or one of "
+                "pytorch-cifar-models"
+            )
+
 
 @dataclass(frozen=True)
 class ProblemSettings(HeadSettings):

@@ -6,11 +6,10 @@ vision-bench segment infer CONFIG IMAGE_OR_FOLDER    overlays at every strength,
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from aim_plugins.core.commands import say
+from aim_plugins.core.commands import CommandParser, say
 from aim_plugins.core.settings import PositionalsFirst, add_config, read_settings
 from vision_bench.commands import run_study
 from vision_bench.demo.names import resolve
@@ -33,7 +32,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def infer(arguments: Sequence[str]) -> int:
     """Runs `vision-bench segment infer`; returns the exit status 0."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="vision-bench segment infer",
         description="Segments an image, or all images below a folder, at every strength of the "
         "config's PERTURBATION block. No labels are needed.",

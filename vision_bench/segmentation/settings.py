@@ -11,6 +11,7 @@ from aim_plugins.core.files import existing_folder
 from aim_plugins.core.settings import Count, Natural, bound, option
 from vision_bench.changes.settings import ChangeSettings
 from vision_bench.data.names import class_list
+from vision_bench.models.names import check_weights
 from vision_bench.models.preprocessing import Choice, read_choice
 from vision_bench.segmentation.perturbation_config import Perturbation
 
@@ -103,6 +104,7 @@ class SegmentSettings(ChangeSettings):
     def check_files(self) -> None:
         super().check_files()
         existing_folder(self.data_root, "data_root")
+        check_weights(self.weights)
         self.check_classes()
 
     def check_classes(self) -> None:

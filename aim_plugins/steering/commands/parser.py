@@ -11,12 +11,11 @@ aim-plugins transport compare ...     several in one report
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from aim_plugins.core.commands import join_negative_values, say
+from aim_plugins.core.commands import CommandParser, join_negative_values, say
 from aim_plugins.core.settings import PositionalsFirst, Settings, add_config, add_options
 from aim_plugins.steering.settings import read_sections
 from aim_plugins.steering.settings.comparison import CompareSettings
@@ -126,7 +125,7 @@ def main(arguments: Sequence[str]) -> int:
         ValueError: If a setting is missing, unknown or not usable, or whatever else the command
             finds.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="aim-plugins transport",
         description="Learn, look at, apply and evaluate activation transports.",
         allow_abbrev=False,

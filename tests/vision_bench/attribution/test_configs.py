@@ -44,5 +44,10 @@ def test_the_demo_attributes_a_part_of_its_filters() -> None:
     assert settings.folder == Path("runs/demo-attribution/resnet20")
     assert (
         "/demo_resnet20.py"
-        in ((ROOT / "Makefile").read_text("utf-8").split("\ndemo-attribution:")[1].split("\n\n")[0])
+        in (
+            (ROOT / "Makefile")
+            .read_text("utf-8")
+            .split("\ndemo-attribution-vision:")[1]
+            .split("\n\n")[0]
+        )
     )

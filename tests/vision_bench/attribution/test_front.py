@@ -103,6 +103,10 @@ def test_fewer_passes_are_counted_against_least_squares_at_their_best() -> None:
     told = " ".join(tell(found))
     assert "better with 50 passes than least squares with 100" in told
     assert "by +0.10 [+0.10, +0.10]: 2.0 times fewer" in told
+    # Fewer masks than components are no fair trial of it, and the page says so.
+    assert "no contest" not in told
+    short = " ".join(tell(findings(curves=curves, layers=67)))
+    assert "no contest: least squares had at most 200 masks for 201 components" in short
     # A higher mean that may be chance, as the images do not agree, is not better.
     unsure = {**curves, COAR: [method(COAR, 50.0, 0.9, 0.3), method(COAR, 70.0, 0.7, 0.69)]}
     assert [one.passes for one in findings(curves=unsure).fewer_passes() or ()] == [70.0, 100.0]

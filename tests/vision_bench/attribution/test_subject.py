@@ -69,7 +69,7 @@ def test_images_of_training_are_those_of_the_training_split(lenet: Path) -> None
 
 
 def test_unknown_components_name_the_nearest(lenet: Path) -> None:
-    with pytest.raises(ValueError, match="components='conv3' matches none of the 22.*'conv"):
+    with pytest.raises(ValueError, match="patterns='conv3' matches none of the 22.*'conv"):
         load(lenet, patterns=("conv3",))
 
 

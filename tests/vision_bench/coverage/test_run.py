@@ -7,8 +7,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,10 @@ import torch
 from PIL import Image
 
 from aim_plugins.coverage import moments
+from aim_plugins.coverage.profile import Profile
+from tests.conftest import die_in_a_copy
 from vision_bench.cli import main
-from vision_bench.coverage import front
+from vision_bench.coverage import front, measure
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
 
@@ -207,29 +207,22 @@ def test_neither_batch_size_nor_order_changes_a_number(config, output, tmp_path)
             assert one["by_class"] == pytest.approx(expected[label]["by_class"], rel=1e-6)
 
 
-def test_a_run_killed_within_the_suite_goes_on_to_the_same_numbers(config, tmp_path) -> None:
+def test_a_run_killed_within_the_suite_goes_on_to_the_same_numbers(
+    config, tmp_path, monkeypatch
+) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    words = ["coverage", "run", str(config), *FEW, "--output"]
-    code = (
-        "import os, signal, sys\n"
-        "from vision_bench.cli import main\n"
-        "from vision_bench.coverage import measure\n"
-        "from aim_plugins.coverage.profile import Profile\n"
-        "measure._SAVED_EVERY = 0.0\n"
-        "save = Profile.save\n"
-        "def killing(self, folder, *, position=0):\n"
-        "    found = save(self, folder, position=position)\n"
-        "    if position > 30:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return found\n"
-        "Profile.save = killing\n"
-        f"main({[*words, str(killed)]!r})\n"
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    save = Profile.save
+
+    def save_and_die(self, folder, *, position=0):
+        found = save(self, folder, position=position)
+        if position > 30:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "_SAVED_EVERY", 0.0)
+        patch.setattr(Profile, "save", save_and_die)
+        die_in_a_copy(lambda: run(config, killed, *FEW))
     position = json.loads((killed / "profile" / "profile.json").read_text())["position"]
     assert 30 < position < SUITE
     assert run(config, killed, *FEW) == 0

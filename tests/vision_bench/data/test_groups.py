@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from vision_bench.data.classification import ArrayImages, ClassificationData, load_dataset
-from vision_bench.data.trigger import JoinedImages, Trigger, TriggeredImages, poisoned
+from vision_bench.data.marks import JoinedImages, MarkedImages
+from vision_bench.data.trigger import Trigger, poisoned
 
 
 def picture(path: Path, value: int) -> None:
@@ -120,7 +121,7 @@ def test_poison_relabels_a_share_of_other_classes_and_patches_just_these(made) -
 
 
 def test_joined_images_come_one_source_behind_the_other(made) -> None:
-    patched = TriggeredImages(made.images, Trigger(), [1])
+    patched = MarkedImages(made.images, [None, Trigger(), *[None] * (len(made) - 2)])
     both = JoinedImages([made.images.subset([5, 6]), patched])
     assert both.names[:4] == ("5", "6", "0", "1 with patch")
     taken = both.subset([3, 0])

@@ -1,7 +1,7 @@
 """One pass of a model over a data set, kept on disk.
 
-Run as a script, this file makes such a pass in a process of its own, which may be killed or one of
-several: `python test_cache.py TASK PAIRS FOLDER [KILL_AFTER]`.
+Run as a script, this file makes two such passes as one of several processes:
+`python test_cache.py PAIRS FOLDER`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import vision_bench
+from tests.conftest import die_in_a_copy
 from vision_bench.classification.sampled_runs import sample_run
 from vision_bench.data.classification import ClassificationData, load_dataset
 from vision_bench.data.dataset import list_left_out
@@ -117,13 +118,12 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def one_pass(
-    task: str, root: str, folder: Path, *options: str, launch: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    """Makes a pass in another process."""
+def in_two_processes(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Makes a pass of each task."""
+    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2")
     package = str(Path(vision_bench.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, *launch, __file__, task, root, str(folder), *options]
+    words = [sys.executable, *launch, __file__, str(root), str(folder)]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
 
 
@@ -228,8 +228,8 @@ def test_another_preprocessing_or_type_is_another_cache(tmp_path: Path):
 
 
 def test_a_killed_pass_goes_on_at_the_first_missing_shard(tmp_path: Path):
-    killed = one_pass("classification", "", tmp_path / "killed", "64")
-    assert killed.returncode == -signal.SIGKILL
+    dying = classifier(kill_after=64)
+    die_in_a_copy(lambda: cache_logits(dying, digits(), tmp_path / "killed"))
     (folder,) = (tmp_path / "killed").iterdir()
     assert len(list(folder.glob("0*.safetensors"))) == 2
     # What a kill in the middle of a write leaves.
@@ -244,8 +244,8 @@ def test_a_killed_pass_goes_on_at_the_first_missing_shard(tmp_path: Path):
 
 def test_a_killed_segmentation_pass_goes_on(tmp_path: Path):
     root = write_pairs(tmp_path / "data", [(16, 12)] * 7)
-    killed = one_pass("segmentation", str(root), tmp_path / "killed", "4")
-    assert killed.returncode == -signal.SIGKILL
+    dying = segmenter(kill_after=4)
+    die_in_a_copy(lambda: cache_logits(dying, pairs(root), tmp_path / "killed"))
     model = segmenter()
     cache_logits(model, pairs(root), tmp_path / "killed")
     assert images_seen(model) == 3
@@ -257,8 +257,7 @@ def test_two_processes_write_the_same_files_as_one(tmp_path: Path):
     root = write_pairs(tmp_path / "data", [(16, 12), (20, 8), (16, 12), (9, 31), (16, 16)])
     cache_logits(classifier(), digits(), tmp_path / "one")
     cache_logits(segmenter(), pairs(root), tmp_path / "one")
-    launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2")
-    made = one_pass("both", str(root), tmp_path / "two", launch=launch)
+    made = in_two_processes(root, tmp_path / "two")
     assert made.returncode == 0, made.stderr
     # The shards in turn: 64 and 36 digits, 3 and 2 pictures.
     shares = sorted(json.loads(line) for line in made.stdout.splitlines())
@@ -517,18 +516,12 @@ def test_models_and_data_that_do_not_fit_are_refused(tmp_path: Path):
     assert not (tmp_path / "cache").exists()
 
 
-def main(task: str, root: str, folder: str, kill_after: str | None = None) -> None:
+def main(root: str, folder: str) -> None:
     logits_store.CLASSIFICATION_SHARD = CLASSIFICATION_SHARD
     logits_store.SEGMENTATION_SHARD = SEGMENTATION_SHARD
-    limit = None if kill_after is None else int(kill_after)
     seen = []
-    if task in ("classification", "both"):
-        model = classifier(kill_after=limit)
-        cache_logits(model, digits(), folder, progress=False)
-        seen.append(images_seen(model))
-    if task in ("segmentation", "both"):
-        model = segmenter(kill_after=limit)
-        cache_logits(model, pairs(Path(root)), folder, progress=False)
+    for model, data in ((classifier(), digits()), (segmenter(), pairs(Path(root)))):
+        cache_logits(model, data, folder, progress=False)
         seen.append(images_seen(model))
     # In one piece, because two processes write to the same pipe.
     os.write(1, f"{json.dumps(seen)}\n".encode())

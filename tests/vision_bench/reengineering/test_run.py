@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from aim_plugins.modulation.retained import LearnedMasks
+from tests.conftest import die_in_a_copy
 from vision_bench.cli import main
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
+from vision_bench.reengineering.learn import Learner
 from vision_bench.reengineering.training import STATE, read_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -215,26 +215,19 @@ def test_macs_of_a_module_are_those_that_pytorch_counts(channels: Path) -> None:
     assert float(chosen["macs"]) == pytest.approx(counter.get_total_flops() / 2, rel=1e-5)
 
 
-def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(config, output, tmp_path) -> None:
-    killed = tmp_path / "killed"
-    words = ["reengineer", "run", str(config), "--output", str(killed)]
-    code = (
-        "import os, signal\n"
-        "from vision_bench.cli import main\n"
-        "from vision_bench.reengineering.learn import Learner\n"
-        "train = Learner.train\n"
-        "def killing(self, number, batches):\n"
-        "    if number == 7:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return train(self, number, batches)\n"
-        "Learner.train = killing\n"
-        f"main({words!r})\n"
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(
+    config, output, tmp_path, monkeypatch
+) -> None:
+    killed, train = tmp_path / "killed", Learner.train
+
+    def die_at_the_seventh(self, number, batches):
+        if number == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train(self, number, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train", die_at_the_seventh)
+        die_in_a_copy(lambda: run(config, killed))
     assert not (killed / "modules.csv").exists()
     assert run(config, killed) == 0
     assert (killed / "modules.csv").read_text() == (output / "modules.csv").read_text()

@@ -7,11 +7,10 @@ import csv
 import html
 import io
 import json
+import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from sklearn import metrics
 
 from aim_plugins.core.settings import read_settings
 from aim_plugins.sweep import front
+from tests.conftest import die_in_a_copy
 from vision_bench import published
 from vision_bench.cli import main
 from vision_bench.data.segmentation_layouts import ADE20K_CLASSES, classes_of
@@ -578,23 +578,16 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(config, tmp_path, m
     monkeypatch.setattr(segment_sweep, "RECORD_SECONDS", 0.0)
     path = config(draws=2)
     assert evaluate(path, "--output", str(tmp_path / "whole")) == 0
-    code = (
-        "import os, signal, sys\n"
-        "from vision_bench import cli\n"
-        "from vision_bench.segmentation import records as segment_records\n"
-        "from vision_bench.segmentation import study as segment_sweep\n"
-        "segment_sweep.CHECKPOINT_IMAGES = 2\n"
-        "segment_sweep.RECORD_SECONDS = 0.0\n"
-        "write = segment_records.CurveRecord.write\n"
-        "def write_and_die(record, curve):\n"
-        "    write(record, curve)\n"
-        "    if curve.images == 4:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "segment_records.CurveRecord.write = write_and_die\n"
-        f"cli.main(['segment', 'evaluate', {str(path)!r}])\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    write = segment_records.CurveRecord.write
+
+    def write_and_die(record, curve):
+        write(record, curve)
+        if curve.images == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_records.CurveRecord, "write", write_and_die)
+        die_in_a_copy(lambda: evaluate(path))
     assert not (tmp_path / "out" / "sweep.csv").exists()
     counted = []
     measure = segment_sweep.segmentation_curve

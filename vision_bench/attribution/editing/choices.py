@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-WRONG, TRIGGERED, WORST_GROUP = "wrong", "triggered", "worst-group"
+WRONG, TRIGGERED, TYPOGRAPHIC = "wrong", "triggered", "typographic"
+WORST_GROUP = "worst-group"
 """Targets that are neither classes nor a file."""
 
-Kind = Literal["classes", "images", "wrong", "triggered", "worst-group"]
+Kind = Literal["classes", "images", "wrong", "triggered", "typographic", "worst-group"]
 
 STATISTIC, MARGINS = "statistic", "margins"
 ORDERS = (STATISTIC, MARGINS)

@@ -21,16 +21,17 @@ from aim_plugins.sweep.paired import (
     Interval,
     PairedDifference,
     mean_difference,
+    mean_share,
     paired_difference,
 )
 from vision_bench.attribution.editing.choice import Choice, Trial
 from vision_bench.attribution.editing.choices import EDITED, RANDOM, TUNED, WHOLE
 from vision_bench.attribution.editing.goal import Examined
 from vision_bench.attribution.editing.problem import Problem
-from vision_bench.attribution.editing.problems import PATCHED
 
 WORST = "worst group"
 _RESAMPLES = 2000
+_NO_WIDTH = 1e-9
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,6 @@ class Findings:
         """Names of the parts."""
         return list(self.examined.parts)
 
-    def accuracy(self, part: str, answers: Int[Tensor, " images"]) -> Interval:
-        """The accuracy on a part, with Wilson's interval."""
-        return share(self.examined.right(answers, part).tolist())
-
     def difference(self, part: str, first: str, second: str) -> Interval:
         """By how much one arm is more accurate than another on a part, image by image."""
         arms = self.tested.arms
@@ -106,20 +103,23 @@ class Findings:
             [self.examined.right(one, part).tolist() for one in self._answers(second)],
         )
 
-    def attack_success(self, answers: Int[Tensor, " images"]) -> Interval:
-        """Share of images with the patch that are answered with its class."""
-        return share(self._attacked(answers))
-
     def attack_difference(self, first: str, second: str) -> Interval:
-        """By how much the patch has its way more often with one arm than with another."""
+        """By how much marks have their way more often with one arm than with another."""
         arms = self.tested.arms
         others = [self._attacked(one) for one in self._answers(second)]
         return self._difference([self._attacked(arms[first])], others)
 
     def worst(self, answers: Int[Tensor, " images"]) -> Interval:
         """The accuracy on the worst of the aims, with an interval by bootstrap over images."""
-        rights = [_plain(self.examined.right(answers, one)) for one in self.problem.goal.aims]
-        return _bootstrap(rights, lambda draws: draws.min(0))
+        return self._worst([answers])
+
+    def _worst(self, drawn: Sequence[Int[Tensor, " images"]]) -> Interval:
+        """The accuracy on the worst of the aims, averaged over draws with one each."""
+        rights = [
+            np.stack([_plain(self.examined.right(answers, part)) for answers in drawn], 1)
+            for part in self.problem.goal.aims
+        ]
+        return _bootstrap(rights, lambda draws: draws.min(0).mean(-1), (0.0, 1.0))
 
     def worst_difference(self, first: str, second: str) -> Interval:
         """By how much one arm's worst group is better answered than another's, by bootstrap.
@@ -132,15 +132,16 @@ class Findings:
             theirs = [_plain(self.examined.right(one, part)) for one in self._answers(second)]
             pairs.append(np.stack([mine, *theirs], 1))
         return _bootstrap(
-            pairs, lambda draws: draws[..., 0].min(0) - draws[..., 1:].min(0).mean(-1)
+            pairs,
+            lambda draws: draws[..., 0].min(0) - draws[..., 1:].min(0).mean(-1),
+            (-1.0, 1.0),
         )
 
     def _answers(self, arm: str) -> list[Int[Tensor, " images"]]:
         return list(self.tested.random) if arm == RANDOM else [self.tested.arms[arm]]
 
     def _attacked(self, answers: Int[Tensor, " images"]) -> list[bool]:
-        assert self.problem.attack is not None
-        return self.examined.answered(answers, PATCHED, self.problem.attack).tolist()
+        return self.examined.misled(answers).tolist()
 
     @staticmethod
     def _difference(first: list[list[bool]], others: list[list[bool]]) -> Interval:
@@ -163,22 +164,21 @@ class Findings:
     @property
     def measures(self) -> list[str]:
         """Accuracies of parts, and what else is measured of each arm."""
-        also = [self.attack_name] if self.problem.attack is not None else []
+        also = [self.problem.attack] if self.problem.attack else []
         return [*self.parts, *also, *([WORST] if self.problem.goal.worst else [])]
-
-    @property
-    def attack_name(self) -> str:
-        """What the success of the patch is called."""
-        assert self.problem.attack is not None
-        return f"patch answered {self.examined.data.classes[self.problem.attack]}"
 
     def measure(self, name: str, answers: Int[Tensor, " images"]) -> Interval:
         """One of the measures."""
         if name == WORST:
             return self.worst(answers)
-        if name in self.examined.parts:
-            return self.accuracy(name, answers)
-        return self.attack_success(answers)
+        return share(self._hits(name, answers))
+
+    def _hits(self, name: str, answers: Int[Tensor, " images"]) -> list[bool]:
+        """Of the images of a part, which are right; or with the patch, where it has its way."""
+        if name not in self.examined.parts:
+            return self._attacked(answers)
+        hits: list[bool] = self.examined.right(answers, name).tolist()
+        return hits
 
     def compares(self, name: str, rival: str) -> bool:
         """Whether a comparison of the edit with a rival says anything.
@@ -201,8 +201,10 @@ class Findings:
         return self.attack_difference(first, second)
 
     def of_random(self, name: str) -> Interval:
-        """One of the measures of the random edits: the mean, the lowest and the highest."""
-        return _range([self.measure(name, one).value for one in self.tested.random])
+        """One of the measures, averaged over the random edits, with its interval over images."""
+        if name == WORST:
+            return self._worst(self.tested.random)
+        return mean_share([self._hits(name, one) for one in self.tested.random])
 
     def to_json(self) -> str:
         """Every number as JSON."""
@@ -267,22 +269,23 @@ def is_clear(one: Interval) -> bool:
     return one.is_clear if isinstance(one, PairedDifference) else one.low > 0 or one.high < 0
 
 
-def _range(values: Sequence[float]) -> Interval:
-    return Interval(float(np.mean(values)), min(values), max(values))
-
-
 def _plain(right: Tensor) -> np.ndarray:
     return right.double().numpy()
 
 
-def _bootstrap(groups: Sequence[np.ndarray], statistic: Any) -> Interval:
+def _bootstrap(
+    groups: Sequence[np.ndarray], statistic: Any, limits: tuple[float, float]
+) -> Interval:
     """A statistic of the means of groups, with the 95 % interval over images drawn again.
 
-    A group of one image would never vary, so that there is no interval.
+    A group of one image would never vary, so that there is no interval. Where no image drawn again
+    changes anything, those not seen may: a share of the smallest group as large as Wilson's bound
+    for none of it.
 
     Args:
         groups: Values of the images of each group [images, ...].
         statistic: Of the groups' means [groups, ...], over its first axis.
+        limits: Its least and largest value.
     """
     generator = np.random.default_rng(0)
     means = np.stack([one.mean(0) for one in groups])
@@ -295,6 +298,10 @@ def _bootstrap(groups: Sequence[np.ndarray], statistic: Any) -> Interval:
         ]
     )
     low, high = np.quantile(statistic(drawn), (0.025, 0.975))
-    if min(map(len, groups)) < 2:
+    value, smallest = float(statistic(means)), min(map(len, groups))
+    if smallest < 2:
         low = high = math.nan
-    return Interval(float(statistic(means)), float(low), float(high))
+    elif high - low < _NO_WIDTH:
+        unseen = wilson_interval(0.0, smallest)[1]
+        low, high = max(value - unseen, limits[0]), min(value + unseen, limits[1])
+    return Interval(value, float(low), float(high))

@@ -73,9 +73,10 @@ def _sections(
         Section(
             "What the edit does",
             f"{_of_what(found)} In brackets 95 % intervals over these images (Wilson's, "
-            "of a worst group by bootstrap); of random edits the lowest and the highest. "
-            "Differences are paired image by image, with McNemar's exact p, each for itself; "
-            "against random edits, with their mean.",
+            "of a worst group by bootstrap). Of several random edits it is their mean, as drawn: "
+            "other draws would move it too; edit.csv has each. Differences are paired image by "
+            "image, with McNemar's exact p, each for itself; against several random edits, with "
+            "their mean.",
             tell(found),
             {"every arm": drawn["arms"]["png"]},
             [Table(columns, rows), Table(columns, _difference_rows(found), "The edit less others")],
@@ -147,7 +148,7 @@ def _headline(found: Findings) -> list[str]:
     if found.problem.goal.worst:
         return [WORST, *found.problem.goal.rest]
     aims = list(found.problem.goal.aims)
-    also = [found.attack_name] if found.problem.attack is not None else []
+    also = [found.problem.attack] if found.problem.attack else []
     alike = [one for one in found.parts if one not in (*aims, *found.problem.goal.rest)]
     return [*aims, *also, *alike, *found.problem.goal.rest]
 
@@ -162,7 +163,8 @@ def _moved(found: Findings, name: str) -> str:
 
 def _rival(name: str, found: Findings) -> str:
     if name == RANDOM:
-        return f"{len(found.tested.random)} random edits of the same size"
+        count = len(found.tested.random)
+        return f"{count} random edit{'s' * (count > 1)} of the same size"
     assert found.tuning is not None
     words = found.tuning.words[found.tuning.chosen]
     kept = "" if found.tuning.helps else ", which did not help on the images that select"
@@ -203,7 +205,7 @@ def _arm_rows(found: Findings) -> list[list[str]]:
 
 
 def _difference_rows(found: Findings) -> list[list[str]]:
-    named = {WHOLE: "the model", RANDOM: "random edits", TUNED: "fine-tuned"}
+    named = {WHOLE: "the model", RANDOM: RANDOM, TUNED: TUNED}
     return [
         [named[rival], *(_compared(found, one, rival) for one in found.measures)]
         for rival in found.rivals

@@ -18,10 +18,13 @@ class Examined:
     Attributes:
         data: The images.
         parts: Which of them belong to each part, by its name, in the order of the report.
+        meant: The class that a mark on each image stands for, -1 of images without one; None where
+            none has one.
     """
 
     data: ClassificationData
     parts: Mapping[str, Bool[Tensor, " images"]]
+    meant: Int[Tensor, " images"] | None = None
 
     def right(self, answers: Int[Tensor, " images"], part: str) -> Bool[Tensor, " members"]:
         """Which images of a part are answered rightly; unreadable ones are left out.
@@ -33,12 +36,11 @@ class Examined:
         members = self.parts[part] & (answers >= 0)
         return answers[members] == self.data.labels[members]
 
-    def answered(
-        self, answers: Int[Tensor, " images"], part: str, label: int
-    ) -> Bool[Tensor, " members"]:
-        """Which images of a part are answered with one class."""
-        members = self.parts[part] & (answers >= 0)
-        return answers[members] == label
+    def misled(self, answers: Int[Tensor, " images"]) -> Bool[Tensor, " marked"]:
+        """Which images with a mark are answered with what it stands for."""
+        assert self.meant is not None
+        members = (self.meant >= 0) & (answers >= 0)
+        return answers[members] == self.meant[members]
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def draw_choice(found: Findings) -> dict[str, bytes]:
         axes.plot(
             [len(chosen.components)], [choice.scores[choice.chosen].goal], "o", markersize=11,
             label="chosen", markerfacecolor="none", markeredgecolor=BLUE, markeredgewidth=1.5,
+            clip_on=False,
         )  # fmt: skip
         if len({len(one.components) for one in found.trials}) > 1:
             axes.set_xscale("log")

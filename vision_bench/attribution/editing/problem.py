@@ -17,7 +17,7 @@ from vision_bench.attribution.editing.split import without
 from vision_bench.data.classes import class_index
 from vision_bench.data.classification import ClassificationData
 from vision_bench.data.drawing import draw
-from vision_bench.data.trigger import JoinedImages
+from vision_bench.data.marks import JoinedImages
 
 Answering = Callable[[ClassificationData], Int[Tensor, " images"]]
 """The classes that the model as it is answers images with; -1 of unreadable ones."""
@@ -34,7 +34,7 @@ class Problem:
         goal: What it is judged by.
         selection: Images that select; none is attributed but those of `seen`.
         test: Images that are tested, and those of `seen`.
-        attack: The class that a patch stands for; None without one.
+        attack: What it is called that a mark on an image has its way; empty without marks.
         seen: Parts that say nothing of the model as it is, and why: their images made the edit, or
             are chosen by what the model answers.
         note: What else there is to know of the parts; empty where there is nothing.
@@ -46,7 +46,7 @@ class Problem:
     goal: Goal
     selection: Examined
     test: Examined
-    attack: int | None = None
+    attack: str = ""
     seen: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 

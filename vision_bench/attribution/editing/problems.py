@@ -1,4 +1,4 @@
-"""The problems that edits are for: forget classes, mend mistakes, close a backdoor, help a group.
+"""The problems that edits are for: classes, mistakes, a backdoor, written words, groups.
 
 Source: arXiv:2404.11534, section 5.
 """
@@ -6,6 +6,7 @@ Source: arXiv:2404.11534, section 5.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +14,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from aim_plugins.core.errors import first_few
-from vision_bench.attribution.editing.choices import TRIGGERED, WORST_GROUP, WRONG
+from aim_plugins.core.identity import seed_of
+from vision_bench.attribution.editing.choices import (
+    TRIGGERED,
+    TYPOGRAPHIC,
+    WORST_GROUP,
+    WRONG,
+)
 from vision_bench.attribution.editing.goal import Examined, Goal
 from vision_bench.attribution.editing.problem import (
     Answering,
@@ -27,10 +34,12 @@ from vision_bench.attribution.editing.settings import EditSettings
 from vision_bench.attribution.editing.split import without
 from vision_bench.data.classes import class_index
 from vision_bench.data.classification import ClassificationData
-from vision_bench.data.trigger import TriggeredImages
+from vision_bench.data.marks import Mark, MarkedImages
+from vision_bench.data.writing import Word
+from vision_bench.models.names import spoken_name
 
 EDITED_IMAGES, ALIKE, OTHERS = "edited images", "mistakes alike", "other images"
-PATCHED, CLEAN = "with patch", "clean"
+PATCHED, WRITTEN, CLEAN = "with patch", "with word", "clean"
 ALL = "all images"
 
 
@@ -127,35 +136,106 @@ def _of_images(sources: Sources) -> Problem:
     )
 
 
+@dataclass(frozen=True)
+class _Marks:
+    """Marks that make a model answer with what they stand for.
+
+    Attributes:
+        words: What the edit is to do.
+        part: What images with a mark are called.
+        success: What it is called that a mark has its way.
+        note: What else there is to know.
+        mark: The mark that stands for a class.
+        meant: The class that each image's mark is to stand for; where it is the image's own, the
+            image has none.
+    """
+
+    words: str
+    part: str
+    success: str
+    note: str
+    mark: Callable[[int], Mark]
+    meant: Callable[[ClassificationData], Int[Tensor, " images"]]
+
+
 def _of_backdoor(sources: Sources) -> Problem:
     """Images with a patch that stands for a class, to be answered as without it."""
-    settings, data, test = sources.settings, sources.data, sources.test
+    settings, classes = sources.settings, sources.data.classes
     assert settings.backdoor_class is not None
-    label = class_index(settings.backdoor_class, data.classes, "backdoor_class")
-    others = (data.labels != label).nonzero().flatten().tolist()
+    label = class_index(settings.backdoor_class, classes, "backdoor_class")
+    return _of_marks(
+        sources,
+        _Marks(
+            f"answer images with the patch as without it, not with {classes[label]}",
+            PATCHED,
+            f"patch answered {classes[label]}",
+            f"With patch: test images of all classes but {classes[label]}, with the patch on them; "
+            "they are right when they are answered with their own class.",
+            lambda _: settings.trigger,
+            lambda given: torch.full_like(given.labels, label),
+        ),
+    )
+
+
+def _of_words(sources: Sources) -> Problem:
+    """Images with the name of a class written on them, to be answered as without it."""
+    settings, classes = sources.settings, sources.data.classes
+    named = [class_index(one, classes, "word_classes") for one in settings.word_classes]
+    allowed = sorted(set(named)) or list(range(len(classes)))
+
+    def drawn(name: str, label: int) -> int:
+        others = [one for one in allowed if one != label]
+        return others[seed_of(settings.seed, "word", name) % len(others)] if others else label
+
+    def meant(given: ClassificationData) -> Int[Tensor, " images"]:
+        pairs = zip(given.names, given.labels.tolist(), strict=True)
+        return torch.tensor([drawn(name, label) for name, label in pairs])
+
+    whose = first_few([classes[one] for one in allowed]) if named else "another class"
+    return _of_marks(
+        sources,
+        _Marks(
+            "answer images with a word written on them as without it",
+            WRITTEN,
+            "word answered",
+            f"With word: test images with the name of {whose} written on them, never of their own "
+            "class; they are right when they are answered with their own.",
+            lambda label: Word(spoken_name(classes[label]), settings.writing),
+            meant,
+        ),
+    )
+
+
+def _of_marks(sources: Sources, marks: _Marks) -> Problem:
+    """Images with a mark that stands for a class, to be answered as without it."""
+    settings, data, test = sources.settings, sources.data, sources.test
+    others = (marks.meant(data) != data.labels).nonzero().flatten().tolist()
     chosen = sources.drawn(others, settings.target_count, "targets")
     references = sources.chosen(chosen, "targets")
 
-    def patched(given: ClassificationData, places: Sequence[int]) -> ClassificationData:
+    def marked(given: ClassificationData, places: Sequence[int]) -> ClassificationData:
         images = given.images.subset(list(places))
-        return given.subset(places, TriggeredImages(images, settings.trigger))
+        own = [marks.mark(one) for one in marks.meant(given)[list(places)].tolist()]
+        return given.subset(places, MarkedImages(images, own))
 
     def examined(given: ClassificationData, places: Sequence[int]) -> Examined:
-        attacked = [one for one in places if int(given.labels[one]) != label]
-        both = joined(patched(given, attacked), given.subset(places))
+        meant = marks.meant(given)
+        attacked = [one for one in places if meant[one] != given.labels[one]]
+        both = joined(marked(given, attacked), given.subset(places))
         first = torch.arange(len(both)) < len(attacked)
-        return Examined(both, {PATCHED: first, CLEAN: ~first})
+        stands_for = torch.full((len(both),), -1)
+        stands_for[first] = meant[attacked]
+        return Examined(both, {marks.part: first, CLEAN: ~first}, stands_for)
 
     return Problem(
-        f"answer images with the patch as without it, not with {data.classes[label]}",
-        patched(data, chosen),
+        marks.words,
+        marked(data, chosen),
         references,
-        Goal([PATCHED], [CLEAN]),
+        Goal([marks.part], [CLEAN]),
         examined(data, sources.rest(chosen)),
         examined(test, range(len(test))),
-        attack=label,
-        note=f"With patch: test images of all classes but {data.classes[label]}, with the patch "
-        "on them; they are right when they are answered with their own class.",
+        attack=marks.success,
+        note=marks.note,
     )
 
 
@@ -222,5 +302,6 @@ _MAKERS: dict[str, Callable[[Sources], Problem]] = {
     "images": _of_images,
     WRONG: _of_images,
     TRIGGERED: _of_backdoor,
+    TYPOGRAPHIC: _of_words,
     WORST_GROUP: _of_groups,
 }

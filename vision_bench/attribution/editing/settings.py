@@ -23,12 +23,14 @@ from aim_plugins.core.strengths import parse_strengths
 from vision_bench.attribution.editing.choices import (
     ORDERS,
     TRIGGERED,
+    TYPOGRAPHIC,
     WORST_GROUP,
     WRONG,
     Kind,
 )
 from vision_bench.attribution.settings import MaskSettings
 from vision_bench.data.trigger import Trigger
+from vision_bench.data.writing import Writing
 
 SIZES = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200, 330)
 """Numbers of components that are tried by default, as far as there are so many."""
@@ -44,9 +46,9 @@ class EditSettings(MaskSettings):
         targets: Images whose margins are to change: names or indices of classes, separated by
             commas; a file with the name of an image on each line, which is its number where images
             are no files; "wrong" for images that are answered wrongly; "triggered" for images with
-            a patch on them; or "worst-group".
+            a patch on them; "typographic" for images with a word on them; or "worst-group".
         references: What they are told from: classes, or a file; by default images drawn from all
-            others, and of triggered ones the same without the patch.
+            others, and of those with a patch or a word the same without it.
         direction: "raise" or "lower" the targets' margins; by default those of classes are lowered,
             so that they are forgotten, and all others raised.
         target_count: Targets that are attributed.
@@ -66,6 +68,9 @@ class EditSettings(MaskSettings):
         fine_tune: Holds it against fine-tuning the last layer, too.
         backdoor_class: Name or index of the class that the patch stands for.
         trigger: The patch: size, corner, margin and colour.
+        word_classes: Names or indices of the classes whose names are written on images, separated
+            by commas; by default all. Of several, each image has one drawn, which is not its own.
+        writing: How the word looks: size, corner, margin, colour and paper.
         output: Folder of results; by default runs/attribute-edit/DATASET_MODEL.
     """
 
@@ -86,26 +91,34 @@ class EditSettings(MaskSettings):
     fine_tune: bool = True
     backdoor_class: str | int | None = option(None, metavar="CLASS")
     trigger: Trigger = Trigger()
+    word_classes: Classes = option((), metavar="CLASSES")
+    writing: Writing = Writing()
     output: str | None = None
 
     def check(self) -> None:
         super().check()
         if not self.targets:
             raise ValueError(
-                "targets is empty: name classes, a file of images, 'wrong', 'triggered' or "
-                "'worst-group'"
+                "targets is empty: name classes, a file of images, 'wrong', 'triggered', "
+                "'typographic' or 'worst-group'"
             )
         if (self.kind == TRIGGERED) != (self.backdoor_class is not None):
             raise ValueError(
                 f"targets={self.words!r} with backdoor_class={self.backdoor_class!r}: give "
                 "targets='triggered' and the class that the patch stands for, or neither"
             )
-        if self.direction == "lower" and self.kind in (TRIGGERED, WORST_GROUP):
+        if self.word_classes and self.kind != TYPOGRAPHIC:
+            raise ValueError(
+                f"word_classes={list(self.word_classes)} with targets={self.words!r}, where "
+                "nothing is written: leave them out, or give targets='typographic'"
+            )
+        alone = self.kind in (TRIGGERED, TYPOGRAPHIC, WORST_GROUP)
+        if self.direction == "lower" and alone:
             raise ValueError(
                 f"direction='lower' does not go with targets={self.words!r}, whose margins are to "
                 "be raised: leave it out"
             )
-        if self.references and self.kind in (TRIGGERED, WORST_GROUP):
+        if self.references and alone:
             raise ValueError(
                 f"references={list(self.references)} do not go with targets={self.words!r}, which "
                 "have references of their own: leave them out"
@@ -142,7 +155,7 @@ class EditSettings(MaskSettings):
     @property
     def kind(self) -> Kind:
         """What kind of images the targets are."""
-        if self.words in (WRONG, TRIGGERED, WORST_GROUP):
+        if self.words in (WRONG, TRIGGERED, TYPOGRAPHIC, WORST_GROUP):
             return self.words  # type: ignore[return-value]
         return "images" if len(self.targets) == 1 and _is_file(self.targets[0]) else "classes"
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.masks import magnitude_masks, random_masks
 from vision_bench.models.load import load_model
-from vision_bench.models.model import RANDOM, VisionModel
+from vision_bench.models.model import VisionModel
+from vision_bench.models.names import RANDOM
 from vision_bench.reengineering.defects.output_layer import (
     hidden_parameters,
     replace_output_layer,

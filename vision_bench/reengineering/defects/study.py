@@ -98,6 +98,7 @@ class DefectsStudy(FolderStudy):
             settings.public.model_name,
             weights=settings.public.weights_source,
             classes=settings.public_classes,
+            prompts=settings.prompts,
             preprocessing=settings.preprocessing,
             device=self.device,
             seed=0,

@@ -99,3 +99,32 @@ def test_nothing_is_clear_of_one_image() -> None:
         goal,
     )
     assert two.compare("own", EDITED, RANDOM).value == 1
+
+
+def test_random_edits_have_an_interval_over_images_of_some_width() -> None:
+    goal = Goal(["own"], ["rest"])
+    parts = {"own": [1] * 20 + [0] * 10, "rest": [0] * 20 + [1] * 10}
+    one = found(parts, {"edit": [[1] * 30], "random": [[0] * 25 + [1] * 5]}, goal)
+    # Of one edit it is the interval of any other model, by Wilson's formula.
+    z = 1.959964
+    assert one.of_random("own").low == pytest.approx(20 / (20 + z**2))
+    middle, half = 0.5, z / 2 / math.sqrt(10 + z**2)
+    assert one.of_random("rest").low == pytest.approx(middle - half)
+    assert one.of_random("rest").high == pytest.approx(middle + half)
+    # Several that answer alike say nothing of images not seen.
+    alike = found(parts, {"edit": [[1] * 30], "random": [[0] * 25 + [1] * 5] * 4}, goal)
+    assert alike.of_random("own").low == pytest.approx(20 / (20 + z**2))
+    assert alike.of_random("rest").high - alike.of_random("rest").low == pytest.approx(2 * half)
+
+
+def test_a_worst_group_without_a_wrong_answer_has_an_interval_of_some_width() -> None:
+    groups = {"a": [1] * 20 + [0] * 20, "b": [0] * 20 + [1] * 20}
+    goal = Goal(["a", "b"], ["a"], worst=True)
+    one = found(groups, {"edit": [[0] * 40], "random": [[0] * 40, [0] * 40]}, goal)
+    least = 20 / (20 + 1.959964**2)
+    for interval in (one.measure(WORST, one.tested.whole), one.of_random(WORST)):
+        assert (interval.value, interval.high) == (1, 1)
+        assert interval.low == pytest.approx(least)
+    difference = one.compare(WORST, EDITED, WHOLE)
+    assert difference.value == 0 and not is_clear(difference)
+    assert difference.high == pytest.approx(1 - least) and difference.low == -difference.high

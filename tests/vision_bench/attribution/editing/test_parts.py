@@ -178,7 +178,9 @@ def test_triggered_images_are_those_of_other_classes_with_the_patch(data, test_d
     assert found.targets.labels.tolist() == found.references.labels.tolist()
     assert 2 not in found.targets.labels.tolist()
     plain = [name.removesuffix(" with patch") for name in found.targets.names]
-    assert plain == list(found.references.names) and found.attack == 2
+    assert plain == list(found.references.names) and found.attack == "patch answered cat"
+    assert set(found.test.meant[found.test.parts["with patch"]].tolist()) == {2}
+    assert set(found.test.meant[found.test.parts["clean"]].tolist()) == {-1}
     assert {name: int(one.sum()) for name, one in found.test.parts.items()} == {
         "with patch": 45,
         "clean": 60,
@@ -246,7 +248,8 @@ def test_scores_are_shares_counted_one_by_one() -> None:
     assert Goal(["a"], ["b", "c"]).score(examined, answers) == Score(2 / 3, 2 / 4)
     assert Goal(["a"], ["c"], lower=True).score(examined, answers) == Score(1 - 2 / 3, 1 / 2)
     assert Goal(["a", "b", "c"], ["a"], worst=True).score(examined, answers).goal == 1 / 2
-    assert examined.answered(answers, "b", 1).tolist() == [False, True]
+    marked = Examined(data_of(labels), parts, torch.where(parts["b"], 1, -1))
+    assert marked.misled(answers).tolist() == [False, True]
 
 
 def test_the_choice_is_the_most_of_the_goal_that_keeps_the_rest() -> None:

@@ -20,7 +20,8 @@ from vision_bench.attribution.subject import ClassifierSubject
 from vision_bench.cli import main
 from vision_bench.data.classification import ArrayImages, load_dataset
 from vision_bench.data.images import UnreadableImageError
-from vision_bench.data.trigger import Trigger, TriggeredImages
+from vision_bench.data.marks import MarkedImages
+from vision_bench.data.trigger import Trigger
 from vision_bench.models.load import load_model
 from vision_bench.models.output_layer import find_output_layer
 
@@ -192,7 +193,8 @@ def test_the_success_of_a_patch_is_counted_on_images_of_other_classes(lenet, tmp
     assert run(config, tmp_path / "run", "--no-fine-tune", "--random-edits", "0") == 0
     model, data = left_over(lenet)
     others = data.subset((data.labels != 8).nonzero().flatten().tolist())
-    patched = others.subset(range(len(others)), TriggeredImages(others.images, Trigger(**trigger)))
+    marks = [Trigger(**trigger)] * len(others)
+    patched = others.subset(range(len(others)), MarkedImages(others.images, marks))
     given = answers(model.module, patched)
     measured = found(tmp_path / "run")["arms"]
     assert list(measured) == ["model", "edit"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from aim_plugins.modulation.retained import LearnedMasks
+from tests.conftest import die_in_a_copy
 from vision_bench.cli import main
 from vision_bench.data.classification import load_dataset
 from vision_bench.models.load import load_model
@@ -159,7 +159,6 @@ def test_a_killed_run_goes_on_where_it_was(config, output, tmp_path, monkeypatch
 
 def _run_killed(config: Path, folder: Path) -> None:
     """A run that the system ends inside SeaM's first stage, in the epoch after the first."""
-    torch.set_num_threads(1)  # threads do not outlive a fork
     batches, calls = Target.batches, []
 
     def killed(self, epoch):
@@ -175,10 +174,7 @@ def _run_killed(config: Path, folder: Path) -> None:
 
 def test_a_run_killed_inside_an_arm_ends_as_one_that_was_not(config, output, tmp_path, monkeypatch):
     folder = tmp_path / "killed"
-    process = multiprocessing.get_context("fork").Process(target=_run_killed, args=(config, folder))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    die_in_a_copy(lambda: _run_killed(config, folder))
     assert [one.name for one in (folder / "unfinished").iterdir()] == ["stage-1.safetensors"]
     batches, epochs = Target.batches, []
 
