@@ -5,7 +5,7 @@ Source: arXiv:2404.11534, section 2 and appendix C (margins of classes, mean mar
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -55,28 +55,24 @@ def choice_margin(
 
 
 def mean_token_margin(
-    logits: Float[Tensor, "rows tokens vocabulary"],
-    tokens: Int[Tensor, "rows tokens"],
-    counted: Bool[Tensor, "rows tokens"],
-) -> Float[Tensor, " rows"]:
-    """Mean over tokens of the margin of each, given those before it.
+    logits: Float[Tensor, "tokens vocabulary"],
+    tokens: Int[Tensor, " tokens"],
+    texts: Int[Tensor, " tokens"],
+) -> Float[Tensor, " texts"]:
+    """Mean over a text's tokens of the margin of each, given those before it.
 
     Args:
-        logits: At each token, those of the next one.
-        tokens: The texts.
-        counted: Which tokens count; padding does not, and a first token has nothing before it.
+        logits: Those that predict each token.
+        tokens: The tokens.
+        texts: The text that each belongs to, counted from 0.
 
     Raises:
-        ValueError: If no token of a text counts.
+        ValueError: If a text before the last one has no token.
     """
-    rows, length = tokens.shape
-    own = counted[:, 1:]
-    if not own.any(1).all():
-        row = int((~own.any(1)).nonzero()[0])
+    counts = texts.bincount()
+    if not counts.all():
         raise ValueError(
-            f"counted: no token behind the first one counts in row {row}: leave that text out"
+            f"texts: no token belongs to text {int(counts.argmin())}: leave that text out"
         )
-    margins = margin(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    # Chosen instead of multiplied by 0, since logits at padding may be NaN.
-    margins = margins.view(rows, length - 1).where(own, 0)
-    return margins.sum(1) / own.sum(1)
+    margins = margin(logits, tokens)
+    return margins.new_zeros(len(counts)).index_add(0, texts, margins) / counts

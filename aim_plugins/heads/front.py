@@ -22,6 +22,7 @@ from aim_plugins.heads.wording import (
     edit_sentences,
     headline,
     prediction_sentences,
+    short,
     show_mean,
 )
 from aim_plugins.sweep.intervals import wilson_interval
@@ -88,8 +89,8 @@ def _pictures(found: Findings) -> dict[str, dict[str, bytes]]:
             found.words,
             f"{held.share:g} ablated, r = {correlation}",
         ),
-        "sizes": draw_path(found.path, found.words, found.noun),
-        "documents": draw_documents(own, found.words, found.count(size), size),
+        "sizes": draw_path(found.path, found.judged, found.noun),
+        "documents": draw_documents(own, found.judged, found.count(size), size),
     }
     if len(held.correlations[OWN]) > 1:  # of one share the table says it
         drawn["correlations"] = draw_correlations(held.correlations, found.settings.alpha)
@@ -103,8 +104,8 @@ def _components_section(found: Findings, pictures: Mapping[str, bytes]) -> Secti
         f"them, for each of {len(found.documents)} documents; the mean over these with its 95 % "
         f"interval, which holds for one of the {found.noun}, not for all at once. They are ranked "
         f"by {_ranked_by(found)}. The first {len(found.alone)}, selected by these documents, are "
-        "then ablated alone on held-out ones, which is the test of it, with p corrected by Holm "
-        f"for {len(found.alone)} tests."
+        f"then ablated alone on held-out ones, and the change of their {short(found.judged)} is "
+        f"the test of it, with p corrected by Holm for {len(found.alone)} tests."
     )
     return Section(
         found.noun.capitalize(),
@@ -138,8 +139,8 @@ def _components_table(found: Findings) -> Table:
             ]
         )
     columns = [
-        found.noun, f"adds to the {_short(found)}, nats", "documents it helps",
-        f"held-out {_short(found)} without it, change in nats", "p (Holm)",
+        found.noun, f"adds to the {short(found.words)}, nats", "documents it helps",
+        f"held-out {short(found.judged)} without it, change in nats", "p (Holm)",
         "accuracy without it", "edit",
     ]  # fmt: skip
     return Table(columns, rows)
@@ -153,10 +154,6 @@ def _signed(one: Interval, scale: float = 1.0, digits: int = 2) -> str:
 
 def _p(p: float) -> str:
     return show_p(p).removeprefix("p ").removeprefix("= ")
-
-
-def _short(found: Findings) -> str:
-    return found.words.partition(" of ")[0]
 
 
 def _documents_section(found: Findings) -> Section:
@@ -173,8 +170,7 @@ def _documents_section(found: Findings) -> Section:
 
 def _documents_table(found: Findings, alone: Alone) -> Table:
     assert alone.learning is not None
-    whole = found.prediction.whole
-    without = outputs_of(alone.learning, found.settings.output_fn)
+    whole, without = found.prediction.whole, alone.learning
     weights = found.weights[:, alone.number].tolist()
     order = sorted(range(len(weights)), key=weights.__getitem__, reverse=True)
     if len(order) > 2 * _DOCUMENTS:
@@ -189,7 +185,7 @@ def _documents_table(found: Findings, alone: Alone) -> Table:
         ]
         for one in order
     ]
-    columns = ["document", "text", _short(found), "predicted to add", "change without it"]
+    columns = ["document", "text", short(found.words), "predicted to add", "change without it"]
     return Table(columns, rows, f"{found.name(alone.number)}: most and least, in nats")
 
 
@@ -226,7 +222,7 @@ def _edit_section(found: Findings, pictures: Mapping[str, bytes]) -> Section:
     note = (
         f"The first of the ranking are ablated together; how many, of {_listed(found)}, was chosen "
         f"on validation documents, as the number that is to {settings.direction} the mean "
-        f"{found.words} most{beyond * bool(settings.references)}. Results are of documents that "
+        f"{found.judged} most{beyond * bool(settings.references)}. Results are of documents that "
         "neither ranking nor choice has seen, "
         f"beside as many {found.noun} at random (draws: {settings.random_edits}). Differences are "
         "paired over documents: accuracy with Agresti and Min's interval and McNemar's exact p, "
@@ -267,7 +263,7 @@ def _edit_table(found: Findings) -> Table:
     ]
     columns = [
         "task", "documents", "accuracy", "with the edit", "change, points", "p",
-        f"change of the {_short(found)}, nats", "p",
+        f"change of the {short(found.judged)}, nats", "p",
     ]  # fmt: skip
     return Table(columns, rows)
 
@@ -282,7 +278,8 @@ def _random_table(found: Findings) -> Table:
         ]
         cells = [_signed(one.output_change), _signed(beyond), _p(beyond.p)]
         rows.append([name, *cells, in_shares(one.random_accuracy), "; ".join(drawn)])
-    title = f"Beside {found.count(found.path.size)} at random: change of the {_short(found)}, nats"
+    beside = f"Beside {found.count(found.path.size)} at random"
+    title = f"{beside}: change of the {short(found.judged)}, nats"
     columns = ["task", "the edit", "minus those at random", "p", "their accuracy", "each draw"]
     return Table(columns, rows, title)
 
@@ -295,7 +292,7 @@ def _path_table(found: Findings) -> Table:
         mean = mean_interval(outputs_of(answers, path.output))
         value = f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
         rows.append([str(size), value, in_shares(answers)])
-    columns = [f"{found.noun} ablated", f"{_short(found)}, nats", "accuracy"]
+    columns = [f"{found.noun} ablated", f"{short(found.judged)}, nats", "accuracy"]
     if path.references:
         others = [_signed(one) for one in path.reference_changes]
         moved = [f"{one:+.2f}" for one in path.moved]

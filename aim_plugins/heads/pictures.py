@@ -22,8 +22,9 @@ from aim_plugins.sweep.paired import mean_interval
 WORDS = {
     "choice_margin": "margin of the right choice",
     "log_likelihood": "log-likelihood of the right choice",
+    "mean_token_margin": "mean token margin of the right choice",
 }
-"""What is attributed, in words."""
+"""Outputs in words."""
 
 _COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00")
 _WIDEST_HEAT_MAP = 64

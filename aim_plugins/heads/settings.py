@@ -25,6 +25,7 @@ DEFAULT_ALPHAS = (0.025, 0.05, 0.1)
 
 Masks = Annotated[int, bound("3 or more, since two always lie on a line", lambda one: one >= 3)]
 Baseline = Literal["gradient", "leave_one_out"]
+QuestionOutput = Literal["choice_margin", "log_likelihood", "mean_token_margin"]
 NOUNS = {
     "attention_heads": "heads",
     "mlp_neurons": "neurons",
@@ -48,7 +49,9 @@ class TaskAttributionSettings(QuestionSettings):
             linear_inputs, all of them, or those whose name matches a pattern, as in
             mlp_neurons:model.layers.7.*.
         output_fn: What is attributed: choice_margin, by how much the right choice's log-likelihood
-            is above that of the best other one, or log_likelihood, that of the right choice alone.
+            is above that of the best other one; log_likelihood, that of the right choice alone; or
+            mean_token_margin, by how much the logit of each of its tokens is above the largest
+            other one, on average. Edits of the last are judged by the choice margin.
         alpha: Share of components ablated at random in each mask.
         num_ablations: Masks that attributions are learned from.
         gradient_passes: Masks at which derivatives by all components are taken besides.
@@ -74,7 +77,7 @@ class TaskAttributionSettings(QuestionSettings):
 
     references: Names = option((), metavar="NAMES")
     components: str = option("attention_heads", metavar="KIND[:PATTERN]")
-    output_fn: Literal["choice_margin", "log_likelihood"] = "choice_margin"
+    output_fn: QuestionOutput = "choice_margin"
     alpha: Part = 0.05
     num_ablations: Count = 200
     gradient_passes: Natural = 30
@@ -116,6 +119,11 @@ class TaskAttributionSettings(QuestionSettings):
     def noun(self) -> str:
         """What several components are called."""
         return NOUNS[self.kind]
+
+    @property
+    def judged_by(self) -> str:
+        """What edits are chosen and judged by, which follows from answers."""
+        return "choice_margin" if self.output_fn == "mean_token_margin" else self.output_fn
 
     @property
     def part(self) -> tuple[int, int]:

@@ -20,9 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aim_plugins.attribution.attributions import Attributions
 from aim_plugins.attribution.dataset import ComponentDataset, build
 from aim_plugins.attribution.edit import edit_scores, edited_components
+from aim_plugins.attribution.evaluation import outputs_under
 from aim_plugins.attribution.fit import fit_attributions
 from aim_plugins.attribution.plan import DatasetPlan
 from aim_plugins.core.commands import keeping_finished_work, say
@@ -207,7 +210,7 @@ class TaskAttributionStudy(FolderStudy):
             for part, questions in parts.items()
         )
         return EditPath(
-            self.settings.output_fn,
+            self.settings.judged_by,
             self.settings.direction,
             whole,
             sizes,
@@ -229,20 +232,25 @@ class TaskAttributionStudy(FolderStudy):
                 self.ablated.answers(f"test {name}", questions, edit)
                 for edit in ([], self.edit, *drawn)
             ]
-            found[name] = Outcome(self.settings.output_fn, answers[0], answers[1], answers[2:])
+            found[name] = Outcome(self.settings.judged_by, answers[0], answers[1], answers[2:])
         return found
 
     def _alone(self) -> list[Alone]:
         """The first of the ranking alone, on held-out documents; the edit's on others too."""
+        own = self.edit[:ALONE]
+        ablated = np.zeros((len(own), len(self.components)), dtype=bool)
+        ablated[range(len(own)), own] = True
+        subject = self._subject(self.questions.own.learning)
+        learning = self.ablated.kept(
+            f"learning without each of {','.join(map(str, own))}",
+            lambda: outputs_under(subject, ablated).tolist(),
+        )
         found = []
         for rank, number in enumerate(self.ranking[:ALONE]):
             test = self.ablated.answers(
                 f"test {self.settings.task}", self.questions.own.test, [number]
             )
-            learning = None
-            if rank < len(self.edit):
-                learning = self.ablated.answers("learning", self.questions.own.learning, [number])
-            found.append(Alone(number, test, learning))
+            found.append(Alone(number, test, learning[rank] if rank < len(own) else None))
         return found
 
     def _save_edit(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +11,9 @@ from torch import Tensor
 
 from aim_plugins.attribution.outputs import choice_margin
 from aim_plugins.attribution.subject import BatchSubject
+from aim_plugins.heads.settings import QuestionOutput
 from aim_plugins.modulation.components import Components
 from aim_plugins.task_questions.questions import Question, QuestionBatch
-
-QuestionOutput = Literal["choice_margin", "log_likelihood"]
 
 
 def right_log_likelihood(
@@ -28,7 +27,7 @@ OUTPUTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "choice_margin": choice_margin,
     "log_likelihood": right_log_likelihood,
 }
-"""What of a question is attributed, of log-likelihoods of its choices and the right one's place."""
+"""Outputs that follow from log-likelihoods of a question's choices and the right one's place."""
 
 
 class QuestionSubject(BatchSubject):
@@ -50,8 +49,10 @@ class QuestionSubject(BatchSubject):
         output: QuestionOutput = "choice_margin",
         batch_size: int = 64,
     ) -> None:
-        super().__init__(model, components, len(questions), batch_size)
-        self.questions, self._output = questions, OUTPUTS[output]
+        super().__init__(model, components, len(questions), batch_size, output=output)
+        # Of other outputs the wrong choices are no part: the model need not read them.
+        alone = output != "choice_margin"
+        self.questions = [one.answer for one in questions] if alone else list(questions)
 
     def _rows(self, places: Sequence[int]) -> tuple[Any, Int[Tensor, " rows"]]:
         batch = QuestionBatch.of([self.questions[one] for one in places], self.device)
@@ -60,7 +61,9 @@ class QuestionSubject(BatchSubject):
 
     def _forward(self, inputs: Any) -> Float[Tensor, " examples"]:
         batch, right = inputs
-        return self._output(batch.log_likelihoods(self.model), right)
+        if self.output == "mean_token_margin":
+            return batch.mean_token_margins(self.model)
+        return OUTPUTS[self.output](batch.log_likelihoods(self.model), right)
 
 
 def by_length(questions: Sequence[Question]) -> list[Question]:

@@ -20,7 +20,7 @@ from aim_plugins.task_questions.answers import Answers
 
 
 def outputs_of(answers: Answers, output: str) -> list[float]:
-    """What is attributed, of each question; see `subject.OUTPUTS`.
+    """The output of each question that follows from answers; see `subject.OUTPUTS`.
 
     Args:
         answers: To the questions.
@@ -58,7 +58,7 @@ class EditPath:
     """Edits of growing size, on the documents that the size is chosen on.
 
     Attributes:
-        output: What is attributed.
+        output: What edits are judged by.
         direction: Whether the edit is to "lower" or to "raise" it.
         whole: Answers of the whole model.
         sizes: How many components each edit ablates, rising.
@@ -116,7 +116,7 @@ class Outcome:
     """An edit on documents that it has not seen.
 
     Attributes:
-        output: What is attributed.
+        output: What edits are judged by.
         whole: Answers of the whole model.
         edited: Those with the edit.
         random: Those with as many components ablated at random, of each draw.
@@ -165,13 +165,13 @@ class Alone:
     Attributes:
         number: Which one.
         test: Answers without it, on the documents that results are of.
-        learning: Those on the documents that attributions were learned from; None where nobody
-            asked.
+        learning: What is attributed, without it, of the documents that attributions were learned
+            from; None where nobody asked.
     """
 
     number: int
     test: Answers
-    learning: Answers | None = None
+    learning: Sequence[float] | None = None
 
 
 def in_shares(one: Answers | Interval) -> str:

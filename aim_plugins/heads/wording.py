@@ -65,6 +65,11 @@ class Findings:
         return WORDS[self.settings.output_fn]
 
     @property
+    def judged(self) -> str:
+        """What edits are chosen and judged by."""
+        return WORDS[self.settings.judged_by]
+
+    @property
     def noun(self) -> str:
         """What components are called."""
         return self.settings.noun
@@ -85,10 +90,19 @@ class Findings:
     def changes_alone(self) -> list[PairedDifference]:
         """What held-out outputs change by without each of `alone`, with p corrected by Holm."""
         whole = self.outcomes[self.settings.task].whole
-        output = self.settings.output_fn
+        output = self.settings.judged_by
         found = [Outcome(output, whole, one.test, ()).output_change for one in self.alone]
         corrected = holm([one.p for one in found])
         return [replace(one, p=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def short(words: str) -> str:
+    """An output in fewer words.
+
+    >>> short("margin of the right choice")
+    'margin'
+    """
+    return words.partition(" of ")[0]
 
 
 def headline(found: Findings) -> str:
@@ -97,7 +111,7 @@ def headline(found: Findings) -> str:
     size = found.path.size
     names = first_few([found.name(one) for one in found.edit], 4)
     return (
-        f"Without {size} of {len(found.components)} {found.noun} ({names}) the {found.words} "
+        f"Without {size} of {len(found.components)} {found.noun} ({names}) the {found.judged} "
         f"changes by {in_nats(own.output_change)} on {len(own.whole.right)} held-out documents, "
         f"{in_nats(own.beyond_random)} beyond {size} at random; the model answers "
         f"{in_shares(own.edited)} of them right, the whole one {in_shares(own.whole)}: "
@@ -116,8 +130,8 @@ def component_sentences(found: Findings) -> list[str]:
         sentences.append(
             f"{found.name(alone.number)}, selected as number {rank}, adds "
             f"{in_nats(found.contribution(alone.number))} to the {found.words}; without it alone "
-            f"that of held-out documents changes by {in_nats(change)}, {show_p(change.p)} "
-            f"corrected for {found.count(len(found.alone))}: {told}."
+            f"the {short(found.judged)} of held-out documents changes by {in_nats(change)}, "
+            f"{show_p(change.p)} corrected for {found.count(len(found.alone))}: {told}."
         )
     return [*sentences, *_of_accuracy(found)]
 
@@ -176,12 +190,12 @@ def edit_sentences(found: Findings) -> list[str]:
             f"{name}, {len(one.whole.right)} documents: {in_shares(one.edited)} right with the "
             f"edit, {in_shares(one.whole)} without, {in_shares(one.random_accuracy)} with "
             f"{found.count(found.path.size)} at random: {verdict(one.accuracy_change)}; the "
-            f"{found.words} {in_nats(one.output_change)}, {show_p(one.output_change.p)}."
+            f"{found.judged} {in_nats(one.output_change)}, {show_p(one.output_change.p)}."
         )
     if max(found.path.moved) <= 0:
         beyond = " beyond what it does to the references'" * bool(found.path.references)
         sentences.append(
-            f"No edit of these sizes could {found.settings.direction} the {found.words} of "
+            f"No edit of these sizes could {found.settings.direction} the {found.judged} of "
             f"validation documents{beyond}; this is the one that came nearest."
         )
     return sentences

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from aim_plugins.attribution.outputs import mean_token_margin
 from aim_plugins.task_documents import Document, load_documents
 from aim_plugins.task_questions.settings import QuestionSettings
 
@@ -35,6 +36,12 @@ class Question:
     ids: tuple[tuple[int, ...], ...]
     scored: tuple[int, ...]
     right: int
+
+    @property
+    def answer(self) -> Question:
+        """The right choice alone."""
+        ids, scored = self.ids[self.right], self.scored[self.right]
+        return Question(self.name, (ids,), (scored,), 0)
 
 
 def load_choices(settings: QuestionSettings) -> dict[str, list[Document]]:
@@ -170,14 +177,20 @@ class QuestionBatch:
             ValueError: If the model returns NaN.
         """
         logits = self._scored_logits(model).float()
-        values = F.log_softmax(logits, dim=-1).gather(1, self.tokens[:, None])[:, 0]
-        if bool(values.isnan().any()):
-            raise ValueError("model: it returns NaN: try --dtype float32")
+        values = _numbers(F.log_softmax(logits, dim=-1).gather(1, self.tokens[:, None])[:, 0])
         sums = values.new_zeros(sum(self.counts)).index_add(0, self.choices, values)
         parts: Sequence[Tensor] = sums.split(self.counts)
         return torch.nn.utils.rnn.pad_sequence(
             list(parts), batch_first=True, padding_value=-float("inf")
         )
+
+    def mean_token_margins(self, model: Any) -> Float[Tensor, " choices"]:
+        """Mean margins of the tokens of every choice, of one question after the other, in nats.
+
+        Raises:
+            ValueError: If the model returns NaN.
+        """
+        return _numbers(mean_token_margin(self._scored_logits(model), self.tokens, self.choices))
 
     def _scored_logits(self, model: Any) -> Float[Tensor, "scored vocabulary"]:
         """Logits that predict the scored tokens."""
@@ -187,6 +200,17 @@ class QuestionBatch:
         kept, places = self.positions.unique(return_inverse=True)
         logits = model(self.inputs, use_cache=False, logits_to_keep=kept).logits
         return logits[self.rows, places]
+
+
+def _numbers(values: Tensor) -> Tensor:
+    """Values as they are.
+
+    Raises:
+        ValueError: If the model that they are of returns NaN.
+    """
+    if bool(values.isnan().any()):
+        raise ValueError("model: it returns NaN: try --dtype float32")
+    return values
 
 
 def _longest(inputs: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], tuple[int, ...]]:

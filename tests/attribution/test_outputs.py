@@ -43,45 +43,25 @@ def test_missing_choices_never_win() -> None:
     assert choice_margin(scores, torch.tensor([0, 1])).tolist() == [3.0, -2.0]
 
 
-def test_token_margins_are_of_the_next_token_and_leave_padding_out() -> None:
-    """By a loop over texts without their padding, as in the authors' code."""
+def test_token_margins_are_means_over_the_tokens_of_each_text() -> None:
+    """By a loop over texts, whose tokens need not lie next to each other."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 6, 11, generator=generator)
-    tokens = torch.randint(11, (3, 6), generator=generator)
-    lengths = [6, 4, 2]
-    counted = torch.tensor([[place < length for place in range(6)] for length in lengths])
-    expected = [
-        np.mean(
-            [
-                logits[row, place - 1, tokens[row, place]].item()
-                - max(
-                    value
-                    for word, value in enumerate(logits[row, place - 1].tolist())
-                    if word != tokens[row, place]
-                )
-                for place in range(1, length)
-            ]
-        )
-        for row, length in enumerate(lengths)
+    logits = torch.randn(9, 11, generator=generator)
+    tokens = torch.randint(11, (9,), generator=generator)
+    texts = torch.tensor([0, 2, 2, 0, 1, 2, 0, 0, 2])
+    margins = [
+        row[token] - max(row[:token] + row[token + 1 :])
+        for row, token in zip(logits.tolist(), tokens.tolist(), strict=True)
     ]
-    found = mean_token_margin(logits, tokens, counted)
+    expected = [
+        np.mean([margins[place] for place in range(9) if texts[place] == text]) for text in range(3)
+    ]
+    found = mean_token_margin(logits, tokens, texts)
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_a_model_says_at_padding_does_not_matter() -> None:
-    logits = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1))
-    tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 0, 0]])
-    counted = torch.tensor([[True] * 4, [True, True, False, False]])
-    expected = mean_token_margin(logits, tokens, counted)
-    for value in (math.nan, math.inf):
-        logits[1, 1:] = value
-        assert torch.equal(mean_token_margin(logits, tokens, counted), expected)
-
-
-def test_texts_of_no_counted_tokens_and_single_classes_are_refused() -> None:
-    tokens, counted = torch.zeros(2, 3).long(), torch.ones(2, 3).bool()
-    counted[1, 1:] = False
-    with pytest.raises(ValueError, match="counted: no token behind the first one counts in row 1"):
-        mean_token_margin(torch.zeros(2, 3, 5), tokens, counted)
+def test_texts_of_no_tokens_and_single_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="texts: no token belongs to text 1: leave"):
+        mean_token_margin(torch.zeros(2, 5), torch.zeros(2).long(), torch.tensor([0, 2]))
     with pytest.raises(ValueError, match="logits: 1 classes have no margin"):
         margin(torch.zeros(2, 1), torch.zeros(2).long())

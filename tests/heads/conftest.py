@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -35,6 +36,25 @@ def attribute(tiny, task_folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
         return cli.main(["attribute", *options, *map(str, words)]), folder
 
     return run
+
+
+@pytest.fixture(scope="session")
+def token_margin():
+    """Mean margin of a choice's tokens by hand, from the logits that transformers returns."""
+
+    def by_hand(model, tokenizer, context: str, choice: str) -> float:
+        start = len(tokenizer(context)["input_ids"])
+        ids = tokenizer(context + choice)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0].tolist()
+        margins = [
+            logits[place - 1][ids[place]]
+            - max(value for token, value in enumerate(logits[place - 1]) if token != ids[place])
+            for place in range(start, len(ids))
+        ]
+        return sum(margins) / len(margins)
+
+    return by_hand
 
 
 @pytest.fixture

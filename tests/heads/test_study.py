@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from aim_plugins.attribution.attributions import Attributions
 from aim_plugins.heads.ablated import AblatedModel
 from aim_plugins.modulation.edits import ComponentEdit
+from aim_plugins.task_documents import load_documents
 
 pytest.importorskip("lm_eval")
 
@@ -111,38 +112,80 @@ def test_the_stock_harness_gives_the_answers_that_the_study_reports(
             assert theirs[number] == pytest.approx(scores, abs=1e-4)
 
 
-@pytest.mark.usefixtures("undrawn")
-def test_a_head_that_alone_does_anything_is_found_with_its_true_effect(
-    attribute, tiny, tmp_path, task_folder
-) -> None:
+@pytest.fixture(scope="module")
+def planted(tiny, tmp_path_factory):
+    """Folders of a model of whose heads one alone does anything, and of it without that one."""
+    folder = tmp_path_factory.mktemp("models")
     model = AutoModelForCausalLM.from_pretrained(tiny.folder, dtype="float32")
-    for layer, block in enumerate(model.model.layers):
-        kept = torch.zeros(4, dtype=torch.bool)
-        kept[2] = layer == 1
-        block.self_attn.o_proj.weight.data *= kept.repeat_interleave(12)
-    model.save_pretrained(tmp_path / "planted")
-    tiny.tokenizer.save_pretrained(tmp_path / "planted")
-    _, folder = attribute(model=tmp_path / "planted")
+    for name, layers in (("planted", (1,)), ("without", ())):
+        for layer, block in enumerate(model.model.layers):
+            kept = torch.zeros(4, dtype=torch.bool)
+            kept[2] = layer in layers
+            block.self_attn.o_proj.weight.data *= kept.repeat_interleave(12)
+        model.save_pretrained(folder / name)
+        tiny.tokenizer.save_pretrained(folder / name)
+    return folder / "planted", folder / "without"
+
+
+def check_planted(folder, true: dict[int, float]) -> None:
+    """Holds attributions against the true effects of the head, by a document's number."""
     found = {row["component"]: float(row["mean"]) for row in rows_of(folder)}
     planted = found.pop("model.layers.1.self_attn[2]")
     assert max(map(abs, found.values())) < 1e-3 * abs(planted)
     learned = Attributions.load(folder / "attributions")
-    with torch.no_grad():  # without it nothing is left of any attention
-        model.model.layers[1].self_attn.o_proj.weight.zero_()
-    model.save_pretrained(tmp_path / "without")
-    tiny.tokenizer.save_pretrained(tmp_path / "without")
-    before, after = (
-        asked_by_harness(task_folder, "tiny_capitals", pretrained=tmp_path / name, dtype="float32")
-        for name in ("planted", "without")
-    )
-    true = [
-        margin(before[number], number % 4) - margin(after[number], number % 4)
-        for number in (int(one.partition("#")[2]) for one in learned.examples)
-    ]
-    assert learned.weights[:, 6].tolist() == pytest.approx(true, abs=1e-4)
-    assert planted == pytest.approx(sum(true) / len(true), abs=1e-4)
+    expected = [true[int(one.partition("#")[2])] for one in learned.examples]
+    assert learned.weights[:, 6].tolist() == pytest.approx(expected, abs=1e-4)
+    assert planted == pytest.approx(sum(expected) / len(expected), abs=1e-4)
     results = results_of(folder)
     assert all(one > 0.999 for one in results["correlations"]["attributions"]["0.2"])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_head_that_alone_does_anything_is_found_with_its_true_effect(
+    attribute, planted, task_folder
+) -> None:
+    _, folder = attribute(model=planted[0])
+    before, after = (
+        asked_by_harness(task_folder, "tiny_capitals", pretrained=model, dtype="float32")
+        for model in planted
+    )
+    true = {
+        number: margin(scores, number % 4) - margin(after[number], number % 4)
+        for number, scores in before.items()
+    }
+    check_planted(folder, true)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_mean_token_margins_are_attributed_while_edits_are_judged_by_answers(
+    attribute, planted, token_margin, tiny, task_folder
+) -> None:
+    status, folder = attribute(
+        model=planted[0], output_fn="mean_token_margin", baselines="leave_one_out"
+    )
+    assert status == 0
+    documents = load_documents(["tiny_capitals"], str(task_folder))["tiny_capitals"]
+    before, after = (
+        [token_margin(model, tiny.tokenizer, *one.options[one.place]) for one in documents]
+        for model in (AutoModelForCausalLM.from_pretrained(one) for one in planted)
+    )
+    true = [one - other for one, other in zip(before, after, strict=True)]
+    check_planted(folder, dict(enumerate(true)))
+    # Documents are shown with the output that is attributed, and with its change in truth.
+    results, page = results_of(folder), (folder / "report.html").read_text()
+    targets = ComponentEdit.load(folder / "edit").metadata.targets
+    learned = [int(one.partition("#")[2]) for one in targets]
+    (alone,) = (one for one in results["alone"] if one["number"] == 6)
+    assert alone["learning"] == pytest.approx([after[one] for one in learned], abs=1e-4)
+    assert '<th scope="col">mean token margin</th>' in page
+    assert all(f">{before[one]:+.2f}<" in page for one in learned)
+    # Held-out documents and the choice of a size show the choice margin.
+    own = results["outcomes"]["tiny_capitals"]
+    change = mean_margin(own["edited"]) - mean_margin(own["whole"])
+    assert f"the margin of the right choice changes by {change:+.2f} nats" in page
+    path = results["validation"]
+    moved = [mean_margin(path["whole"]) - mean_margin(one) for one in path["steps"]]
+    assert len(results["edit"]) == path["sizes"][moved.index(max(moved))]
 
 
 @pytest.mark.usefixtures("undrawn")
