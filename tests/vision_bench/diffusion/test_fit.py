@@ -313,8 +313,16 @@ def test_sites_are_fitted_in_the_order_in_which_they_run(exact):
     assert list(fit(pipe).metadata.sites) == SITES
 
 
-@pytest.mark.parametrize("options", [{"timesteps": "each"}, {"pooling": "all"}])
-@pytest.mark.parametrize("name", ["sd", "sdxl", "flux", "sd3", "pixart"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sd", {"timesteps": "each"}),
+        ("sdxl", {"pooling": "all"}),
+        ("flux", {"timesteps": "each"}),
+        ("sd3", {"pooling": "all"}),
+        ("pixart", {"timesteps": "each"}),
+    ],
+)
 def test_batches_with_schedulers_of_their_own_give_the_maps_of_one_batch(exact, name, options):
     """At the default sites of each denoiser."""
     pipe = exact(name)
