@@ -33,7 +33,7 @@ def make_tokenizer(words: Iterable[str]) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
-    merges = learn_merges({part for word in words for part in word.split("-")})
+    merges: Any = learn_merges({part for word in words for part in word.split("-")})
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [_BEGIN, _END, *alphabet, *(one + _LAST for one in alphabet)]
     tokens += dict.fromkeys("".join(pair) for pair in merges)

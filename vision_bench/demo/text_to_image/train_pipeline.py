@@ -135,9 +135,11 @@ def train_pipeline(
         scheduler = build_scheduler()
         parameters = [*denoiser.parameters(), *text.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.01)
-        optimizer.register_step_pre_hook(
-            lambda *_: torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm) and None
-        )
+
+        def clip_gradient(*_: Any) -> None:
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+
+        optimizer.register_step_pre_hook(clip_gradient)
         pipeline = StableDiffusionPipeline(
             vae=autoencoder.eval(),
             text_encoder=text,
