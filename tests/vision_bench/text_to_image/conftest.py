@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("diffusers")
 
-from tests.vision_bench.diffusion.conftest import make_sd, make_sdxl, made
+from tests.vision_bench.diffusion.conftest import made, make_sd, make_sdxl
 from vision_bench.cli import main
 
 SOURCE = ["a red coat", "a blue boot", "red boot", "coat"]
