@@ -107,7 +107,8 @@ def read_command(
     parser.set_defaults(**(given or {}))
     options = vars(parser.parse_args(join_negative_values(arguments, _STRENGTHS)))
     if besides:
-        sections = {one.__name__: one for one in (kind, *besides)}
+        kinds: tuple[type[Settings], ...] = (kind, *besides)
+        sections = {one.__name__: one for one in kinds}
     settings = read_settings(
         kind,
         options.get("config"),
