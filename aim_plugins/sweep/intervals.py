@@ -19,6 +19,9 @@ _Range = tuple[float, float]
 
 _RANGES: dict[str, _Range | None] = {
     **dict.fromkeys(("sentiment", "mcc"), (-1.0, 1.0)),
+    **dict.fromkeys(
+        (f"{of}_similarity" for of in ("image", "prompt", "target", "directional")), (-1.0, 1.0)
+    ),
     **dict.fromkeys(("acc", "iou", "recall", "precision", "f1"), (0.0, 1.0)),
     **dict.fromkeys(("miou", "mrecall", "mprecision", "mf1"), (0.0, 1.0)),
     **dict.fromkeys(("bleu", "chrf", "chrf++"), (0.0, 100.0)),

@@ -108,9 +108,11 @@ ARGUMENTS = {
     "reengineering/saved_module.py": {"module"},
     "segmentation/envelope.py": {"stds"},
     "segmentation/overlays.py": {"alpha"},
-    # Of the section `data` of a config.
+    # Options of prompts, which a config holds in one setting.
     "text_to_image/additions.py": {"num_tags"},
-    "text_to_image/tasks.py": {"asked", "plain", "n_source", "n_target"},
+    "text_to_image/tasks.py": {"source", "target"},
+    "text_to_image/judge.py": {"clip"},
+    "text_to_image/scores.py": {"strengths"},
 }
 """Arguments of functions that only Python calls, or a command gives itself, and words of values."""
 

@@ -151,7 +151,6 @@ def load_clip(
     asked: Choice | None,
 ) -> VisionModel:
     """Loads a CLIP that transformers saved, as a classifier of classes that texts name."""
-    transformers = _require("transformers")
     if weights in (HUB, RANDOM):
         raise ValueError(
             f"weights={weights!r} of {name!r}, which has weights: leave them out, or give the file "
@@ -162,15 +161,13 @@ def load_clip(
             f"model={name!r} tells classes by their names, which are not known here: choose a "
             "model with an output for each class"
         )
-    local = Path(source).is_dir()
-    with _report_left_to_us(transformers):
-        module, tokenizer = _read_clip(transformers, name, source, local)
+    module, tokenizer = read_clip(source, name)
     texts = clip.text_features(module, tokenizer, class_names, prompts or clip.PROMPTS)
     side = module.config.vision_config.image_size
     usual = Preprocessing(
         size=side, crop=side, mean=clip.MEAN, std=clip.STD, interpolation="bicubic"
     )
-    known = folder_preprocessing(source, local, crops=True) or KnownPreprocessing(
+    known = folder_preprocessing(source, Path(source).is_dir(), crops=True) or KnownPreprocessing(
         usual, "that of CLIP's authors", False
     )
     known = known.settle(asked, name=name)
@@ -192,12 +189,27 @@ def load_clip(
     )
 
 
-def _read_clip(transformers: ModuleType, name: str, source: str, local: bool) -> tuple[Any, Any]:
-    """The model of transformers and its tokenizer.
+def read_clip(source: str, name: str, argument: str = "model") -> tuple[Any, Any]:
+    """Reads a CLIP that transformers saved, in single precision, and its tokenizer.
+
+    Args:
+        source: A folder, or a name on the hub.
+        name: What it is called, for errors.
+        argument: The argument that names it, for errors.
+
+    Returns:
+        The `CLIPModel` in evaluation mode, and the tokenizer.
 
     Raises:
         ValueError: If there is no CLIP, weights are missing, or there is no tokenizer.
     """
+    transformers = _require("transformers")
+    with _report_left_to_us(transformers):
+        return _read_clip(transformers, source, name, argument)
+
+
+def _read_clip(transformers: ModuleType, source: str, name: str, argument: str) -> tuple[Any, Any]:
+    local = Path(source).is_dir()
     where = "folder" if local else "hub name (and no folder here)"
     try:
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
@@ -212,7 +224,7 @@ def _read_clip(transformers: ModuleType, name: str, source: str, local: bool) ->
         )
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model={name!r}: transformers loads no CLIP from this {where}: {error}"
+            f"{argument}={name!r}: transformers loads no CLIP from this {where}: {error}"
         ) from error
     # Files of older versions hold these constants.
     report["unexpected_keys"] = [
@@ -226,8 +238,8 @@ def _read_clip(transformers: ModuleType, name: str, source: str, local: bool) ->
             raise ValueError("there is no tokenizer.json, nor vocab.json with merges.txt")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model={name!r}: transformers loads no tokenizer from this {where}, which the names "
-            f"of classes need: {error}"
+            f"{argument}={name!r}: transformers loads no tokenizer from this {where}, which "
+            f"texts need: {error}"
         ) from error
     return module.eval(), tokenizer
 

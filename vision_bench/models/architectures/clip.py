@@ -52,11 +52,36 @@ class ZeroShotClip(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch k"]:
         """Cosine of each image with each text, times the temperature that CLIP learned."""
-        features = self.visual_projection(self.vision_model(pixel_values=images).pooler_output)
-        return self.head(F.normalize(features, dim=-1))
+        return self.head(embed_images(self, images))
+
+
+def embed_images(
+    clip: CLIPModel | ZeroShotClip, images: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch width"]:
+    """What the image tower makes of images, of length 1."""
+    features = clip.visual_projection(clip.vision_model(pixel_values=images).pooler_output)
+    return F.normalize(features, dim=-1)
 
 
 @torch.no_grad()
+def embed_texts(
+    clip: CLIPModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, cut: bool = False
+) -> Float[Tensor, "texts width"]:
+    """What the text tower makes of texts, of length 1.
+
+    Args:
+        clip: The model.
+        tokenizer: Its tokenizer.
+        texts: The texts, at least one.
+        cut: Whether of a text that is too long the end is left out.
+
+    Raises:
+        ValueError: If a text is too long, and is not to be cut.
+    """
+    passes = _passes(clip, tokenizer, texts, cut)
+    return torch.cat([F.normalize(features, dim=-1) for features in passes])
+
+
 def text_features(
     clip: CLIPModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -86,18 +111,19 @@ def text_features(
     found = []
     for prompt in prompts:
         texts = [prompt.replace(_PLACE, spoken_name(name)) for name in classes]
-        features = torch.cat(list(_passes(clip, tokenizer, texts)))
-        found.append(F.normalize(features, dim=-1))
+        found.append(embed_texts(clip, tokenizer, texts))
     return F.normalize(torch.stack(found).mean(0), dim=-1)
 
 
 def _passes(
-    clip: CLIPModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+    clip: CLIPModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], cut: bool
 ) -> Iterator[Float[Tensor, "texts width"]]:
     most = clip.text_model.config.max_position_embeddings
     for start in range(0, len(texts), _TEXTS):
         own = list(texts[start : start + _TEXTS])
-        tokens = tokenizer(own, padding=True, return_tensors="pt")
+        tokens = tokenizer(
+            own, padding=True, truncation=cut, max_length=most if cut else None, return_tensors="pt"
+        ).to(clip.device)
         if tokens["input_ids"].shape[1] > most:
             longest = own[int(tokens["attention_mask"].sum(1).argmax())]
             raise ValueError(
