@@ -446,6 +446,10 @@ SETTINGS = {
     "### `segment evaluate` and `segment infer`": (
         "vision vision_bench.segmentation.settings:SegmentSettings"
     ),
+    "## Settings of `images fit`": "text-to-image vision_bench.text_to_image.settings:FitSettings",
+    "## Settings of `images generate`": (
+        "text-to-image vision_bench.text_to_image.settings:GenerateSettings"
+    ),
     "## Segmentation and focus": (
         "vision vision_bench.segmentation.perturbation_config:Perturbation"
     ),
@@ -478,11 +482,13 @@ def test_the_tables_of_settings_have_every_setting_its_default_and_a_working_exa
     for names, default, example in rows:
         if len(names) > 1:  # as of another command
             continue
-        needed = own[names[0]].default is dataclasses.MISSING
-        held = "needed" if needed else repr(own[names[0]].default).replace("'", '"')
+        one = own[names[0]]
+        factory = one.default_factory
+        value = one.default if factory is dataclasses.MISSING else factory()
+        held = "needed" if value is dataclasses.MISSING else repr(value).replace("'", '"')
         assert default == held, names
         examples[names[0]] = eval(example, {"dict": dict})
-        assert examples[names[0]] != own[names[0]].default, names
+        assert examples[names[0]] != value, names
     assert settings.make_settings(kind, examples, f"docs/{page}.md")
 
 

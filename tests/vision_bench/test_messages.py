@@ -48,6 +48,7 @@ from vision_bench.reengineering.settings import ReengineerSettings
 from vision_bench.segmentation.perturbation_config import Perturbation, Target
 from vision_bench.segmentation.settings import SegmentSettings
 from vision_bench.systems import SYSTEMS
+from vision_bench.text_to_image.settings import FitSettings, GenerateSettings, ShowSettings
 
 ROOT = Path(vision_bench.__file__).parent
 COVERAGE: tuple[type[Settings], ...] = (
@@ -73,6 +74,7 @@ ATTRIBUTION: tuple[type[Settings], ...] = (
     MergeSettings,
     EditSettings,
 )
+IMAGES: tuple[type[Settings], ...] = (FitSettings, ShowSettings, GenerateSettings)
 KINDS: tuple[type[Settings], ...] = (
     ClassifySettings,
     LogitsSettings,
@@ -81,6 +83,7 @@ KINDS: tuple[type[Settings], ...] = (
     *COVERAGE,
     *REENGINEERING,
     *ATTRIBUTION,
+    *IMAGES,
 )
 BLOCKS = (Preprocessing, Perturbation, Target)
 
@@ -108,7 +111,7 @@ ARGUMENTS = {
     "segmentation/overlays.py": {"alpha"},
     # Options of prompts, which a config holds in one setting.
     "text_to_image/additions.py": {"num_tags"},
-    "text_to_image/tasks.py": {"source", "target"},
+    "text_to_image/tasks.py": {"asked", "n_source", "n_target", "plain", "source", "target"},
     "text_to_image/judge.py": {"clip"},
     "text_to_image/scores.py": {"strengths"},
 }
@@ -169,6 +172,7 @@ def test_every_setting_that_a_message_names_is_of_its_command(said):
         "coverage": names_of(*COVERAGE),
         "attribution": names_of(*ATTRIBUTION, Preprocessing, Trigger, Writing),
         "reengineering": names_of(*REENGINEERING, Preprocessing),
+        "text_to_image": names_of(*IMAGES),
     }
     every = set.union(*known.values())
     lost = [

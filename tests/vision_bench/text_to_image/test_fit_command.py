@@ -44,7 +44,7 @@ def test_every_option_reaches_the_fit(pipelines, sides, tmp_path):
     words = "--pooling all --support q10_90 --timesteps each --incremental source --strength -0.5"
     words += " --rows conditional --guidance-scale 2 --num-inference-steps 3 --height 32 --width 16"
     words += " --negative-prompt boot --seed 7 --limit 2 --dtype bfloat16"
-    modules = ["--modules", r".*conv_norm_out", r".*mid_block\.resnets\.0\.norm1"]
+    modules = ["--modules", r"unet\.conv_norm_out", r"unet\.mid_block\.resnets\.0\.norm1"]
     where = ["--pipeline", pipelines / "sd", "-o", tmp_path / "out"]
     assert images("fit", *where, *sides, *words.split(), *modules) == 0
     known = ImageTransport.load(tmp_path / "out").metadata
@@ -89,7 +89,10 @@ def test_a_config_names_data_and_settings_of_each_command(pipelines, tmp_path):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--source", "{here}/one.txt", "--target", "{here}/one.txt"], "at least 2 source prompts"),
+        (
+            ["--source", "{here}/one.txt", "--target", "{here}/one.txt"],
+            "source has 1 prompt(s), and method='linear' needs at least 2",
+        ),
         (["--source", "{here}/one.txt"], "without the other side"),
         ([], "the prompts are missing"),
         (["--source", "{here}/no.txt", "--target", "{here}/one.txt"], "no such file"),

@@ -208,7 +208,7 @@ def test_a_model_that_was_replaced_is_refused(words, pipelines, tmp_path, capsys
 @pytest.mark.parametrize(
     ("pipeline", "more", "named"),
     [
-        ("sdxl", [], "the transport"),
+        ("sdxl", [], "was learned on another model"),
         ("blind", [], "no 'vae'"),
         ("none", [], "no such folder"),
         ("sd", ["--strength", "0:1"], "strength='0:1'"),
