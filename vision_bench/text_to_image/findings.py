@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -187,11 +186,13 @@ def _where_clear(found: Sequence[Change]) -> str:
     clear = [one for one in found if one.is_clear]
     if not clear or len(found) == 1:
         return ""
-    if clear == found[-len(clear) :]:
+    if clear == list(found):
+        where = "at every strength"
+    elif clear == found[-len(clear) :]:
         where = f"from {_name(clear[0].strength)} on"
     else:
         where = f"at λ = {', '.join(format_strength(one.strength) for one in clear)}"
-    return f" It can be told apart from λ = 0 {where} (p < {LEVEL}, corrected by Holm)."
+    return f" It differs from that at λ = 0 {where} (p < {LEVEL}, corrected by Holm)."
 
 
 def _name(strength: float) -> str:
