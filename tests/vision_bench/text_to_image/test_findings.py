@@ -51,15 +51,18 @@ def test_p_counts_all_signs_and_is_corrected_for_the_strengths() -> None:
     ("found", "parts"),
     [
         (scores(0.1, 0.5, 0.8), ["rises from 0.100", "half of that is reached at λ = 0.5, with"]),
-        (scores(0.1, 0.2, 0.8), ["to 0.800 [", "at λ = 1 (+0.700 [", "at λ = 0 at every strength"]),
-        (scores(0.9, 0.9, 0.1), ["falls from 0.900", "(-0.800 [", "from λ = 1 on (p < 0.05"]),
+        (
+            scores(0.1, 0.2, 0.8),
+            ["to 0.800 [", "at λ = 1 (+0.700 [", "At every strength it differs from"],
+        ),
+        (scores(0.9, 0.9, 0.1), ["falls from 0.900", "(-0.800 [", "From λ = 1 on it differs"]),
         (
             scores(0.5, 0.5, 0.5),
-            ["at λ = 1, 0.500 [", "cannot be told apart", "prompt similarity 0.2"],
+            ["cannot be told apart from that", "prompt similarity 0.2"],
         ),
         (
             scores(0.5, 0.9, 0.5),
-            ["cannot be told apart", "differs from that at λ = 0 at λ = 0.5 ("],
+            ["cannot be told apart", "At λ = 0.5 it differs from"],
         ),
         (scores(0.5, strengths=(0.0,)), ["λ = 0 is the only strength"]),
         (
