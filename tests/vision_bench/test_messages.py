@@ -48,7 +48,12 @@ from vision_bench.reengineering.settings import ReengineerSettings
 from vision_bench.segmentation.perturbation_config import Perturbation, Target
 from vision_bench.segmentation.settings import SegmentSettings
 from vision_bench.systems import SYSTEMS
-from vision_bench.text_to_image.settings import FitSettings, GenerateSettings, ShowSettings
+from vision_bench.text_to_image.settings import (
+    EvaluateSettings,
+    FitSettings,
+    GenerateSettings,
+    ShowSettings,
+)
 
 ROOT = Path(vision_bench.__file__).parent
 COVERAGE: tuple[type[Settings], ...] = (
@@ -74,7 +79,12 @@ ATTRIBUTION: tuple[type[Settings], ...] = (
     MergeSettings,
     EditSettings,
 )
-IMAGES: tuple[type[Settings], ...] = (FitSettings, ShowSettings, GenerateSettings)
+IMAGES: tuple[type[Settings], ...] = (
+    FitSettings,
+    ShowSettings,
+    GenerateSettings,
+    EvaluateSettings,
+)
 KINDS: tuple[type[Settings], ...] = (
     ClassifySettings,
     LogitsSettings,
@@ -109,9 +119,9 @@ ARGUMENTS = {
     "reengineering/saved_module.py": {"module"},
     "segmentation/envelope.py": {"stds"},
     "segmentation/overlays.py": {"alpha"},
-    # Of the section `data` of a config.
+    # Options of prompts, which a config holds in one setting.
     "text_to_image/additions.py": {"num_tags"},
-    "text_to_image/tasks.py": {"source", "target", "asked", "plain", "n_source", "n_target"},
+    "text_to_image/tasks.py": {"asked", "n_source", "n_target", "plain", "source", "target"},
     "text_to_image/judge.py": {"clip"},
     "text_to_image/scores.py": {"strengths"},
 }
