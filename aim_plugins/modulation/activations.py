@@ -130,10 +130,10 @@ class AffineMap:
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> AffineMap:
         """The map on a device; the map itself if it is there."""
         vectors = self.scale, self.shift, self.support_min, self.support_max
-        placed = [one.to(device, dtype) for one in vectors]
-        if all(one is other for one, other in zip(placed, vectors, strict=True)):
+        scale, shift, low, high = (one.to(device, dtype) for one in vectors)
+        if scale is self.scale and shift is self.shift and low is vectors[2] and high is vectors[3]:
             return self
-        return AffineMap(*placed, self.clip)
+        return AffineMap(scale, shift, low, high, self.clip)
 
 
 def fingerprint_of(maps: Mapping[str, AffineMap], setting: str) -> str:
