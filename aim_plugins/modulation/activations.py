@@ -78,7 +78,7 @@ class AffineMap:
         infinite = torch.full_like(scale, torch.inf)
         return cls(scale, shift, -infinite, infinite)
 
-    @property
+    @functools.cached_property
     def is_bounded(self) -> bool:
         """Whether any neuron has a support."""
         return bool(self.support_min.isfinite().any() or self.support_max.isfinite().any())
@@ -128,14 +128,12 @@ class AffineMap:
         return activations + strength * self.displacement(activations)
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> AffineMap:
-        """The map on a device."""
-        return AffineMap(
-            self.scale.to(device, dtype),
-            self.shift.to(device, dtype),
-            self.support_min.to(device, dtype),
-            self.support_max.to(device, dtype),
-            self.clip,
-        )
+        """The map on a device; the map itself if it is there."""
+        vectors = self.scale, self.shift, self.support_min, self.support_max
+        scale, shift, low, high = (one.to(device, dtype) for one in vectors)
+        if scale is self.scale and shift is self.shift and low is vectors[2] and high is vectors[3]:
+            return self
+        return AffineMap(scale, shift, low, high, self.clip)
 
 
 def fingerprint_of(maps: Mapping[str, AffineMap], setting: str) -> str:

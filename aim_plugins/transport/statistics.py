@@ -18,7 +18,7 @@ def in_double(samples: Tensor) -> Tensor:
 
 def constant_neurons(samples: Float[Tensor, "n neurons"]) -> Bool[Tensor, " neurons"]:
     """Neurons whose samples are all the same, up to float32's rounding."""
-    low, high = samples.aminmax(dim=0)
+    low, high = samples.amin(0), samples.amax(0)  # twice as fast as aminmax
     return high - low <= ROUNDING * torch.maximum(low.abs(), high.abs())
 
 

@@ -44,7 +44,7 @@ def support_bounds(
         )
     fractions = torch.tensor(percentiles, dtype=torch.float64) / 100
     if percentiles == (0.0, 100.0):
-        low, high = pooled_source.aminmax(dim=0)
+        low, high = pooled_source.amin(0), pooled_source.amax(0)
     else:
         samples = in_double(pooled_source)
         low, high = torch.quantile(samples, fractions.to(samples.device), dim=0)

@@ -71,6 +71,7 @@ class ImageFit:
         self._plan = plan
         self._denoising = denoising
         self._batches = batches
+        self._numbers = [torch.tensor(batch.numbers) for batch in batches]
         self._n_source = n_source
         prompts = sum(len(batch.prompts) for batch in batches)
         self._strengths = plan.strengths(n_source, prompts - n_source)
@@ -199,7 +200,7 @@ class ImageFit:
     def _learn(self, site: str, timestep: float, parts: list[Responses]) -> AffineMap | None:
         """Fits the map that acts at a site and timestep; None if none acts before the end."""
         plan = self._plan
-        responses, owners = in_order(parts, [torch.tensor(one.numbers) for one in self._batches])
+        responses, owners = in_order(parts, self._numbers)
         if timestep not in self.timesteps:
             self.timesteps.append(timestep)
         learned: AffineMap | None

@@ -71,9 +71,9 @@ def as_places(output: Float[Tensor, "rows ..."], axis: int) -> Float[Tensor, "ro
 
 
 def per_neuron(
-    vectors: Float[Tensor, "rows neurons"], output: Float[Tensor, "rows ..."], axis: int
-) -> Float[Tensor, "rows ..."]:
-    """Vectors of neurons in a shape that broadcasts over the places of an output."""
+    vectors: Float[Tensor, "#rows neurons"], output: Float[Tensor, "rows ..."], axis: int
+) -> Float[Tensor, "#rows ..."]:
+    """Vectors of neurons, for each row or one for all, broadcasting over an output's places."""
     shape = [len(vectors), *[1] * (output.dim() - 1)]
     shape[axis] = vectors.shape[-1]
     return vectors.reshape(shape)

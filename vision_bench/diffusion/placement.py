@@ -9,8 +9,8 @@ Source: arXiv 2410.23054, eq. 1, and its public code.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -40,25 +40,25 @@ class Placed:
     """A map with a strength for each row, ready to move outputs.
 
     Args:
-        one: The map.
+        one: The map, on the device of the outputs.
         strengths: Strength λ of each row; rows of strength 0 keep every bit.
         pooling: One of `POOLINGS`.
-        device: Device of the outputs.
     """
 
-    def __init__(
-        self,
-        one: AffineMap,
-        strengths: Float[Tensor, " rows"],
-        pooling: str,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._map = one.to(device)
-        self._bounded = one.is_bounded
-        self._displacement = one.displacement_on(device)
-        self._weights = strengths.to(device, torch.float32)[:, None]
-        self._still = self._weights == 0
+    def __init__(self, one: AffineMap, strengths: Float[Tensor, " rows"], pooling: str) -> None:
+        device = one.scale.device
+        weights = strengths.to(device, torch.float32)[:, None]
         self._pooling = pooling
+        self._bounded = one.is_bounded
+        self._support = one.support_min, one.support_max
+        self._clip = one.clip
+        # λ (T(x) - x) = slope x + shift
+        self._slope = weights * (one.scale - 1)
+        self._shift = weights * one.shift
+        # Found before the strengths are on an accelerator, which would have to be waited for.
+        rows = (strengths == 0).nonzero().flatten()
+        self._still = rows.to(device) if len(rows) else None
+        self._shaped: dict[tuple[int, int], _Operands] = {}
 
     def __call__(self, output: Float[Tensor, "rows ..."], axis: int) -> Float[Tensor, "rows ..."]:
         """What becomes of an output; computed in float32 at least, and rounded once.
@@ -68,31 +68,66 @@ class Placed:
             axis: Axis of its neurons, see `neurons_axis`.
         """
         if self._pooling == "mean" and is_image(output, axis):
-            step = torch.where(self._still, _NOTHING, self._weights * self._of_means(output))
-            return _rounded(torch.add, output, output, per_neuron(step, output, axis))
+            return self._as_a_whole(output)
         if not self._bounded:
-            factor, summand = (per_neuron(one, output, axis) for one in self._affine)
-            return _rounded(_scaled_and_shifted, output, output, factor, summand)
+            operands = self._operands(output, axis)
+            return _rounded(_scaled_and_shifted, output, output, operands.factor, operands.summand)
+        if self._clip:
+            return self._clipped(output, axis)
         return self._within_support(output, axis)
 
-    @functools.cached_property
-    def _affine(self) -> tuple[Float[Tensor, "rows neurons"], Float[Tensor, "rows neurons"]]:
-        """Factor and summand of x + λ (T(x) - x), where no support interferes."""
-        factor = 1.0 + self._weights * (self._map.scale - 1)
-        summand = self._weights * self._map.shift
-        return torch.where(self._still, 1.0, factor), torch.where(self._still, _NOTHING, summand)
-
-    def _of_means(self, output: Tensor) -> Float[Tensor, "rows neurons"]:
+    def _as_a_whole(self, output: Tensor) -> Tensor:
         dtype = torch.promote_types(output.dtype, torch.float32)
-        return self._displacement(output.mean(tuple(range(2, output.dim())), dtype=dtype))
+        means = output.mean(tuple(range(2, output.dim())), dtype=dtype)
+        near = means.clamp(*self._support) if self._bounded and self._clip else means
+        step = torch.addcmul(self._shift, near, self._slope)
+        if self._bounded and not self._clip:
+            step = torch.where(_inside(means, *self._support), step, _NOTHING)
+        if self._still is not None:
+            step = step.index_fill(0, self._still, _NOTHING)
+        return _rounded(torch.add, output, output, per_neuron(step, output, 1))
+
+    def _clipped(self, output: Tensor, axis: int) -> Tensor:
+        """As a new tensor, changed in place: on a CPU a second one takes longer than the sums."""
+        operands = self._operands(output, axis)
+        exact = output.to(torch.promote_types(output.dtype, torch.float32))
+        # One bound at a time: both at once are slow for images on a CPU.
+        step = exact.clamp(min=operands.low).clamp_(max=operands.high)
+        step = step.mul_(operands.slope).add_(operands.shift)
+        if step.dtype == output.dtype:
+            moved = step.add_(output)
+        else:
+            moved = _rounded(torch.add, output, output, step)
+        if self._still is not None:
+            moved.index_copy_(0, self._still, output.index_select(0, self._still))
+        return moved
 
     def _within_support(self, output: Tensor, axis: int) -> Tensor:
-        places = output.movedim(axis, -1)
-        exact = places.to(torch.promote_types(output.dtype, torch.float32))
-        rows = (-1, *[1] * (output.dim() - 1))
-        moved = torch.addcmul(exact, self._weights.reshape(rows), self._displacement(exact))
-        kept = torch.where(self._still.reshape(rows), places, moved.to(output.dtype))
-        return kept.movedim(-1, axis)
+        operands = self._operands(output, axis)
+        moved = _rounded(_scaled_and_shifted, output, output, operands.factor, operands.summand)
+        return torch.where(_inside(output, operands.low, operands.high), moved, output)
+
+    def _operands(self, output: Tensor, axis: int) -> _Operands:
+        """The map's vectors in shapes that broadcast over an output."""
+        key = (output.dim(), axis)
+        if key not in self._shaped:
+            factor, summand = 1.0 + self._slope, self._shift
+            if self._still is not None:
+                factor = factor.index_fill(0, self._still, 1.0)
+                summand = summand.index_fill(0, self._still, _NOTHING)
+            ends = (one[None] for one in self._support)
+            rows = (self._slope, self._shift, factor, summand, *ends)
+            self._shaped[key] = _Operands(*(per_neuron(one, output, axis) for one in rows))
+        return self._shaped[key]
+
+
+class _Operands(NamedTuple):
+    slope: Tensor
+    shift: Tensor
+    factor: Tensor
+    summand: Tensor
+    low: Tensor
+    high: Tensor
 
 
 def transport_output(
@@ -103,7 +138,11 @@ def transport_output(
     pooling: str,
 ) -> Float[Tensor, "rows ..."]:
     """Moves an output by a map that is used once, see `Placed`."""
-    return Placed(one, strengths, pooling, output.device)(output, axis)
+    return Placed(one.to(output.device), strengths, pooling)(output, axis)
+
+
+def _inside(activations: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return (low < activations) & (activations < high)
 
 
 def _scaled_and_shifted(

@@ -54,6 +54,7 @@ class ImageMaps:
                     "None, for all timesteps, or one for each timestep"
                 )
         self.maps = {site: dict(timed) for site, timed in maps.items()}
+        self._on: dict[tuple[str, float | None, torch.device], AffineMap] = {}
         self.pooling = pooling
         self.rows = rows
 
@@ -75,6 +76,13 @@ class ImageMaps:
         """The map of a site that serves a timestep: that of the nearest one."""
         timed = self.maps[site]
         return timed[_key(timed, timestep)]
+
+    def on(self, site: str, key: float | None, device: torch.device) -> AffineMap:
+        """The map of a site and timestep, or None, on a device, where it stays."""
+        kept = (site, key, device)
+        if kept not in self._on:
+            self._on[kept] = self.maps[site][key].to(device)
+        return self._on[kept]
 
     @contextlib.contextmanager
     def applied(
@@ -168,25 +176,24 @@ class _Steered:
         axes: dict[int, int] = {}
 
         def move(output: Tensor) -> Tensor:
-            rows = self._call.rows
-            check_row_axis(output, rows, site)
+            check_row_axis(output, self._call.rows, site)
             self._missed.discard(site)
             if output.dim() not in axes:
                 axes[output.dim()] = neurons_axis(module, output, site)
             axis = axes[output.dim()]
             # A map for all steps needs no timestep, which would wait for an accelerator.
             key = None if None in timed else _key(timed, self._call.timestep)
-            timed[key].check_width(site, output.shape[axis])
-            return self._place(site, key, rows, output.device)(output, axis)
+            return self._place(site, key, output, axis)(output, axis)
 
         return move
 
-    def _place(self, site: str, key: float | None, rows: int, device: torch.device) -> Placed:
-        kept = (site, key, rows, device)
+    def _place(self, site: str, key: float | None, output: Tensor, axis: int) -> Placed:
+        kept = (site, key, len(output), output.device)
         if kept not in self._placed:
-            weights = over_rows(self._strengths, rows, self._maps.rows)
-            one = self._maps.maps[site][key]
-            self._placed[kept] = Placed(one, weights, self._maps.pooling, device)
+            one = self._maps.on(site, key, output.device)
+            one.check_width(site, output.shape[axis])
+            weights = over_rows(self._strengths, len(output), self._maps.rows)
+            self._placed[kept] = Placed(one, weights, self._maps.pooling)
         return self._placed[kept]
 
     def _begin(self, denoiser: nn.Module, given: Any) -> None:

@@ -65,13 +65,19 @@ def test_outputs_move_as_their_maps_were_fitted(
 @pytest.mark.parametrize("pooling", ["mean", "all"])
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("low", [-INFINITE, -1.0])
+@pytest.mark.parametrize(
+    "one",
+    [make_map(), make_map(low=-1.0), make_map(low=-1.0, clip=True)],
+    ids=["everywhere", "support", "clip"],
+)
+@pytest.mark.parametrize("strengths", [torch.zeros(1), STRENGTHS], ids=["alone", "mixed"])
 def test_rows_of_strength_0_keep_every_bit(
-    pooling: str, axis: int, dtype: torch.dtype, low: float
+    pooling: str, axis: int, dtype: torch.dtype, one: AffineMap, strengths: torch.Tensor
 ) -> None:
     special = torch.tensor([-0.0, 0.0, 1e-30, INFINITE, -INFINITE, float("nan"), 3.0, -3.0])
-    output = special.repeat(1, 2, 4, 1).movedim(1, axis).to(dtype)
-    found = transport_output(output, make_map(low=low), torch.zeros(1), axis, pooling)
+    output = special.repeat(len(strengths), 2, 4, 1).movedim(1, axis).to(dtype)
+    found = transport_output(output, one, strengths, axis, pooling)[strengths == 0]
+    output = output[strengths == 0]
     integers = torch.int32 if dtype == torch.float32 else torch.int16
     numbers = ~output.isnan()  # what is no number has no bits to keep
     assert torch.equal(found[numbers].view(integers), output[numbers].view(integers))
