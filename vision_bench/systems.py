@@ -144,6 +144,12 @@ SYSTEMS = (
         needs={"diffusers": "images"},
     ),
     System(
+        "images evaluate",
+        "how much of its effect a transport of a pipeline has at every strength, by a CLIP",
+        "vision_bench.text_to_image.commands:evaluate",
+        needs={"diffusers": "images"},
+    ),
+    System(
         "demo-models",
         "train small models once, and print where they lie",
         "vision_bench.demo.command:main",

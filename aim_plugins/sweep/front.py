@@ -37,6 +37,7 @@ class Front:
         axes: The strengths, one or two.
         subject: What the report names at its top beside the tasks, such as a concept.
         change: What is done to the model, such as "focus on owl"; part of title and headline.
+        headline: What stands first on the page, in place of a sentence on each task's first curve.
         overview: What stands before the curves; its table is printed too.
         chance: Value of a metric that guessing reaches, by task and metric.
         texts: What the model wrote, by task.
@@ -52,6 +53,7 @@ class Front:
     axes: Sequence[Axis]
     subject: str = ""
     change: str = ""
+    headline: str = ""
     overview: Overview | None = None
     chance: Mapping[tuple[str, str], float] = field(default_factory=dict)
     texts: Mapping[str, Sequence[TextSample]] = field(default_factory=dict)
@@ -98,6 +100,7 @@ def publish(
         axes=front.axes,
         subject=front.subject,
         change=front.change,
+        headline=front.headline,
         overview=front.overview,
         images=front.images,
         chance=front.chance,
@@ -108,6 +111,8 @@ def publish(
     print(format_points(points if front.printed is None else front.printed, front.axes))
     if front.overview is not None and front.overview.rows:
         print(f"\n{front.overview.as_text()}")
+    if front.headline:
+        print(f"\n{front.headline}")
     print()
     places["report"] = report
     width = max(map(len, [*places, "pictures"])) + 1

@@ -53,6 +53,7 @@ def write_report(
     axes: Sequence[Axis],
     subject: str = "",
     change: str = "",
+    headline: str = "",
     images: Mapping[str, Sequence[ImageSample]] | None = None,
     chance: Mapping[tuple[str, str], float] | None = None,
     overview: Overview | None = None,
@@ -73,6 +74,7 @@ def write_report(
         axes: The strengths, one or two.
         subject: Named at the top beside the tasks, such as a concept.
         change: What is done to the model, such as "focus on owl"; part of title and headline.
+        headline: What stands first, in place of a sentence on each task's first curve.
         images: Sample images of vision tasks, by task.
         chance: Value of a metric that guessing reaches, by task and metric.
         overview: Pictures and a table above the curves.
@@ -107,7 +109,9 @@ def write_report(
     name = _model_name(manifest)
     model, actor = (f"{name}, {change}", f"{name}, {change},") if change else (name, name)
     named = (overview and overview.data) or name_tasks(curves)
-    summary = summarise_grids(grids, axes, actor) if grids else summarise(curves, actor, noun)
+    summary = headline
+    if not summary:
+        summary = summarise_grids(grids, axes, actor) if grids else summarise(curves, actor, noun)
     page = (
         environment()
         .get_template("report.html.j2")

@@ -21,7 +21,7 @@ from vision_bench.data.labels import IGNORE, nearest
 from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.pixels import CachedSegmentationLogits
 from vision_bench.perturbators import Perturbator
-from vision_bench.pictures import spread
+from vision_bench.pictures import encode_picture, spread
 from vision_bench.segmentation.curve import EXPECTED_METRICS, SegmentationCurve, predict_levels
 from vision_bench.segmentation.group_counts import GroupCounts
 from vision_bench.segmentation.overlays import class_palette, overlay, present_classes
@@ -33,11 +33,6 @@ REPORT_LEVELS = 13
 """Strengths at which the report shows pictures, at most."""
 
 _LEGEND_CLASSES = 14
-_QUALITY = 75
-"""Of WebP, half as large as JPEG where noise colours single pixels: some 50 kB at 384 pixels."""
-
-_SMALL = 200
-"""Pictures below this width are kept exactly; they weigh little, and show their pixels."""
 
 
 def class_table(
@@ -241,7 +236,7 @@ def _sample(
         maps += predict_levels(logits, perturbator, stds, size=size, key=item.key)
     truth = overlay(photograph, labels, names, legend=[])
     pictures = {
-        view.strength: _encode(overlay(photograph, prediction, names, legend=[]))
+        view.strength: encode_picture(overlay(photograph, prediction, names, legend=[]))
         for view, prediction in zip(levels, maps, strict=True)
     }
     present = present_classes([labels, *maps], len(names))
@@ -256,18 +251,9 @@ def _sample(
         name=item.name.rsplit("/", 1)[-1],
         pictures=pictures,
         captions=captions,
-        references={"image": _encode(photograph), "ground truth": _encode(truth)},
+        references={"image": encode_picture(photograph), "ground truth": encode_picture(truth)},
         legend={names[entry]: _hex(entry) for entry in shown},
     )
-
-
-def _encode(picture: Image.Image) -> bytes:
-    content = io.BytesIO()
-    if picture.width < _SMALL:
-        picture.convert("RGB").save(content, "PNG", optimize=True)
-    else:
-        picture.convert("RGB").save(content, "WEBP", quality=_QUALITY)
-    return content.getvalue()
 
 
 def _hex(index: int) -> str:

@@ -3,6 +3,7 @@
 vision-bench images fit ...         learns one from two files of prompts
 vision-bench images show DIR        what it does, in numbers
 vision-bench images generate ...    what a steered pipeline draws, at every strength
+vision-bench images evaluate ...    how much of the effect comes at what similarity, by a CLIP
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from aim_plugins.core.settings import Settings
 from vision_bench.commands import read_command
 from vision_bench.text_to_image.settings import (
     SECTIONS,
+    EvaluateSettings,
     FitSettings,
     GenerateSettings,
     ShowSettings,
@@ -67,6 +69,23 @@ def generate(arguments: Sequence[str]) -> int:
     from vision_bench.text_to_image.generation import GenerationStudy
 
     GenerationStudy(settings, command).run()
+    return 0
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Runs `vision-bench images evaluate`; returns 0."""
+    settings, command = _read(
+        EvaluateSettings,
+        "evaluate",
+        "Draws as `images generate` does what is not drawn yet, and scores all images by a CLIP: "
+        "how much of the effect comes at which strength, and how similar images stay. A killed run "
+        "goes on when it is started again.",
+        arguments,
+        ["generate", "evaluate"],
+    )
+    from vision_bench.text_to_image.evaluation import EvaluationStudy
+
+    EvaluationStudy(settings, command).run()
     return 0
 
 

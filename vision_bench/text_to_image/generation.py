@@ -48,6 +48,7 @@ class GenerationStudy(FolderStudy):
     Attributes:
         transport: The transport.
         prompts: The prompts that are drawn.
+        concept: What transports lead into their pictures or out of them, where that is known.
         images: The files of each image, by strength.
 
     Raises:
@@ -62,7 +63,8 @@ class GenerationStudy(FolderStudy):
         self.command = command
         self.output = settings.output
         self.transport = ImageTransport.load(settings.transport)
-        prompts = load_prompts(settings.prompts).prompts
+        found = load_prompts(settings.prompts)
+        prompts, self.concept = found.prompts, found.concept
         if settings.max_batches is not None:
             prompts = prompts[: settings.max_batches * settings.batch_size]
         self.prompts = prompts

@@ -1,7 +1,7 @@
 """Settings of `vision-bench images`; a config holds them for all of its commands.
 
-A setting at the top of a config holds for every command that has it, those in the sections `fit`
-and `generate` for one.
+A setting at the top of a config holds for every command that has it, those in a section for one;
+`evaluate` has those of `generate` too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aim_plugins.core.settings import (
     SignedStrength,
     option,
 )
-from aim_plugins.core.strengths import parse_strengths
+from aim_plugins.core.strengths import format_strength, parse_strengths
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.transport.data.text_files import SUFFIXES
 from aim_plugins.transport.incremental import Incremental
@@ -242,5 +242,46 @@ class GenerateSettings(PipelineSettings, DenoisingSettings):
         return float(low), float(high), int(steps)
 
 
-SECTIONS: dict[str, type[Settings]] = {"fit": FitSettings, "generate": GenerateSettings}
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(GenerateSettings):
+    """How well a steered pipeline does what its transport is for.
+
+    Attributes:
+        clip: The CLIP that scores images: a folder that transformers saved, a name on the hub such
+            as openai/clip-vit-large-patch14, by which AcT scores, or "demo:clip".
+        concept: What the transport leads into images or out of them, in words; by default what the
+            config's prompts name.
+        strength: Strengths as of `images generate`, one of which is 0.
+        create_gif: Whether to write an animation over the strengths for each image.
+        shown: Images beside the slider of the report, evenly chosen.
+        shown_side: Their longer side in pixels, at most.
+    """
+
+    clip: str | None = option(None, metavar="FOLDER")
+    concept: str | None = option(None, metavar="WORDS")
+    create_gif: bool = False
+    shown: Natural = 12
+    shown_side: Count = 256
+
+    def check(self) -> None:
+        super().check()
+        if 0 not in self.strengths:
+            given = ", ".join(map(format_strength, self.strengths))
+            raise ValueError(
+                f"strength={given}: add 0, whose images those at the others are compared with"
+            )
+        if self.concept is not None and not self.concept.strip():
+            raise ValueError(f"concept={self.concept!r}: give words, or leave it out")
+
+    def check_files(self) -> None:
+        super().check_files()
+        if self.clip:
+            check_model_name(self.clip, "clip")
+
+
+SECTIONS: dict[str, type[Settings]] = {
+    "fit": FitSettings,
+    "generate": GenerateSettings,
+    "evaluate": EvaluateSettings,
+}
 """The sections of a config."""
