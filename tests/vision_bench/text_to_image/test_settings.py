@@ -13,7 +13,8 @@ from aim_plugins.core.settings import read_settings
 from vision_bench.text_to_image.settings import SECTIONS, FitSettings, GenerateSettings
 
 CONFIGS = Path(__file__).parents[3] / "eval_configs" / "vision" / "text_to_image"
-OWN = sorted(path for path in CONFIGS.glob("*.py") if not path.name.startswith("make_"))
+OWN = sorted(path for path in CONFIGS.glob("*.py") if not path.name.startswith(("make_", "demo_")))
+"""The configs with the paper's settings."""
 
 
 def settings(**given: Any) -> GenerateSettings:
