@@ -450,6 +450,9 @@ SETTINGS = {
     "## Settings of `images generate`": (
         "text-to-image vision_bench.text_to_image.settings:GenerateSettings"
     ),
+    "## Settings of `images evaluate`": (
+        "text-to-image vision_bench.text_to_image.settings:EvaluateSettings"
+    ),
     "## Segmentation and focus": (
         "vision vision_bench.segmentation.perturbation_config:Perturbation"
     ),

@@ -30,20 +30,31 @@ def estimate_texts(points: Sequence[Point]) -> list[tuple[str, str]]:
     [('0.000', '[0.000, 0.490]')]
     """
     return [
-        _estimate(point.value, low, high)
+        interval_texts(point.value, low, high)
         for point, (low, high) in zip(points, point_intervals(points), strict=True)
     ]
 
 
-def _estimate(value: float, low: float, high: float) -> tuple[str, str]:
+def interval_texts(value: float, low: float, high: float, sign: str = "") -> tuple[str, str]:
+    """A value and its 95 % interval in brackets, as `estimate_texts` writes them.
+
+    Args:
+        value: The value.
+        low: Lower end of its interval.
+        high: Upper end.
+        sign: "+" writes it before what is not negative, as of differences.
+
+    >>> interval_texts(0.00031, 0.00012, 0.0005, "+")
+    ('+0.00031', '[+0.00012, +0.00050]')
+    """
     if not (math.isfinite(low) and math.isfinite(high)):
-        return format_value(value), ""
+        return _write(value, _decimals(value), sign), ""
     decimals = _decimals(high if abs(high) > abs(low) else low)
     if high > low:
         # Two digits of the width.
         decimals = max(decimals, min(1 - math.floor(math.log10(high - low)), 12))
-    ends = ", ".join(_write(end, decimals) for end in (low, high))
-    return _write(value, decimals), f"[{ends}]"
+    ends = ", ".join(_write(end, decimals, sign) for end in (low, high))
+    return _write(value, decimals, sign), f"[{ends}]"
 
 
 def _decimals(value: float) -> int:
@@ -52,5 +63,5 @@ def _decimals(value: float) -> int:
     return min(_DIGITS - 1 - math.floor(math.log10(abs(value))), _DECIMALS)
 
 
-def _write(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}" if decimals >= 0 else f"{value:.{_DIGITS}g}"
+def _write(value: float, decimals: int, sign: str = "") -> str:
+    return f"{value:{sign}.{decimals}f}" if decimals >= 0 else f"{value:{sign}.{_DIGITS}g}"

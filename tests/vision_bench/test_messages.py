@@ -48,7 +48,12 @@ from vision_bench.reengineering.settings import ReengineerSettings
 from vision_bench.segmentation.perturbation_config import Perturbation, Target
 from vision_bench.segmentation.settings import SegmentSettings
 from vision_bench.systems import SYSTEMS
-from vision_bench.text_to_image.settings import FitSettings, GenerateSettings, ShowSettings
+from vision_bench.text_to_image.settings import (
+    EvaluateSettings,
+    FitSettings,
+    GenerateSettings,
+    ShowSettings,
+)
 
 ROOT = Path(vision_bench.__file__).parent
 COVERAGE: tuple[type[Settings], ...] = (
@@ -74,7 +79,12 @@ ATTRIBUTION: tuple[type[Settings], ...] = (
     MergeSettings,
     EditSettings,
 )
-IMAGES: tuple[type[Settings], ...] = (FitSettings, ShowSettings, GenerateSettings)
+IMAGES: tuple[type[Settings], ...] = (
+    FitSettings,
+    ShowSettings,
+    GenerateSettings,
+    EvaluateSettings,
+)
 KINDS: tuple[type[Settings], ...] = (
     ClassifySettings,
     LogitsSettings,

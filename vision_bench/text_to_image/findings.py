@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aim_plugins.core.strengths import format_strength
+from aim_plugins.sweep.formats import interval_texts
 from aim_plugins.sweep.paired import LEVEL, Interval, holm, show_p, sign_flip_p
 from aim_plugins.sweep.table import table_cell
 from vision_bench.text_to_image.scores import (
@@ -64,7 +64,10 @@ def changes(scores: ImageScores, metric: str) -> list[Change]:
     values, differences = scores.means(metric), scores.changes(metric)
     columns = dict(zip(scores.strengths, scores.values[metric].T.tolist(), strict=True))
     strengths = sorted(differences)
-    chances = holm([sign_flip_p(columns[one], columns[0.0]) for one in strengths])
+    plain = columns[0.0]
+    # One image has a sign of its own: nothing can be told of others.
+    tested = len(plain) > 1
+    chances = holm([sign_flip_p(columns[one], plain) if tested else 1.0 for one in strengths])
     return [
         Change(one, values[one], differences[one], p)
         for one, p in zip(strengths, chances, strict=True)
@@ -158,20 +161,18 @@ def differences_csv(scores: ImageScores) -> str:
     return text.getvalue()
 
 
-def shown(one: Interval) -> str:
+def shown(one: Interval, sign: str = "") -> str:
     """A mean with its interval, where that is known.
 
     >>> shown(Interval(0.5, 0.25, 0.75)), shown(Interval(1.0, math.nan, math.nan))
     ('0.500 [0.250, 0.750]', '1.000')
     """
-    if not math.isfinite(one.low):
-        return f"{one.value:.3f}"
-    return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+    return " ".join(filter(None, interval_texts(one.value, one.low, one.high, sign)))
 
 
 def signed(one: Interval) -> str:
     """A difference with its interval."""
-    return f"{one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+    return shown(one, "+")
 
 
 def _similarities(scores: ImageScores, strength: float) -> str:
@@ -185,11 +186,13 @@ def _where_clear(found: Sequence[Change]) -> str:
     clear = [one for one in found if one.is_clear]
     if not clear or len(found) == 1:
         return ""
-    if clear == found[-len(clear) :]:
+    if clear == list(found):
+        where = "at every strength"
+    elif clear == found[-len(clear) :]:
         where = f"from {_name(clear[0].strength)} on"
     else:
         where = f"at λ = {', '.join(format_strength(one.strength) for one in clear)}"
-    return f" It can be told apart from λ = 0 {where} (p < {LEVEL}, corrected by Holm)."
+    return f" It differs from that at λ = 0 {where} (p < {LEVEL}, corrected by Holm)."
 
 
 def _name(strength: float) -> str:

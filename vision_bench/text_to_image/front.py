@@ -24,8 +24,8 @@ from vision_bench.text_to_image.scores import DIRECTION, IMAGE, PRESENCE, PROMPT
 REPORT_STRENGTHS = 13
 """Strengths at which the report shows images, at most."""
 _SIZE = (9.6, 4.0)  # inches
-_APART = 13.0
-"""Points between two labels, at least; λ whose label would be nearer to another have none."""
+_APART = 22.0, 11.0
+"""Points between two labels, across or up; λ whose label would be nearer to another have none."""
 
 
 def show_exchange(
@@ -40,29 +40,27 @@ def show_exchange(
         units: What intervals are over, in words.
     """
     effect = effect_of(scores)
-    compared = [metric for metric in (effect, PROMPT) if metric is not None]
-    means = {metric: scores.means(metric) for metric in (*compared, IMAGE)}
-    beside = {metric: {one.strength: one for one in changes(scores, metric)} for metric in compared}
-    columns = ["λ"]
-    for metric in compared:
-        columns += [_words(metric), "change", "p"]
-    rows = []
-    for strength in sorted(scores.strengths):
-        row = [format_strength(strength)]
-        for metric in compared:
-            one = beside[metric].get(strength)
-            row += [shown(means[metric][strength])]
-            row += ["–", "–"] if one is None else [signed(one.difference), show_p(one.p)[4:]]
-        rows.append([*row, shown(means[IMAGE][strength])])
+    strengths = sorted(scores.strengths)
+    columns: dict[str, list[str]] = {"λ": [format_strength(one) for one in strengths]}
+    if effect is not None:
+        means, found = scores.means(effect), {one.strength: one for one in changes(scores, effect)}
+        columns[_words(effect)] = [shown(means[one]) for one in strengths]
+        moved = [found.get(one) for one in strengths]
+        columns["change"] = ["–" if one is None else signed(one.difference) for one in moved]
+        columns["p"] = ["–" if one is None else show_p(one.p).removeprefix("p = ") for one in moved]
+    left, lost = scores.means(IMAGE), scores.changes(PROMPT)
+    columns[_words(IMAGE)] = [shown(left[one]) for one in strengths]
+    columns[f"change of {_words(PROMPT)}"] = [
+        signed(lost[one]) if one in lost else "–" for one in strengths
+    ]
     return Overview(
         "Effect against similarity",
         f"{units[:1].upper()}{units[1:]}. Each is its own control: changes are from the image of "
         "the same noise at λ = 0, with 95 % intervals, and p, of signs dealt out at random, is "
-        "corrected for the number of strengths (Holm). Up and to the right is better: the effect, "
-        "and all else as it was.",
+        "corrected for the number of strengths (Holm). Further to the right, more is as it was.",
         {f"{task}: effect against similarity": pictures["png"]} if pictures else {},
-        [*columns, _words(IMAGE)],
-        rows,
+        list(columns),
+        list(zip(*columns.values(), strict=True)),
         data=task,
     )
 
@@ -93,13 +91,14 @@ def draw_exchange(scores: ImageScores, task: str, concept: str | None) -> dict[s
             axes.grid(color="#E6E6E6", linewidth=0.8)
             axes.set_axisbelow(True)
             axes.tick_params(length=3)
+            axes.margins(x=0.08)
             _draw(axes, [scores.means(other)[one] for one in strengths], effect)
         panels[0].set_ylabel(_plain(name))
         if metric == PRESENCE:
             panels[0].set_ylim(-0.03, 1.03)
         panels[0].set_title(_plain(task), pad=18)
         panels[0].annotate(
-            f"n = {count}, bars are 95 % intervals",
+            f"n = {count}, bars are 95 % intervals, numbers are λ",
             (0, 1),
             xytext=(0, 5),
             xycoords="axes fraction",
@@ -194,12 +193,11 @@ def _label(
     taken: list[np.ndarray] = []
     last = len(strengths) - 1
     for index in dict.fromkeys((last, 0, *range(last - 1, 0, -1))):
-        if any(np.abs(place - places[index]).max() < _APART for place in taken):
+        if any((np.abs(place - places[index]) < _APART).all() for place in taken):
             continue
         taken.append(places[index])
-        name = format_strength(strengths[index])
         axes.annotate(
-            f"λ = {name}" if index in (0, last) else name,
+            format_strength(strengths[index]),
             points[index],
             xytext=(5, 4),
             textcoords="offset points",

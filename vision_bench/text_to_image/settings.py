@@ -260,7 +260,7 @@ class EvaluateSettings(GenerateSettings):
     clip: str | None = option(None, metavar="FOLDER")
     concept: str | None = option(None, metavar="WORDS")
     create_gif: bool = False
-    shown: Natural = 12
+    shown: Natural = 8
     shown_side: Count = 256
 
     def check(self) -> None:

@@ -2,7 +2,7 @@
 
     CONFIG=eval_configs/vision/text_to_image/flux_schnell_concept.py
     vision-bench images fit --config $CONFIG -o runs/images/flux_schnell_concept
-    vision-bench images generate runs/images/flux_schnell_concept --config $CONFIG \\
+    vision-bench images evaluate runs/images/flux_schnell_concept --config $CONFIG \\
         -o runs/images/flux_schnell_concept_drawn
 
 `_base_/concept.py` says which files it needs.

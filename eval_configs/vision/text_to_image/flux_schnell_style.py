@@ -2,7 +2,7 @@
 
     CONFIG=eval_configs/vision/text_to_image/flux_schnell_style.py
     vision-bench images fit --config $CONFIG -o runs/images/flux_schnell_style
-    vision-bench images generate runs/images/flux_schnell_style --config $CONFIG \\
+    vision-bench images evaluate runs/images/flux_schnell_style --config $CONFIG \\
         -o runs/images/flux_schnell_style_drawn
 
 `_base_/style.py` says which files it needs.

@@ -2,7 +2,7 @@
 
     CONFIG=eval_configs/vision/text_to_image/original.py
     vision-bench images fit --config $CONFIG -o runs/images/original
-    vision-bench images generate runs/images/original --config $CONFIG -o runs/images/original_drawn
+    vision-bench images evaluate runs/images/original --config $CONFIG -o runs/images/original_drawn
 
 It fits with a scheduler of a single step, on 256 prompts a side, and has a support where the paper
 has none. Each map is fitted behind those of the modules before it, but in the order of the modules'

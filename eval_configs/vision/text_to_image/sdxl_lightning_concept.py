@@ -2,7 +2,7 @@
 
     CONFIG=eval_configs/vision/text_to_image/sdxl_lightning_concept.py
     vision-bench images fit --config $CONFIG -o runs/images/sdxl_lightning_concept
-    vision-bench images generate runs/images/sdxl_lightning_concept --config $CONFIG \\
+    vision-bench images evaluate runs/images/sdxl_lightning_concept --config $CONFIG \\
         -o runs/images/sdxl_lightning_concept_drawn
 
 `_base_/concept.py` says which files it needs, and `_base_/sdxl_lightning.py` how to save the

@@ -10,7 +10,12 @@ import pytest
 
 from aim_plugins.core.config_file import read_config
 from aim_plugins.core.settings import read_settings
-from vision_bench.text_to_image.settings import SECTIONS, FitSettings, GenerateSettings
+from vision_bench.text_to_image.settings import (
+    SECTIONS,
+    EvaluateSettings,
+    FitSettings,
+    GenerateSettings,
+)
 
 CONFIGS = Path(__file__).parents[3] / "eval_configs" / "vision" / "text_to_image"
 OWN = sorted(path for path in CONFIGS.glob("*.py") if not path.name.startswith(("make_", "demo_")))
@@ -49,10 +54,15 @@ def test_settings_that_do_not_go_together_are_refused(given: dict[str, Any], nam
 
 
 @pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
-def test_configs_hold_settings_of_both_commands(path: Path) -> None:
+def test_configs_hold_settings_of_all_commands(path: Path) -> None:
     folder = {"output": Path("o"), "transport": Path("t")}
     fit = read_settings(FitSettings, path, (), folder, sections=SECTIONS, read=["fit"])
     drawn = read_settings(GenerateSettings, path, (), folder, sections=SECTIONS, read=["generate"])
+    scored = read_settings(
+        EvaluateSettings, path, (), folder, sections=SECTIONS, read=["generate", "evaluate"]
+    )
+    assert (scored.prompts, scored.strengths) == (drawn.prompts, drawn.strengths)
+    assert scored.clip == "openai/clip-vit-large-patch14"
     assert (fit.pipeline, fit.guidance_scale) == (drawn.pipeline, 0.0)
     assert drawn.strengths == tuple(index / 10 for index in range(11))
     assert drawn.num_inference_steps == 4
