@@ -27,6 +27,7 @@ ATTRIBUTION_OUTPUT ?= runs/demo-attribution
 IMAGES_OUTPUT ?= runs/demo-images
 STEERINGS ?= sea sentiment
 METHODS ?= linear gaussian mean iti caa actadd
+STEERED := stripes night moon
 
 # pip's own indexes and folders of wheels, handed to uv, which does not read pip's settings.
 PIP_CONFIG = $(@D)/bin/python -m pip config get
@@ -54,8 +55,8 @@ endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
 .PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution \
-	demo-attribution-vision demo-attribution-language demo-images test test-vllm test-lm-eval \
-	docs-check lint format bench clean clean-runs
+	demo-attribution-vision demo-attribution-language demo-images $(STEERED:%=demo-images-%) \
+	test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -226,22 +227,24 @@ demo-attribution-language: setup
 		--tasks aim_demo_capitals --include_path eval_configs/lm_eval --batch_size 16
 
 TEXT_TO_IMAGE := $(CONFIGS)/text_to_image
-STEERED := stripes night moon
 
-# A transport that is there is kept, and so are images; a report is written anew.
+# Two at once, with half the threads each. A transport that is there is kept, and so are images.
 demo-images: setup
 	@echo "== training the demo's CLIP and Stable Diffusion (once, ten minutes)"
 	@$(VISION_BENCH) demo-models text-to-image
-	@set -e; for name in $(STEERED); do \
-		config=$(TEXT_TO_IMAGE)/demo_$$name.py; folder=$(IMAGES_OUTPUT)/$$name; \
-		echo "== $$name: learned, drawn and scored"; \
-		test -f $$folder/image_transport.json || \
-			$(VISION_BENCH) images fit --config $$config -o $$folder; \
-		$(VISION_BENCH) images generate $$folder --config $$config -o $$folder-drawn; \
-		$(VISION_BENCH) images evaluate $$folder --config $$config -o $$folder-scored; \
-	done
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line THREADS=$$(( ($(THREADS) + 1) / 2 )) \
+		$(STEERED:%=demo-images-%)
 	@echo "== done"
 	@find $(IMAGES_OUTPUT) -name report.html -o -name sheet.png -o -name animations | sort
+
+$(STEERED:%=demo-images-%): demo-images-%: setup
+	@echo "== $*: learned, drawn and scored"
+	@test -f $(IMAGES_OUTPUT)/$*/image_transport.json || $(VISION_BENCH) images fit \
+		--config $(TEXT_TO_IMAGE)/demo_$*.py --output $(IMAGES_OUTPUT)/$*
+	$(VISION_BENCH) images generate $(IMAGES_OUTPUT)/$* \
+		--config $(TEXT_TO_IMAGE)/demo_$*.py --output $(IMAGES_OUTPUT)/$*-drawn
+	$(VISION_BENCH) images evaluate $(IMAGES_OUTPUT)/$* \
+		--config $(TEXT_TO_IMAGE)/demo_$*.py --output $(IMAGES_OUTPUT)/$*-scored
 
 # One thread for each process: small tensors gain nothing from more.
 test: setup
