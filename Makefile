@@ -5,6 +5,7 @@
 #   make demo-coverage   what a test set leaves untested of small vision models
 #   make demo-reengineer small vision models cut to the classes that are needed
 #   make demo-attribution  which parts of a network an answer rests on, and edits by it
+#   make demo-images     a text-to-image model led towards a style and away from a concept
 #   make test     every test
 # Variables: PYTHON=python3.12 make setup; STRENGTHS=0:4:0.25 make demo
 
@@ -23,8 +24,10 @@ ACT_OUTPUT ?= runs/demo-act
 COVERAGE_OUTPUT ?= runs/demo-coverage
 REENGINEER_OUTPUT ?= runs/demo-reengineer
 ATTRIBUTION_OUTPUT ?= runs/demo-attribution
+IMAGES_OUTPUT ?= runs/demo-images
 STEERINGS ?= sea sentiment
 METHODS ?= linear gaussian mean iti caa actadd
+STEERED := stripes night moon
 
 # pip's own indexes and folders of wheels, handed to uv, which does not read pip's settings.
 PIP_CONFIG = $(@D)/bin/python -m pip config get
@@ -52,7 +55,8 @@ endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
 .PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution \
-	demo-attribution-vision demo-attribution-language test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
+	demo-attribution-vision demo-attribution-language demo-images $(STEERED:%=demo-images-%) \
+	test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -63,6 +67,7 @@ help:
 	@echo "make demo-coverage  measure what tests exercise of small vision models, in $(COVERAGE_OUTPUT)"
 	@echo "make demo-reengineer  cut small vision models to the classes needed, in $(REENGINEER_OUTPUT)"
 	@echo "make demo-attribution  attribute answers to parts of small models, in $(ATTRIBUTION_OUTPUT)"
+	@echo "make demo-images  train a small Stable Diffusion once and steer it, in $(IMAGES_OUTPUT)"
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
@@ -220,6 +225,26 @@ demo-attribution-language: setup
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --model_args \
 		"pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32,edit=$(LANGUAGE_ATTRIBUTION)/edit,edit_strength=0:1:0.5" \
 		--tasks aim_demo_capitals --include_path eval_configs/lm_eval --batch_size 16
+
+TEXT_TO_IMAGE := $(CONFIGS)/text_to_image
+
+# Two at once, with half the threads each. A transport that is there is kept, and so are images.
+demo-images: setup
+	@echo "== training the demo's CLIP and Stable Diffusion (once, ten minutes)"
+	@$(VISION_BENCH) demo-models text-to-image
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line THREADS=$$(( ($(THREADS) + 1) / 2 )) \
+		$(STEERED:%=demo-images-%)
+	@echo "== done"
+	@find $(IMAGES_OUTPUT) -name report.html -o -name sheet.png -o -name animations | sort
+
+$(STEERED:%=demo-images-%): demo-images-%: setup
+	@echo "== $*: learned, drawn and scored"
+	@test -f $(IMAGES_OUTPUT)/$*/image_transport.json || $(VISION_BENCH) images fit \
+		--config $(TEXT_TO_IMAGE)/demo_$*.py --output $(IMAGES_OUTPUT)/$*
+	$(VISION_BENCH) images generate $(IMAGES_OUTPUT)/$* \
+		--config $(TEXT_TO_IMAGE)/demo_$*.py --output $(IMAGES_OUTPUT)/$*-drawn
+	$(VISION_BENCH) images evaluate $(IMAGES_OUTPUT)/$* \
+		--config $(TEXT_TO_IMAGE)/demo_$*.py --output $(IMAGES_OUTPUT)/$*-scored
 
 # One thread for each process: small tensors gain nothing from more.
 test: setup

@@ -119,9 +119,9 @@ ARGUMENTS = {
     "reengineering/saved_module.py": {"module"},
     "segmentation/envelope.py": {"stds"},
     "segmentation/overlays.py": {"alpha"},
-    # Options of prompts, which a config holds in one setting.
+    # Of the section `data` of a config.
     "text_to_image/additions.py": {"num_tags"},
-    "text_to_image/tasks.py": {"asked", "n_source", "n_target", "plain", "source", "target"},
+    "text_to_image/tasks.py": {"source", "target", "asked", "plain", "n_source", "n_target"},
     "text_to_image/judge.py": {"clip"},
     "text_to_image/scores.py": {"strengths"},
 }

@@ -18,7 +18,8 @@ from vision_bench.text_to_image.settings import (
 )
 
 CONFIGS = Path(__file__).parents[3] / "eval_configs" / "vision" / "text_to_image"
-OWN = sorted(path for path in CONFIGS.glob("*.py") if not path.name.startswith("make_"))
+OWN = sorted(path for path in CONFIGS.glob("*.py") if not path.name.startswith(("make_", "demo_")))
+"""The configs with the paper's settings."""
 
 
 def settings(**given: Any) -> GenerateSettings:
