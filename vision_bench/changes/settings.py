@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,6 +14,8 @@ from aim_plugins.modulation.arguments import read_columns
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.edits import EditedComponents
 from vision_bench.models.model import VisionModel, named_module
+
+logger = logging.getLogger(__name__)
 
 _STRENGTHS = "0:1:0.25"
 """Of an edit, where none are given."""
@@ -68,7 +71,21 @@ class ChangeSettings(Settings):
         if self.edit is None:
             return (Column(),)
         given: dict[str, Any] = {"edit": self.edit, "force_edit": self.force_edit}
-        return read_columns(given | self.change_strengths)
+        columns = read_columns(given | self.change_strengths)
+        self._warn_of_preprocessing(columns)
+        return columns
+
+    def _warn_of_preprocessing(self, columns: Sequence[Column]) -> None:
+        """Warns where images were prepared in another way when the edit was made."""
+        mine = getattr(self, "preprocessing", None)
+        edits = (one.learned for one in columns[-1].changes if isinstance(one, EditedComponents))
+        for settings in (one.metadata.settings for one in edits if one is not None):
+            if "preprocessing" in settings and settings["preprocessing"] != mine:
+                logger.warning(
+                    "the edit was made with preprocessing=%r, and here it is %r: on images of "
+                    "another size or scale it may do nothing; give the same",
+                    *(settings["preprocessing"], mine),
+                )
 
 
 def check_columns(columns: Sequence[Column], model: VisionModel) -> None:

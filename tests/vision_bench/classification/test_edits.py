@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from scipy.stats import binomtest
 from aim_plugins.modulation.component_kinds import find_components
 from aim_plugins.modulation.edits import ComponentEdit, baked
 from vision_bench import cli
+from vision_bench.classification.settings import ClassifySettings
 from vision_bench.data.classification import load_dataset
 from vision_bench.logits import cache
 from vision_bench.models.load import load_model
@@ -195,6 +197,17 @@ def test_an_edit_of_another_model_is_refused_and_runs_if_forced(classify, tmp_pa
     assert "edit was learned on another model" in line and "--force-edit" in line
     assert not (tmp_path / "out").exists()
     classify(tmp_path / "out", *options, "--force-edit")
+
+
+@pytest.mark.parametrize(("mine", "warned"), [("published", True), ("size=32", False)])
+def test_an_edit_made_with_other_preprocessing_is_warned_of(edit, tmp_path, caplog, mine, warned):
+    learned = ComponentEdit.load(edit)
+    metadata = replace(learned.metadata, settings={"preprocessing": "size=32"})
+    folder = replace(learned, metadata=metadata).save(tmp_path / "edit")
+    ClassifySettings(
+        dataset="digits", model="resnet20", edit=str(folder), preprocessing=mine
+    ).columns()
+    assert (f"with preprocessing='size=32', and here it is {mine!r}" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(
