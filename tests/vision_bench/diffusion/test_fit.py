@@ -587,7 +587,7 @@ def test_what_is_left_to_the_pipeline_is_noted(request, name, layout, steps, gui
             "vae.decoder.* lie outside of 'unet', the network that runs at every step",
         ),
         ({"latents": 3}, "latents=3 is given for each image here"),
-        ({"num_images_per_prompt": 2}, "one image a prompt: leave it out"),
+        ({"num_images_per_prompt": 2}, "num_images_per_prompt=2 is given for each image here"),
         ({"guidence_rescale": 0.5}, "takes no guidence_rescale=0.5; did you mean 'guidance_resc"),
     ],
 )
