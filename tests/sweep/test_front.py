@@ -53,6 +53,15 @@ def test_a_curve_has_table_pictures_and_report(tmp_path, capsys):
     ]
 
 
+def test_a_headline_stands_first_on_the_page_and_is_printed(tmp_path, capsys):
+    rows = [Row("quiz", "acc", std, 0, accuracy(std, 0), 0.03, 100) for std in (0.0, 1.0)]
+    report = publish(tmp_path, Front(rows, [SIGMA], headline="Noise <costs> little."), MANIFEST)
+    page = report.read_text()
+    assert '<p class="summary">Noise &lt;costs&gt; little.</p>' in page
+    assert "on 1 task at 2 strengths" not in page
+    assert "\n\nNoise <costs> little.\n\ntable:" in capsys.readouterr().out
+
+
 def test_a_grid_reads_back_from_its_table(tmp_path):
     publish(tmp_path, Front(grid_rows(), [SIGMA, LAMBDA]), MANIFEST)
     assert (tmp_path / "sweep.csv").read_text().splitlines()[0].endswith(",n,second_strength")

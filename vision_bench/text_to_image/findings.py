@@ -164,7 +164,7 @@ def differences_csv(scores: ImageScores) -> str:
 def shown(one: Interval, sign: str = "") -> str:
     """A mean with its interval, where that is known.
 
-    >>> shown(Interval(0.5, 0.25, 0.75)), shown(Interval(1.0, math.nan, math.nan))
+    >>> shown(Interval(0.5, 0.25, 0.75)), shown(Interval(1.0, *[float("nan")] * 2))
     ('0.500 [0.250, 0.750]', '1.000')
     """
     return " ".join(filter(None, interval_texts(one.value, one.low, one.high, sign)))
@@ -187,12 +187,12 @@ def _where_clear(found: Sequence[Change]) -> str:
     if not clear or len(found) == 1:
         return ""
     if clear == list(found):
-        where = "at every strength"
+        where = "At every strength"
     elif clear == found[-len(clear) :]:
-        where = f"from {_name(clear[0].strength)} on"
+        where = f"From {_name(clear[0].strength)} on"
     else:
-        where = f"at λ = {', '.join(format_strength(one.strength) for one in clear)}"
-    return f" It differs from that at λ = 0 {where} (p < {LEVEL}, corrected by Holm)."
+        where = f"At λ = {', '.join(format_strength(one.strength) for one in clear)}"
+    return f" {where} it differs from that at λ = 0 (p < {LEVEL}, corrected by Holm)."
 
 
 def _name(strength: float) -> str:

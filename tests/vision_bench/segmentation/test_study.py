@@ -22,7 +22,7 @@ from sklearn import metrics
 from aim_plugins.core.settings import read_settings
 from aim_plugins.sweep import front
 from tests.conftest import die_in_a_copy
-from vision_bench import published
+from vision_bench import pictures, published
 from vision_bench.cli import main
 from vision_bench.data.segmentation_layouts import ADE20K_CLASSES, classes_of
 from vision_bench.logits.cache import SkippedImagesWarning
@@ -34,7 +34,6 @@ from vision_bench.perturbators import (
 )
 from vision_bench.segmentation import load as segment_load
 from vision_bench.segmentation import records as segment_records
-from vision_bench.segmentation import results as segment_results
 from vision_bench.segmentation import study as segment_sweep
 from vision_bench.segmentation.overlays import class_palette
 from vision_bench.segmentation.settings import SegmentSettings
@@ -514,7 +513,7 @@ def test_the_report_shows_images_with_the_target_at_every_strength(
     # Noise alone in the last picture, which no encoder likes.
     block = PERSON_UP | {"METHOD": "utility", "STEP_SIZE": 50.0}
     settings = {"PERTURBATION": block, "exact": False, "overlays": 3, "overlay_width": width}
-    monkeypatch.setattr(segment_results, "_SMALL", 41)
+    monkeypatch.setattr(pictures, "_SMALL", 41)
     assert evaluate(config(**settings)) == 0
     images = images_of(tmp_path / "out" / "report.html")["ade20k-val"]
     assert images["strengths"] == ["0", "50", "100"]
@@ -553,7 +552,7 @@ def test_a_target_that_is_named_makes_the_same_study(config, tmp_path):
 
 def test_pictures_of_noise_can_be_encoded():
     noise = np.random.default_rng(0).integers(0, 256, (384, 384, 3), dtype=np.uint8)
-    content = segment_results._encode(Image.fromarray(noise))
+    content = pictures.encode_picture(Image.fromarray(noise))
     with Image.open(io.BytesIO(content)) as picture:
         picture.load()
         assert picture.size == (384, 384)
