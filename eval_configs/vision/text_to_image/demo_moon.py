@@ -13,6 +13,9 @@ _base_ = "_base_/demo.py"
 fit = dict(
     source="eval_configs/vision/text_to_image/data/moon.jsonl",
     target="eval_configs/vision/text_to_image/data/plain.jsonl",
+    pooling="all",  # a moon is in one corner, which a mean over the image hardly tells
+    support="none",
+    timesteps="each",
 )
 generate = dict(
     prompts=dict(

@@ -49,7 +49,8 @@ def test_a_demo_is_drawn_as_it_was_learned(name: str) -> None:
     assert {fit.pipeline, drawn.pipeline, scored.pipeline} == {"demo:text-to-image"}
     assert drawn.strengths == scored.strengths
     assert (drawn.strengths[0], drawn.strengths[-1], len(drawn.strengths)) == (0, LAST[name], 9)
-    assert fit.timesteps == ("each" if name == "night" else "first")
+    assert fit.timesteps == ("first" if name == "stripes" else "each")
+    assert fit.pooling == ("all" if name == "moon" else "mean")  # a moon is in one corner
     # No image that is scored is drawn from noise that maps were learned on.
     sides = read_sides(fit)
     assert fit.seed + max(map(len, sides)) <= scored.seed
