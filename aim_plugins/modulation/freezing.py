@@ -24,10 +24,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode while the block runs; then each module is in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, mode in modes.items():
+            module.training = mode

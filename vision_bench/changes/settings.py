@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from aim_plugins.core.files import existing_folder
@@ -13,7 +12,6 @@ from aim_plugins.core.settings import Grid, Settings, option
 from aim_plugins.modulation.arguments import read_columns
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.edits import EditedComponents
-from vision_bench.models.model import VisionModel, named_module
 
 logger = logging.getLogger(__name__)
 
@@ -86,22 +84,3 @@ class ChangeSettings(Settings):
                     "another size or scale it may do nothing; give the same",
                     *(settings["preprocessing"], mine),
                 )
-
-
-def check_columns(columns: Sequence[Column], model: VisionModel) -> None:
-    """Refuses changes that a model cannot take.
-
-    Raises:
-        ValueError: If one was made for another model.
-        ImportError: If what compares strengths is missing.
-    """
-    for change in dict.fromkeys(one for column in columns for one in column.changes):
-        if find_spec("scipy") is None:
-            raise ImportError("intervals need scipy: pip install 'aim-plugins[vision]'")
-        change.check_model(named_module(model.module), None)
-
-
-def pinned_changes(columns: Sequence[Column]) -> dict[str, str]:
-    """What must not change between two runs in one folder, though a folder's name may agree."""
-    changes = (one for column in columns for one in column.changes)
-    return {f"{one.name}_fingerprint": one.fingerprint for one in changes}

@@ -36,7 +36,7 @@ from aim_plugins.sweep.study import Study
 from aim_plugins.sweep.table import Row, format_table, pool_draws
 from vision_bench.changes.along import Along, by_metric
 from vision_bench.changes.beside import differences_csv, show_beside
-from vision_bench.changes.settings import check_columns, pinned_changes
+from vision_bench.changes.checks import check_columns, pinned_changes
 from vision_bench.classification.beside import HOW, set_beside
 from vision_bench.classification.curve import AccuracyCurve, ExactLaw, exact_law
 from vision_bench.classification.published import published_accuracy

@@ -37,7 +37,7 @@ from aim_plugins.sweep.study import Study
 from aim_plugins.sweep.table import Row, metric_family
 from vision_bench.changes.along import Along
 from vision_bench.changes.beside import differences_csv, show_beside
-from vision_bench.changes.settings import check_columns, pinned_changes
+from vision_bench.changes.checks import check_columns, pinned_changes
 from vision_bench.data.classes import chosen_classes
 from vision_bench.data.segmentation import load_segmentation_dataset
 from vision_bench.data.segmentation_layouts import classes_of

@@ -264,7 +264,7 @@ def test_the_choice_is_the_most_of_the_goal_that_keeps_the_rest() -> None:
 
 def test_the_bootstrap_of_one_group_is_as_wide_as_the_binomial_law_says() -> None:
     right = np.array([1.0] * 60 + [0.0] * 40)
-    found = _bootstrap([right], lambda means: means.min(0))
+    found = _bootstrap([right], lambda means: means.min(0), (0.0, 1.0))
     half = 1.96 * np.sqrt(0.6 * 0.4 / 100)
     assert found.value == pytest.approx(0.6)
     assert (found.low, found.high) == pytest.approx((0.6 - half, 0.6 + half), abs=0.02)
