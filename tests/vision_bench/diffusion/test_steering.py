@@ -230,6 +230,26 @@ def test_conditional_rows_need_guidance_in_a_batch(flux: DiffusionPipeline) -> N
         draw(flux, PROMPTS)
 
 
+def test_conditional_rows_need_an_order_that_is_known(pag: DiffusionPipeline) -> None:
+    maps = timeless(random_maps(pag, [r"unet\.conv_norm_out"]))
+    perturbed = {"guidance_scale": 0.0, "pag_scale": 3.0}
+    with (
+        ImageMaps(maps, rows="conditional").applied(pag, STRENGTHS),
+        pytest.raises(ValueError, match="PAGPipeline runs several rows.*and rows='both'"),
+    ):
+        draw(pag, PROMPTS, **perturbed)
+
+
+def test_rows_of_any_order_are_steered_together(pag: DiffusionPipeline) -> None:
+    maps = timeless(random_maps(pag, [r"unet\.conv_norm_out"]))
+    perturbed = {"guidance_scale": 0.0, "pag_scale": 3.0}
+    plain = draw(pag, PROMPTS, **perturbed)
+    with ImageMaps(maps).applied(pag, STRENGTHS):
+        moved = draw(pag, PROMPTS, **perturbed)
+    kept = [torch.equal(*pair) for pair in zip(plain, moved, strict=True)]
+    assert kept == [one == 0 for one in STRENGTHS]
+
+
 def test_each_step_has_the_map_of_the_nearest_timestep(sd: DiffusionPipeline) -> None:
     early, late = random_maps(sd, seed=1), random_maps(sd, seed=2)
     sd.scheduler.set_timesteps(4)
