@@ -121,7 +121,7 @@ class GenerationStudy(FolderStudy):
         self.transport.check_size(call.get("height"), call.get("width"))
         self._making = generate_images(
             self._pipe,
-            self.transport.maps,
+            self.transport,
             [files[0].prompt for files in self.images],
             settings.strengths,
             [files[0].seed for files in self.images],

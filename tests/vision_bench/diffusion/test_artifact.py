@@ -17,6 +17,7 @@ from aim_plugins.core.files import sha256_of
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.artifact import LearnedTransport
+from tests.vision_bench.diffusion.conftest import draw
 from vision_bench.diffusion.artifact import ImageTransport, ImageTransportMetadata
 from vision_bench.diffusion.pipelines import denoiser_of
 from vision_bench.diffusion.steering import ImageMaps
@@ -188,6 +189,30 @@ def test_other_weights_are_refused_unless_forced(sd, caplog) -> None:
         transport.check_pipeline(tuned)
     transport.check_pipeline(tuned, force=True)
     assert "other weights" in caplog.text
+
+
+def test_other_weights_are_not_steered_unless_forced(sd, caplog) -> None:
+    transport = make_transport(sd)
+    tuned = copy.copy(sd)
+    tuned.unet = copy.deepcopy(sd.unet)
+    tuned.unet.requires_grad_(False).conv_out.weight.mul_(1.5)
+    tuned.unet.conv_in.weight.mul_(1.5)
+    plain = draw(tuned, ["a coat"])
+    with pytest.raises(ValueError, match="was learned on another model.*give force=True"):
+        transport.applied(tuned, [1.0])
+    for _ in range(2):  # the second time nothing is checked, or warned of, again
+        with transport.applied(tuned, [1.0], force=True):
+            assert not torch.equal(draw(tuned, ["a coat"]), plain)
+    assert caplog.text.count("other weights") == 1
+    with transport.applied(sd, [1.0]), transport.maps.applied(tuned, [0.0]):
+        assert torch.equal(draw(tuned, ["a coat"]), plain)
+
+
+def test_a_compiled_denoiser_is_refused_as_such(sd) -> None:
+    compiled = copy.copy(sd)
+    compiled.unet = torch.compile(copy.deepcopy(sd.unet), backend="eager")
+    with pytest.raises(ValueError, match="is compiled"):
+        make_transport(sd).applied(compiled, [1.0])
 
 
 def test_another_denoiser_is_refused_even_by_force(sd, sdxl, flux) -> None:
