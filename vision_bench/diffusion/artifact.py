@@ -21,6 +21,7 @@ from aim_plugins.core import artifact
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.metadata import MapsMetadata
 from aim_plugins.transport.vectors import check_map, check_widths, map_tensors, read_maps
+from vision_bench.diffusion.denoising import scheduler_config
 from vision_bench.diffusion.pipelines import as_module, check_steerable, denoiser_of
 from vision_bench.diffusion.plan import TIMESTEPS
 from vision_bench.diffusion.steering import ImageMaps, map_name
@@ -216,19 +217,32 @@ class ImageTransport:
         self.metadata.check_model(denoiser, force=force)
         self._checked.add(denoiser)
 
-    def check_size(self, height: int | None, width: int | None) -> None:
-        """Warns of another size of images than that of the fit; None is not compared.
+    def check_use(self, pipe: Any, call: Mapping[str, Any]) -> None:
+        """Warns of another size, number of steps, guidance or scheduler than those of the fit.
 
-        Maps of pooled responses act at any size, but the model's activations depend on it.
+        Maps act under any, but the activations that they were learned on depend on them all.
+
+        Args:
+            pipe: The pipeline.
+            call: Arguments of its call; those that are missing or None are not compared.
         """
-        for name, size in (("height", height), ("width", width)):
-            known = getattr(self.metadata, name)
-            if None not in (size, known) and size != known:
-                logger.warning(
-                    "%s=%d, and the transport was learned at %d: images may be moved by more or "
-                    "less than at its own size; fit one at this size if they are",
-                    *(name, size, known),
-                )
+        known = self.metadata
+        for name in ("height", "width", "num_inference_steps", "guidance_scale"):
+            now, then = call.get(name), getattr(known, name)
+            if None not in (now, then) and now != then:
+                _warn(f"{name}={now:g}", f"{then:g}")
+        now, then = scheduler_config(pipe), known.scheduler
+        # Other releases of diffusers may have settings of their own.
+        for name in [one for one in now if one in then and now[one] != then[one]][:3]:
+            _warn(f"scheduler: {name}={now[name]!r}", repr(then[name]))
+
+
+def _warn(now: str, then: str) -> None:
+    logger.warning(
+        "%s, and the transport was learned at %s: images may be moved by more or less than there; "
+        "draw as it was learned, or fit one for this",
+        *(now, then),
+    )
 
 
 def _width(timed: Mapping[Any, AffineMap]) -> int:

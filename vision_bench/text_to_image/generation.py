@@ -118,7 +118,7 @@ class GenerationStudy(FolderStudy):
         self.transport.check_pipeline(self._pipe, force=settings.force)
         call = self.call
         check_call(self._pipe, call)
-        self.transport.check_size(call.get("height"), call.get("width"))
+        self.transport.check_use(self._pipe, call)
         self._making = generate_images(
             self._pipe,
             self.transport,
