@@ -23,9 +23,10 @@ from aim_plugins.core.identity import fingerprint, model_fingerprint
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
+from aim_plugins.transport.artifact import tokenizer_sha256
 from aim_plugins.transport.change import Transport, warn_once
 from vision_bench.diffusion.artifact import ImageTransport
-from vision_bench.diffusion.denoising import check_call
+from vision_bench.diffusion.denoising import check_call, scheduler_config
 from vision_bench.diffusion.generate import GeneratedImage, generate_images
 from vision_bench.pictures import save_picture
 from vision_bench.text_to_image.fit import open_pipeline
@@ -133,7 +134,11 @@ class GenerationStudy(FolderStudy):
     def measure(self, store: SweepStore) -> None:
         if self._pipe is None:
             return
-        store.pin_manifest(pipeline_fingerprint=_fingerprints(self._pipe))
+        store.pin_manifest(
+            pipeline_fingerprint=_fingerprints(self._pipe),
+            tokenizers=_tokenizers(self._pipe),
+            scheduler=scheduler_config(self._pipe),
+        )
         _remove_leftovers(self.output / IMAGES)
         done = self._done()
         with tqdm(total=sum(map(len, self.images)), initial=len(done), desc="Images") as bar:
@@ -183,6 +188,15 @@ def _fingerprints(pipe: Any) -> dict[str, str]:
         name: model_fingerprint(one)
         for name, one in pipe.components.items()
         if isinstance(one, nn.Module)
+    }
+
+
+def _tokenizers(pipe: Any) -> dict[str, str]:
+    """A fingerprint of the rules of each of a pipeline's tokenizers."""
+    return {
+        name: tokenizer_sha256(one)
+        for name, one in pipe.components.items()
+        if hasattr(one, "get_vocab")
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
 
@@ -189,20 +191,46 @@ def test_two_processes_do_not_write_at_once(drawn, words, capsys) -> None:
     assert "is being written by another process" in capsys.readouterr().err
 
 
-def test_a_model_that_was_replaced_is_refused(words, pipelines, tmp_path, capsys) -> None:
-    import shutil
+def shift_weights(pipeline: Path) -> None:
+    file = pipeline / "vae/diffusion_pytorch_model.safetensors"
+    save_file({name: one + 1 for name, one in load_file(file).items()}, file)
 
-    from safetensors.torch import load_file, save_file
 
+def space_steps(pipeline: Path) -> None:
+    file = pipeline / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "timestep_spacing": "trailing"}))
+
+
+def swap_words(pipeline: Path) -> None:
+    file = pipeline / "tokenizer/tokenizer.json"
+    rules = json.loads(file.read_text())
+    words = rules["model"]["vocab"]
+    words["coat"], words["boot"] = words["boot"], words["coat"]
+    file.write_text(json.dumps(rules))
+
+
+@pytest.mark.parametrize(
+    ("replace", "named"),
+    [
+        (shift_weights, "pipeline_fingerprint"),
+        (space_steps, "scheduler"),
+        (swap_words, "tokenizers"),
+    ],
+)
+def test_a_part_of_the_pipeline_that_was_replaced_is_refused(
+    replace, named, words, pipelines, tmp_path, capsys
+) -> None:
     shutil.copytree(pipelines / "sd", tmp_path / "sd")
     words = [tmp_path / "sd" if word == pipelines / "sd" else word for word in words]
-    assert images("generate", *words, "--no-create-gif", "-o", tmp_path / "out") == 0
-    (tmp_path / "out/images/strength=1/2.png").unlink()
-    file = tmp_path / "sd/vae/diffusion_pytorch_model.safetensors"
-    weights = load_file(file)
-    save_file({name: one + 1 for name, one in weights.items()}, file)
-    assert images("generate", *words, "--no-create-gif", "-o", tmp_path / "out") == 2
-    assert "pipeline_fingerprint" in capsys.readouterr().err
+    words += ["--strength", "0,1", "--max-batches", 1, "--no-create-gif", "-o", tmp_path / "out"]
+    assert images("generate", *words) == 0
+    (tmp_path / "out/images/strength=1/1.png").unlink()
+    assert images("generate", *words) == 0
+    (tmp_path / "out/images/strength=1/1.png").unlink()
+    replace(tmp_path / "sd")
+    capsys.readouterr()
+    assert images("generate", *words) == 2
+    assert f"{named}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
