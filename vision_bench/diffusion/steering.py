@@ -164,6 +164,7 @@ class _Steered:
         self._pipe = pipe
         self._call = RunningCall()
         self._missed: set[str] = set()
+        self._known: set[int] = set()
         self._placed: dict[Any, Placed] = {}
 
     @contextlib.contextmanager
@@ -206,10 +207,14 @@ class _Steered:
         return self._placed[kept]
 
     def _begin(self, denoiser: nn.Module, given: Any) -> None:
+        self._missed = set(self._maps.maps)
+        # Once for each number of rows: to compare them waits for an accelerator.
+        if self._call.rows in self._known:
+            return
         check_tiled(self._call.batch, len(self._strengths))
         if self._maps.rows == "conditional" and self._call.rows > len(self._strengths):
             check_prompts_last(self._pipe)
-        self._missed = set(self._maps.maps)
+        self._known.add(self._call.rows)
 
     def _end(self, denoiser: nn.Module, given: Any, output: Any) -> None:
         if self._missed:

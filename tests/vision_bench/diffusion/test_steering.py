@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, FluxPipeline, StableDiffusionPipeline
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.sites import split_site
 from tests.vision_bench.diffusion.conftest import draw, lies_first, random_maps
+from vision_bench.diffusion import steering
 from vision_bench.diffusion.pipelines import as_module
 from vision_bench.diffusion.steering import ImageMaps
 
@@ -345,6 +346,19 @@ def test_sites_that_a_call_leaves_out_are_found(
         pytest.raises(ValueError, match=r"unet\.mid_block\.\S+, .* did not run in a call"),
     ):
         draw(sd, PROMPTS)
+
+
+def test_a_layout_is_checked_once_and_again_when_it_changes(
+    sd: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each check makes an accelerator wait."""
+    checked: list[int] = []
+    monkeypatch.setattr(steering, "check_tiled", lambda batch, _: checked.append(len(batch)))
+    with ImageMaps(timeless(random_maps(sd))).applied(sd, STRENGTHS):
+        draw(sd, PROMPTS, num_inference_steps=4)
+        assert checked == [6]
+        draw(sd, PROMPTS, num_inference_steps=4, guidance_scale=1.0)
+        assert checked == [6, 3]
 
 
 def random_maps_of_all(pipe: DiffusionPipeline) -> dict[str, AffineMap]:
