@@ -95,7 +95,8 @@ class GenerationStudy(FolderStudy):
         return {
             "command": "images generate",
             "pipeline": settings.pipeline,
-            "dtype": settings.dtype,
+            "dtype": self._dtype,
+            "variant": settings.variant,
             "transport": self.transport.fingerprint,
             "method": self.transport.metadata.method,
             "prompts": fingerprint([one.text for one in self.prompts]),
@@ -104,6 +105,13 @@ class GenerationStudy(FolderStudy):
             "seed": settings.seed,
             "call": self.call,
         }
+
+    @property
+    def _dtype(self) -> str | None:
+        """Type of the pipeline's weights: that of the fit, unless the settings say otherwise."""
+        fitted = self.transport.metadata.model_signature.get("dtype")
+        known = fitted if fitted in ("float32", "bfloat16", "float16") else None
+        return self.settings.dtype or known
 
     def load(self) -> None:
         """Loads the pipeline, where an image is missing."""
@@ -115,7 +123,7 @@ class GenerationStudy(FolderStudy):
         settings, known = self.settings, self.transport.metadata
         if warning := known.warning_of(settings.strengths):
             warn_once(warning)
-        self._pipe = open_pipeline(settings)
+        self._pipe = open_pipeline(settings, self._dtype)
         self.transport.check_pipeline(self._pipe, force=settings.force)
         call = self.call
         check_call(self._pipe, call)

@@ -262,6 +262,25 @@ def test_another_size_than_that_of_the_fit_is_warned_of(words, tmp_path, caplog)
     assert pixels(tmp_path / "out/images/strength=1/0.png").shape == (24, 16, 3)
 
 
+@pytest.mark.parametrize(
+    ("more", "dtype"), [([], torch.float32), (["--dtype", "bfloat16"], torch.bfloat16)]
+)
+def test_weights_have_the_type_of_the_fit(
+    more, dtype, words, pipelines, tmp_path, monkeypatch
+) -> None:
+    """Whatever the files have, here half precision under the name of a variant."""
+    half = load_pipeline(str(pipelines / "sd"), torch.float16)
+    half.save_pretrained(tmp_path / "half", variant="fp16")
+    words = [tmp_path / "half" if word == pipelines / "sd" else word for word in words]
+    opened, plainly = [], generation.open_pipeline
+    monkeypatch.setattr(
+        generation, "open_pipeline", lambda *a: opened.append(plainly(*a)) or opened[-1]
+    )
+    more = ["--max-batches", 1, "--no-create-gif", "--variant", "fp16", "--force", *more]
+    assert images("generate", *words, *more, "-o", tmp_path / "out") == 0
+    assert opened[0].unet.dtype == opened[0].vae.dtype == dtype
+
+
 def test_strengths_beyond_those_of_the_fit_are_warned_of(words, tmp_path, caplog) -> None:
     from aim_plugins.transport.change import warn_once
 
