@@ -54,7 +54,7 @@ REENGINEER = [
 ]
 IMAGES = [
     *VISION,
-    "diffusers>=0.35",
+    "diffusers>=0.42",  # the one tried; earlier ones may run code that a folder brings
 ]
 TRANSPORT = [
     *LM_EVAL,

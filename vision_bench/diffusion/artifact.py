@@ -13,12 +13,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakSet
+
+from torch import nn
 
 from aim_plugins.core import artifact
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.metadata import MapsMetadata
 from aim_plugins.transport.vectors import check_map, check_widths, map_tensors, read_maps
-from vision_bench.diffusion.pipelines import as_module, denoiser_of
+from vision_bench.diffusion.denoising import scheduler_config
+from vision_bench.diffusion.pipelines import as_module, check_steerable, denoiser_of
 from vision_bench.diffusion.plan import TIMESTEPS
 from vision_bench.diffusion.steering import ImageMaps, map_name
 
@@ -106,6 +110,9 @@ class ImageTransport:
 
     maps: ImageMaps
     metadata: ImageTransportMetadata
+    _checked: WeakSet[nn.Module] = field(
+        default_factory=WeakSet, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if not self.maps.maps:
@@ -138,11 +145,23 @@ class ImageTransport:
         """SHA-256 over sites, timesteps, values and what else decides how the maps act."""
         return self.maps.fingerprint
 
-    def applied(self, pipe: Any, strengths: Sequence[float]) -> AbstractContextManager[None]:
+    def applied(
+        self, pipe: Any, strengths: Sequence[float], force: bool = False
+    ) -> AbstractContextManager[None]:
         """Transports a pipeline's images while the block runs, see `ImageMaps.applied`.
 
-        That the pipeline has the denoiser of the fit is told by `check_pipeline`.
+        Args:
+            pipe: The pipeline. It is checked, see `check_pipeline`, unless its denoiser was before.
+            strengths: Strength λ of each image of the pipeline's calls.
+            force: Warns instead of refusing other weights or another class.
+
+        Raises:
+            ValueError: If the pipeline cannot be steered, or has another denoiser.
         """
+        _, denoiser = denoiser_of(pipe)
+        if denoiser not in self._checked:
+            check_steerable(pipe)  # a compiled one would seem to lack its modules
+            self.check_pipeline(pipe, force=force)
         return self.maps.applied(pipe, strengths)
 
     def save(self, folder: str | Path) -> Path:
@@ -175,6 +194,8 @@ class ImageTransport:
     def check_pipeline(self, pipe: Any, *, force: bool = False) -> None:
         """Checks that a pipeline has the denoiser that the transport was learned on.
 
+        One that passes, by force or not, is not checked again by `applied`.
+
         Args:
             pipe: The pipeline.
             force: Warns instead of refusing other weights or another class, such as those of a
@@ -194,20 +215,34 @@ class ImageTransport:
         widths = {site: _width(timed) for site, timed in self.maps.maps.items()}
         check_widths(as_module(pipe), widths, learned_on)
         self.metadata.check_model(denoiser, force=force)
+        self._checked.add(denoiser)
 
-    def check_size(self, height: int | None, width: int | None) -> None:
-        """Warns of another size of images than that of the fit; None is not compared.
+    def check_use(self, pipe: Any, call: Mapping[str, Any]) -> None:
+        """Warns of another size, number of steps, guidance or scheduler than those of the fit.
 
-        Maps of pooled responses act at any size, but the model's activations depend on it.
+        Maps act under any, but the activations that they were learned on depend on them all.
+
+        Args:
+            pipe: The pipeline.
+            call: Arguments of its call; those that are missing or None are not compared.
         """
-        for name, size in (("height", height), ("width", width)):
-            known = getattr(self.metadata, name)
-            if None not in (size, known) and size != known:
-                logger.warning(
-                    "%s=%d, and the transport was learned at %d: images may be moved by more or "
-                    "less than at its own size; fit one at this size if they are",
-                    *(name, size, known),
-                )
+        known = self.metadata
+        for name in ("height", "width", "num_inference_steps", "guidance_scale"):
+            now, then = call.get(name), getattr(known, name)
+            if None not in (now, then) and now != then:
+                _warn(f"{name}={now:g}", f"{then:g}")
+        now, then = scheduler_config(pipe), known.scheduler
+        # Other releases of diffusers may have settings of their own.
+        for name in [one for one in now if one in then and now[one] != then[one]][:3]:
+            _warn(f"scheduler: {name}={now[name]!r}", repr(then[name]))
+
+
+def _warn(now: str, then: str) -> None:
+    logger.warning(
+        "%s, and the transport was learned at %s: images may be moved by more or less than there; "
+        "draw as it was learned, or fit one for this",
+        *(now, then),
+    )
 
 
 def _width(timed: Mapping[Any, AffineMap]) -> int:

@@ -89,7 +89,8 @@ def fit_transport(
         rows: Under guidance in one batch, whether the rows of negative prompts are transported too
             ("both") or those of the prompts alone ("conditional"). Responses are those of the
             prompts. Where a step has two calls instead, the first, with the prompts, is fitted, and
-            the second transported by its maps.
+            the second transported by its maps. Guidance in one batch is known of the pipelines of
+            `layout.PROMPTS_LAST`; others are fitted with a row for each image alone.
         guidance_scale: Guidance scale; this and the next three are the pipeline's own if None.
         num_inference_steps: Denoising steps.
         height: Height of the images in pixels.

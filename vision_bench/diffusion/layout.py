@@ -4,11 +4,16 @@ A pipeline that computes guidance in one batch lays out [negative prompts, posit
 with all images in order (`num_images_per_prompt` ones next to each other). A strength for each
 image is therefore tiled over the rows, never repeated consecutively. Pipelines without guidance, or
 which call their denoiser twice a step, have a row for each image.
+
+Some lay out [positive, negative], or rows that are no side of guidance at all, and the batch does
+not tell them apart. Where it matters which rows are the prompts', only pipelines are taken whose
+order was tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +21,38 @@ from torch import Tensor
 
 ROWS = ("both", "conditional")
 """Which rows of guidance are transported: all, or those of the positive prompts."""
+
+
+PROMPTS_LAST = frozenset(
+    (
+        "PixArtAlphaPipeline",
+        "PixArtSigmaPipeline",
+        "StableDiffusion3Pipeline",
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+    )
+)
+"""Pipelines that were seen to lay out [negative prompts, positive prompts]."""
+
+
+def check_prompts_last(pipe: Any) -> None:
+    """Refuses a pipeline that is not known to lay out the prompts' rows last under guidance.
+
+    Args:
+        pipe: A pipeline whose denoiser runs several rows for each image.
+
+    Raises:
+        ValueError: If its call is none of those of `PROMPTS_LAST`.
+    """
+    # A subclass may have a call of its own, as those with perturbed attention have.
+    owner = type(pipe).__call__.__qualname__.split(".")[0]
+    if owner not in PROMPTS_LAST:
+        raise ValueError(
+            f"pipeline: {type(pipe).__name__} runs several rows for each image, and it is not "
+            f"known which of them are the prompts', as it is for {', '.join(sorted(PROMPTS_LAST))}"
+            ": give a guidance_scale that runs one row for each image (0 or 1, with perturbed "
+            "attention off), and rows='both'"
+        )
 
 
 def check_rows(rows: str) -> None:

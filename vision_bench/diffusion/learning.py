@@ -24,7 +24,7 @@ from aim_plugins.transport.lockstep import Lockstep, ThreadSettings
 from aim_plugins.transport.maps import fit_map
 from aim_plugins.transport.responses import Responses, in_order
 from vision_bench.diffusion.denoising import Denoising, EnoughSeenError, PromptBatch
-from vision_bench.diffusion.layout import check_row_axis, over_rows
+from vision_bench.diffusion.layout import check_prompts_last, check_row_axis, over_rows
 from vision_bench.diffusion.neurons import as_places, neurons_axis
 from vision_bench.diffusion.pipelines import as_module, denoiser_of
 from vision_bench.diffusion.placement import transport_output
@@ -105,6 +105,7 @@ class ImageFit:
         batch = PromptBatch(self._batches[0].prompts[:1], 0)
 
         def stop(*_: object) -> None:
+            self._check_rows(1)
             over_rows([0.0], self._call.rows, self._plan.rows)  # refuses rows that there are not
             raise EnoughSeenError
 
@@ -141,7 +142,7 @@ class ImageFit:
         """Checks that each call of the denoiser reaches all sites in their order."""
 
         def begin(*_: object) -> None:
-            self._check_rows()
+            self._check_rows(len(self._batches[self._call.index].prompts))
             self._call.reached = []
 
         def end(*_: object) -> None:
@@ -156,9 +157,12 @@ class ImageFit:
                 attached.callback(handle.remove)
             yield
 
-    def _check_rows(self) -> None:
-        rows, images = self._call.rows, len(self._batches[self._call.index].prompts)
-        if rows not in (images, 2 * images):
+    def _check_rows(self, images: int) -> None:
+        rows = self._call.rows
+        if rows == images:
+            return
+        check_prompts_last(self._pipe)
+        if rows != 2 * images:
             raise ValueError(
                 f"pipeline: its denoiser runs {rows} rows for {images} prompts, where one for each "
                 "prompt is known, or two, those of negative prompts first: switch off what adds "

@@ -7,10 +7,13 @@ A pipeline is no module; its components are. A site is therefore named `componen
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from aim_plugins.core.files import check_model_name
@@ -21,41 +24,73 @@ if TYPE_CHECKING:
 DENOISERS = ("unet", "transformer")
 """Names that pipelines give to the network that runs at every step."""
 
+_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
+"""Types that pipelines run in, as safetensors files name them; others are run in float32."""
+
 _SKIPPING = re.compile("cache|fbc|broadcast|skip")
 """Parts of the names of diffusers' hooks that leave out modules at some steps."""
 
 
 def load_pipeline(
-    name: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    name: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    variant: str | None = None,
 ) -> DiffusionPipeline:
-    """Loads a text-to-image pipeline, from safetensors files alone.
+    """Loads a text-to-image pipeline, from safetensors files alone and without its code.
 
     Args:
         name: A folder that `save_pretrained` wrote, or a name on the hub.
-        dtype: Type of the weights.
+        dtype: Type of the weights; None for that of the denoiser's file.
         device: Where it is to run.
+        variant: Which of several sets of files, such as "fp16" for `*.fp16.safetensors`.
 
     Raises:
-        ValueError: If there is none, or its weights are no safetensors files.
+        ValueError: If there is none, its weights are no safetensors files of that variant, or a
+            package that it needs is missing.
         FileNotFoundError: If it is a path to no folder.
     """
     from diffusers import DiffusionPipeline
 
     check_model_name(name, "pipeline")
     try:
-        config = DiffusionPipeline.load_config(name)
+        folder = name
+        if not Path(name).is_dir():
+            folder = DiffusionPipeline.download(name, variant=variant, use_safetensors=True)
+        config = DiffusionPipeline.load_config(folder)
         # Components that a folder says are none have to be named again, if the class wants them.
         absent = {part: None for part, entry in config.items() if entry == [None, None]}
         pipe = DiffusionPipeline.from_pretrained(
-            name, torch_dtype=dtype, use_safetensors=True, **absent
+            folder,
+            dtype=_saved_dtype(Path(folder), variant) if dtype is None else dtype,
+            use_safetensors=True,
+            variant=variant,
+            **absent,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"pipeline={name!r} cannot be loaded: {reason}; give a folder that a diffusers "
-            "pipeline's save_pretrained wrote, with safetensors files"
-        ) from error
+        files = f"{'*' if variant is None else f'*.{variant}'}.safetensors"
+        mend = (
+            "install the package that it names"
+            if isinstance(error, ImportError)
+            else f"give a folder that a diffusers pipeline's save_pretrained wrote, with {files} "
+            "files (variant='fp16' reads *.fp16.safetensors)"
+        )
+        raise ValueError(f"pipeline={name!r} cannot be loaded: {reason}; {mend}") from error
     return pipe.to(device)
+
+
+def _saved_dtype(folder: Path, variant: str | None) -> torch.dtype:
+    """Type of most of the denoiser's weights in files, of whole numbers float32."""
+    for file in sorted(path for one in DENOISERS for path in folder.glob(f"{one}/*.safetensors")):
+        if variant is not None and f".{variant}." not in file.name:
+            continue
+        if variant is None and re.search(r"\.(fp16|bf16|non_ema)\.", file.name):
+            continue
+        with safe_open(file, framework="pt") as weights:
+            kinds = Counter(weights.get_slice(one).get_dtype() for one in weights.keys())  # noqa: SIM118
+        return _DTYPES.get(kinds.most_common(1)[0][0], torch.float32)
+    return torch.float32
 
 
 def denoiser_of(pipe: DiffusionPipeline) -> tuple[str, nn.Module]:

@@ -15,7 +15,13 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.modulation.activations import AffineMap, fingerprint_of, read_strengths
 from aim_plugins.modulation.hooks import OutputFunction, change_outputs, find_module
 from aim_plugins.modulation.sites import split_site
-from vision_bench.diffusion.layout import check_row_axis, check_rows, check_tiled, over_rows
+from vision_bench.diffusion.layout import (
+    check_prompts_last,
+    check_row_axis,
+    check_rows,
+    check_tiled,
+    over_rows,
+)
 from vision_bench.diffusion.neurons import neurons_axis
 from vision_bench.diffusion.pipelines import as_module, check_steerable, denoiser_of
 from vision_bench.diffusion.placement import Placed, check_pooling
@@ -101,7 +107,8 @@ class ImageMaps:
         Raises:
             ValueError: If hooks would not run in the denoiser (see `check_steerable`), or it lacks
                 a module; in the pipeline's call, if that has another number of images or lays them
-                out in another way, if a module has another width or is left out at a step.
+                out in another way (with rows="conditional", in one that is not known), if a module
+                has another width or is left out at a step.
         """
         images = read_strengths(strengths)
         if not len(images):
@@ -113,7 +120,7 @@ class ImageMaps:
             yield
             return
         root = as_module(pipe)
-        steered = _Steered(self, images)
+        steered = _Steered(self, images, pipe)
         functions = {site: steered.function(root, site) for site in self.maps}
         with steered.watching(denoiser), change_outputs(root, functions):
             yield
@@ -148,13 +155,16 @@ class _Steered:
     Args:
         maps: The maps.
         strengths: Strength of each image.
+        pipe: The pipeline.
     """
 
-    def __init__(self, maps: ImageMaps, strengths: Float[Tensor, " images"]) -> None:
+    def __init__(self, maps: ImageMaps, strengths: Float[Tensor, " images"], pipe: Any) -> None:
         self._maps = maps
         self._strengths = strengths
+        self._pipe = pipe
         self._call = RunningCall()
         self._missed: set[str] = set()
+        self._known: set[int] = set()
         self._placed: dict[Any, Placed] = {}
 
     @contextlib.contextmanager
@@ -197,8 +207,14 @@ class _Steered:
         return self._placed[kept]
 
     def _begin(self, denoiser: nn.Module, given: Any) -> None:
-        check_tiled(self._call.batch, len(self._strengths))
         self._missed = set(self._maps.maps)
+        # Once for each number of rows: to compare them waits for an accelerator.
+        if self._call.rows in self._known:
+            return
+        check_tiled(self._call.batch, len(self._strengths))
+        if self._maps.rows == "conditional" and self._call.rows > len(self._strengths):
+            check_prompts_last(self._pipe)
+        self._known.add(self._call.rows)
 
     def _end(self, denoiser: nn.Module, given: Any, output: Any) -> None:
         if self._missed:

@@ -88,13 +88,22 @@ def show(settings: ShowSettings) -> None:
     print(json.dumps(summary, indent=2) if settings.json else as_text)
 
 
-def open_pipeline(settings: PipelineSettings) -> Any:
+def open_pipeline(settings: PipelineSettings, dtype: str | None = None) -> Any:
     """Loads the pipeline, which shows no progress of its own.
+
+    Args:
+        settings: What is loaded, and where it runs.
+        dtype: Type of the weights where the settings leave it open; None for that of the files.
 
     Raises:
         ValueError: If it cannot be loaded, or there is no such device.
     """
     device = best_device(settings.device)
-    pipe: Any = load_pipeline(settings.pipeline, getattr(torch, settings.dtype), device)
+    pipe: Any = load_pipeline(
+        settings.pipeline,
+        getattr(torch, settings.dtype or dtype or "", None),
+        device,
+        settings.variant,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe

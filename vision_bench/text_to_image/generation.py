@@ -23,9 +23,10 @@ from aim_plugins.core.identity import fingerprint, model_fingerprint
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
+from aim_plugins.transport.artifact import tokenizer_sha256
 from aim_plugins.transport.change import Transport, warn_once
 from vision_bench.diffusion.artifact import ImageTransport
-from vision_bench.diffusion.denoising import check_call
+from vision_bench.diffusion.denoising import check_call, scheduler_config
 from vision_bench.diffusion.generate import GeneratedImage, generate_images
 from vision_bench.pictures import save_picture
 from vision_bench.text_to_image.fit import open_pipeline
@@ -94,7 +95,8 @@ class GenerationStudy(FolderStudy):
         return {
             "command": "images generate",
             "pipeline": settings.pipeline,
-            "dtype": settings.dtype,
+            "dtype": self._dtype,
+            "variant": settings.variant,
             "transport": self.transport.fingerprint,
             "method": self.transport.metadata.method,
             "prompts": fingerprint([one.text for one in self.prompts]),
@@ -103,6 +105,13 @@ class GenerationStudy(FolderStudy):
             "seed": settings.seed,
             "call": self.call,
         }
+
+    @property
+    def _dtype(self) -> str | None:
+        """Type of the pipeline's weights: that of the fit, unless the settings say otherwise."""
+        fitted = self.transport.metadata.model_signature.get("dtype")
+        known = fitted if fitted in ("float32", "bfloat16", "float16") else None
+        return self.settings.dtype or known
 
     def load(self) -> None:
         """Loads the pipeline, where an image is missing."""
@@ -114,14 +123,14 @@ class GenerationStudy(FolderStudy):
         settings, known = self.settings, self.transport.metadata
         if warning := known.warning_of(settings.strengths):
             warn_once(warning)
-        self._pipe = open_pipeline(settings)
+        self._pipe = open_pipeline(settings, self._dtype)
         self.transport.check_pipeline(self._pipe, force=settings.force)
         call = self.call
         check_call(self._pipe, call)
-        self.transport.check_size(call.get("height"), call.get("width"))
+        self.transport.check_use(self._pipe, call)
         self._making = generate_images(
             self._pipe,
-            self.transport.maps,
+            self.transport,
             [files[0].prompt for files in self.images],
             settings.strengths,
             [files[0].seed for files in self.images],
@@ -133,7 +142,11 @@ class GenerationStudy(FolderStudy):
     def measure(self, store: SweepStore) -> None:
         if self._pipe is None:
             return
-        store.pin_manifest(pipeline_fingerprint=_fingerprints(self._pipe))
+        store.pin_manifest(
+            pipeline_fingerprint=_fingerprints(self._pipe),
+            tokenizers=_tokenizers(self._pipe),
+            scheduler=scheduler_config(self._pipe),
+        )
         _remove_leftovers(self.output / IMAGES)
         done = self._done()
         with tqdm(total=sum(map(len, self.images)), initial=len(done), desc="Images") as bar:
@@ -183,6 +196,15 @@ def _fingerprints(pipe: Any) -> dict[str, str]:
         name: model_fingerprint(one)
         for name, one in pipe.components.items()
         if isinstance(one, nn.Module)
+    }
+
+
+def _tokenizers(pipe: Any) -> dict[str, str]:
+    """A fingerprint of the rules of each of a pipeline's tokenizers."""
+    return {
+        name: tokenizer_sha256(one)
+        for name, one in pipe.components.items()
+        if hasattr(one, "get_vocab")
     }
 
 

@@ -41,12 +41,14 @@ class PipelineSettings(Settings):
     Attributes:
         pipeline: A folder that a diffusers pipeline's save_pretrained wrote, a name on the hub, or
             "demo:text-to-image".
-        dtype: Type of its weights.
+        dtype: Type of its weights; by default that of its files, or of the transport's fit.
+        variant: Which of several sets of files, such as fp16 for *.fp16.safetensors.
         device: Where it runs, such as cpu or cuda:1; by default an accelerator if there is one.
     """
 
     pipeline: str = option(metavar="DIR")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    variant: str | None = option(None, metavar="WORD")
     device: str | None = None
 
     def check_files(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +21,11 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
+    StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -219,11 +222,16 @@ def make_pixart() -> PixArtAlphaPipeline:
     )
 
 
+def make_pixart_sigma() -> PixArtSigmaPipeline:
+    return PixArtSigmaPipeline(**make_pixart().components)
+
+
 def draw(pipe: DiffusionPipeline, prompts: Sequence[str], **more: Any) -> torch.Tensor:
     """The latents of two steps, where `more` asks for nothing else; image i has its own noise."""
     images = len(prompts) * more.get("num_images_per_prompt", 1)
     own = {
         PixArtAlphaPipeline: {"use_resolution_binning": False, "clean_caption": False},
+        PixArtSigmaPipeline: {"use_resolution_binning": False, "clean_caption": False},
         FluxPipeline: {"max_sequence_length": LENGTH},
         StableDiffusion3Pipeline: {"max_sequence_length": LENGTH},
     }
@@ -308,3 +316,21 @@ def sd3() -> DiffusionPipeline:
 def pixart() -> DiffusionPipeline:
     """PixArt: blocks with one output, guidance in one batch."""
     return made(make_pixart)
+
+
+@pytest.fixture(scope="session")
+def pixart_sigma() -> DiffusionPipeline:
+    """PixArt of its second generation, which checks captions in another way."""
+    return made(make_pixart_sigma)
+
+
+@pytest.fixture
+def pag(sd: Any) -> DiffusionPipeline:
+    """Stable Diffusion with perturbed-attention guidance: rows that are no side of guidance.
+
+    New for each test, as a run that fails leaves its attention behind.
+    """
+    parts = {**sd.components, "unet": copy.deepcopy(sd.unet)}
+    pipe = StableDiffusionPAGPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -13,11 +13,15 @@ import torch
 
 pytest.importorskip("diffusers")
 
+from diffusers import EulerDiscreteScheduler
+
 from aim_plugins.core.files import sha256_of
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.artifact import LearnedTransport
+from tests.vision_bench.diffusion.conftest import draw
 from vision_bench.diffusion.artifact import ImageTransport, ImageTransportMetadata
+from vision_bench.diffusion.denoising import scheduler_config
 from vision_bench.diffusion.pipelines import denoiser_of
 from vision_bench.diffusion.steering import ImageMaps
 
@@ -190,6 +194,30 @@ def test_other_weights_are_refused_unless_forced(sd, caplog) -> None:
     assert "other weights" in caplog.text
 
 
+def test_other_weights_are_not_steered_unless_forced(sd, caplog) -> None:
+    transport = make_transport(sd)
+    tuned = copy.copy(sd)
+    tuned.unet = copy.deepcopy(sd.unet)
+    tuned.unet.requires_grad_(False).conv_out.weight.mul_(1.5)
+    tuned.unet.conv_in.weight.mul_(1.5)
+    plain = draw(tuned, ["a coat"])
+    with pytest.raises(ValueError, match="was learned on another model.*give force=True"):
+        transport.applied(tuned, [1.0])
+    for _ in range(2):  # the second time nothing is checked, or warned of, again
+        with transport.applied(tuned, [1.0], force=True):
+            assert not torch.equal(draw(tuned, ["a coat"]), plain)
+    assert caplog.text.count("other weights") == 1
+    with transport.applied(sd, [1.0]), transport.maps.applied(tuned, [0.0]):
+        assert torch.equal(draw(tuned, ["a coat"]), plain)
+
+
+def test_a_compiled_denoiser_is_refused_as_such(sd) -> None:
+    compiled = copy.copy(sd)
+    compiled.unet = torch.compile(copy.deepcopy(sd.unet), backend="eager")
+    with pytest.raises(ValueError, match="is compiled"):
+        make_transport(sd).applied(compiled, [1.0])
+
+
 def test_another_denoiser_is_refused_even_by_force(sd, sdxl, flux) -> None:
     transport = make_transport(sd)
     for force in (False, True):
@@ -209,15 +237,41 @@ def test_another_denoiser_is_refused_even_by_force(sd, sdxl, flux) -> None:
         transport.check_pipeline(sdxl)
 
 
-def test_another_size_is_warned_of(sd, caplog) -> None:
-    transport = make_transport(sd)
-    transport.check_size(16, 16)
-    transport.check_size(None, None)
-    make_transport(sd, height=None, width=None).check_size(64, 64)
+def test_another_use_than_that_of_the_fit_is_warned_of(sd, caplog) -> None:
+    config = json.loads(json.dumps(scheduler_config(sd)))
+    fitted = {"num_inference_steps": 4, "guidance_scale": 3.0, "scheduler": config}
+    transport = make_transport(sd, **fitted)
+    same = {"height": 16, "width": 16, "num_inference_steps": 4, "guidance_scale": 3}
+    transport.check_use(sd, same)
+    transport.check_use(sd, {"height": None})
+    unknown = {"height": None, "width": None, "scheduler": {"spacing": "of another release"}}
+    make_transport(sd, **unknown).check_use(sd, same)
     assert not caplog.records
-    transport.check_size(24, 16)
-    assert "height=24, and the transport was learned at 16" in caplog.text
+    for name, value, known in [
+        ("height", 24, "16"),
+        ("num_inference_steps", 8, "4"),
+        ("guidance_scale", 0.0, "3"),
+    ]:
+        transport.check_use(sd, {**same, name: value})
+        assert f"{name}={value:g}, and the transport was learned at {known}:" in caplog.text
+        assert len(caplog.records) == 1
+        caplog.clear()
+
+
+def test_another_scheduler_than_that_of_the_fit_is_warned_of(sd, caplog) -> None:
+    transport = make_transport(sd, scheduler=scheduler_config(sd))
+    other = copy.copy(sd)
+    other.scheduler = type(sd.scheduler).from_config(
+        sd.scheduler.config, timestep_spacing="trailing"
+    )
+    transport.check_use(other, {})
+    assert "scheduler: timestep_spacing='trailing', and the transport was learned at 'leading'" in (
+        caplog.text
+    )
     assert len(caplog.records) == 1
+    other.scheduler = EulerDiscreteScheduler.from_config(sd.scheduler.config)
+    transport.check_use(other, {})
+    assert "scheduler: class='EulerDiscreteScheduler', and the" in caplog.text
 
 
 def test_strengths_that_were_not_learned_for_are_warned_of(sd) -> None:

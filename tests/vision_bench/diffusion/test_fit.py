@@ -609,6 +609,17 @@ def test_rows_of_prompts_alone_need_guidance_in_one_batch(sd, flux):
             fit(pipe, layout, rows="conditional")
 
 
+@pytest.mark.parametrize(("guidance", "attention"), [(0.0, 3.0), (3.0, 0.0), (3.0, 3.0)])
+def test_rows_whose_order_is_not_known_are_refused(pag, guidance, attention):
+    """Without guidance, those of perturbed attention are two for each prompt as well."""
+    with pytest.raises(ValueError, match="pipeline: StableDiffusionPAGPipeline runs several rows"):
+        fit(pag, guidance_scale=guidance, pag_scale=attention)
+
+
+def test_a_row_for_each_prompt_has_no_order_to_know(pag):
+    assert list(fit(pag, UNGUIDED, guidance_scale=0.0, pag_scale=0.0).maps.maps) == UNGUIDED.sites
+
+
 def test_a_module_that_does_not_run_is_named(sd):
     pipe = copy.deepcopy(sd)
     pipe.unet.mid_block.spare = torch.nn.Linear(2, 2)

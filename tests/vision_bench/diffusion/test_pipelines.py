@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -184,10 +185,73 @@ def test_pipelines_without_an_autoencoder_are_loaded(sd: DiffusionPipeline, tmp_
     assert load_pipeline(str(tmp_path)).vae is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_weights_have_the_type_of_their_files(sd, tmp_path, dtype) -> None:
+    copy.deepcopy(sd).to(dtype).save_pretrained(tmp_path)
+    loaded = load_pipeline(str(tmp_path))
+    assert loaded.unet.dtype == loaded.text_encoder.dtype == dtype
+
+
+def test_a_variant_is_read_where_it_alone_is_there(sd, tmp_path) -> None:
+    copy.deepcopy(sd).to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    with pytest.raises(ValueError, match="cannot be loaded.*variant='fp16' reads"):
+        load_pipeline(str(tmp_path))
+    loaded = load_pipeline(str(tmp_path), variant="fp16")
+    assert loaded.unet.dtype == torch.float16
+    assert torch.equal(loaded.unet.conv_in.weight, sd.unet.conv_in.weight.half())
+
+
+def test_of_two_variants_the_one_that_is_read_tells_the_type(sd, tmp_path) -> None:
+    sd.save_pretrained(tmp_path)
+    copy.deepcopy(sd).to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    assert load_pipeline(str(tmp_path)).unet.dtype == torch.float32
+    assert load_pipeline(str(tmp_path), variant="fp16").unet.dtype == torch.float16
+
+
+def test_a_package_that_is_missing_is_named(sd, tmp_path, monkeypatch) -> None:
+    sd.save_pretrained(tmp_path)
+
+    def miss(*_: Any, **__: Any) -> None:
+        raise ImportError("T5Tokenizer requires the SentencePiece library\nbut it was not found")
+
+    monkeypatch.setattr(type(sd.tokenizer), "from_pretrained", miss)
+    with pytest.raises(ValueError) as caught:
+        load_pipeline(str(tmp_path))
+    message = str(caught.value)
+    assert "requires the SentencePiece library but it was not found; install the pack" in message
+    assert "\n" not in message
+
+
+def test_a_class_that_diffusers_has_not_is_named(sd, tmp_path) -> None:
+    sd.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "NewestPipeline"))
+    with pytest.raises(ValueError, match="cannot be loaded: .*NewestPipeline"):
+        load_pipeline(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", ["pipeline", "unet"])
+def test_code_that_comes_with_a_pipeline_is_not_run(sd, tmp_path, part) -> None:
+    """Releases of diffusers before the floor of setup.py imported it from folders unasked."""
+    folder, proof = tmp_path / "pipe", tmp_path / "ran"
+    sd.save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    where = folder if part == "pipeline" else folder / part
+    (where / "evil.py").write_text(
+        f"open({str(proof)!r}, 'w').close()\nfrom diffusers import StableDiffusionPipeline\n"
+        "class Evil(StableDiffusionPipeline): pass\n"
+    )
+    index |= {"_class_name": ["evil", "Evil"]} if part == "pipeline" else {part: ["evil", "Evil"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_pipeline(str(folder))
+    assert not proof.exists()
+
+
 def test_pickled_weights_are_refused(sd: DiffusionPipeline, tmp_path: Path) -> None:
     sd.save_pretrained(tmp_path, safe_serialization=False)
     assert list(tmp_path.rglob("*.bin"))
-    with pytest.raises(ValueError, match="cannot be loaded: .*with safetensors files"):
+    with pytest.raises(ValueError, match="cannot be loaded: .*safetensors files"):
         load_pipeline(str(tmp_path))
 
 

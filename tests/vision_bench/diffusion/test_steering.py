@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, FluxPipeline, StableDiffusionPipeline
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.sites import split_site
 from tests.vision_bench.diffusion.conftest import draw, lies_first, random_maps
+from vision_bench.diffusion import steering
 from vision_bench.diffusion.pipelines import as_module
 from vision_bench.diffusion.steering import ImageMaps
 
@@ -230,6 +231,26 @@ def test_conditional_rows_need_guidance_in_a_batch(flux: DiffusionPipeline) -> N
         draw(flux, PROMPTS)
 
 
+def test_conditional_rows_need_an_order_that_is_known(pag: DiffusionPipeline) -> None:
+    maps = timeless(random_maps(pag, [r"unet\.conv_norm_out"]))
+    perturbed = {"guidance_scale": 0.0, "pag_scale": 3.0}
+    with (
+        ImageMaps(maps, rows="conditional").applied(pag, STRENGTHS),
+        pytest.raises(ValueError, match="PAGPipeline runs several rows.*and rows='both'"),
+    ):
+        draw(pag, PROMPTS, **perturbed)
+
+
+def test_rows_of_any_order_are_steered_together(pag: DiffusionPipeline) -> None:
+    maps = timeless(random_maps(pag, [r"unet\.conv_norm_out"]))
+    perturbed = {"guidance_scale": 0.0, "pag_scale": 3.0}
+    plain = draw(pag, PROMPTS, **perturbed)
+    with ImageMaps(maps).applied(pag, STRENGTHS):
+        moved = draw(pag, PROMPTS, **perturbed)
+    kept = [torch.equal(*pair) for pair in zip(plain, moved, strict=True)]
+    assert kept == [one == 0 for one in STRENGTHS]
+
+
 def test_each_step_has_the_map_of_the_nearest_timestep(sd: DiffusionPipeline) -> None:
     early, late = random_maps(sd, seed=1), random_maps(sd, seed=2)
     sd.scheduler.set_timesteps(4)
@@ -325,6 +346,19 @@ def test_sites_that_a_call_leaves_out_are_found(
         pytest.raises(ValueError, match=r"unet\.mid_block\.\S+, .* did not run in a call"),
     ):
         draw(sd, PROMPTS)
+
+
+def test_a_layout_is_checked_once_and_again_when_it_changes(
+    sd: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each check makes an accelerator wait."""
+    checked: list[int] = []
+    monkeypatch.setattr(steering, "check_tiled", lambda batch, _: checked.append(len(batch)))
+    with ImageMaps(timeless(random_maps(sd))).applied(sd, STRENGTHS):
+        draw(sd, PROMPTS, num_inference_steps=4)
+        assert checked == [6]
+        draw(sd, PROMPTS, num_inference_steps=4, guidance_scale=1.0)
+        assert checked == [6, 3]
 
 
 def random_maps_of_all(pipe: DiffusionPipeline) -> dict[str, AffineMap]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
 
@@ -189,20 +191,46 @@ def test_two_processes_do_not_write_at_once(drawn, words, capsys) -> None:
     assert "is being written by another process" in capsys.readouterr().err
 
 
-def test_a_model_that_was_replaced_is_refused(words, pipelines, tmp_path, capsys) -> None:
-    import shutil
+def shift_weights(pipeline: Path) -> None:
+    file = pipeline / "vae/diffusion_pytorch_model.safetensors"
+    save_file({name: one + 1 for name, one in load_file(file).items()}, file)
 
-    from safetensors.torch import load_file, save_file
 
+def space_steps(pipeline: Path) -> None:
+    file = pipeline / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "timestep_spacing": "trailing"}))
+
+
+def swap_words(pipeline: Path) -> None:
+    file = pipeline / "tokenizer/tokenizer.json"
+    rules = json.loads(file.read_text())
+    words = rules["model"]["vocab"]
+    words["coat"], words["boot"] = words["boot"], words["coat"]
+    file.write_text(json.dumps(rules))
+
+
+@pytest.mark.parametrize(
+    ("replace", "named"),
+    [
+        (shift_weights, "pipeline_fingerprint"),
+        (space_steps, "scheduler"),
+        (swap_words, "tokenizers"),
+    ],
+)
+def test_a_part_of_the_pipeline_that_was_replaced_is_refused(
+    replace, named, words, pipelines, tmp_path, capsys
+) -> None:
     shutil.copytree(pipelines / "sd", tmp_path / "sd")
     words = [tmp_path / "sd" if word == pipelines / "sd" else word for word in words]
-    assert images("generate", *words, "--no-create-gif", "-o", tmp_path / "out") == 0
-    (tmp_path / "out/images/strength=1/2.png").unlink()
-    file = tmp_path / "sd/vae/diffusion_pytorch_model.safetensors"
-    weights = load_file(file)
-    save_file({name: one + 1 for name, one in weights.items()}, file)
-    assert images("generate", *words, "--no-create-gif", "-o", tmp_path / "out") == 2
-    assert "pipeline_fingerprint" in capsys.readouterr().err
+    words += ["--strength", "0,1", "--max-batches", 1, "--no-create-gif", "-o", tmp_path / "out"]
+    assert images("generate", *words) == 0
+    (tmp_path / "out/images/strength=1/1.png").unlink()
+    assert images("generate", *words) == 0
+    (tmp_path / "out/images/strength=1/1.png").unlink()
+    replace(tmp_path / "sd")
+    capsys.readouterr()
+    assert images("generate", *words) == 2
+    assert f"{named}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -232,6 +260,25 @@ def test_another_size_than_that_of_the_fit_is_warned_of(words, tmp_path, caplog)
     assert images("generate", *words, *more, "-o", tmp_path / "out") == 0
     assert "height=24, and the transport was learned at 16" in caplog.text
     assert pixels(tmp_path / "out/images/strength=1/0.png").shape == (24, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "dtype"), [([], torch.float32), (["--dtype", "bfloat16"], torch.bfloat16)]
+)
+def test_weights_have_the_type_of_the_fit(
+    more, dtype, words, pipelines, tmp_path, monkeypatch
+) -> None:
+    """Whatever the files have, here half precision under the name of a variant."""
+    half = load_pipeline(str(pipelines / "sd"), torch.float16)
+    half.save_pretrained(tmp_path / "half", variant="fp16")
+    words = [tmp_path / "half" if word == pipelines / "sd" else word for word in words]
+    opened, plainly = [], generation.open_pipeline
+    monkeypatch.setattr(
+        generation, "open_pipeline", lambda *a: opened.append(plainly(*a)) or opened[-1]
+    )
+    more = ["--max-batches", 1, "--no-create-gif", "--variant", "fp16", "--force", *more]
+    assert images("generate", *words, *more, "-o", tmp_path / "out") == 0
+    assert opened[0].unet.dtype == opened[0].vae.dtype == dtype
 
 
 def test_strengths_beyond_those_of_the_fit_are_warned_of(words, tmp_path, caplog) -> None:
