@@ -78,11 +78,6 @@ class ImageMaps:
             for timestep, one in timed.items()
         }
 
-    def at(self, site: str, timestep: float) -> AffineMap:
-        """The map of a site that serves a timestep: that of the nearest one."""
-        timed = self.maps[site]
-        return timed[_key(timed, timestep)]
-
     def on(self, site: str, key: float | None, device: torch.device) -> AffineMap:
         """The map of a site and timestep, or None, on a device, where it stays."""
         kept = (site, key, device)
