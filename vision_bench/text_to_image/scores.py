@@ -153,8 +153,8 @@ def score_images(
     plain = images[:, columns.index(0)]
     values = {}
     if concept is not None:
-        words = spoken_name(concept.replace("-", " "))  # names of subsets, as in AcT
-        one, other = judge.text_features([_WITH.format(words), _AGAINST])
+        spoken = spoken_name(concept.replace("-", " "))  # names of subsets, as in AcT
+        one, other = judge.text_features([_WITH.format(spoken), _AGAINST])
         values[PRESENCE] = zero_shot_share(images, one, other, judge.logit_scale)
     values[IMAGE] = cosines(images, plain)
     values[PROMPT] = cosines(images, judge.text_features([one.plain for one in prompts]))
