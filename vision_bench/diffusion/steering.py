@@ -78,11 +78,6 @@ class ImageMaps:
             for timestep, one in timed.items()
         }
 
-    def at(self, site: str, timestep: float) -> AffineMap:
-        """The map of a site that serves a timestep: that of the nearest one."""
-        timed = self.maps[site]
-        return timed[_key(timed, timestep)]
-
     def on(self, site: str, key: float | None, device: torch.device) -> AffineMap:
         """The map of a site and timestep, or None, on a device, where it stays."""
         kept = (site, key, device)
@@ -102,7 +97,8 @@ class ImageMaps:
             pipe: The pipeline the maps were learned on.
             strengths: Strength λ of each image of the pipeline's calls: of each prompt in turn,
                 `num_images_per_prompt` times. Images of strength 0 keep every bit. Where all are
-                0, nothing is attached.
+                0, nothing is attached. The layout is checked in the first call of the denoiser, and
+                again where its number of rows changes.
 
         Raises:
             ValueError: If hooks would not run in the denoiser (see `check_steerable`), or it lacks

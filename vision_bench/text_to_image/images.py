@@ -14,7 +14,6 @@ from pathlib import Path
 
 from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import format_strength
-from aim_plugins.transport.data.text_files import json_lines
 
 IMAGES = "images"
 TABLE = "images.jsonl"
@@ -63,23 +62,6 @@ def write_images(folder: Path, images: Iterable[Sequence[ImageFile]]) -> Path:
     """Writes the table of a folder's images."""
     rows = [json.dumps(asdict(one), ensure_ascii=False) + "\n" for files in images for one in files]
     return write_atomic(folder / TABLE, "".join(rows))
-
-
-def read_images(folder: Path) -> list[list[ImageFile]]:
-    """Reads what `write_images` wrote.
-
-    Raises:
-        FileNotFoundError: If there is no table.
-        ValueError: If it is damaged.
-    """
-    found: dict[int, list[ImageFile]] = {}
-    for line, row in json_lines(folder / TABLE):
-        try:
-            one = ImageFile(**row)
-        except TypeError as error:
-            raise ValueError(f"{folder / TABLE} line {line} is no line of a table") from error
-        found.setdefault(one.number, []).append(one)
-    return list(found.values())
 
 
 def _file(number: int, strength: float) -> str:

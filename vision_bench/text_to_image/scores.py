@@ -34,6 +34,7 @@ from aim_plugins.sweep.estimates import mean
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.paired import Interval, mean_difference
 from aim_plugins.sweep.table import Row, pool_draws
+from vision_bench.models.names import spoken_name
 from vision_bench.text_to_image.judge import ClipJudge
 from vision_bench.text_to_image.tasks import Prompt
 
@@ -152,7 +153,8 @@ def score_images(
     plain = images[:, columns.index(0)]
     values = {}
     if concept is not None:
-        one, other = judge.text_features([_WITH.format(_spoken(concept)), _AGAINST])
+        spoken = spoken_name(concept.replace("-", " "))  # names of subsets, as in AcT
+        one, other = judge.text_features([_WITH.format(spoken), _AGAINST])
         values[PRESENCE] = zero_shot_share(images, one, other, judge.logit_scale)
     values[IMAGE] = cosines(images, plain)
     values[PROMPT] = cosines(images, judge.text_features([one.plain for one in prompts]))
@@ -219,8 +221,3 @@ def directional_similarity(
     told = (reach > _STILL) & (length > _STILL)
     along = torch.einsum("isw,iw->is", moved, words)
     return torch.where(told, along / (reach * length).clamp_min(_STILL**2), 0.0).clamp(-1, 1)
-
-
-def _spoken(concept: str) -> str:
-    """A subset's name in words, with spaces for what files have in place of them, as in AcT."""
-    return concept.replace("_", " ").replace("-", " ").strip()
