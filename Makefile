@@ -55,7 +55,7 @@ endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
 .PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution \
-	demo-attribution-vision demo-attribution-language demo-images $(STEERED:%=demo-images-%) \
+	demo-images $(STEERED:%=demo-images-%) \
 	test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
@@ -189,29 +189,19 @@ ATTRIBUTION := $(CONFIGS)/attribution
 
 LANGUAGE_ATTRIBUTION = $(ATTRIBUTION_OUTPUT)/language
 
-# Vision and language at once, with half the threads each: small models use several threads badly.
 demo-attribution: setup
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line THREADS=$$(( ($(THREADS) + 1) / 2 )) \
-		demo-attribution-vision demo-attribution-language
-	@echo "== done"
-	@find $(ATTRIBUTION_OUTPUT) -name report.html | sort
-
-demo-attribution-vision: setup
 	@echo "== training the demo's ResNet-20 (once)"
 	@$(VISION_BENCH) demo-models resnet20
 	@echo "== ResNet-20: which filters its answers rest on, from how many passes"
 	$(VISION_BENCH) attribute run $(ATTRIBUTION)/demo_resnet20.py \
 		--output $(ATTRIBUTION_OUTPUT)/resnet20
+	@echo "== ResNet-20 with a backdoor: planted here (once), closed by ablating a few filters"
+	@$(VISION_BENCH) demo-models backdoored
+	$(VISION_BENCH) attribute edit $(ATTRIBUTION)/demo_backdoor.py \
+		--output $(ATTRIBUTION_OUTPUT)/backdoor
 	@echo "== ResNet-20: a class forgotten"
 	$(VISION_BENCH) attribute edit $(ATTRIBUTION)/demo_forget.py \
 		--output $(ATTRIBUTION_OUTPUT)/forgotten
-	@echo "== ResNet-20 with a backdoor, closed by ablating a few filters"
-	$(VISION_BENCH) attribute edit $(ATTRIBUTION)/demo_backdoor.py \
-		--output $(ATTRIBUTION_OUTPUT)/backdoor
-
-demo-attribution-language: setup
-	@echo "== planting a backdoor in a ResNet-20 (once)"
-	@$(VISION_BENCH) demo-models backdoored
 	@echo "== fetching the demo model"
 	@$(BIN)/aim-plugins demo-model
 	@echo "== SmolLM2's 270 attention heads: which of them know the country of a capital"
@@ -225,6 +215,8 @@ demo-attribution-language: setup
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/lm_eval --model aim_hf --device cpu --model_args \
 		"pretrained=$$($(BIN)/aim-plugins demo-model),dtype=float32,edit=$(LANGUAGE_ATTRIBUTION)/edit,edit_strength=0:1:0.5" \
 		--tasks aim_demo_capitals --include_path eval_configs/lm_eval --batch_size 16
+	@echo "== done"
+	@find $(ATTRIBUTION_OUTPUT) -name report.html | sort
 
 TEXT_TO_IMAGE := $(CONFIGS)/text_to_image
 

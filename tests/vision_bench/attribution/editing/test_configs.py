@@ -60,6 +60,6 @@ def test_the_demo_s_backdoor_is_the_one_that_was_planted() -> None:
 
 def test_the_demo_runs_every_edit_of_its_own() -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    target = makefile.split("\ndemo-attribution-vision:")[1].split("\n\n")[0]
+    target = makefile.split("\ndemo-attribution:")[1].split("\n\n")[0]
     for name in CONFIGS:
         assert not name.startswith("demo_") or f"/{name}.py" in target, name
