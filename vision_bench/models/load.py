@@ -27,6 +27,7 @@ from vision_bench.models import sources
 from vision_bench.models.architectures.cifar import CIFAR_MODELS
 from vision_bench.models.architectures.lenet import LENET
 from vision_bench.models.architectures.segformer import SEGFORMER_MODELS
+from vision_bench.models.clip_models import load_clip
 from vision_bench.models.model import VisionModel
 from vision_bench.models.names import HUB, RANDOM, plain_name
 from vision_bench.models.preprocessing import Choice
@@ -103,7 +104,7 @@ def load_model(
     elif library == "timm":
         loaded = sources.load_timm(name, model_name, weights, classes, preprocessing)
     elif library == "clip":
-        loaded = sources.load_clip(name, model_name, weights, class_names, prompts, preprocessing)
+        loaded = load_clip(name, model_name, weights, class_names, prompts, preprocessing)
     elif name in SEGFORMER_MODELS:
         loaded = sources.load_segformer(name, weights, classes, preprocessing)
     elif Path(name).is_file():

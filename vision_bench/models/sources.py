@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,11 +13,10 @@ from torch import Tensor, nn
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.identity import model_fingerprint
-from vision_bench.models.architectures import cifar, clip, efficientnet_lite, lenet, segformer
+from vision_bench.models.architectures import cifar, efficientnet_lite, lenet, segformer
 from vision_bench.models.checkpoints import (
     load_weights,
     read_state_dict,
-    refuse_misfit,
     unwrap_state_dict,
 )
 from vision_bench.models.known_preprocessing import (
@@ -31,6 +27,7 @@ from vision_bench.models.known_preprocessing import (
     timm_preprocessing,
     torchvision_preprocessing,
 )
+from vision_bench.models.libraries import refuse_incomplete, report_left_to_us, require
 from vision_bench.models.model import LogitsOnly, VisionModel
 from vision_bench.models.names import HUB, RANDOM
 from vision_bench.models.preprocessing import Choice, KnownPreprocessing, Preprocessing
@@ -45,7 +42,7 @@ def load_cifar(
     name: str, weights: Weights, classes: int | None, asked: Choice | None
 ) -> VisionModel:
     """Loads a model of pytorch-cifar-models; a fused RepVGG checkpoint is recognised."""
-    _require("torchvision")
+    require("torchvision")
     dataset, architecture = cifar.split_name(name)
     data = cifar.DATA[dataset]
     classes = classes or data.classes
@@ -97,7 +94,7 @@ def load_torchvision(
     name: str, model_name: str, weights: Weights, classes: int | None, asked: Choice | None
 ) -> VisionModel:
     """Loads a classifier of torchvision, prepared as the published weights in the file."""
-    models = _require("torchvision.models")
+    models = require("torchvision.models")
     names = models.list_models(module=models)
     if model_name not in names:
         raise unknown_name(name, (f"torchvision:{other}" for other in names))
@@ -126,7 +123,7 @@ def load_timm(
     name: str, model_name: str, weights: Weights, classes: int | None, asked: Choice | None
 ) -> VisionModel:
     """Loads a classifier of timm."""
-    timm = _require("timm")
+    timm = require("timm")
     wanted = _wants_weights(name, weights)
     if not timm.is_model(model_name):
         raise unknown_name(name, (f"timm:{other}" for other in timm.list_models()))
@@ -143,115 +140,13 @@ def load_timm(
     return _classifier(name, module, module.num_classes, known)
 
 
-def load_clip(
-    name: str,
-    source: str,
-    weights: Weights,
-    class_names: Sequence[str] | None,
-    prompts: Sequence[str],
-    asked: Choice | None,
-) -> VisionModel:
-    """Loads a CLIP that transformers saved, as a classifier of classes that texts name."""
-    if weights in (HUB, RANDOM):
-        raise ValueError(
-            f"weights={weights!r} of {name!r}, which has weights: leave them out, or give the file "
-            "of an edited model"
-        )
-    if class_names is None:
-        raise ValueError(
-            f"model={name!r} tells classes by their names, which are not known here: choose a "
-            "model with an output for each class"
-        )
-    module, tokenizer = read_clip(source, name)
-    texts = clip.text_features(module, tokenizer, class_names, prompts or clip.PROMPTS)
-    side = module.config.vision_config.image_size
-    usual = Preprocessing(
-        size=side, crop=side, mean=clip.MEAN, std=clip.STD, interpolation="bicubic"
-    )
-    known = folder_preprocessing(source, Path(source).is_dir(), crops=True) or KnownPreprocessing(
-        usual, "that of CLIP's authors", False
-    )
-    known = known.settle(asked, name=name)
-    zero_shot = clip.ZeroShotClip(module, texts)
-    if weights is not None:
-        # Classes are told by the texts of the data at hand, whatever they were when it was saved.
-        state = {**read_state_dict(_path(weights)), clip.HEAD: zero_shot.head.weight.detach()}
-        load_weights(zero_shot, state, name=name, source=_path(weights))
-    # A folder's name says nothing: the same model may lie in two places.
-    fingerprint = model_fingerprint(zero_shot)
-    return VisionModel(
-        name,
-        zero_shot.eval(),
-        "classification",
-        len(class_names),
-        known.preprocessing,
-        fingerprint,
-        known.source,
-    )
-
-
-def read_clip(source: str, name: str, argument: str = "model") -> tuple[Any, Any]:
-    """Reads a CLIP that transformers saved, in single precision, and its tokenizer.
-
-    Args:
-        source: A folder, or a name on the hub.
-        name: What it is called, for errors.
-        argument: The argument that names it, for errors.
-
-    Returns:
-        The `CLIPModel` in evaluation mode, and the tokenizer.
-
-    Raises:
-        ValueError: If there is no CLIP, weights are missing, or there is no tokenizer.
-    """
-    transformers = _require("transformers")
-    with _report_left_to_us(transformers):
-        return _read_clip(transformers, source, name, argument)
-
-
-def _read_clip(transformers: ModuleType, source: str, name: str, argument: str) -> tuple[Any, Any]:
-    local = Path(source).is_dir()
-    where = "folder" if local else "hub name (and no folder here)"
-    try:
-        config = transformers.AutoConfig.from_pretrained(source, local_files_only=local)
-        if config.model_type != "clip":
-            raise ValueError(f"it holds a model of the kind {config.model_type!r}")
-        module, report = transformers.CLIPModel.from_pretrained(
-            source,
-            local_files_only=local,
-            dtype=torch.float32,  # in which the other models here compute
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{argument}={name!r}: transformers loads no CLIP from this {where}: {error}"
-        ) from error
-    # Files of older versions hold these constants.
-    report["unexpected_keys"] = [
-        key for key in report["unexpected_keys"] if not key.endswith("position_ids")
-    ]
-    _refuse_incomplete(report, name, source)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
-        # Without files, transformers makes one that knows no words.
-        if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-            raise ValueError("there is no tokenizer.json, nor vocab.json with merges.txt")
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{argument}={name!r}: transformers loads no tokenizer from this {where}, which "
-            f"texts need: {error}"
-        ) from error
-    return module.eval(), tokenizer
-
-
 def load_segformer(
     name: str, weights: Weights, classes: int | None, asked: Choice | None
 ) -> VisionModel:
     """Loads SegFormer B0 to B5 from a file of either layout, a folder or the hub."""
     size = name.removeprefix("segformer-")
     if not _wants_weights(name, weights):
-        transformers = _require("transformers")
+        transformers = require("transformers")
         classes = classes or _ADE20K_CLASSES
         known = segformer_preprocessing(_usual_segformer(size, classes), None)
         known = known.settle(asked, name=name, weights=weights)
@@ -290,10 +185,10 @@ def load_transformers(
 ) -> VisionModel:
     """Loads a segmentation model that transformers saved, from a folder or the hub."""
     _refuse_weights(source, weights)
-    transformers = _require("transformers")
+    transformers = require("transformers")
     local = Path(source).is_dir()
     try:
-        with _report_left_to_us(transformers):
+        with report_left_to_us(transformers):
             module, report = transformers.AutoModelForSemanticSegmentation.from_pretrained(
                 source,
                 local_files_only=local,
@@ -305,7 +200,7 @@ def load_transformers(
         raise ValueError(
             f"model={source!r}: transformers loads no segmentation model from this {where}: {error}"
         ) from error
-    _refuse_incomplete(report, name or source, source)
+    refuse_incomplete(report, name or source, source)
     if classes is not None and classes != module.config.num_labels:
         raise ValueError(
             f"model={source!r} has {module.config.num_labels} classes, not {classes}: choose the "
@@ -380,17 +275,6 @@ def _own_names(config: Any) -> tuple[str, ...] | None:
     return tuple(names) if named else None
 
 
-def _require(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(
-            f"{package} is not installed or does not work ({error}): "
-            "pip install 'aim-plugins[vision]'"
-        ) from error
-
-
 def _wants_weights(name: str, weights: Weights) -> bool:
     if weights is None:
         raise ValueError(
@@ -459,7 +343,7 @@ def _segformer_file(
     asked: Choice | None,
     state: dict[str, Tensor] | None = None,
 ) -> VisionModel:
-    transformers = _require("transformers")
+    transformers = require("transformers")
     # Where the file was read before, it was given as the model.
     given = (name, path) if state is None else (str(path), None)
     state = read_state_dict(path) if state is None else state
@@ -471,7 +355,7 @@ def _segformer_file(
     known = segformer_preprocessing(_usual_segformer(size, classes), path)
     known = known.settle(asked, name=given[0], weights=given[1])
     # transformers renames published keys to those of its own version's modules.
-    with _report_left_to_us(transformers):
+    with report_left_to_us(transformers):
         module, report = transformers.SegformerForSemanticSegmentation.from_pretrained(
             None,
             config=segformer.segformer_config(size, classes),
@@ -479,28 +363,5 @@ def _segformer_file(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    _refuse_incomplete(report, name, path)
+    refuse_incomplete(report, name, path)
     return _segmenter(name, module, known)
-
-
-@contextlib.contextmanager
-def _report_left_to_us(transformers: ModuleType) -> Iterator[None]:
-    """Silences what transformers says about weights that don't fit, which is an error here."""
-    logging = transformers.utils.logging
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def _refuse_incomplete(report: Mapping[str, Any], name: str, source: str | Path) -> None:
-    """Passes transformers' report on as an error, unless every weight found its place."""
-    refuse_misfit(
-        sorted(key for key in report["missing_keys"] if not key.endswith("num_batches_tracked")),
-        sorted(report["unexpected_keys"]),
-        sorted(report["mismatched_keys"]),
-        name=name,
-        source=source,
-    )

@@ -20,9 +20,9 @@ from aim_plugins.core.devices import best_device
 from aim_plugins.core.identity import model_fingerprint
 from vision_bench.data.images import to_tensor
 from vision_bench.models.architectures.clip import embed_images, embed_texts
+from vision_bench.models.clip_models import read_clip
 from vision_bench.models.known_preprocessing import folder_preprocessing
 from vision_bench.models.preprocessing import Preprocessing
-from vision_bench.models.sources import read_clip
 
 if TYPE_CHECKING:
     from PIL.Image import Image
