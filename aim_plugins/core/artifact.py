@@ -130,8 +130,11 @@ class ArtifactMetadata:
         if difference.refused and not force:
             mend = "load that model"
             if self.FORCIBLE:
-                harness = f"force_{self.KIND}=True in a harness, " if self.IN_HARNESSES else ""
-                mend += f", or give force=True ({harness}--force in a command) to go on"
+                ways = "--force in a command"
+                if self.IN_HARNESSES:
+                    named = f"force_{self.KIND}=True in a harness, --force-{self.KIND} in a study"
+                    ways = f"{named}, {ways}"
+                mend += f", or give force=True ({ways}) to go on"
             raise ValueError(f"{text}; {mend}")
         logger.warning(text)
 
