@@ -206,8 +206,8 @@ demo-attribution: setup
 	@$(BIN)/aim-plugins demo-model
 	@echo "== SmolLM2's 270 attention heads: which of them know the country of a capital"
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/aim-plugins attribute --model demo:smollm2 \
-		--tasks aim_demo_capitals --also aim_demo_continents --also-limit 30 \
-		--include-path eval_configs/lm_eval --num-ablations 64 --gradient-passes 16 \
+		--tasks aim_demo_capitals --also aim_demo_continents --also-limit 20 \
+		--include-path eval_configs/lm_eval --num-ablations 48 --gradient-passes 16 \
 		--eval-alphas 0.05 --eval-masks 20 --random-edits 3 \
 		--output $(LANGUAGE_ATTRIBUTION)
 	@echo "== the edit in the stock harness, from the whole model to the heads ablated: of the capitals"

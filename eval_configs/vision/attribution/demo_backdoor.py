@@ -11,7 +11,7 @@ data_root = "demo:data-root"
 model = "resnet20"
 weights = "demo:backdoored"
 preprocessing = "published"
-limit = 2000
+limit = 1500
 batch_size = 250
 
 targets = "triggered"
@@ -20,7 +20,7 @@ backdoor_class = 8
 # Ten images with the patch, and the same ten without it, as in the paper.
 target_count = 10
 reference_count = 10
-sizes = "1,2,3,5,8,12,20,30,50"
+sizes = "1,2,3,5,8,12,20"
 num_ablations = 200
 gradient_passes = 60
 output = "runs/demo-attribution/backdoor"
