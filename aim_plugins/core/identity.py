@@ -7,6 +7,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from aim_plugins.core.offloading import offloaded_weights
+
 if TYPE_CHECKING:
     from torch.nn import Module
 
@@ -68,7 +70,7 @@ def model_fingerprint(model: Module, architecture: str = "") -> str:
     digest.update(_ADDRESS.sub("", repr(model)).encode())
     for name, layer in model.named_modules():
         digest.update(f"\n{name} {_numbers_of(layer)}".encode())
-    for key, tensor in sorted(model.state_dict().items()):
+    for key, tensor in sorted({**model.state_dict(), **offloaded_weights(model)}.items()):
         if not isinstance(tensor, Tensor):  # some quantizers keep settings there
             digest.update(f"\n{key} {tensor!r}".encode())
             continue

@@ -1,17 +1,20 @@
 """Telling whether a model is the one that something was learned on, in whatever precision it runs.
 
 A signature is the architecture's name and a sample of the weights: sixteen values from one tensor
-of each kind. Values are compared with a tolerance that covers rounding to bfloat16, since what was
-learned in float32 is used in half precision too. A fine-tune moves weights near zero by more than
-that; one that leaves all sampled values within 0.5 % goes unseen.
+of each kind, and the same of the adapters that are at work, such as LoRA's. Values are compared
+with a tolerance that covers rounding to bfloat16, since what was learned in float32 is used in half
+precision too. A fine-tune moves weights near zero by more than that; one that leaves all sampled
+values within 0.5 % goes unseen.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from aim_plugins.core.offloading import offloaded_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,16 +49,12 @@ class Difference:
 
 def model_signature(model: Any) -> dict[str, Any]:
     """Architecture, dtype and a sample of the weights of a model, ready for JSON."""
-    weights = {
-        name: {"shape": list(tensor.shape), "values": _values(tensor)}
-        for name, tensor in _one_of_each_kind(_parameters(model)).items()
-        if _is_readable(tensor)
-    }
     dtype = next((str(one.dtype) for one in model.parameters()), "")
     return {
         "architecture": type(_unwrapped(model)).__name__,
         "dtype": dtype.removeprefix("torch."),
-        "weights": weights,
+        "weights": _sample(_parameters(model)),
+        "adapters": _sample(_adapters(model)),
     }
 
 
@@ -63,18 +62,10 @@ def is_signature(value: object) -> bool:
     """Whether a value has the form of a signature; parts of it may be missing."""
     if not isinstance(value, Mapping):
         return False
-    weights = value.get("weights") or {}
     return (
         isinstance(value.get("architecture", ""), str)
         and isinstance(value.get("dtype", ""), str)
-        and isinstance(weights, Mapping)
-        and all(
-            isinstance(name, str)
-            and isinstance(sample, Mapping)
-            and _is_list_of(sample.get("shape"), int)
-            and _is_list_of(sample.get("values"), int | float)
-            for name, sample in weights.items()
-        )
+        and all(_is_sample(value.get(part) or {}) for part in ("weights", "adapters"))
     )
 
 
@@ -92,6 +83,7 @@ def check_signature(model: Any, signature: Mapping[str, Any]) -> Difference | No
     if not _is_quantised(model):  # a quantiser also renames and adds weights
         differing += [name for name in unread if name not in parameters]
         differing += _added(parameters, sampled)
+    differing += _other_adapters(model, signature.get("adapters") or {})
     if unread and not differing:
         return Difference(
             f"{len(unread)} of {len(sampled)} sampled weights are quantised or offloaded here and "
@@ -129,6 +121,16 @@ def check_tensors(
     return _other_weights(model, _compare(tensors, shared)[0], shared)
 
 
+def _is_sample(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(sample, Mapping)
+        and _is_list_of(sample.get("shape"), int)
+        and _is_list_of(sample.get("values"), int | float)
+        for name, sample in value.items()
+    )
+
+
 def _is_list_of(value: object, kind: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, kind) for one in value)
 
@@ -160,11 +162,21 @@ def _compare(
 
 
 def _added(parameters: Mapping[str, Tensor], sampled: Mapping[str, Any]) -> list[str]:
-    """Weights of kinds that the signature has not, such as an adapter's."""
+    """Weights of kinds that the signature has not."""
     if len(sampled) >= KINDS:  # the signature left kinds out itself
         return []
     kinds = {_kind(name) for name in sampled}
     return [name for name in _one_of_each_kind(parameters) if _kind(name) not in kinds]
+
+
+def _other_adapters(model: Any, known: Mapping[str, Any]) -> list[str]:
+    """Weights of adapters that differ, are gone, or are of kinds that the signature has not."""
+    adapters = _adapters(model)
+    differing, unread = _compare(adapters, known)
+    gone = [name for name in unread if name not in adapters]
+    kinds = {_kind(name) for name in known}
+    added = [name for name in _one_of_each_kind(adapters) if _kind(name) not in kinds]
+    return [*differing, *gone, *added]
 
 
 def _unwrapped(model: Any) -> Any:
@@ -174,7 +186,51 @@ def _unwrapped(model: Any) -> Any:
 
 
 def _parameters(model: Any) -> dict[str, Tensor]:
-    return {_plain(name): tensor for name, tensor in model.named_parameters()}
+    """All but those of adapters; offloaded ones as they are in memory."""
+    offloaded = offloaded_weights(model)
+    of_adapters = {
+        id(one)
+        for _, layer, parts in _adapted_layers(model)
+        for part in parts
+        for one in getattr(layer, part).parameters()
+    }
+    return {
+        _plain(name): offloaded.get(name, tensor)
+        for name, tensor in model.named_parameters()
+        if id(tensor) not in of_adapters
+    }
+
+
+def _adapters(model: Any) -> dict[str, Tensor]:
+    """Weights of the adapters that are at work, and how much each counts, whatever its name.
+
+    One that is switched off changes nothing, and one that is merged changes other weights.
+    """
+    import torch
+
+    found: dict[str, Tensor] = {}
+    for name, layer, parts in _adapted_layers(model):
+        if layer.disable_adapters or layer.merged:
+            continue
+        for number, adapter in enumerate(layer.active_adapters):
+            letter = chr(ord("a") + number)  # a digit would make one kind of all
+            for part in parts:
+                for key, tensor in getattr(layer, part).named_parameters():
+                    own, _, rest = key.partition(".")
+                    if own == adapter:
+                        found[f"{_plain(name)}.{part}.{letter}.{rest}".rstrip(".")] = tensor
+            scale = getattr(layer, "scaling", {}).get(adapter)
+            if isinstance(scale, int | float):
+                found[f"{_plain(name)}.scaling.{letter}"] = torch.tensor(float(scale))
+    return found
+
+
+def _adapted_layers(model: Any) -> Iterator[tuple[str, Any, list[str]]]:
+    """PEFT's layers, with the names of the parts in which each holds its adapters."""
+    for name, layer in model.named_modules():
+        parts = [one for one in getattr(layer, "adapter_layer_names", ()) if hasattr(layer, one)]
+        if parts:
+            yield name, layer, parts
 
 
 def _plain(name: str) -> str:
@@ -183,6 +239,14 @@ def _plain(name: str) -> str:
 
 def _kind(name: str) -> str:
     return re.sub(r"\d+", "0", name)
+
+
+def _sample(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"shape": list(tensor.shape), "values": _values(tensor)}
+        for name, tensor in _one_of_each_kind(tensors).items()
+        if _is_readable(tensor)
+    }
 
 
 def _one_of_each_kind(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -89,6 +89,18 @@ def test_weights_that_are_offloaded_or_quantised_are_taken(tiny_llama: Any) -> N
     assert changed("nf4") == changed("nf4") != changed("int8")
 
 
+def test_a_model_that_accelerate_offloads_by_layers_is_the_same(tiny_llama: Any) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    offloaded = copy.deepcopy(tiny_llama)
+    accelerate.cpu_offload(offloaded, torch.device("cpu"))
+    assert next(offloaded.parameters()).is_meta
+    assert model_fingerprint(offloaded) == model_fingerprint(tiny_llama)
+    other = copy.deepcopy(tiny_llama)
+    other.model.layers[0].mlp.up_proj.weight.data += 1
+    accelerate.cpu_offload(other, torch.device("cpu"))
+    assert model_fingerprint(other) != model_fingerprint(tiny_llama)
+
+
 def test_an_adapters_weights_are_part_of_the_model(tiny_llama: Any) -> None:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(target_modules=["q_proj"])

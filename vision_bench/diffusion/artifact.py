@@ -13,11 +13,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from aim_plugins.core import artifact
+from aim_plugins.core.signature import model_signature
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.metadata import MapsMetadata
 from aim_plugins.transport.vectors import check_map, check_widths, map_tensors, read_maps
@@ -110,8 +111,8 @@ class ImageTransport:
 
     maps: ImageMaps
     metadata: ImageTransportMetadata
-    _checked: WeakSet[nn.Module] = field(
-        default_factory=WeakSet, init=False, repr=False, compare=False
+    _checked: WeakKeyDictionary[nn.Module, dict[str, Any]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
@@ -151,7 +152,8 @@ class ImageTransport:
         """Transports a pipeline's images while the block runs, see `ImageMaps.applied`.
 
         Args:
-            pipe: The pipeline. It is checked, see `check_pipeline`, unless its denoiser was before.
+            pipe: The pipeline. It is checked, see `check_pipeline`, unless its denoiser was before,
+                with the weights and adapters that it has now.
             strengths: Strength λ of each image of the pipeline's calls.
             force: Warns instead of refusing other weights or another class.
 
@@ -159,7 +161,7 @@ class ImageTransport:
             ValueError: If the pipeline cannot be steered, or has another denoiser.
         """
         _, denoiser = denoiser_of(pipe)
-        if denoiser not in self._checked:
+        if self._checked.get(denoiser) != model_signature(denoiser):
             check_steerable(pipe)  # a compiled one would seem to lack its modules
             self.check_pipeline(pipe, force=force)
         return self.maps.applied(pipe, strengths)
@@ -199,7 +201,7 @@ class ImageTransport:
         Args:
             pipe: The pipeline.
             force: Warns instead of refusing other weights or another class, such as those of a
-                fine-tune or a distilled denoiser.
+                fine-tune, of a LoRA that was not at work in the fit, or of a distilled denoiser.
 
         Raises:
             ValueError: If the pipeline lacks a site or a site has another width, whatever `force`
@@ -215,7 +217,7 @@ class ImageTransport:
         widths = {site: _width(timed) for site, timed in self.maps.maps.items()}
         check_widths(as_module(pipe), widths, learned_on)
         self.metadata.check_model(denoiser, force=force)
-        self._checked.add(denoiser)
+        self._checked[denoiser] = model_signature(denoiser)
 
     def check_use(self, pipe: Any, call: Mapping[str, Any]) -> None:
         """Warns of another size, number of steps, guidance or scheduler than those of the fit.

@@ -211,6 +211,77 @@ def test_other_weights_are_not_steered_unless_forced(sd, caplog) -> None:
         assert torch.equal(draw(tuned, ["a coat"]), plain)
 
 
+def adapt(pipe: Any, name: str = "style", seed: int = 0) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipe.unet.add_adapter(config, adapter_name=name)
+
+
+def of_new_unet(sd: Any) -> Any:
+    pipe = copy.copy(sd)
+    pipe.unet = copy.deepcopy(sd.unet)
+    return pipe
+
+
+def test_an_adapter_makes_another_denoiser_of_it(sd, caplog) -> None:
+    """Also where the signature has as many kinds of weights as it takes, as of a large UNet."""
+    transport, pipe = make_transport(sd), of_new_unet(sd)
+    assert len(transport.metadata.model_signature["weights"]) == 24
+    transport.check_pipeline(pipe)
+    adapt(pipe)
+    with pytest.raises(ValueError, match="learned on another model.*other weights.*lora_A"):
+        transport.applied(pipe, [1.0])
+    transport.check_pipeline(pipe, force=True)
+    assert "lora_A" in caplog.text
+    pipe.unet.disable_adapters()
+    make_transport(sd).check_pipeline(pipe)
+
+
+def test_a_transport_of_an_adapted_denoiser_knows_the_adapter(sd) -> None:
+    pipe = of_new_unet(sd)
+    adapt(pipe)
+    transport = make_transport(pipe)
+    again, other = of_new_unet(sd), of_new_unet(sd)
+    adapt(again, name="by another name")
+    transport.check_pipeline(again)
+    again.unet.set_adapters(["by another name"], weights=0.5)
+    with pytest.raises(ValueError, match="scaling"):
+        transport.applied(again, [1.0])
+    adapt(other, seed=1)
+    for wrong in (other, sd):
+        with pytest.raises(ValueError, match="other weights"):
+            transport.check_pipeline(wrong)
+
+
+def test_a_fused_adapter_is_seen_in_the_weights(sd) -> None:
+    transport, pipe = make_transport(sd), of_new_unet(sd)
+    adapt(pipe)
+    pipe.unet.fuse_lora()
+    with pytest.raises(ValueError, match="other weights"):
+        transport.check_pipeline(pipe)
+    pipe.unet.unload_lora()
+    with pytest.raises(ValueError, match="other weights"):
+        transport.check_pipeline(pipe)
+
+
+def test_weights_that_are_offloaded_by_layers_are_known(sd, caplog) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    transport, pipe = make_transport(sd), of_new_unet(sd)
+    accelerate.cpu_offload(pipe.unet, torch.device("cpu"))
+    assert next(pipe.unet.parameters()).is_meta
+    transport.check_pipeline(pipe)
+    assert make_transport(pipe).metadata.model_signature == transport.metadata.model_signature
+    assert not caplog.records
+    other = of_new_unet(sd)
+    for parameter in other.unet.parameters():
+        parameter.data.mul_(1.05)
+    accelerate.cpu_offload(other.unet, torch.device("cpu"))
+    with pytest.raises(ValueError, match="other weights"):
+        transport.check_pipeline(other)
+
+
 def test_a_compiled_denoiser_is_refused_as_such(sd) -> None:
     compiled = copy.copy(sd)
     compiled.unet = torch.compile(copy.deepcopy(sd.unet), backend="eager")
