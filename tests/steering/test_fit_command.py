@@ -152,6 +152,7 @@ def test_neither_another_transport_nor_other_files_are_replaced(fit, tmp_path, c
         ([*NORMS, "--batch-size", "0"], "batch_size=0"),
         ([*NORMS, "--dtype", "float12"], "dtype='float12' is unknown"),
         ([*NORMS, "--cfg-options", "method=mean"], "add --config FILE"),
+        ([*NORMS, "--pipeline", "models/sdxl"], "commands of their own: `vision-bench images fit`"),
         ([*NORMS, "--config", "none.py"], "config='none.py': no such file"),
     ],
 )

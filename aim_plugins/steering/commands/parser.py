@@ -125,6 +125,11 @@ def main(arguments: Sequence[str]) -> int:
         ValueError: If a setting is missing, unknown or not usable, or whatever else the command
             finds.
     """
+    if any(word.partition("=")[0] == "--pipeline" for word in arguments):
+        raise ValueError(
+            "--pipeline: transports of text-to-image pipelines have commands of their own: "
+            "`vision-bench images fit`, `images generate` and `images evaluate`"
+        )
     parser = CommandParser(
         prog="aim-plugins transport",
         description="Learn, look at, apply and evaluate activation transports.",
