@@ -67,13 +67,20 @@ def read_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
                 raise ValueError(f"the config's section 'data' has no {name!r}: add it")
         loaded = load_sides(**settings.data)
         sides = list(loaded.source), list(loaded.target)
-    if settings.limit is None:
-        return sides
-    source, target = (
-        choose(one, min(settings.limit, len(one)), settings.seed, name)
-        for one, name in zip(sides, ("source", "target"), strict=True)
-    )
-    return list(source), list(target)
+    return sides if settings.limit is None else _drawn(*sides, settings.limit, settings.seed)
+
+
+def _drawn(
+    source: list[str], target: list[str], limit: int, seed: int
+) -> tuple[list[str], list[str]]:
+    """Some prompts a side; of sides of one length the partners, which start from one noise."""
+    if len(source) != len(target):
+        sides = (source, "source"), (target, "target")
+        drawn = [choose(one, min(limit, len(one)), seed, name) for one, name in sides]
+        return list(drawn[0]), list(drawn[1])
+    pairs = list(zip(source, target, strict=True))
+    pairs = list(choose(pairs, min(limit, len(pairs)), seed, "source and target"))
+    return [one for one, _ in pairs], [one for _, one in pairs]
 
 
 def show(settings: ShowSettings) -> None:

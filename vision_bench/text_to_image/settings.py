@@ -98,7 +98,8 @@ class FitSettings(PipelineSettings, DenoisingSettings):
         source: Prompts to start from: .jsonl with {"text": ...}, or .txt, one a line.
         target: Prompts to arrive at, the same way.
         data: What `vision_bench.text_to_image.tasks.load_sides` reads instead of two files.
-        limit: Prompts a side, drawn at random; by default all.
+        limit: Prompts a side, drawn at random; by default all. Of sides of one length, which belong
+            together line by line, the same lines are drawn.
         modules: Modules of the denoiser to transport, by patterns of their whole names, such as
             'unet.*norm.*'; 'NAME:K' takes output K of a tuple; by default the paper's.
         method: linear, gaussian, mean, aura or iti.

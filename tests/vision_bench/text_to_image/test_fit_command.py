@@ -14,6 +14,8 @@ from tests.vision_bench.text_to_image.conftest import SOURCE, TARGET, images, wr
 from vision_bench.diffusion.artifact import ImageTransport
 from vision_bench.diffusion.fit import fit_transport
 from vision_bench.diffusion.pipelines import load_pipeline
+from vision_bench.text_to_image.fit import read_sides
+from vision_bench.text_to_image.settings import FitSettings
 
 
 def test_the_command_writes_what_the_function_learns(pipelines, sides, tmp_path, capsys):
@@ -86,6 +88,33 @@ def test_a_config_names_data_and_settings_of_each_command(pipelines, tmp_path):
     assert not (drawn / "animations").exists()
 
 
+def limited(tmp_path: Path, source: list[str], target: list[str]) -> tuple[list[str], list[str]]:
+    files = {
+        "source": str(write_prompts(tmp_path / "from.txt", source)),
+        "target": str(write_prompts(tmp_path / "to.txt", target)),
+    }
+    where = {"pipeline": "demo:text-to-image", "output": tmp_path / "out"}
+    return read_sides(FitSettings(**files, **where, limit=5, seed=3))
+
+
+def test_a_limit_draws_partners_together(tmp_path: Path) -> None:
+    """Sorted, the targets come in the other order, so that places apart would part them."""
+    source = [f"coat {number}" for number in range(10, 40)]
+    target = [f"{9 - number % 10}{number} striped" for number in range(10, 40)]
+    partner = dict(zip(source, target, strict=True))
+    drawn, beside = limited(tmp_path, source, target)
+    assert len(set(drawn)) == 5 and beside == [partner[one] for one in drawn]
+    # What is drawn depends on the prompts alone, in whatever order their file has them.
+    assert limited(tmp_path, source[::-1], target[::-1]) == (drawn, beside)
+
+
+def test_a_limit_draws_from_each_of_two_unequal_sides(tmp_path: Path) -> None:
+    source, target = [f"coat {one}" for one in range(9)], [f"boot {one}" for one in range(3)]
+    drawn, beside = limited(tmp_path, source, target)
+    assert len(set(drawn)) == 5 and set(drawn) < set(source)
+    assert sorted(beside) == target
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -106,6 +135,10 @@ def test_a_config_names_data_and_settings_of_each_command(pipelines, tmp_path):
         (["--modules", ".*nrm"], "matches none"),
         (["--device", "abacus"], "device='abacus' cannot be used"),
         (["--dtype", "int8"], "dtype='int8'"),
+        (
+            ["--offload", "model", "--device", "cpu"],
+            "offload='model' keeps weights in the machine's",
+        ),
         (["--guidance-scale", "-1"], "guidance_scale=-1.0"),
     ],
 )
