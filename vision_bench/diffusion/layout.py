@@ -27,6 +27,7 @@ PROMPTS_LAST = frozenset(
     (
         "PixArtAlphaPipeline",
         "PixArtSigmaPipeline",
+        "SanaPipeline",
         "StableDiffusion3Pipeline",
         "StableDiffusionPipeline",
         "StableDiffusionXLPipeline",
@@ -52,6 +53,33 @@ def check_prompts_last(pipe: Any) -> None:
             f"known which of them are the prompts', as it is for {', '.join(sorted(PROMPTS_LAST))}"
             ": give a guidance_scale that runs one row for each image (0 or 1, with perturbed "
             "attention off), and rows='both'"
+        )
+
+
+def check_images(pipe: Any, batch: Float[Tensor, "rows ..."], images: int) -> None:
+    """Refuses a strength for each row of a batch whose halves are two sides of guidance.
+
+    Without guidance, or with a call for each side, so many rows are so many images, and only the
+    pipeline tells. Those of `PROMPTS_LAST` do, but for PixArt.
+
+    Args:
+        pipe: The pipeline that is steered.
+        batch: What its denoiser is given.
+        images: How many strengths were given.
+
+    Raises:
+        ValueError: If that is so.
+    """
+    owner = type(pipe).__call__.__qualname__.split(".")[0]
+    guided = owner in PROMPTS_LAST and getattr(pipe, "do_classifier_free_guidance", False)
+    if images != len(batch) or images % 2 or not guided:
+        return
+    halves = batch.detach().chunk(2)  # a pipeline beside it, of shared modules, may be running
+    if torch.equal(*halves):
+        raise ValueError(
+            f"strengths: {images} were given, one for each row of the denoiser's batch, of which "
+            f"guidance has two for each image: give {images // 2}, one for each image of the "
+            "pipeline's call"
         )
 
 

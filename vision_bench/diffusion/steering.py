@@ -16,6 +16,7 @@ from aim_plugins.modulation.activations import AffineMap, fingerprint_of, read_s
 from aim_plugins.modulation.hooks import OutputFunction, change_outputs, find_module
 from aim_plugins.modulation.sites import split_site
 from vision_bench.diffusion.layout import (
+    check_images,
     check_prompts_last,
     check_row_axis,
     check_rows,
@@ -208,6 +209,7 @@ class _Steered:
         if self._call.rows in self._known:
             return
         check_tiled(self._call.batch, len(self._strengths))
+        check_images(self._pipe, self._call.batch, len(self._strengths))
         if self._maps.rows == "conditional" and self._call.rows > len(self._strengths):
             check_prompts_last(self._pipe)
         self._known.add(self._call.rows)

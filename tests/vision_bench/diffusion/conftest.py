@@ -13,6 +13,7 @@ pytest.importorskip("diffusers")
 
 import diffusers
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
@@ -23,6 +24,8 @@ from diffusers import (
     PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPAGPipeline,
@@ -35,6 +38,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
     PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
@@ -226,12 +231,68 @@ def make_pixart_sigma() -> PixArtSigmaPipeline:
     return PixArtSigmaPipeline(**make_pixart().components)
 
 
+def make_sana() -> SanaPipeline:
+    return SanaPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=Gemma2Model(
+            Gemma2Config(
+                vocab_size=len(WORDS),
+                hidden_size=WIDTH,
+                intermediate_size=37,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=8,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=2,
+            )
+        ).eval(),
+        vae=AutoencoderDC(
+            latent_channels=4,
+            encoder_block_types=("ResBlock",) * 3,
+            decoder_block_types=("ResBlock",) * 3,
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            encoder_layers_per_block=(1, 1, 1),
+            decoder_layers_per_block=(1, 1, 1),
+            encoder_qkv_multiscales=((), (), ()),
+            decoder_qkv_multiscales=((), (), ()),
+            upsample_block_type="interpolate",
+            downsample_block_type="stride_conv",
+            decoder_norm_types="rms_norm",
+            decoder_act_fns="silu",
+        ).eval(),
+        transformer=SanaTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            num_cross_attention_heads=4,
+            cross_attention_head_dim=8,
+            cross_attention_dim=WIDTH,
+            caption_channels=WIDTH,
+            sample_size=SIZE // 2,
+        ).eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
 def draw(pipe: DiffusionPipeline, prompts: Sequence[str], **more: Any) -> torch.Tensor:
     """The latents of two steps, where `more` asks for nothing else; image i has its own noise."""
     images = len(prompts) * more.get("num_images_per_prompt", 1)
     own = {
         PixArtAlphaPipeline: {"use_resolution_binning": False, "clean_caption": False},
         PixArtSigmaPipeline: {"use_resolution_binning": False, "clean_caption": False},
+        SanaPipeline: {
+            "height": 2 * SIZE,  # takes multiples of 32 alone
+            "width": 2 * SIZE,
+            "use_resolution_binning": False,
+            "clean_caption": False,
+            "complex_human_instruction": [],
+            "max_sequence_length": LENGTH,
+        },
         FluxPipeline: {"max_sequence_length": LENGTH},
         StableDiffusion3Pipeline: {"max_sequence_length": LENGTH},
     }
@@ -322,6 +383,38 @@ def pixart() -> DiffusionPipeline:
 def pixart_sigma() -> DiffusionPipeline:
     """PixArt of its second generation, which checks captions in another way."""
     return made(make_pixart_sigma)
+
+
+@pytest.fixture(scope="session")
+def sana() -> DiffusionPipeline:
+    """Sana: blocks with one output, linear attention, timesteps that are scaled, guidance."""
+    return made(make_sana)
+
+
+@pytest.fixture
+def offloading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes accelerate's offload of whole models visible without a device to move them to.
+
+    Weights that it puts away are NaN until it brings them back.
+    """
+    hooks = pytest.importorskip("accelerate.hooks")
+    kept: dict[torch.nn.Parameter, torch.Tensor] = {}
+
+    def put_away(hook: Any, model: torch.nn.Module) -> torch.nn.Module:
+        for one in model.parameters():
+            kept.setdefault(one, one.data.clone())
+            one.data.fill_(torch.nan)
+        return model
+
+    def bring(hook: Any, model: torch.nn.Module, *given: Any, **named: Any) -> Any:
+        if hook.prev_module_hook is not None:
+            hook.prev_module_hook.offload()
+        for one in model.parameters():
+            one.data.copy_(kept[one])
+        return given, named
+
+    monkeypatch.setattr(hooks.CpuOffload, "init_hook", put_away)
+    monkeypatch.setattr(hooks.CpuOffload, "pre_forward", bring)
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ def test_unknown_rows_are_refused() -> None:
 TRIED = {
     "pixart": "PixArtAlphaPipeline",
     "pixart_sigma": "PixArtSigmaPipeline",
+    "sana": "SanaPipeline",
     "sd": "StableDiffusionPipeline",
     "sd3": "StableDiffusion3Pipeline",
     "sdxl": "StableDiffusionXLPipeline",

@@ -27,6 +27,7 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "two calls a step": ("flux", {"true_cfg_scale": 3.0, "negative_prompt": "a"}),
     "streams": ("sd3", {}),
     "blocks": ("pixart", {}),
+    "blocks, Sana": ("sana", {}),
 }
 
 
@@ -376,6 +377,25 @@ def test_a_strength_is_needed_for_each_image(sdxl: DiffusionPipeline, count: int
         pytest.raises(ValueError, match=f"strengths: {count} were given.*give one strength for"),
     ):
         draw(sdxl, [*PROMPTS, "a coat"], guidance_scale=0.0)
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "sana"])
+def test_a_strength_for_each_side_of_guidance_is_refused(name: str, request: Any) -> None:
+    """The rows alone would be six images as well."""
+    pipe = request.getfixturevalue(name)
+    maps = ImageMaps(timeless(random_maps(pipe)))
+    with (
+        maps.applied(pipe, STRENGTHS * 2),
+        pytest.raises(ValueError, match="strengths: 6 were given.*two for each image: give 3, one"),
+    ):
+        draw(pipe, PROMPTS)
+
+
+def test_images_of_one_noise_are_no_sides_of_guidance(sdxl: DiffusionPipeline) -> None:
+    noise = [torch.Generator().manual_seed(0) for _ in range(2)]
+    with ImageMaps(timeless(random_maps(sdxl))).applied(sdxl, [0.0, 1.0]):
+        moved = draw(sdxl, ["a coat"] * 2, generator=noise, guidance_scale=0.0)
+    assert relative(moved[1], moved[0]) > 1e-2
 
 
 @pytest.mark.parametrize(
