@@ -89,9 +89,14 @@ class Denoising:
     def run(self, batch: PromptBatch) -> None:
         """Denoises a batch of prompts; nothing is decoded.
 
-        Each run has a scheduler of its own, which keeps count of the steps.
+        Each run has a scheduler of its own, which keeps count of the steps. Models that the
+        pipeline offloads stay where the last run has brought them, for the others that are under
+        way in the denoiser: see `free`.
         """
         part = copy.copy(self._pipe)
+        for hook in getattr(self._pipe, "_all_hooks", ()):
+            hook.offload()  # the denoiser, whose room the text encoders need
+        part._all_hooks = []
         part.scheduler = copy.deepcopy(self._pipe.scheduler)
         part.set_progress_bar_config(disable=True)
         arguments = dict(self._arguments)
@@ -104,6 +109,10 @@ class Denoising:
             )
         except EnoughSeenError:
             part.maybe_free_model_hooks()
+
+    def free(self) -> None:
+        """Puts away the models that the pipeline offloads, behind all runs."""
+        self._pipe.maybe_free_model_hooks()
 
     def _noise(self, number: int) -> torch.Generator:
         # On the CPU, so that it is the same on any device.

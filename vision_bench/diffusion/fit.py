@@ -77,7 +77,8 @@ def fit_transport(
             `default_modules`.
         method: Name of the method: "linear", "gaussian", "mean", "aura" or "iti".
         pooling: How the places of an image, pixels or tokens, become responses: their "mean", or
-            "all" by itself. Maps act as they are fitted, see `ImageMaps`.
+            "all" by itself. Maps act as they are fitted, whatever the method, which differs from
+            the paper's code: see `placement`.
         support: Where maps act: "none", "minmax", "qLO_HI" or "clip"; None for the method's own.
         timesteps: "first" fits at the first denoising step a map that serves all, as the paper's
             code does, and stops there; "each" fits a map for each step; "pooled" one map to the
@@ -189,6 +190,7 @@ def _choose(pipe: Any, component: str, modules: str | Sequence[str]) -> list[str
 
 def _check_models(pipe: Any, passes: int) -> None:
     """Refuses models that are in training mode, or whose weights several passes cannot share."""
+    brought = [hook.model for hook in getattr(pipe, "_all_hooks", ())]  # whole, see `Denoising.run`
     for name, model in pipe.components.items():
         if not isinstance(model, nn.Module):
             continue
@@ -197,4 +199,5 @@ def _check_models(pipe: Any, passes: int) -> None:
                 f"pipeline: its {name} is in training mode, where dropout is random: call "
                 f"pipe.{name}.eval()"
             )
-        check_shared_weights(model, passes)
+        if all(model is not one for one in brought):
+            check_shared_weights(model, passes)

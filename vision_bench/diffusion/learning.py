@@ -91,12 +91,16 @@ class ImageFit:
             progress: Whether to show a progress bar.
         """
         settings = ThreadSettings(self._pipe._execution_device)
-        with settings.applied():
-            self._order = execution_order(self._root, sites, self._probe)
-        self._modules = {one: find_module(self._root, split_site(one)[0]) for one in self._order}
-        steps = 1 if self._plan.timesteps == "first" else self._steps
-        with tqdm(total=len(sites) * steps, disable=not progress, desc="Fitting, maps") as bar:
-            self._run_batches(settings, bar)
+        try:
+            with settings.applied():
+                self._order = execution_order(self._root, sites, self._probe)
+            modules = {one: find_module(self._root, split_site(one)[0]) for one in self._order}
+            self._modules = modules
+            steps = 1 if self._plan.timesteps == "first" else self._steps
+            with tqdm(total=len(sites) * steps, disable=not progress, desc="Fitting, maps") as bar:
+                self._run_batches(settings, bar)
+        finally:
+            self._denoising.free()
         if self._plan.timesteps == "pooled":
             self._learn_kept()
 

@@ -36,6 +36,7 @@ def load_pipeline(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     variant: str | None = None,
+    offload: str = "none",
 ) -> DiffusionPipeline:
     """Loads a text-to-image pipeline, from safetensors files alone and without its code.
 
@@ -44,15 +45,22 @@ def load_pipeline(
         dtype: Type of the weights; None for that of the denoiser's file.
         device: Where it is to run.
         variant: Which of several sets of files, such as "fp16" for `*.fp16.safetensors`.
+        offload: What waits in the machine's memory: "none" of the weights, the components that do
+            not run ("model"), or every layer until it runs ("sequential").
 
     Raises:
         ValueError: If there is none, its weights are no safetensors files of that variant, or a
-            package that it needs is missing.
+            package that it needs is missing; if there is no accelerator to offload from.
         FileNotFoundError: If it is a path to no folder.
     """
     from diffusers import DiffusionPipeline
 
     check_model_name(name, "pipeline")
+    if offload != "none" and torch.device(device).type == "cpu":
+        raise ValueError(
+            f"offload={offload!r} keeps weights in the machine's memory until an accelerator "
+            "needs them, and the pipeline runs on the CPU: leave it out, or give --device cuda"
+        )
     try:
         folder = name
         if not Path(name).is_dir():
@@ -77,7 +85,14 @@ def load_pipeline(
             "files (variant='fp16' reads *.fp16.safetensors)"
         )
         raise ValueError(f"pipeline={name!r} cannot be loaded: {reason}; {mend}") from error
-    return pipe.to(device)
+    if offload == "none":
+        return pipe.to(device, silence_dtype_warnings=True)  # half precision runs on a CPU too
+    moves = {
+        "model": pipe.enable_model_cpu_offload,
+        "sequential": pipe.enable_sequential_cpu_offload,
+    }
+    moves[offload](device=device)
+    return pipe
 
 
 def _saved_dtype(folder: Path, variant: str | None) -> torch.dtype:

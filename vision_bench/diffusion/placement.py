@@ -4,7 +4,13 @@ Maps fitted on the means of images move an image as a whole, by what its mean mo
 x + λ (T(mean x) - mean x). Moving each pixel by such a map would scale the image's contrast by what
 scales its mean. Tokens move one by one, whatever the pooling, as in the paper's code.
 
-Source: arXiv 2410.23054, eq. 1, and its public code.
+That holds for all methods. The paper's code does so in `linear_ot` alone: its `gaussian_ot` puts
+each pixel through the map of the means where the image's mean lies in the support, and its `aura`
+multiplies each pixel, by the AUROC of maxima over pixels. With `pooling="all"` both do so here,
+fitted to pixels.
+
+Source: arXiv 2410.23054, eq. 1, and github.com/apple/ml-act: `LearnableOTHook.forward`,
+`GaussianOTHook.forward` and `AURAHook.forward`.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ def fit(settings: FitSettings) -> None:
     how = {name: getattr(settings, name) for name in (*_PLANNED, "batch_size")}
     sizes = {name: getattr(settings, name) for name in _SIZES}
     plan_image_fit(source, target, **how, **sizes)  # before a large pipeline is loaded
+    _check_offload(settings, len(source) + len(target))
     pipe = open_pipeline(settings)
     found: list[FittedSite] = []
     started = time.perf_counter()
@@ -83,6 +84,16 @@ def _drawn(
     return [one for one, _ in pairs], [one for _, one in pairs]
 
 
+def _check_offload(settings: FitSettings, prompts: int) -> None:
+    """Refuses batches in lockstep of layers that leave the device with the first of them."""
+    if settings.offload == "sequential" and settings.batch_size < prompts:
+        raise ValueError(
+            f"batch_size={settings.batch_size} is below the {prompts} prompts of both sides, which "
+            "offload='sequential' takes in one batch, as each layer leaves the device behind it: "
+            "raise it, draw fewer by limit, or give offload='model'"
+        )
+
+
 def show(settings: ShowSettings) -> None:
     """Prints a summary of a transport.
 
@@ -111,6 +122,7 @@ def open_pipeline(settings: PipelineSettings, dtype: str | None = None) -> Any:
         getattr(torch, settings.dtype or dtype or "", None),
         device,
         settings.variant,
+        settings.offload,
     )
     pipe.set_progress_bar_config(disable=True)
     return pipe

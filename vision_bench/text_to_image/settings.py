@@ -44,12 +44,15 @@ class PipelineSettings(Settings):
         dtype: Type of its weights; by default that of its files, or of the transport's fit.
         variant: Which of several sets of files, such as fp16 for *.fp16.safetensors.
         device: Where it runs, such as cpu or cuda:1; by default an accelerator if there is one.
+        offload: Where the accelerator is too small for all of it: brings each of its models there
+            to run (model), or, for one that is too large itself, each layer (sequential).
     """
 
     pipeline: str = option(metavar="DIR")
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     variant: str | None = option(None, metavar="WORD")
     device: str | None = None
+    offload: Literal["none", "model", "sequential"] = "none"
 
     def check_files(self) -> None:
         check_model_name(self.pipeline, "pipeline")

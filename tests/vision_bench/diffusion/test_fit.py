@@ -76,6 +76,17 @@ PIXART = Layout(
     ["transformer.transformer_blocks.0", "transformer.transformer_blocks.1"],
     call={"use_resolution_binning": False, "clean_caption": False},
 )
+SANA = Layout(  # None would leave the instruction to the pipeline, which has a long one
+    ["transformer.transformer_blocks.0.attn2", "transformer.transformer_blocks.0"]
+    + ["transformer.transformer_blocks.1"],
+    call={
+        **PIXART.call,
+        "complex_human_instruction": [],
+        "max_sequence_length": 8,
+        "height": 32,
+        "width": 32,
+    },
+)
 
 
 @pytest.fixture(scope="module")
@@ -213,10 +224,8 @@ def refit(
                 prompt=[*SOURCE, *TARGET],
                 generator=noise(n_source, n - n_source),
                 num_inference_steps=steps,
-                height=16,
-                width=16,
                 output_type="latent",
-                **{**layout.call, **negatives(layout, n)},
+                **{"height": 16, "width": 16, **layout.call, **negatives(layout, n)},
             )
         found = seen[0].mean(1, keepdims=True) if pooling == "mean" else seen[0]
         return [part.reshape(-1, part.shape[-1]) for part in (found[:n_source], found[n_source:])]
@@ -281,8 +290,8 @@ def test_one_run_gives_what_refitting_site_by_site_does(exact, layout, batch_siz
 @pytest.mark.parametrize("timesteps", ["first", "each"])
 @pytest.mark.parametrize(
     ("name", "layout"),
-    [("flux", FLUX), ("flux", TWO_CALLS), ("sd3", SD3), ("pixart", PIXART)],
-    ids=["one call", "two calls", "norms of queries", "blocks"],
+    [("flux", FLUX), ("flux", TWO_CALLS), ("sd3", SD3), ("pixart", PIXART), ("sana", SANA)],
+    ids=["one call", "two calls", "norms of queries", "blocks", "linear attention"],
 )
 def test_transformers_are_fitted_as_by_hand(exact, name, layout, timesteps):
     pipe = exact(name)
@@ -321,12 +330,13 @@ def test_sites_are_fitted_in_the_order_in_which_they_run(exact):
         ("flux", {"timesteps": "each"}),
         ("sd3", {"pooling": "all"}),
         ("pixart", {"timesteps": "each"}),
+        ("sana", {"timesteps": "each"}),
     ],
 )
 def test_batches_with_schedulers_of_their_own_give_the_maps_of_one_batch(exact, name, options):
     """At the default sites of each denoiser."""
     pipe = exact(name)
-    call = PIXART.call if name == "pixart" else {}
+    call = {"pixart": PIXART.call, "sana": SANA.call}.get(name, {})
     whole = fit(pipe, modules=None, **call, **options)
     parts = fit(pipe, modules=None, batch_size=3, **call, **options)
     assert_maps(parts, as_pairs(whole), 1e-4)
@@ -701,6 +711,23 @@ def test_sequentially_offloaded_models_are_refused_in_several_batches(sd):
     accelerate.cpu_offload(pipe.unet, torch.device("cpu"))
     with pytest.raises(NotImplementedError, match="batch_size: 3 passes .* are offloaded"):
         fit(pipe, batch_size=3)
+
+
+@pytest.mark.parametrize("timesteps", ["first", "each"])
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_several_batches_share_models_that_the_pipeline_offloads(
+    name, timesteps, request, offloading
+):
+    """Weights that are away are NaN here; batches wait in the denoiser while others encode."""
+    plain = request.getfixturevalue(name)
+    layout = {"sd": GUIDED, "flux": FLUX}[name]
+    wanted = fit(plain, layout, batch_size=3, timesteps=timesteps)
+    pipe = copy.deepcopy(plain)
+    pipe.enable_model_cpu_offload(device="cpu")
+    found = fit(pipe, layout, batch_size=3, timesteps=timesteps)
+    assert found.fingerprint == wanted.fingerprint
+    denoiser = module_of(pipe, layout.sites[0].split(".")[0] + ".")
+    assert all(one.isnan().all() for one in denoiser.parameters()), "it is put away in the end"
 
 
 @pytest.mark.parametrize("batch_size", [16, 3])

@@ -57,7 +57,7 @@ def test_pipelines_of_two_denoisers_are_refused(flux: DiffusionPipeline) -> None
     ("name", "count"),
     # FLUX: text and image of 2 + 2 blocks; SD3: the last block has no text. The UNets' norms are
     # counted by class here.
-    [("sd", None), ("sdxl", None), ("flux", 8), ("sd3", 3), ("pixart", 2)],
+    [("sd", None), ("sdxl", None), ("flux", 8), ("sd3", 3), ("pixart", 2), ("sana", 2)],
 )
 def test_default_sites_run_once_in_every_call(
     name: str, count: int | None, request: pytest.FixtureRequest
@@ -176,6 +176,21 @@ def test_saved_pipelines_are_loaded(sd: DiffusionPipeline, tmp_path: Path) -> No
     again = load_pipeline(str(tmp_path))
     again.set_progress_bar_config(disable=True)
     assert torch.equal(draw(again, ["a coat"]), draw(sd, ["a coat"]))
+
+
+def test_half_precision_on_a_cpu_is_no_reason_to_warn(sd, tmp_path, monkeypatch) -> None:
+    """Diffusers says of each model that it will not run there; it does, slowly."""
+    from diffusers.pipelines import pipeline_utils
+
+    half = copy.deepcopy(sd)
+    half.to(torch.float16, silence_dtype_warnings=True)
+    half.save_pretrained(tmp_path)
+    told: list[str] = []
+    monkeypatch.setattr(pipeline_utils.logger, "warning", told.append)
+    loaded = load_pipeline(str(tmp_path))
+    loaded.set_progress_bar_config(disable=True)
+    assert told == []
+    assert loaded.unet.dtype == torch.float16 and draw(loaded, ["a coat"]).isfinite().all()
 
 
 def test_pipelines_without_an_autoencoder_are_loaded(sd: DiffusionPipeline, tmp_path: Path) -> None:

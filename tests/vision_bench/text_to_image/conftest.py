@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("diffusers")
 
 from tests.vision_bench.diffusion.conftest import made, make_sd, make_sdxl
 from vision_bench.cli import main
+from vision_bench.text_to_image import fit
 
 SOURCE = ["a red coat", "a blue boot", "red boot", "coat"]
 TARGET = ["a striped coat", "striped", "a blue coat striped"]
@@ -47,6 +49,31 @@ def transport(pipelines: Path, sides: list[str], tmp_path_factory: pytest.TempPa
     words = ["--pipeline", pipelines / "sd", *sides, "--num-inference-steps", 2]
     assert images("fit", *words, "--guidance-scale", 3, "--support", "none", "-o", folder) == 0
     return folder
+
+
+@pytest.fixture
+def accelerated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lets the CPU stand for an accelerator; which kinds of offload were asked for."""
+    from accelerate import cpu_offload
+    from diffusers import DiffusionPipeline
+
+    asked: list[str] = []
+    whole = DiffusionPipeline.enable_model_cpu_offload
+
+    def by_models(pipe: Any, device: Any) -> None:
+        asked.extend({"model"} - set(asked))  # behind each call a pipeline does it again
+        whole(pipe, device="cpu")
+
+    def by_layers(pipe: Any, device: Any) -> None:
+        asked.append("sequential")
+        for one in pipe.components.values():
+            if isinstance(one, torch.nn.Module):
+                cpu_offload(one, torch.device("cpu"))
+
+    monkeypatch.setattr(fit, "best_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(DiffusionPipeline, "enable_model_cpu_offload", by_models)
+    monkeypatch.setattr(DiffusionPipeline, "enable_sequential_cpu_offload", by_layers)
+    return asked
 
 
 def images(*words: Any) -> int:

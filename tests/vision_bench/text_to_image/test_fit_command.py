@@ -88,6 +88,19 @@ def test_a_config_names_data_and_settings_of_each_command(pipelines, tmp_path):
     assert not (drawn / "animations").exists()
 
 
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_an_offloaded_pipeline_learns_the_same(
+    offload, pipelines, sides, transport, tmp_path, accelerated
+):
+    words = ["--pipeline", pipelines / "sd", *sides, "--num-inference-steps", 2]
+    words += ["--guidance-scale", 3, "--support", "none", "--offload", offload]
+    assert images("fit", *words, "-o", tmp_path / "out") == 0
+    assert accelerated == [offload]
+    found, wanted = ImageTransport.load(tmp_path / "out"), ImageTransport.load(transport)
+    assert found.fingerprint == wanted.fingerprint
+    assert found.metadata.model_signature == wanted.metadata.model_signature
+
+
 def limited(tmp_path: Path, source: list[str], target: list[str]) -> tuple[list[str], list[str]]:
     files = {
         "source": str(write_prompts(tmp_path / "from.txt", source)),
@@ -135,10 +148,12 @@ def test_a_limit_draws_from_each_of_two_unequal_sides(tmp_path: Path) -> None:
         (["--modules", ".*nrm"], "matches none"),
         (["--device", "abacus"], "device='abacus' cannot be used"),
         (["--dtype", "int8"], "dtype='int8'"),
+        (["--offload", "disk"], "offload='disk'"),
         (
             ["--offload", "model", "--device", "cpu"],
             "offload='model' keeps weights in the machine's",
         ),
+        (["--offload", "sequential", "--batch-size", "2"], "batch_size=2 is below the 7 prompts"),
         (["--guidance-scale", "-1"], "guidance_scale=-1.0"),
     ],
 )

@@ -161,6 +161,21 @@ def test_a_finished_run_loads_no_pipeline(drawn, words, monkeypatch) -> None:
     assert content(drawn) == before
 
 
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_an_offloaded_pipeline_goes_on_with_the_same_images(
+    offload, words, tmp_path, accelerated, monkeypatch
+) -> None:
+    words += ["--max-batches", 1, "--no-create-gif", "-o", tmp_path / "out"]
+    assert images("generate", *words, "--offload", offload) == 0
+    assert accelerated == [offload]
+    drawn = content(tmp_path / "out")
+    for file in ("0.5/0", "1/1"):
+        (tmp_path / f"out/images/strength={file}.png").unlink()
+    monkeypatch.undo()
+    assert images("generate", *words) == 0
+    assert content(tmp_path / "out") == drawn
+
+
 def test_an_interrupted_run_says_that_it_goes_on(words, tmp_path, monkeypatch, capsys) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
