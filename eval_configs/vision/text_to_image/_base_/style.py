@@ -5,8 +5,8 @@ github.com/apple/ml-act, whose `data/style_prompts.json` has the tags, in `data/
 another style with `--cfg-options data.target=anime generate.prompts.target=anime`: anime,
 art_nouveau, cartoons, cyberpunk, impressionism, sketch, watercolor and others.
 
-The paper fits to 1,024 prompts a side. Here a fit keeps what waits of all of them in memory, some
-50 MB each with SDXL, so that 128 are taken; `fit` tells how much holds on others.
+The paper fits to 1,024 prompts a side. Here a fit keeps what waits of all of them in memory, 51 to
+82 MB each with SDXL (computed), so that 128 are taken; `fit` tells how much holds on others.
 """
 
 _base_ = "linear_act.py"
