@@ -57,7 +57,7 @@ class RowStrengths:
         rows = (strengths == 0).nonzero().flatten()
         self.still = rows.to(device) if len(rows) else None
 
-    def fill(self, table: Float[Tensor, "rows neurons"], value: float) -> Tensor:
+    def fill(self, table: Float[Tensor, "rows ..."], value: float) -> Tensor:
         """Writes a value into the rows of strength 0, in place."""
         return table if self.still is None else table.index_fill_(0, self.still, value)
 
@@ -79,42 +79,49 @@ def place(
     # λ (T(x) - x) = slope x + shift
     slope = rows.weights * (one.scale - 1)
     shift = rows.fill(rows.weights * one.shift, _NOTHING)
-    if pooling == "mean" and is_image(output, axis):
-        return functools.partial(_move_whole, one=one, slope=slope, shift=shift, rows=rows)
     low, high = one.support_min[None], one.support_max[None]
-    mover: Callable[..., Tensor]
-    if one.is_bounded and one.clip:
-        if rows.still is not None:
-            # What is added there is 1 · -0 + -0; 0 times an infinite activation would be no number.
-            slope = rows.fill(slope, _NOTHING)
-            low, high = (rows.fill(end.repeat(len(slope), 1), 1.0) for end in (low, high))
-        mover, tables = _move_clipped, {"low": low, "high": high, "slope": slope, "shift": shift}
-    else:
-        mover, tables = _move_all, {"factor": rows.fill(1.0 + slope, 1.0), "summand": shift}
-        if one.is_bounded:
-            mover, tables = _move_inside, {"low": low, "high": high, **tables}
-    spread = {name: per_neuron(table, output, axis) for name, table in tables.items()}
-    return functools.partial(mover, **spread)
+    if one.clip and rows.still is not None:
+        # What is added there is 1 · -0 + -0; 0 times an infinite activation would be no number.
+        slope = rows.fill(slope, _NOTHING)
+        low, high = (rows.fill(end.repeat(len(slope), 1), 1.0) for end in (low, high))
+    low, high, slope, shift = (
+        per_neuron(table, output, axis) for table in (low, high, slope, shift)
+    )
+    bounds = (low, high) if one.is_bounded else None
+    if pooling == "mean" and is_image(output, axis):
+        return functools.partial(
+            _move_whole, slope=slope, shift=shift, bounds=bounds, clip=one.clip, rows=rows
+        )
+    if bounds and one.clip:
+        return functools.partial(_move_clipped, slope=slope, shift=shift, bounds=bounds)
+    if bounds:
+        return functools.partial(_move_inside, factor=1.0 + slope, summand=shift, bounds=bounds)
+    return functools.partial(_move_all, factor=1.0 + slope, summand=shift)
 
 
 def _move_whole(
-    output: Tensor, one: AffineMap, slope: Tensor, shift: Tensor, rows: RowStrengths
+    output: Tensor,
+    slope: Tensor,
+    shift: Tensor,
+    bounds: tuple[Tensor, Tensor] | None,
+    clip: bool,
+    rows: RowStrengths,
 ) -> Tensor:
     dtype = torch.promote_types(output.dtype, torch.float32)
-    means = output.mean(tuple(range(2, output.dim())), dtype=dtype)
-    near = means.clamp(one.support_min, one.support_max) if one.is_bounded and one.clip else means
-    step = torch.addcmul(shift, near, slope)
-    if one.is_bounded and not one.clip:
-        step = torch.where(_inside(means, one.support_min, one.support_max), step, _NOTHING)
-    return _rounded(torch.add, output, output, per_neuron(rows.fill(step, _NOTHING), output, 1))
+    means = output.mean(tuple(range(2, output.dim())), keepdim=True, dtype=dtype)
+    step = torch.addcmul(shift, means.clamp(*bounds) if bounds and clip else means, slope)
+    if bounds and not clip:
+        step = torch.where(_inside(means, *bounds), step, _NOTHING)
+    return _rounded(torch.add, output, output, rows.fill(step, _NOTHING))
 
 
 def _move_clipped(
-    output: Tensor, low: Tensor, high: Tensor, slope: Tensor, shift: Tensor
+    output: Tensor, slope: Tensor, shift: Tensor, bounds: tuple[Tensor, Tensor]
 ) -> Tensor:
     # As a new tensor, changed in place: on a CPU a second one takes longer than the sums.
     exact = output.to(torch.promote_types(output.dtype, torch.float32))
     # One bound at a time: both at once are slow for images on a CPU.
+    low, high = bounds
     step = exact.clamp(min=low).clamp_(max=high).mul_(slope).add_(shift)
     if step.dtype == output.dtype:
         return step.add_(output)
@@ -122,10 +129,9 @@ def _move_clipped(
 
 
 def _move_inside(
-    output: Tensor, low: Tensor, high: Tensor, factor: Tensor, summand: Tensor
+    output: Tensor, factor: Tensor, summand: Tensor, bounds: tuple[Tensor, Tensor]
 ) -> Tensor:
-    moved = _move_all(output, factor, summand)
-    return torch.where(_inside(output, low, high), moved, output)
+    return torch.where(_inside(output, *bounds), _move_all(output, factor, summand), output)
 
 
 def _move_all(output: Tensor, factor: Tensor, summand: Tensor) -> Tensor:

@@ -654,20 +654,22 @@ def test_of_many_places_the_same_are_drawn_of_every_image(monkeypatch, axis):
 
 
 def test_responses_that_no_memory_holds_are_refused_before_the_run(sd, monkeypatch):
-    calls = []
-    handle = sd.unet.register_forward_pre_hook(lambda *_: calls.append(0))
-    # A map of 8 x 8 places and 32 neurons, in float32: of each of 8 prompts at each of two steps.
-    kept = 8 * 8 * 32 * 4 * 8 * 2
+    shapes = []
+    note = sd.unet.conv_norm_out.register_forward_hook(lambda *given: shapes.append(given[2].shape))
     options = {"modules": r"unet\.conv_norm_out", "timesteps": "pooled", "pooling": "all"}
     try:
-        monkeypatch.setattr(learning, "machine_memory", lambda: kept - 1)
+        monkeypatch.setattr(learning, "machine_memory", lambda: 0)
         with pytest.raises(ValueError, match="timesteps='pooled' keeps .* of 8 prompts.*'mean'"):
             fit(sd, **options)
-        assert len(calls) == 1
+        assert len(shapes) == 1
+        kept = shapes[0][1:].numel() * 4 * 8 * 2  # float32, of each prompt at each step
+        monkeypatch.setattr(learning, "machine_memory", lambda: kept - 1)
+        with pytest.raises(ValueError, match="timesteps='pooled' keeps"):
+            fit(sd, **options)
         monkeypatch.setattr(learning, "machine_memory", lambda: kept)
         fit(sd, **options)
     finally:
-        handle.remove()
+        note.remove()
 
 
 def test_a_module_that_does_not_run_is_named(sd):
