@@ -8,7 +8,7 @@
 - hooks: 11 prompts at 11 strengths, their maps with the support of the fit, against the plain
   pipeline.
 - blocks: the same hooks on the norms of one block each of SDXL's widths, at 16 x 16 places.
-- memory: what a causal fit in lockstep adds for each prompt, against what waits in its threads.
+- memory: what a prompt adds to a causal fit in lockstep, against the formula of `waiting_bytes`.
 
 The demo's Stable Diffusion (1.45 million weights in its denoiser, eight steps, guidance in one
 batch) with random weights, on which no figure here depends, and random text. One thread; CPU
@@ -122,7 +122,7 @@ def compare(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[s
     return {"cpu_seconds": {name: statistics.median(times[name]) for name in times}, **ratios}
 
 
-def fit(rounds: int = 5) -> dict[str, Any]:
+def fit(rounds: int = 3) -> dict[str, Any]:
     """Causal fits, and a plain run of the same prompts."""
     pipe = make_pipeline()
     source, target = sides()
@@ -137,7 +137,7 @@ def fit(rounds: int = 5) -> dict[str, Any]:
     )
 
 
-def strengths(rounds: int = 5) -> dict[str, Any]:
+def strengths(rounds: int = 3) -> dict[str, Any]:
     """11 strengths in one batch, and 11 runs of the pipeline with the same hooks."""
     pipe = make_pipeline()
     transport = learn(pipe)
@@ -162,7 +162,7 @@ def strengths(rounds: int = 5) -> dict[str, Any]:
     return result
 
 
-def hooks(rounds: int = 21) -> dict[str, Any]:
+def hooks(rounds: int = 11) -> dict[str, Any]:
     """A batch without transport, and at 11 strengths."""
     pipe = make_pipeline()
     prompts = sides(len(STRENGTHS))[0]
