@@ -8,7 +8,7 @@
 - hooks: 11 prompts at 11 strengths, their maps with the support of the fit, against the plain
   pipeline.
 - blocks: the same hooks on the norms of one block each of SDXL's widths, at 16 x 16 places.
-- memory: what a causal fit in lockstep adds for each prompt, against what waits in its threads.
+- memory: what a prompt adds to a causal fit in lockstep, against the formula of `waiting_bytes`.
 
 The demo's Stable Diffusion (1.45 million weights in its denoiser, eight steps, guidance in one
 batch) with random weights, on which no figure here depends, and random text. One thread; CPU
@@ -17,6 +17,8 @@ seconds.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import resource
@@ -45,7 +47,7 @@ from vision_bench.demo.text_to_image.train_pipeline import (
 )
 from vision_bench.diffusion import ImageTransport, fit_transport
 from vision_bench.diffusion.neurons import neurons_axis
-from vision_bench.diffusion.placement import Placed
+from vision_bench.diffusion.placement import RowStrengths, place
 
 COLOURS = ("red", "blue", "green", "black", "white", "golden", "grey", "brown")
 GARMENTS = ("coat", "boot", "shirt", "bag", "dress", "sandal", "hat", "scarf")
@@ -120,7 +122,7 @@ def compare(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[s
     return {"cpu_seconds": {name: statistics.median(times[name]) for name in times}, **ratios}
 
 
-def fit(rounds: int = 5) -> dict[str, Any]:
+def fit(rounds: int = 3) -> dict[str, Any]:
     """Causal fits, and a plain run of the same prompts."""
     pipe = make_pipeline()
     source, target = sides()
@@ -135,7 +137,7 @@ def fit(rounds: int = 5) -> dict[str, Any]:
     )
 
 
-def strengths(rounds: int = 5) -> dict[str, Any]:
+def strengths(rounds: int = 3) -> dict[str, Any]:
     """11 strengths in one batch, and 11 runs of the pipeline with the same hooks."""
     pipe = make_pipeline()
     transport = learn(pipe)
@@ -160,7 +162,7 @@ def strengths(rounds: int = 5) -> dict[str, Any]:
     return result
 
 
-def hooks(rounds: int = 21) -> dict[str, Any]:
+def hooks(rounds: int = 11) -> dict[str, Any]:
     """A batch without transport, and at 11 strengths."""
     pipe = make_pipeline()
     prompts = sides(len(STRENGTHS))[0]
@@ -226,53 +228,97 @@ def move_by_random_map(
     """Moves the outputs of a norm as a fitted transport does."""
     low = torch.full((width,), -3.0)
     one = AffineMap(1 + 0.01 * torch.randn(width), 0.01 * torch.randn(width), low, -low, clip=True)
-    placed = Placed(one, weights, "mean")
-    return lambda output: placed(output, neurons_axis(module, output, "norm"))
+    rows = RowStrengths(weights, torch.device("cpu"))
+    movers: list[Callable[[Tensor], Tensor]] = []
+
+    def move(output: Tensor) -> Tensor:
+        if not movers:
+            movers.append(place(one, rows, "mean", output, neurons_axis(module, output, "norm")))
+        return movers[0](output)
+
+    return move
 
 
 def memory() -> dict[str, Any]:
-    """Peaks of processes that fit on few and on many prompts, in batches of 8."""
+    """What a prompt more adds to a causal fit in batches of 8, against what has to wait.
+
+    Of the tensors that are alive where all batches have met, and of the process, whose threads
+    keep room of their own.
+    """
+    pipe = make_pipeline()
     few, many = 16, 64
+    prompts = 2 * (many - few)
+    tensors = (most_alive(pipe, many) - most_alive(pipe, few)) / prompts
     peaks = {count: fitted_apart(count) for count in (few, many)}
-    added = (peaks[many] - peaks[few]) / (2 * (many - few))
-    expected = waiting_bytes(make_pipeline())
+    process = (peaks[many] - peaks[few]) / prompts
+    expected = waiting_bytes(pipe)
     return {
         "peak_bytes": {f"{count} + {count} prompts": one for count, one in peaks.items()},
-        "bytes added by a prompt": float(added),
-        "bytes that wait for a prompt": float(expected),
-        "added / waiting": added / expected,
+        "bytes of tensors added by a prompt": float(tensors),
+        "bytes of the process added by a prompt": float(process),
+        "bytes that wait for a prompt by the formula": float(expected),
+        "tensors / formula": tensors / expected,
+        "process / formula": process / expected,
     }
 
 
-def waiting_bytes(pipe: Any) -> int:
-    """The most that a waiting prompt holds: skips, what a block adds to, and a norm's output.
-
-    As the reference has it: a batch waits in the hook behind a norm, and keeps what later modules
-    of the denoiser need.
-    """
+def most_alive(pipe: Any, count: int) -> int:
+    """Bytes of the tensors that Python holds, at the site of a fit where they are the most."""
     most = 0
-    kept: list[int] = []
-    handles = []
+
+    def note(_: Any) -> None:
+        nonlocal most
+        tensors = [one for one in gc.get_objects() if issubclass(type(one), Tensor)]
+        storages = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in tensors}
+        most = max(most, sum(one.nbytes() for one in storages.values()))
+
+    learn(pipe, count, batch_size=8, on_site=note)
+    return most
+
+
+def waiting_bytes(pipe: Any) -> int:
+    """The most that a waiting prompt holds, as the denoiser's shapes tell.
+
+    A batch waits in the hook behind a norm and keeps what later modules of the denoiser need. In a
+    UNet that is, in a row of the batch, of which a prompt under guidance has two,
+
+        skips + residual + input + output,
+
+    the outputs of the way down that the way up still takes, what a block adds its result to, and
+    the norm's own input and output.
+    """
     unet = pipe.unet
-    for module in [unet.conv_in, *unet.down_blocks]:
+    most = skips = residual = 0
 
-        def note(module: Any, given: Any, output: Any) -> None:
-            outputs = output[1] if isinstance(output, tuple) else [output]
-            kept.extend(one.nbytes for one in outputs)
+    def at_skips(module: Any, given: Any, output: Any) -> None:
+        nonlocal skips
+        skips += sum(one.nbytes for one in (output[1] if isinstance(output, tuple) else [output]))
 
-        handles.append(module.register_forward_hook(note))
+    def at_block(module: Any, given: Any) -> None:
+        nonlocal residual
+        residual = given[0].nbytes
 
     def at_norm(module: Any, given: Any, output: Tensor) -> None:
         nonlocal most
-        most = max(most, given[0].nbytes + output.nbytes)
+        most = max(most, skips + residual + given[0].nbytes + output.nbytes)
 
+    attached = [one.register_forward_hook(at_skips) for one in (unet.conv_in, *unet.down_blocks)]
     for module in unet.modules():
+        if isinstance(module, ResnetBlock2D | BasicTransformerBlock):
+            attached.append(module.register_forward_pre_hook(at_block))
         if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-            handles.append(module.register_forward_hook(at_norm))
-    pipe(sides(1)[0], height=SIDE, width=SIDE, output_type="latent", num_inference_steps=1)
-    for handle in handles:
-        handle.remove()
-    return sum(kept) + most
+            attached.append(module.register_forward_hook(at_norm))
+    with contextlib.ExitStack() as hooks:
+        for handle in attached:
+            hooks.callback(handle.remove)
+        pipe(
+            sides(1)[0],
+            height=SIDE,
+            width=SIDE,
+            output_type="latent",
+            **{**CALL, "num_inference_steps": 1},
+        )
+    return most
 
 
 def fitted_apart(count: int) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from aim_plugins.core.devices import machine_memory
 from aim_plugins.modulation.components import Components
 
 _MATRICES = 4
@@ -83,14 +83,9 @@ def check_memory(rows: int, components: int) -> None:
     """
     side = min(rows, components)
     needed = _MATRICES * 8 * side**2
-    if needed > (held := _memory()):
+    if needed > (held := machine_memory()):
         raise ValueError(
             f"masks={rows} of {components} components need {needed / 1e9:.0f} GB for matrices of "
             f"{side} x {side}, and this machine has {held / 1e9:.0f} GB: plan fewer masks, and "
             "gradient_passes in their place"
         )
-
-
-def _memory() -> int:
-    """Bytes of memory of the machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -26,6 +26,11 @@ _PATIENCE = 60.0
 """Seconds that a process waits for the one beside it to report an error that all of them find."""
 
 
+def machine_memory() -> int:
+    """Bytes of memory of the machine, in use or not."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def best_device(asked: str | None = None) -> torch.device:
     """The device asked for, or else the accelerator if there is one, or else the CPU.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-_SITE = re.compile(r"(?P<module>.*?)(:(?P<output>\d+))?", re.DOTALL)
-
 
 def split_site(site: str) -> tuple[str, int]:
     """Splits a site into the module's name (or a pattern of names) and the index of its output.
@@ -13,9 +11,8 @@ def split_site(site: str) -> tuple[str, int]:
     >>> split_site("model.norm"), split_site("model.layers.0:1")
     (('model.norm', 0), ('model.layers.0', 1))
     """
-    parts = _SITE.fullmatch(site)
-    assert parts is not None  # the pattern matches every text
-    return parts["module"], int(parts["output"] or 0)
+    name, colon, output = site.rpartition(":")
+    return (name, int(output)) if colon and output.isdecimal() else (site, 0)
 
 
 def compile_site(pattern: str) -> tuple[re.Pattern[str], int]:

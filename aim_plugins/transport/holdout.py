@@ -17,6 +17,9 @@ sentence; where the source side alone does ("source"), the share is too high.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
@@ -31,6 +34,7 @@ from aim_plugins.transport.statistics import (
 )
 
 _FOLDS = 4
+_FEW = 1024  # responses of a side whose folds are fitted together
 
 Samples = Float[Tensor, "responses neurons"]
 
@@ -72,17 +76,44 @@ def held_share(
         return None
     agreeing, moving = 0.0, 0.0
     folds = min(_FOLDS, fewest)
-    for fold in range(folds):
-        held_source, held_target = ((one % folds == fold).to(source.device) for one in owners)
-        known = source[~held_source], target[~held_target]
+    for together in _held_out(owners, folds, apart=method.joint or len(source) > _FEW):
+        sides = zip((source, target), zip(*together, strict=True), strict=True)
+        known, held = zip(*(_split(side, masks) for side, masks in sides), strict=True)
         learned = fit_map(method, support, *known, "held out")
         # Of all sentences, it would favour neurons where the two parts agree by chance.
         unit = _inverse_spread(*known)
-        moves, needed, weights = _moves(learned, source[held_source], target[held_target])
+        moves, needed, weights = _moves(learned, *held)
         moves, needed = moves * unit[:, None], needed * unit[:, None]
         agreeing += float((moves * needed * weights).sum())
         moving += float((moves.square() * weights).sum())
     return agreeing / moving if moving else None
+
+
+def _held_out(
+    owners: tuple[Int[Tensor, " n"], Int[Tensor, " m"]], folds: int, *, apart: bool
+) -> list[list[tuple[Tensor, Tensor]]]:
+    """Which responses of either side each fold holds out.
+
+    Args:
+        owners: For each response of a side, the number of its sentence in that side.
+        folds: Number of folds.
+        apart: Whether to fit each fold by itself. Otherwise those of as many responses are fitted
+            together, as if each had neurons of its own, which of few responses takes less time.
+    """
+    groups: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+    for fold in range(folds):
+        held = tuple(one % folds == fold for one in owners)
+        group = fold if apart else tuple(int(one.sum()) for one in held)
+        groups.setdefault(group, []).append(held)
+    return list(groups.values())
+
+
+def _split(samples: Samples, held_out: Sequence[Tensor]) -> tuple[Samples, Samples]:
+    """What folds keep and what they hold out, in columns of their own."""
+    masks = [one.to(samples.device) for one in held_out]
+    parts = ([samples[mask == away] for mask in masks] for away in (False, True))
+    known, held = (torch.cat(part, 1) for part in parts)
+    return known, held
 
 
 def _moves(

@@ -199,7 +199,7 @@ def test_matrices_that_no_memory_holds_are_refused_before_they_are_made(monkeypa
     plan = dataclasses.replace(dataset.plan, masks=100_000)
     wide = dataclasses.replace(dataset, plan=plan)
     monkeypatch.setattr(ComponentDataset, "components", 82_944)
-    monkeypatch.setattr(checks, "_memory", lambda: 64 << 30)
+    monkeypatch.setattr(checks, "machine_memory", lambda: 64 << 30)
     needed = r"masks=100000 of 82944 components need 220 GB .* has 69 GB: plan fewer masks"
     with pytest.raises(ValueError, match=needed):
         fit_attributions(wide, prior=None)

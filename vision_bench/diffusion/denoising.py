@@ -66,6 +66,9 @@ class Denoising:
         seed: Decides the noise.
         n_source: Prompts of the source.
 
+    Attributes:
+        seed: Decides the noise.
+
     Raises:
         ValueError: If the call has no argument of a name, or it is one that is given here.
         TypeError: If an argument is no plain value, which the metadata could not note.
@@ -76,7 +79,7 @@ class Denoising:
     ) -> None:
         self._pipe = pipe
         self._arguments = {name: one for name, one in arguments.items() if one is not None}
-        self._seed = seed
+        self.seed = seed
         self._n_source = n_source
         self._parameters = inspect.signature(type(pipe).__call__).parameters
         check_call(pipe, self._arguments)
@@ -117,7 +120,7 @@ class Denoising:
     def _noise(self, number: int) -> torch.Generator:
         # On the CPU, so that it is the same on any device.
         image = number if number < self._n_source else number - self._n_source
-        return torch.Generator().manual_seed(seed_of(self._seed, "image", image))
+        return torch.Generator().manual_seed(seed_of(self.seed, "image", image))
 
 
 def image_size(

@@ -77,8 +77,8 @@ def fit_transport(
             `default_modules`.
         method: Name of the method: "linear", "gaussian", "mean", "aura" or "iti".
         pooling: How the places of an image, pixels or tokens, become responses: their "mean", or
-            "all" by itself. Maps act as they are fitted, whatever the method, which differs from
-            the paper's code: see `placement`.
+            "all" by itself, of more than 256 so many that the seed draws. Maps act as they are
+            fitted, whatever the method, which differs from the paper's code: see `placement`.
         support: Where maps act: "none", "minmax", "qLO_HI" or "clip"; None for the method's own.
         timesteps: "first" fits at the first denoising step a map that serves all, as the paper's
             code does, and stops there; "each" fits a map for each step; "pooled" one map to the
@@ -96,7 +96,7 @@ def fit_transport(
         num_inference_steps: Denoising steps.
         height: Height of the images in pixels.
         width: Width of the images in pixels.
-        seed: Decides the noise.
+        seed: Decides the noise, and with "all" the places.
         batch_size: Prompts in a call of the denoiser. The hidden states of all prompts are alive at
             once; within a module memory is needed for one batch.
         progress: Whether to show a progress bar, in maps.
@@ -108,7 +108,8 @@ def fit_transport(
     Raises:
         ValueError: If a pattern matches nothing, an argument is unknown or a side has too few
             prompts; if a site is outside of the denoiser or does not run once in each of its calls;
-            if the denoiser is compiled, has a cache or is in training mode.
+            if the denoiser is compiled, has a cache or is in training mode; if with "pooled" the
+            responses of all steps and sites exceed the machine's memory.
         TypeError: If a side is no list of texts, or an argument of the call no plain value.
         NotImplementedError: If several batches would have to share weights that are offloaded.
     """

@@ -137,7 +137,7 @@ def check_row_axis(output: Tensor, count: int, site: str) -> None:
     Raises:
         ValueError: If it has another length.
     """
-    if not output.dim() or len(output) != count:
+    if output.shape[:1] != (count,):
         raise ValueError(
             f"modules: {site!r} has an output of the shape {tuple(output.shape)}, whose first axis "
             f"is not the {count} rows of the denoiser's batch: leave it out of the pattern"

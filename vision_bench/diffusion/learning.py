@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from aim_plugins.core.devices import machine_memory
+from aim_plugins.core.identity import seed_of
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.hooks import (
     change_outputs,
@@ -27,10 +29,17 @@ from vision_bench.diffusion.denoising import Denoising, EnoughSeenError, PromptB
 from vision_bench.diffusion.layout import check_prompts_last, check_row_axis, over_rows
 from vision_bench.diffusion.neurons import as_places, neurons_axis
 from vision_bench.diffusion.pipelines import as_module, denoiser_of
-from vision_bench.diffusion.placement import transport_output
+from vision_bench.diffusion.placement import RowStrengths, place
 from vision_bench.diffusion.plan import ImageFitPlan
 from vision_bench.diffusion.steering import map_name
 from vision_bench.diffusion.timesteps import RunningCall
+
+PLACES = 256
+"""Places of an image that the pooling "all" makes responses of, at most.
+
+Neighbours tell little more, and all of them are too many: SDXL has 16,384 places at 1024 pixels,
+of which 64 + 64 prompts would have 2.7 GB of responses at a module with 320 neurons.
+"""
 
 _Brought = tuple[str, float, Responses]
 """What a batch brings to a meeting: the site, the timestep and its responses."""
@@ -81,6 +90,7 @@ class ImageFit:
         self._order: list[str] = []
         self._modules: dict[str, nn.Module] = {}
         self._acting: dict[str, tuple[float, AffineMap | None]] = {}
+        self._rows: dict[tuple[int, int, torch.device], RowStrengths] = {}
         self._kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def run(self, sites: Sequence[str], *, progress: bool) -> None:
@@ -91,11 +101,12 @@ class ImageFit:
             progress: Whether to show a progress bar.
         """
         settings = ThreadSettings(self._pipe._execution_device)
+        self._modules = {one: find_module(self._root, split_site(one)[0]) for one in sites}
         try:
             with settings.applied():
+                if self._plan.timesteps == "pooled":
+                    self._check_memory(sites)
                 self._order = execution_order(self._root, sites, self._probe)
-            modules = {one: find_module(self._root, split_site(one)[0]) for one in self._order}
-            self._modules = modules
             steps = 1 if self._plan.timesteps == "first" else self._steps
             with tqdm(total=len(sites) * steps, disable=not progress, desc="Fitting, maps") as bar:
                 self._run_batches(settings, bar)
@@ -119,6 +130,29 @@ class ImageFit:
                 self._denoising.run(batch)
         finally:
             handle.remove()
+
+    def _check_memory(self, sites: Sequence[str]) -> None:
+        """Refuses a fit of responses of all sites and steps together that no memory holds."""
+        kept = 0
+
+        def count(site: str, output: Tensor) -> None:
+            nonlocal kept
+            check_row_axis(output, self._call.rows, site)
+            axis = neurons_axis(self._modules[site], output, site)
+            kept += pool_places(output[-1:], axis, self._plan.pooling).values.nbytes
+
+        functions = {site: functools.partial(count, site) for site in sites}
+        with change_outputs(self._root, functions):
+            self._probe()
+        prompts = sum(len(batch.prompts) for batch in self._batches)
+        needed, held = kept * prompts * self._steps, machine_memory()
+        if needed > held:
+            raise ValueError(
+                f"timesteps='pooled' keeps the responses of all steps and modules, with "
+                f"pooling={self._plan.pooling!r} {needed / 1e9:.0f} GB of {prompts} prompts, and "
+                f"this machine has {held / 1e9:.0f} GB: write timesteps='first' or 'each', which "
+                "keep those of one module at a time, or pooling='mean', or give fewer prompts"
+            )
 
     def _run_batches(self, settings: ThreadSettings, bar: tqdm[Any]) -> None:
         def meeting(name: str, brought: list[_Brought]) -> list[AffineMap | None]:
@@ -193,7 +227,7 @@ class ImageFit:
         if fitted != timestep:  # the second call of a step is only transported
             # Under guidance the prompts' rows are the last.
             prompts = output[-len(batch.prompts) :]
-            responses = pool_places(prompts, axis, self._plan.pooling)
+            responses = pool_places(prompts, axis, self._plan.pooling, self._denoising.seed)
             step = map_name(site, timestep)
             learned = lockstep.meet(self._call.index, step, (site, timestep, responses))
         if self._plan.timesteps == "first" and site == self._order[-1]:
@@ -201,9 +235,17 @@ class ImageFit:
             raise EnoughSeenError
         if not self._strengths or learned is None:
             return None
-        strengths = [self._strengths[number] for number in batch.numbers]
-        weights = over_rows(strengths, len(output), self._plan.rows)
-        return transport_output(output, learned, weights, axis, self._plan.pooling)
+        rows = self._row_strengths(len(output), output.device)
+        return place(learned, rows, self._plan.pooling, output, axis)(output)
+
+    def _row_strengths(self, count: int, device: torch.device) -> RowStrengths:
+        """Strengths of the rows of the running call."""
+        key = (self._call.index, count, device)
+        if key not in self._rows:
+            numbers = self._batches[self._call.index].numbers
+            strengths = over_rows([self._strengths[one] for one in numbers], count, self._plan.rows)
+            self._rows[key] = RowStrengths(strengths, device)
+        return self._rows[key]
 
     def _learn(self, site: str, timestep: float, parts: list[Responses]) -> AffineMap | None:
         """Fits the map that acts at a site and timestep; None if none acts before the end."""
@@ -276,18 +318,30 @@ class _FitCall(RunningCall):
         self.reached: list[str] = []
 
 
-def pool_places(output: Float[Tensor, "images ..."], axis: int, pooling: str) -> Responses:
+def pool_places(
+    output: Float[Tensor, "images ..."], axis: int, pooling: str, seed: int = 0
+) -> Responses:
     """Pools a module's output over its places, at least in float32.
 
     Args:
         output: The output, a row for each image.
         axis: Axis of its neurons.
-        pooling: "mean" over the places, or "all": each place is a response.
+        pooling: "mean" over the places, or "all": each place is a response, of more than `PLACES`
+            so many that are drawn, the same ones of every image.
+        seed: Decides which.
     """
     dtype = torch.promote_types(output.dtype, torch.float32)
     counts = torch.ones(len(output), dtype=torch.long)
     places = [one for one in range(1, output.dim()) if one != axis % output.dim()]
     if pooling == "mean" and places:
         return Responses(output.mean(places, dtype=dtype), counts)
-    every = as_places(output, axis).to(dtype)
-    return Responses(every.flatten(0, 1), counts * every.shape[1])
+    every = as_places(output, axis)
+    if every.shape[1] > PLACES:
+        every = every[:, _drawn_places(every.shape[1], seed).to(every.device)]
+    return Responses(every.to(dtype).flatten(0, 1), counts * every.shape[1])
+
+
+@functools.cache
+def _drawn_places(count: int, seed: int) -> Tensor:
+    order = torch.Generator().manual_seed(seed_of(seed, "places", count))
+    return torch.randperm(count, generator=order)[:PLACES].sort().values

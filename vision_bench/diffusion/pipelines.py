@@ -137,8 +137,11 @@ def as_module(pipe: DiffusionPipeline) -> nn.Module:
     return root
 
 
-def check_steerable(pipe: DiffusionPipeline) -> None:
+def check_steerable(pipe: DiffusionPipeline) -> tuple[str, nn.Module]:
     """Refuses a denoiser in which hooks would not run, or not at every step.
+
+    Returns:
+        The denoiser, as `denoiser_of` has it.
 
     Raises:
         ValueError: If the denoiser is compiled, wholly or in part, as a compiled graph ignores
@@ -146,18 +149,19 @@ def check_steerable(pipe: DiffusionPipeline) -> None:
     """
     component, denoiser = denoiser_of(pipe)
     for name, module in denoiser.named_modules():
-        path = f"{component}.{name}" if name else component
         if undo := _undoing(component, name, module):
             raise ValueError(
-                f"pipeline: {path!r} is compiled, and a compiled graph ignores what is attached to "
-                f"its modules later: run `{undo}` first"
+                f"pipeline: {_path(component, name)!r} is compiled, and a compiled graph ignores "
+                f"what is attached to its modules later: run `{undo}` first"
             )
-        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+        # Of what a module has not, its own lookup takes long to say so.
+        hooks = getattr(vars(module).get("_diffusers_hook"), "hooks", {})
         if skipping := [hook for hook in hooks if _SKIPPING.search(hook)]:
             raise ValueError(
-                f"pipeline: {path!r} has the cache {skipping[0]!r}, which leaves out modules at "
-                f"some steps: run `pipe.{component}.disable_cache()` first"
+                f"pipeline: {_path(component, name)!r} has the cache {skipping[0]!r}, which leaves "
+                f"out modules at some steps: run `pipe.{component}.disable_cache()` first"
             )
+    return component, denoiser
 
 
 def default_modules(pipe: DiffusionPipeline) -> list[str]:
@@ -198,15 +202,21 @@ def _modules(pipe: DiffusionPipeline) -> Iterator[tuple[str, nn.Module]]:
     return ((name, one) for name, one in components.items() if isinstance(one, nn.Module))
 
 
-def _undoing(component: str, name: str, module: Any) -> str:
+def _path(component: str, name: str) -> str:
+    return f"{component}.{name}" if name else component
+
+
+def _undoing(component: str, name: str, module: nn.Module) -> str:
     """What undoes the compilation of a module itself; empty if it is not compiled."""
     denoiser = f"pipe.{component}"
-    place = f"{denoiser}.get_submodule({name!r})" if name else denoiser
-    if hasattr(module, "_orig_mod"):
-        plain = f"{place}._orig_mod"
-        return f"{denoiser}.set_submodule({name!r}, {plain})" if name else f"{denoiser} = {plain}"
-    if getattr(module, "_compiled_call_impl", None) is not None:
+    if "_orig_mod" in module._modules:
+        if not name:
+            return f"{denoiser} = {denoiser}._orig_mod"
+        plain = f"{denoiser}.get_submodule({name!r})._orig_mod"
+        return f"{denoiser}.set_submodule({name!r}, {plain})"
+    if module._compiled_call_impl is not None:
         return f"for module in {denoiser}.modules(): module._compiled_call_impl = None"
     if hasattr(module.forward, "_torchdynamo_orig_callable"):
+        place = f"{denoiser}.get_submodule({name!r})" if name else denoiser
         return f"del {place}.forward"
     return ""

@@ -15,8 +15,8 @@ Source: arXiv 2410.23054, eq. 1, and github.com/apple/ml-act: `LearnableOTHook.f
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,9 @@ from vision_bench.diffusion.neurons import is_image, per_neuron
 
 POOLINGS = ("mean", "all")
 """What of an image's places a map is fitted on: their mean, or each by itself."""
+
+Mover = Callable[[Tensor], Tensor]
+"""Moves outputs of a module."""
 
 # Adding it changes no bit of any number; 0.0 turns -0.0 into 0.0.
 _NOTHING = -0.0
@@ -42,109 +45,103 @@ def check_pooling(pooling: str) -> None:
         raise ValueError(f"pooling={pooling!r} is unknown: write 'mean' or 'all'")
 
 
-class Placed:
-    """A map with a strength for each row, ready to move outputs.
+class RowStrengths:
+    """Strengths of the rows of a batch, on a device; shared by all maps that move the batch.
+
+    Args:
+        strengths: Strength λ of each row.
+        device: Where the outputs are.
+
+    Attributes:
+        weights: The strengths, one row each.
+        still: Which rows have strength 0; None if there are none.
+    """
+
+    def __init__(self, strengths: Float[Tensor, " rows"], device: torch.device) -> None:
+        self.weights = strengths.to(device, torch.float32)[:, None]
+        # Found before the strengths are on an accelerator, which would have to be waited for.
+        rows = (strengths == 0).nonzero().flatten()
+        self.still = rows.to(device) if len(rows) else None
+
+    def fill(self, table: Float[Tensor, "rows ..."], value: float) -> Tensor:
+        """Writes a value into the rows of strength 0, in place."""
+        return table if self.still is None else table.index_fill_(0, self.still, value)
+
+
+def place(
+    one: AffineMap, rows: RowStrengths, pooling: str, output: Float[Tensor, "rows ..."], axis: int
+) -> Mover:
+    """Makes a map ready to move outputs of a module.
+
+    What it computes is float32 at least, and rounded once. Rows of strength 0 keep every bit.
 
     Args:
         one: The map, on the device of the outputs.
-        strengths: Strength λ of each row; rows of strength 0 keep every bit.
+        rows: The strengths.
         pooling: One of `POOLINGS`.
+        output: An output of that module, as long as all others and of as many axes.
+        axis: Axis of its neurons, see `neurons_axis`.
     """
-
-    def __init__(self, one: AffineMap, strengths: Float[Tensor, " rows"], pooling: str) -> None:
-        device = one.scale.device
-        weights = strengths.to(device, torch.float32)[:, None]
-        self._pooling = pooling
-        self._bounded = one.is_bounded
-        self._support = one.support_min, one.support_max
-        self._clip = one.clip
-        # λ (T(x) - x) = slope x + shift
-        self._slope = weights * (one.scale - 1)
-        self._shift = weights * one.shift
-        # Found before the strengths are on an accelerator, which would have to be waited for.
-        rows = (strengths == 0).nonzero().flatten()
-        self._still = rows.to(device) if len(rows) else None
-        self._shaped: dict[tuple[int, int], _Operands] = {}
-
-    def __call__(self, output: Float[Tensor, "rows ..."], axis: int) -> Float[Tensor, "rows ..."]:
-        """What becomes of an output; computed in float32 at least, and rounded once.
-
-        Args:
-            output: A module's output.
-            axis: Axis of its neurons, see `neurons_axis`.
-        """
-        if self._pooling == "mean" and is_image(output, axis):
-            return self._as_a_whole(output)
-        if not self._bounded:
-            operands = self._operands(output, axis)
-            return _rounded(_scaled_and_shifted, output, output, operands.factor, operands.summand)
-        if self._clip:
-            return self._clipped(output, axis)
-        return self._within_support(output, axis)
-
-    def _as_a_whole(self, output: Tensor) -> Tensor:
-        dtype = torch.promote_types(output.dtype, torch.float32)
-        means = output.mean(tuple(range(2, output.dim())), dtype=dtype)
-        near = means.clamp(*self._support) if self._bounded and self._clip else means
-        step = torch.addcmul(self._shift, near, self._slope)
-        if self._bounded and not self._clip:
-            step = torch.where(_inside(means, *self._support), step, _NOTHING)
-        if self._still is not None:
-            step = step.index_fill(0, self._still, _NOTHING)
-        return _rounded(torch.add, output, output, per_neuron(step, output, 1))
-
-    def _clipped(self, output: Tensor, axis: int) -> Tensor:
-        """As a new tensor, changed in place: on a CPU a second one takes longer than the sums."""
-        operands = self._operands(output, axis)
-        exact = output.to(torch.promote_types(output.dtype, torch.float32))
-        # One bound at a time: both at once are slow for images on a CPU.
-        step = exact.clamp(min=operands.low).clamp_(max=operands.high)
-        step = step.mul_(operands.slope).add_(operands.shift)
-        if step.dtype == output.dtype:
-            moved = step.add_(output)
-        else:
-            moved = _rounded(torch.add, output, output, step)
-        if self._still is not None:
-            moved.index_copy_(0, self._still, output.index_select(0, self._still))
-        return moved
-
-    def _within_support(self, output: Tensor, axis: int) -> Tensor:
-        operands = self._operands(output, axis)
-        moved = _rounded(_scaled_and_shifted, output, output, operands.factor, operands.summand)
-        return torch.where(_inside(output, operands.low, operands.high), moved, output)
-
-    def _operands(self, output: Tensor, axis: int) -> _Operands:
-        """The map's vectors in shapes that broadcast over an output."""
-        key = (output.dim(), axis)
-        if key not in self._shaped:
-            factor, summand = 1.0 + self._slope, self._shift
-            if self._still is not None:
-                factor = factor.index_fill(0, self._still, 1.0)
-                summand = summand.index_fill(0, self._still, _NOTHING)
-            ends = (one[None] for one in self._support)
-            rows = (self._slope, self._shift, factor, summand, *ends)
-            self._shaped[key] = _Operands(*(per_neuron(one, output, axis) for one in rows))
-        return self._shaped[key]
+    # λ (T(x) - x) = slope x + shift
+    slope = rows.weights * (one.scale - 1)
+    shift = rows.fill(rows.weights * one.shift, _NOTHING)
+    low, high = one.support_min[None], one.support_max[None]
+    if one.clip and rows.still is not None:
+        # What is added there is 1 · -0 + -0; 0 times an infinite activation would be no number.
+        slope = rows.fill(slope, _NOTHING)
+        low, high = (rows.fill(end.repeat(len(slope), 1), 1.0) for end in (low, high))
+    low, high, slope, shift = (
+        per_neuron(table, output, axis) for table in (low, high, slope, shift)
+    )
+    bounds = (low, high) if one.is_bounded else None
+    if pooling == "mean" and is_image(output, axis):
+        return functools.partial(
+            _move_whole, slope=slope, shift=shift, bounds=bounds, clip=one.clip, rows=rows
+        )
+    if bounds and one.clip:
+        return functools.partial(_move_clipped, slope=slope, shift=shift, bounds=bounds)
+    if bounds:
+        return functools.partial(_move_inside, factor=1.0 + slope, summand=shift, bounds=bounds)
+    return functools.partial(_move_all, factor=1.0 + slope, summand=shift)
 
 
-class _Operands(NamedTuple):
-    slope: Tensor
-    shift: Tensor
-    factor: Tensor
-    summand: Tensor
-    low: Tensor
-    high: Tensor
+def _move_whole(
+    output: Tensor,
+    slope: Tensor,
+    shift: Tensor,
+    bounds: tuple[Tensor, Tensor] | None,
+    clip: bool,
+    rows: RowStrengths,
+) -> Tensor:
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    means = output.mean(tuple(range(2, output.dim())), keepdim=True, dtype=dtype)
+    step = torch.addcmul(shift, means.clamp(*bounds) if bounds and clip else means, slope)
+    if bounds and not clip:
+        step = torch.where(_inside(means, *bounds), step, _NOTHING)
+    return _rounded(torch.add, output, output, rows.fill(step, _NOTHING))
 
 
-def transport_output(
-    output: Float[Tensor, "rows ..."],
-    one: AffineMap,
-    strengths: Float[Tensor, " rows"],
-    axis: int,
-    pooling: str,
-) -> Float[Tensor, "rows ..."]:
-    """Moves an output by a map that is used once, see `Placed`."""
-    return Placed(one.to(output.device), strengths, pooling)(output, axis)
+def _move_clipped(
+    output: Tensor, slope: Tensor, shift: Tensor, bounds: tuple[Tensor, Tensor]
+) -> Tensor:
+    # As a new tensor, changed in place: on a CPU a second one takes longer than the sums.
+    exact = output.to(torch.promote_types(output.dtype, torch.float32))
+    # One bound at a time: both at once are slow for images on a CPU.
+    low, high = bounds
+    step = exact.clamp(min=low).clamp_(max=high).mul_(slope).add_(shift)
+    if step.dtype == output.dtype:
+        return step.add_(output)
+    return _rounded(torch.add, output, output, step)
+
+
+def _move_inside(
+    output: Tensor, factor: Tensor, summand: Tensor, bounds: tuple[Tensor, Tensor]
+) -> Tensor:
+    return torch.where(_inside(output, *bounds), _move_all(output, factor, summand), output)
+
+
+def _move_all(output: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
+    return _rounded(_scaled_and_shifted, output, output, factor, summand)
 
 
 def _inside(activations: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ from vision_bench.diffusion.layout import (
     over_rows,
 )
 from vision_bench.diffusion.neurons import neurons_axis
-from vision_bench.diffusion.pipelines import as_module, check_steerable, denoiser_of
-from vision_bench.diffusion.placement import Placed, check_pooling
+from vision_bench.diffusion.pipelines import as_module, check_steerable
+from vision_bench.diffusion.placement import Mover, RowStrengths, check_pooling, place
 from vision_bench.diffusion.timesteps import RunningCall, nearest_timestep
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ class ImageMaps:
         images = read_strengths(strengths)
         if not len(images):
             raise ValueError("strengths is empty: give one for each image of the pipeline's call")
-        check_steerable(pipe)
-        component, denoiser = denoiser_of(pipe)
+        component, denoiser = check_steerable(pipe)
         check_within(component, list(self.maps))
         if not bool((images != 0).any()):
             yield
@@ -162,7 +161,8 @@ class _Steered:
         self._call = RunningCall()
         self._missed: set[str] = set()
         self._known: set[int] = set()
-        self._placed: dict[Any, Placed] = {}
+        self._rows: dict[tuple[int, torch.device], RowStrengths] = {}
+        self._placed: dict[str, tuple[Any, Mover]] = {}
 
     @contextlib.contextmanager
     def watching(self, denoiser: nn.Module) -> Iterator[None]:
@@ -180,28 +180,31 @@ class _Steered:
         """What moves the outputs at a site."""
         timed = self._maps.maps[site]
         module = find_module(root, split_site(site)[0])
-        axes: dict[int, int] = {}
 
         def move(output: Tensor) -> Tensor:
             check_row_axis(output, self._call.rows, site)
             self._missed.discard(site)
-            if output.dim() not in axes:
-                axes[output.dim()] = neurons_axis(module, output, site)
-            axis = axes[output.dim()]
             # A map for all steps needs no timestep, which would wait for an accelerator.
             key = None if None in timed else _key(timed, self._call.timestep)
-            return self._place(site, key, output, axis)(output, axis)
+            # Tables of the running step alone are kept: those of all steps would be large.
+            wanted = key, len(output), output.dim(), output.device
+            made_for, mover = self._placed.get(site, (None, None))
+            if mover is None or made_for != wanted:
+                axis = neurons_axis(module, output, site)
+                mover = self._place(site, key, output, axis)
+                self._placed[site] = wanted, mover
+            return mover(output)
 
         return move
 
-    def _place(self, site: str, key: float | None, output: Tensor, axis: int) -> Placed:
-        kept = (site, key, len(output), output.device)
-        if kept not in self._placed:
-            one = self._maps.on(site, key, output.device)
-            one.check_width(site, output.shape[axis])
+    def _place(self, site: str, key: float | None, output: Tensor, axis: int) -> Mover:
+        one = self._maps.on(site, key, output.device)
+        one.check_width(site, output.shape[axis])
+        rows = len(output), output.device
+        if rows not in self._rows:
             weights = over_rows(self._strengths, len(output), self._maps.rows)
-            self._placed[kept] = Placed(one, weights, self._maps.pooling)
-        return self._placed[kept]
+            self._rows[rows] = RowStrengths(weights, output.device)
+        return place(one, self._rows[rows], self._maps.pooling, output, axis)
 
     def _begin(self, denoiser: nn.Module, given: Any) -> None:
         self._missed = set(self._maps.maps)

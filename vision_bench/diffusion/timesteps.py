@@ -22,15 +22,12 @@ class RunningCall(threading.local):
 
     Attributes:
         batch: What it denoises, a row for each image and side of guidance.
+        rows: Rows of its batch.
     """
 
     batch: Tensor
+    rows: int
     _given: Any = None
-
-    @property
-    def rows(self) -> int:
-        """Rows of its batch."""
-        return len(self.batch)
 
     @property
     def timestep(self) -> float:
@@ -67,7 +64,7 @@ class RunningCall(threading.local):
                     f"pipeline: its denoiser {type(denoiser).__name__} is called without a tensor "
                     f"{names[0]!r} or without a timestep: such a pipeline cannot be transported"
                 )
-            self.batch, self._given = first, arguments["timestep"]
+            self.batch, self.rows, self._given = first, len(first), arguments["timestep"]
 
         handle = denoiser.register_forward_pre_hook(note, with_kwargs=True)
         try:

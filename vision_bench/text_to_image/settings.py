@@ -107,7 +107,7 @@ class FitSettings(PipelineSettings, DenoisingSettings):
             'unet.*norm.*'; 'NAME:K' takes output K of a tuple; by default the paper's.
         method: linear, gaussian, mean, aura or iti.
         pooling: What maps are fitted to and applied to: the mean over an image's places, or all
-            pixels and tokens by themselves.
+            pixels and tokens by themselves, of which 256 of an image are fitted to.
         support: Where maps act: none, minmax, qLO_HI or clip; by default the method's.
         timesteps: Fits at the first step a map for all of them, a map for each step, or one map
             pooled over all steps.

@@ -26,6 +26,7 @@ pytest.importorskip("diffusers")
 from sklearn.metrics import roc_auc_score
 
 from aim_plugins.core.identity import seed_of
+from vision_bench.diffusion import learning
 from vision_bench.diffusion.fit import fit_transport
 
 SOURCE = ["a red coat", "a blue boot", "red boot", "coat", "a coat with boot"]
@@ -638,6 +639,47 @@ def test_rows_whose_order_is_not_known_are_refused(pag, guidance, attention):
 
 def test_a_row_for_each_prompt_has_no_order_to_know(pag):
     assert list(fit(pag, UNGUIDED, guidance_scale=0.0, pag_scale=0.0).maps.maps) == UNGUIDED.sites
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_of_many_places_the_same_are_drawn_of_every_image(monkeypatch, axis):
+    monkeypatch.setattr(learning, "PLACES", 5)
+    # Neuron k of place p of image i is 1000 i + 10 p + k.
+    numbers = torch.arange(3.0)[:, None, None] * 1000 + torch.arange(12.0)[:, None] * 10
+    output = (numbers + torch.arange(2.0)).movedim(-1, axis)
+    found = {}
+    for seed in range(4):
+        pooled = learning.pool_places(output, axis, "all", seed)
+        assert pooled.counts.tolist() == [5, 5, 5]
+        values = pooled.values.reshape(3, 5, 2)
+        assert torch.equal(values[1:] - values[:-1], torch.full((2, 5, 2), 1000.0))
+        assert torch.equal(values[..., 1] - values[..., 0], torch.ones(3, 5))
+        found[seed] = (values[0, :, 0] / 10).tolist()
+        assert sorted(set(found[seed])) == found[seed]
+        assert set(found[seed]) <= set(range(12))
+        assert torch.equal(learning.pool_places(output, axis, "all", seed).values, pooled.values)
+    assert len(set(map(tuple, found.values()))) > 1
+    monkeypatch.setattr(learning, "PLACES", 12)
+    assert len(learning.pool_places(output, axis, "all").values) == 36
+
+
+def test_responses_that_no_memory_holds_are_refused_before_the_run(sd, monkeypatch):
+    shapes = []
+    note = sd.unet.conv_norm_out.register_forward_hook(lambda *given: shapes.append(given[2].shape))
+    options = {"modules": r"unet\.conv_norm_out", "timesteps": "pooled", "pooling": "all"}
+    try:
+        monkeypatch.setattr(learning, "machine_memory", lambda: 0)
+        with pytest.raises(ValueError, match="timesteps='pooled' keeps .* of 8 prompts.*'mean'"):
+            fit(sd, **options)
+        assert len(shapes) == 1
+        kept = shapes[0][1:].numel() * 4 * 8 * 2  # float32, of each prompt at each step
+        monkeypatch.setattr(learning, "machine_memory", lambda: kept - 1)
+        with pytest.raises(ValueError, match="timesteps='pooled' keeps"):
+            fit(sd, **options)
+        monkeypatch.setattr(learning, "machine_memory", lambda: kept)
+        fit(sd, **options)
+    finally:
+        note.remove()
 
 
 def test_a_module_that_does_not_run_is_named(sd):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aim_plugins.modulation.activations import AffineMap
-from vision_bench.diffusion.placement import check_pooling, transport_output
+from vision_bench.diffusion.placement import RowStrengths, check_pooling, place
 
 STRENGTHS = torch.tensor([0.0, 0.5, -1.0])
 INFINITE = float("inf")
@@ -20,6 +20,12 @@ def make_map(*, low: float = -INFINITE, high: float = INFINITE, clip: bool = Fal
         torch.full((2,), high),
         clip,
     )
+
+
+def transport_output(
+    output: torch.Tensor, one: AffineMap, strengths: torch.Tensor, axis: int, pooling: str
+) -> torch.Tensor:
+    return place(one, RowStrengths(strengths, output.device), pooling, output, axis)(output)
 
 
 def expected(

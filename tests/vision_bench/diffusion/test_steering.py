@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -275,6 +276,28 @@ def test_each_step_has_the_map_of_the_nearest_timestep(sd: DiffusionPipeline) ->
         counting.remove()
     with ImageMaps(timeless(early)).applied(sd, STRENGTHS):
         assert relative(draw(sd, PROMPTS, num_inference_steps=4), steered) > 1e-2
+
+
+def test_tables_are_kept_for_the_running_step_alone(
+    sd: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A strength for each row makes them as many times larger than the maps."""
+    made: list[weakref.ref[Any]] = []
+
+    def place(*given: Any) -> Any:
+        made.append(weakref.ref(mover := plain(*given)))
+        return mover
+
+    plain = steering.place
+    monkeypatch.setattr(steering, "place", place)
+    maps = random_maps(sd)
+    sd.scheduler.set_timesteps(4)
+    steps = sd.scheduler.timesteps.tolist()
+    timed = {site: dict.fromkeys(map(float, steps), one) for site, one in maps.items()}
+    with ImageMaps(timed).applied(sd, STRENGTHS):
+        draw(sd, PROMPTS, num_inference_steps=4)
+        assert len(made) == 4 * len(maps)
+        assert sum(one() is not None for one in made) == len(maps)
 
 
 def test_two_calls_of_a_step_have_the_same_map(flux: DiffusionPipeline) -> None:
