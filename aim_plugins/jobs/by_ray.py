@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from aim_plugins.core.errors import ForeseenFailure
 from aim_plugins.jobs.settings import JobsSettings
 from aim_plugins.jobs.task import AttemptFailed, Receipt, Task
 
-_QUIET = {"include_dashboard": False, "log_to_driver": False, "logging_level": "warning"}
+_QUIET = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.WARNING}
 """Of a Ray that is started here and ends with the jobs."""
 _GB = 10**9
 
@@ -76,7 +77,7 @@ def _connect(options: Mapping[str, Any]) -> None:
     import ray
 
     elsewhere = options.get("address") or os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": "warning"} if elsewhere else _QUIET
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING} if elsewhere else _QUIET
     try:
         ray.init(**(quiet | dict(options)))
     except (ConnectionError, RuntimeError) as error:

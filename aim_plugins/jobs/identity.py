@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 from aim_plugins.core.files import sha256_of
 
 _LARGEST = 1 << 20
-"""Bytes of a config or a list of prompts; larger files, such as weights, are not read."""
+"""Bytes of a config or a list of prompts; of larger files, such as weights, the size counts."""
 _APART = re.compile(r"[=,]")
 
 
 def named_files(words: Iterable[str], folder: Path) -> dict[str, str]:
-    """The SHA-256 of the small files that a command names, and of the configs these build on.
+    """Tells apart the files that a command names, and the configs that these build on.
 
     Of a folder, such as a model's or a transport's, the JSON files right in it count.
 
@@ -25,21 +26,16 @@ def named_files(words: Iterable[str], folder: Path) -> dict[str, str]:
         folder: Where it runs.
 
     Returns:
-        By path, as the words or the configs have it.
+        By path, the SHA-256 of small files, and the size of large ones.
     """
     found: dict[str, str] = {}
     for word in words:
         for part in {word, *_APART.split(word)}:
             for path in _files_at(folder, part):
-                if path.stat().st_size <= _LARGEST:
-                    found[str(path.relative_to(folder) if _below(path, folder) else path)] = (
-                        sha256_of(path)
-                    )
+                size = path.stat().st_size
+                told = sha256_of(path) if size <= _LARGEST else f"{size} bytes"
+                found[os.path.relpath(path, folder)] = told
     return dict(sorted(found.items()))
-
-
-def _below(path: Path, folder: Path) -> bool:
-    return path.is_relative_to(folder)
 
 
 def _files_at(folder: Path, text: str) -> Iterator[Path]:

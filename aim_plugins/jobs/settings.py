@@ -109,7 +109,8 @@ class JobsSettings(Settings):
         on: Who runs them: slurm, ray, or local, this machine.
         retries: How often a job that failed or was lost is started again; one that refuses its
             arguments never is.
-        at_once: Jobs at the same time; by default 1 on local, and what Slurm or Ray have room for.
+        at_once: Jobs at the same time, on local (by default 1) or in an array of Slurm; Ray runs as
+            many as it has room for.
         gpus: How many GPUs a job gets that does not say so itself.
         cpus: The same of CPU cores.
         memory_gb: The same of main memory; by default what Slurm or Ray give.
@@ -134,6 +135,11 @@ class JobsSettings(Settings):
     def check(self) -> None:
         if not self.jobs:
             raise ValueError("jobs is empty: list at least one command")
+        if self.on == "ray" and self.at_once is not None:
+            raise ValueError(
+                f"at_once={self.at_once} on ray, which runs as many as there is room for: leave it "
+                "out, and say what each job needs by gpus, cpus and memory_gb"
+            )
         every = (*self.jobs, *self.then)
         names: dict[str, Job] = {}
         for job in every:

@@ -31,6 +31,10 @@ _BEGUN, _LOCK = "begun.txt", ".lock"
 _REFUSED = 2
 """What commands end with that refuse their arguments."""
 _TAIL = 1 << 14
+"""Bytes at the end of a log, among which is its last line."""
+MINUTE = 60.0
+_GRACE = 30.0
+"""Seconds between asking a process to end and ending it."""
 
 
 class AttemptFailed(RuntimeError):
@@ -185,10 +189,23 @@ class Task:
                 pass_fds=[lock],  # held for as long as the command lives, even without this process
             )
             try:
-                return process.wait()
+                return process.wait(None if self.minutes is None else self.minutes * MINUTE)
+            except subprocess.TimeoutExpired:
+                log.write(f"== stopped after {self.minutes} minutes\n".encode())
+                return _stop(process)
             finally:
                 if process.poll() is None:
                     process.terminate()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """Ends a process, which has a while to do so itself; returns its exit status."""
+    process.terminate()
+    try:
+        return process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 @contextmanager
