@@ -62,7 +62,7 @@ def run_on_slurm(tasks: Sequence[Task], settings: JobsSettings, folder: Path, en
     queued = _queued()
     for task in tasks:
         if (known := _handed_over(task)) in queued:
-            jobs[SlurmJob(folder / "%j", str(known))] = task
+            jobs[SlurmJob(folder, str(known))] = task
     if jobs:
         say(f"jobs: {len(jobs)} are queued or running already, and waited for")
     waited = {task.name for task in jobs.values()}
@@ -122,7 +122,7 @@ def run_here(tasks: Sequence[Task], settings: JobsSettings, folder: Path, ended:
 def _executor(cluster: str, folder: Path, task: Task, settings: JobsSettings) -> Any:
     from submitit import AutoExecutor
 
-    executor = AutoExecutor(folder / "%j", cluster=cluster)
+    executor = AutoExecutor(folder, cluster=cluster)
     executor.update_parameters(
         name="aim-plugins",
         cpus_per_task=task.cpus,
