@@ -75,6 +75,7 @@ def run_on_slurm(tasks: Sequence[Task], settings: JobsSettings, folder: Path, en
                 raise ForeseenFailure(f"Slurm took no jobs: {error}") from error
             for job, task in zip(submitted, alike, strict=True):
                 jobs[job] = task
+                task.folder.mkdir(parents=True, exist_ok=True)
                 note = {"job": job.job_id, "identity": task.identity}
                 write_atomic(task.folder / _HANDED_OVER, seal(note))
         from submitit.helpers import as_completed

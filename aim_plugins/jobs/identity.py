@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from aim_plugins.core.files import sha256_of
 
 _LARGEST = 1 << 20
 """Bytes of a config or a list of prompts; of larger files, such as weights, the size counts."""
+_WRITTEN = ("-o", "--output", "--output_path", "--output-path", "-w", "--work-dir")
+"""Options whose files a command writes."""
 _APART = re.compile(r"[=,]")
 
 
-def named_files(words: Iterable[str], folder: Path) -> dict[str, str]:
+def named_files(words: Sequence[str], folder: Path) -> dict[str, str]:
     """Tells apart the files that a command names, and the configs that these build on.
 
-    Of a folder, such as a model's or a transport's, the JSON files right in it count.
+    Of a folder, such as a model's or a transport's, the JSON files right in it count. What the
+    command writes does not.
 
     Args:
         words: The command's words; `name=path,name=path` names files too.
@@ -29,7 +33,9 @@ def named_files(words: Iterable[str], folder: Path) -> dict[str, str]:
         By path, the SHA-256 of small files, and the size of large ones.
     """
     found: dict[str, str] = {}
-    for word in words:
+    for option, word in itertools.pairwise(["", *words]):
+        if option in _WRITTEN or word.partition("=")[0] in _WRITTEN:
+            continue
         for part in {word, *_APART.split(word)}:
             for path in _files_at(folder, part):
                 size = path.stat().st_size

@@ -39,16 +39,20 @@ class Yard:
 
     @property
     def starts(self) -> Path:
-        return self.folder / "starts.txt"
+        return self.folder / "marks" / "starts.txt"
 
     @property
     def gate(self) -> Path:
-        return self.folder / "gate"
+        return self.folder / "marks" / "gate"
 
     def toy(self, *seeds: int, **options: object) -> dict:
         """A job."""
         name = f"job{'-'.join(map(str, seeds))}"
-        given = {"output": "{output}", "seeds": list(seeds), "starts": str(self.starts)} | options
+        given = {
+            "output": "{output}",
+            "seeds": list(seeds),
+            "marks": str(self.gate.parent),
+        } | options
         return {"name": name, "command": "toy", "options": given}
 
     def write(self, jobs: list, **rest: object) -> Path:
@@ -109,6 +113,7 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> None:
 def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Yard:
     monkeypatch.setitem(settings.PROGRAMS, "toy", "toy")
     monkeypatch.chdir(HERE)  # where `python -m toy` finds it
+    (tmp_path / "marks").mkdir()
     return Yard(tmp_path)
 
 

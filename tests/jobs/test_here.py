@@ -67,7 +67,7 @@ def test_failures_are_named_with_their_logs_and_what_refuses_is_not_tried_again(
 
 
 def test_a_front_that_is_killed_and_started_again_runs_nothing_twice(yard: Yard, alone) -> None:
-    config = yard.write([yard.toy(one, gate=str(yard.gate)) for one in range(3)], at_once=2)
+    config = yard.write([yard.toy(one, wait=True) for one in range(3)], at_once=2)
     front = yard.front(config)
     until(lambda: len(yard.started()) == 2)
     front.kill()
@@ -83,7 +83,7 @@ def test_a_front_that_is_killed_and_started_again_runs_nothing_twice(yard: Yard,
 
 
 def test_ctrl_c_ends_what_was_started_and_the_same_command_goes_on(yard: Yard) -> None:
-    config = yard.write([yard.toy(0), yard.toy(1, gate=str(yard.gate)), yard.toy(2)])
+    config = yard.write([yard.toy(0), yard.toy(1, wait=True), yard.toy(2)])
     front = yard.front(config)
     until(lambda: len(yard.started()) == 2)
     front.send_signal(signal.SIGINT)
@@ -97,7 +97,7 @@ def test_ctrl_c_ends_what_was_started_and_the_same_command_goes_on(yard: Yard) -
 
 
 def test_a_job_ends_with_the_process_that_runs_it(yard: Yard) -> None:
-    front = yard.front(yard.write([yard.toy(0, gate=str(yard.gate))], retries=0))
+    front = yard.front(yard.write([yard.toy(0, wait=True)], retries=0))
     until(lambda: len(yard.started()) == 1)
     (job,) = yard.alive()
     with open(f"/proc/{job}/stat") as file:
@@ -125,7 +125,7 @@ def test_later_jobs_start_once_all_others_have_finished(yard: Yard) -> None:
 
 def test_a_job_out_of_time_is_stopped(yard: Yard, monkeypatch) -> None:
     monkeypatch.setattr("aim_plugins.jobs.task.MINUTE", 0.5)
-    job = yard.toy(0, gate=str(yard.gate)) | {"minutes": 1}
+    job = yard.toy(0, wait=True) | {"minutes": 1}
     monkeypatch.setattr("aim_plugins.jobs.study.run_here", in_this_process)
     assert run(yard, [job], retries=0) == 1
     assert "stopped after 1 minutes" in (yard.output / "job0" / "log.txt").read_text()

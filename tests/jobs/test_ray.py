@@ -47,7 +47,7 @@ def test_one_that_is_always_killed_is_named_with_its_log(cluster, yard: Yard, ca
 
 
 def test_jobs_of_a_lost_node_run_elsewhere(cluster, yard: Yard, alone) -> None:
-    jobs = [yard.toy(one, gate=str(yard.gate)) for one in range(8)]
+    jobs = [yard.toy(one, wait=True) for one in range(8)]
     front = yard.front(
         yard.write(jobs, gpus=1, ray={"address": cluster.address}, retries=2), "--on", "ray"
     )

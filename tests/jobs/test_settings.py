@@ -100,7 +100,10 @@ def test_files_that_a_command_names_are_told_with_what_they_build_on(tmp_path: P
     (tmp_path / "top.py").write_text("_base_ = ['base.py']\n")
     (tmp_path / "learned").mkdir()
     (tmp_path / "learned" / "transport.json").write_text("{}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text("{}")
     words = ["--config", "top.py", "--model-args", "pretrained=m,transport=learned", "", "x" * 999]
+    words += ["--output", "out", "--output=out", "-o", "out"]
     found = named_files(words, tmp_path)
     assert list(found) == ["base.py", "learned/transport.json", "top.py"]
     (tmp_path / "base.py").write_text("seed = 1\n")

@@ -24,18 +24,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--starts", type=Path, help="one line for each start")
-    parser.add_argument("--gate", type=Path, help="waits until it is there")
+    parser.add_argument("--marks", type=Path, help="a folder that gets a line for each start")
+    parser.add_argument("--wait", action="store_true", help="until its file `gate` is there")
     parser.add_argument("--die", choices=("once", "always"))
     parser.add_argument("--status", type=int, default=0)
     words = parser.parse_args()
     first = True
-    if words.starts:
-        name = f"{words.seeds}"
-        first = name not in (words.starts.read_text() if words.starts.exists() else "")
-        with open(words.starts, "a") as file:
+    if words.marks:
+        name, starts = f"{words.seeds}", words.marks / "starts.txt"
+        first = name not in (starts.read_text() if starts.exists() else "")
+        with open(starts, "a") as file:
             file.write(f"{name} {os.getpid()}\n")
-    while words.gate and not words.gate.exists():
+    while words.wait and not (words.marks / "gate").exists():
         time.sleep(0.02)
     print("measuring", flush=True)
     if words.die == "always" or (words.die == "once" and first):
