@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import as_completed as futures_as_completed
 from pathlib import Path
@@ -19,8 +20,8 @@ from aim_plugins.jobs.task import Receipt, Task
 
 _HANDED_OVER = "slurm.json"
 """In a task's folder: the job of Slurm that runs it, for a front that is started again."""
-_POLL = 2.0
-"""Seconds between looks at result files; sacct is asked far less often."""
+POLL = 10.0
+"""Seconds between looks at Slurm's queue."""
 _FOREVER = 10**6
 """Minutes; submitit would stop a process of this machine after five."""
 
@@ -78,11 +79,9 @@ def run_on_slurm(tasks: Sequence[Task], settings: JobsSettings, folder: Path, en
                 task.folder.mkdir(parents=True, exist_ok=True)
                 note = {"job": job.job_id, "identity": task.identity}
                 write_atomic(task.folder / _HANDED_OVER, seal(note))
-        from submitit.helpers import as_completed
-
-        for job in as_completed(list(jobs), poll_frequency=_POLL):
+        for job in _as_they_end(list(jobs)):
             ended(jobs[job], _said_by(job))
-    except BaseException:
+    except KeyboardInterrupt:
         for job in jobs:
             job.cancel(check=False)
         raise
@@ -118,6 +117,26 @@ def run_here(tasks: Sequence[Task], settings: JobsSettings, folder: Path, ended:
                         job.cancel()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _as_they_end(jobs: Sequence[Any]) -> Iterator[Any]:
+    """Yields jobs of Slurm once they have left a result, or the queue.
+
+    The queue is asked in place of sacct, as submitit would, since many clusters keep no accounts.
+    """
+    left, gone = list(jobs), set[str]()
+    while left:
+        time.sleep(POLL)
+        try:
+            queued = _queued()
+        except ForeseenFailure:  # its controller may be away for a while
+            continue
+        for job in list(left):
+            # A job that has left the queue has a moment for its files to be seen from here.
+            if job.paths.result_pickle.exists() or job.job_id in gone - queued:
+                left.remove(job)
+                yield job
+        gone = {job.job_id for job in left} - queued
 
 
 def _executor(cluster: str, folder: Path, task: Task, settings: JobsSettings) -> Any:

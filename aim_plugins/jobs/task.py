@@ -30,6 +30,8 @@ LOG, RECEIPT = "log.txt", "receipt.json"
 _BEGUN, _LOCK = "begun.txt", ".lock"
 _REFUSED = 2
 """What commands end with that refuse their arguments."""
+_ATTEMPT = "--"
+"""Begins the line above each attempt in a log."""
 _TAIL = 1 << 14
 """Bytes at the end of a log, among which is its last line."""
 MINUTE = 60.0
@@ -124,7 +126,8 @@ class Task:
                 lines = file.read().decode("utf-8", "replace").splitlines()
         except OSError:
             return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        said = [line.strip() for line in lines if not line.startswith(_ATTEMPT)]
+        return next(filter(None, reversed(said)), "")
 
     def run(self) -> Receipt:
         """Runs it, unless it has ended already; waits for a process that is running it.
@@ -178,7 +181,7 @@ class Task:
         leash = [sys.executable, "-m", "aim_plugins.jobs.leash", str(os.getpid())]
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         with open(self.log, "ab") as log:
-            log.write(f"== {now} on {platform.node()}, job {self.identity[:8]}\n".encode())
+            log.write(f"{_ATTEMPT} {now} on {platform.node()}, job {self.identity[:8]}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 [*leash, *self.argv],

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from aim_plugins.jobs import settings
+from aim_plugins.jobs import by_submitit, settings
 
 HERE = Path(__file__).parent
 
 FRONT = """
 import sys
 from aim_plugins import cli
-from aim_plugins.jobs import settings
-settings.PROGRAMS["toy"] = "toy"
+from aim_plugins.jobs import by_submitit, settings
+settings.PROGRAMS["toy"], by_submitit.POLL = "toy", 0.2
 sys.exit(cli.main(["jobs", *sys.argv[1:]]))
 """
 
@@ -112,6 +112,7 @@ def until(holds: Callable[[], bool], seconds: float = 60) -> None:
 @pytest.fixture
 def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Yard:
     monkeypatch.setitem(settings.PROGRAMS, "toy", "toy")
+    monkeypatch.setattr(by_submitit, "POLL", 0.2)
     monkeypatch.chdir(HERE)  # where `python -m toy` finds it
     (tmp_path / "marks").mkdir()
     return Yard(tmp_path)

@@ -1,6 +1,6 @@
 """What submitit asks of Slurm, played by processes of this machine.
 
-The commands are this file under the names sbatch, srun, squeue, sacct and scancel. Their state is
+The commands are this file under the names sbatch, srun, squeue and scancel. Their state is
 the folder FAKE_SLURM: a file for each job, or element of an array, with its process.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("sbatch", "srun", "squeue", "sacct", "scancel")
+NAMES = ("sbatch", "srun", "squeue", "scancel")
 
 
 def install(folder: Path) -> Path:
@@ -78,13 +78,6 @@ def squeue(*words: str) -> None:
     for job in state().iterdir():
         if job.is_file() and is_alive(job.name):
             print(job.name)
-
-
-def sacct(*words: str) -> None:
-    print("JobID|State|NodeList")
-    for job in state().iterdir():
-        if job.is_file():
-            print(f"{job.name}|{'RUNNING' if is_alive(job.name) else 'COMPLETED'}|here")
 
 
 def scancel(job: str) -> None:

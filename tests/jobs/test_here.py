@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections import Counter
+
+import numpy as np
+import pytest
 
 from aim_plugins import cli
 from aim_plugins.jobs.settings import RESULTS
 from aim_plugins.jobs.task import RECEIPT
 from aim_plugins.sweep.store import SweepStore
 from tests.jobs.conftest import Yard, until
+from vision_bench import cli as vision_bench
+
+pytest.importorskip("submitit")
 
 
 def run(yard: Yard, jobs: list, *options: str, **rest: object) -> int:
@@ -136,3 +143,22 @@ def in_this_process(tasks, settings, folder, ended) -> None:
     for task in tasks:
         task.run()
         ended(task, "")
+
+
+@pytest.mark.slow
+def test_shares_of_strengths_find_what_one_sweep_finds(tmp_path, monkeypatch) -> None:
+    """Strengths share their noise, so it does not matter which jobs they are in."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    np.savez("cached.npz", logits=draw.normal(size=(200, 5)), labels=draw.integers(5, size=200))
+    words = ["classify-logits", "cached.npz", "--draws", "2", "--noise-std"]
+    jobs = [
+        {"name": name, "command": ["vision-bench", *words, grid, "--output", "{output}"]}
+        for name, grid in (("low", "0,0.5"), ("high", "1,2"))
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps({"jobs": jobs, "output": "out"}))
+    assert cli.main(["jobs", "jobs.json"]) == 0
+    assert vision_bench.main([*words, "0,0.5,1,2", "--output", "whole"]) == 0
+    with open("whole/sweep.csv") as whole, open("out/results.csv") as merged:
+        assert sorted(line.split(",", 2)[2] for line in merged) == sorted(whole)
+    assert "low/results/report.html" in (tmp_path / "out" / "report.html").read_text()
