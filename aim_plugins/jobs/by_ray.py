@@ -80,10 +80,10 @@ def _connect(options: Mapping[str, Any]) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.WARNING} if elsewhere else _QUIET
     try:
         ray.init(**(quiet | dict(options)))
-    except (ConnectionError, RuntimeError) as error:
-        raise ForeseenFailure(f"ray={dict(options)!r}: {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"ray={dict(options)!r}: {error}") from error
+    except Exception as error:  # Ray raises no narrower one where a node does not start in time
+        raise ForeseenFailure(f"Ray did not start: {error}; its logs are in /tmp/ray") from error
 
 
 def _tell_impossible(tasks: Sequence[Task], nodes: Sequence[Mapping[str, Any]]) -> None:

@@ -173,9 +173,9 @@ def _jobs_table(
         log = _beside(folder, one.task.log, "log") if one.task.log.exists() else "–"
         start = [one.task.name, one.word, minutes, one.host or "–", log]
         reports = [
-            [found_.label, *start[1:], _beside(folder, found_.report, "report"), found_.summary]
-            for found_ in found[one.task.name]
-            if found_.report is not None
+            [part.label, *start[1:], _beside(folder, part.report, "report"), part.summary]
+            for part in found[one.task.name]
+            if part.report is not None
         ]
         rows += reports or [[*start, "–", ""]]
     return Table(["job", "state", "minutes", "host", "log", "report", "what it says"], rows)
@@ -187,7 +187,7 @@ def _jobs_csv(states: Sequence[State], found: Mapping[str, Sequence[Found]]) -> 
     writer.writerow(["job", "state", "status", "seconds", "host", "identity", "log", "reports"])
     for one in states:
         task = one.task
-        reports = [str(two.report) for two in found[task.name] if two.report is not None]
+        reports = [str(part.report) for part in found[task.name] if part.report is not None]
         numbers = ["" if value is None else value for value in (one.status, one.seconds)]
         writer.writerow(
             [task.name, one.word, *numbers, one.host, task.identity, task.log, " ".join(reports)]

@@ -1,25 +1,17 @@
-"""Two sweeps of the demo model as jobs of this machine: about a minute on two cores.
+"""Which attention heads of the demo model know a capital's country: two shards, put together.
 
     aim-plugins jobs eval_configs/jobs/demo.py
+
+The shards fill one folder, that of the job `heads`, which goes on from there once both are built.
 """
 
-from aim_plugins.demo_model import demo_model_folder
+_STUDY = [
+    *("aim-plugins", "attribute", "--model", "demo:smollm2", "--tasks", "aim_demo_capitals"),
+    *("--include-path", "eval_configs/lm_eval", "--limit", 40, "--num-ablations", 40),
+    *("--gradient-passes", 8, "--eval-alphas", 0.05, "--eval-masks", 10, "--random-edits", 2),
+    *("--edit-sizes", "1,2,4", "--output", "{jobs}/heads/results"),
+]
 
 output = "runs/demo-jobs"
-jobs = [
-    dict(
-        name=f"smollm2-{task}",
-        command="aim-plugins sweep lm-eval",
-        options=dict(
-            model="aim_hf",
-            model_args=f"pretrained={demo_model_folder()},dtype=float32",
-            tasks=f"aim_demo_{task}",
-            include_path="eval_configs/lm_eval",
-            noise_std="0:4:1",
-            limit=40,
-            batch_size=16,
-            output="{output}",
-        ),
-    )
-    for task in ("capitals", "continents")
-]
+jobs = [dict(name=f"shard-{part}", command=[*_STUDY, "--shard", f"{part}/2"]) for part in (1, 2)]
+then = [dict(name="heads", command=_STUDY)]
