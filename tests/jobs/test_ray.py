@@ -27,23 +27,17 @@ def cluster() -> Iterator:
     cluster.shutdown()
 
 
-def test_eight_jobs_of_which_one_is_killed_find_what_one_process_finds(
+def test_jobs_of_which_one_is_killed_find_what_one_process_finds(
     cluster, yard: Yard, alone, capsys
 ) -> None:
+    """And one that is always killed is named with its log."""
     jobs = [yard.toy(one, die="once" if one == 3 else None) for one in range(8)]
-    assert cli.main(["jobs", str(yard.write(jobs, gpus=1)), "--on", "ray"]) == 0
+    jobs.append(yard.toy(8, die="always"))
+    assert cli.main(["jobs", str(yard.write(jobs, gpus=1)), "--on", "ray"]) == 1
     assert yard.rows() == alone(*range(8))
-    assert Counter(yard.started()) == {f"[{one}]": 1 + (one == 3) for one in range(8)}
-    assert cli.main(["jobs", str(yard.write(jobs, gpus=1)), "--on", "ray"]) == 0
-    assert len(yard.started()) == 9
-
-
-def test_one_that_is_always_killed_is_named_with_its_log(cluster, yard: Yard, capsys) -> None:
-    jobs = [yard.toy(0), yard.toy(1, die="always")]
-    assert cli.main(["jobs", str(yard.write(jobs)), "--on", "ray"]) == 1
-    assert Counter(yard.started()) == {"[0]": 1, "[1]": 2}
+    assert Counter(yard.started()) == {f"[{one}]": 1 + (one in (3, 8)) for one in range(9)}
     said = capsys.readouterr().err
-    assert f"job1 killed by signal 9: measuring ({yard.output}/job1/log.txt)" in said
+    assert f"job8 killed by signal 9: measuring ({yard.output}/job8/log.txt)" in said
 
 
 def test_jobs_of_a_lost_node_run_elsewhere(cluster, yard: Yard, alone) -> None:
