@@ -18,9 +18,10 @@ def cluster() -> Iterator:
     import ray
     from ray.cluster_utils import Cluster
 
-    options = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=options)
-    cluster.add_node(**options)
+    node = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 80 * 2**20}
+    node["include_dashboard"] = False
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster
     ray.shutdown()
