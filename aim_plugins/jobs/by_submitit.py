@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import subprocess
 import threading
@@ -76,7 +78,6 @@ def run_on_slurm(tasks: Sequence[Task], settings: JobsSettings, folder: Path, en
                 raise ForeseenFailure(f"Slurm took no jobs: {error}") from error
             for job, task in zip(submitted, alike, strict=True):
                 jobs[job] = task
-                task.folder.mkdir(parents=True, exist_ok=True)
                 note = {"job": job.job_id, "identity": task.identity}
                 write_atomic(task.folder / _HANDED_OVER, seal(note))
         for job in _as_they_end(list(jobs)):
@@ -99,7 +100,9 @@ def run_here(tasks: Sequence[Task], settings: JobsSettings, folder: Path, ended:
         with lock:
             if stopped.is_set():
                 return ""
-            job = _executor("local", folder, task, settings).submit(Attempt(), task)
+            executor = _executor("local", folder, task, settings)
+            with _stderr_into(folder / "controllers.txt"):
+                job = executor.submit(Attempt(), task)
             started.append(job)
         job.wait()
         return _said_by(job)
@@ -108,7 +111,9 @@ def run_here(tasks: Sequence[Task], settings: JobsSettings, folder: Path, ended:
         futures = {pool.submit(one, task): task for task in tasks}
         try:
             for future in futures_as_completed(futures):
-                ended(futures[future], future.result())
+                said = future.result()
+                with lock:
+                    ended(futures[future], said)
         except BaseException:
             stopped.set()
             with lock:
@@ -117,6 +122,22 @@ def run_here(tasks: Sequence[Task], settings: JobsSettings, folder: Path, ended:
                         job.cancel()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextlib.contextmanager
+def _stderr_into(path: Path) -> Iterator[None]:
+    """Gives processes that start meanwhile another standard error.
+
+    Submitit's own process for each job would show its traceback on Ctrl-C.
+    """
+    kept, file = os.dup(2), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 2)
+    os.close(file)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _as_they_end(jobs: Sequence[Any]) -> Iterator[Any]:

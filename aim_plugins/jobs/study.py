@@ -54,6 +54,8 @@ class JobsStudy(FolderStudy):
         self._ended, self._count = sum(map(_is_finished, tasks)), len(tasks)
         if self._ended:
             say(f"jobs: {self._ended} of {self._count} have finished already")
+        for task in tasks:
+            task.prepare()
         self._run(self.first)
         go_on = all(map(_is_finished, self.first))
         if go_on:
@@ -75,8 +77,6 @@ class JobsStudy(FolderStudy):
 
     def _run(self, tasks: Sequence[Task]) -> None:
         left = [task for task in tasks if not _is_finished(task)]
-        for task in left:
-            task.forget_failure()
         if self.settings.on == "ray":
             if left:
                 run_by_ray(left, self.settings, self._tell)

@@ -11,6 +11,7 @@ changed, results of the former one are moved aside, to results-IDENTITY.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -18,7 +19,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -112,11 +112,17 @@ class Task:
             return None
         return receipt if receipt.identity == self.identity else None
 
-    def forget_failure(self) -> None:
-        """Removes the receipt of an attempt that failed or was refused, so that it runs again."""
-        receipt = self.receipt()
-        if receipt is not None and receipt.status != 0:
-            (self.folder / RECEIPT).unlink(missing_ok=True)
+    def prepare(self) -> None:
+        """Makes way for a new attempt, before any other job writes into this one's folder.
+
+        The receipt of an attempt that failed or was refused goes, and results of another identity
+        are moved aside; but nothing is touched while a process is running the job.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(BlockingIOError), _alone(self.folder / _LOCK, wait=False):
+            receipt = self.receipt()
+            if receipt is None or receipt.status != 0:
+                self._clear()
 
     def last_line(self) -> str:
         """The last line of its log that says anything."""
@@ -163,7 +169,7 @@ class Task:
         return receipt
 
     def _clear(self) -> None:
-        """Removes a failed attempt's receipt, and moves results of another identity aside."""
+        """Removes a receipt, and moves results of another identity aside."""
         (self.folder / RECEIPT).unlink(missing_ok=True)
         begun = self.folder / _BEGUN
         former = begun.read_text(encoding="utf-8") if begun.exists() else self.identity
@@ -211,12 +217,12 @@ def _stop(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[int]:
-    """Waits for a lock that the system drops with the last process that holds it."""
+@contextlib.contextmanager
+def _alone(path: Path, wait: bool = True) -> Iterator[int]:
+    """Holds a lock that the system drops with the last process that has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield descriptor
     finally:
         os.close(descriptor)

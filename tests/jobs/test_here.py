@@ -97,6 +97,7 @@ def test_ctrl_c_ends_what_was_started_and_the_same_command_goes_on(yard: Yard) -
     _, said = front.communicate(timeout=60)
     assert front.returncode == 130
     assert "interrupted; what was finished is kept; the same command goes on from there" in said
+    assert "Traceback" not in said
     until(lambda: not yard.alive(), seconds=10)
     yard.gate.touch()
     assert cli.main(["jobs", str(config)]) == 0
@@ -123,11 +124,18 @@ def test_two_fronts_do_not_share_a_folder(yard: Yard, capsys) -> None:
 
 
 def test_later_jobs_start_once_all_others_have_finished(yard: Yard) -> None:
-    later = yard.toy(5)
-    later["options"]["output"] = "{jobs}/job5/results"  # as shards name a folder of another job
-    assert run(yard, [yard.toy(0), yard.toy(1, die="once")], then=[later]) == 0
-    assert yard.started() == ["[0]", "[1]", "[1]", "[5]"]
-    assert yard.states()["job5"] == "finished"
+    """Shards write into the folder of a later job, which is emptied before them if they change."""
+    shard, later = yard.toy(1, die="once"), yard.toy(5)
+    shard["options"]["output"] = "{jobs}/job5/results/shard"
+    assert run(yard, [shard], then=[later]) == 0
+    assert yard.started() == ["[1]", "[1]", "[5]"]
+    shard["options"]["seeds"] = [2]
+    assert run(yard, [shard], then=[later]) == 0
+    assert yard.started()[3:] == ["[2]", "[2]", "[5]"]
+    (kept,) = (yard.output / "job5").glob("results-*")
+    assert "task1" in (kept / "shard" / "sweep.csv").read_text()
+    assert "task2" in (yard.output / "job5" / "results" / "shard" / "sweep.csv").read_text()
+    assert yard.states() == {"job1": "finished", "job5": "finished"}
 
 
 def test_a_job_out_of_time_is_stopped(yard: Yard, monkeypatch) -> None:
