@@ -56,6 +56,7 @@ IMAGES = [
     *VISION,
     "diffusers>=0.42",  # the one tried; earlier ones may run code that a folder brings
 ]
+JOBS = ["submitit>=1.5", "ray>=2.40", "mmengine-lite>=0.10"]
 TRANSPORT = [
     *LM_EVAL,
     "mmengine-lite>=0.10",
@@ -141,9 +142,10 @@ setup(
         "reengineer": REENGINEER,
         "images": IMAGES,
         "transport": TRANSPORT,
+        "jobs": JOBS,
         "dev": DEV,
         "all": [
-            *(*DEMO, *LM_EVAL, *OPENCOMPASS, *TRANSPORT),
+            *(*DEMO, *LM_EVAL, *OPENCOMPASS, *TRANSPORT, *JOBS),
             *(*VISION, *COVERAGE, *REENGINEER, *IMAGES),
         ],
     },

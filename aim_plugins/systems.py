@@ -48,4 +48,9 @@ SYSTEMS = (
         "learn, look at, apply and evaluate activation transports",
         "aim_plugins.steering.commands.parser:main",
     ),
+    System(
+        "jobs",
+        "many of these commands as batch jobs: by Slurm, by Ray, or on this machine",
+        "aim_plugins.jobs.commands:main",
+    ),
 )

@@ -280,6 +280,7 @@ def check_opencompass(words: list[str]) -> None:
 
 def check_ours(module: str, words: list[str]) -> None:
     has_settings = words[:1] == ["transport"] and words[1] != "show"
+    has_settings |= words[:1] == ["jobs"]
     has_settings |= module.startswith("vision_bench.") and words[0] != "demo-models"
     parsed = parse(module, words, has_settings=has_settings)
     if words[:2] == ["sweep", "lm-eval"]:
@@ -439,6 +440,8 @@ SETTINGS = {
     "## Settings of `attribute edit`": (
         "attribution-edit vision_bench.attribution.editing.settings:EditSettings"
     ),
+    "### Settings of a job": "jobs aim_plugins.jobs.settings:Job",
+    "### Settings of the file": "jobs aim_plugins.jobs.settings:JobsSettings",
     "### Preprocessing": "vision vision_bench.models.preprocessing:Preprocessing",
     "### `classify`": "vision vision_bench.classification.settings:ClassifySettings",
     "### `classify-logits`": "vision vision_bench.classification.settings:LogitsSettings",

@@ -34,6 +34,7 @@ FLOORS = {
     "aim_plugins.task_coverage": 5,
     "aim_plugins.reengineering": 5,
     "aim_plugins.heads": 5,
+    "aim_plugins.jobs": 5,
     "aim_plugins.harnesses": 5,
     "aim_plugins.systems": 6,
     "aim_plugins.cli": 7,

@@ -15,6 +15,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 # Okabe and Ito's palette, which people with any colour vision tell apart.
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
 INK = "#222222"
+# The palette without its yellow, which is too pale for a line on white; with a marker for each, so
+# that lines are told apart in print as well.
+_LOOKS = (
+    *((BLUE, "o"), (VERMILLION, "s"), ("#009E73", "^"), ("#CC79A7", "D")),
+    *(("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X")),
+)
 
 STYLE: Any = {
     # Text stays text: searchable, and editable in a drawing program.
@@ -39,6 +45,16 @@ STYLE: Any = {
 SIZE = (6.0, 3.8)  # inches
 DPI = 200
 _LABEL_WIDTH = 60
+
+
+def look(index: int) -> tuple[str, str]:
+    """Colour and marker of a line among several; beyond the palette markers change.
+
+    >>> look(0), look(7)
+    (('#0072B2', 'o'), ('#0072B2', 's'))
+    """
+    count = len(_LOOKS)
+    return _LOOKS[index % count][0], _LOOKS[(index + index // count) % count][1]
 
 
 def wrap_label(text: str, separator: str = "\n") -> str:

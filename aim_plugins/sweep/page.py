@@ -7,6 +7,7 @@ a script.
 from __future__ import annotations
 
 import re
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,22 @@ _LONG = 44
 """Characters above which a cell may be broken into lines."""
 _PIXELS_PER_INCH = 112
 """Of a picture on the page, which makes its text about as large as the text around it."""
+
+
+class Link(str):
+    """A cell that leads to a file beside the page.
+
+    Args:
+        text: What the cell says.
+        path: The file, relative to the page's folder.
+    """
+
+    href: str
+
+    def __new__(cls, text: str, path: Path) -> Link:
+        link = super().__new__(cls, text)
+        link.href = urllib.parse.quote(path.as_posix())
+        return link
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,11 @@ from matplotlib.transforms import Bbox, blended_transform_factory
 from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.steering.compare.labels import cover_line, place_label, spread
-from aim_plugins.sweep.figures import DPI, GREY, STYLE, label_decades, render
+from aim_plugins.sweep.figures import DPI, GREY, STYLE, label_decades, look, render
 from aim_plugins.sweep.intervals import point_intervals, value_range
 from aim_plugins.sweep.table import Point
 from aim_plugins.transport.change import Transport
 
-# Okabe and Ito's palette without its yellow, which is too pale for a line on white; with a marker
-# for each, so that lines are told apart in print as well.
-_LOOKS = (
-    *(("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")),
-    *(("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X")),
-)
 _SIZE = (6.6, 4.2)  # inches
 _BROKEN = 10
 """A model of so many times the plain perplexity is broken; a picture ends there."""
@@ -71,7 +65,7 @@ def plot_effect(lines: Sequence[Line], path: Path) -> bytes:
         figure, axes = _canvas()
         ends = []
         for index, line in enumerate(lines):
-            colour, marker = _look(index)
+            colour, marker = look(index)
             points = [point for point in line.effects if math.isfinite(point.value)]
             values = [point.value for point in points]
             axes.plot(
@@ -121,7 +115,7 @@ def plot_cost(lines: Sequence[Line], path: Path, *, bound: float) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure, axes = _canvas()
         for index, line in enumerate(lines):
-            colour, marker = _look(index)
+            colour, marker = look(index)
             axes.errorbar(
                 [x.value for x, _ in line.pairs],
                 [y.value for _, y in line.pairs],
@@ -156,12 +150,6 @@ def _canvas() -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.tick_params(length=3)
     return figure, axes
-
-
-def _look(index: int) -> tuple[str, str]:
-    # Beyond the palette colours return with another marker.
-    count = len(_LOOKS)
-    return _LOOKS[index % count][0], _LOOKS[(index + index // count) % count][1]
 
 
 def _bars(points: Sequence[Point]) -> list[list[float]]:
@@ -259,7 +247,7 @@ def _mark_exits(axes: Axes, lines: Sequence[Line]) -> str:
             # Lines are straight in the picture, whatever the axis.
             share = (right - ends[0][0]) / (ends[1][0] - ends[0][0])
             height = y.value + share * (next_y.value - y.value)
-            axes.plot([edge], [height], ">", color=_look(index)[0], clip_on=False, zorder=4)
+            axes.plot([edge], [height], ">", color=look(index)[0], clip_on=False, zorder=4)
     return _describe_missing(lines, edge)
 
 
@@ -340,7 +328,7 @@ def _name_points(axes: Axes, lines: Sequence[Line], bound: float) -> None:
         handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=1.6
     )
     for index, name in enumerate(legend.get_texts()):
-        name.set_color(_ink(_look(index)[0]))
+        name.set_color(_ink(look(index)[0]))
     figure = axes.figure
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()  # the layout decides where points lie
@@ -357,7 +345,7 @@ def _name_points(axes: Axes, lines: Sequence[Line], bound: float) -> None:
         for x, y in reversed(line.pairs):
             if y.strength in shown:
                 text = format_strength(y.strength)
-                place_label(axes, (x.value, y.value), text, _ink(_look(index)[0]), 7.5, taken)
+                place_label(axes, (x.value, y.value), text, _ink(look(index)[0]), 7.5, taken)
 
 
 def _landmarks(strengths: set[float]) -> set[float]:
