@@ -26,7 +26,6 @@ from aim_plugins.harnesses.opencompass.config.entries import (
     sweep_groups,
 )
 from aim_plugins.harnesses.opencompass.results.manifest import sweep_manifest
-from aim_plugins.harnesses.opencompass.results.scores import decode_scores
 from aim_plugins.harnesses.opencompass.results.table import (
     Key,
     Measure,
@@ -47,6 +46,7 @@ from aim_plugins.harnesses.opencompass.results.unnoted import (
     has_verified_result,
     result_statistics,
 )
+from aim_plugins.sweep.documents import decode_scores
 from aim_plugins.sweep.front import Front, publish
 from aim_plugins.sweep.manifest import MANIFEST, manifest_text
 from aim_plugins.sweep.report_data import TextSample
