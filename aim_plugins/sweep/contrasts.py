@@ -43,6 +43,7 @@ class Contrast:
         metric: Name of the metric.
         strengths: Where it is measured.
         reference: The strengths that it is held against.
+        value: The metric there, over all draws.
         difference: What it is above the reference.
         holm_p: Its p, corrected by Holm for all tasks and strengths of the metric.
         n: Number of documents.
@@ -57,6 +58,7 @@ class Contrast:
     metric: str
     strengths: tuple[float, ...]
     reference: tuple[float, ...]
+    value: float
     difference: PairedDifference
     holm_p: float
     n: int
@@ -111,6 +113,7 @@ def contrast(
         table.metric,
         strengths,
         reference,
+        float(first.mean()),
         found,
         found.p,
         len(first),
@@ -231,8 +234,8 @@ def _tightness(
     shared_draws: bool,
 ) -> float:
     error, one, other = (
-        mean_of_draws(values, shared_draws=shared_draws).stderr for values in (paired, first, second)
+        mean_of_draws(values, shared_draws=shared_draws).stderr
+        for values in (paired, first, second)
     )
     apart = math.hypot(one or 0.0, other or 0.0)
     return (error or 0.0) / apart if apart else math.nan
-

@@ -1,4 +1,4 @@
-"""What every document scores at every strength and draw, from which strengths are compared in pairs.
+"""What every document scores at every strength and draw: strengths are compared in pairs by it.
 
 A sweep's folder keeps it in `documents.jsonl`: of each task a line of its documents, and of each
 metric, strength and draw a line of their scores.
@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from aim_plugins.core.files import write_atomic
 from aim_plugins.sweep.estimates import mean_of_draws
 from aim_plugins.sweep.table import Point, Row
 
 DOCUMENTS = "documents.jsonl"
+Cells = Mapping[tuple[float, ...], Float[np.ndarray, "documents draws"]]
+"""By strengths, what each document scores in each draw."""
+
 _ROUNDING = 1e-6
 """Relative; a metric that is the mean of its documents' scores is so to rounding."""
 
@@ -43,17 +46,7 @@ class DocumentScores:
     strengths: tuple[float, ...]
     draw: int
     documents: Sequence[str]
-    scores: Sequence[float]
-
-    def explains(self, rows: Iterable[Row]) -> bool:
-        """Whether the metric is the mean of these scores in the row that it belongs to."""
-        found = math.fsum(self.scores) / len(self.scores)
-        return any(
-            (row.task, row.metric, row.draw or 0) == (self.task, self.metric, self.draw)
-            and _strengths(row) == self.strengths
-            and math.isclose(row.value, found, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
-            for row in rows
-        )
+    scores: Real[np.ndarray, " documents"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,30 @@ class ScoreTable:
     task: str
     metric: str
     documents: tuple[str, ...]
-    cells: Mapping[tuple[float, ...], Float[np.ndarray, "documents draws"]]
+    cells: Cells
+
+
+def explained(scores: Sequence[DocumentScores], rows: Iterable[Row]) -> list[DocumentScores]:
+    """The scores whose metric is their mean, in the row that they belong to.
+
+    A metric that pools its documents otherwise is left out, and so are documents that are not
+    those of the task's first scores.
+    """
+    documents: dict[tuple[str, str], Sequence[str]] = {}
+    for one in scores:
+        documents.setdefault((one.task, one.metric), one.documents)
+    values = {(row.task, row.metric, _strengths(row), row.draw or 0): row.value for row in rows}
+    return [
+        one
+        for one in scores
+        if documents[one.task, one.metric] == one.documents
+        and np.isclose(
+            values.get((one.task, one.metric, one.strengths, one.draw), np.nan),
+            one.scores.mean(),
+            rtol=_ROUNDING,
+            atol=_ROUNDING,
+        )
+    ]
 
 
 def score_tables(scores: Iterable[DocumentScores]) -> list[ScoreTable]:
@@ -86,15 +102,15 @@ def score_tables(scores: Iterable[DocumentScores]) -> list[ScoreTable]:
     for (task, metric), places in members.items():
         documents = tuple(next(iter(places.values()))[0].documents)
         for one in itertools.chain.from_iterable(places.values()):
-            if tuple(one.documents) != documents:
+            if one.documents is not documents and tuple(one.documents) != documents:
                 raise ValueError(
                     f"{metric} of {task} at strength {one.strengths} is of other documents than at "
                     "the first: compute both on the same ones"
                 )
         cells = {
-            strengths: np.array(
-                [one.scores for one in sorted(draws, key=lambda one: one.draw)], dtype=float
-            ).T
+            strengths: np.stack(
+                [one.scores for one in sorted(draws, key=lambda one: one.draw)], axis=1
+            ).astype(float)
             for strengths, draws in sorted(places.items(), key=lambda place: place[0][::-1])
         }
         tables.append(ScoreTable(task, metric, documents, cells))
@@ -119,7 +135,7 @@ def sharpen(
 
 def _sharpened(
     point: Point,
-    known: Mapping[tuple[str, str], Mapping[tuple[float, ...], Float[np.ndarray, "documents draws"]]],
+    known: Mapping[tuple[str, str], Cells],
     shared_draws: bool,
 ) -> Point:
     values = known.get((point.task, point.metric), {}).get(point.strengths)
@@ -131,13 +147,14 @@ def _sharpened(
 
 def write_scores(path: str | Path, scores: Iterable[DocumentScores]) -> Path:
     """Writes scores as JSON lines, atomically."""
-    lines, held = [], {}
+    lines: list[dict[str, Any]] = []
+    held: dict[str, Sequence[str]] = {}
     for one in scores:
-        if held.get(one.task) != one.documents:
+        if held.get(one.task) is not one.documents and held.get(one.task) != one.documents:
             held[one.task] = one.documents
             lines.append({"task": one.task, "documents": list(one.documents)})
         place = {"task": one.task, "metric": one.metric, "strengths": list(one.strengths)}
-        lines.append(place | {"draw": one.draw, "scores": encode_scores(one.scores)})
+        lines.append({**place, "draw": one.draw, "scores": encode_scores(one.scores)})
     return write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -156,7 +173,7 @@ def read_scores(path: str | Path) -> list[DocumentScores]:
                 if "documents" in one:
                     held[one["task"]] = [str(name) for name in one["documents"]]
                     continue
-                scores = decode_scores(one["scores"])
+                scores = score_array(one["scores"])
                 documents = held[one["task"]]
                 if len(scores) != len(documents):
                     raise ValueError(f"{len(scores)} scores of {len(documents)} documents")
@@ -171,16 +188,24 @@ def read_scores(path: str | Path) -> list[DocumentScores]:
     return found
 
 
-def encode_scores(scores: Sequence[float]) -> str | list[float]:
+def encode_scores(scores: Sequence[float] | Real[np.ndarray, " documents"]) -> str | list[float]:
     """Writes scores shortly: as digits if all are 0 or 1, else as they are."""
-    if all(score in (0, 1) for score in scores):
-        return "".join("1" if score else "0" for score in scores)
-    return [float(score) for score in scores]
+    values = np.asarray(scores, dtype=float)
+    if np.isin(values, (0, 1)).all():
+        return (values.astype(np.uint8) + ord("0")).tobytes().decode()
+    return values.tolist()
 
 
 def decode_scores(encoded: str | Sequence[float]) -> list[float]:
     """Reads what `encode_scores` wrote."""
     return [float(score) for score in encoded]
+
+
+def score_array(encoded: str | Sequence[float]) -> Real[np.ndarray, " documents"]:
+    """What `encode_scores` wrote, as an array; of digits it has a byte for each."""
+    if isinstance(encoded, str):
+        return np.frombuffer(encoded.encode(), dtype=np.uint8) - np.uint8(ord("0"))
+    return np.array(encoded, dtype=float)
 
 
 def _strengths(row: Row) -> tuple[float, ...]:

@@ -84,9 +84,7 @@ def mean_of_draws(
     if between <= rest:
         return found
     total = documents + between - rest
-    spread = (
-        documents**2 / (n - 1) + between**2 / (draws - 1) + rest**2 / ((n - 1) * (draws - 1))
-    )
+    spread = documents**2 / (n - 1) + between**2 / (draws - 1) + rest**2 / ((n - 1) * (draws - 1))
     return Estimate(found.value, math.sqrt(total / (n * draws)), n, total**2 / spread)
 
 

@@ -21,6 +21,7 @@ from aim_plugins.sweep.contrasts import Contrast, against_reference, describe_co
 from aim_plugins.sweep.documents import (
     DOCUMENTS,
     DocumentScores,
+    explained,
     score_tables,
     sharpen,
     write_scores,
@@ -97,7 +98,7 @@ def publish(
         ValueError: If nothing was measured.
         OSError: If a file cannot be written.
     """
-    scores = [one for one in front.documents if one.explains(front.rows)]
+    scores = explained(front.documents, front.rows)
     tables = score_tables(scores)
     contrasts = against_reference(tables, front.axes)
 

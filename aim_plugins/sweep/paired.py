@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from aim_plugins.sweep.estimates import mean, mean_of_draws
+from aim_plugins.sweep.estimates import Estimate, mean, mean_of_draws
 from aim_plugins.sweep.intervals import (
     paired_interval,
     point_intervals,
@@ -187,16 +187,11 @@ def draws_difference(
             f"first has {len(first)} documents and second {len(second)}: give the scores of the "
             "same documents, at least one"
         )
-    both = np.concatenate([first, second], axis=1)
-    if both.shape[1] == 2 and np.isin(both, (0, 1)).all():
+    if _are_answers(first, second):
         return paired_difference(first[:, 0].tolist(), second[:, 0].tolist())
-    draws = min(first.shape[1], second.shape[1])
-    if shared_draws and draws > 1:
-        found = mean_of_draws(first[:, :draws] - second[:, :draws], shared_draws=True)
-    else:
-        found = mean((first.mean(1) - second.mean(1)).tolist())
-    freedom = found.freedom or found.n - 1
+    found = _difference_of_draws(first, second, shared_draws)
     half = span * wilson_interval(0.0, found.n)[1]
+    freedom = found.freedom or found.n - 1
     if found.stderr:
         half = found.stderr * student_quantile(freedom)
     if found.stderr and found.freedom:
@@ -204,6 +199,25 @@ def draws_difference(
     else:
         p = sign_flip_p(first.mean(1).tolist(), second.mean(1).tolist())
     return PairedDifference(found.value, found.value - half, found.value + half, p)
+
+
+def _are_answers(
+    first: Float[np.ndarray, "documents draws"], second: Float[np.ndarray, "documents others"]
+) -> bool:
+    """Whether both are one draw of right and wrong answers."""
+    both = np.concatenate([first, second], axis=1)
+    return both.shape[1] == 2 and bool(np.isin(both, (0, 1)).all())
+
+
+def _difference_of_draws(
+    first: Float[np.ndarray, "documents draws"],
+    second: Float[np.ndarray, "documents others"],
+    shared_draws: bool,
+) -> Estimate:
+    draws = min(first.shape[1], second.shape[1])
+    if shared_draws and draws > 1:
+        return mean_of_draws(first[:, :draws] - second[:, :draws], shared_draws=True)
+    return mean((first.mean(1) - second.mean(1)).tolist())
 
 
 def student_p(ratio: float, freedom: float) -> float:

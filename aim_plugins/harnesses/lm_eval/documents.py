@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aim_plugins.sweep.cells import CellRecord
-from aim_plugins.sweep.documents import DocumentScores, decode_scores, encode_scores
+from aim_plugins.sweep.documents import DocumentScores, encode_scores, score_array
 
 _HASH_LENGTH = 8
 """Hexadecimal digits that tell a document from another one in its place."""
@@ -31,7 +31,7 @@ def read_documents(records: Iterable[CellRecord]) -> list[DocumentScores]:
         DocumentScores(
             *(task, metric, record.cell.strengths, record.cell.draw),
             _parted(one["documents"]),
-            decode_scores(scores),
+            score_array(scores),
         )
         for record in records
         for task, one in record.metadata.get("documents", {}).items()
