@@ -266,7 +266,8 @@ def documents_needed(
         difference: What is to be told; by default the mean of the differences.
 
     Returns:
-        The number, at least 2.
+        The number, at least 2; by McNemar's test up to a quarter too many where all right and wrong
+        answers that differ go one way.
 
     Raises:
         ValueError: If that difference is 0, or there are fewer than two documents.
