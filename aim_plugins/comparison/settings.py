@@ -48,9 +48,8 @@ class CompareSettings(Settings):
                 "two strengths of one, such as runs/llama:0 and runs/llama:0.5"
             )
         first, second = self.places
-        if first.folder.resolve() == second.folder.resolve() and (
-            None in (first.strengths, second.strengths) or first.strengths == second.strengths
-        ):
+        same = first.folder.resolve() == second.folder.resolve()
+        if same and first.strengths == second.strengths:
             raise ValueError(
                 f"sweeps={list(self.sweeps)!r} are one and the same: name two strengths of it, "
                 f"such as {first.folder}:0 and {first.folder}:0.5"
