@@ -206,6 +206,10 @@ def _describe(found: Sequence[Contrast]) -> str:
         return f"{head} differs clearly {against} {where}."
     if not clear:
         return f"{head} differs clearly {against} at no strength{_needed(unclear)}."
+    first, *second = clear[0].strengths
+    if not second and len(clear) > 1 and list(found[-len(clear) :]) == clear:
+        where = f"from {format_strength(first)} upwards"
+        return f"{head} differs clearly {against} {where}{_needed(unclear)}."
     return f"{head} differs clearly {against} at {_places(clear)}, not at {_places(unclear)}" + (
         f"{_needed(unclear)}."
     )
