@@ -36,8 +36,8 @@ _NOTE = (
     "answers, else that of chance signs of the documents' differences; Holm's is corrected for all "
     "tasks and strengths of the metric, and below 0.05 a difference is called. Width is the "
     "standard error in pairs as a share of that of two samples of documents: below 1, pairs are "
-    "tighter. Where nothing can be told, so many documents such as these would tell the difference "
-    "found with a probability of 80 %."
+    "tighter. n is documents × draws. Where nothing is told, so many documents such as these are "
+    "needed to tell the difference found with a probability of 80 %."
 )
 
 
@@ -124,14 +124,14 @@ def _where(one: Contrast) -> str:
 
 def _table(found: Sequence[Contrast]) -> Table:
     columns = ["task", "metric", "first at", "second at", "n", "first", "second", "difference"]
-    columns += ["p", "Holm's p", "width", "verdict"]
+    columns += ["p", "Holm's p", "width", "verdict", "needed"]
     rows = [
         [
             one.task,
             one.metric,
             place_text(one.reference),
             place_text(one.strengths),
-            str(one.n) + (f" × {one.draws} draws" if one.draws > 1 else ""),
+            str(one.n) + (f" × {one.draws}" if one.draws > 1 else ""),
             format_value(one.value - one.difference.value),
             format_value(one.value),
             " ".join(contrast_texts(one)).rstrip(),
@@ -139,6 +139,7 @@ def _table(found: Sequence[Contrast]) -> Table:
             _p_text(one.holm_p),
             "–" if one.tightness != one.tightness else f"{one.tightness:.2f}",
             one.verdict,
+            one.needed_text,
         ]
         for one in found
     ]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from aim_plugins.sweep.contrasts import Contrast, place_text
-from aim_plugins.sweep.figures import BLUE, DPI, GREY, SIZE, STYLE, render
+from aim_plugins.sweep.figures import BLUE, DPI, GREY, SIZE, STYLE, render, wrap_label
 
 _MOST_LINES = 40
 _LINE_INCHES = 0.26
@@ -51,7 +52,8 @@ def _draw(found: Sequence[Contrast], first: str, second: str) -> dict[str, bytes
             axes.plot(told.value, place, "o", color=BLUE, markersize=5, markerfacecolor=face)
         axes.set_yticks(range(len(found)), [_label(one) for one in found])
         axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.set_xlabel(f"{found[0].metric}: {second} less {first}")
+        axes.set_xlabel(wrap_label(f"{found[0].metric}: {second} less {first}"))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_title("filled where clear (Holm's p below 0.05)", fontweight="normal", fontsize=9)
         return render(figure)
 

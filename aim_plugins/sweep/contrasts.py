@@ -73,13 +73,17 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """Higher, lower, or how many documents would be needed."""
-        if self.is_clear:
-            return "higher" if self.difference.value > 0 else "lower"
-        if self.needed is None:
-            return "cannot be told apart"
-        more = f"more than {MOST_DOCUMENTS}" if self.needed > MOST_DOCUMENTS else str(self.needed)
-        return f"cannot be told apart; {more} documents would be needed"
+        """Higher, lower, or that it cannot be told."""
+        if not self.is_clear:
+            return "not told apart"
+        return "higher" if self.difference.value > 0 else "lower"
+
+    @property
+    def needed_text(self) -> str:
+        """How many documents would tell what cannot be told, for a table; else a dash."""
+        if self.is_clear or self.needed is None:
+            return "–"
+        return str(self.needed) if self.needed <= MOST_DOCUMENTS else f"> {MOST_DOCUMENTS}"
 
 
 def contrast(

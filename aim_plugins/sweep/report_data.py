@@ -323,6 +323,7 @@ def contrast_tables(contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
                     (repr(float(one.difference.value)), *contrast_texts(one)),
                     (one.holm_p, show_p(one.holm_p).removeprefix("p = ").removeprefix("p ")),
                     one.verdict,
+                    one.needed_text,
                 )
                 for one in found
             ],

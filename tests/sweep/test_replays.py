@@ -1,6 +1,6 @@
 """What is called better where nothing is, on stored answers of `make demo`'s model.
 
-`benchmarks/results/demo/documents.jsonl` is what its sweep keeps of 367 questions in three tasks, at
+`benchmarks/results/demo/documents.jsonl` is what its sweep keeps of 367 questions in 3 tasks, at
 17 strengths and 5 draws. Documents whose two answers change places at random leave no difference to
 find, and everything else as it was.
 """
