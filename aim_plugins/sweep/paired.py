@@ -244,7 +244,7 @@ def sign_flip_p(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def documents_needed(
-    differences: Sequence[float],
+    differences: Sequence[float] | Float[np.ndarray, " documents"],
     power: float = 0.8,
     level: float = LEVEL,
     *,
