@@ -37,7 +37,7 @@ def mean(values: Sequence[float]) -> Estimate:
     """Mean of the documents' values.
 
     >>> mean([1.0, 2.0, 3.0])
-    Estimate(value=2.0, stderr=0.5773502691896257, n=3)
+    Estimate(value=2.0, stderr=0.5773502691896257, n=3, freedom=None)
     """
     count = len(values)
     if not count:

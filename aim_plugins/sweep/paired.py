@@ -237,7 +237,7 @@ def sign_flip_p(first: Sequence[float], second: Sequence[float]) -> float:
         first: Values.
         second: Those of the same documents.
 
-    >>> sign_flip_p([3.0, 1.0, 2.0], [0.0, 0.0, 0.0])
+    >>> round(sign_flip_p([3.0, 1.0, 2.0], [0.0, 0.0, 0.0]), 6)
     0.25
     """
     return sign_flip_law(np.subtract(first, second, dtype=float))
