@@ -17,7 +17,8 @@ def main(arguments: Sequence[str]) -> int:
         "strengths of one, document by document: differences with paired intervals, their p and "
         "Holm's, how much tighter pairs are than two samples, and how many documents would tell "
         "what cannot be told. Works on the folders of `aim-plugins sweep lm-eval`, of OpenCompass "
-        "sweeps (summary/sweep/NAME) and of `vision-bench classify`; runs no model.",
+        "sweeps (summary/sweep/NAME), of `aim-plugins transport evaluate` and of `vision-bench "
+        "classify`; runs no model.",
         formatter_class=PositionalsFirst,
         allow_abbrev=False,
     )
