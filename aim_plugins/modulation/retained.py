@@ -184,7 +184,7 @@ class RetainedWeights(Change):
     """
 
     name = "mask"
-    axis = Axis("retained_ratio", "r", "retained ratio", low=0.0, high=1.0, neutral=1.0)
+    axis = Axis("retained_ratio", "r", "retained ratio", low=0.0, high=1.0)
     acts_on = "weights"
     arguments = {
         "retained_ratio": "ratios along a mask's training path, or 'path' for all of them and 1; "
@@ -194,7 +194,7 @@ class RetainedWeights(Change):
         "force_mask": "let the masks act on other weights than they were learned on",
     }
     words = (PATH,)
-    neutral = axis.neutral
+    neutral = 1.0
 
     strength: float
     fingerprint: str = ""
