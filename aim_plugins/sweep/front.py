@@ -111,6 +111,8 @@ def publish(
     places = {"table": write_table(folder / TABLE, front.rows, _differences(contrasts))}
     if scores:
         places["documents"] = write_scores(folder / DOCUMENTS, scores)
+    else:
+        (folder / DOCUMENTS).unlink(missing_ok=True)  # of a former run
     for name, content in front.files.items():
         places[Path(name).stem] = write_atomic(folder / name, content)
     if pictures := _draw(folder / CURVES, drawn, front):
@@ -133,7 +135,18 @@ def publish(
     if trackers is not None:
         trackers.log(points, run_name=folder.resolve().name)
     printed = points if front.printed is None else sharpened(front.printed)
-    print(format_points(printed, front.axes))
+    _print(front, printed, contrasts, {**places, "report": report})
+    return report
+
+
+def _print(
+    front: Front,
+    points: Sequence[Point],
+    contrasts: Sequence[Contrast],
+    places: Mapping[str, Path],
+) -> None:
+    """Shows the curves and what follows from them, and says what lies where."""
+    print(format_points(points, front.axes))
     if contrasts:
         print(f"\n{describe_contrasts(contrasts)}")
     if front.overview is not None and front.overview.rows:
@@ -141,11 +154,9 @@ def publish(
     if front.headline:
         print(f"\n{front.headline}")
     print()
-    places["report"] = report
     width = max(map(len, [*places, "pictures"])) + 1
     for name, place in places.items():
         print(f"{name + ':':<{width}} {place}")
-    return report
 
 
 def _differences(contrasts: Sequence[Contrast]) -> Differences:
