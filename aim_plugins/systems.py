@@ -29,6 +29,11 @@ SYSTEMS = (
         needs={"opencompass": "opencompass"},
     ),
     System(
+        "compare",
+        "two finished sweeps over the same documents, or two strengths of one, in pairs",
+        "aim_plugins.comparison.commands:main",
+    ),
+    System(
         "coverage",
         "what the documents of tasks exercise of a model, and what they leave untested",
         "aim_plugins.task_coverage.commands:main",

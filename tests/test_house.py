@@ -26,6 +26,7 @@ FLOORS = {
     "aim_plugins.transport": 3,
     "aim_plugins.attribution": 3,
     "aim_plugins.coverage": 3,
+    "aim_plugins.comparison": 3,
     "aim_plugins.demo_model": 3,
     "aim_plugins.task_documents": 3,
     "aim_plugins.engines": 4,

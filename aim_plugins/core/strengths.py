@@ -6,7 +6,7 @@ import functools
 import math
 import reprlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
 from typing import SupportsFloat
 
@@ -28,6 +28,9 @@ class Axis:
         unit: Its unit, such as "logits"; empty where it has none.
         low: Lowest strength that has a meaning.
         high: Highest strength that has one.
+        neutral: The strength that leaves the model as it is.
+        shared_draws: Whether one draw does the same to every document, as a choice of components
+            does; noise is drawn for each document by itself.
 
     >>> Axis("std", "σ", "noise std", "logits", low=0.0).label
     'noise std σ (logits)'
@@ -39,6 +42,8 @@ class Axis:
     unit: str = ""
     low: float = -math.inf
     high: float = math.inf
+    neutral: float = 0.0
+    shared_draws: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -50,11 +55,11 @@ class Axis:
         return f"{self.quantity} {self.symbol}" + (f" ({self.unit})" if self.unit else "")
 
     def to_json(self) -> dict[str, str | float]:
-        """What `Axis(**...)` is made of again; bounds that are infinite are left out."""
+        """What `Axis(**...)` is made of again; numbers that are as by default are left out."""
         return {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, str) or math.isfinite(value)
+            one.name: value
+            for one in fields(self)
+            if isinstance(value := getattr(self, one.name), str) or value != one.default
         }
 
     def check(

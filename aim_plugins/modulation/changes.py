@@ -118,6 +118,11 @@ class Change(abc.ABC):
     folder: str = ""
     force: bool = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "axis" in vars(cls):  # whoever holds results against the plain model finds it there
+            cls.axis = dataclasses.replace(cls.axis, neutral=cls.neutral)
+
     # What it is -----------------------------------------------------------------------------------
 
     @classmethod

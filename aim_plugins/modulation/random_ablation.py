@@ -34,7 +34,7 @@ class RandomAblation(Change):
     """
 
     name = "ablation"
-    axis = Axis("ablated_share", "α", "ablated share", low=0.0, high=1.0)
+    axis = Axis("ablated_share", "α", "ablated share", low=0.0, high=1.0, shared_draws=True)
     acts_on = "activations"
     arguments = {
         "ablated_share": "shares of components that are ablated, drawn anew for each seed",

@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from aim_plugins.core.files import sha256_of, write_atomic
@@ -37,6 +38,7 @@ from aim_plugins.steering.settings.evaluation import EvaluationSettings, Steerin
 from aim_plugins.steering.tasks import run_tasks
 from aim_plugins.steering.texts import Generation, encode_prompts, generate_texts
 from aim_plugins.sweep.cells import Cell
+from aim_plugins.sweep.documents import DocumentScores
 from aim_plugins.sweep.front import Front
 from aim_plugins.sweep.manifest import MANIFEST
 from aim_plugins.sweep.report_data import TextSample
@@ -164,6 +166,7 @@ class EvaluationStudy(Study):
             self.axes,
             subject=describe_concept(self.arguments),
             texts={self.settings.text_task: read_samples(self.output, _SHOWN_PROMPTS)},
+            documents=read_text_scores(self.output, self.settings.text_task),
         )
 
     def _measure(
@@ -264,6 +267,27 @@ def read_samples(folder: Path, count: int) -> list[TextSample]:
         )
         for number, prompt in enumerate(list(texts)[:count])
     ]
+
+
+def read_text_scores(folder: Path, task: str) -> list[DocumentScores]:
+    """What every prompt's text scores at every strength, from an evaluation's folder.
+
+    A metric that some text has no score of is left out there.
+
+    Args:
+        folder: The folder.
+        task: Name of what the texts continue.
+    """
+    found = []
+    for path in sorted((folder / "cells").glob(f"*/{TEXTS}")):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        prompts = [fingerprint(one["prompt"])[:8] for one in lines]
+        for metric in lines[0]["scores"]:
+            values = [one["scores"][metric] for one in lines]
+            if None not in values:
+                place = (task, metric, (float(lines[0]["strength"]),), 0)
+                found.append(DocumentScores(*place, prompts, np.array(values, dtype=float)))
+    return found
 
 
 def shorten(text: str, length: int = 32) -> str:

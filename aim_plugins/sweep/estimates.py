@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
 from aim_plugins.sweep.table import Row
 
 
@@ -17,11 +20,13 @@ class Estimate:
         value: The value.
         stderr: Its standard error over documents; None where it is unknown, as of one document.
         n: Number of documents.
+        freedom: Degrees of freedom of the error; None for those of n documents, n - 1.
     """
 
     value: float
     stderr: float | None
     n: int
+    freedom: float | None = None
 
     def row(self, task: str, metric: str, strength: float, second: float | None = None) -> Row:
         """The estimate as a line of the sweep's table."""
@@ -32,7 +37,7 @@ def mean(values: Sequence[float]) -> Estimate:
     """Mean of the documents' values.
 
     >>> mean([1.0, 2.0, 3.0])
-    Estimate(value=2.0, stderr=0.5773502691896257, n=3)
+    Estimate(value=2.0, stderr=0.5773502691896257, n=3, freedom=None)
     """
     count = len(values)
     if not count:
@@ -42,6 +47,45 @@ def mean(values: Sequence[float]) -> Estimate:
         return Estimate(middle, None, 1)
     variance = math.fsum((value - middle) ** 2 for value in values) / (count - 1)
     return Estimate(middle, math.sqrt(variance / count), count)
+
+
+def mean_of_draws(
+    values: Float[np.ndarray, "documents draws"], *, shared_draws: bool = False
+) -> Estimate:
+    """Mean over documents and draws, with its error over both.
+
+    Noise is drawn for each document by itself, so its draws are nested in documents, and the error
+    is that of the documents' own means. Where one draw does the same to every document, as a choice
+    of ablated components does, documents and draws are crossed: both are sampled, and of n
+    documents and D draws the variance is (MS_documents + MS_draws - MS_residual) / (n D).
+
+    Args:
+        values: What each document scores in each draw.
+        shared_draws: Whether a draw does the same to every document.
+
+    Source: the two-way variance of Cameron, Gelbach and Miller, "Robust inference with multiway
+    clustering", Journal of Business and Economic Statistics 29, 2011, in mean squares (Searle,
+    Casella and McCulloch, "Variance Components", 1992, section 4.5), less what says that draws
+    differ by less than nothing; degrees of freedom by Satterthwaite, "An approximate distribution
+    of estimates of variance components", Biometrics Bulletin 2, 1946.
+
+    >>> mean_of_draws(np.array([[0.0, 1.0], [1.0, 2.0], [3.0, 2.0]])).stderr
+    0.5773502691896257
+    """
+    found = mean(values.mean(1).tolist())
+    n, draws = values.shape
+    if not shared_draws or draws == 1 or found.stderr is None:
+        return found
+    rows, columns = values.mean(1, keepdims=True), values.mean(0, keepdims=True)
+    residuals = values - rows - columns + values.mean()
+    documents = draws * float(rows.var(ddof=1))
+    between = n * float(columns.var(ddof=1))
+    rest = float((residuals**2).sum()) / ((n - 1) * (draws - 1))
+    if between <= rest:
+        return found
+    total = documents + between - rest
+    spread = documents**2 / (n - 1) + between**2 / (draws - 1) + rest**2 / ((n - 1) * (draws - 1))
+    return Estimate(found.value, math.sqrt(total / (n * draws)), n, total**2 / spread)
 
 
 def perplexity(negative_log_likelihoods: Sequence[float], tokens: Sequence[int]) -> Estimate:

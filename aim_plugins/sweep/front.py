@@ -1,7 +1,8 @@
 """The front of a sweep's folder: table, printed table, pictures, report, and trackers.
 
 OUTPUT/
-  sweep.csv      every value, by strength and draw
+  sweep.csv      every value, by strength and draw, and differences of strengths in pairs
+  documents.jsonl  what every document scores, where that is kept
   curves/        a picture for each curve and for the parts of each task, or a heat map for each
                  metric of two strengths
   report.html    all of it on one page
@@ -16,13 +17,22 @@ from typing import Any
 
 from aim_plugins.core.files import safe_name, write_atomic
 from aim_plugins.core.strengths import Axis
+from aim_plugins.sweep.contrasts import Contrast, against_reference, describe_contrasts
+from aim_plugins.sweep.documents import (
+    DOCUMENTS,
+    DocumentScores,
+    explained,
+    score_tables,
+    sharpen,
+    write_scores,
+)
 from aim_plugins.sweep.heat_maps import plot_grids
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.panels import Parts, draw_panel, split_panels
 from aim_plugins.sweep.plots import group_curves, plot_curves
 from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.report import ImageSample, TextSample, write_report
-from aim_plugins.sweep.table import Point, Row, pool_draws, write_table
+from aim_plugins.sweep.table import Differences, Point, Row, pool_draws, write_table
 from aim_plugins.sweep.trackers import Trackers
 
 TABLE, CURVES = "sweep.csv", "curves"
@@ -47,6 +57,8 @@ class Front:
         parts: Which tasks are parts of another, and are shown together under it.
         drawn: Points that become pictures; None are all, and an empty list draws nothing.
         printed: Points that the terminal shows; None are all.
+        documents: What every document scores, where that is known: strengths are then compared in
+            pairs, and errors of means over draws are those of the documents' own means.
     """
 
     rows: Sequence[Row]
@@ -63,6 +75,7 @@ class Front:
     parts: Parts = Parts()
     drawn: Sequence[Point] | None = None
     printed: Sequence[Point] | None = None
+    documents: Sequence[DocumentScores] = ()
 
 
 def publish(
@@ -85,9 +98,21 @@ def publish(
         ValueError: If nothing was measured.
         OSError: If a file cannot be written.
     """
-    points = pool_draws(front.rows)
-    drawn = points if front.drawn is None else front.drawn
-    places = {"table": write_table(folder / TABLE, front.rows)}
+    scores = explained(front.documents, front.rows)
+    tables = score_tables(scores)
+    contrasts = against_reference(tables, front.axes)
+
+    def sharpened(points: Sequence[Point]) -> list[Point]:
+        shared = any(axis.shared_draws for axis in front.axes)
+        return sharpen(points, tables, shared_draws=shared)
+
+    points = sharpened(pool_draws(front.rows))
+    drawn = points if front.drawn is None else sharpened(front.drawn)
+    places = {"table": write_table(folder / TABLE, front.rows, _differences(contrasts))}
+    if scores:
+        places["documents"] = write_scores(folder / DOCUMENTS, scores)
+    else:
+        (folder / DOCUMENTS).unlink(missing_ok=True)  # of a former run
     for name, content in front.files.items():
         places[Path(name).stem] = write_atomic(folder / name, content)
     if pictures := _draw(folder / CURVES, drawn, front):
@@ -105,20 +130,44 @@ def publish(
         images=front.images,
         chance=front.chance,
         parts=front.parts,
+        contrasts=contrasts,
     )
     if trackers is not None:
         trackers.log(points, run_name=folder.resolve().name)
-    print(format_points(points if front.printed is None else front.printed, front.axes))
+    printed = points if front.printed is None else sharpened(front.printed)
+    _print(front, printed, contrasts, {**places, "report": report})
+    return report
+
+
+def _print(
+    front: Front,
+    points: Sequence[Point],
+    contrasts: Sequence[Contrast],
+    places: Mapping[str, Path],
+) -> None:
+    """Shows the curves and what follows from them, and says what lies where."""
+    print(format_points(points, front.axes))
+    if contrasts:
+        print(f"\n{describe_contrasts(contrasts)}")
     if front.overview is not None and front.overview.rows:
         print(f"\n{front.overview.as_text()}")
     if front.headline:
         print(f"\n{front.headline}")
     print()
-    places["report"] = report
     width = max(map(len, [*places, "pictures"])) + 1
     for name, place in places.items():
         print(f"{name + ':':<{width}} {place}")
-    return report
+
+
+def _differences(contrasts: Sequence[Contrast]) -> Differences:
+    """The columns of the table that hold differences."""
+    found = {}
+    for one in contrasts:
+        strength, *second = one.strengths
+        place = (one.task, one.metric, strength, second[0] if second else None)
+        told = one.difference
+        found[place] = (told.value, told.low, told.high, told.p, one.holm_p)
+    return found
 
 
 def _draw(folder: Path, points: Sequence[Point], front: Front) -> Path | None:

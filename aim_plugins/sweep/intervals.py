@@ -165,6 +165,17 @@ def student_factor(n: int) -> float:
     return math.fsum(term / (n - 1) ** power for power, term in enumerate(terms))
 
 
+def student_quantile(freedom: float) -> float:
+    """The same factor for any degrees of freedom, such as a fraction of one.
+
+    >>> round(student_quantile(3.0), 2)
+    3.18
+    """
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
+
+
 def student_reach(values: Sequence[float]) -> float:
     """Half of the 95 % interval of the mean of independent values; NaN of a single one.
 
@@ -176,11 +187,15 @@ def student_reach(values: Sequence[float]) -> float:
     return student_factor(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def _factor(point: Point) -> float:
+    return student_factor(point.n) if point.freedom is None else student_quantile(point.freedom)
+
+
 def _mean_interval(point: Point) -> tuple[float, float]:
     """The interval of a mean of values without a range."""
     if point.stderr is None or not is_known(point) or point.n < 1 or point.stderr == 0:
         return math.nan, math.nan
-    half = student_factor(point.n) * point.stderr
+    half = _factor(point) * point.stderr
     if _name(point).endswith("perplexity") and point.value > 0:
         ratio = math.exp(min(half / point.value, 700.0))
         return point.value / ratio, point.value * ratio
@@ -210,12 +225,12 @@ def _share_interval(
             return ends
         nearest = min(graded, key=lambda one: _distance(one, point))
         size = _effective_size(nearest, limits) or 1.0
-        scattered = wilson_interval(share, size, student_factor(point.n))
+        scattered = wilson_interval(share, size, _factor(point))
         return max(ends[0], scattered[0]), min(ends[1], scattered[1])
     # Right and wrong answers: of almost only one kind, a few documents bound the other.
     if answers and (is_binomial(point) or min(share, 1 - share) <= unseen):
         return wilson_interval(share, point.n)
-    return wilson_interval(share, size, student_factor(point.n))
+    return wilson_interval(share, size, _factor(point))
 
 
 def _as_share(point: Point, limits: _Range) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from aim_plugins.core.files import write_atomic
 from aim_plugins.core.strengths import Axis
+from aim_plugins.sweep.contrasts import Contrast, describe_contrasts
 from aim_plugins.sweep.figures import wrap_label
 from aim_plugins.sweep.headline import name_tasks, summarise, summarise_grids, task_names
 from aim_plugins.sweep.heat_maps import group_grids
@@ -25,6 +26,7 @@ from aim_plugins.sweep.plots import group_curves
 from aim_plugins.sweep.report_data import (
     ImageSample,
     TextSample,
+    contrast_tables,
     curves_data,
     data_uri,
     embed_json,
@@ -58,6 +60,7 @@ def write_report(
     chance: Mapping[tuple[str, str], float] | None = None,
     overview: Overview | None = None,
     parts: Parts = NO_PARTS,
+    contrasts: Sequence[Contrast] = (),
 ) -> Path:
     """Writes `report.html`: curves to hover over, tables, sample texts and images, provenance.
 
@@ -79,6 +82,7 @@ def write_report(
         chance: Value of a metric that guessing reaches, by task and metric.
         overview: Pictures and a table above the curves.
         parts: Which tasks are parts of another, and are shown together under it.
+        contrasts: Strengths held against one of them, over the same documents.
 
     Returns:
         The path of the page. The same input gives the same bytes.
@@ -118,7 +122,7 @@ def write_report(
         .render(
             model=model,
             subject="; ".join(filter(None, [named, subject])),
-            summary=summary,
+            summary=" ".join(filter(None, [summary, describe_contrasts(contrasts)])),
             curves=[] if grids else curves,
             panels=panels,
             grids=grids,
@@ -131,6 +135,7 @@ def write_report(
                 *(table_data(task, curves) for task in task_names(curves)),
                 *(table for panel in panels for table in panel_tables(panel)),
             ],
+            contrasts=contrast_tables(contrasts),
             open_tables=len(task_names(curves)) <= _OPEN_TASKS,
             text_tasks=list(data["texts"]),
             image_tasks=list(data["images"]),

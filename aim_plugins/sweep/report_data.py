@@ -15,9 +15,11 @@ from typing import Any
 from markupsafe import Markup
 
 from aim_plugins.core.strengths import format_strength
+from aim_plugins.sweep.contrasts import Contrast, contrast_texts
 from aim_plugins.sweep.formats import estimate_texts
 from aim_plugins.sweep.heat_maps import Grid
 from aim_plugins.sweep.intervals import point_intervals
+from aim_plugins.sweep.paired import show_p
 from aim_plugins.sweep.panels import Panel
 from aim_plugins.sweep.plots import (
     Curve,
@@ -305,12 +307,38 @@ def _table(columns: Mapping[str, Sequence[Point]]) -> dict[str, Any]:
     }
 
 
+def contrast_tables(contrasts: Sequence[Contrast]) -> list[dict[str, Any]]:
+    """Of each task and metric, its strengths against the one that they are held against."""
+    curves: dict[tuple[str, str], list[Contrast]] = {}
+    for one in contrasts:
+        curves.setdefault((one.task, one.metric), []).append(one)
+    return [
+        {
+            "task": task,
+            "sample": f"{metric} less that at strength {_label(found[0].reference[::-1])}, "
+            f"n={found[0].n}" + (f", {found[0].draws} draws" if found[0].draws > 1 else ""),
+            "rows": [
+                (
+                    [(strength, format_strength(strength)) for strength in one.strengths],
+                    (repr(float(one.difference.value)), *contrast_texts(one)),
+                    (one.holm_p, show_p(one.holm_p).removeprefix("p = ").removeprefix("p ")),
+                    one.verdict,
+                    one.needed_text,
+                )
+                for one in found
+            ],
+        }
+        for (task, metric), found in curves.items()
+    ]
+
+
 def points_csv(points: Sequence[Point]) -> str:
     """The points of all curves as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     grid = any(point.second_strength is not None for point in points)
-    columns = [field.name for field in fields(Point)][: None if grid else -1]
+    names = [field.name for field in fields(Point) if field.name != "freedom"]
+    columns = names if grid else names[:-1]
     writer.writerow(columns)
     writer.writerows([table_cell(getattr(point, column)) for column in columns] for point in points)
     return text.getvalue()

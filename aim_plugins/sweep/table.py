@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class Point:
         n: Number of documents.
         draws: Number of draws pooled; 0 where nothing was drawn.
         second_strength: Of a grid over two strengths, the second one.
+        freedom: Degrees of freedom of the error; None for those of n documents, n - 1.
     """
 
     task: str
@@ -82,6 +83,7 @@ class Point:
     n: int
     draws: int
     second_strength: float | None = None
+    freedom: float | None = None
 
     @property
     def strengths(self) -> tuple[float, ...]:
@@ -92,6 +94,11 @@ class Point:
 
 GRID_COLUMNS = tuple(field.name for field in fields(Row))
 COLUMNS = GRID_COLUMNS[:-1]
+DIFFERENCE_COLUMNS = ("difference", "difference_low", "difference_high", "p", "holm_p")
+"""Of a table whose strengths are compared in pairs, over all draws."""
+
+Differences = Mapping[tuple[str, str, float, float | None], Sequence[float]]
+"""The values of those columns, by task, metric and strengths."""
 
 
 def is_expected(metric: str) -> bool:
@@ -124,26 +131,33 @@ def metric_family(metric: str) -> str:
     return name.removesuffix(_EXPECTED_SUFFIX).removesuffix(_PUBLISHED_SUFFIX) + comma + filter_name
 
 
-def write_table(path: str | Path, rows: Iterable[Row]) -> Path:
+def write_table(
+    path: str | Path, rows: Iterable[Row], differences: Differences | None = None
+) -> Path:
     """Writes rows as CSV, atomically.
 
     Returns:
         The path written.
     """
-    return write_atomic(path, format_table(rows))
+    return write_atomic(path, format_table(rows, differences))
 
 
-def format_table(rows: Iterable[Row]) -> str:
+def format_table(rows: Iterable[Row], differences: Differences | None = None) -> str:
     """Rows in their order as CSV, whose floats read back exactly.
 
-    The column of the second strength is there where a row has one.
+    The column of the second strength is there where a row has one, and those of differences where
+    there are any: each draw's row has those of all draws together.
     """
-    rows = list(rows)
+    rows, differences = list(rows), differences or {}
     columns = GRID_COLUMNS if any(row.second_strength is not None for row in rows) else COLUMNS
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([table_cell(getattr(row, column)) for column in columns] for row in rows)
+    writer.writerow([*columns, *(DIFFERENCE_COLUMNS if differences else ())])
+    empty = [None] * len(DIFFERENCE_COLUMNS) if differences else []
+    for row in rows:
+        place = (row.task, row.metric, row.strength, row.second_strength)
+        cells = [*(getattr(row, column) for column in columns), *differences.get(place, empty)]
+        writer.writerow(map(table_cell, cells))
     return text.getvalue()
 
 
@@ -155,7 +169,7 @@ def table_cell(value: str | float | int | None) -> str | int:
 
 
 def read_table(path: str | Path) -> list[Row]:
-    """Reads what `write_table` wrote.
+    """Reads the rows that `write_table` wrote, without their differences.
 
     Raises:
         ValueError: If the columns are others, or a cell holds no number.
@@ -163,7 +177,10 @@ def read_table(path: str | Path) -> list[Row]:
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        if tuple(header) not in (COLUMNS, GRID_COLUMNS):
+        known = tuple(header[: -len(DIFFERENCE_COLUMNS)])
+        if tuple(header) != (*known, *DIFFERENCE_COLUMNS):
+            known = tuple(header)
+        if known not in (COLUMNS, GRID_COLUMNS):
             raise ValueError(
                 f"{path}: the columns are {','.join(header)!r}, not {','.join(COLUMNS)!r}: "
                 "give a table that a sweep wrote"

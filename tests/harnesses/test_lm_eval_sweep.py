@@ -21,6 +21,8 @@ from lm_eval.tasks import TaskManager
 from aim_plugins.cli import main
 from aim_plugins.harnesses.lm_eval import AimHFLM
 from aim_plugins.modulation.noise import standard_normal
+from aim_plugins.sweep.documents import read_scores
+from aim_plugins.sweep.table import COLUMNS, DIFFERENCE_COLUMNS
 from tests.conftest import die_in_a_copy
 from tests.harnesses.conftest import die_after_the_first
 
@@ -89,7 +91,7 @@ def test_the_folder_holds_all_that_was_promised(swept):
             assert len(list(cell.rglob("samples_*.jsonl"))) == 3
             assert len(list(cell.rglob("results_*.json"))) == 1
     assert {row["task"] for row in table(swept)} == set(TASKS.split(","))
-    assert list(table(swept)[0]) == ["task", "metric", "strength", "draw", "value", "stderr", "n"]
+    assert list(table(swept)[0]) == [*COLUMNS, *DIFFERENCE_COLUMNS]
     assert {row["n"] for row in table(swept)} == {"14"}
     pictures = {path.suffix for path in (swept / "curves").iterdir()}
     assert pictures == {".png", ".svg"}
@@ -97,6 +99,41 @@ def test_the_folder_holds_all_that_was_promised(swept):
     manifest = json.loads((swept / "manifest.json").read_text())
     assert manifest["arguments"]["noise_std"] == list(STDS)
     assert len(manifest["model_fingerprint"]) == 64
+
+
+def test_what_every_document_scores_is_that_of_the_harness_samples(swept):
+    kept = {
+        (one.task, one.metric, one.strengths[0], one.draw): one
+        for one in read_scores(swept / "documents.jsonl")
+    }
+    # Perplexities are no means of their documents' scores.
+    assert {(task, metric) for task, metric, *_ in kept} == {
+        ("tiny_choice", "acc"),
+        ("tiny_choice", "acc_norm"),
+        ("tiny_generation", "exact_match"),
+    }
+    for (task, metric, std, draw), one in kept.items():
+        [path] = (swept / "cells" / f"std={std:g},draw={draw}").rglob(f"samples_{task}_*")
+        samples = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [sample[metric] for sample in samples] == one.scores.tolist()
+        assert [sample["doc_hash"][:8] for sample in samples] == list(one.documents)
+
+
+def test_two_strengths_of_a_sweep_are_compared(swept, tmp_path, capsys):
+    assert main(["compare", f"{swept}:0", f"{swept}:2.5", "--output", str(tmp_path / "out")]) == 0
+    with open(tmp_path / "out" / "compare.csv", newline="") as lines:
+        found = {(row["task"], row["metric"]): row for row in csv.DictReader(lines)}
+    for (task, metric), row in found.items():
+        measured = values(swept, task, metric)
+        means = [sum(measured[std, str(d)] for d in range(DRAWS)) / DRAWS for std in (0.0, 2.5)]
+        assert float(row["difference"]) == pytest.approx(means[1] - means[0])
+        (own, *_) = [
+            one
+            for one in table(swept)
+            if (one["task"], one["metric"], one["strength"]) == (task, metric, "2.5")
+        ]
+        assert own["difference"] == row["difference"]
+        assert float(own["p"]) == pytest.approx(float(row["p"]))
 
 
 def test_samples_hold_each_strengths_own_texts(swept):

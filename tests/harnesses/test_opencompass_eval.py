@@ -20,14 +20,13 @@ from opencompass.openicl.icl_evaluator import AccEvaluator, BaseEvaluator
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.results.scores import (
     compare_texts,
-    decode_scores,
-    encode_scores,
     explain_metrics,
     mean_stderr,
     read_correctness,
 )
 from aim_plugins.harnesses.opencompass.run import evaluate
 from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
+from aim_plugins.sweep.documents import decode_scores, encode_scores
 
 GOLD = ["4", "8", "12", "16", "20"]
 ERROR = {"error": "the judge is away"}

@@ -22,6 +22,7 @@ from aim_plugins.harnesses.opencompass.results.texts import documents_shown, sam
 from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.gaussian import GaussianNoise
+from aim_plugins.sweep.documents import read_scores
 from aim_plugins.sweep.table import pool_draws, read_table
 
 
@@ -158,6 +159,23 @@ def test_seeds_are_draws_of_one_strength(run):
     ]
     (_, point) = pool_draws(rows.values())
     assert (point.value, point.draws, point.n) == (0.375, 2, 4)
+
+
+def test_strengths_are_compared_in_pairs(run):
+    dataset = run.add_dataset("sums")
+    for std, scores in ((0.0, "1111111101"), (0.5, "1100000001")):
+        run.add_accuracy(run.add_entry(std), dataset, scores)
+    run.summarize()
+    kept = read_scores(run.sweep() / "documents.jsonl")
+    assert [(one.strengths, one.scores.tolist()) for one in kept] == [
+        ((0.0,), [1] * 8 + [0, 1]),
+        ((0.5,), [1] * 2 + [0] * 7 + [1]),
+    ]
+    with open(run.sweep() / "sweep.csv", newline="") as file:
+        plain, noisy = csv.DictReader(file)
+    assert plain["difference"] == ""
+    assert float(noisy["difference"]) == pytest.approx(-0.6)
+    assert float(noisy["p"]) == pytest.approx(2 / 2**6)  # six answers become wrong, none right
 
 
 def test_an_unexplained_metric_stays_as_reported_without_an_error(run):
@@ -496,6 +514,7 @@ def test_the_files_are_those_of_the_sweep_with_lm_eval(run, capsys):
     run.summarize()
     assert sorted(path.name for path in run.sweep().iterdir()) == [
         "curves",
+        "documents.jsonl",
         "manifest.json",
         "report.html",
         "strengths.csv",
@@ -513,7 +532,7 @@ def test_the_files_are_those_of_the_sweep_with_lm_eval(run, capsys):
     printed = capsys.readouterr().out
     # Wilson's interval of two of four.
     assert "0.5 0.500 [0.150, 0.850]" in printed
-    assert printed.endswith(f"report:   {run.sweep() / 'report.html'}\n")
+    assert printed.endswith(f"report:    {run.sweep() / 'report.html'}\n")
 
 
 def test_the_manifest_says_what_was_asked_for(run, monkeypatch):

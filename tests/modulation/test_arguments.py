@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import pytest
@@ -71,3 +72,11 @@ def test_two_kinds_that_take_one_argument_are_refused(kept):
 
     with pytest.raises(ValueError, match="'noise' and 'other' both take noise_std"):
         kinds()
+
+
+def test_an_axis_knows_the_neutral_strength_and_reads_back():
+    for kind in kinds():
+        assert kind.axis.neutral == kind.neutral
+        assert Axis(**json.loads(json.dumps(kind.axis.to_json()))) == kind.axis
+    shared = {kind.name for kind in kinds() if kind.axis.shared_draws}
+    assert shared & {"noise", "transport", "ablation"} == {"ablation"}

@@ -14,6 +14,7 @@ import torch
 from aim_plugins.steering import scores, study
 from aim_plugins.steering.texts import read_generations
 from aim_plugins.sweep import front, trackers
+from aim_plugins.sweep.documents import read_scores
 from aim_plugins.sweep.table import read_table
 
 PLAIN = ["the capital of France is Paris", "Berlin is the capital of Germany . Answer : Paris"]
@@ -81,6 +82,12 @@ def test_the_table_holds_what_plain_loops_find(
         hits = [bool({"paris", "a", "is"} & set(re.findall(r"\w+", t.lower()))) for t in texts]
         found = rows["prompts", "concept_presence", strength]
         assert (found.value, found.n) == (sum(hits) / 4, 4)
+        (kept,) = [
+            one.scores
+            for one in read_scores(files / "out" / "documents.jsonl")
+            if (one.metric, one.strengths) == ("concept_presence", (strength,))
+        ]
+        assert kept.tolist() == hits
         assert rows["prompts", "sentiment", strength].n == 4
         assert rows["prompts", "text_perplexity", strength].value > 1
     page = (files / "out" / "report.html").read_text(encoding="utf-8")

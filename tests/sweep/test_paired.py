@@ -11,6 +11,8 @@ from scipy import stats
 
 from aim_plugins.sweep.paired import (
     PairedDifference,
+    documents_needed,
+    draws_difference,
     holm,
     mean_difference,
     mean_share,
@@ -158,3 +160,119 @@ def test_a_share_of_few_draws_holds_the_truth_as_often_as_it_says(images, draws,
         assert found.low < found.high
         held += found.low <= truth <= found.high
     assert held / 500 > 0.95 - 2.5 * math.sqrt(0.95 * 0.05 / 500)
+
+
+Scores = tuple[np.ndarray, np.ndarray]
+
+
+def shares(rng: np.random.Generator, n: int, draws: int) -> Scores:
+    """Right answers of two strengths that scale the same noise, to documents of any difficulty."""
+    easy, noise = rng.normal(size=(n, 1)), rng.normal(size=(n, draws))
+    other = 0.9 * noise + 0.44 * rng.normal(size=(n, draws))
+    return np.where(easy + 0.8 + noise > 0, 1.0, 0.0), np.where(easy + 0.3 + other > 0, 1.0, 0.0)
+
+
+def grades(rng: np.random.Generator, n: int, draws: int) -> Scores:
+    """Skewed grades of two models."""
+    level, noise = rng.normal(size=(n, 1)), rng.normal(size=(n, draws))
+    first = level + noise + rng.exponential(0.5, (n, draws))
+    return first, 0.9 * level + noise + 0.2 + rng.exponential(0.3, (n, 1))
+
+
+def rightly(shift: float, noise: float) -> float:
+    """The share of right answers in `shares`: a sum of normal variables above 0."""
+    return float(stats.norm.cdf(shift / math.sqrt(1 + noise**2)))
+
+
+TRUTH = {
+    shares: rightly(0.8, 1.0) - rightly(0.3, math.hypot(0.9, 0.44)),
+    grades: 0.5 - 0.2 - 0.3,
+}
+
+
+@pytest.mark.parametrize("draws", [1, 2, 5])
+@pytest.mark.parametrize("n", [60, 200])
+@pytest.mark.parametrize("make", [shares, grades])
+def test_paired_intervals_hold_the_truth_in_93_to_97_percent(make, n, draws, monkeypatch):
+    """1200 repetitions know a coverage of 95 % to 0.6 %."""
+    monkeypatch.setattr("aim_plugins.sweep.paired.sign_flip_p", lambda *_: 1.0)  # is not asked
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(1200):
+        found = draws_difference(*make(rng, n, draws))
+        held += found.low <= TRUTH[make] <= found.high
+    assert 0.93 < held / 1200 < 0.97
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0])
+@pytest.mark.parametrize("draws", [3, 10])
+def test_draws_that_all_documents_share_are_sampled_too(draws, spread):
+    rng, held, missed = np.random.default_rng(0), 0, 0
+    for _ in range(800):
+        level, shared = rng.normal(size=(100, 1)), rng.normal(0, spread, (1, draws))
+        first = level + shared + rng.normal(size=(100, draws))
+        second = level + rng.normal(size=(100, draws))
+        found = draws_difference(first, second, shared_draws=True)
+        held += found.low <= 0 <= found.high
+        missed += (found.p < 0.05) != (not found.low <= 0 <= found.high)
+    assert 0.925 < held / 800 < 0.975
+    # Interval and p are of one law, but where draws do not seem to differ.
+    assert missed / 800 < 0.02
+
+
+def test_one_draw_of_answers_is_mcnemars_and_several_are_the_documents_means():
+    rng = np.random.default_rng(1)
+    first, second = shares(rng, 50, 3)
+    one = draws_difference(first[:, :1], second[:, :1])
+    assert one == paired_difference(first[:, 0].astype(bool).tolist(), second[:, 0].tolist())
+    law = stats.ttest_rel(first.mean(1), second.mean(1)).confidence_interval(0.95)
+    several = draws_difference(first, second)
+    assert (several.low, several.high) == pytest.approx((law.low, law.high))
+    assert several.value == pytest.approx(first.mean() - second.mean())
+
+
+def test_two_models_may_have_different_numbers_of_draws():
+    first, second = shares(np.random.default_rng(2), 40, 4)
+    found = draws_difference(first, second[:, :1])
+    assert found.value == pytest.approx(first.mean() - second[:, 0].mean())
+    with pytest.raises(ValueError, match="first has 40 documents and second 39: give the scores"):
+        draws_difference(first, second[1:])
+
+
+def test_documents_of_no_known_range_that_agree_leave_the_interval_unknown():
+    same = np.full((6, 2), 70.0)
+    found = draws_difference(same, same, span=math.nan)
+    assert found.value == 0 and math.isnan(found.low) and found.p == 1
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "most"), [(0.15, 0.05, 0.84), (0.3, 0.18, 0.84), (0.06, 0.0, 0.94)]
+)
+def test_as_many_documents_as_are_needed_have_the_power_by_mcnemars_test(won, lost, most):
+    """Where all that differs goes one way, the formula asks for up to a quarter too many."""
+    seen = [1.0] * round(100 * won) + [-1.0] * round(100 * lost)
+    n = documents_needed(seen + [0.0] * (100 - len(seen)))
+    drawn = np.random.default_rng(0).multinomial(n, [won, lost, 1 - won - lost], 4000)
+    firsts, totals = drawn[:, 0], drawn[:, 0] + drawn[:, 1]
+    fewer = np.minimum(firsts, totals - firsts)
+    p = np.minimum(1, 2 * stats.binom.cdf(fewer, totals, 0.5))
+    assert 0.77 < (p < 0.05).mean() < most
+
+
+@pytest.mark.parametrize("shift", [0.2, 0.5, 1.2])
+def test_as_many_documents_as_are_needed_have_the_power_by_the_paired_test(shift):
+    rng = np.random.default_rng(1)
+    seen = rng.normal(size=4000)
+    seen = (seen - seen.mean()) / seen.std(ddof=1) + shift  # the law's own mean and spread
+    n = documents_needed(seen.tolist())
+    p = stats.ttest_1samp(rng.normal(shift, 1, (4000, n)), 0, axis=1).pvalue
+    assert 0.78 < (p < 0.05).mean() < 0.84  # 8 documents have more of it than 7.4 would
+
+
+def test_more_power_and_smaller_differences_need_more_documents():
+    seen = np.random.default_rng(2).normal(0.3, 1, 50).tolist()
+    assert documents_needed(seen, power=0.95) > documents_needed(seen)
+    assert documents_needed(seen, level=0.01) > documents_needed(seen)
+    half = documents_needed(seen, difference=float(np.mean(seen)) / 2)
+    assert half == pytest.approx(4 * documents_needed(seen), rel=0.05)
+    with pytest.raises(ValueError, match="difference=0 over 2 documents: give a difference other"):
+        documents_needed([1.0, -1.0])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from aim_plugins.sweep.estimates import mean_of_draws
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.printed import format_points
 from aim_plugins.sweep.table import Point, Row, is_expected, metric_family, pool_draws, read_table
@@ -133,6 +134,14 @@ def test_pooled_intervals_cover_the_mean_of_all_documents_when_draws_share_them(
     exact = correct.mean(1).std(1, ddof=1) / math.sqrt(documents)
     pooled = np.array([points[0].stderr for points in found])
     assert pooled.mean() > 0.98 * exact.mean()
+    # Where the documents are at hand, theirs is the error.
+    held = 0
+    for answers in correct.astype(float):
+        found = mean_of_draws(answers.T)
+        point = Point("task", "acc", 1.0, found.value, found.stderr, documents, draws)
+        low, high = point_intervals([point])[0]
+        held += low <= 0.5 <= high
+    assert 0.93 < held / repetitions < 0.97
 
 
 def test_a_mean_over_draws_does_not_depend_on_their_order():

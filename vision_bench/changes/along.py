@@ -58,6 +58,13 @@ class Along:
             return list(rows)
         return [replace(row, strength=self.strength(column)) for row in rows]
 
+    def strengths(self, std: float, column: Column) -> tuple[float, ...]:
+        """Where an answer under noise of this strength and a change stands, along each axis."""
+        own = {self._noise: std}
+        if self.kind is not None:
+            own[self.kind.axis] = self.strength(column)
+        return tuple(own[axis] for axis in self.axes)
+
     def describe(self) -> str:
         """Strengths that stay the same, for the head of a report; empty where all vary."""
         if self.kind is None:

@@ -1,17 +1,20 @@
 """One run of a noisy classifier at every strength, from its clean logits.
 
 All strengths scale the same keyed noise, so a run is one draw of noise and, for each strength, a
-few passes over blocks of logits that stay in the processor's cache. Only counts and sums are kept.
+few passes over blocks of logits that stay in the processor's cache. Counts and sums are
+kept, and of each document whether its answer is right.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from vision_bench.classification.calibration import BINS, Reliability, confidence_and_entropy
@@ -32,6 +35,7 @@ class SampledRun:
         n: Number of documents.
         correct: Right answers to documents of each class.
         predicted: Answers of each class, right or wrong.
+        right: Whether the answer to each document is right.
         in_top_k: Documents whose label is among the k best classes.
         top_k: That k.
         entropy: Sum over documents of the predictive entropy, in nats.
@@ -43,6 +47,7 @@ class SampledRun:
     n: int
     correct: Int64[Tensor, "strengths classes"]
     predicted: Int64[Tensor, "strengths classes"]
+    right: Bool[np.ndarray, "strengths documents"]
     in_top_k: Int64[Tensor, " strengths"]
     top_k: int
     entropy: Float[Tensor, " strengths"]
@@ -57,7 +62,8 @@ class SampledRun:
     def to_json(self) -> dict[str, Any]:
         """The run as JSON that `from_json` reads back exactly."""
         parts = {**vars(self), **vars(self.reliability), "binned_correct": self.reliability.correct}
-        parts |= {"correct": self.correct}
+        packed = np.packbits(self.right, axis=1).tobytes()
+        parts |= {"correct": self.correct, "right": base64.b64encode(packed).decode()}
         del parts["reliability"]
         return {
             name: value.tolist() if isinstance(value, Tensor) else value
@@ -71,7 +77,10 @@ class SampledRun:
         def read(name: str, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(record[name], dtype=dtype)
 
+        packed = np.frombuffer(base64.b64decode(record["right"]), dtype=np.uint8)
+        rows = packed.reshape(len(record["correct"]), -1)
         return cls(
+            right=np.unpackbits(rows, axis=1, count=record["n"]).astype(bool),
             seed=record["seed"],
             n=record["n"],
             correct=read("correct", torch.int64),
@@ -121,6 +130,7 @@ def sample_run(
     in_top_k = torch.zeros(len(stds), dtype=torch.int64, device=device)
     entropies, squares = torch.zeros(2, len(stds), dtype=torch.float64, device=device)
     binned = torch.zeros(3, len(stds), BINS, dtype=torch.float64, device=device)
+    right = np.zeros((len(stds), len(logits)), dtype=bool)
     documents = torch.arange(len(logits)) if indices is None else indices
     for block in document_blocks(*logits.shape):
         clean = logits[block].T.to(dtype).contiguous()
@@ -133,6 +143,7 @@ def sample_run(
             noisy.copy_(clean) if std == 0 else torch.mul(noise, std, out=noisy).add_(clean)
             rank = _rank(noisy, label)
             hit = rank == 0
+            right[level, block] = hit.cpu().numpy()
             correct[level] += torch.bincount(label[hit], minlength=classes)
             answers = torch.where(hit, label, noisy.max(0).indices)
             predicted[level] += torch.bincount(answers, minlength=classes)
@@ -149,6 +160,7 @@ def sample_run(
         n=len(logits),
         correct=correct.cpu(),
         predicted=predicted.cpu(),
+        right=right,
         in_top_k=in_top_k.cpu(),
         top_k=top_k,
         entropy=entropies.cpu(),

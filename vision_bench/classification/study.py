@@ -19,14 +19,17 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from aim_plugins.core.commands import say
 from aim_plugins.core.devices import best_device, pass_device
 from aim_plugins.core.files import safe_name
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.strengths import Axis
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.noise import NOISE_VERSION
+from aim_plugins.sweep.documents import DocumentScores
 from aim_plugins.sweep.front import Front
 from aim_plugins.sweep.heat_maps import draw_heat_map
 from aim_plugins.sweep.overview import Overview
@@ -66,6 +69,7 @@ class AccuracyStudy(Study):
         published: What others report of the accuracy.
         plot: Whether to draw pictures.
         device: Where to compute.
+        data_mark: Tells the data from others, whatever the model.
         pinned: What must not change between two runs in one folder.
         noted: Further fields of the manifest.
     """
@@ -82,6 +86,7 @@ class AccuracyStudy(Study):
     published: PublishedCurve | None = None
     plot = True
     device: str | None = None
+    data_mark: str
     pinned: Mapping[str, Any]
     noted: Mapping[str, Any]
 
@@ -132,6 +137,7 @@ class AccuracyStudy(Study):
             pictures=self._heat_map(every) if self.plot and not along.is_grid else {},
             drawn=[] if not self.plot else None if self.targets else points,
             printed=pool_draws(rows + chosen) if self.targets else points,
+            documents=self._documents(),
         )
 
     def _rows(self, of: Callable[[AccuracyCurve], list[Row]]) -> list[Row]:
@@ -139,6 +145,18 @@ class AccuracyStudy(Study):
         pairs = zip(self.columns, self.curves, strict=True)
         rows = [row for column, curve in pairs for row in self.along.place(of(curve), column)]
         return by_metric(rows)
+
+    def _documents(self) -> list[DocumentScores]:
+        """Which documents are answered rightly; without noise all draws are one."""
+        indices = self.whole.indices
+        numbers = range(len(self.whole.labels)) if indices is None else indices.tolist()
+        names = [f"{self.data_mark[:8]}-{number}" for number in numbers]
+        return [
+            DocumentScores(self.task, "acc", self.along.strengths(std, column), draw, names, right)
+            for column, curve in zip(self.columns, self.curves, strict=True)
+            for draw, run in enumerate(curve.runs[:1] if self.along.is_quiet else curve.runs)
+            for std, right in zip(curve.stds, run.right.astype(np.uint8), strict=True)
+        ]
 
     def _measure(self, store: SweepStore) -> list[AccuracyCurve]:
         """Computes the exact laws and the draws that a former run left, and keeps each."""
@@ -273,6 +291,7 @@ class ClassificationStudy(AccuracyStudy):
             device=device,
             workers=settings.workers,
         )
+        self.data_mark = data.fingerprint
         self.pinned = {
             "model_fingerprint": model.fingerprint,
             "data_fingerprint": data.fingerprint,
@@ -311,6 +330,7 @@ class LogitsStudy(AccuracyStudy):
         self.class_names = [str(index) for index in range(self.whole.logits.shape[1])]
         self.targets = self.settings.targets(self.class_names)
         self.chosen = chosen_classes((), self.class_names, self.targets)
+        self.data_mark = fingerprint(self.whole.labels.tolist())
         self.pinned = {"file_sha256": self.whole.sha256}
         self.noted = {"model": self.task}
 

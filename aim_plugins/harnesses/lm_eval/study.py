@@ -29,6 +29,7 @@ from aim_plugins.harnesses.lm_eval.arguments import (
     parse_harness_arguments,
     read_modulation,
 )
+from aim_plugins.harnesses.lm_eval.documents import read_documents, scores_record
 from aim_plugins.harnesses.lm_eval.expected import METRIC, choice_documents
 from aim_plugins.harnesses.lm_eval.files import execution_record, write_harness_files
 from aim_plugins.harnesses.lm_eval.register import register
@@ -130,7 +131,8 @@ class LmEvalStudy(Study):
             for record in records
             for task, level in record.metadata["chance"].items()
         }
-        return Front(rows, self.axes, chance=chance, texts=sample_texts(records))
+        texts, documents = sample_texts(records), read_documents(records)
+        return Front(rows, self.axes, chance=chance, texts=texts, documents=documents)
 
     # Running ------------------------------------------------------------------------------------
 
@@ -274,7 +276,8 @@ class LmEvalStudy(Study):
             write_harness_files(
                 staged.folder, self._tracker, results, samples, store.manifest["created"]
             )
-            staged.record(rows, seed=column.seed, metadata={"chance": chance})
+            metadata = {"chance": chance, "documents": scores_record(samples)}
+            staged.record(rows, seed=column.seed, metadata=metadata)
         logger.info("%s: written", cell.name(self.axes))
 
 

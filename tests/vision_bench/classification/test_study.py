@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import vision_bench
 from aim_plugins.core.files import sha256_of
 from aim_plugins.core.settings import read_settings
+from aim_plugins.sweep.documents import read_scores
 from vision_bench import cli, published
 from vision_bench.classification import study as classify_sweep
 from vision_bench.classification.__main__ import main
@@ -87,6 +88,11 @@ def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: P
     assert values(tmp_path, "acc")[0] > 0.7
     assert values(tmp_path, "acc") == pytest.approx(curve.sampled.flatten().tolist(), abs=1e-12)
     assert values(tmp_path, "acc_expected") == pytest.approx(curve.expected.tolist(), abs=1e-6)
+    kept = read_scores(tmp_path / "out" / "documents.jsonl")
+    right = np.array([one.scores for one in kept]).reshape(2, 3, 300)
+    assert pytest.approx(np.asarray(curve.sampled)) == right.mean(2).T
+    assert right[0, 0].tolist() == (logits.argmax(1) == data.labels).tolist()
+    assert len(set(kept[0].documents)) == 300
     metrics = {r["metric"] for r in table(tmp_path)}
     whole = {"acc", "acc_expected", "acc_top5", "entropy", "ece"}
     assert metrics == whole | {"recall", "recall_expected", "precision"}
@@ -94,8 +100,9 @@ def test_the_curve_is_that_of_the_model_on_the_images(weights: Path, tmp_path: P
         f"digits-test.{digit}" for digit in range(10)
     }
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in printed[-4:]] == [
+    assert [line.split(":")[0] for line in printed[-5:]] == [
         "table",
+        "documents",
         "classes",
         "pictures",
         "report",

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from aim_plugins.sweep.documents import encode_scores
+
 CORRECT_KEYS = ("correct", "is_correct", "cascade_correct")
 """How evaluators call the correctness of a document in their details, as OpenCompass reads them."""
 
@@ -123,18 +125,6 @@ def explain_metrics(
                 explained[metric] = {"scale": scale, "scores": encode_scores(scores)}
                 break
     return explained
-
-
-def encode_scores(scores: Sequence[float]) -> str | list[float]:
-    """Writes scores shortly: as digits if all are 0 or 1, else as they are."""
-    if all(score in (0, 1) for score in scores):
-        return "".join("1" if score else "0" for score in scores)
-    return [float(score) for score in scores]
-
-
-def decode_scores(encoded: str | Sequence[float]) -> list[float]:
-    """Reads what `encode_scores` wrote."""
-    return [float(score) for score in encoded]
 
 
 def mean_stderr(scores: Sequence[float]) -> float | None:

@@ -18,15 +18,17 @@ from opencompass.summarizers.default import model_abbr_from_cfg_used_in_summariz
 from opencompass.utils import dataset_abbr_from_cfg
 
 from aim_plugins.core.files import write_atomic
+from aim_plugins.core.identity import fingerprint
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.config.check import type_name
+from aim_plugins.harnesses.opencompass.config.content import data_content
 from aim_plugins.harnesses.opencompass.config.entries import (
+    canonical,
     combinations,
     entry_abbr,
     sweep_groups,
 )
 from aim_plugins.harnesses.opencompass.results.manifest import sweep_manifest
-from aim_plugins.harnesses.opencompass.results.scores import decode_scores
 from aim_plugins.harnesses.opencompass.results.table import (
     Key,
     Measure,
@@ -47,6 +49,7 @@ from aim_plugins.harnesses.opencompass.results.unnoted import (
     has_verified_result,
     result_statistics,
 )
+from aim_plugins.sweep.documents import DocumentScores, decode_scores, score_array
 from aim_plugins.sweep.front import Front, publish
 from aim_plugins.sweep.manifest import MANIFEST, manifest_text
 from aim_plugins.sweep.report_data import TextSample
@@ -259,6 +262,7 @@ class SweepSummarizer(DefaultSummarizer):
             chance=chance_levels(sweep, measures),
             texts=self._texts(sweep),
             printed=[point for point in pool_draws(rows) if point.task in shown],
+            documents=self._documents(sweep),
         )
         publish(folder, front, manifest)
 
@@ -269,6 +273,20 @@ class SweepSummarizer(DefaultSummarizer):
             for dataset in self.dataset_cfgs
             if any((abbr, dataset_abbr_from_cfg(dataset)) in self._pairs for abbr in sweep.abbrs)
         ]
+
+    def _documents(self, sweep: Sweep) -> list[DocumentScores]:
+        """What every document scores; a data set's documents are told by its content and place."""
+        found = []
+        for dataset_cfg in self._datasets(sweep):
+            dataset, mark = dataset_abbr_from_cfg(dataset_cfg), documents_mark(dataset_cfg)
+            for abbr, column, draw in sweep.entries():
+                noted = self._statistics.get((abbr, dataset), {}).get("metrics", {})
+                for metric, known in noted.items():
+                    scores = score_array(known["scores"])
+                    names = [f"{mark}-{number}" for number in range(len(scores))]
+                    place = (dataset, metric, sweep.strengths(column), draw)
+                    found.append(DocumentScores(*place, names, scores))
+        return found
 
     def _columns(self, sweep: Sweep, measures: Mapping[str, dict[Key, Measure]]) -> dict[str, Key]:
         """The columns of the table of strengths: the metric that counts of each data set."""
@@ -330,6 +348,14 @@ def chance_level(dataset_cfg: Mapping[str, Any]) -> float | None:
         for name in ("evaluator", "pred_postprocessor"):
             options = options or evaluation.get(name, {}).get("options")
     return 1 / len(options) if isinstance(options, str | list | tuple) and options else None
+
+
+def documents_mark(dataset_cfg: Mapping[str, Any]) -> str:
+    """A text that tells a data set's documents from those of others, whatever is asked of them."""
+    settings = canonical(dataset_cfg)
+    for key in ("abbr", "infer_cfg", "eval_cfg"):
+        settings.pop(key, None)
+    return fingerprint([settings, data_content(settings)])[:8]
 
 
 def _group_metric(group: Mapping[str, Any]) -> str:

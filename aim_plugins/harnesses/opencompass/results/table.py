@@ -13,10 +13,11 @@ from typing import Any
 
 from aim_plugins.core.strengths import Axis, format_strength
 from aim_plugins.harnesses.opencompass.config.entries import SweepGroup, entry_abbr
-from aim_plugins.harnesses.opencompass.results.scores import decode_scores, is_number, mean_stderr
+from aim_plugins.harnesses.opencompass.results.scores import is_number, mean_stderr
 from aim_plugins.modulation.arguments import swept_kinds
 from aim_plugins.modulation.changes import Change, kinds
 from aim_plugins.modulation.columns import Column
+from aim_plugins.sweep.documents import decode_scores
 from aim_plugins.sweep.table import Row, is_expected
 
 Key = tuple[str, str]

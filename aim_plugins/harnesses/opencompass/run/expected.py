@@ -19,8 +19,8 @@ from torch import Tensor
 
 from aim_plugins.core.files import write_atomic
 from aim_plugins.engines.engine import ScoreRow
-from aim_plugins.harnesses.opencompass.results.scores import decode_scores
 from aim_plugins.harnesses.opencompass.run.replay import Span
+from aim_plugins.sweep.documents import decode_scores
 
 _LABEL = "label: "
 _PROBABILITY = "probability"

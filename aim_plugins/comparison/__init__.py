@@ -1,0 +1,1 @@
+"""Two finished sweeps over the same documents, or two strengths of one, in pairs."""
