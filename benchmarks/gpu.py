@@ -316,8 +316,7 @@ def check_small_model(report: Report) -> None:
     maps = on_cpu.fit()
     learned = there.fit()
     error = max(
-        float((one.scale - learned.maps[site].scale).abs().max())
-        for site, one in maps.maps.items()
+        float((one.scale - learned.maps[site].scale).abs().max()) for site, one in maps.maps.items()
     )
     report.check("a fit", error < FLOAT32_TOLERANCE, f"scales differ by {error:.1e} from the CPU's")
     kinds = {"noise": on_cpu.noise(), "transport": on_cpu.transported(maps)}

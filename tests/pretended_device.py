@@ -209,7 +209,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if found is not NotImplemented:
             return found
     if torch.Tag.inplace_view in func.tags:
-        func(args[0].held, *args[1:], **kwargs)
+        _refuse_mixed(func, args, kwargs)
+        func(*tree_map_only(PretendedTensor, lambda one: one.held, args), **kwargs)
+        seen, held = args[0], args[0].held
+        if (seen.shape, seen.stride()) == (held.shape, held.stride()):  # as parametrizations take the storage of another
+            return args[0]
         with no_dispatch():  # the shape that is seen from outside
             return func(*args, **kwargs)
     asked = kwargs.get("device")

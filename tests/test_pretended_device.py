@@ -18,6 +18,7 @@ from aim_plugins.modulation.sampling import KeyedSamplingProcessor
 from tests.attribution.conftest import image_subject
 from tests.pretended_device import MixedDevicesError
 
+
 @pytest.fixture
 def there(accelerator):
     """Tensors on the accelerator: 0 1 2 3, and the same as a square."""
