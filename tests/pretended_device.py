@@ -212,8 +212,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _refuse_mixed(func, args, kwargs)
         func(*tree_map_only(PretendedTensor, lambda one: one.held, args), **kwargs)
         seen, held = args[0], args[0].held
-        if (seen.shape, seen.stride()) == (held.shape, held.stride()):  # as parametrizations take the storage of another
-            return args[0]
+        if (seen.shape, seen.stride()) == (held.shape, held.stride()):
+            return args[0]  # as where parametrizations take the storage of another tensor
         with no_dispatch():  # the shape that is seen from outside
             return func(*args, **kwargs)
     asked = kwargs.get("device")
