@@ -96,7 +96,7 @@ def syncs_per_token(accelerator, run):
 
 
 @pytest.fixture
-def endless(tiny_llama):
+def endless(tiny_llama, accelerator):
     """The model without an end token, so that no text ends early."""
     model = on_the_device(tiny_llama)
     model.generation_config.eos_token_id = None
