@@ -56,7 +56,7 @@ SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
 .PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution \
 	demo-images $(STEERED:%=demo-images-%) \
-	test test-vllm test-lm-eval docs-check lint format bench clean clean-runs
+	test test-vllm test-lm-eval test-gpu bench-gpu docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -71,6 +71,8 @@ help:
 	@echo "make test        run every test"
 	@echo "make test-vllm   install vLLM's CPU build into $(VLLM_VENV) and run the tests that need it"
 	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
+	@echo "make test-gpu    check on a large GPU what only a GPU can tell; installs nothing"
+	@echo "make bench-gpu   the same, and what strengths cost there, into benchmarks/results/gpu.json"
 	@echo "make docs-check  run the examples of the documentation; make test only parses them"
 	@echo "make lint        check style and types (make format mends the style)"
 	@echo "make bench       run the benchmarks; each prints a ratio and writes JSON"
@@ -276,6 +278,16 @@ test-lm-eval: $(LM_EVAL_STAMP)
 		--model_args "pretrained=$$($(BIN)/aim-plugins demo-model),noise_std=0.5,dtype=float32" \
 		--tasks aim_demo_continents --include_path eval_configs/lm_eval | grep 'aim_demo_continents.*|acc '
 
+# On a GPU of 40 GB and more, by an environment that is there: torch, transformers, accelerate and
+# this package's own requirements are enough.
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
+
+test-gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu checks
+
+bench-gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu
+
 # Examples that take minutes, or need data or a GPU, are not marked to run.
 docs-check: setup
 	@$(BIN)/aim-plugins demo-model
@@ -291,7 +303,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	@set -e; for file in benchmarks/[!_]*.py; do \
+	@set -e; for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[!_]*.py)); do \
 		echo "== $$file"; OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m benchmarks.$$(basename $$file .py); \
 	done
 

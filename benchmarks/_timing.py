@@ -68,7 +68,11 @@ def environment() -> dict[str, Any]:
 
 def write_result(name: str, result: dict[str, Any]) -> Path:
     """Writes benchmarks/results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    return write_json(RESULTS / f"{name}.json", result)
+
+
+def write_json(path: Path, result: dict[str, Any]) -> Path:
+    """Writes a result and what it depends on to a file of any name."""
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(json.dumps({**result, "environment": environment()}, indent=2) + "\n")
     return path

@@ -80,6 +80,15 @@ def journal() -> _Memory:
     return _Memory()
 
 
+@pytest.fixture
+def accelerator():
+    """The device "pretended" is there during the test; its syncs, which grow."""
+    from tests.pretended_device import pretended_device
+
+    with pretended_device() as syncs:
+        yield syncs
+
+
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """Folder of the demo model (SmolLM2-135M-Instruct), fetched once into the user's cache."""

@@ -86,7 +86,8 @@ class Prompts:
 
     def unpadded(self) -> list[Tensor]:
         """The token ids of each prompt without its padding."""
-        return [row[mask.bool()].cpu() for row, mask in zip(self.token_ids, self.mask, strict=True)]
+        tokens, kept = self.token_ids.cpu(), self.mask.bool().cpu()
+        return [row[mask] for row, mask in zip(tokens, kept, strict=True)]
 
 
 class Engine(Protocol):

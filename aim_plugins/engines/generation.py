@@ -24,6 +24,7 @@ from transformers import (
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from aim_plugins.engines.engine import Prompts
+from aim_plugins.engines.faults import FaultyEnd, FaultyLogits
 from aim_plugins.engines.sampling import beam_count, is_sampling, keyed_sampling
 from aim_plugins.engines.stopping import BeamEnds, RowEnds, StoppingFactory, end_tokens
 from aim_plugins.modulation.changes import Change
@@ -53,22 +54,6 @@ _MIXES_ROWS = frozenset({"rwkv"})
 tokens before, [rows, hidden], against [rows, 1, hidden]."""
 
 
-class _FiniteLogits(LogitsProcessor):
-    """Refuses logits that changes have broken, from which any token would be taken."""
-
-    def __init__(self, changes: Sequence[Change]) -> None:
-        self.names = " and ".join(dict.fromkeys(f"the {change.name}" for change in changes))
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        largest = scores.amax(dim=1)
-        if not bool((largest < torch.inf).all()):
-            raise ValueError(
-                f"{self.names} breaks the model, which returns NaN or infinite logits: take "
-                "smaller strengths"
-            )
-        return scores
-
-
 @dataclass
 class _Rows:
     """The rows still decoding, and where each belongs."""
@@ -96,7 +81,7 @@ class _Rows:
         """What changes the logits of each row, in the order of its column."""
         rows = [column.acting_on("logits") for column in self.columns]
         return [
-            ChangedLogits(own, attention_mask=self.mask, name=kind.name)
+            ChangedLogits(own, attention_mask=self.mask, name=kind.name, trusted=True)
             for kind, own in by_kind(rows)
         ]
 
@@ -273,10 +258,8 @@ def _decode_at_once(
     else:
         stopping = StoppingCriteriaList([ends])
     output = _decode(model, rows, max_length, stopping, **generation_kwargs)
-    answers = output.sequences[:, start:].tolist()
-    return [
-        tokens[: ends.ended_at.get(row, max_length) - start] for row, tokens in enumerate(answers)
-    ]
+    answers, ended = output.sequences[:, start:].tolist(), ends.ended_at()
+    return [tokens[: ended.get(row, max_length) - start] for row, tokens in enumerate(answers)]
 
 
 def _decode_with_pauses(
@@ -297,9 +280,10 @@ def _decode_with_pauses(
         grown = output.sequences.shape[1] - length
         rows.mask = torch.cat([rows.mask, rows.mask.new_ones((len(rows.mask), grown))], dim=1)
         rows.token_ids, rows.cache = output.sequences, output.past_key_values
+        ended = ends.ended_at()
         for row, tokens in enumerate(rows.token_ids[:, length:].tolist()):
-            answers[rows.origin[row]] += tokens[: ends.ended_at.get(row, length + grown) - length]
-        rows.keep([row for row in range(len(rows.origin)) if row not in ends.ended_at])
+            answers[rows.origin[row]] += tokens[: ended.get(row, length + grown) - length]
+        rows.keep([row for row in range(len(rows.origin)) if row not in ended])
     return answers
 
 
@@ -377,12 +361,14 @@ def _decode(
             model, generation_kwargs, rows.sampling_seed, rows.mask
         )
         processors += sampling
-    if steering := [change for column in rows.columns for change in column.forward]:
-        processors.insert(0, _FiniteLogits(steering))
+    faulty = FaultyLogits([change for column in rows.columns for change in column.forward])
+    if processors or faulty.names:
+        processors.insert(0, faulty)
+        stopping = StoppingCriteriaList([*stopping, FaultyEnd(faulty)])
     cache = {} if rows.cache is None else {"past_key_values": rows.cache}
     cached = generation_kwargs.get("use_cache", model.generation_config.use_cache) is not False
     with rows.steered(model, cached=cached):
-        return model.generate(
+        output = model.generate(
             input_ids=rows.token_ids,
             attention_mask=rows.mask,
             max_length=max_length,
@@ -392,3 +378,5 @@ def _decode(
             **cache,
             **generation_kwargs,
         )
+    faulty.refuse()
+    return output

@@ -57,7 +57,8 @@ def keyed_sampling(
         mask: Mask of the padded prompts.
 
     Returns:
-        Logits processors that leave one token, and the arguments of a greedy `generate`.
+        Logits processors that leave one token of scores that are numbers, and the arguments of a
+        greedy `generate`.
 
     Raises:
         ValueError: If several beams sample.
@@ -69,9 +70,8 @@ def keyed_sampling(
             "take num_beams=1 or do_sample=False"
         )
     settings = sampling_settings(own, generation_kwargs)
-    processors = LogitsProcessorList(
-        [*warpers(settings), KeyedSamplingProcessor(seeds, attention_mask=mask)]
-    )
+    drawing = KeyedSamplingProcessor(seeds, attention_mask=mask, trusted=True)
+    processors = LogitsProcessorList([*warpers(settings), drawing])
     return processors, {**generation_kwargs, **SAMPLING_OPTIONS, "do_sample": False}
 
 

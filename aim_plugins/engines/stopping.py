@@ -40,12 +40,15 @@ class _StopStrings:
         if not self.stop:
             return input_ids.new_zeros(len(input_ids), dtype=torch.bool)
         tails = self.tokenizer.batch_decode(input_ids[:, self.start :][:, -self.lookback :])
-        hits = [any(term in tail for term in self.stop) for tail in tails]
-        return torch.tensor(hits, device=input_ids.device)
+        hits = torch.tensor([any(term in tail for term in self.stop) for tail in tails])
+        return hits.to(input_ids.device, non_blocking=True)
 
 
 class RowEnds(StoppingCriteria):
     """Finishes each row at an end token or a stop string.
+
+    Where each ended stays on the device until it is asked for: a host that reads it at every token
+    waits as often. Only stop strings have to be looked for on the host.
 
     Args:
         tokenizer: Spells tokens out.
@@ -53,9 +56,6 @@ class RowEnds(StoppingCriteria):
         ends: The end tokens.
         start: Position of the first new token.
         pause: Whether to end the call of `generate` once enough rows have finished.
-
-    Attributes:
-        ended_at: Length in tokens of each row that has finished; what follows is padding.
     """
 
     def __init__(
@@ -64,16 +64,22 @@ class RowEnds(StoppingCriteria):
         self.pause = pause
         self.strings = _StopStrings(tokenizer, stop, start)
         self.ends = torch.tensor(sorted(ends), dtype=torch.long)
-        self.ended_at: dict[int, int] = {}
+        self._lengths: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        done = torch.isin(input_ids[:, -1], self.ends.to(input_ids.device))
-        done |= self.strings.found(input_ids)
-        for row in done.nonzero()[:, 0].tolist():
-            self.ended_at.setdefault(row, input_ids.shape[1])
-        if self.pause and len(self.ended_at) >= _LEAVING_SHARE * len(input_ids):
-            return torch.ones_like(done)
+        if self._lengths is None:
+            self.ends = self.ends.to(input_ids.device)
+            self._lengths = input_ids.new_zeros(len(input_ids))  # 0 of rows that go on
+        done = torch.isin(input_ids[:, -1], self.ends) | self.strings.found(input_ids)
+        self._lengths.masked_fill_(done & (self._lengths == 0), input_ids.shape[1])
+        if self.pause:
+            return done | ((self._lengths > 0).sum() >= _LEAVING_SHARE * len(input_ids))
         return done
+
+    def ended_at(self) -> dict[int, int]:
+        """Length in tokens of each row that has finished; what follows is padding."""
+        lengths = [] if self._lengths is None else self._lengths.tolist()
+        return {row: length for row, length in enumerate(lengths) if length}
 
 
 class BeamEnds(StoppingCriteria):

@@ -117,7 +117,7 @@ class AffineMap:
             displace,
             slope=placed.scale - 1,
             shift=placed.shift,
-            support=placed.support,
+            support=(placed.support_min, placed.support_max) if self.is_bounded else None,
             clip=placed.clip,
         )
 

@@ -202,14 +202,19 @@ class Change(abc.ABC):
                 of a copy.
             compiled: Whether to compile what can be; None decides by the device.
         """
+        import torch  # the module is read wherever arguments are
+
+        from aim_plugins.modulation.placement import placed
+
         if rows is None:
             logits, rows = logits.clone(), range(len(changes))
         places: dict[Any, list[int]] = {}
         for place, change in enumerate(changes):
             places.setdefault(change, []).append(place)
         for change, members in places.items():
-            own = [rows[place] for place in members]
-            changed = change.modulate(logits[own].float(), keys[members], Scratch())
+            own = placed([rows[place] for place in members], torch.int64, logits.device)
+            index = placed(members, torch.int64, keys.device)
+            changed = change.modulate(logits[own].float(), keys[index], Scratch())
             logits[own] = changed.to(logits.dtype)
         return logits
 

@@ -27,6 +27,7 @@ from aim_plugins.core.strengths import validate_strength
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.noise import noisy_rows, sequence_keys, standard_normal_at
+from aim_plugins.modulation.placement import placed
 
 Std = float | Sequence[float] | Float[Tensor, "..."]
 Seed = int | Sequence[int] | Int[Tensor, "..."]
@@ -73,14 +74,21 @@ class KeyedLogitsProcessor(LogitsProcessor):
             is.
         attention_mask: Mask of the padded prompts.
         name: How errors call the settings.
+        trusted: Whether the caller sees to it that scores are numbers. To read whether they are
+            waits for the device at every token.
     """
 
     def __init__(
-        self, settings: Sequence[Any], attention_mask: PromptMask | None, name: str = "std"
+        self,
+        settings: Sequence[Any],
+        attention_mask: PromptMask | None,
+        name: str = "std",
+        *,
+        trusted: bool = False,
     ) -> None:
         self.settings = list(settings)
         self.attention_mask = None if attention_mask is None else _validate_mask(attention_mask)
-        self._name = name
+        self._name, self._trusted = name, trusted
 
     def __call__(
         self, input_ids: Int[Tensor, "rows positions"], scores: Float[Tensor, "rows vocab"]
@@ -96,28 +104,28 @@ class KeyedLogitsProcessor(LogitsProcessor):
 
         Raises:
             ValueError: The rows are no multiple of those of settings or attention mask, the mask is
-                longer than `input_ids`, or a score is NaN.
+                longer than `input_ids`, or a score is NaN and not trusted.
         """
         settings = _expand(self.settings, len(scores), self._name)
         active = [row for row, setting in enumerate(settings) if setting is not None]
         if not active:
             return scores
-        _refuse_nan(scores)
+        if not self._trusted:
+            # A maximum propagates NaN: one read of the scores, and a flag per row.
+            refuse_nan(scores.amax(dim=1).isnan())
         mask = self._expanded_mask(input_ids)
         if len(active) == len(scores):
             return self._modulate(sequence_keys(input_ids, mask), scores, settings)
-        result = scores.clone()
-        result[active] = self._modulate(
-            sequence_keys(input_ids[active], None if mask is None else mask[active]),
-            scores[active],
-            [settings[row] for row in active],
-        )
-        return result
+        index = placed(active, torch.int64, input_ids.device)
+        keys = sequence_keys(input_ids[index], None if mask is None else mask[index])
+        index = index.to(scores.device)
+        changed = self._modulate(keys, scores[index], [settings[row] for row in active])
+        return scores.index_copy(0, index, changed)
 
     def _expanded_mask(self, input_ids: Tensor) -> Tensor | None:
         if self.attention_mask is None:
             return None
-        mask = self.attention_mask.to(input_ids.device)
+        mask = self.attention_mask = self.attention_mask.to(input_ids.device)
         generated = input_ids.shape[1] - mask.shape[1]
         if generated < 0:
             raise ValueError(
@@ -138,6 +146,8 @@ class ChangedLogits(KeyedLogitsProcessor):
     Args:
         changes: A change of logits for each prompt, or for all; None leaves a row as it is.
         attention_mask: As in `GaussianNoiseLogitsProcessor`.
+        name: As in `KeyedLogitsProcessor`.
+        trusted: As there.
 
     Raises:
         ValueError: As in `GaussianNoiseLogitsProcessor`.
@@ -149,8 +159,9 @@ class ChangedLogits(KeyedLogitsProcessor):
         *,
         attention_mask: PromptMask | None = None,
         name: str = "std",
+        trusted: bool = False,
     ) -> None:
-        super().__init__(changes, attention_mask, name)
+        super().__init__(changes, attention_mask, name, trusted=trusted)
 
     def _modulate(self, keys: Tensor, scores: Tensor, settings: list[Change]) -> Tensor:
         return type(settings[0]).modulate_rows(scores, keys, settings)
@@ -241,11 +252,14 @@ class HalfNormalFocusProcessor(KeyedLogitsProcessor):
                 f"targets: token ids {beyond} lie outside the vocabulary of {scores.shape[1]} "
                 "tokens; take ids from this model's tokenizer"
             )
-        token_ids = torch.tensor(list(self.targets), device=scores.device)
-        signs = torch.tensor(list(self.targets.values()), device=scores.device)
-        std, seed = (torch.tensor(one, device=scores.device) for one in zip(*settings, strict=True))
-        noise = standard_normal_at(keys.to(scores.device), token_ids, seed=seed)
-        shift = signs * (noise * std[:, None]).abs()
+        device = scores.device
+        token_ids = placed(list(self.targets), torch.int64, device)
+        signs = placed(list(self.targets.values()), torch.int64, device)
+        stds, seeds = zip(*settings, strict=True)
+        noise = standard_normal_at(
+            keys.to(device), token_ids, seed=placed(seeds, torch.int64, device)
+        )
+        shift = signs * (noise * placed(stds, torch.float32, device)[:, None]).abs()
         result = scores.clone()
         result[:, token_ids] = (scores[:, token_ids] + shift).to(scores.dtype)
         return result
@@ -312,9 +326,15 @@ def _expand(values: list, rows: int, name: str) -> list:
     return [value for value in values for _ in range(copies)]
 
 
-def _refuse_nan(scores: Tensor) -> None:
-    # A maximum propagates NaN: one read of the scores, and a flag per row.
-    faulty = scores.amax(dim=1).isnan()
+def refuse_nan(faulty: Bool[Tensor, " rows"]) -> None:
+    """Refuses scores that the model's forward pass has broken.
+
+    Args:
+        faulty: Whether the scores of each row are.
+
+    Raises:
+        ValueError: If any are.
+    """
     if bool(faulty.any()):
         rows = faulty.nonzero().flatten().tolist()
         raise ValueError(

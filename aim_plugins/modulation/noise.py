@@ -36,6 +36,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
+from aim_plugins.modulation.placement import placed
+
 NOISE_VERSION = 1
 """Version of the map (seed, prefix, token id) -> value; equal versions give equal draws."""
 
@@ -196,23 +198,20 @@ def noisy_rows(
         rows: The noisy rows, ascending; None are all.
         compiled: As in `standard_normal`.
     """
-
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=logits.device)[:, None]
-
+    device = logits.device
     noise = standard_normal(
         keys,
         logits.shape[1],
-        seed=torch.tensor(seeds, device=logits.device),
-        device=logits.device,
+        seed=placed(seeds, torch.int64, device),
+        device=device,
         compiled=compiled,
-    ).mul_(column(stds))
+    ).mul_(placed(stds, torch.float32, device)[:, None])
     if any(means):
-        noise.add_(column(means))
+        noise.add_(placed(means, torch.float32, device)[:, None])
     if rows is not None and len(rows) == len(logits):
         return logits.add_(noise)
     if rows is not None:
-        index = torch.tensor(rows, device=logits.device)
+        index = placed(rows, torch.int64, device)
         return logits.index_add_(0, index, noise.to(logits.dtype))
     # A float64 row keeps its precision; half precision is widened by the addition.
     total = noise.add(logits) if logits.dtype == torch.float64 else noise.add_(logits)

@@ -24,6 +24,7 @@ from aim_plugins.modulation.logits import (
     validate_seeds,
 )
 from aim_plugins.modulation.noise import standard_normal
+from aim_plugins.modulation.placement import placed
 
 SAMPLING_VERSION = 1
 """Version of the map (seed, prefix, logits) -> token; enters the fingerprints of results."""
@@ -85,14 +86,17 @@ class KeyedSamplingProcessor(KeyedLogitsProcessor):
     Args:
         seed: Seed of the draws: one, or one per prompt.
         attention_mask: As in `GaussianNoiseLogitsProcessor`.
+        trusted: As in `KeyedLogitsProcessor`.
 
     Raises:
         ValueError: As in `GaussianNoiseLogitsProcessor`.
     """
 
-    def __init__(self, seed: Seed = 0, *, attention_mask: PromptMask | None = None) -> None:
-        super().__init__(validate_seeds(seed), attention_mask, name="seed")
+    def __init__(
+        self, seed: Seed = 0, *, attention_mask: PromptMask | None = None, trusted: bool = False
+    ) -> None:
+        super().__init__(validate_seeds(seed), attention_mask, name="seed", trusted=trusted)
 
     def _modulate(self, keys: Tensor, scores: Tensor, settings: list[int]) -> Tensor:
-        drawn = draw_tokens(keys, scores, torch.tensor(settings, device=scores.device))
+        drawn = draw_tokens(keys, scores, placed(settings, torch.int64, scores.device))
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)

@@ -1,0 +1,61 @@
+"""Logits that are no numbers: noticed at every step of decoding, without waiting for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, StoppingCriteria
+
+from aim_plugins.modulation.changes import Change
+from aim_plugins.modulation.logits import refuse_nan
+
+
+class FaultyLogits(LogitsProcessor):
+    """Notes the rows whose logits are broken, from which any token would be taken.
+
+    They are noted on the device, where `FaultyEnd` ends the decoding, and read when it has ended.
+
+    Args:
+        changes: What changes the forward pass of any row.
+    """
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self.names = " and ".join(dict.fromkeys(f"the {change.name}" for change in changes))
+        self.rows: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # A maximum propagates NaN.
+        largest = scores.amax(dim=1)
+        faulty = ~(largest < torch.inf) if self.names else largest.isnan()
+        self.rows = faulty if self.rows is None else self.rows | faulty
+        return scores
+
+    def refuse(self) -> None:
+        """Raises the error of rows that were noted.
+
+        Raises:
+            ValueError: If there are any.
+        """
+        if self.rows is None:
+            return
+        if not self.names:
+            refuse_nan(self.rows)
+        elif bool(self.rows.any()):
+            raise ValueError(
+                f"{self.names} breaks the model, which returns NaN or infinite logits: take "
+                "smaller strengths"
+            )
+
+
+class FaultyEnd(StoppingCriteria):
+    """Ends all rows once one is faulty."""
+
+    def __init__(self, faulty: FaultyLogits) -> None:
+        self.faulty = faulty
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        assert self.faulty.rows is not None
+        return self.faulty.rows.any().to(input_ids.device).expand(len(input_ids))
