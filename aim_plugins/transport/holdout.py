@@ -77,12 +77,12 @@ def held_share(
     agreeing, moving = 0.0, 0.0
     folds = min(_FOLDS, fewest)
     for together in _held_out(owners, folds, apart=method.joint or len(source) > _FEW):
-        sides = zip((source, target), zip(*together, strict=True), strict=True)
-        known, held = zip(*(_split(side, masks) for side, masks in sides), strict=True)
-        learned = fit_map(method, support, *known, "held out")
+        known_source, held_source = _split(source, [first for first, _ in together])
+        known_target, held_target = _split(target, [second for _, second in together])
+        learned = fit_map(method, support, known_source, known_target, "held out")
         # Of all sentences, it would favour neurons where the two parts agree by chance.
-        unit = _inverse_spread(*known)
-        moves, needed, weights = _moves(learned, *held)
+        unit = _inverse_spread(known_source, known_target)
+        moves, needed, weights = _moves(learned, held_source, held_target)
         moves, needed = moves * unit[:, None], needed * unit[:, None]
         agreeing += float((moves * needed * weights).sum())
         moving += float((moves.square() * weights).sum())
@@ -102,9 +102,9 @@ def _held_out(
     """
     groups: dict[Any, list[tuple[Tensor, Tensor]]] = {}
     for fold in range(folds):
-        held = tuple(one % folds == fold for one in owners)
-        group = fold if apart else tuple(int(one.sum()) for one in held)
-        groups.setdefault(group, []).append(held)
+        first, second = (one % folds == fold for one in owners)
+        group = fold if apart else (int(first.sum()), int(second.sum()))
+        groups.setdefault(group, []).append((first, second))
     return list(groups.values())
 
 
