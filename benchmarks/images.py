@@ -21,11 +21,11 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -340,7 +340,9 @@ def main(parts: list[str]) -> None:
     torch.set_num_threads(1)
     if parts[:1] == ["--fit-alone"]:
         learn(make_pipeline(), int(parts[1]), batch_size=8)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        # Not getrusage's, which a child inherits from the process that has started it.
+        status = Path("/proc/self/status").read_text().splitlines()
+        print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")))
         return
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "fit": fit,

@@ -12,7 +12,10 @@ order was tried.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -56,31 +59,40 @@ def check_prompts_last(pipe: Any) -> None:
         )
 
 
-def check_images(pipe: Any, batch: Float[Tensor, "rows ..."], images: int) -> None:
-    """Refuses a strength for each row of a batch whose halves are two sides of guidance.
+@contextlib.contextmanager
+def images_counted(pipe: Any, images: int) -> Iterator[None]:
+    """Refuses calls of a pipeline that make another number of images, while the block runs.
 
-    Without guidance, or with a call for each side, so many rows are so many images, and only the
-    pipeline tells. Those of `PROMPTS_LAST` do, but for PixArt.
+    The scheduler is given the latents of all images at each step, whatever guidance made of them in
+    the denoiser, whose rows alone do not tell two sides of an image from two images of one seed.
 
     Args:
-        pipe: The pipeline that is steered.
-        batch: What its denoiser is given.
-        images: How many strengths were given.
+        pipe: The pipeline. A copy of its scheduler counts too, another scheduler does not.
+        images: How many images its calls make.
 
     Raises:
-        ValueError: If that is so.
+        ValueError: In the first step of a call that makes another number.
     """
-    owner = type(pipe).__call__.__qualname__.split(".")[0]
-    guided = owner in PROMPTS_LAST and getattr(pipe, "do_classifier_free_guidance", False)
-    if images != len(batch) or images % 2 or not guided:
-        return
-    halves = batch.detach().chunk(2)  # a pipeline beside it, of shared modules, may be running
-    if torch.equal(*halves):
-        raise ValueError(
-            f"strengths: {images} were given, one for each row of the denoiser's batch, of which "
-            f"guidance has two for each image: give {images // 2}, one for each image of the "
-            "pipeline's call"
-        )
+    scheduler = pipe.scheduler
+    before = vars(scheduler).get("step")
+
+    @functools.wraps(type(scheduler).step)  # pipelines look for its arguments
+    def step(self: Any, output: Tensor, time: Any, sample: Tensor, *more: Any, **named: Any) -> Any:
+        if len(sample) != images:
+            raise ValueError(
+                f"strengths: {images} were given, and the pipeline's call makes {len(sample)} "
+                "image(s): give one for each, prompts times num_images_per_prompt"
+            )
+        return type(self).step(self, output, time, sample, *more, **named)
+
+    scheduler.step = MethodType(step, scheduler)  # bound, so that a deep copy has its own
+    try:
+        yield
+    finally:
+        if before is None:
+            del scheduler.step
+        else:
+            scheduler.step = before
 
 
 def check_rows(rows: str) -> None:

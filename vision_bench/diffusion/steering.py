@@ -16,11 +16,11 @@ from aim_plugins.modulation.activations import AffineMap, fingerprint_of, read_s
 from aim_plugins.modulation.hooks import OutputFunction, change_outputs, find_module
 from aim_plugins.modulation.sites import split_site
 from vision_bench.diffusion.layout import (
-    check_images,
     check_prompts_last,
     check_row_axis,
     check_rows,
     check_tiled,
+    images_counted,
     over_rows,
 )
 from vision_bench.diffusion.neurons import neurons_axis
@@ -118,7 +118,10 @@ class ImageMaps:
         root = as_module(pipe)
         steered = _Steered(self, images, pipe)
         functions = {site: steered.function(root, site) for site in self.maps}
-        with steered.watching(denoiser), change_outputs(root, functions):
+        with contextlib.ExitStack() as attached:
+            attached.enter_context(images_counted(pipe, len(images)))
+            attached.enter_context(steered.watching(denoiser))
+            attached.enter_context(change_outputs(root, functions))
             yield
 
 
@@ -212,7 +215,6 @@ class _Steered:
         if self._call.rows in self._known:
             return
         check_tiled(self._call.batch, len(self._strengths))
-        check_images(self._pipe, self._call.batch, len(self._strengths))
         if self._maps.rows == "conditional" and self._call.rows > len(self._strengths):
             check_prompts_last(self._pipe)
         self._known.add(self._call.rows)

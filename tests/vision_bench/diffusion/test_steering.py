@@ -15,6 +15,7 @@ from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.sites import split_site
 from tests.vision_bench.diffusion.conftest import draw, lies_first, random_maps
 from vision_bench.diffusion import steering
+from vision_bench.diffusion.layout import images_counted
 from vision_bench.diffusion.pipelines import as_module
 from vision_bench.diffusion.steering import ImageMaps
 
@@ -402,16 +403,44 @@ def test_a_strength_is_needed_for_each_image(sdxl: DiffusionPipeline, count: int
         draw(sdxl, [*PROMPTS, "a coat"], guidance_scale=0.0)
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "sana"])
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "sana", "pixart"])
 def test_a_strength_for_each_side_of_guidance_is_refused(name: str, request: Any) -> None:
     """The rows alone would be six images as well."""
     pipe = request.getfixturevalue(name)
     maps = ImageMaps(timeless(random_maps(pipe)))
     with (
         maps.applied(pipe, STRENGTHS * 2),
-        pytest.raises(ValueError, match="strengths: 6 were given.*two for each image: give 3, one"),
+        pytest.raises(ValueError, match=r"strengths: 6 were given, .* makes 3 image\(s\)"),
     ):
         draw(pipe, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("count", "images", "guidance"), [(2, 3, 3.0), (2, 4, 3.0), (2, 4, 0.0), (1, 3, 3.0)]
+)
+def test_images_of_one_noise_are_counted_too(
+    sdxl: DiffusionPipeline, count: int, images: int, guidance: float
+) -> None:
+    """Their rows are all equal, and do not tell images from sides of guidance."""
+    noise = [torch.Generator().manual_seed(0) for _ in range(images)]
+    plain = sdxl.scheduler.step
+    with (
+        ImageMaps(timeless(random_maps(sdxl))).applied(sdxl, [0.0, 1.0][-count:]),
+        pytest.raises(ValueError, match=f"strengths: {count} were given, .* makes {images} image"),
+    ):
+        draw(sdxl, ["a coat"] * images, generator=noise, guidance_scale=guidance)
+    assert sdxl.scheduler.step == plain
+
+
+def test_a_copied_scheduler_counts_its_own_images(sdxl: DiffusionPipeline) -> None:
+    with images_counted(sdxl, 2):
+        copied = copy.deepcopy(sdxl.scheduler)
+    copied.set_timesteps(2)
+    latents = torch.zeros(2, 4, 2, 2)
+    copied.step(latents, copied.timesteps[0], latents)
+    assert copied.step_index == 1 and sdxl.scheduler.step_index != 1
+    with pytest.raises(ValueError, match="makes 3 image"):
+        copied.step(latents, copied.timesteps[1], latents[[0, 0, 1]])
 
 
 def test_images_of_one_noise_are_no_sides_of_guidance(sdxl: DiffusionPipeline) -> None:
