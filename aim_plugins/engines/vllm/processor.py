@@ -19,6 +19,7 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -29,6 +30,7 @@ from aim_plugins.engines.vllm.parameters import (
     asked_for,
     shown,
 )
+from aim_plugins.engines.vllm.steps import to_device
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 from aim_plugins.modulation.columns import by_kind
 from aim_plugins.modulation.noise import COMPILE_VARIABLE, extend_keys, prefix_keys, sequence_keys
@@ -109,6 +111,7 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         if not isinstance(state, torch.device):
             self._state = state
             self._slots = [RequestModulation()] * state.max_num_reqs
+            self._concerned = np.zeros(state.max_num_reqs, dtype=bool)
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -156,27 +159,27 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Notes what the request that moves into a slot asks for; tells whether it does."""
         asked = RequestModulation.read(sampling_params.extra_args)
-        self._slots[req_idx] = RequestModulation() if self._idle else asked
-        return self._slots[req_idx].concerns_logits
+        self._slots[req_idx] = asked
+        self._concerned[req_idx] = asked.concerns_logits and not self._idle
+        return bool(self._concerned[req_idx])
 
     def _apply_to_slots(
         self, logits: Float[Tensor, "rows vocab"], context: Any
     ) -> Float[Tensor, "rows vocab"]:
         # One row for each request, as speculative decoding is refused: the host knows the rows.
-        slots = context.idx_mapping_np.tolist()[: len(logits)]
-        rows = [row for row, slot in enumerate(slots) if self._slots[slot].concerns_logits]
-        if not rows:
+        slots = context.idx_mapping_np[: len(logits)]
+        rows = np.flatnonzero(self._concerned[slots])
+        if not len(rows):
             return logits
-        device = logits.device
-        chosen = torch.tensor([slots[row] for row in rows], device=device)
-        index = torch.tensor(rows, device=device)
+        chosen = slots[rows]
+        index = to_device(rows, logits.device)
         lengths = context.pos[index] + 1
         # The longest of the lengths, without waiting for the device.
         width = int(context.seq_lens_upper_bound_np[rows].max())
-        tokens = self._state.all_token_ids.gpu[chosen, :width]
-        within = torch.arange(width, device=device) < lengths[:, None]
-        asked = [self._slots[slots[row]] for row in rows]
-        return self._modulate(logits, rows, sequence_keys(tokens, within), asked)
+        tokens = self._state.all_token_ids.gpu[to_device(chosen, logits.device), :width]
+        within = torch.arange(width, device=logits.device) < lengths[:, None]
+        asked = [self._slots[slot] for slot in chosen]
+        return self._modulate(logits, rows.tolist(), sequence_keys(tokens, within), asked)
 
     # Both ---------------------------------------------------------------------------------------
 
