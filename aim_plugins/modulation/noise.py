@@ -25,6 +25,7 @@ application for game playing", 1970; Box and Muller, 1958.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import os
@@ -197,26 +198,32 @@ def noisy_rows(
         compiled: As in `standard_normal`.
     """
 
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=logits.device)[:, None]
+    def vector(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        return _vector(tuple(values), dtype, logits.device)
 
     noise = standard_normal(
         keys,
         logits.shape[1],
-        seed=torch.tensor(seeds, device=logits.device),
+        seed=vector(seeds, torch.int64),
         device=logits.device,
         compiled=compiled,
-    ).mul_(column(stds))
+    ).mul_(vector(stds, torch.float32)[:, None])
     if any(means):
-        noise.add_(column(means))
+        noise.add_(vector(means, torch.float32)[:, None])
     if rows is not None and len(rows) == len(logits):
         return logits.add_(noise)
     if rows is not None:
-        index = torch.tensor(rows, device=logits.device)
+        index = vector(rows, torch.int64)
         return logits.index_add_(0, index, noise.to(logits.dtype))
     # A float64 row keeps its precision; half precision is widened by the addition.
     total = noise.add(logits) if logits.dtype == torch.float64 else noise.add_(logits)
     return total.to(logits.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _vector(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Values on a device: kept, as moving them there at every decoding step would wait for it."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def standard_normal_at(
