@@ -32,6 +32,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -198,7 +199,7 @@ def noisy_rows(
         compiled: As in `standard_normal`.
     """
 
-    def vector(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    def vector(values: Sequence[Any], dtype: torch.dtype) -> Tensor:
         return _vector(tuple(values), dtype, logits.device)
 
     noise = standard_normal(
@@ -221,7 +222,7 @@ def noisy_rows(
 
 
 @functools.lru_cache(maxsize=64)
-def _vector(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _vector(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Values on a device: kept, as moving them there at every decoding step would wait for it."""
     return torch.tensor(values, dtype=dtype, device=device)
 

@@ -132,8 +132,8 @@ def cache_salt(
     return json.dumps(own)
 
 
-def attach_after_loading(worker: Any) -> None:
-    """Lets a worker attach the transport that its configuration names once its model is loaded."""
+def attach_after_loading(worker: Any, folder: Path) -> None:
+    """Lets a worker attach the transport in a folder once its model is loaded."""
     load_model = worker.load_model
 
     @functools.wraps(load_model)
@@ -141,8 +141,7 @@ def attach_after_loading(worker: Any) -> None:
         load_model(*arguments, **options)
         runner = worker.model_runner
         if not hasattr(runner, "aim_transport"):
-            transport = LearnedTransport.load(configured_folder(worker.vllm_config))
-            runner.aim_transport = WorkerTransport(runner, transport)
+            runner.aim_transport = WorkerTransport(runner, LearnedTransport.load(folder))
             RunnerSteps.of(runner).listeners.append(runner.aim_transport)
 
     worker.load_model = load
