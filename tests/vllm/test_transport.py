@@ -185,7 +185,7 @@ def test_activations_that_run_over_disturb_no_other_request(steered, monkeypatch
         given = llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts],
             [
-                SamplingParams(temperature=0, max_tokens=8, extra_args={"aim_strength": strength})
+                SamplingParams(temperature=0, max_tokens=4, extra_args={"aim_strength": strength})
                 for strength in strengths
             ],
             use_tqdm=False,
