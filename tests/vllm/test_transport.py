@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from vllm import LLM, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms.cpu import CpuPlatform
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from aim_plugins.engines.engine import Prompts, ScoreRequest
@@ -80,23 +83,45 @@ def make_llm(checkpoint: Path, transport: Path, **options: object) -> LLM:
 BOTH_RUNNERS = pytest.mark.second_runner
 
 
+def schedule_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets vLLM schedule a step before it knows the tokens of the last one, as it does on GPUs."""
+    check = CpuPlatform.check_and_update_config
+
+    def check_all_but_that(vllm_config: Any) -> None:
+        check(vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    monkeypatch.setattr(CpuPlatform, "check_and_update_config", staticmethod(check_all_but_that))
+
+
 @pytest.fixture(
     scope="module",
-    params=[*(pytest.param(name, marks=BOTH_RUNNERS) for name in ("all", "last")), "compiled"],
+    params=[
+        pytest.param("all", marks=BOTH_RUNNERS),
+        "last",
+        pytest.param("last, asynchronous", marks=BOTH_RUNNERS),
+        "compiled",
+    ],
 )
 def steered(request, small_model, small_checkpoint, tmp_path_factory):
     """A transport, the vLLM engine and the Hugging Face engine that run it."""
-    positions = "last" if request.param == "last" else "all"
+    positions = "last" if request.param.startswith("last") else "all"
+    monkeypatch = pytest.MonkeyPatch()
+    request.addfinalizer(monkeypatch.undo)
+    if request.param.endswith("asynchronous"):
+        if os.environ.get("TRITON_INTERPRET") != "1":
+            pytest.skip("on a CPU the second model runner alone can schedule asynchronously")
+        schedule_ahead(monkeypatch)
     transport = random_transport(small_model, positions)
     folder = transport.save(tmp_path_factory.mktemp("transport"))
     options: dict = {"num_gpu_blocks_override": 28}
     if request.param == "compiled":
         options["enforce_eager"] = False
         # The shape checks of the test run cannot be compiled.
-        monkeypatch = pytest.MonkeyPatch()
-        request.addfinalizer(monkeypatch.undo)
         monkeypatch.setattr(vllm_transport, "displace", inspect.unwrap(vllm_transport.displace))
     llm = make_llm(small_checkpoint, folder, **options)
+    scheduler = llm.llm_engine.vllm_config.scheduler_config
+    assert scheduler.async_scheduling == request.param.endswith("asynchronous")
     yield SimpleNamespace(
         transport=transport,
         engine=VLLMEngine(llm),
