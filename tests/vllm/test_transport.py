@@ -81,6 +81,7 @@ def make_llm(checkpoint: Path, transport: Path, **options: object) -> LLM:
 
 
 BOTH_RUNNERS = pytest.mark.second_runner
+SECOND_RUNNER = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def schedule_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
     monkeypatch = pytest.MonkeyPatch()
     request.addfinalizer(monkeypatch.undo)
     if request.param.endswith("asynchronous"):
-        if os.environ.get("TRITON_INTERPRET") != "1":
+        if not SECOND_RUNNER:
             pytest.skip("on a CPU the second model runner alone can schedule asynchronously")
         schedule_ahead(monkeypatch)
     transport = random_transport(small_model, positions)
@@ -120,8 +121,9 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
         # The shape checks of the test run cannot be compiled.
         monkeypatch.setattr(vllm_transport, "displace", inspect.unwrap(vllm_transport.displace))
     llm = make_llm(small_checkpoint, folder, **options)
-    scheduler = llm.llm_engine.vllm_config.scheduler_config
-    assert scheduler.async_scheduling == request.param.endswith("asynchronous")
+    config = llm.llm_engine.vllm_config
+    assert config.use_v2_model_runner == SECOND_RUNNER
+    assert config.scheduler_config.async_scheduling == request.param.endswith("asynchronous")
     yield SimpleNamespace(
         transport=transport,
         engine=VLLMEngine(llm),
