@@ -98,10 +98,10 @@ def schedule_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param("all", marks=BOTH_RUNNERS),
+        "all",
         "last",
         pytest.param("last, asynchronous", marks=BOTH_RUNNERS),
-        "compiled",
+        pytest.param("compiled", marks=BOTH_RUNNERS),
     ],
 )
 def steered(request, small_model, small_checkpoint, tmp_path_factory):

@@ -18,6 +18,19 @@ def pretend() -> None:
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
+    class Compiler:
+        """What PyTorch's compiler asks of Triton's, which it needs not on a CPU."""
+
+        def __init__(self, target: GPUTarget) -> None:
+            self.target = target
+
+        @staticmethod
+        def supports_target(target: GPUTarget) -> bool:
+            return target.backend == "cpu"
+
+        def hash(self) -> str:
+            return "interpreted"
+
     class Interpreted:
         """What vLLM and Triton ask of a driver."""
 
@@ -40,7 +53,7 @@ def pretend() -> None:
         def get_device_interface(self) -> object:
             return torch.cpu
 
-    backends["cpu"] = Backend(compiler=None, driver=Interpreted)
+    backends["cpu"] = Backend(compiler=Compiler, driver=Interpreted)
     driver.set_active(Interpreted())
 
 
