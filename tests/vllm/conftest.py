@@ -11,6 +11,9 @@ import pytest
 
 pytest.importorskip("vllm", reason="make test-vllm runs these in an environment of their own")
 
+SECOND_RUNNER = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether this run is of vLLM's second model runner, see `interpreted/sitecustomize.py`."""
+
 # Before vLLM is imported: tests look into the worker, which must be this process.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -19,6 +22,14 @@ WINDOW = 160
 """Tokens of the engines' `max_model_len`."""
 
 BLOCK_SIZE = 32
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves to the second runner what is marked for it: its kernels are interpreted."""
+    if SECOND_RUNNER:
+        marked = [item for item in items if item.get_closest_marker("second_runner")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in marked])
+        items[:] = marked
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, worker
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
 
+BOTH_RUNNERS = pytest.mark.second_runner
+
 WINDOW = 160  # of the fixture llm
 COLUMNS = columns_of(noise_std="0,0.3,1,4", noise_mean=0.5, noise_seed=11, noise_draws=2)
 
@@ -66,6 +68,7 @@ def prefix_cache_hits(llm: LLM) -> int:
     return next(m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits")
 
 
+@BOTH_RUNNERS
 def test_greedy_tokens_are_those_of_transformers_with_caching_chunks_and_preemption(
     llm: LLM, engine: VLLMEngine, reference_engine: HuggingFaceEngine, prompts: Prompts
 ) -> None:
@@ -83,6 +86,7 @@ def test_greedy_tokens_are_those_of_transformers_with_caching_chunks_and_preempt
     assert len({tuple(tokens) for row in given for tokens in row}) > 40, "strengths differ"
 
 
+@BOTH_RUNNERS
 def test_request_has_its_tokens_alone_and_in_any_batch(
     engine: VLLMEngine, prompts: Prompts
 ) -> None:
@@ -92,6 +96,7 @@ def test_request_has_its_tokens_alone_and_in_any_batch(
     assert alone[0][0] == together[3][5]
 
 
+@BOTH_RUNNERS
 def test_log_likelihoods_are_those_of_transformers(
     engine: VLLMEngine, reference_engine: HuggingFaceEngine, requests: list[ScoreRequest]
 ) -> None:
@@ -104,6 +109,7 @@ def test_log_likelihoods_are_those_of_transformers(
         assert (row.context_key, list(row.tokens)) == (wanted.context_key, list(wanted.tokens))
 
 
+@BOTH_RUNNERS
 def test_scoring_a_few_positions_at_a_time_changes_nothing(
     engine: VLLMEngine, requests: list[ScoreRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +131,7 @@ def test_scoring_a_few_positions_at_a_time_changes_nothing(
         assert row.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-4)
 
 
+@BOTH_RUNNERS
 def test_scoring_leaves_generation_as_it_was(
     engine: VLLMEngine, prompts: Prompts, requests: list[ScoreRequest]
 ) -> None:
@@ -134,6 +141,7 @@ def test_scoring_leaves_generation_as_it_was(
     assert before == after
 
 
+@BOTH_RUNNERS
 def test_logits_that_are_not_numbers_name_the_request(
     engine: VLLMEngine, requests: list[ScoreRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +178,7 @@ def test_finished_batches_are_not_computed_again(
     assert run() == first
 
 
+@BOTH_RUNNERS
 def test_stop_string_ends_a_continuation(
     engine: VLLMEngine, small_model: SimpleNamespace, prompts: Prompts
 ) -> None:
@@ -199,6 +208,7 @@ def test_options_without_effect_are_taken(engine: VLLMEngine, prompts: Prompts) 
     assert engine.generate(prompts, COLUMNS, max_length=length, **neutral) == plain
 
 
+@BOTH_RUNNERS
 @pytest.mark.parametrize(
     "options",
     [
@@ -228,6 +238,7 @@ def test_sampled_texts_are_those_of_transformers(
     assert again[0] != found[0]
 
 
+@BOTH_RUNNERS
 def test_a_change_that_a_package_registers_is_that_of_transformers(
     engine: VLLMEngine,
     reference_engine: HuggingFaceEngine,
@@ -329,6 +340,7 @@ def test_a_penalty_of_the_models_own_config_is_named(
     assert "repetition_penalty=1.5, which is left out" in caplog.text
 
 
+@BOTH_RUNNERS
 def test_a_strength_without_a_transport_is_refused(
     llm: LLM, engine: VLLMEngine, prompts: Prompts
 ) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from vllm import LLM, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms.cpu import CpuPlatform
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from aim_plugins.engines.engine import Prompts, ScoreRequest
@@ -20,7 +24,8 @@ from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.vllm import VLLMEngine, llm_arguments
 from aim_plugins.engines.vllm import transport as vllm_transport
 from aim_plugins.engines.vllm.parameters import RequestModulation
-from aim_plugins.engines.vllm.transport import cache_salt, why_not
+from aim_plugins.engines.vllm.steps import Step
+from aim_plugins.engines.vllm.transport import cache_salt, token_strengths, why_not
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.hooks import choose_sites
@@ -75,20 +80,50 @@ def make_llm(checkpoint: Path, transport: Path, **options: object) -> LLM:
     )
 
 
-@pytest.fixture(scope="module", params=["all", "last", "compiled"])
+BOTH_RUNNERS = pytest.mark.second_runner
+SECOND_RUNNER = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def schedule_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets vLLM schedule a step before it knows the tokens of the last one, as it does on GPUs."""
+    check = CpuPlatform.check_and_update_config
+
+    def check_all_but_that(vllm_config: Any) -> None:
+        check(vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    monkeypatch.setattr(CpuPlatform, "check_and_update_config", staticmethod(check_all_but_that))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "all",
+        "last",
+        pytest.param("last, asynchronous", marks=BOTH_RUNNERS),
+        pytest.param("compiled", marks=BOTH_RUNNERS),
+    ],
+)
 def steered(request, small_model, small_checkpoint, tmp_path_factory):
     """A transport, the vLLM engine and the Hugging Face engine that run it."""
-    positions = "last" if request.param == "last" else "all"
+    positions = "last" if request.param.startswith("last") else "all"
+    monkeypatch = pytest.MonkeyPatch()
+    request.addfinalizer(monkeypatch.undo)
+    if request.param.endswith("asynchronous"):
+        if not SECOND_RUNNER:
+            pytest.skip("on a CPU the second model runner alone can schedule asynchronously")
+        schedule_ahead(monkeypatch)
     transport = random_transport(small_model, positions)
     folder = transport.save(tmp_path_factory.mktemp("transport"))
     options: dict = {"num_gpu_blocks_override": 28}
     if request.param == "compiled":
         options["enforce_eager"] = False
         # The shape checks of the test run cannot be compiled.
-        monkeypatch = pytest.MonkeyPatch()
-        request.addfinalizer(monkeypatch.undo)
         monkeypatch.setattr(vllm_transport, "displace", inspect.unwrap(vllm_transport.displace))
     llm = make_llm(small_checkpoint, folder, **options)
+    config = llm.llm_engine.vllm_config
+    assert config.use_v2_model_runner == SECOND_RUNNER
+    assert config.scheduler_config.async_scheduling == request.param.endswith("asynchronous")
     yield SimpleNamespace(
         transport=transport,
         engine=VLLMEngine(llm),
@@ -177,7 +212,7 @@ def test_activations_that_run_over_disturb_no_other_request(steered, monkeypatch
         given = llm.generate(
             [{"prompt_token_ids": prompt} for prompt in prompts],
             [
-                SamplingParams(temperature=0, max_tokens=8, extra_args={"aim_strength": strength})
+                SamplingParams(temperature=0, max_tokens=4, extra_args={"aim_strength": strength})
                 for strength in strengths
             ],
             use_tqdm=False,
@@ -266,24 +301,53 @@ def test_a_damaged_transport_is_refused_before_the_model_is_loaded(
 
 
 def configuration(**changed: object) -> SimpleNamespace:
-    stages = changed.pop("pipeline_parallel_size", 1)
+    parallel = {
+        "pipeline_parallel_size": 1,
+        "prefill_context_parallel_size": 1,
+        "use_ubatching": False,
+    }
+    parallel |= {name: changed.pop(name) for name in list(changed) if name in parallel}
+    fast = changed.pop("kv_sharing_fast_prefill", False)
     return SimpleNamespace(
-        parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
-        **{"speculative_config": None, "use_v2_model_runner": False} | changed,
+        parallel_config=SimpleNamespace(**parallel),
+        cache_config=SimpleNamespace(kv_sharing_fast_prefill=fast),
+        **{"speculative_config": None} | changed,
     )
 
 
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
         ({"pipeline_parallel_size": 2}, "pipeline_parallel_size=2"),
+        ({"prefill_context_parallel_size": 2}, "part a step's tokens"),
+        ({"use_ubatching": True}, "part a step's tokens"),
+        ({"kv_sharing_fast_prefill": True}, "a prompt's last token alone"),
         ({"speculative_config": object()}, "draft model"),
     ],
 )
 def test_engines_that_cannot_transport_say_why(changed: dict, reason: str) -> None:
     assert why_not(configuration()) is None
     assert reason in (why_not(configuration(**changed)) or "")
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_every_token_of_a_step_has_the_strength_of_its_request(last_only: bool) -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        counts = generator.integers(1, 9, size=generator.integers(1, 7))
+        positions = generator.integers(0, 9, size=len(counts))
+        strengths = generator.normal(size=len(counts)).astype(np.float32)
+        starts = generator.integers(0, 12, size=len(counts))
+        expected = [
+            0 if last_only and position + token < start else strength
+            for count, position, strength, start in zip(
+                counts, positions, strengths, starts, strict=True
+            )
+            for token in range(count)
+        ]
+        step = Step(["some"] * len(counts), np.append(0, counts.cumsum()), positions)
+        given = token_strengths(step, strengths, starts if last_only else None)
+        assert given.tolist() == expected
 
 
 def test_salts_tell_strengths_transports_and_beginnings_apart() -> None:

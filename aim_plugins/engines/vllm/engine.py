@@ -217,7 +217,12 @@ class VLLMEngine:
             self._run(prompts, parameters, progress)
         finally:
             answers = self.llm.collective_rpc("aim_finish_scoring")
-        scores: list[ContextScores] = next(answer for answer in answers if answer is not None)
+        scores: list[ContextScores] | None = next((one for one in answers if one is not None), None)
+        if scores is None:
+            raise RuntimeError(
+                "vLLM has answered before all prompts were scored: it does not compute them as the "
+                "releases do that are supported"
+            )
         rows: dict[int, ContextScore] = {}
         for context, answer in zip(batch, scores, strict=True):
             if answer is None:

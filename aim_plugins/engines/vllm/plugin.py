@@ -188,9 +188,8 @@ def _attach_transports() -> None:
         original(self, vllm_config, *arguments, **options)
         from aim_plugins.engines.vllm import transport
 
-        # The model runners are heavy imports, which only workers of such an engine need.
-        if transport.configured_maps(vllm_config) is not None:
-            transport.register()
+        if (folder := transport.configured_folder(vllm_config)) is not None:
+            transport.attach_after_loading(self, folder)
 
     initialize.attaches_transport = True  # type: ignore[attr-defined]
     WorkerBase.__init__ = initialize

@@ -19,16 +19,17 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from aim_plugins.engines.vllm.parameters import (
-    KeyedSampling,
     RequestModulation,
     asked_for,
     shown,
 )
+from aim_plugins.engines.vllm.steps import to_device
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 from aim_plugins.modulation.columns import by_kind
 from aim_plugins.modulation.noise import COMPILE_VARIABLE, extend_keys, prefix_keys, sequence_keys
@@ -78,6 +79,66 @@ class _Request:
         return self.prompt[self.length] if beyond < 0 else self.output[beyond]
 
 
+class _Plan:
+    """What is done to some rows of logits, for as long as the requests of a batch stay the same.
+
+    Args:
+        rows: The rows, ascending.
+        asked: What the request of each row asks for.
+        device: Where the logits are.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, asked: list[RequestModulation], device: torch.device
+    ) -> None:
+        self._device = device
+        self.rows = self._index(rows)
+        self._changes = []
+        for kind, changes in by_kind([request.logits for request in asked]):
+            places = [place for place, change in enumerate(changes) if change is not None]
+            own = [changes[place] for place in places]
+            self._changes.append((kind, self._index(places), own, rows[places].tolist()))
+        alike: dict[Any, list[int]] = {}
+        for place, request in enumerate(asked):
+            if request.sampling is not None:
+                alike.setdefault(request.sampling.settings, []).append(place)
+        self._draws = []
+        for places in alike.values():
+            sampling = [one for place in places if (one := asked[place].sampling)]
+            seeds = self._index([one.seed for one in sampling])
+            self._draws.append((self._index(places), seeds, sampling[0].warpers()))
+
+    def _index(self, values: Any) -> Int64[Tensor, " values"]:
+        return to_device(np.array(values, dtype=np.int64), self._device)
+
+    def apply(
+        self,
+        logits: Float[Tensor, "rows vocab"],
+        keys: Int64[Tensor, " modulated"],
+        *,
+        compiled: bool | None,
+    ) -> Float[Tensor, "rows vocab"]:
+        """Changes the rows in place, then draws tokens where they ask for it.
+
+        Args:
+            logits: Logits of the batch.
+            keys: Prefix key of each of the rows.
+            compiled: As in `Change.modulate_rows`.
+        """
+        for kind, places, changes, own in self._changes:
+            kind.modulate_rows(logits, keys[places], changes, rows=own, compiled=compiled)
+        for places, seeds, warpers in self._draws:
+            rows = self.rows[places]
+            scores = logits[rows]
+            for warper in warpers:
+                scores = warper(_NO_TOKENS, scores)
+            tokens = draw_tokens(keys[places], scores, seeds, compiled=compiled)
+            # One token is left in each row.
+            logits[rows] = -torch.inf
+            logits[rows, tokens] = 0.0
+        return logits
+
+
 class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
     """Changes the logits of the requests that ask for it.
 
@@ -106,9 +167,12 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         asked = os.environ.get(COMPILE_VARIABLE)
         self._compiled = None if asked else not vllm_config.model_config.enforce_eager
         self._requests: dict[int, _Request] = {}
+        self._plan: _Plan | None = None
         if not isinstance(state, torch.device):
             self._state = state
             self._slots = [RequestModulation()] * state.max_num_reqs
+            self._concerned = np.zeros(state.max_num_reqs, dtype=bool)
+            self._planned = np.empty(0, dtype=np.int64)
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -139,8 +203,8 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
 
     def update_state(self, batch_update: Any) -> None:
         """Follows requests as they join, leave and change their row."""
-        if not self._idle:
-            process_dict_updates(self._requests, batch_update, _new_request)
+        if not self._idle and process_dict_updates(self._requests, batch_update, _new_request):
+            self._plan = None
 
     def _apply_to_rows(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
         if not self._requests:
@@ -149,34 +213,39 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         requests = [self._requests[row] for row in rows]
         _hash_new_tokens(requests)
         keys = torch.tensor([request.key for request in requests], device=logits.device)
-        return self._modulate(logits, rows, keys, [request.asked for request in requests])
+        if self._plan is None:
+            asked = [request.asked for request in requests]
+            self._plan = _Plan(np.array(rows), asked, logits.device)
+        return self._plan.apply(logits, keys, compiled=self._compiled)
 
     # Second runner ------------------------------------------------------------------------------
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Notes what the request that moves into a slot asks for; tells whether it does."""
         asked = RequestModulation.read(sampling_params.extra_args)
-        self._slots[req_idx] = RequestModulation() if self._idle else asked
-        return self._slots[req_idx].concerns_logits
+        self._slots[req_idx] = asked
+        self._concerned[req_idx] = asked.concerns_logits and not self._idle
+        self._plan = None
+        return bool(self._concerned[req_idx])
 
     def _apply_to_slots(
         self, logits: Float[Tensor, "rows vocab"], context: Any
     ) -> Float[Tensor, "rows vocab"]:
         # One row for each request, as speculative decoding is refused: the host knows the rows.
-        slots = context.idx_mapping_np.tolist()[: len(logits)]
-        rows = [row for row, slot in enumerate(slots) if self._slots[slot].concerns_logits]
-        if not rows:
+        slots = context.idx_mapping_np[: len(logits)]
+        rows = np.flatnonzero(self._concerned[slots])
+        if not len(rows):
             return logits
-        device = logits.device
-        chosen = torch.tensor([slots[row] for row in rows], device=device)
-        index = torch.tensor(rows, device=device)
-        lengths = context.pos[index] + 1
+        if self._plan is None or not np.array_equal(slots, self._planned):
+            asked = [self._slots[slot] for slot in slots[rows]]
+            self._plan, self._planned = _Plan(rows, asked, logits.device), slots.copy()
+        lengths = context.pos[self._plan.rows] + 1
         # The longest of the lengths, without waiting for the device.
         width = int(context.seq_lens_upper_bound_np[rows].max())
-        tokens = self._state.all_token_ids.gpu[chosen, :width]
-        within = torch.arange(width, device=device) < lengths[:, None]
-        asked = [self._slots[slots[row]] for row in rows]
-        return self._modulate(logits, rows, sequence_keys(tokens, within), asked)
+        tokens = self._state.all_token_ids.gpu[context.idx_mapping[self._plan.rows], :width]
+        within = torch.arange(width, device=logits.device) < lengths[:, None]
+        keys = sequence_keys(tokens, within)
+        return self._plan.apply(logits, keys, compiled=self._compiled)
 
     # Both ---------------------------------------------------------------------------------------
 
@@ -190,52 +259,6 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
             ctx: The second runner's layout of the batch.
         """
         return self._apply_to_rows(logits) if ctx is None else self._apply_to_slots(logits, ctx)
-
-    def _modulate(
-        self,
-        logits: Float[Tensor, "rows vocab"],
-        rows: list[int],  # ascending
-        keys: Int64[Tensor, " modulated"],
-        asked: list[RequestModulation],
-    ) -> Float[Tensor, "rows vocab"]:
-        """Changes the given rows of the logits, then draws tokens, where they ask for it."""
-        for kind, changes in by_kind([request.logits for request in asked]):
-            places = [place for place, change in enumerate(changes) if change is not None]
-            kind.modulate_rows(
-                logits,
-                keys[places],
-                [changes[place] for place in places],
-                rows=[rows[place] for place in places],
-                compiled=self._compiled,
-            )
-        alike: dict[Any, list[int]] = {}
-        for place, request in enumerate(asked):
-            if request.sampling is not None:
-                alike.setdefault(request.sampling.settings, []).append(place)
-        for places in alike.values():
-            self._draw(
-                logits,
-                torch.tensor([rows[place] for place in places], device=logits.device),
-                keys[places],
-                [sampling for place in places if (sampling := asked[place].sampling)],
-            )
-        return logits
-
-    def _draw(
-        self,
-        logits: Float[Tensor, "rows vocab"],
-        rows: Int64[Tensor, " drawn"],
-        keys: Int64[Tensor, " drawn"],
-        sampling: list[KeyedSampling],  # of the same settings
-    ) -> None:
-        """Leaves one token in each of the rows."""
-        scores = logits[rows]
-        for warper in sampling[0].warpers():
-            scores = warper(_NO_TOKENS, scores)
-        seeds = torch.tensor([request.seed for request in sampling], device=logits.device)
-        tokens = draw_tokens(keys, scores, seeds, compiled=self._compiled)
-        logits[rows] = -torch.inf
-        logits[rows, tokens] = 0.0
 
 
 def _refuse_beside_keyed_sampling(parameters: Any) -> None:

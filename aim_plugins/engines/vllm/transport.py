@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.core.signature import check_shared_weights
 from aim_plugins.engines.vllm.parameters import RequestModulation, asked_for
-from aim_plugins.engines.vllm.versions import changed_interface
+from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener, to_device
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap, displace
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.hooks import find_module
@@ -60,11 +62,6 @@ def configured_maps(vllm_config: Any) -> ActivationMaps | None:
 def why_not(vllm_config: Any) -> str | None:
     """Why an engine with this configuration cannot transport activations; None if it can."""
     parallel = vllm_config.parallel_config
-    if vllm_config.use_v2_model_runner:
-        return (
-            "activation transport runs on vLLM's first model runner: start vLLM with the "
-            "environment variable VLLM_USE_V2_MODEL_RUNNER=0"
-        )
     if parallel.pipeline_parallel_size > 1:
         return (
             f"pipeline_parallel_size={parallel.pipeline_parallel_size}: a rank holds some of the "
@@ -75,6 +72,17 @@ def why_not(vllm_config: Any) -> str | None:
         return (
             "a draft model would decode without the transport: start vLLM without "
             "speculative_config, or fold the transport (aim-plugins transport fold)"
+        )
+    if parallel.use_ubatching or parallel.prefill_context_parallel_size > 1:
+        return (
+            "dual batch overlap and prefill context parallelism part a step's tokens, and every "
+            "token has its own strength: start vLLM without --enable-dbo, --ubatch-size and "
+            "--prefill-context-parallel-size, or fold the transport (aim-plugins transport fold)"
+        )
+    if vllm_config.cache_config.kv_sharing_fast_prefill:
+        return (
+            "kv_sharing_fast_prefill runs some layers on a prompt's last token alone: start vLLM "
+            "without --kv-sharing-fast-prefill, or fold the transport (aim-plugins transport fold)"
         )
     return None
 
@@ -124,52 +132,26 @@ def cache_salt(
     return json.dumps(own)
 
 
-def register() -> None:
-    """Lets workers attach the transport that their configuration names; repeatable."""
-    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+def attach_after_loading(worker: Any, folder: Path) -> None:
+    """Lets a worker attach the transport in a folder once its model is loaded."""
+    load_model = worker.load_model
 
-    for runner in (GPUModelRunner, CPUModelRunner):
-        if "load_model" in vars(runner):
-            _attach_after_loading(runner)
-    if not hasattr(GPUModelRunner, "_model_forward"):
-        raise changed_interface("GPUModelRunner._model_forward")
-    _fill_before_forward(GPUModelRunner)
+    @functools.wraps(load_model)
+    def load(*arguments: Any, **options: Any) -> None:
+        load_model(*arguments, **options)
+        runner = worker.model_runner
+        if not hasattr(runner, "aim_transport"):
+            runner.aim_transport = WorkerTransport(runner, LearnedTransport.load(folder))
+            RunnerSteps.of(runner).listeners.append(runner.aim_transport)
 
-
-def _attach_after_loading(runner_class: Any) -> None:
-    original = runner_class.load_model
-    if getattr(original, "attaches_transport", False):
-        return
-
-    @functools.wraps(original)
-    def load_model(self: Any, *arguments: Any, **options: Any) -> None:
-        original(self, *arguments, **options)
-        folder = configured_folder(self.vllm_config)
-        if folder is not None and not hasattr(self, "aim_transport"):
-            self.aim_transport = WorkerTransport(self, LearnedTransport.load(folder))
-
-    load_model.attaches_transport = True  # type: ignore[attr-defined]
-    runner_class.load_model = load_model
+    worker.load_model = load
 
 
-def _fill_before_forward(runner_class: Any) -> None:
-    original = runner_class._model_forward
-    if getattr(original, "fills_strengths", False):
-        return
-
-    @functools.wraps(original)
-    def forward(self: Any, *arguments: Any, **options: Any) -> Any:
-        if (transport := getattr(self, "aim_transport", None)) is not None:
-            transport.fill()
-        return original(self, *arguments, **options)
-
-    forward.fills_strengths = True  # type: ignore[attr-defined]
-    runner_class._model_forward = forward
-
-
-class WorkerTransport:
+class WorkerTransport(StepListener):
     """A transport attached to the model of one worker.
+
+    Its strengths are one buffer, a number for each token of a step, whatever the number of distinct
+    ones. It keeps its address and is written in place, so that CUDA graphs read it when they run.
 
     Args:
         runner: The worker's model runner, after it has loaded its model.
@@ -182,9 +164,14 @@ class WorkerTransport:
 
     def __init__(self, runner: Any, transport: LearnedTransport) -> None:
         config = runner.vllm_config
-        self._runner = runner
         self.last_only = transport.maps.positions == "last"
         self.strengths = torch.zeros((runner.max_num_tokens, 1), device=runner.device)
+        self._written = np.zeros((runner.max_num_tokens, 1), dtype=np.float32)
+        self._strengths: dict[str, float] = {}
+        self._starts: dict[str, int] = {}
+        # What a compiler or a CUDA graph has recorded cannot ask at every step: it adds zero times
+        # the displacement.
+        self._may_skip = bool(config.model_config.enforce_eager)
         self._busy = False
         model = runner.get_model()
         _check_model(model, transport, force=bool(config.additional_config.get(FORCE_KEY)))
@@ -211,7 +198,7 @@ class WorkerTransport:
             return torch.nan_to_num(value) if isinstance(value, Tensor) else value
 
         def hook(module: Any, inputs: Any, options: Any) -> Any:
-            if not torch.compiler.is_compiling() and not self._busy:
+            if self._may_skip and not self._busy:
                 return None
             return (*inputs[:1], *map(finite, inputs[1:])), {
                 name: value if name in ("query", "q") else finite(value)
@@ -247,8 +234,7 @@ class WorkerTransport:
             return module.aim_strengths[: activations.shape[0]] * displacement
 
         def hook(module: Any, inputs: Any, outputs: Any) -> Any:
-            # Compiled graphs cannot ask: they add zero times the displacement.
-            if not torch.compiler.is_compiling() and not self._busy:
+            if self._may_skip and not self._busy:
                 return None
             if isinstance(outputs, Tensor):
                 return (outputs.float() + moved_by(module, outputs)).to(outputs.dtype)
@@ -262,34 +248,52 @@ class WorkerTransport:
 
         module.register_forward_hook(hook)
 
-    def fill(self) -> None:
+    def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
+        """Notes the strength that a request asks for, and the first token that it reaches."""
+        asked = RequestModulation.read(extra_args)
+        self._strengths[name] = asked.strength
+        self._starts[name] = len(prompt) - 1 if asked.start is None else asked.start
+
+    def remove_request(self, name: str) -> None:
+        """Forgets a request."""
+        self._strengths.pop(name, None)
+        self._starts.pop(name, None)
+
+    def before_forward(self, step: Step) -> None:
         """Writes the strength of each token of the step that is about to run."""
-        runner, batch = self._runner, self._runner.input_batch
-        modulations = [
-            _modulation(runner.requests[name]) for name in batch.req_ids[: batch.num_reqs]
-        ]
-        asked = any(modulation.strength != 0 for modulation in modulations)
-        if not asked and not self._busy:
-            return
-        ends = runner.query_start_loc.np[: batch.num_reqs + 1].tolist()
-        values = torch.zeros((ends[-1], 1))
-        for row, modulation in enumerate(modulations):
-            first, start = ends[row], modulation.start
-            if self.last_only:
-                begin = int(batch.num_prompt_tokens[row]) - 1 if start is None else start
-                first += max(0, begin - int(batch.num_computed_tokens_cpu[row]))
-            values[first : ends[row + 1]] = modulation.strength
-        self.strengths.zero_()
-        self.strengths[: ends[-1]].copy_(values)
-        self._busy = asked
+        strengths = _looked_up(self._strengths, step.names, np.float32)
+        starts = _looked_up(self._starts, step.names, np.int64) if self.last_only else None
+        values = np.zeros_like(self._written)
+        values[: step.rows[-1], 0] = token_strengths(step, strengths, starts)
+        # Decoding steps are mostly like the one before.
+        if not np.array_equal(values, self._written):
+            self._written, self._busy = values, bool(values.any())
+            self.strengths.copy_(to_device(values, self.strengths.device), non_blocking=True)
 
 
-def _modulation(request: Any) -> RequestModulation:
-    # Read once for each request, not at every step.
-    if not hasattr(request, "aim_modulation"):
-        parameters = request.sampling_params  # a pooling model's request has none
-        request.aim_modulation = RequestModulation.read(parameters and parameters.extra_args)
-    return request.aim_modulation
+def token_strengths(
+    step: Step,
+    strengths: Float[np.ndarray, " requests"],
+    starts: Int[np.ndarray, " requests"] | None = None,
+) -> Float[np.ndarray, " tokens"]:
+    """The strength of each token of a step.
+
+    Args:
+        step: The step.
+        strengths: Strength of each request.
+        starts: First position of each request that its strength reaches; None reaches all.
+    """
+    counts = np.diff(step.rows)
+    tokens = np.repeat(strengths, counts)
+    if starts is not None:
+        positions = np.arange(len(tokens)) + np.repeat(step.positions - step.rows[:-1], counts)
+        tokens[positions < np.repeat(starts, counts)] = 0
+    return tokens
+
+
+def _looked_up(table: Mapping[str, Any], names: Sequence[str], dtype: Any) -> np.ndarray:
+    """A value for each request; one that is unknown would be left unsteered, and is an error."""
+    return np.fromiter(map(table.__getitem__, names), dtype, len(names))
 
 
 def _check_model(model: Any, transport: LearnedTransport, *, force: bool) -> None:

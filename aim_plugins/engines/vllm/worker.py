@@ -1,17 +1,16 @@
 """Scoring inside vLLM's workers: log-likelihoods of prompts under every column, from one forward.
 
 Changes of logits leave the forward pass as it is, and vLLM hands the hidden states of all tokens
-of a step to the function that computes log-probabilities of prompts. `ScoringExtension` joins in
-there: it takes the positions that are scored, computes their logits some rows at a time, and keeps
-nothing but sums for each request and column. vLLM's own log-probabilities of prompts would send the
+of a step to the function that computes log-probabilities of prompts. `Scoring` listens there: it
+takes the positions that are scored, computes their logits some rows at a time, and keeps nothing
+but sums for each request and column. vLLM's own log-probabilities of prompts would send the
 values of one strength, or with `prompt_logprobs=-1` the whole vocabulary, from the worker for every
 token.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.engines.vllm.parameters import RequestModulation
-from aim_plugins.engines.vllm.versions import changed_interface
+from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.noise import prefix_keys
 
@@ -45,7 +44,8 @@ class ScoredContext:
         continuations: Token ids of each member's continuation. All of them end one token after the
             prompt.
         columns: Number of columns.
-        keys: Prefix keys of the prompt, once they are needed.
+        keys: Prefix keys of the prompt, once it is known.
+        length: Tokens of the prompt.
         done: Positions before this one have been scored.
         broken: Whether the model returned NaN.
     """
@@ -53,7 +53,8 @@ class ScoredContext:
     continuations: list[list[int]]
     columns: int
     keys: Tensor | None = None
-    done: int = -1
+    length: int = 0
+    done: int = 0
     broken: bool = False
     sums: Tensor = field(init=False)
     greedy: Tensor = field(init=False)
@@ -65,27 +66,31 @@ class ScoredContext:
         self.greedy = torch.ones(members, self.columns, dtype=torch.bool)
         self.clean = torch.zeros(members, dtype=torch.float64)
 
-    def positions(self, prompt: Sequence[int], first: int, stop: int) -> range:
+    def begin(self, prompt: Sequence[int]) -> None:
+        """Takes the prompt; again after a preemption, which changes nothing."""
+        if self.keys is None:
+            self.keys = prefix_keys(torch.tensor([prompt]))[0]
+            self.length = len(prompt)
+            self.done = len(prompt) - max(map(len, self.continuations))
+
+    def positions(self, first: int, stop: int) -> range:
         """Positions from `first` up to `stop` that have to be scored now.
 
         Raises:
             RuntimeError: If positions before `first` have been left out.
         """
-        if self.keys is None:
-            self.keys = prefix_keys(torch.tensor([prompt]))[0]
-            self.done = len(prompt) - max(map(len, self.continuations))
         if first > self.done:
             raise RuntimeError(
                 f"vLLM computed from position {first} of a prompt that is scored from {self.done}: "
                 "the rest came from its prefix cache, which scoring has to do without"
             )
         # After a preemption vLLM computes positions anew that have been scored.
-        return range(self.done, stop)
+        return range(self.done, min(stop, self.length))
 
-    def targets(self, prompt_length: int, position: int) -> Iterator[tuple[int, int]]:
+    def targets(self, position: int) -> Iterator[tuple[int, int]]:
         """Members with a token after a position of the prompt, and that token."""
         for member, tokens in enumerate(self.continuations):
-            index = position - (prompt_length - len(tokens))
+            index = position - (self.length - len(tokens))
             if index >= 0:
                 yield member, tokens[index]
 
@@ -108,6 +113,63 @@ class _Position:
     targets: list[tuple[int, int]]
 
 
+class Scoring(StepListener):
+    """Scores contexts while a model runner computes them.
+
+    Args:
+        runner: The runner.
+        columns: The columns.
+        contexts: What is scored; a request names its context by `INDEX_ARGUMENT`.
+    """
+
+    def __init__(self, runner: Any, columns: list[Column], contexts: list[list[list[int]]]) -> None:
+        self._runner = runner
+        self._columns = columns
+        self.contexts = [ScoredContext(members, len(columns)) for members in contexts]
+        self._by_name: dict[str, ScoredContext] = {}
+
+    def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
+        """Takes the prompt of a context."""
+        number = extra_args.get(INDEX_ARGUMENT)
+        if number is not None:
+            self._by_name[name] = self.contexts[number]
+            self._by_name[name].begin(prompt)
+
+    def remove_request(self, name: str) -> None:
+        """Forgets a request; its context keeps what was scored."""
+        self._by_name.pop(name, None)
+
+    def after_forward(self, step: Step, hidden_states: Tensor) -> None:
+        """Scores what one step has computed of the contexts."""
+        waiting = list(self._positions(step))
+        if not waiting:
+            return
+        transport = getattr(self._runner, "aim_transport", None)
+        by_prefix = transport is None or not transport.last_only
+        size = max(1, _LOGITS_AT_A_TIME // self._runner.model_config.get_vocab_size())
+        for start in range(0, len(waiting), size):
+            block = waiting[start : start + size]
+            rows = torch.tensor([position.row for position in block], device=hidden_states.device)
+            # Where the vocabulary is spread over devices every worker has to take part.
+            logits = self._runner.model.compute_logits(hidden_states[rows])
+            if logits is not None:
+                _add_scores(block, logits, self._columns, by_prefix=by_prefix)
+
+    def _positions(self, step: Step) -> Iterator[_Position]:
+        firsts, rows = step.positions.tolist(), step.rows.tolist()
+        for index, name in enumerate(step.names):
+            if (context := self._by_name.get(name)) is None:
+                continue
+            first, row = firsts[index], rows[index]
+            stop = first + rows[index + 1] - row
+            for position in context.positions(first, stop):
+                key = int(context.keys[position])  # type: ignore[index]
+                yield _Position(
+                    context, row + position - first, key, list(context.targets(position))
+                )
+            context.done = max(context.done, min(stop, context.length))
+
+
 class ScoringExtension:
     """Methods that vLLM adds to its workers (`worker_extension_cls`), for `collective_rpc`."""
 
@@ -124,28 +186,12 @@ class ScoringExtension:
 
         Raises:
             ImportError: If this release of vLLM computes log-probabilities of prompts elsewhere.
-            NotImplementedError: If the engine runs vLLM's second model runner.
         """
-        runner = self.model_runner
-        if type(runner).__module__.startswith("vllm.v1.worker.gpu."):
-            raise NotImplementedError(
-                "scoring needs vLLM's first model runner: set VLLM_USE_V2_MODEL_RUNNER=0 before "
-                "the engine is made (generation works with both)"
-            )
+        listeners = RunnerSteps.of(self.model_runner).listeners
         # What an earlier call left behind, had it been interrupted.
-        vars(runner).pop("_get_prompt_logprobs_dict", None)
-        original = getattr(runner, "_get_prompt_logprobs_dict", None)
-        if original is None:
-            raise changed_interface("GPUModelRunner._get_prompt_logprobs_dict")
-        self._aim_columns = [RequestModulation.read(column).column for column in columns]
-        self._aim_contexts = [ScoredContext(members, len(columns)) for members in contexts]
-
-        @functools.wraps(original)
-        def compute(hidden_states: Tensor, num_scheduled_tokens: dict[str, int]) -> Any:
-            self._aim_score_step(hidden_states, num_scheduled_tokens)
-            return original(hidden_states, num_scheduled_tokens)
-
-        runner._get_prompt_logprobs_dict = compute
+        listeners[:] = [one for one in listeners if not isinstance(one, Scoring)]
+        asked = [RequestModulation.read(column).column for column in columns]
+        listeners.append(Scoring(self.model_runner, asked, contexts))
 
     def aim_finish_scoring(self) -> list[ContextScores] | None:
         """Ends scoring.
@@ -153,43 +199,12 @@ class ScoringExtension:
         Returns:
             The scores of each context; None from workers that have no logits.
         """
-        vars(self.model_runner).pop("_get_prompt_logprobs_dict", None)
-        contexts, self._aim_contexts = self._aim_contexts, []
-        if any(context.keys is None for context in contexts):
+        listeners = RunnerSteps.of(self.model_runner).listeners
+        scoring = next(one for one in listeners if isinstance(one, Scoring))
+        listeners.remove(scoring)
+        if any(context.done < context.length for context in scoring.contexts):
             return None
-        return [context.result() for context in contexts]
-
-    def _aim_score_step(self, hidden_states: Tensor, num_scheduled_tokens: dict[str, int]) -> None:
-        """Scores what one step has computed of the contexts."""
-        waiting = list(self._aim_positions(num_scheduled_tokens))
-        if not waiting:
-            return
-        transport = getattr(self.model_runner, "aim_transport", None)
-        by_prefix = transport is None or not transport.last_only
-        size = max(1, _LOGITS_AT_A_TIME // self.model_runner.model_config.get_vocab_size())
-        for start in range(0, len(waiting), size):
-            block = waiting[start : start + size]
-            rows = torch.tensor([position.row for position in block], device=hidden_states.device)
-            # Where the vocabulary is spread over devices every worker has to take part.
-            logits = self.model_runner.model.compute_logits(hidden_states[rows])
-            if logits is not None:
-                _add_scores(block, logits, self._aim_columns, by_prefix=by_prefix)
-
-    def _aim_positions(self, num_scheduled_tokens: dict[str, int]) -> Iterator[_Position]:
-        runner = self.model_runner
-        for index, name in enumerate(runner.input_batch.req_ids):
-            request = runner.requests[name]
-            number = (request.sampling_params.extra_args or {}).get(INDEX_ARGUMENT)
-            if number is None:
-                continue
-            context, prompt = self._aim_contexts[number], request.prompt_token_ids
-            first = request.num_computed_tokens
-            stop = min(first + num_scheduled_tokens[name], len(prompt))
-            offset = int(runner.query_start_loc.np[index]) - first
-            for position in context.positions(prompt, first, stop):
-                targets = list(context.targets(len(prompt), position))
-                yield _Position(context, offset + position, int(context.keys[position]), targets)
-            context.done = max(context.done, stop)
+        return [context.result() for context in scoring.contexts]
 
 
 def _add_scores(
