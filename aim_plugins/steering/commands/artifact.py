@@ -14,7 +14,7 @@ from aim_plugins.engines.loading import load_engine
 from aim_plugins.steering.settings.transports import ConvertSettings, FoldSettings, ShowSettings
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.change import warn_once
-from aim_plugins.transport.convert import convert_statedicts
+from aim_plugins.transport.exchange.ml_act import convert_statedicts
 from aim_plugins.transport.folding.fold import fold_transport
 from aim_plugins.transport.incremental import TITLES
 from aim_plugins.transport.summary import summarise, summary_text
