@@ -8,7 +8,7 @@ output x becomes
     x + d (c - (x - b)·d), d = v / |v|     with action "clamp".
 
 The second is one map of each neuron only where v has a single neuron that is not 0: that one
-becomes b + c d, and the others stay. A direction over several mixes them and is refused, as are heads.
+becomes b + c d, and the others stay. A direction over several mixes them: refused, as heads are.
 A row of a CSV file takes v and b from a sparse autoencoder. Here that has to lie on the disk, and
 "add" leaves its bias aside; lm-eval 0.4.13 itself stops at every "add" of a CSV file, since it
 passes the bias on and then refuses one.
