@@ -95,6 +95,7 @@ REFUSALS = [
     (aim(*FIT, "--source", "no.txt", "--target", "a.txt"), "error: source='no.txt': no such file"),
     (aim(*FIT, "--source", "typo.py", "--target", "a.txt"), "source='typo.py': the suffix is"),
     (aim(*FIT, *SIDES, "--method", "lin"), "did you mean 'linear'"),
+    (aim(*FIT, *SIDES, "--method", "pca", "--limit", "3"), "--limit draws each side by itself"),
     (aim(*FIT, *SIDES, "--support", "q9"), "support='q9' is unknown"),
     (aim(*FIT, *SIDES, "--pooling", "most"), "pooling='most' is unknown"),
     (aim(*FIT, *SIDES, "--positions", "first"), "positions='first' is unknown"),

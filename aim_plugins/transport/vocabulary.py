@@ -12,8 +12,11 @@ from pathlib import Path
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing
 
-METHOD_NAMES = ("linear", "gaussian", "mean", "aura", "actadd", "caa", "iti")
+METHOD_NAMES = ("linear", "gaussian", "mean", "aura", "actadd", "caa", "iti", "pca")
 """Names of the methods in `aim_plugins.transport.maps`."""
+
+PAIRED_METHODS = ("pca",)
+"""Those that take source and target sentences in pairs."""
 
 POOLINGS = ("mean", "min", "max", "median", "last", "all")
 """How the tokens of a sentence become one response, see `aim_plugins.transport.responses`."""

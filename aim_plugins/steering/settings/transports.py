@@ -14,6 +14,7 @@ from aim_plugins.steering.settings.model import ModelSettings
 from aim_plugins.transport.data.text_files import SUFFIXES
 from aim_plugins.transport.incremental import Incremental
 from aim_plugins.transport.vocabulary import (
+    PAIRED_METHODS,
     WRITTEN_SUFFIXES,
     check_method,
     check_pooling,
@@ -73,6 +74,11 @@ class FitSettings(ModelSettings):
         if self.source is None and not self.data:
             raise ValueError("the sentences are missing: add --source FILE --target FILE")
         check_method(self.method)
+        if self.limit is not None and self.method in PAIRED_METHODS:
+            raise ValueError(
+                f"--limit draws each side by itself, and --method {self.method} takes pairs: "
+                "shorten both files, partners at the same lines"
+            )
         if self.pooling is not None:
             check_pooling(self.pooling)
         if self.support is not None:

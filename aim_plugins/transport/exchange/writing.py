@@ -48,7 +48,7 @@ def _shift_of(site: str, one: AffineMap) -> Tensor:
     if bool((one.scale != 1).any()):
         raise ValueError(
             f"the map of {site!r} scales neurons, and a steering vector is only added: fit mean, "
-            "caa, actadd or iti"
+            "caa, actadd, iti or pca"
         )
     if one.is_bounded and not one.clip:  # a scale of 1 moves what lies outside as what is inside
         raise ValueError(
