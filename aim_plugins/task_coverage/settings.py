@@ -34,7 +34,7 @@ class TaskCoverageSettings(SuiteSettings, ImportanceSettings, CriteriaSettings, 
         reference: Folder of a reference that another run learned, instead.
         classes: What surprise compares documents within: those with the same place of the right
             answer (answer), or all of them (one).
-        directions: Folder of a transport that shifts activations (mean, caa, actadd or iti):
+        directions: Folder of a transport that shifts activations (mean, caa, iti, ...):
             measures coverage along its directions besides.
         direction_k: Of TKNC and TKNP along directions, how many of the strongest count.
         adds_to: One of the tasks: lists the documents of the others that add most to it.

@@ -26,7 +26,8 @@ class TransportMetadata(MapsMetadata):
     """What a transport was learned on, and how.
 
     Attributes:
-        method: "linear", "gaussian", "mean", "aura", "actadd", "caa" or "iti".
+        method: "linear", "gaussian", "mean", "aura", "actadd", "caa", "iti" or "pca"; "imported"
+            for vectors that another tool wrote, of whose making nothing is known.
         sites: Module outputs with a map, in the order in which a forward pass reaches them.
         data_sha256: SHA-256 of the sentences of both sides.
         tokenizer_sha256: SHA-256 of the tokenizer's vocabulary and rules.

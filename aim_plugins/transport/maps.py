@@ -25,6 +25,7 @@ from aim_plugins.transport.statistics import (
     constant_neurons,
     coupled_moment,
     in_double,
+    principal_direction,
     probe_direction,
     sorted_samples,
 )
@@ -46,6 +47,7 @@ class Method(abc.ABC):
         minimum_samples: Samples each side needs.
         bounded: Whether a support makes sense.
         joint: Whether a neuron's map depends on the module's other neurons.
+        paired: Whether source and target sentences at the same places belong together.
         aimed: Whether the map carries the source to the target, so that it can be held against
             other sentences of both.
         pooling: How a sentence's tokens become one sample.
@@ -60,6 +62,7 @@ class Method(abc.ABC):
     minimum_samples: ClassVar[int] = 2
     bounded: ClassVar[bool] = True
     joint: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
     aimed: ClassVar[bool] = True
     pooling: ClassVar[str] = "mean"
     positions: ClassVar[str] = "all"
@@ -132,6 +135,7 @@ class Method(abc.ABC):
                 f"source has {source.shape[1]} neurons and target {target.shape[1]}: both must "
                 "come from the same module"
             )
+        check_pairs(self, len(source), len(target))
 
 
 class LinearTransport(Method):
@@ -293,9 +297,35 @@ class ITI(Method):
         return torch.ones_like(source[0]), (deviation * direction).to(source.device)
 
 
+class PCA(Method):
+    """RepE's reading vector: T(x) = x + v, along which pairs of sentences differ most.
+
+    v is the first principal component of the differences target less source of pairs, of length 1;
+    it points to where the target's mean projects further; λ is the paper's coefficient, so useful
+    strengths may well exceed 1.
+
+    Source: arXiv 2310.01405, section 3.1 (Linear Artificial Tomography, last token) and 3.2 (linear
+    combination R + v, at every token). Its code shuffles which sentence of a pair comes first
+    before it centres the differences, so that their mean goes to 0 as pairs grow; here it is left
+    out of the component exactly, and no draw decides. repeng's `pca_diff` centres differences that
+    all point one way, and so takes from them what they have in common.
+    """
+
+    name = "pca"
+    title = "RepE (PCA)"
+    joint = True
+    paired = True
+    aimed = False
+    pooling = "last"
+
+    def _fit(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        direction = principal_direction(source.cpu(), target.cpu())
+        return torch.ones_like(source[0]), direction.to(source.device)
+
+
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (LinearTransport, GaussianTransport, MeanTransport, AurA, ActAdd, CAA, ITI)
+    for method in (LinearTransport, GaussianTransport, MeanTransport, AurA, ActAdd, CAA, ITI, PCA)
 }
 """Methods by name."""
 
@@ -346,6 +376,19 @@ def fit_map(
     constant = constant_neurons(source)
     low = low.masked_fill(constant, -torch.inf)
     return AffineMap(learned.scale, learned.shift, low, high.masked_fill(constant, torch.inf), clip)
+
+
+def check_pairs(method: Method, n_source: int, n_target: int) -> None:
+    """Refuses sides of different numbers where a method takes pairs.
+
+    Raises:
+        ValueError: Naming the numbers.
+    """
+    if method.paired and n_source != n_target:
+        raise ValueError(
+            f"source has {n_source} sample(s) and target {n_target}, and method={method.name!r} "
+            "takes pairs: give as many, partners at the same place of both"
+        )
 
 
 def check_support(method: Method, support: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aim_plugins.transport.incremental import check_incremental
-from aim_plugins.transport.maps import Method, check_support, find_method
+from aim_plugins.transport.maps import Method, check_pairs, check_support, find_method
 from aim_plugins.transport.vocabulary import check_pooling, check_positions
 
 
@@ -101,6 +101,7 @@ def check_sides(method: Method, source: Sequence[str], target: Sequence[str], on
                 f"{side} has {len(inputs)} {one}(s), and method={method.name!r} needs at "
                 f"least {method.minimum_samples}: give more {one}s"
             )
+    check_pairs(method, len(source), len(target))
 
 
 def check_counts(**counts: int | None) -> None:

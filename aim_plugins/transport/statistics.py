@@ -83,6 +83,21 @@ def probe_direction(
     return normal / length if length > 0 else normal
 
 
+def principal_direction(
+    source: Float64[Tensor, "pairs neurons"], target: Float64[Tensor, "pairs neurons"]
+) -> Float64[Tensor, " neurons"]:
+    """Unit vector along which the differences of pairs are longest, from source to target.
+
+    It is the first eigenvector of the second moment of target less source, about 0. Its sign makes
+    the target's mean project on it further than the source's. Zero where no pair differs.
+    """
+    differences = target - source
+    direction = torch.linalg.svd(differences, full_matrices=False).Vh[0]
+    if not bool((differences != 0).any()):
+        return torch.zeros_like(direction)
+    return -direction if differences.mean(0) @ direction < 0 else direction
+
+
 def sorted_samples(samples: Float[Tensor, "n neurons"]) -> Float[Tensor, "neurons n"]:
     """Each neuron's samples in rising order."""
     columns = samples.T.contiguous()

@@ -10,15 +10,28 @@ import re
 from pathlib import Path
 
 from aim_plugins.core.errors import did_you_mean
+from aim_plugins.core.files import existing
 
-METHOD_NAMES = ("linear", "gaussian", "mean", "aura", "actadd", "caa", "iti")
+METHOD_NAMES = ("linear", "gaussian", "mean", "aura", "actadd", "caa", "iti", "pca")
 """Names of the methods in `aim_plugins.transport.maps`."""
+
+PAIRED_METHODS = ("pca",)
+"""Those that take source and target sentences in pairs."""
 
 POOLINGS = ("mean", "min", "max", "median", "last", "all")
 """How the tokens of a sentence become one response, see `aim_plugins.transport.responses`."""
 
 STATEDICT = ".statedict"
 """Suffix of the maps that the original implementation saved."""
+
+INTERVENTIONS = "intkey_*.bin"
+"""Names of the files of pyreft's interventions."""
+
+VECTOR_SUFFIXES = (".gguf", ".safetensors", ".pt", ".pth", ".csv")
+"""Suffixes of files of steering vectors that are read."""
+
+WRITTEN_SUFFIXES = (".gguf", ".safetensors")
+"""Suffixes of those that are written."""
 
 _PERCENTILES = re.compile(r"q(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
 
@@ -54,8 +67,28 @@ def statedict_files(folder: Path) -> list[Path]:
         return paths
     raise ValueError(
         f"folder={str(folder)!r} holds no *{STATEDICT} files: name the folder where the original "
-        "saved its interventions"
+        f"saved its interventions, or one of pyreft with {INTERVENTIONS}"
     )
+
+
+def intervention_files(folder: Path) -> list[Path]:
+    """The interventions in a folder of pyreft; none where it is another's."""
+    return sorted(folder.glob(INTERVENTIONS))
+
+
+def check_vectors(path: Path) -> None:
+    """Refuses what is neither a file of steering vectors nor a folder of maps.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If it is something else.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"vectors={str(path)!r}: no such file or folder")
+    if path.is_file():
+        existing(path, "vectors", VECTOR_SUFFIXES)
+    elif not intervention_files(path):
+        statedict_files(path)
 
 
 def check_method(name: str) -> None:

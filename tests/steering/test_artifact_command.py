@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -135,3 +136,37 @@ def test_convert_writes_a_transport(
     loaded = LearnedTransport.load(tmp_path / "out")
     assert torch.equal(loaded.maps.maps[NORM].scale, torch.full((WIDTH,), 2.0))
     assert loaded.metadata.base_model == str(tiny_checkpoint)
+
+
+def test_vectors_come_in_and_go_out_again(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--pretrained", tiny_checkpoint, "--device", "cpu")
+    vectors = {f"model.layers.{number}": torch.randn(WIDTH) for number in (1, 2)}
+    safetensors.torch.save_file(vectors, tmp_path / "v.safetensors")
+    assert run("convert", tmp_path / "v.safetensors", *words, "-o", tmp_path / "in") == 0
+    assert "2 maps, method imported, all tokens" in capsys.readouterr().out
+    assert run("export", tmp_path / "in", "-o", tmp_path / "out.gguf", "--strength", -2) == 0
+    assert "2 vectors, times -2" in capsys.readouterr().out
+    assert run("convert", tmp_path / "out.gguf", *words, "-o", tmp_path / "again") == 0
+    maps = LearnedTransport.load(tmp_path / "again").maps.maps
+    for site, vector in vectors.items():
+        torch.testing.assert_close(maps[site].shift, -2 * vector, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="is there: choose a new file"):
+        run("export", tmp_path / "in", "-o", tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("--feature", 3), "--site is missing"),
+        (("--coefficient", 3), "--coefficient is of a --feature"),
+        (("--pooling", "mean"), "--pooling is of ml-act's folders alone"),
+    ],
+)
+def test_options_of_other_files_are_refused(
+    tmp_path: Path, asked: tuple[Any, ...], message: str
+) -> None:
+    safetensors.torch.save_file({"1": torch.zeros(WIDTH)}, tmp_path / "v.safetensors")
+    with pytest.raises(ValueError, match=message):
+        run("convert", tmp_path / "v.safetensors", "--pretrained", "m", "-o", "out", *asked)

@@ -432,7 +432,7 @@ def test_a_config_leaves_a_method_s_own_choice_or_replaces_it(received, value, w
 
 
 def test_every_command_has_its_help(capsys):
-    for name in ("fit", "show", "fold", "convert", "generate", "evaluate", "compare"):
+    for name in ("fit", "show", "fold", "convert", "export", "generate", "evaluate", "compare"):
         with pytest.raises(SystemExit) as stopped:
             cli.main(["transport", name, "--help"])
         assert stopped.value.code == 0

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import optimize, stats
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from aim_plugins.transport import maps as maps_module
 from aim_plugins.transport.maps import METHODS, find_method, fit_map, support_bounds
 from aim_plugins.transport.statistics import auroc, constant_neurons, optimal_coupling
-from aim_plugins.transport.vocabulary import METHOD_NAMES
+from aim_plugins.transport.vocabulary import METHOD_NAMES, PAIRED_METHODS
 
 SIZES = [(40, 40), (30, 42), (42, 30), (7, 13), (2, 9), (9, 2)]
 NEURONS = 6
@@ -206,6 +207,33 @@ def test_iti_leaves_neurons_alone_that_never_differ():
     assert find_method("iti").fit(same, same).shift.tolist() == [0] * NEURONS
 
 
+def test_pca_finds_the_component_of_pairs_in_either_order():
+    """sklearn's PCA centres: of both orders of every pair there is no mean to take away."""
+    source, target = samples(12, 26), samples(12, 27, 2.0)
+    differences = double(target) - double(source)
+    component = PCA(n_components=1).fit(np.r_[differences, -differences]).components_[0]
+    component *= np.sign(differences.mean(0) @ component)
+    assert_map(find_method("pca").fit(source, target), np.ones(NEURONS), component)
+
+
+def test_pca_of_known_components_is_the_longest_of_them_towards_the_target():
+    """Differences 3 e_1 ± 2 e_0: second moments 9 along e_1 and 4 along e_0."""
+    source = samples(6, 28)
+    differences = torch.zeros(6, NEURONS)
+    differences[:, 1], differences[::2, 0], differences[1::2, 0] = -3.0, 2.0, -2.0
+    learned = find_method("pca").fit(source, source + differences)
+    expected = -np.eye(NEURONS)[1]
+    np.testing.assert_allclose(double(learned.shift), expected, rtol=0, atol=1e-6)
+    assert find_method("pca").fit(source, source).shift.tolist() == [0] * NEURONS
+
+
+def test_methods_of_pairs_want_as_many_samples_on_both_sides():
+    assert [name for name, method in METHODS.items() if method.paired] == list(PAIRED_METHODS)
+    for name in PAIRED_METHODS:
+        with pytest.raises(ValueError, match="source has 5 .* target 4.*takes pairs"):
+            fit_map(name, None, samples(5, 1), samples(4, 2), "site")
+
+
 def test_iti_names_the_extra_that_brings_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(ImportError, match=r"pip install 'aim-plugins\[transport\]'"):
@@ -214,15 +242,12 @@ def test_iti_names_the_extra_that_brings_scikit_learn(monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"actadd"}))
 def test_the_order_of_samples_does_not_matter(name):
-    source, target = samples(30, 26), samples(41, 27, 2.0)
+    paired = METHODS[name].paired
+    source, target = samples(30, 26), samples(30 if paired else 41, 27, 2.0)
     generator = torch.Generator().manual_seed(1)
-    mixed = fit_map(
-        name,
-        None,
-        source[torch.randperm(30, generator=generator)],
-        target[torch.randperm(41, generator=generator)],
-        "site",
-    )
+    order = torch.randperm(30, generator=generator)
+    other = order if paired else torch.randperm(41, generator=generator)
+    mixed = fit_map(name, None, source[order], target[other], "site")
     learned = fit_map(name, None, source, target, "site")
     assert_map(mixed, double(learned.scale), double(learned.shift))
     assert torch.equal(mixed.support_min, learned.support_min)
@@ -230,7 +255,7 @@ def test_the_order_of_samples_does_not_matter(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_blocks_of_neurons_do_not_show(name, monkeypatch):
-    source, target = samples(30, 28), samples(41, 29, 2.0)
+    source, target = samples(30, 28), samples(30 if METHODS[name].paired else 41, 29, 2.0)
     whole = find_method(name).fit(source, target)
     monkeypatch.setattr(maps_module, "_BLOCK", 1)
     single = find_method(name).fit(source, target)
@@ -239,7 +264,8 @@ def test_blocks_of_neurons_do_not_show(name, monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_activations_are_read_exactly(name):
-    source, target = samples(12, 30).bfloat16(), samples(15, 31, 2.0).bfloat16()
+    number = 12 if METHODS[name].paired else 15
+    source, target = samples(12, 30).bfloat16(), samples(number, 31, 2.0).bfloat16()
     half = find_method(name).fit(source, target)
     single = find_method(name).fit(source.float(), target.float())
     assert half.scale.dtype == torch.float32
@@ -252,9 +278,10 @@ def test_fits_do_not_depend_on_hash_seeds():
 import hashlib, torch
 from aim_plugins.transport.maps import METHODS, fit_map
 generator = torch.Generator().manual_seed(0)
-source, target = (torch.randn(n, 5, generator=generator) for n in (9, 14))
+source, more = (torch.randn(n, 5, generator=generator) for n in (9, 14))
 digest = hashlib.sha256()
 for name in METHODS:
+    target = more[:9] if METHODS[name].paired else more
     one = fit_map(name, None, source, target, "site")
     for vector in (one.scale, one.shift, one.support_min, one.support_max):
         digest.update(vector.numpy().tobytes())
@@ -337,6 +364,7 @@ def test_each_method_has_its_papers_defaults():
         "actadd": ("last", "all", "atonce", "none"),
         "caa": ("last", "last", "atonce", "none"),
         "iti": ("last", "last", "atonce", "none"),
+        "pca": ("last", "all", "atonce", "none"),
     }
 
 
@@ -362,7 +390,7 @@ def test_activations_that_are_not_finite_are_refused_with_their_module(side, val
         fit_map("linear", None, **sides, site="layers.4.norm")
 
 
-@pytest.mark.parametrize("name", ["linear", "gaussian", "aura", "iti"])
+@pytest.mark.parametrize("name", ["linear", "gaussian", "aura", "iti", "pca"])
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_single_sentence_is_refused_where_a_spread_is_needed(name, side):
     sides = {"source": samples(5, 46), "target": samples(5, 47)}

@@ -22,6 +22,7 @@ TIMESTEPS: Mapping[str, str] = {
 _OF_SENTENCES = {
     "caa": "on images its map is that of method='mean'",
     "actadd": "on images its map is that of method='mean' from one prompt a side",
+    "pca": "its direction is that of pairs of sentences",
 }
 """Methods that need a sentence's last token, and what to say of them."""
 

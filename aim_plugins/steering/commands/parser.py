@@ -3,7 +3,8 @@
 aim-plugins transport fit ...         learns one from two files of sentences
 aim-plugins transport show DIR        what it does, in numbers
 aim-plugins transport fold DIR ...    a plain checkpoint with it in the weights
-aim-plugins transport convert ...     from the original implementation's files
+aim-plugins transport convert ...     from another tool's files
+aim-plugins transport export ...      vectors for another tool
 aim-plugins transport generate ...    what a steered model writes, at every strength
 aim-plugins transport evaluate ...    its effect and its cost, against strength
 aim-plugins transport compare ...     several in one report
@@ -22,6 +23,7 @@ from aim_plugins.steering.settings.comparison import CompareSettings
 from aim_plugins.steering.settings.evaluation import EvaluationSettings, GenerateSettings
 from aim_plugins.steering.settings.transports import (
     ConvertSettings,
+    ExportSettings,
     FitSettings,
     FoldSettings,
     ShowSettings,
@@ -81,8 +83,18 @@ COMMANDS = (
         "convert",
         ConvertSettings,
         "commands.artifact:convert",
-        "read the state dicts that the original implementation (ml-act) saved",
-        "Reads a folder of <module>.statedict files without running anything in them.",
+        "make a transport from what another tool saved",
+        "Reads ml-act's and pyreft's folders, and steering vectors in files: GGUF, safetensors, "
+        "lm-eval's and steering-vectors'. Nothing in them is run; what is no map of each neuron "
+        "is refused.",
+    ),
+    Command(
+        "export",
+        ExportSettings,
+        "commands.artifact:export",
+        "write a transport's vectors for another tool",
+        "Writes a GGUF file for llama.cpp and repeng, or safetensors with a vector for each "
+        "module. Maps that do more than add a vector are refused by name.",
     ),
     Command(
         "generate",

@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from aim_plugins.core.files import existing, refuse_filled
+from aim_plugins.core.files import existing, existing_folder, refuse_filled
 from aim_plugins.core.settings import Count, Settings, option
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.steering.settings.model import ModelSettings
 from aim_plugins.transport.data.text_files import SUFFIXES
 from aim_plugins.transport.incremental import Incremental
 from aim_plugins.transport.vocabulary import (
+    PAIRED_METHODS,
+    WRITTEN_SUFFIXES,
     check_method,
     check_pooling,
     check_positions,
+    check_vectors,
     existing_transport,
+    intervention_files,
     parse_support,
-    statedict_files,
 )
 
 
@@ -71,6 +74,11 @@ class FitSettings(ModelSettings):
         if self.source is None and not self.data:
             raise ValueError("the sentences are missing: add --source FILE --target FILE")
         check_method(self.method)
+        if self.limit is not None and self.method in PAIRED_METHODS:
+            raise ValueError(
+                f"--limit draws each side by itself, and --method {self.method} takes pairs: "
+                "shorten both files, partners at the same lines"
+            )
         if self.pooling is not None:
             check_pooling(self.pooling)
         if self.support is not None:
@@ -126,28 +134,82 @@ class FoldSettings(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings(ModelSettings):
-    """Maps that the original implementation saved.
+    """Maps or vectors that another tool saved.
 
     Attributes:
-        folder: Holds *.statedict files, under the name that ml-act gave it.
+        vectors: A folder of ml-act (*.statedict, under its own name) or of pyreft (intkey_*.bin);
+            or a file: control vectors (.gguf), vectors by module or block, or a sparse autoencoder
+            (.safetensors), lm-eval's steering (.pt, .csv), or those of steering-vectors (.pt).
         output: Folder for the transport.
-        method: Needed between gaussian and mean, whose files are alike, unless the folder's name
-            says it.
-        support: none, minmax or qLO_HI; by default the one in force when they were saved.
-        positions: The tokens that the hooks were applied to, which the files do not say.
-        pooling: How activations were pooled; by default as the folder's name says.
-        incremental: Whether hooks were fitted behind the earlier ones (causal) or atonce; by
-            default as the folder's name says.
+        positions: The tokens that they act on: all or last; by default as the file says, or all.
+        feature: Of a sparse autoencoder, the number of the feature to add.
+        site: The module whose output it is added to, such as model.layers.14.
+        coefficient: What the feature's direction is multiplied by.
+        method: Of ml-act; needed between gaussian and mean, whose files are alike, unless the
+            folder's name says it.
+        support: Of ml-act: none, minmax or qLO_HI; by default the one in force when they were
+            saved.
+        pooling: Of ml-act: how activations were pooled; by default as the folder's name says.
+        incremental: Of ml-act: whether hooks were fitted behind the earlier ones (causal) or
+            atonce; by default as the folder's name says.
     """
 
-    folder: Path = option(positional=True, metavar="FOLDER")
+    vectors: Path = option(positional=True, metavar="PATH")
     output: Path = option(short="-o", metavar="OUT")
+    positions: Literal["all", "last"] | None = None
+    feature: int | None = None
+    site: str | None = None
+    coefficient: float = 1.0
     method: Literal["linear", "gaussian", "mean", "aura"] | None = None
     support: str | None = None
-    positions: Literal["all", "last"] = "all"
     pooling: str | None = None
     incremental: Literal["causal", "atonce"] | None = None
 
+    def check(self) -> None:
+        if (self.feature is None) != (self.site is None):
+            missing = "site" if self.site is None else "feature"
+            raise ValueError(f"--{missing} is missing: a feature is added to one module's output")
+        if self.feature is None and self.coefficient != 1.0:
+            raise ValueError("--coefficient is of a --feature: leave it out, strength scales maps")
+
     def check_files(self) -> None:
         refuse_filled(self.output)
-        statedict_files(self.folder)
+        check_vectors(self.vectors)
+        if self.feature is not None:
+            existing(self.vectors, "vectors", [".safetensors"])
+        for name in ("method", "support", "pooling", "incremental"):
+            if getattr(self, name) is not None and not self.is_of_ml_act:
+                raise ValueError(f"--{name} is of ml-act's folders alone: leave it out")
+
+    @property
+    def is_of_ml_act(self) -> bool:
+        """Whether it is a folder of the original implementation's."""
+        return self.vectors.is_dir() and not intervention_files(self.vectors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(Settings):
+    """Vectors for another tool.
+
+    Attributes:
+        transport: Folder of the transport.
+        output: A new file: .gguf for llama.cpp and repeng, or .safetensors.
+        strength: What the vectors are multiplied by.
+    """
+
+    transport: Path = option(positional=True, metavar="DIR")
+    output: Path = option(short="-o", metavar="FILE")
+    strength: float = 1.0
+
+    def check(self) -> None:
+        if self.output.suffix not in WRITTEN_SUFFIXES:
+            raise ValueError(
+                f"output={str(self.output)!r}: the suffix is {self.output.suffix!r}, not one of "
+                f"{' '.join(WRITTEN_SUFFIXES)}"
+            )
+
+    def check_files(self) -> None:
+        existing_transport(self.transport)
+        existing_folder(self.output.parent, "output")
+        if self.output.exists():
+            raise ValueError(f"output={str(self.output)!r} is there: choose a new file")

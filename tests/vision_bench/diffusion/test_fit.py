@@ -590,6 +590,7 @@ def test_what_is_left_to_the_pipeline_is_noted(request, name, layout, steps, gui
         ({"method": "linera"}, "method='linera' is unknown; did you mean 'linear'"),
         ({"method": "caa"}, "method='caa' takes the last token of a sentence.*method='mean'"),
         ({"method": "actadd"}, "method='actadd' takes the last token.*one prompt a side"),
+        ({"method": "pca"}, "method='pca' takes the last token.*pairs of sentences"),
         ({"pooling": "max"}, "pooling='max' is unknown: write 'mean' or 'all'"),
         ({"timesteps": "frist"}, "timesteps='frist' is unknown; did you mean 'first'"),
         ({"support": "q90_10"}, "support='q90_10'"),

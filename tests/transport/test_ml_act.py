@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aim_plugins.transport.artifact import LearnedTransport
-from aim_plugins.transport.convert import convert_statedicts
+from aim_plugins.transport.exchange.ml_act import convert_statedicts
 
 FIRST, SECOND = "model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm"
 WIDTH = 32

@@ -22,8 +22,6 @@ learn_intervention.py), read for these facts; files that it wrote were not at ha
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,11 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aim_plugins.modulation.activations import ActivationMaps, AffineMap
-from aim_plugins.modulation.freezing import evaluating
-from aim_plugins.modulation.hooks import execution_order, split_site
+from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.modulation.hooks import split_site
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
-from aim_plugins.transport.folding.readers import probe_tokens
+from aim_plugins.transport.exchange.places import in_order
+from aim_plugins.transport.exchange.tensors import as_vector, read_state
 from aim_plugins.transport.vocabulary import POOLINGS, STATEDICT, statedict_files
 
 _METHOD_KEYS = {
@@ -98,7 +96,7 @@ def convert_statedicts(
         supports.add(used)
     if len(supports) > 1:
         raise ValueError(f"{folder} mixes the supports {', '.join(sorted(supports))}: say one")
-    ordered = _in_order(model, maps, positions)
+    ordered = in_order(model, maps, positions)
     metadata = TransportMetadata.describe(
         model,
         tokenizer,
@@ -142,26 +140,14 @@ def _how_fitted(
 
 
 def _read_folder(folder: Path) -> dict[Path, dict[str, Any]]:
-    return {path: _read_state(path) for path in statedict_files(folder)}
+    return {path: _read_hook(path) for path in statedict_files(folder)}
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()  # apart, so that errors of the system keep their own words
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Torch's own message goes on to say how the protection is switched off.
-        asked = re.search(r"Unsupported (?:global|class)\S*(?: GLOBAL)? (\S+)", str(error))
-        reason = f" (it asks for {asked[1]})" if asked else ""
-        raise ValueError(
-            f"{path} holds more than tensors{reason} or is no state dict: it is not loaded, since "
-            "that could run code"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is cut short or was not saved by torch: copy it again") from error
-    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")
-    return dict(state)
+def _read_hook(path: Path) -> dict[str, Any]:
+    state = read_state(path)
+    if not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{path} has keys that are no names: it is no state dict")
+    return state
 
 
 def _method_of(path: Path, state: Mapping[str, Any], asked: str | None) -> str:
@@ -306,24 +292,9 @@ def _our_name(name: str) -> str:
 
 
 def _vector(path: Path, key: str, value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() == 0:
-        raise ValueError(f"{path}: {key} is no tensor of numbers")
-    if value.numel() != value.shape[-1]:
-        raise ValueError(f"{path}: {key} has the shape {list(value.shape)}, not one of neurons")
-    return value.detach().reshape(-1).double()
+    return as_vector(f"{path}: {key}", value)
 
 
 def _site_of(path: Path) -> str:
     name, output = split_site(path.name.removesuffix(STATEDICT))
     return f"{name}:{output}" if output else name
-
-
-def _in_order(model: Any, maps: Mapping[str, AffineMap], positions: str) -> ActivationMaps:
-    """The maps in the order of execution, tried on the model once."""
-    token_ids = probe_tokens(model)
-    with torch.no_grad(), evaluating(model):
-        order = execution_order(model, maps, lambda: model(token_ids))
-        ordered = ActivationMaps({site: maps[site] for site in order}, positions)
-        with ordered.applied(model, 1.0):
-            model(token_ids)
-    return ordered

@@ -1,0 +1,1 @@
+"""Steering vectors of other tools: read as transports, and written from them."""
