@@ -76,7 +76,10 @@ def load_pipeline(
             **absent,
         )
     except (OSError, ValueError, ImportError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 300 else f"{reason[:300].rpartition(' ')[0]} …"
+        if not Path(name).is_dir():
+            reason = f"there is no folder {name!r} here, and of the hub: {reason}"
         files = f"{'*' if variant is None else f'*.{variant}'}.safetensors"
         mend = (
             "install the package that it names"

@@ -32,6 +32,7 @@ from aim_plugins.transport.vocabulary import check_method, existing_transport, p
 MADE_BY = "`vision-bench images fit`"
 _DEFAULT_ENDS = 0.0, 1.0, 11
 """Those of AcT's `min_strength`, `max_strength` and `strength_steps`."""
+_AUTOENCODER = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,15 @@ class DenoisingSettings(Settings):
         for name in DenoisingSettings.__annotations__:
             if name in self.call:
                 raise ValueError(f"call holds {name!r}, which is a setting of its own: move it out")
+        for name in ("height", "width"):
+            pixels = getattr(self, name)
+            if pixels is not None and pixels % _AUTOENCODER:
+                below = pixels // _AUTOENCODER * _AUTOENCODER
+                sizes = " or ".join(str(one) for one in (below, below + _AUTOENCODER) if one)
+                raise ValueError(
+                    f"{name}={pixels} is no multiple of {_AUTOENCODER}, by which pipelines shrink "
+                    f"images: give {sizes}"
+                )
 
     @property
     def arguments(self) -> dict[str, Any]:

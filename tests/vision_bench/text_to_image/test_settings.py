@@ -45,6 +45,10 @@ def test_ends_and_steps_are_those_of_linspace_in_exact_decimals() -> None:
         ({"min_strength": 1.0, "strength_steps": 2}, "min_strength=1 is not below"),
         ({"max_strength": float("inf")}, "max_strength=inf is not finite"),
         ({"strength": "0,0"}, "strength='0,0'"),
+        (
+            {"height": 17},
+            "height=17 is no multiple of 8, by which pipelines shrink images: give 16 or 24",
+        ),
         ({"call": {"seed": 3, "width": 3}}, "call holds 'width'"),
     ],
 )
