@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from aim_plugins.sweep.estimates import Estimate
-from aim_plugins.sweep.paired import Interval, mean_difference, mean_interval
+from aim_plugins.sweep.estimates import Estimate, mean
+from aim_plugins.sweep.intervals import point_intervals
+from aim_plugins.sweep.paired import Interval, mean_difference
+from aim_plugins.sweep.table import Point
 
 Kind = Literal["plain", "prompt", "method", "both"]
 
@@ -20,18 +22,24 @@ class CurvePoint:
         strength: The strength; 0 of the plain model and of prompts.
         divergence: KL on plain text, in nats per token.
         growth: Log of the ratio of perplexities on plain text.
-        effects: Effect on each prompt.
+        effects: Effect on each prompt, averaged over its texts.
+        metric: Name of the effect's measure.
+        samples: Texts of each prompt.
     """
 
     strength: float
     divergence: Estimate
     growth: Estimate
     effects: tuple[float, ...]
+    metric: str
+    samples: int
 
     @property
     def effect(self) -> Interval:
-        """Mean effect over prompts, with its 95 % interval."""
-        return mean_interval(self.effects)
+        """Mean effect over prompts, with its 95 % interval, never of no width."""
+        found = mean(self.effects)
+        point = Point("", self.metric, 0.0, found.value, found.stderr, found.n, self.samples)
+        return Interval(found.value, *point_intervals([point])[0])
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,11 @@ def split_matched(texts: Sequence[_T], weights: Sequence[float], seed: int) -> H
     """
     order = sorted(range(len(texts)), key=lambda index: (weights[index], index))
     coins = random.Random(f"matched {seed}")
-    sides: tuple[list[int], list[int]] = ([], [])
+    # Of an odd number the middle one has no partner, and moves the held-out half least.
+    sides: tuple[list[int], list[int]] = ([], [order.pop(len(order) // 2)] if len(order) % 2 else [])
     for start in range(0, len(order), 2):
         pair = order[start : start + 2]
         coins.shuffle(pair)
-        if len(pair) == 1:
-            sides[1].append(pair[0])
-            continue
         for side, index in zip(sides, pair, strict=True):
             side.append(index)
     return Halves(*([texts[index] for index in sorted(side)] for side in sides))

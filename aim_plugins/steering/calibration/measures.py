@@ -58,9 +58,8 @@ class Measures:
         """
         settings, count = self.settings, self.settings.samples
         asked = [f"{prefix}{prompt}" for prompt in prompts for _ in range(count)]
-        rows = max(1, settings.batch_size // len(columns))
         written = generate_texts(
-            self.engine, asked, columns, settings, batch_size=rows, progress=False
+            self.engine, asked, columns, settings, batch_size=settings.batch_size, progress=False
         )
         texts = [one.text for one in written]
         scores = score_effects(settings, self._lexicon, texts, self.engine, self._store)

@@ -340,6 +340,8 @@ class CalibrationStudy(FolderStudy):
                 cost.divergence,
                 cost.growth,
                 effect,
+                self.measures.metric,
+                self.settings.samples,
             )
             for one, cost, effect in zip(changed, costs, effects, strict=True)
         ]
