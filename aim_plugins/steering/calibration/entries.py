@@ -52,7 +52,6 @@ class Entry:
         sites: Name of the choice of sites; empty of what has none.
         reached: Whether the budget is spent; always of what has no strength.
         chosen_effect: Mean effect on the calibration half, by which sites and prompts are chosen.
-        chosen_cost: Cost on the calibration half, in nats per token.
         point: At the calibrated strength.
         curve: At other strengths, rising.
         transport: Folder of the transport, if there is one.
@@ -63,7 +62,6 @@ class Entry:
     sites: str
     reached: bool
     chosen_effect: float
-    chosen_cost: float
     point: CurvePoint
     curve: tuple[CurvePoint, ...] = ()
     transport: str = ""

@@ -53,7 +53,15 @@ class Promise:
         >>> Promise(slope=3.0, information=4.0).gain(0.5)
         1.5
         """
-        return self.slope * math.sqrt(2 * budget / self.information) if self.information else 0.0
+        return self.slope * self.strength(budget) if self.information else 0.0
+
+    def strength(self, budget: float) -> float:
+        """The strength that spends a budget of KL, in nats per token.
+
+        >>> Promise(slope=3.0, information=4.0).strength(0.5)
+        0.5
+        """
+        return math.sqrt(2 * budget / self.information) if self.information else math.inf
 
 
 @dataclass(frozen=True)

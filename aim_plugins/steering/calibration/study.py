@@ -16,8 +16,8 @@ and of the prompts to continue; everything that is reported was measured on the 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from aim_plugins.steering.calibration.front import publish
 from aim_plugins.steering.calibration.halves import Halves, split_halves, split_matched
 from aim_plugins.steering.calibration.measures import Measures
 from aim_plugins.steering.calibration.prompting import PromptRival, prompt_rivals
-from aim_plugins.steering.calibration.screen import Screen, ScreenTexts
+from aim_plugins.steering.calibration.screen import Promise, Screen, ScreenTexts
 from aim_plugins.steering.calibration.sites import ALL, SiteChoice, site_choices
 from aim_plugins.steering.commands.fit import read_sides
 from aim_plugins.steering.inputs import check_scorers
@@ -57,12 +57,15 @@ from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from aim_plugins.transport.data.datasets import load_prompts, read_sentences
 
-PILOT = 12
+PILOT = 8
 """Plain texts of the calibration half on which every choice of sites gets its first strength."""
-_ROUGH, _FINE = 0.1, 0.01
+_ROUGH, _FINE = 0.1, 0.02
 """Share of the budget by which strengths may miss it while sites are chosen, and at the end."""
 _SCREENED = 24
 """Plain texts of the calibration half that the screen reads."""
+
+Promises = dict[str, dict[str, Promise]]
+"""By method and choice of sites."""
 
 
 def calibrate(settings: CalibrationSettings, command: Sequence[str]) -> None:
@@ -162,7 +165,7 @@ class CalibrationStudy(FolderStudy):
         self.measures = Measures(self.engine, self.settings, store)
         self.texts = self._matched_texts()
         promises = self._screen(store)
-        chosen = self._choose(self._candidates(promises))
+        chosen = self._choose(self._candidates(promises), promises)
         plain, rivals = self._plain(), [self._rival(one) for one in self.rivals]
         methods = self._calibrated(chosen, UNCHANGED, "method")
         entries = [plain, *rivals, *methods]
@@ -173,7 +176,14 @@ class CalibrationStudy(FolderStudy):
             [own] = [one for one in chosen if one.candidate.method == best.name]
             entries += self._behind(own, self.rivals[rivals.index(prompt)])
         self.findings = Findings(
-            self.settings, self.measures.metric, entries, promises, len(self.texts.held_out)
+            self.settings,
+            self.measures.metric,
+            entries,
+            {
+                method: {name: one.gain(self.measures.budget) for name, one in own.items()}
+                for method, own in promises.items()
+            },
+            len(self.texts.held_out),
         )
 
     def show(self, store: SweepStore, trackers: Trackers | None = None) -> Path:
@@ -188,8 +198,8 @@ class CalibrationStudy(FolderStudy):
         losses = [loss / count for loss, count in zip(plain.losses, plain.tokens, strict=True)]
         return split_matched(self.tokens, losses, self.settings.seed)
 
-    def _screen(self, store: SweepStore) -> dict[str, dict[str, float]]:
-        """The gain that each method promises at each choice of sites, by their names."""
+    def _screen(self, store: SweepStore) -> Promises:
+        """What each method promises at each choice of sites, by their names."""
         methods = self.settings.learned_methods
         if not methods:
             return {}
@@ -198,7 +208,7 @@ class CalibrationStudy(FolderStudy):
             ["screen", self.engine.fingerprint, self.arguments, [list(one) for one in texts]]
         )
         if (record := store.read_batch(key)) is not None:
-            return record
+            return _read_promises(record)
         say(f"calibrate: screening {len(self.choices)} choices of sites for {len(methods)} methods")
         learned, held = self.sentences.part(0), self.sentences.part(1)
         patterns = [pattern for one in self.choices for pattern in one.patterns]
@@ -223,19 +233,23 @@ class CalibrationStudy(FolderStudy):
             batch_size=settings.batch_size,
         )
         found = {
-            method: {
-                one.name: screen.promise(method, one.sites).gain(self.measures.budget)
-                for one in self.choices
-            }
+            method: {one.name: screen.promise(method, one.sites) for one in self.choices}
             for method in methods
         }
-        store.write_batch(key, found)
+        store.write_batch(
+            key,
+            {
+                method: {name: asdict(one) for name, one in own.items()}
+                for method, own in found.items()
+            },
+        )
         return found
 
-    def _candidates(self, promises: dict[str, dict[str, float]]) -> list[Candidate]:
+    def _candidates(self, promises: Promises) -> list[Candidate]:
         """Each method at all modules and at the sites that promise most, and what was given."""
         candidates = []
-        for method, gains in promises.items():
+        for method, own in promises.items():
+            gains = {name: one.gain(self.measures.budget) for name, one in own.items()}
             ranked = sorted(self.choices, key=lambda one: -gains[one.name])
             others = [one for one in ranked if one.name != ALL][: self.settings.kept]
             every = [one for one in self.choices if one.name == ALL]
@@ -255,13 +269,13 @@ class CalibrationStudy(FolderStudy):
             ]
         return candidates + list(self.given)
 
-    def _choose(self, candidates: Sequence[Candidate]) -> list[Chosen]:
+    def _choose(self, candidates: Sequence[Candidate], promises: Promises) -> list[Chosen]:
         """The sites of each method that do most at the budget, on the calibration half."""
         say(f"calibrate: strengths of {len(candidates)} candidates")
         found = self.measures.spend(
             self.texts.calibration[:PILOT],
             [one.at for one in candidates],
-            [1.0] * len(candidates),
+            [self._first_strength(one, promises) for one in candidates],
             tolerance=_ROUGH,
         )
         say("calibrate: their effect on the calibration half")
@@ -275,6 +289,13 @@ class CalibrationStudy(FolderStudy):
             if held is None or (one.reached, sign * effect) > (held.reached, sign * held.effect):
                 best[candidate.method] = one
         return list(best.values())
+
+    def _first_strength(self, candidate: Candidate, promises: Promises) -> float:
+        """Where the search for a strength starts: where the screen expects the budget spent."""
+        if candidate.method not in promises:
+            return 1.0
+        promise = promises[candidate.method][candidate.sites]
+        return min(promise.strength(self.measures.budget), self.settings.largest)
 
     def _effect(self, column: Column, prefix: str = "") -> float:
         [effects] = self.measures.effects(self.prompts.calibration, [column], prefix)
@@ -303,7 +324,9 @@ class CalibrationStudy(FolderStudy):
         for one, found in zip(chosen, spent, strict=True):
             candidate = one.candidate
             say(f"calibrate: {candidate.method} at {found.strength:.3g} on the held-out half")
-            multiples = [1.0, *(m for m in self.settings.curve if m != 1.0)]
+            multiples = [1.0]
+            if rival is None:
+                multiples += [one for one in self.settings.curve if one != 1.0]
             strengths = [found.strength * multiple for multiple in multiples]
             point, *curve = self._points([candidate.at(s, prefix) for s in strengths], rival)
             effect = one.effect
@@ -316,7 +339,6 @@ class CalibrationStudy(FolderStudy):
                     candidate.sites,
                     found.reached,
                     effect,
-                    found.cost,
                     point,
                     tuple(sorted(curve, key=lambda one: one.strength)),
                     str(candidate.folder),
@@ -348,17 +370,22 @@ class CalibrationStudy(FolderStudy):
 
     def _plain(self) -> Entry:
         [point] = self._points([UNCHANGED])
-        return Entry("plain model", "plain", "", True, self._effect(Column()), 0.0, point)
+        return Entry("plain model", "plain", "", True, self._effect(Column()), point)
 
     def _rival(self, rival: PromptRival) -> Entry:
         """A prompt, which stands at its own cost."""
         changed = Changed(prefix=prefix_tokens(self.engine, rival.prefix))
         [point] = self._points([changed], rival)
-        [cost] = self.measures.costs(self.texts.calibration, [changed])
-        effect = self._effect(Column(), rival.prefix)
-        return Entry(rival.name, "prompt", "", True, effect, self.measures.spent(cost).value, point)
+        return Entry(rival.name, "prompt", "", True, self._effect(Column(), rival.prefix), point)
 
     def _behind(self, chosen: Chosen, rival: PromptRival) -> list[Entry]:
         """A method behind a prompt, which spends the budget on top of what the prompt costs."""
         prefix = prefix_tokens(self.engine, rival.prefix)
         return self._calibrated([chosen], Changed(prefix=prefix), "both", rival)
+
+
+def _read_promises(record: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Promises:
+    return {
+        method: {name: Promise(**one) for name, one in own.items()}
+        for method, own in record.items()
+    }

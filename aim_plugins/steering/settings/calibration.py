@@ -56,14 +56,14 @@ class CalibrationSettings(ModelSettings, SentenceSettings, Decoding, EffectSetti
     transports: Sequence[Path] = option((), metavar="DIR")
     modules: Sequence[str] = option((), metavar="REGEX")
     layers: Sequence[str] = option((), metavar="REGEX")
-    kept: Natural = 2
+    kept: Natural = 1
     perplexity: Sequence[Path] = option(metavar="FILE")
     prompts: str | Path | Mapping[str, Any] = option(metavar="FILE")
     samples: Count = 1
     budget_kl: Positive | None = None
     budget_perplexity: Growth | None = None
     largest: Positive = 32.0
-    curve: Multiples = (0.5, 0.75, 1.5)
+    curve: Multiples = (0.5, 1.5)
     instructions: Sequence[str] = option((), metavar="TEXT")
     shots: Natural = 8
     lower_is_better: bool = False

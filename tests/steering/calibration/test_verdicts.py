@@ -17,7 +17,7 @@ from aim_plugins.sweep.estimates import Estimate
 def entry(name, effects):
     free = Estimate(0.0, 0.0, 10)
     point = CurvePoint(1.0, free, free, tuple(effects), "sentiment", 1)
-    return Entry(name, "method", "all", True, 0.0, 0.0, point)
+    return Entry(name, "method", "all", True, 0.0, point)
 
 
 def noise(seed, count=32, size=0.2):
