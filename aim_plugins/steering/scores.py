@@ -97,7 +97,10 @@ def score_effects(
 
 
 def _load_judge(
-    settings: EvaluationSettings | CalibrationSettings, name: str, steered: HuggingFaceEngine, store: SweepStore
+    settings: EvaluationSettings | CalibrationSettings,
+    name: str,
+    steered: HuggingFaceEngine,
+    store: SweepStore,
 ) -> Judge:
     engine = steered
     if name != settings.pretrained:

@@ -133,10 +133,16 @@ def measure_costs(
             if engine.journal is not None:
                 engine.journal.write_batch(keys[missing[place]], {"costs": costs})
         for place, costs in answers.items():
-            found[place].update(zip(members, map(tuple, costs), strict=True))
+            for index, (divergence, loss, plain) in zip(members, costs, strict=True):
+                found[place][index] = divergence, loss, plain
     counts = tuple(len(tokens) - 1 for tokens in texts)
     by_text = [[one[index] for index in range(len(texts))] for one in found]
-    return [TextCosts(*(tuple(part) for part in zip(*one, strict=True)), counts) for one in by_text]
+    return [_by_kind(one, counts) for one in by_text]
+
+
+def _by_kind(rows: Sequence[tuple[float, float, float]], counts: tuple[int, ...]) -> TextCosts:
+    divergences, losses, reference_losses = zip(*rows, strict=True)
+    return TextCosts(divergences, losses, reference_losses, counts)
 
 
 def _batches(texts: Sequence[Tokens], size: int) -> Iterator[list[int]]:

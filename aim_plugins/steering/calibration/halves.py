@@ -57,7 +57,10 @@ def split_matched(texts: Sequence[_T], weights: Sequence[float], seed: int) -> H
     order = sorted(range(len(texts)), key=lambda index: (weights[index], index))
     coins = random.Random(f"matched {seed}")
     # Of an odd number the middle one has no partner, and moves the held-out half least.
-    sides: tuple[list[int], list[int]] = ([], [order.pop(len(order) // 2)] if len(order) % 2 else [])
+    sides: tuple[list[int], list[int]] = (
+        [],
+        [order.pop(len(order) // 2)] if len(order) % 2 else [],
+    )
     for start in range(0, len(order), 2):
         pair = order[start : start + 2]
         coins.shuffle(pair)

@@ -21,9 +21,7 @@ _COLOURS = {"plain": GREY, "prompt": VERMILLION, "method": BLUE, "both": "#CC79A
 def draw_equal(found: Findings) -> dict[str, bytes]:
     """Draws the effect of every line of the table with its interval, the best at the top."""
     lower = found.settings.lower_is_better
-    ordered = sorted(
-        found.entries, key=lambda one: one.point.effect.value, reverse=lower
-    )
+    ordered = sorted(found.entries, key=lambda one: one.point.effect.value, reverse=lower)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.6, 1.1 + 0.3 * len(ordered)), dpi=DPI, layout="constrained")
         axes = figure.add_subplot()

@@ -15,6 +15,7 @@ and of the prompts to continue; everything that is reported was measured on the 
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -224,10 +225,10 @@ class CalibrationStudy(FolderStudy):
             ).maps.maps
             for method in methods
         }
-        sides = (encode_texts(self.engine, side) for side in (held.source, held.target))
+        source, target = (encode_texts(self.engine, side) for side in (held.source, held.target))
         screen = Screen(
             self.engine,
-            ScreenTexts(*sides, texts),
+            ScreenTexts(source, target, texts),
             maps,
             seed=settings.seed,
             batch_size=settings.batch_size,
@@ -315,7 +316,7 @@ class CalibrationStudy(FolderStudy):
         say(f"calibrate: {len(chosen)} strengths on {len(self.texts.calibration)} texts")
         spent = self.measures.spend(
             self.texts.calibration,
-            [lambda strength, one=one: one.candidate.at(strength, prefix) for one in chosen],
+            [functools.partial(one.candidate.at, prefix=prefix) for one in chosen],
             [one.strength for one in chosen],
             tolerance=_FINE,
             reference=reference,

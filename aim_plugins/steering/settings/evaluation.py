@@ -224,8 +224,8 @@ class EvaluationSettings(SteeringSettings, Decoding, EffectSettings, TaskSetting
             raise ValueError("prompts and generations are both given: give the one or the other")
         if not self.has_texts and self.scorers:
             raise ValueError(
-                f"{self.scorers[0]} measures texts, and there are none: add --prompts FILE to write them, "
-                "or --generations DIR"
+                f"{self.scorers[0]} measures texts, and there are none: add --prompts FILE to "
+                "write them, or --generations DIR"
             )
         if not (self.has_texts or self.perplexity or self.tasks):
             raise ValueError(

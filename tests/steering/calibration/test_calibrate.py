@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
+import re
+import signal
 import statistics
 
 import pytest
@@ -14,7 +17,7 @@ from aim_plugins.steering.calibration.prompting import prompt_rivals
 from aim_plugins.sweep.store import SweepStore
 from tests.conftest import die_in_a_copy
 
-WORDS = "the capital of France is Paris and Germany Berlin Question Answer".split()
+WORDS = ["the", "capital", "of", "France", "is", "Paris", "and", "Germany", "Berlin", "Answer"]
 SIZES = {"source": (8, 6), "target": (8, 6), "plain": (12, 9), "prompts": (8, 3)}
 
 
@@ -129,7 +132,6 @@ def test_the_halves_of_texts_and_prompts_share_nothing(files, calibrate, monkeyp
         asked["calibration"] |= set(self.prompts.calibration)
         asked["held out"] |= set(self.prompts.held_out)
 
-    monkeypatch.setattr(study.SweepStore, "unused", None, raising=False)
     monkeypatch.setattr(study.CalibrationStudy, "measure", watched)
     monkeypatch.setattr(
         study,
@@ -195,9 +197,6 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(files, calibrate, m
     real = SweepStore.write_batch
 
     def die():
-        import os
-        import signal
-
         def dying(self, key, payload):
             real(self, key, payload)
             calls["count"] += 1
@@ -236,8 +235,6 @@ def test_what_is_not_usable_is_refused_in_one_line(calibrate, files, capsys, wor
     modules = () if "--modules" in words else ("--modules", ".*input_layernorm")
     status, _ = calibrate(*sides, *modules, *words)
     assert status == 2
-    import re
-
     [line] = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error: ")]
     assert re.search(pattern, line), line
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -122,8 +124,6 @@ def test_a_model_of_two_layers_has_no_thirds():
 
 
 def test_the_patterns_of_a_choice_match_its_sites_alone():
-    import re
-
     [one] = site_choices([], ["h.1"])
     assert one.patterns == [r"h\.1"] and not re.fullmatch(one.patterns[0], "hx1")
     [other] = site_choices([], ["h.1:2"])

@@ -25,12 +25,16 @@ def noise(seed, count=32, size=0.2):
     return [draw.gauss(0, size) for _ in range(count)]
 
 
+def shifted(values, shift, seed):
+    return [one + shift + eps for one, eps in zip(values, noise(seed, size=0.1), strict=True)]
+
+
 def test_a_planted_difference_is_called_with_its_size_and_others_are_not():
     shared = noise(0, size=0.5)
     prompt = entry("the prompt", shared)
-    better = entry("linear", [one + 0.12 + eps for one, eps in zip(shared, noise(1, size=0.1))])
-    same = entry("mean", [one + eps for one, eps in zip(shared, noise(2, size=0.1))])
-    worse = entry("caa", [one - 0.2 + eps for one, eps in zip(shared, noise(3, size=0.1))])
+    better = entry("linear", shifted(shared, 0.12, 1))
+    same = entry("mean", shifted(shared, 0.0, 2))
+    worse = entry("caa", shifted(shared, -0.2, 3))
     found = verdicts([better, same, worse], prompt, lower_is_better=False, spread=2.0)
     assert [one.is_clear for one in found] == [True, False, True]
     assert found[0].gain.low < 0.12 < found[0].gain.high
