@@ -1,7 +1,7 @@
 # Needs python3, pip, git and make; everything else is installed into .venv.
 #   make demo     a modulation curve of a real model, from one command
 #   make demo-vision     the same for image classifiers and segmentation
-#   make demo-act        steering: transports learned, applied at many strengths and compared
+#   make demo-act        steering: every method and prompts at one budget of quality
 #   make demo-coverage   what a test set leaves untested of small vision models
 #   make demo-reengineer small vision models cut to the classes that are needed
 #   make demo-attribution  which parts of a network an answer rests on, and edits by it

@@ -115,8 +115,9 @@ def _enough(found: Findings) -> str:
     assert verdict is not None
     paid = f"which costs KL {shown(cost_interval(prompt.point.divergence), 3)} on plain text"
     if not verdict.is_clear:
-        return f"Of the prompt, {paid}: {verdict.words}"
-    word = "is not enough" if verdict.gain.value > 0 else "is enough"
+        word = "is enough as far as this tells"
+    else:
+        word = "is not enough" if verdict.gain.value > 0 else "is enough"
     return f"The prompt, {paid}, {word}: {verdict.words}"
 
 
@@ -128,10 +129,10 @@ def sentences(found: Findings) -> list[str]:
         budget = found.settings.budget
         shares = [spent_at(found, one.point) for one in reached]
         if found.settings.budget_perplexity is None:
-            low, high = (end(one.value for one in shares) / budget - 1 for end in (min, max))
+            low, high = (end(one.value for one in shares) / budget for end in (min, max))
             lines.append(
-                f"On {found.texts} held-out plain texts the methods spend {low:+.1%} to "
-                f"{high:+.1%} of the budget more than it."
+                f"On {found.texts} held-out plain texts the methods cost {low:.1%} to {high:.1%} "
+                "of the budget, each with its interval in the table."
             )
     for one in steered:
         if not one.reached:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
 
 import matplotlib
 import matplotlib.colors
-import matplotlib.ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from aim_plugins.steering.calibration.entries import Entry
+from aim_plugins.steering.calibration.entries import CurvePoint, Entry
 from aim_plugins.steering.calibration.findings import Findings, cost_interval, spent_at
 XX
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, STYLE, VERMILLION, render
 
 _COLOURS = {"plain": GREY, "prompt": VERMILLION, "method": BLUE, "both": "#CC79A7"}
+_STARS = ("#8C2D04", "#EC7014", "#FEB24C", "#CC79A7")
 
 
 def draw_equal(found: Findings) -> dict[str, bytes]:
@@ -53,50 +57,59 @@ def draw_curves(found: Findings) -> dict[str, bytes]:
     """Draws the effect against the cost, a line for each method from the plain model on."""
     by_loss = found.settings.budget_perplexity is not None
     budget = found.settings.budget
+    line = math.log(budget) if by_loss else budget
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.6, 4.2), dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
-        plain = found.plain.point
         for place, one in enumerate(found.of_kind("method")):
-            colour, marker = look(place)
-            points = [plain, *one.points]
-            costs = [spent_at(found, point).value for point in points]
-            effects = [point.effect for point in points]
-            axes.errorbar(
-                costs,
-                [effect.value for effect in effects],
-                yerr=[
-                    [effect.value - effect.low for effect in effects],
-                    [effect.high - effect.value for effect in effects],
-                ],
-                color=colour, marker=marker, markersize=4.5, linewidth=1.6, elinewidth=0.8,
-                ecolor=(*matplotlib.colors.to_rgb(colour), 0.3), label=one.name, zorder=3,
-            )  # fmt: skip
-            axes.plot([spent_at(found, one.point).value], [one.point.effect.value], "o",
-                      markersize=9, markerfacecolor="none", color=colour, zorder=4)  # fmt: skip
-        for one in found.of_kind("prompt", "both"):
-            cost, effect = spent_at(found, one.point), one.point.effect
-            axes.errorbar(
-                [cost.value], [effect.value],
-                yerr=[[effect.value - effect.low], [effect.high - effect.value]],
-                fmt="*", markersize=9, color=_COLOURS[one.kind], elinewidth=0.8, zorder=4,
-            )  # fmt: skip
-            axes.annotate(one.name, (cost.value, effect.value), xytext=(6, 4),
-                          textcoords="offset points", fontsize=8,
-                          color=_COLOURS[one.kind])  # fmt: skip
-        line = math.log(budget) if by_loss else budget
+            _draw_curve(axes, found, one, *look(place))
+        for one, colour in zip(found.of_kind("prompt", "both"), cycle(_STARS), strict=False):
+            _draw_points(
+                axes, found, [one.point], color=colour, fmt="*", markersize=11, label=one.name
+            )
         axes.axvline(line, color=GREY, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
         axes.grid(color="#E6E6E6", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xscale("symlog", linthresh=line, linscale=1.0)
-        axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+        most = axes.dataLim.x1
+        axes.set_xlim(min(-0.04 * line, axes.dataLim.x0 - 0.04 * line), 1.2 * most)
+        ticks = [0.0, *(share * line for share in (0.25, 0.5, 1, 2, 5, 10, 20, 50))]
+        axes.set_xticks([one for one in ticks if one <= 1.2 * most])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("log perplexity ratio" if by_loss else "KL on plain text, nats per token")
         axes.set_ylabel(found.metric)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=1.6)
-        _title(axes, f"{found.metric} against cost",
-               f"rings at {found.settings.budget_text}, stars are prompts; "
-               "95 % intervals over prompts")  # fmt: skip
+        note = f"rings at {found.settings.budget_text}, stars are prompts, 95 % intervals"
+        _title(axes, f"{found.metric} against cost", note)
         return render(figure)
+
+
+def _draw_curve(axes: Axes, found: Findings, one: Entry, colour: str, marker: str) -> None:
+    """A method from the plain model on, with a ring around its calibrated strength."""
+    points = [found.plain.point, *one.points]
+    look = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
+    _draw_points(axes, found, points, label=one.name, **look)
+    cost, effect = spent_at(found, one.point), one.point.effect
+    ring = {"markersize": 9, "markerfacecolor": "none", "color": colour, "zorder": 4}
+    axes.plot([cost.value], [effect.value], "o", **ring)
+
+
+def _draw_points(axes: Axes, found: Findings, points: Sequence[CurvePoint], **look: Any) -> None:
+    """Effects at costs, with faint intervals."""
+    effects = [point.effect for point in points]
+    axes.errorbar(
+        [spent_at(found, point).value for point in points],
+        [effect.value for effect in effects],
+        yerr=[
+            [effect.value - effect.low for effect in effects],
+            [effect.high - effect.value for effect in effects],
+        ],
+        elinewidth=0.8,
+        ecolor=(*matplotlib.colors.to_rgb(look["color"]), 0.3),
+        zorder=3,
+        **look,
+    )
 
 
 def _label(one: Entry) -> str:
