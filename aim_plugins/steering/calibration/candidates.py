@@ -124,15 +124,21 @@ def candidate_at(
 
 
 def given_candidates(
-    engine: HuggingFaceEngine, folders: Sequence[Path], *, force: bool
+    engine: HuggingFaceEngine, folders: Sequence[Path], taken: Sequence[str], *, force: bool
 ) -> list[Candidate]:
     """Transports that are there, named by their folders.
+
+    Args:
+        engine: Runs the model.
+        folders: Where they lie.
+        taken: Names of other lines of the table.
+        force: Whether to take one that another model was fitted on.
 
     Raises:
         ValueError: If one is damaged or of another model, or two have one name.
     """
     names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
+    if len({*names, *taken}) < len(names) + len(taken):
         raise ValueError(
             f"transports={first_few([str(one) for one in folders])} repeat a name, which the table "
             "needs: rename a folder"

@@ -175,8 +175,8 @@ def _compute(
     """Costs of each changed model on a batch of texts: divergence, loss and reference loss."""
     if not changed:
         return
-    targets = torch.cat([torch.tensor(list(row[1:])) for row in rows])[:, None]
     [plain] = log_probabilities(engine, rows, [reference])
+    targets = torch.cat([torch.tensor(list(row[1:])) for row in rows])[:, None].to(plain.device)
     weights, plain_losses = plain.exp(), -plain.gather(1, targets)
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, one in enumerate(changed):
@@ -201,7 +201,7 @@ def _compute(
 
 def _by_text(values: Float[Tensor, "kinds tokens"], rows: Sequence[Tokens]) -> list[list[float]]:
     """Sums over the tokens of each text, in float64."""
-    parts = values.double().split([len(row) - 1 for row in rows], dim=1)
+    parts = values.cpu().double().split([len(row) - 1 for row in rows], dim=1)
     return [part.sum(1).tolist() for part in parts]
 
 
@@ -248,4 +248,4 @@ def log_probabilities(
     with torch.no_grad(), applied(engine.model, changes, starts):
         logits = engine.model(token_ids).logits[:, -token_ids.shape[1] :]
     parts = logits.split(len(rows))
-    return [part[counted.to(part.device)].float().log_softmax(-1).cpu() for part in parts]
+    return [part[counted.to(part.device)].float().log_softmax(-1) for part in parts]

@@ -128,12 +128,7 @@ class Measures:
 
 
 def metric_of(settings: CalibrationSettings) -> str:
-    """Name of the metric that measures the effect.
-
-    >>> from types import SimpleNamespace
-    >>> metric_of(SimpleNamespace(scorers=["lexicon"], label=None))
-    'concept_presence'
-    """
+    """Name of the metric that measures the effect."""
     names = {
         "lexicon": "concept_presence",
         "judge": "judged_presence",

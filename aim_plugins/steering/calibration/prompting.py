@@ -38,8 +38,17 @@ def prompt_rivals(
         if getattr(tokenizer, "chat_template", None):
             turn = [{"role": "user", "content": instruction}]
             asked = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            asked = asked.removeprefix(_written_start(tokenizer))
             rivals.append(PromptRival(f"instruction{mark} in chat", asked))
     if examples:
         lines = "".join(f"{text}\n" for text in examples)
         rivals.append(PromptRival(f"{len(examples)} examples", lines))
     return rivals
+
+
+def _written_start(tokenizer: Any) -> str:
+    """The token that the tokenizer writes before every text, which a template writes too."""
+    start = getattr(tokenizer, "bos_token", None)
+    if start is None or list(tokenizer("").input_ids[:1]) != [tokenizer.bos_token_id]:
+        return ""
+    return start

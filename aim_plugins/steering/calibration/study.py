@@ -157,7 +157,8 @@ class CalibrationStudy(FolderStudy):
             grouped = choose_sites(model, settings.modules) if settings.modules else []
             single = choose_sites(model, settings.layers) if settings.layers else []
             self.choices = site_choices(grouped, single)
-        self.given = given_candidates(self.engine, settings.transports, force=settings.force)
+        taken = [*settings.learned_methods, *(one.name for one in self.rivals)]
+        self.given = given_candidates(self.engine, settings.transports, taken, force=settings.force)
 
     def measure(self, store: SweepStore) -> None:
         store.pin_manifest(model_fingerprint=self.engine.fingerprint)

@@ -106,7 +106,7 @@ def documents_needed(
     "Statistical power analysis for the behavioral sciences", 1988, section 2.
 
     >>> documents_needed([0.5, -0.5] * 8 + [0.5] * 4)
-    92
+    201
     """
     if len(differences) < 2:
         return None

@@ -74,6 +74,7 @@ class Decoding(Settings):
     seed: Natural = 0
 
     def check(self) -> None:
+        super().check()
         sampled = self.temperature != 1.0 or self.top_k != 0 or self.top_p != 1.0
         if sampled and not self.do_sample:
             raise ValueError(

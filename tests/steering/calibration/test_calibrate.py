@@ -7,8 +7,10 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import statistics
+import types
 
 import pytest
 
@@ -168,6 +170,16 @@ def test_given_transports_stand_in_the_table_under_their_names(
     assert found["promises"] == {}
 
 
+def test_a_given_transport_with_the_name_of_a_method_is_refused(
+    files, calibrate, other_transport, capsys
+):
+    copied = files / "renamed" / "mean"
+    copied.parent.mkdir()
+    shutil.copytree(other_transport, copied)
+    assert calibrate(*learned(files), "--transports", copied)[0] == 2
+    assert "repeat a name, which the table needs: rename a folder" in capsys.readouterr().err
+
+
 def test_effects_are_means_over_the_texts_of_a_prompt(files, calibrate, monkeypatch):
     written = []
     real = study.Measures.effects
@@ -224,6 +236,8 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(files, calibrate, m
         ("", "one measure of the effect is needed"),
         ("--lexicon W --sentiment vader", r"is needed \(lexicon, sentiment\)"),
         ("--lexicon W --samples 2", "add --do-sample"),
+        ("--classifier M", "label is missing"),
+        ("--judge M --concept c --judge-answers yes", "give two words"),
         ("--lexicon W --methods lineer", "did you mean 'linear'"),
         ("--lexicon W --budget-perplexity 0.9", "a ratio above 1"),
         ("--lexicon W --modules .*nowhere", "matches none of the"),
@@ -248,10 +262,14 @@ def test_nothing_to_calibrate_is_refused(calibrate, files, capsys):
 def test_instructions_are_given_plainly_and_in_the_models_own_format(tiny):
     class Chatty:
         chat_template = "there"
+        bos_token, bos_token_id = "<s>", 1
+
+        def __call__(self, text):
+            return types.SimpleNamespace(input_ids=[1])
 
         def apply_chat_template(self, turns, tokenize, add_generation_prompt):
             assert not tokenize and add_generation_prompt
-            return f"<user>{turns[0]['content']}<model>"
+            return f"<s><user>{turns[0]['content']}<model>"
 
     found = prompt_rivals(Chatty(), ["Be kind.", "Be wise."], ["one", "two"])
     assert [one.name for one in found] == [
