@@ -91,7 +91,12 @@ def _draw_curve(axes: Axes, found: Findings, one: Entry, colour: str, marker: st
     look = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
     _draw_points(axes, found, points, label=one.name, **look)
     cost, effect = spent_at(found, one.point), one.point.effect
-    ring = {"markersize": 9, "markerfacecolor": "none", "color": colour, "zorder": 4}
+    ring: dict[str, Any] = {
+        "markersize": 9,
+        "markerfacecolor": "none",
+        "color": colour,
+        "zorder": 4,
+    }
     axes.plot([cost.value], [effect.value], "o", **ring)
 
 

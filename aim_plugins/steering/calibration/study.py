@@ -62,8 +62,9 @@ PILOT = 8
 """Plain texts of the calibration half on which every choice of sites gets its first strength."""
 _ROUGH, _FINE = 0.1, 0.02
 """Share of the budget by which strengths may miss it while sites are chosen, and at the end."""
-_SCREENED = 24
-"""Plain texts of the calibration half that the screen reads."""
+_SCREENED, _CURVE = 24, 24
+"""Plain texts of the calibration half that the screen reads, and of the other half on which other
+strengths than the calibrated one are paid."""
 
 Promises = dict[str, dict[str, Promise]]
 """By method and choice of sites."""
@@ -351,8 +352,13 @@ class CalibrationStudy(FolderStudy):
     def _points(
         self, changed: Sequence[Changed], rival: PromptRival | None = None
     ) -> list[CurvePoint]:
-        """Effect and cost on the held-out half; costs are held against the plain model."""
-        costs = self.measures.costs(self.texts.held_out, changed)
+        """Effect and cost on the held-out half, the first one's on all of its texts.
+
+        Costs are held against the plain model.
+        """
+        texts = self.texts.held_out
+        costs = self.measures.costs(texts, changed[:1])
+        costs += self.measures.costs(texts[:_CURVE], changed[1:])
         effects = self.measures.effects(
             self.prompts.held_out,
             [one.column for one in changed],
