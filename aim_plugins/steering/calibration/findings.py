@@ -140,8 +140,12 @@ def sentences(found: Findings) -> list[str]:
                 f"{one.name} does not spend the budget: at its strength {one.point.strength:.3g} "
                 f"it costs {shown(spent_at(found, one.point), 3)}."
             )
+    paid = {one.name: f"{one.point.divergence.value:.2g}" for one in found.entries}
     for name in ("prompt", "method"):
-        lines += [f"{verdict.words}." for verdict in found.against.get(name, ())]
+        lines += [
+            f"{verdict.words}, at KL {paid[verdict.name]} against {paid[verdict.other]}."
+            for verdict in found.against.get(name, ())
+        ]
     return lines
 
 
