@@ -23,6 +23,9 @@ from aim_plugins.steering.texts import generate_texts
 from aim_plugins.sweep.estimates import Estimate
 from aim_plugins.sweep.store import SweepStore
 
+_DECODED = 4
+"""Texts that are decoded together, for each that is read at once: a step reads a single token."""
+
 Strengthened = Callable[[float], Changed]
 """A changed model by its strength."""
 
@@ -47,7 +50,12 @@ class Measures:
         self.metric = metric_of(settings)
 
     def effects(
-        self, prompts: Sequence[str], columns: Sequence[Column], prefix: str = ""
+        self,
+        prompts: Sequence[str],
+        columns: Sequence[Column],
+        prefix: str = "",
+        *,
+        samples: int | None = None,
     ) -> list[tuple[float, ...]]:
         """The effect on each prompt under each column, averaged over its texts.
 
@@ -55,11 +63,13 @@ class Measures:
             prompts: The prompts.
             columns: What is changed of the model.
             prefix: Text before every prompt.
+            samples: Texts for each prompt; by default as many as settings say.
         """
-        settings, count = self.settings, self.settings.samples
+        settings, count = self.settings, samples or self.settings.samples
         asked = [f"{prefix}{prompt}" for prompt in prompts for _ in range(count)]
+        rows = max(1, _DECODED * settings.batch_size // len(columns))
         written = generate_texts(
-            self.engine, asked, columns, settings, batch_size=settings.batch_size, progress=False
+            self.engine, asked, columns, settings, batch_size=rows, progress=False
         )
         texts = [one.text for one in written]
         scores = score_effects(settings, self._lexicon, texts, self.engine, self._store)

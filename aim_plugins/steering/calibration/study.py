@@ -301,7 +301,8 @@ class CalibrationStudy(FolderStudy):
         return min(promise.strength(self.measures.budget), self.settings.largest)
 
     def _effect(self, column: Column, prefix: str = "") -> float:
-        [effects] = self.measures.effects(self.prompts.calibration, [column], prefix)
+        """Mean effect on the calibration half, from one text of each prompt."""
+        [effects] = self.measures.effects(self.prompts.calibration, [column], prefix, samples=1)
         return statistics.fmean(effects)
 
     # On the half that reports ---------------------------------------------------------------------

@@ -37,7 +37,7 @@ class CalibrationSettings(ModelSettings, SentenceSettings, Decoding, EffectSetti
         perplexity: Plain text, a document a line, on which the cost is measured.
         prompts: Texts to continue: .jsonl with {"text": ...}, or .txt, one a line; a config may
             describe them.
-        samples: Texts for each prompt.
+        samples: Texts for each held-out prompt; sites are chosen on one.
         budget_kl: Mean KL of next-token distributions on plain text, in nats per token; by default
             this budget, at 0.1.
         budget_perplexity: Ratio of perplexities on plain text, such as 1.1, instead.
@@ -46,7 +46,7 @@ class CalibrationSettings(ModelSettings, SentenceSettings, Decoding, EffectSetti
         instructions: Prompts to hold the methods against, put before every text.
         shots: Target sentences that stand before every text as examples; 0 for no such prompt.
         lower_is_better: The effect should fall, as toxicity.
-        batch_size: Prompts, sentences or texts in a forward pass.
+        batch_size: Sentences or texts in a forward pass; four times as many are decoded together.
         max_length: Longest sequence in tokens; by default the model's window.
         force: Whether to run given transports that another model was fitted on.
     """

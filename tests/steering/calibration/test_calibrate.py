@@ -184,20 +184,21 @@ def test_effects_are_means_over_the_texts_of_a_prompt(files, calibrate, monkeypa
     written = []
     real = study.Measures.effects
 
-    def watched(self, prompts, columns, prefix=""):
-        found = real(self, prompts, columns, prefix)
-        written.append((prompts, columns, found))
+    def watched(self, prompts, columns, prefix="", *, samples=None):
+        found = real(self, prompts, columns, prefix, samples=samples)
+        written.append((prompts, columns, samples or 3, found))
         return found
 
     monkeypatch.setattr(study.Measures, "effects", watched)
     words = ("--do-sample", "--samples", 3, "--shots", 0)
     status, found = calibrate(*learned(files, *words))
     assert status == 0
-    for prompts, columns, effects in written:
+    assert {samples for _, _, samples, _ in written} == {1, 3}
+    for prompts, columns, samples, effects in written:
         assert len(effects) == len(columns)
         for values in effects:
             assert len(values) == len(prompts)
-            assert all(round(3 * value, 6) in range(4) for value in values)
+            assert all(round(samples * one, 6) in range(samples + 1) for one in values)
     plain = next(one for one in found["entries"] if one["kind"] == "plain")
     assert statistics.fmean(plain["point"]["effects"]) >= 0
 
