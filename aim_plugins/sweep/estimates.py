@@ -110,8 +110,8 @@ def ratio(values: Sequence[float], counts: Sequence[int]) -> Estimate:
 def perplexity(negative_log_likelihoods: Sequence[float], tokens: Sequence[int]) -> Estimate:
     """Perplexity per token, with its standard error by the delta method.
 
-    The mean over tokens is a ratio of two means over documents, R = Σ nll / Σ tokens, whose error
-    that of exp R is exp R times.
+    The mean over tokens is a ratio of two means over documents, R = Σ nll / Σ tokens; the error
+    of exp R is exp R times that of R.
 
     Args:
         negative_log_likelihoods: Of each document, in nats.

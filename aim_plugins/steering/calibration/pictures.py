@@ -15,8 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from aim_plugins.steering.calibration.entries import CurvePoint, Entry
 from aim_plugins.steering.calibration.findings import Findings, cost_interval, spent_at
-XX
-from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, STYLE, VERMILLION, render
+from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, STYLE, VERMILLION, look, render
 
 _COLOURS = {"plain": GREY, "prompt": VERMILLION, "method": BLUE, "both": "#CC79A7"}
 _STARS = ("#8C2D04", "#EC7014", "#FEB24C", "#CC79A7")
@@ -88,8 +87,8 @@ def draw_curves(found: Findings) -> dict[str, bytes]:
 def _draw_curve(axes: Axes, found: Findings, one: Entry, colour: str, marker: str) -> None:
     """A method from the plain model on, with a ring around its calibrated strength."""
     points = [found.plain.point, *one.points]
-    look = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
-    _draw_points(axes, found, points, label=one.name, **look)
+    drawn = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
+    _draw_points(axes, found, points, label=one.name, **drawn)
     cost, effect = spent_at(found, one.point), one.point.effect
     ring: dict[str, Any] = {
         "markersize": 9,
@@ -100,7 +99,7 @@ def _draw_curve(axes: Axes, found: Findings, one: Entry, colour: str, marker: st
     axes.plot([cost.value], [effect.value], "o", **ring)
 
 
-def _draw_points(axes: Axes, found: Findings, points: Sequence[CurvePoint], **look: Any) -> None:
+def _draw_points(axes: Axes, found: Findings, points: Sequence[CurvePoint], **drawn: Any) -> None:
     """Effects at costs, with faint intervals."""
     effects = [point.effect for point in points]
     axes.errorbar(
@@ -111,9 +110,9 @@ def _draw_points(axes: Axes, found: Findings, points: Sequence[CurvePoint], **lo
             [effect.high - effect.value for effect in effects],
         ],
         elinewidth=0.8,
-        ecolor=(*matplotlib.colors.to_rgb(look["color"]), 0.3),
+        ecolor=(*matplotlib.colors.to_rgb(drawn["color"]), 0.3),
         zorder=3,
-        **look,
+        **drawn,
     )
 
 

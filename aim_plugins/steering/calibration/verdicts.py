@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aim_plugins.steering.calibration.entries import Entry, difference, differences
-from aim_plugins.sweep.paired import LEVEL, Interval, holm, show_p, sign_flip_p
+from aim_plugins.sweep.paired import (
+    LEVEL,
+    Interval,
+    documents_needed,
+    holm,
+    show_p,
+    sign_flip_p,
+)
 
+_ROUNDING = 1e-9
 _MOST = 100_000
 """Prompts beyond which a number needed is not worth its digits."""
 
@@ -82,54 +89,18 @@ def verdicts(
             difference(first, second, spread),
             p,
             len(entry.point.effects),
-            documents_needed(differences(first, second)),
+            _needed(differences(first, second)),
         )
         for entry, (first, second), p in zip(entries, pairs, holm(chances), strict=True)
     ]
 
 
-def documents_needed(
-    differences: Sequence[float], power: float = 0.8, level: float = LEVEL
-) -> int | None:
-    """How many documents would show a mean difference as large as the one seen.
+def _needed(differences: Sequence[float]) -> int | None:
+    """Prompts that tell a difference as large as the one seen; None where none or too many would.
 
-    Args:
-        differences: Of each document, between two conditions.
-        power: Chance that the two-sided paired t-test of so many finds it.
-        level: Below which p that test calls it.
-
-    Returns:
-        The smallest such number, at least 2; None where there is no difference, or it takes more
-        than 100,000.
-
-    Source: Student's t-test under a shift has the noncentral t distribution, as in Cohen,
-    "Statistical power analysis for the behavioral sciences", 1988, section 2.
-
-    >>> documents_needed([0.5, -0.5] * 8 + [0.5] * 4)
-    201
+    A difference below rounding is none.
     """
-    if len(differences) < 2:
+    if len(differences) < 2 or abs(statistics.fmean(differences)) <= _ROUNDING:
         return None
-    middle, spread = statistics.fmean(differences), statistics.stdev(differences)
-    if not middle:
-        return None
-    if not spread:
-        return 2
-    effect = abs(middle) / spread
-    # The normal law's answer is close and too small; from there on it is a few steps.
-    normal = statistics.NormalDist().inv_cdf
-    start = ((normal(1 - level / 2) + normal(power)) / effect) ** 2
-    if start > _MOST:
-        return None
-    n = max(2, math.floor(start) - 1)
-    while _power(n, effect, level) < power:
-        n += 1
-    return n
-
-
-def _power(n: int, effect: float, level: float) -> float:
-    from scipy.stats import nct, t
-
-    critical = t.ppf(1 - level / 2, n - 1)
-    shift = effect * math.sqrt(n)
-    return float(nct.sf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift))
+    found = documents_needed(differences)
+    return found if found <= _MOST else None

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from aim_plugins.steering.calibration.entries import CurvePoint, Entry
-from aim_plugins.steering.calibration.verdicts import documents_needed, verdicts
+from aim_plugins.steering.calibration.verdicts import verdicts
 from aim_plugins.sweep.estimates import Estimate
 
 
@@ -70,26 +70,29 @@ def test_p_is_corrected_for_the_number_of_lines():
     assert all(new >= old for new, old in zip(together, alone, strict=True))
 
 
-@pytest.mark.parametrize("effect", [0.2, 0.5, 1.2])
-def test_the_number_needed_has_the_power_in_simulation(effect):
-    values = np.array([-1.0, 1.0] * 20)
-    values = values / values.std(ddof=1) + effect
-    needed = documents_needed(list(values))
+def test_the_number_needed_has_the_power_in_simulation():
+    values = np.array(noise(9, 40, 1.0))
+    values = list((values - values.mean()) / values.std(ddof=1) + 0.3)
+    zero = entry("the prompt", [0.0] * 40)
+    [found] = verdicts([entry("mean", values)], zero, lower_is_better=False, spread=2.0)
     rng = np.random.default_rng(0)
 
     def power(n):
-        draws = rng.normal(effect, 1.0, (20000, n))
+        draws = rng.normal(0.3, 1.0, (20000, n))
         return float((stats.ttest_1samp(draws, 0.0, axis=1).pvalue < 0.05).mean())
 
-    assert power(needed) >= 0.79
-    assert power(max(2, int(0.8 * needed) - 1)) < 0.8
+    assert power(found.needed) >= 0.79
+    assert power(int(0.8 * found.needed)) < 0.8
 
 
-def test_no_difference_needs_no_number():
-    assert documents_needed([0.1, -0.1]) is None
-    assert documents_needed([0.5]) is None
-    assert documents_needed([1e-4 + (-1) ** k for k in range(10)]) is None
-    assert documents_needed([0.5, 0.5]) == 2
+@pytest.mark.parametrize(
+    "values", [[0.1, -0.1] * 5, [0.1, 0.2, -0.3] * 4, [1e-4 + (-1) ** k for k in range(10)]]
+)
+def test_no_difference_needs_no_number(values):
+    zero = entry("the prompt", [0.0] * len(values))
+    [found] = verdicts([entry("mean", values)], zero, lower_is_better=False, spread=2.0)
+    assert found.needed is None
+    assert "would be needed" not in found.words
 
 
 def test_the_number_needed_stands_in_the_verdict_where_more_would_tell():
