@@ -1,7 +1,7 @@
 # Needs python3, pip, git and make; everything else is installed into .venv.
 #   make demo     a modulation curve of a real model, from one command
 #   make demo-vision     the same for image classifiers and segmentation
-#   make demo-act        steering: transports learned, applied at many strengths and compared
+#   make demo-act        steering: every method and prompts at one budget of quality
 #   make demo-coverage   what a test set leaves untested of small vision models
 #   make demo-reengineer small vision models cut to the classes that are needed
 #   make demo-attribution  which parts of a network an answer rests on, and edits by it
@@ -26,7 +26,6 @@ REENGINEER_OUTPUT ?= runs/demo-reengineer
 ATTRIBUTION_OUTPUT ?= runs/demo-attribution
 IMAGES_OUTPUT ?= runs/demo-images
 STEERINGS ?= sea sentiment
-METHODS ?= linear gaussian mean iti caa actadd
 STEERED := stripes night moon
 
 # pip's own indexes and folders of wheels, handed to uv, which does not read pip's settings.
@@ -121,23 +120,16 @@ demo-vision: setup
 	@find $(VISION_OUTPUT) -name report.html -o -name sweep.csv -o -name curves -o -name strip.png \
 		-o -name animation.gif | sort
 
-# CAA and ActAdd add one vector in the middle of the model; the others map every norm.
 demo-act: setup
 	@echo "== fetching the demo model"
 	@$(BIN)/aim-plugins demo-model
 	@set -e; export OMP_NUM_THREADS=$(THREADS); for steering in $(STEERINGS); do \
-		config=eval_configs/transport/demo_$$steering.py; folders=""; \
-		for method in $(METHODS); do \
-			folder=$(ACT_OUTPUT)/$$steering/$$method; folders="$$folders $$folder-evaluation"; \
-			case $$method in caa|actadd) modules='model\.layers\.14';; *) modules='.*layernorm';; esac; \
-			echo "== $$steering: $$method"; \
-			test -f $$folder/transport.json || $(BIN)/aim-plugins transport fit --config $$config \
-				--method $$method --modules "$$modules" -o $$folder; \
-			$(BIN)/aim-plugins transport evaluate $$folder --config $$config -o $$folder-evaluation; \
-		done; \
-		$(BIN)/aim-plugins transport compare $$folders -o $(ACT_OUTPUT)/$$steering/report \
-			--labels "$$(echo $(METHODS) | tr ' ' ',')"; \
+		echo "== $$steering: every method and prompts, at one budget"; \
+		$(BIN)/aim-plugins transport calibrate --config eval_configs/transport/demo_$$steering.py \
+			-o $(ACT_OUTPUT)/$$steering; \
 	done
+	@echo "== done"
+	@find $(ACT_OUTPUT) -name report.html -o -name equal.png | sort
 
 QUESTIONS := importance diversity sensitivity correlation overhead
 

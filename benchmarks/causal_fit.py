@@ -45,6 +45,8 @@ STEERINGS = ("sea", "sentiment")
 METHODS = ("linear", "mean")
 GROWTH = 0.2
 REPEATS = 8
+PROMPTS, DOCUMENTS = 32, 42
+"""The first ones of the demo's files."""
 
 Effects = NDArray[np.float64]
 """[prompts, repeats]"""
@@ -61,8 +63,8 @@ class Steering:
         )
         self.sides = read_sides(self.settings)
         (plain_text,) = self.asked.perplexity
-        self.documents = list(read_sentences(plain_text))
-        self.prompts = load_prompts(self.asked.prompts)
+        self.documents = list(read_sentences(plain_text))[:DOCUMENTS]
+        self.prompts = load_prompts(self.asked.prompts)[:PROMPTS]
         self.engine = engine
 
     def fit(self, method: str, rule: str) -> LearnedTransport:

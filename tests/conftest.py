@@ -33,6 +33,7 @@ install_import_hook(
         "aim_plugins.reengineering",
         "aim_plugins.engines.scoring",
         "aim_plugins.engines.generation",
+        "aim_plugins.steering.calibration",
         "vision_bench.attacks",
         "vision_bench.attribution",
         "vision_bench.diffusion",

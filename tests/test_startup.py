@@ -74,6 +74,8 @@ def vision(*words: str) -> tuple[str, list[str]]:
 FIT = ("transport", "fit", "--pretrained", "m", "-o", "out", "--modules", ".*norm")
 SIDES = ("--source", "a.txt", "--target", "a.txt")
 EVALUATE = ("transport", "evaluate", "learned", "--pretrained", "m", "-o", "out")
+CALIBRATE = ("transport", "calibrate", "--pretrained", "m", "-o", "out", "--prompts", "a.txt")
+TEXTS = ("--perplexity", "a.txt", "--sentiment", "vader", "--modules", ".*norm")
 GENERATE = ("transport", "generate", "learned", "--pretrained", "m", "-o", "out")
 LM_EVAL = ("sweep", "lm-eval", "--tasks", "t", "--output", "out", "--model", "aim_hf")
 SWEEP = ("sweep", "lm-eval", "--model", "aim_hf", "--model-args", "pretrained=m", "--output", "out")
@@ -82,7 +84,7 @@ SWEEP = ("sweep", "lm-eval", "--model", "aim_hf", "--model-args", "pretrained=m"
 def test_help_imports_nothing_heavy(folder):
     systems = [aim(), aim("transport"), aim("sweep"), vision(), vision("segment")]
     systems += [aim("transport", one) for one in ("fit", "show", "fold", "convert", "export")]
-    systems += [aim("transport", one) for one in ("generate", "evaluate", "compare")]
+    systems += [aim("transport", one) for one in ("generate", "evaluate", "compare", "calibrate")]
     systems += [aim("sweep", "lm-eval")]
     systems += [vision(one) for one in ("classify", "classify-logits", "top-classes")]
     systems += [vision("segment", "evaluate"), vision("segment", "infer"), aim("demo-model")]
@@ -109,6 +111,10 @@ REFUSALS = [
     (aim(*EVALUATE, "--prompts", "a.txt", "--lexicon", "no"), "lexicon='no': no such file"),
     (aim(*EVALUATE, "--generations", "no"), "generations='no' holds no texts: give the folder"),
     (aim(*EVALUATE, "--generations", "full"), "generations='full' holds no texts"),
+    (aim(*CALIBRATE, *TEXTS), "there is nothing to calibrate"),
+    (aim(*CALIBRATE, *TEXTS, *SIDES, "--lexicon", "a.txt"), "one measure of the effect is needed"),
+    (aim(*CALIBRATE, *TEXTS, *SIDES, "--methods", "lin"), "did you mean 'linear'"),
+    (aim(*CALIBRATE, *TEXTS, "--transports", "no"), "transport='no' is no folder"),
     (aim("transport", "convert", "no", "--pretrained", "m", "-o", "out"),)
     + ("vectors='no': no such file or folder",),
     (aim("transport", "convert", "a.txt", "--pretrained", "m", "-o", "out"),)
@@ -165,6 +171,7 @@ STARTS = [
     aim(*FIT, *SIDES),
     aim(*EVALUATE, "--perplexity", "a.txt"),
     aim(*GENERATE, "--prompts", "a.txt"),
+    aim(*CALIBRATE, *TEXTS, *SIDES),
     aim("transport", "show", "learned"),
     aim(*SWEEP, "--tasks", "t", "--noise-std", "0:2:1"),
     vision("classify", "classify.py"),

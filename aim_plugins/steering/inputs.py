@@ -13,6 +13,7 @@ from aim_plugins.core.strengths import format_strength
 from aim_plugins.engines.loading import check_judge
 from aim_plugins.steering.concepts import Lexicon, check_question
 from aim_plugins.steering.sentiment import check_classifier, require_vader
+from aim_plugins.steering.settings.calibration import CalibrationSettings
 from aim_plugins.steering.settings.evaluation import DEFAULT_STRENGTHS, EvaluationSettings
 from aim_plugins.steering.texts import Generation, read_generations
 from aim_plugins.sweep.manifest import MANIFEST
@@ -49,11 +50,6 @@ def read_inputs(settings: EvaluationSettings) -> Inputs:
         FileNotFoundError: If a file is missing.
         ImportError: If a package is missing.
     """
-    trust = settings.trust_remote_code
-    if settings.judge is not None:
-        check_question(settings.judge_question, settings.concept)
-    if settings.sentiment is not None:
-        require_vader()
     written = _read_written(settings)
     inputs = Inputs(
         strengths=_strengths(settings, written),
@@ -65,11 +61,25 @@ def read_inputs(settings: EvaluationSettings) -> Inputs:
     )
     if settings.tasks and find_spec("lm_eval") is None:
         raise ImportError("tasks need lm-eval: pip install 'aim-plugins[transport]'")
+    check_scorers(settings)
+    return inputs
+
+
+def check_scorers(settings: EvaluationSettings | CalibrationSettings) -> None:
+    """Refuses what could not score texts, by its configuration alone.
+
+    Raises:
+        ValueError: If a question or a model is not usable.
+        ImportError: If a package is missing.
+    """
+    trust = settings.trust_remote_code
+    if settings.sentiment is not None:
+        require_vader()
     if settings.judge is not None:
+        check_question(settings.judge_question, settings.concept)
         check_judge(settings.judge, chat=settings.chat, trust_remote_code=trust)
     if settings.classifier is not None and settings.label is not None:
         check_classifier(settings.classifier, settings.label, trust_remote_code=trust)
-    return inputs
 
 
 def texts_record(settings: EvaluationSettings, inputs: Inputs) -> dict[str, Any] | None:

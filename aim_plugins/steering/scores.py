@@ -10,6 +10,7 @@ from aim_plugins.steering.concepts import Judge, Lexicon
 from aim_plugins.steering.perplexity import generation_perplexity, score_generations
 from aim_plugins.steering.repetition import distinct_share, repeated_share
 from aim_plugins.steering.sentiment import POSITIVE_COMPOUND, Classifier, vader_compounds
+from aim_plugins.steering.settings.calibration import CalibrationSettings
 from aim_plugins.steering.settings.evaluation import EvaluationSettings
 from aim_plugins.steering.texts import Generation
 from aim_plugins.sweep.estimates import mean
@@ -45,8 +46,32 @@ def score_texts(
         engine: Runs the steered model; at strength 0 it is the plain one.
         store: Keeps finished batches, and is bound to the models that score.
     """
-    size, written = settings.batch_size, [one.text for one in texts]
-    scores: Scores = {_TEXT_NLL: score_generations(engine, texts, batch_size=size)}
+    written = [one.text for one in texts]
+    scores = score_effects(settings, lexicon, written, engine, store)
+    scores[_TEXT_NLL] = score_generations(engine, texts, batch_size=settings.batch_size)
+    scores["repeated_3grams"] = [repeated_share(text) for text in written]
+    scores["distinct_2"] = [distinct_share(text, 2) for text in written]
+    scores["length_in_tokens"] = [float(len(one.tokens)) for one in texts]
+    return scores
+
+
+def score_effects(
+    settings: EvaluationSettings | CalibrationSettings,
+    lexicon: Lexicon | None,
+    written: Sequence[str],
+    engine: HuggingFaceEngine,
+    store: SweepStore,
+) -> Scores:
+    """Scores texts by what steering is for: a concept, a label, sentiment.
+
+    Args:
+        settings: What to measure.
+        lexicon: Words that stand for the concept.
+        written: The texts.
+        engine: Runs the plain model, which may judge too.
+        store: Keeps finished batches, and is bound to the models that score.
+    """
+    size, scores = settings.batch_size, Scores()
     if settings.judge is not None:
         judge = _load_judge(settings, settings.judge, engine, store)
         scores["judged_presence"] = judge.presence(written, batch_size=size)
@@ -56,9 +81,6 @@ def score_texts(
         compounds = vader_compounds(written)
         scores["sentiment"] = compounds
         scores["positive_share"] = [float(value > POSITIVE_COMPOUND) for value in compounds]
-    scores["repeated_3grams"] = [repeated_share(text) for text in written]
-    scores["distinct_2"] = [distinct_share(text, 2) for text in written]
-    scores["length_in_tokens"] = [float(len(one.tokens)) for one in texts]
     if settings.classifier is not None and settings.label is not None:
         classifier = Classifier(
             settings.classifier,
@@ -75,7 +97,10 @@ def score_texts(
 
 
 def _load_judge(
-    settings: EvaluationSettings, name: str, steered: HuggingFaceEngine, store: SweepStore
+    settings: EvaluationSettings | CalibrationSettings,
+    name: str,
+    steered: HuggingFaceEngine,
+    store: SweepStore,
 ) -> Judge:
     engine = steered
     if name != settings.pretrained:

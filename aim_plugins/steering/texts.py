@@ -188,7 +188,7 @@ def read_generations(path: str | Path) -> list[Generation]:
 def _generation(tokenizer: Any, prompt: str, column: Column, tokens: list[int]) -> Generation:
     text = tokenizer.decode(tokens, skip_special_tokens=True)
     asked = column.settings
-    return Generation(prompt, asked["strength"], text, tokens, asked.get("noise_std", 0.0))
+    return Generation(prompt, asked.get("strength", 0.0), text, tokens, asked.get("noise_std", 0.0))
 
 
 def _end_tokens(engine: HuggingFaceEngine) -> set[int]:

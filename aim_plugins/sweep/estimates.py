@@ -88,12 +88,30 @@ def mean_of_draws(
     return Estimate(found.value, math.sqrt(total / (n * draws)), n, total**2 / spread)
 
 
+def ratio(values: Sequence[float], counts: Sequence[int]) -> Estimate:
+    """Sum of the documents' values over the sum of their counts, with the delta method's error.
+
+    The ratio R = Σ value / Σ count is one of two means over documents. To first order its error is
+    that of the mean of value - R count, divided by the mean count.
+
+    Args:
+        values: Of each document, such as a loss in nats.
+        counts: Of each document, such as its tokens; at least one in all.
+
+    >>> ratio([1.0, 3.0], [2, 2]).value
+    1.0
+    """
+    total = sum(counts)
+    found = math.fsum(values) / total
+    error = mean([one - found * count for one, count in zip(values, counts, strict=True)]).stderr
+    return Estimate(found, None if error is None else error * len(counts) / total, len(counts))
+
+
 def perplexity(negative_log_likelihoods: Sequence[float], tokens: Sequence[int]) -> Estimate:
     """Perplexity per token, with its standard error by the delta method.
 
-    The mean over tokens is a ratio of two means over documents, R = Σ nll / Σ tokens. To first
-    order its error is that of the mean of nll - R tokens, divided by the mean number of tokens;
-    that of exp R is exp R times as large.
+    The mean over tokens is a ratio of two means over documents, R = Σ nll / Σ tokens; the error
+    of exp R is exp R times that of R.
 
     Args:
         negative_log_likelihoods: Of each document, in nats.
@@ -102,18 +120,13 @@ def perplexity(negative_log_likelihoods: Sequence[float], tokens: Sequence[int])
     Returns:
         exp R; infinite, without an error, where that overflows.
     """
-    total = sum(tokens)
-    if not total:
+    if not sum(tokens):
         raise ValueError("tokens holds no token: there is no perplexity; give longer documents")
-    ratio = math.fsum(negative_log_likelihoods) / total
-    residuals = [
-        nll - ratio * count for nll, count in zip(negative_log_likelihoods, tokens, strict=True)
-    ]
+    found = ratio(negative_log_likelihoods, tokens)
     try:
-        value = math.exp(ratio)
+        value = math.exp(found.value)
     except OverflowError:
         return Estimate(math.inf, None, len(tokens))
-    error = mean(residuals).stderr
-    if error is None or not math.isfinite(value):
+    if found.stderr is None or not math.isfinite(value) or not math.isfinite(found.stderr):
         return Estimate(value, None, len(tokens))
-    return Estimate(value, value * error * len(tokens) / total, len(tokens))
+    return Estimate(value, value * found.stderr, len(tokens))

@@ -30,7 +30,7 @@ for x in range(11):
     common = dict(
         path=path,
         model_kwargs=dict(torch_dtype="torch.float32"),
-        transport="runs/demo-act/sentiment/linear",
+        transport="runs/demo-act/sentiment/transports/linear-all",
         strength=x / 10,
         batch_size=16,
         run_cfg=dict(num_gpus=0),

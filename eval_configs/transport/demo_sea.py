@@ -4,6 +4,7 @@
     aim-plugins transport fit --config $CONFIG -o runs/transport/sea
     aim-plugins transport evaluate runs/transport/sea --config $CONFIG \\
         -o runs/transport/sea_evaluation
+    aim-plugins transport calibrate --config $CONFIG -o runs/transport/sea_calibration
 
 Each source sentence has a partner of the same form and length about the sea, so that the
 concept is what differs. Its presence is counted by words, none of which stands in a prompt.
@@ -22,3 +23,4 @@ evaluate = dict(
     perplexity=["{{ fileDirname }}/data/plain_text.jsonl"],
     lexicon="{{ fileDirname }}/data/sea_lexicon.txt",
 )
+calibrate = dict(instructions=["Write about the sea."])

@@ -4,6 +4,7 @@
     aim-plugins transport fit --config $CONFIG -o runs/transport/sentiment
     aim-plugins transport evaluate runs/transport/sentiment --config $CONFIG \\
         -o runs/transport/sentiment_evaluation
+    aim-plugins transport calibrate --config $CONFIG -o runs/transport/sentiment_calibration
 
 Each source sentence has a partner of the same form and length about the same thing, so that the
 judgement is what differs. Sentiment is scored by VADER's rules, from -1 to 1.
@@ -22,3 +23,4 @@ evaluate = dict(
     perplexity=["{{ fileDirname }}/data/plain_text.jsonl"],
     sentiment="vader",
 )
+calibrate = dict(instructions=["Write a review full of praise."])

@@ -210,7 +210,8 @@ def test_a_demo_asks_the_chat_model_questions_and_the_base_model_choices(
     reloaded, make_transport, tiny_checkpoint, demo_model, tmp_path, monkeypatch, name, kind
 ):
     monkeypatch.chdir(tmp_path)
-    make_transport(tmp_path / "runs" / "demo-act" / "sentiment" / "linear", tiny_checkpoint)
+    folder = tmp_path / "runs" / "demo-act" / "sentiment" / "transports" / "linear-all"
+    make_transport(folder, tiny_checkpoint)
     infer, evaluate = partition(reloaded(name), tmp_path / "out")
     asked = {
         task.models[0].type.rpartition(".")[2]: [data.abbr for data in task.datasets[0]]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aim_plugins.engines.loading import load_engine
+from aim_plugins.steering.settings.calibration import CalibrationSettings
 from aim_plugins.steering.settings.transports import FitSettings
 from aim_plugins.transport.data.datasets import load_sides, read_sentences
 from aim_plugins.transport.data.text_files import choose
@@ -53,7 +54,7 @@ def fit(settings: FitSettings, command: Sequence[str]) -> None:
     print(fit_report(transport.metadata, sites, seconds, settings.output))
 
 
-def read_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
+def read_sides(settings: FitSettings | CalibrationSettings) -> tuple[list[str], list[str]]:
     """The sentences of both sides, from files or as a config says.
 
     Raises:
@@ -73,7 +74,7 @@ def read_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
     return list(source), list(target)
 
 
-def _configured_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
+def _configured_sides(settings: FitSettings | CalibrationSettings) -> tuple[list[str], list[str]]:
     """The sentences that a config's section `data` describes, drawn with --seed if it is given."""
     data = dict(settings.data)
     for name in ("name", "root"):
@@ -93,7 +94,7 @@ def _configured_sides(settings: FitSettings) -> tuple[list[str], list[str]]:
     return list(source), list(target)
 
 
-def _seed(settings: FitSettings) -> int:
+def _seed(settings: FitSettings | CalibrationSettings) -> int:
     """The seed of whatever was drawn."""
     if settings.seed is not None:
         return settings.seed

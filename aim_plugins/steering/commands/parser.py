@@ -8,6 +8,7 @@ aim-plugins transport export ...      vectors for another tool
 aim-plugins transport generate ...    what a steered model writes, at every strength
 aim-plugins transport evaluate ...    its effect and its cost, against strength
 aim-plugins transport compare ...     several in one report
+aim-plugins transport calibrate ...   methods and prompts at one budget of quality
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from importlib import import_module
 from aim_plugins.core.commands import CommandParser, join_negative_values, say
 from aim_plugins.core.settings import PositionalsFirst, Settings, add_config, add_options
 from aim_plugins.steering.settings import read_sections
+from aim_plugins.steering.settings.calibration import CalibrationSettings
 from aim_plugins.steering.settings.comparison import CompareSettings
 from aim_plugins.steering.settings.evaluation import EvaluationSettings, GenerateSettings
 from aim_plugins.steering.settings.transports import (
@@ -123,6 +125,16 @@ COMMANDS = (
         "Draws the effect of several transports against strength and against perplexity, and finds "
         "the best strength of each within a bound on the perplexity. Evaluations of other models, "
         "prompts or settings are refused.",
+    ),
+    Command(
+        "calibrate",
+        CalibrationSettings,
+        "calibration.study:calibrate",
+        "the strength that spends a budget of quality, for every method, against a prompt",
+        "Learns every method at several choices of sites, finds the strength of each that spends "
+        "one budget of quality, and chooses its sites, on one half of the prompts and plain texts; "
+        "measures effect and cost on the other half, beside prompts that ask for the same.",
+        sections=("generate", "evaluate", "calibrate"),
     ),
 )
 

@@ -74,6 +74,7 @@ class Decoding(Settings):
     seed: Natural = 0
 
     def check(self) -> None:
+        super().check()
         sampled = self.temperature != 1.0 or self.top_k != 0 or self.top_p != 1.0
         if sampled and not self.do_sample:
             raise ValueError(
@@ -147,6 +148,40 @@ class JudgeSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EffectSettings(JudgeSettings):
+    """What the texts are scored for.
+
+    Attributes:
+        lexicon: Words of the concept, one a line.
+        classifier: A text classifier of transformers: a name on the hub or a local folder.
+        label: The classifier's label to measure, such as toxic.
+        sentiment: Sentiment by rules, offline.
+    """
+
+    lexicon: Path | None = option(None, metavar="FILE")
+    classifier: str | None = option(None, metavar="MODEL")
+    label: str | None = None
+    sentiment: Literal["vader"] | None = None
+
+    def check(self) -> None:
+        super().check()
+        if (self.classifier is None) != (self.label is None):
+            missing = "label" if self.label is None else "classifier"
+            raise ValueError(f"{missing} is missing: --classifier NAME and --label go together")
+        if len(self.judge_answers) != 2:
+            raise ValueError(
+                f"judge_answers={self.judge_answers!r}: give two words, as in --judge-answers "
+                "yes,no"
+            )
+
+    @property
+    def scorers(self) -> list[str]:
+        """Settings that ask for a score of texts."""
+        known = ("lexicon", "judge", "classifier", "sentiment")
+        return [name for name in known if getattr(self, name) is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSettings(Settings):
     """Zero-shot tasks, through lm-evaluation-harness.
 
@@ -164,7 +199,7 @@ class TaskSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings):
+class EvaluationSettings(SteeringSettings, Decoding, EffectSettings, TaskSettings):
     """What to measure of a steered model.
 
     Attributes:
@@ -173,10 +208,6 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
         prompts: Texts to continue: .jsonl with {"text": ...}, or .txt, one a line; a config may
             describe them.
         generations: Texts that `transport generate` wrote, its folder or file, instead of prompts.
-        lexicon: Words of the concept, one a line.
-        classifier: A text classifier of transformers: a name on the hub or a local folder.
-        label: The classifier's label to measure, such as toxic.
-        sentiment: Sentiment by rules, offline.
         wandb: Logs the curves to this project of Weights & Biases.
         tensorboard: Logs them for TensorBoard.
     """
@@ -185,10 +216,6 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
     perplexity: Sequence[Path] = option((), metavar="FILE")
     prompts: str | Path | Mapping[str, Any] | None = option(None, metavar="FILE")
     generations: Path | None = option(None, metavar="DIR")
-    lexicon: Path | None = option(None, metavar="FILE")
-    classifier: str | None = option(None, metavar="MODEL")
-    label: str | None = None
-    sentiment: Literal["vader"] | None = None
     wandb: str | None = option(None, metavar="PROJECT")
     tensorboard: Path | None = option(None, metavar="DIR")
 
@@ -196,25 +223,15 @@ class EvaluationSettings(SteeringSettings, Decoding, JudgeSettings, TaskSettings
         super().check()
         if self.prompts is not None and self.generations is not None:
             raise ValueError("prompts and generations are both given: give the one or the other")
-        of_texts = ("lexicon", "judge", "classifier", "sentiment")
-        asked = [name for name in of_texts if getattr(self, name) is not None]
-        if not self.has_texts and asked:
+        if not self.has_texts and self.scorers:
             raise ValueError(
-                f"{asked[0]} measures texts, and there are none: add --prompts FILE to write them, "
-                "or --generations DIR"
+                f"{self.scorers[0]} measures texts, and there are none: add --prompts FILE to "
+                "write them, or --generations DIR"
             )
         if not (self.has_texts or self.perplexity or self.tasks):
             raise ValueError(
                 "no metric is asked for: add --perplexity FILE, --prompts FILE (with --lexicon, "
                 "--judge, --classifier or --sentiment) or --tasks NAMES"
-            )
-        if (self.classifier is None) != (self.label is None):
-            missing = "label" if self.label is None else "classifier"
-            raise ValueError(f"{missing} is missing: --classifier NAME and --label go together")
-        if len(self.judge_answers) != 2:
-            raise ValueError(
-                f"judge_answers={self.judge_answers!r}: give two words, as in --judge-answers "
-                "yes,no"
             )
         self._check_names()
 

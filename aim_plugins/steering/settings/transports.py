@@ -27,17 +27,47 @@ from aim_plugins.transport.vocabulary import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings(ModelSettings):
+class SentenceSettings(Settings):
+    """The sentences that transports are learned from.
+
+    Attributes:
+        source: Sentences to start from: .jsonl with {"text": ...}, or .txt, one a line.
+        target: Sentences to arrive at, the same way.
+        data: What `load_sides` reads instead of two files.
+        limit: Sentences a side, drawn at random; by default all.
+    """
+
+    source: str | None = option(None, metavar="FILE")
+    target: str | None = option(None, metavar="FILE")
+    data: Mapping[str, Any] = field(default_factory=dict)
+    limit: Count | None = None
+
+    def check(self) -> None:
+        super().check()
+        if (self.source is None) != (self.target is None):
+            given = "target" if self.source is None else "source"
+            raise ValueError(f"--{given} is there without the other side: give both files")
+
+    def check_files(self) -> None:
+        super().check_files()
+        for name, side in (("source", self.source), ("target", self.target)):
+            if side is not None:
+                existing(side, name, SUFFIXES)
+
+    @property
+    def has_sentences(self) -> bool:
+        """Whether any are named."""
+        return self.source is not None or bool(self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(ModelSettings, SentenceSettings):
     """How a transport is learned.
 
     Attributes:
         output: Folder for the transport.
         modules: Modules to transport, by patterns of their whole names, such as '.*layernorm';
             'NAME:K' takes output K of a tuple.
-        source: Sentences to start from: .jsonl with {"text": ...}, or .txt, one a line.
-        target: Sentences to arrive at, the same way.
-        data: What `load_sides` reads instead of two files.
-        limit: Sentences a side, drawn at random; by default all.
         seed: Of that draw; by default the data's, or 0.
         max_length: Cuts sentences, in tokens; by default they stay whole.
         batch_size: Sentences in a forward pass; batches run in lockstep.
@@ -53,10 +83,6 @@ class FitSettings(ModelSettings):
 
     output: Path = option(short="-o", metavar="DIR")
     modules: Sequence[str] = option(metavar="REGEX")
-    source: str | None = option(None, metavar="FILE")
-    target: str | None = option(None, metavar="FILE")
-    data: Mapping[str, Any] = field(default_factory=dict)
-    limit: Count | None = None
     seed: int | None = None
     max_length: int | None = None
     batch_size: Count = 32
@@ -68,10 +94,8 @@ class FitSettings(ModelSettings):
     strength: float = 1.0
 
     def check(self) -> None:
-        if (self.source is None) != (self.target is None):
-            given = "target" if self.source is None else "source"
-            raise ValueError(f"--{given} is there without the other side: give both files")
-        if self.source is None and not self.data:
+        super().check()
+        if not self.has_sentences:
             raise ValueError("the sentences are missing: add --source FILE --target FILE")
         check_method(self.method)
         if self.limit is not None and self.method in PAIRED_METHODS:
@@ -89,9 +113,7 @@ class FitSettings(ModelSettings):
             compile_site(pattern)
 
     def check_files(self) -> None:
-        for name, side in (("source", self.source), ("target", self.target)):
-            if side is not None:
-                existing(side, name, SUFFIXES)
+        super().check_files()
         refuse_filled(self.output)
 
 

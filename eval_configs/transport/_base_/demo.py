@@ -18,3 +18,4 @@ generate = dict(
     do_sample=True,
     seed=0,
 )
+calibrate = dict(layers=[r"model\.layers\.\d+"], samples=2, batch_size=16)

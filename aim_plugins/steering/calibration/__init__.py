@@ -1,0 +1,12 @@
+"""The strength that spends a budget of quality, for every method, held against a prompt.
+
+- `costs`: what a changed model costs on plain text: KL of its next-token distributions, and loss.
+- `search`: the strength whose cost meets a budget.
+- `sites`, `screen`: where methods may act, and what each place promises, from one backward pass.
+- `prompting`: instructions and examples, the rivals of steering.
+- `candidates`: methods at choices of sites, learned once and kept.
+- `halves`: the part that strengths and sites are chosen on, and the part that reports.
+- `entries`: a line of the table, and how it is measured.
+- `verdicts`: paired differences, in words, with the number of prompts that would be needed.
+- `study`, `front`, `pictures`, `files`: one calibration, from its settings to its report.
+"""

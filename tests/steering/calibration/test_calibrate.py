@@ -1,0 +1,282 @@
+"""`aim-plugins transport calibrate` from its options to its report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import statistics
+import types
+
+import pytest
+
+from aim_plugins.steering.calibration import front, study
+from aim_plugins.steering.calibration.prompting import prompt_rivals
+from aim_plugins.sweep.store import SweepStore
+from tests.conftest import die_in_a_copy
+
+WORDS = ["the", "capital", "of", "France", "is", "Paris", "and", "Germany", "Berlin", "Answer"]
+SIZES = {"source": (8, 6), "target": (8, 6), "plain": (12, 9), "prompts": (8, 3)}
+
+
+@pytest.fixture
+def files(tmp_path):
+    draw = random.Random(0)
+    for name, (count, length) in SIZES.items():
+        lines = dict.fromkeys(" ".join(draw.choices(WORDS, k=length)) for _ in range(count))
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    (tmp_path / "words.txt").write_text("paris\na\nis\n")
+    return tmp_path
+
+
+@pytest.fixture
+def calibrate(run_command, tiny, files, monkeypatch):
+    def run(*words, output="out", drawn=False):
+        with monkeypatch.context() as patch:
+            if not drawn:  # pictures take longer than everything else
+                nothing = {"png": b"", "svg": b""}
+                patch.setattr(front, "draw_equal", lambda found: nothing)
+                patch.setattr(front, "draw_curves", lambda found: nothing)
+                patch.setattr(front, "publish_page", write_files)
+            status = run_command(
+                *("calibrate", "--pretrained", tiny.folder, "-o", files / output),
+                *("--perplexity", files / "plain.txt", "--prompts", files / "prompts.txt"),
+                *("--device", "cpu", "--max-new-tokens", 3, "--curve", "0.5", *words),
+            )
+        path = files / output / "calibration.json"
+        return status, json.loads(path.read_text()) if path.exists() else None
+
+    return run
+
+
+def write_files(folder, page, manifest, *, files, **rest):
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return folder / "report.html"
+
+
+def learned(files, *more):
+    return (
+        *("--source", files / "source.txt", "--target", files / "target.txt"),
+        *("--modules", ".*input_layernorm", "--methods", "mean,caa"),
+        *("--lexicon", files / "words.txt", *more),
+    )
+
+
+def test_a_calibration_reports_every_line_on_what_nothing_was_chosen_on(calibrate, files, capsys):
+    words = learned(files, "--layers", r"model\.layers\.\d", "--instructions", "Answer Paris")
+    status, found = calibrate(*words, "--shots", 2, drawn=True)
+    assert status == 0
+    kinds = [(one["name"], one["kind"]) for one in found["entries"]]
+    assert kinds[:3] == [
+        ("plain model", "plain"),
+        ("instruction", "prompt"),
+        ("2 examples", "prompt"),
+    ]
+    assert {name for name, kind in kinds if kind == "method"} == {"mean", "caa"}
+    assert kinds[-1][1] == "both"
+    assert set(found["promises"]) == {"mean", "caa"}
+    assert set(found["promises"]["mean"]) == {
+        *("all", "early", "middle", "late"),
+        *(f"model.layers.{layer}" for layer in range(3)),
+    }
+    plain, *others = found["entries"]
+    assert plain["point"]["divergence"]["value"] == 0
+    for one in others:
+        assert len(one["point"]["effects"]) == len(plain["point"]["effects"])
+        assert one["point"]["divergence"]["n"] == plain["point"]["divergence"]["n"]
+    for name in ("equal", "curves"):
+        for kind in ("png", "svg"):
+            assert (files / "out" / "curves" / f"{name}.{kind}").stat().st_size
+    report = (files / "out" / "report.html").read_text()
+    assert "At a budget of KL 0.1" in report and "calibrate" in report
+    with open(files / "out" / "calibration.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    curve = [row for row in rows if row["name"] == "mean"]
+    assert [row["calibrated"] for row in curve] == ["False", "True"]
+    assert "cannot be told apart" in capsys.readouterr().out
+
+
+def test_methods_spend_the_budget_on_the_half_that_strengths_were_found_on(
+    tiny, files, calibrate, monkeypatch
+):
+    """Of both halves together, as far as these agree, by the plain definition."""
+    seen = {}
+    real = study.CalibrationStudy._calibrated
+
+    def watched(self, chosen, reference, kind, rival=None):
+        found = real(self, chosen, reference, kind, rival)
+        seen.setdefault(kind, (self, chosen, found, reference))
+        return found
+
+    monkeypatch.setattr(study.CalibrationStudy, "_calibrated", watched)
+    status, _ = calibrate(*learned(files, "--instructions", "Answer", "--budget-kl", 0.05))
+    assert status == 0
+    assert set(seen) == {"method", "both"}
+    for own, chosen, entries, reference in seen.values():
+        for one, entry in zip(chosen, entries, strict=True):
+            changed = one.candidate.at(entry.point.strength, reference.prefix)
+            [costs] = own.measures.costs(own.texts.calibration, [changed], reference)
+            assert costs.divergence.value == pytest.approx(0.05, rel=0.021)
+
+
+def test_the_halves_of_texts_and_prompts_share_nothing(files, calibrate, monkeypatch):
+    asked = {"calibration": set(), "held out": set()}
+    real = study.CalibrationStudy.measure
+
+    def watched(self, store):
+        real(self, store)
+        assert not set(self.texts.calibration) & set(self.texts.held_out)
+        asked["calibration"] |= set(self.prompts.calibration)
+        asked["held out"] |= set(self.prompts.held_out)
+
+    monkeypatch.setattr(study.CalibrationStudy, "measure", watched)
+    monkeypatch.setattr(
+        study,
+        "encode_texts",
+        lambda engine, texts: [tuple(engine.tokenizer(text).input_ids) for text in texts],
+    )
+    status, _ = calibrate(*learned(files))
+    assert status == 0
+    assert asked["calibration"] and not asked["calibration"] & asked["held out"]
+
+
+def test_a_budget_of_perplexity_is_spent_as_a_ratio(files, calibrate, capsys):
+    status, found = calibrate(*learned(files, "--budget-perplexity", 1.05))
+    assert status == 0
+    assert found["budget"] == "1.05 times the perplexity"
+
+
+def test_a_budget_that_is_not_reached_is_marked(files, calibrate, capsys):
+    status, found = calibrate(*learned(files, "--largest", "0.001"))
+    assert status == 0
+    methods = [one for one in found["entries"] if one["kind"] == "method"]
+    assert not any(one["reached"] for one in methods)
+    assert all(one["point"]["strength"] == 0.001 for one in methods)
+
+
+def test_given_transports_stand_in_the_table_under_their_names(
+    files, calibrate, other_transport, tiny_transport
+):
+    words = ("--transports", tiny_transport, other_transport, "--lexicon", files / "words.txt")
+    status, found = calibrate(*words, "--shots", 0)
+    assert status == 0
+    names = [one["name"] for one in found["entries"] if one["kind"] == "method"]
+    assert names == [tiny_transport.name, other_transport.name]
+    assert found["promises"] == {}
+
+
+def test_a_given_transport_with_the_name_of_a_method_is_refused(
+    files, calibrate, other_transport, capsys
+):
+    copied = files / "renamed" / "mean"
+    copied.parent.mkdir()
+    shutil.copytree(other_transport, copied)
+    assert calibrate(*learned(files), "--transports", copied)[0] == 2
+    assert "repeat a name, which the table needs: rename a folder" in capsys.readouterr().err
+
+
+def test_effects_are_means_over_the_texts_of_a_prompt(files, calibrate, monkeypatch):
+    written = []
+    real = study.Measures.effects
+
+    def watched(self, prompts, columns, prefix="", *, samples=None):
+        found = real(self, prompts, columns, prefix, samples=samples)
+        written.append((prompts, columns, samples or 3, found))
+        return found
+
+    monkeypatch.setattr(study.Measures, "effects", watched)
+    words = ("--do-sample", "--samples", 3, "--shots", 0)
+    status, found = calibrate(*learned(files, *words))
+    assert status == 0
+    assert {samples for _, _, samples, _ in written} == {1, 3}
+    for prompts, columns, samples, effects in written:
+        assert len(effects) == len(columns)
+        for values in effects:
+            assert len(values) == len(prompts)
+            assert all(round(samples * one, 6) in range(samples + 1) for one in values)
+    plain = next(one for one in found["entries"] if one["kind"] == "plain")
+    assert statistics.fmean(plain["point"]["effects"]) >= 0
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(files, calibrate, monkeypatch):
+    words = learned(files, "--layers", r"model\.layers\.\d", "--instructions", "Answer Paris")
+    assert calibrate(*words, output="whole")[0] == 0
+    calls = {"count": 0}
+    real = SweepStore.write_batch
+
+    def die():
+        def dying(self, key, payload):
+            real(self, key, payload)
+            calls["count"] += 1
+            if calls["count"] == 25:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        SweepStore.write_batch = dying
+        calibrate(*words, output="killed")
+
+    die_in_a_copy(die)
+    assert not (files / "killed" / "calibration.json").exists()
+    assert any((files / "killed" / "records").iterdir())
+    status, found = calibrate(*words, output="killed")
+    assert status == 0
+    whole = json.loads((files / "whole" / "calibration.json").read_text())
+    for one in (*whole["entries"], *found["entries"]):
+        one["transport"] = ""
+    assert found == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        ("--budget-kl 0.1 --budget-perplexity 1.2 --lexicon W", "are both given"),
+        ("", "one measure of the effect is needed"),
+        ("--lexicon W --sentiment vader", r"is needed \(lexicon, sentiment\)"),
+        ("--lexicon W --samples 2", "add --do-sample"),
+        ("--classifier M", "label is missing"),
+        ("--judge M --concept c --judge-answers yes", "give two words"),
+        ("--lexicon W --methods lineer", "did you mean 'linear'"),
+        ("--lexicon W --budget-perplexity 0.9", "a ratio above 1"),
+        ("--lexicon W --modules .*nowhere", "matches none of the"),
+    ],
+)
+def test_what_is_not_usable_is_refused_in_one_line(calibrate, files, capsys, words, pattern):
+    words = [files / "words.txt" if one == "W" else one for one in words.split()]
+    sides = ("--source", files / "source.txt", "--target", files / "target.txt")
+    modules = () if "--modules" in words else ("--modules", ".*input_layernorm")
+    status, _ = calibrate(*sides, *modules, *words)
+    assert status == 2
+    [line] = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error: ")]
+    assert re.search(pattern, line), line
+
+
+def test_nothing_to_calibrate_is_refused(calibrate, files, capsys):
+    status, _ = calibrate("--lexicon", files / "words.txt")
+    assert status == 2
+    assert "there is nothing to calibrate" in capsys.readouterr().err
+
+
+def test_instructions_are_given_plainly_and_in_the_models_own_format(tiny):
+    class Chatty:
+        chat_template = "there"
+        bos_token, bos_token_id = "<s>", 1
+
+        def __call__(self, text):
+            return types.SimpleNamespace(input_ids=[1])
+
+        def apply_chat_template(self, turns, tokenize, add_generation_prompt):
+            assert not tokenize and add_generation_prompt
+            return f"<s><user>{turns[0]['content']}<model>"
+
+    found = prompt_rivals(Chatty(), ["Be kind.", "Be wise."], ["one", "two"])
+    assert [one.name for one in found] == [
+        *("instruction 1", "instruction 1 in chat", "instruction 2", "instruction 2 in chat"),
+        "2 examples",
+    ]
+    assert [one.prefix for one in found[:2]] == ["Be kind.\n\n", "<user>Be kind.<model>"]
+    assert found[-1].prefix == "one\ntwo\n"
+    assert [one.name for one in prompt_rivals(tiny.tokenizer, ["Be kind."], [])] == ["instruction"]
