@@ -32,8 +32,9 @@ class Rotated(nn.Module):
         self.rotate_layer = nn.Module()
         self.rotate_layer.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(WIDTH, RANK)))
         nn.utils.parametrizations.orthogonal(self.rotate_layer)
-        with torch.no_grad():  # as training leaves it: away from where it began
-            self.rotate_layer.parametrizations.weight.original.add_(0.1 * torch.randn(WIDTH, RANK))
+        with torch.no_grad():  # as training moves it: below the diagonal, which keeps signs
+            noise = 0.1 * torch.randn(WIDTH, RANK).tril(-1)
+            self.rotate_layer.parametrizations.weight.original.add_(noise)
         self.learned_source = source
 
     @property
