@@ -193,6 +193,7 @@ def messages(tree):
 def test_messages_name_options_and_commands_that_exist():
     options = {f"--{one.name.replace('_', '-')}" for c in COMMANDS for one in fields(c.settings)}
     options |= {"--config", "--cfg-options"}
+    options.add("--pipeline")  # of images, which have commands of their own
     commands = {command.name for command in COMMANDS}
     seen = set()
     for path in (path for room in ROOMS for path in room.rglob("*.py")):
