@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from inspect_ai.tool import ToolChoice, ToolInfo
 
 _LOADING = ("dtype", "device", "max_length", "trust_remote_code")
-_UNANSWERED = ("logprobs", "prompt_logprobs", "frequency_penalty", "presence_penalty", "logit_bias")
-_UNANSWERED += ("best_of", "response_schema", "extra_body")
+_UNANSWERED = ["logprobs", "prompt_logprobs", "frequency_penalty", "presence_penalty", "logit_bias"]
+_UNANSWERED += ["best_of", "response_schema", "extra_body"]
 """Options that would change an answer, or add to it, and that this provider does not have."""
 
 _GATHERING = 0.1
@@ -60,8 +60,9 @@ class AimModelAPI(ModelAPI):
 
     def __init__(self, model_name: str, config: GenerateConfig, **given: Any) -> None:
         kind, _, path = model_name.partition("/")
-        if kind != "hf" or not path:
-            raise ValueError(f"--model aim/{model_name} is unknown: write aim/hf/MODEL")
+        # Inspect looks facts up of a model that it makes again, with a key: that one is not loaded.
+        if kind != "hf" or not path or given.pop("api_key", None):
+            raise ValueError(f"aim/{model_name} is unknown: write aim/hf/MODEL, without API key")
         self.column, loading = _read_arguments(given)
         from aim_plugins.engines.engine import NoJournal
         from aim_plugins.engines.loading import load_engine

@@ -132,18 +132,23 @@ def test_answers_do_not_depend_on_the_number_of_connections(chat, ask, std):
     assert texts(ask({"noise_std": std}, seed=1, **sampling)) != one
 
 
-def test_requests_that_wait_together_are_one_batch(ask, monkeypatch):
-    sizes = []
-    generate = HuggingFaceEngine.generate
+def test_requests_that_wait_together_are_one_batch_of_one_load(ask, monkeypatch):
+    sizes, loads = [], []
+    generate, make = HuggingFaceEngine.generate, HuggingFaceEngine.__init__
 
     def noted(self, prompts, *args, **options):
         sizes.append(len(prompts.token_ids))
         return generate(self, prompts, *args, **options)
 
+    def loaded(self, *args, **options):
+        loads.append(self)
+        return make(self, *args, **options)
+
     monkeypatch.setattr(HuggingFaceEngine, "generate", noted)
+    monkeypatch.setattr(HuggingFaceEngine, "__init__", loaded)
     monkeypatch.setattr(provider, "_GATHERING", 1.0)
-    ask({"noise_std": 1.0})
-    assert sum(sizes) == 3 and max(sizes) > 1
+    ask({"noise_std": 1.25})  # which no other test asks for: Inspect keeps its models
+    assert sum(sizes) == 3 and max(sizes) > 1 and len(loads) == 1
 
 
 def test_epochs_sample_anew(ask, chat):
@@ -191,6 +196,7 @@ def test_a_cached_answer_is_not_taken_for_one_of_another_strength(chat, ask):
         ("hf/{}", {"noise_sdt": 1}, "did you mean noise_std="),
         ("hf/{}", {"dtyp": "float32"}, "-M dtyp='float32' is unknown: did you mean 'dtype'"),
         ("vllm/{}", {}, "write aim/hf/MODEL"),
+        ("hf/{}", {"api_key": "secret"}, "write aim/hf/MODEL, without API key"),
     ],
 )
 def test_what_has_no_answer_is_refused_in_a_line(chat, model, given, said):
