@@ -56,6 +56,7 @@ IMAGES = [
     *VISION,
     "diffusers>=0.42",  # the one tried; earlier ones may run code that a folder brings
 ]
+INSPECT = ["inspect-ai>=0.3.263"]
 JOBS = ["submitit>=1.5", "ray>=2.40", "mmengine-lite>=0.10"]
 TRANSPORT = [
     *LM_EVAL,
@@ -144,6 +145,8 @@ setup(
         "images": IMAGES,
         "transport": TRANSPORT,
         "jobs": JOBS,
+        # Not in "all": forty packages that nothing else here needs. They fit its constraints.
+        "inspect": INSPECT,
         "dev": DEV,
         "all": [
             *(*GGUF, *LM_EVAL, *OPENCOMPASS, *TRANSPORT, *JOBS),
@@ -159,6 +162,7 @@ setup(
             "aim_changes = aim_plugins.engines.vllm.processor:ChangesVLLMProcessor",
         ],
         "vllm.general_plugins": ["aim_plugins = aim_plugins.engines.vllm.plugin:register"],
+        "inspect_ai": ["aim_plugins = aim_plugins.harnesses.inspect_ai"],
         "lm_eval.models": [
             "act_hf = aim_plugins.harnesses.lm_eval:ActHFLM",
             "act_vllm = aim_plugins.harnesses.lm_eval.vllm:ActVLLM",

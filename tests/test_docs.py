@@ -46,8 +46,9 @@ PROGRAMS = {
     "vision-bench": "vision_bench.cli",
     "lm_eval": "lm_eval.__main__",
 }
-ELSEWHERE = {"vllm", "curl"}
-"""Programs of vLLM's environment, where `tests/vllm` runs what the page on it shows."""
+ELSEWHERE = {"vllm", "curl", "inspect"}
+"""Programs of vLLM's environment, where `tests/vllm` runs what the page on it shows, and of an
+extra that not everyone has."""
 
 
 @dataclass(frozen=True)

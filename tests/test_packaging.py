@@ -133,6 +133,7 @@ def test_commands_and_entry_points_are_declared(installation):
     assert set(finished.stdout.splitlines()) == {
         "console_scripts aim-plugins aim_plugins.cli:main",
         "console_scripts vision-bench vision_bench.cli:main",
+        "inspect_ai aim_plugins aim_plugins.harnesses.inspect_ai",
         "lm_eval.models act_hf aim_plugins.harnesses.lm_eval:ActHFLM",
         "lm_eval.models act_vllm aim_plugins.harnesses.lm_eval.vllm:ActVLLM",
         "lm_eval.models aim_hf aim_plugins.harnesses.lm_eval:AimHFLM",

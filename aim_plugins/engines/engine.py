@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -68,6 +69,16 @@ class Journal(Protocol):
         """Stores a finished batch atomically."""
 
 
+class NoJournal:
+    """Keeps no batches, but makes the engine draw samples by keys, as with a journal."""
+
+    def read_batch(self, key: str) -> None:
+        """Finds nothing."""
+
+    def write_batch(self, key: str, payload: dict[str, Any]) -> None:
+        """Keeps nothing."""
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Left-padded prompts.
@@ -88,6 +99,15 @@ class Prompts:
         """The token ids of each prompt without its padding."""
         tokens, kept = self.token_ids.cpu(), self.mask.bool().cpu()
         return [row[mask] for row, mask in zip(tokens, kept, strict=True)]
+
+
+def pad_left(rows: Sequence[Sequence[int]], padding: int) -> Prompts:
+    """Prompts as one batch, padded on the left."""
+    width = max(len(row) for row in rows)
+    return Prompts(
+        torch.tensor([[padding] * (width - len(row)) + list(row) for row in rows]),
+        torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+    )
 
 
 class Engine(Protocol):

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from aim_plugins.core.files import existing, write_atomic
-from aim_plugins.engines.engine import Prompts
+from aim_plugins.engines.engine import Prompts, pad_left
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column
 from aim_plugins.steering.settings.evaluation import Decoding
@@ -137,15 +136,6 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     if start is None:
         raise ValueError("a prompt is empty and the tokenizer has no start token: leave it out")
     return [start]
-
-
-def pad_left(rows: Sequence[Sequence[int]], padding: int) -> Prompts:
-    """Prompts as one batch, padded on the left."""
-    width = max(len(row) for row in rows)
-    return Prompts(
-        torch.tensor([[padding] * (width - len(row)) + list(row) for row in rows]),
-        torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-    )
 
 
 def until(tokens: Sequence[int], ends: set[int]) -> list[int]:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from transformers import AutoConfig
 
 from aim_plugins.core.devices import model_window
-from aim_plugins.engines.engine import Engine, Journal, ScoreRow
+from aim_plugins.engines.engine import Engine, Journal, NoJournal, ScoreRow
 from aim_plugins.harnesses.opencompass.config.modulations import split_modulation
-from aim_plugins.harnesses.opencompass.run.replay import AnswerTable, ColumnModel, NoJournal, Span
+from aim_plugins.harnesses.opencompass.run.replay import AnswerTable, ColumnModel, Span
 from aim_plugins.modulation.columns import Column
 
 

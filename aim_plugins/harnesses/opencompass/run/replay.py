@@ -28,16 +28,6 @@ _QUEUED_ROWS = 512
 """Rows of generation handed at a time to an engine that queues them; each batch is kept."""
 
 
-class NoJournal:
-    """Keeps no batches, but makes the engine draw samples by keys, as with a journal."""
-
-    def read_batch(self, key: str) -> None:
-        """Finds nothing."""
-
-    def write_batch(self, key: str, payload: dict[str, Any]) -> None:
-        """Keeps nothing."""
-
-
 @dataclass(frozen=True)
 class GenerationOptions:
     """What besides the prompt decides a continuation.
