@@ -175,7 +175,7 @@ def test_noise_and_transport_are_the_axes_of_one_sweep(grid_run, read_answers, c
         assert label in heat_map and label in page
     assert "2 noise stds × 3 transport strengths" in page
     said = capsys.readouterr().out
-    assert said.endswith(f"report:   {folder / 'report.html'}\n")
+    assert said.endswith(f"report:    {folder / 'report.html'}\n")
     assert "std strength" in " ".join(said.split())
 
 

@@ -260,7 +260,7 @@ def test_a_part_of_the_pipeline_that_was_replaced_is_refused(
         ("sd", ["--min-strength", "0"], "give --strength GRID, or the ends"),
         ("sd", ["--prompts", "none.txt"], "no such file"),
         ("sd", ["--prompts", "none.csv"], "suffix"),
-        ("sd", ["--height", "12"], "divisible by 8"),
+        ("sd", ["--height", "12"], "height=12 is no multiple of 8"),
     ],
 )
 def test_what_cannot_be_drawn_leaves_no_image(
