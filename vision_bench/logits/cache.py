@@ -12,22 +12,17 @@ several processes only by `accelerate launch --multi_gpu --num_processes 2`; tor
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import hashlib
-import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from aim_plugins.core.commands import say
-from aim_plugins.core.devices import best_device
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import applied
@@ -38,6 +33,7 @@ from vision_bench.data.segmentation import SegmentationData
 from vision_bench.logits.classes import CachedLogits
 from vision_bench.logits.forward import UnfitImageError, forward
 from vision_bench.logits.pixels import CachedSegmentationLogits
+from vision_bench.logits.processes import Processes, only_writer, started_processes
 from vision_bench.logits.store import LogitsStore, Sample
 from vision_bench.models.model import named_module
 
@@ -190,7 +186,7 @@ def cache_changed_logits(
     _check(model, data, task, batch_size, workers)
     if dtype is None:
         dtype = torch.float16 if task == "segmentation" else torch.float32
-    processes = _processes()
+    processes = started_processes()
     passes = []
     for own in dict.fromkeys(changes):
         run = functools.partial(_forward, model, own, device or processes.device, dtype)
@@ -198,7 +194,7 @@ def cache_changed_logits(
     with contextlib.ExitStack() as stack:
         # In one order in every run, so that no two wait for each other.
         for place in sorted(one.store.folder for one in passes):
-            stack.enter_context(_only_writer(place, processes))
+            stack.enter_context(only_writer(place, processes))
         if processes.index == 0:
             for one in passes:
                 one.store.start()
@@ -242,35 +238,6 @@ class _Pass:
 
     store: LogitsStore
     run: Callable[[list[Tensor]], list[Tensor]]
-
-
-@dataclass(frozen=True)
-class _Processes:
-    """This process among those that `accelerate launch` started; alone otherwise."""
-
-    index: int
-    count: int
-    wait: Callable[[], object]
-    device: torch.device | None
-
-
-def _processes() -> _Processes:
-    if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return _Processes(0, 1, lambda: None, None)
-    try:
-        from accelerate import PartialState
-    except ImportError as error:
-        raise ImportError(
-            "several processes need accelerate: pip install 'aim-plugins[vision]'"
-        ) from error
-    # Without being told, accelerate takes processes on CPUs for independent ones.
-    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    cpu = cpu or best_device().type == "cpu"
-    # A fast process waits for a slow one for as long as the pass takes.
-    state = PartialState(cpu=cpu, timeout=datetime.timedelta(days=7))
-    return _Processes(
-        state.process_index, state.num_processes, state.wait_for_everyone, state.device
-    )
 
 
 def _check(
@@ -329,28 +296,9 @@ def _weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _only_writer(folder: Path, processes: _Processes) -> Iterator[None]:
-    """Waits until no other run writes this cache; the system frees a killed run's lock."""
-    if processes.index != 0:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{folder}: another run computes these logits; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _compute(
     passes: Sequence[_Pass],
-    processes: _Processes,
+    processes: Processes,
     batch_size: int,
     workers: int,
     progress: bool,
