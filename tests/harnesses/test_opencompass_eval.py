@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shlex
 import statistics
 import subprocess
 from pathlib import Path
@@ -525,7 +526,7 @@ def test_the_command_starts_the_task_anywhere(run):
 def test_nothing_is_started_where_inference_left_nothing_to_evaluate(run):
     """Importing OpenCompass to say so takes up to a minute."""
     command = run.task(run.dataset()).get_command("params.py", "CUDA_VISIBLE_DEVICES= {task_cmd}")
-    ended = subprocess.run(command, shell=True, capture_output=True, text=True)
+    ended = subprocess.run(["env", *shlex.split(command)], capture_output=True, text=True)
     assert ended.returncode == 1
     assert "nothing to evaluate: the inference left no predictions" in ended.stderr
     assert "params.py" not in command
