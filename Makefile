@@ -232,11 +232,13 @@ $(STEERED:%=demo-images-%): demo-images-%: setup
 	$(VISION_BENCH) images evaluate $(IMAGES_OUTPUT)/$* \
 		--config $(TEXT_TO_IMAGE)/demo_$*.py --output $(IMAGES_OUTPUT)/$*-scored
 
-# One thread for each process: small tensors gain nothing from more.
+# One thread for each process: small tensors gain nothing from more. The order is that of the
+# tests' own conftest.
 test: setup
 	@echo "== fetching the demo model"
 	@$(BIN)/aim-plugins demo-model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(THREADS) --dist loadfile \
+		--no-loadscope-reorder
 
 # vLLM's CPU build beside both harnesses, in an environment of its own. It needs torch's CPU build:
 # where no index of yours has that, UV_TORCH_BACKEND=cpu make test-vllm fetches it from PyTorch's.
