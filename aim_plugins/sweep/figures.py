@@ -16,10 +16,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#6E6E6E"
 INK = "#222222"
 # The palette without its yellow, which is too pale for a line on white; with a marker for each, so
-# that lines are told apart in print as well.
+# that lines are told apart in print as well. Wine, brown and a light grey follow, for many lines.
 _LOOKS = (
     *((BLUE, "o"), (VERMILLION, "s"), ("#009E73", "^"), ("#CC79A7", "D")),
     *(("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X")),
+    *(("#882255", "<"), ("#8C6D31", ">"), ("#999999", "p")),
 )
 
 STYLE: Any = {
@@ -50,7 +51,7 @@ _LABEL_WIDTH = 60
 def look(index: int) -> tuple[str, str]:
     """Colour and marker of a line among several; beyond the palette markers change.
 
-    >>> look(0), look(7)
+    >>> look(0), look(10)
     (('#0072B2', 'o'), ('#0072B2', 's'))
     """
     count = len(_LOOKS)

@@ -48,7 +48,7 @@ def draw_equal(found: Findings) -> dict[str, bytes]:
         axes.set_xlabel(found.metric)
         n = len(found.plain.point.effects)
         _title(axes, f"{found.metric} at {found.settings.budget_text}",
-               f"n = {n} held-out prompts, 95 % intervals; prompts at their own cost")  # fmt: skip
+               f"{n} held-out prompts, 95 % intervals, costs on the right")  # fmt: skip
         return render(figure)
 
 
