@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from aim_plugins.core.files import existing
 from aim_plugins.core.settings import Count, Names, Natural, Positive, bound, option
 from aim_plugins.modulation.sites import compile_site
-from aim_plugins.steering.settings.evaluation import Decoding, EffectSettings
+from aim_plugins.steering.settings.evaluation import Decoding, EffectSettings, check_texts
 from aim_plugins.steering.settings.model import ModelSettings
 from aim_plugins.steering.settings.transports import SentenceSettings
-from aim_plugins.transport.data.text_files import SUFFIXES
 from aim_plugins.transport.vocabulary import METHOD_NAMES, check_method, existing_transport
 
 DEFAULT_BUDGET = 0.1
@@ -103,12 +101,7 @@ class CalibrationSettings(ModelSettings, SentenceSettings, Decoding, EffectSetti
 
     def check_files(self) -> None:
         super().check_files()
-        if isinstance(self.prompts, str | Path):
-            existing(self.prompts, "prompts", SUFFIXES)
-        for path in self.perplexity:
-            existing(path, "perplexity", SUFFIXES)
-        if self.lexicon is not None:
-            existing(self.lexicon, "lexicon")
+        check_texts(self.prompts, self.perplexity)
         for folder in self.transports:
             existing_transport(folder)
 

@@ -31,6 +31,16 @@ DEFAULT_QUESTION = (
 )
 
 
+def check_texts(
+    prompts: str | Path | Mapping[str, Any] | None, perplexity: Sequence[Path] = ()
+) -> None:
+    """Refuses files of prompts and of plain text that are not there, or of another kind."""
+    if isinstance(prompts, str | Path):
+        existing(prompts, "prompts", SUFFIXES)
+    for path in perplexity:
+        existing(path, "perplexity", SUFFIXES)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SteeringSettings(ModelSettings):
     """What it is steered by.
@@ -51,6 +61,7 @@ class SteeringSettings(ModelSettings):
 
     def check_files(self) -> None:
         existing_transport(self.transport)
+        super().check_files()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +130,7 @@ class GenerateSettings(SteeringSettings, Decoding):
 
     def check_files(self) -> None:
         super().check_files()
-        if not isinstance(self.prompts, Mapping):
-            existing(self.prompts, "prompts", SUFFIXES)
+        check_texts(self.prompts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +183,11 @@ class EffectSettings(JudgeSettings):
                 f"judge_answers={self.judge_answers!r}: give two words, as in --judge-answers "
                 "yes,no"
             )
+
+    def check_files(self) -> None:
+        super().check_files()
+        if self.lexicon is not None:
+            existing(self.lexicon, "lexicon")
 
     @property
     def scorers(self) -> list[str]:
@@ -237,12 +252,7 @@ class EvaluationSettings(SteeringSettings, Decoding, EffectSettings, TaskSetting
 
     def check_files(self) -> None:
         super().check_files()
-        if isinstance(self.prompts, str | Path):
-            existing(self.prompts, "prompts", SUFFIXES)
-        for path in self.perplexity:
-            existing(path, "perplexity", SUFFIXES)
-        if self.lexicon is not None:
-            existing(self.lexicon, "lexicon")
+        check_texts(self.prompts, self.perplexity)
         texts = self.generations_file
         if texts is not None and not texts.is_file():
             raise FileNotFoundError(
