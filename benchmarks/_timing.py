@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,20 @@ def environment() -> dict[str, Any]:
 def write_result(name: str, result: dict[str, Any]) -> Path:
     """Writes benchmarks/results/NAME.json."""
     return write_json(RESULTS / f"{name}.json", result)
+
+
+def write_parts(
+    name: str, measures: Mapping[str, Callable[[], dict[str, Any]]], parts: Sequence[str]
+) -> None:
+    """Measures the named parts of a benchmark, all by default; prints and writes each."""
+    for part, measure in measures.items():
+        if parts and part not in parts:
+            continue
+        result = measure()
+        for label, value in result.items():
+            if isinstance(value, float):
+                print(f"{part}: {label} = {value:.3g}")
+        print(f"written: {write_result(f'{name}_{part}', result)}", flush=True)
 
 
 def write_json(path: Path, result: dict[str, Any]) -> Path:

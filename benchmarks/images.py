@@ -37,7 +37,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.hooks import change_outputs
-from benchmarks._timing import paired_times, write_result
+from benchmarks._timing import paired_times, write_parts
 from vision_bench.demo.text_to_image.tokens import LENGTH, make_tokenizer
 from vision_bench.demo.text_to_image.train_pipeline import (
     GUIDANCE,
@@ -351,14 +351,7 @@ def main(parts: list[str]) -> None:
         "blocks": blocks,
         "memory": memory,
     }
-    for name, measure in measures.items():
-        if parts and name not in parts:
-            continue
-        result = measure()
-        for label, value in result.items():
-            if isinstance(value, float):
-                print(f"{name}: {label} = {value:.3g}")
-        print(f"written: {write_result(f'images_{name}', result)}", flush=True)
+    write_parts("images", measures, parts)
 
 
 if __name__ == "__main__":

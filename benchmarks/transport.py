@@ -39,7 +39,7 @@ from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.transport import fit_transport, fold_transport
 from aim_plugins.transport.maps import fit_map
-from benchmarks._timing import paired_medians, write_result
+from benchmarks._timing import paired_medians, write_parts
 
 MODULES = r".*layernorm"
 STRENGTHS = "0:1:0.1"
@@ -225,14 +225,7 @@ def main(parts: list[str]) -> None:
         "strengths": lambda: strengths(model, tokenizer),
         "hooks": lambda: hooks(model, tokenizer),
     }
-    for name, measure in measures.items():
-        if parts and name not in parts:
-            continue
-        result = measure()
-        for label, value in result.items():
-            if isinstance(value, float):
-                print(f"{name}: {label} = {value:.3g}")
-        print(f"written: {write_result(f'transport_{name}', result)}")
+    write_parts("transport", measures, parts)
 
 
 if __name__ == "__main__":
