@@ -334,10 +334,7 @@ def _shared_prefill(
             pad_token_id=generation_kwargs.get("pad_token_id"),
             return_dict_in_generate=True,
         ).past_key_values
-    plain = (DynamicLayer, DynamicSlidingWindowLayer)
-    if type(cache) is not DynamicCache or not all(type(layer) in plain for layer in cache.layers):
-        return None
-    if cache.get_seq_length() != prompts.token_ids.shape[1] - 1:  # the model does not fill it
+    if not repeats(cache, prompts.token_ids.shape[1] - 1):
         return None
     pass_of = {column: index for index, group in enumerate(members.values()) for column in group}
     source = [pass_of[column] for column in range(len(columns))]
@@ -345,6 +342,21 @@ def _shared_prefill(
         torch.tensor([prompt * passes + index for prompt in range(count) for index in source])
     )
     return cache
+
+
+def repeats(cache: Any, tokens: int) -> bool:
+    """Whether a model's cache has rows that can be repeated and selected.
+
+    Args:
+        cache: What the model returned.
+        tokens: Tokens of each row that it has read; a model need not fill its cache.
+    """
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return (
+        type(cache) is DynamicCache
+        and all(type(layer) in plain for layer in cache.layers)
+        and cache.get_seq_length() == tokens
+    )
 
 
 def _decode(

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.core.identity import fingerprint
+from aim_plugins.engines.generation import repeats
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column, applied
 from aim_plugins.sweep.estimates import Estimate, ratio
@@ -242,10 +244,37 @@ def log_probabilities(
     counted = torch.zeros_like(padded, dtype=torch.bool)
     for place, row in enumerate(own):
         counted[place, first : len(row)] = True
-    token_ids = padded.repeat(len(changed), 1).to(engine.device)
     changes = [one.column.forward for one in changed for _ in rows]
-    starts = torch.full((len(changes),), first)
-    with torch.no_grad(), applied(engine.model, changes, starts):
-        logits = engine.model(token_ids).logits[:, -token_ids.shape[1] :]
-    parts = logits.split(len(rows))
-    return [part[counted.to(part.device)].float().log_softmax(-1) for part in parts]
+    with torch.no_grad():
+        cache = _read_prefix(engine, padded[:1, :first], changed)
+        read, given = 0, {}
+        if cache is not None:
+            cache.batch_repeat_interleave(len(rows))
+            read, given = first, {"past_key_values": cache}
+        token_ids = padded[:, read:].repeat(len(changed), 1).to(engine.device)
+        starts = torch.full((len(changes),), first - read)
+        with applied(engine.model, changes, starts):
+            logits = engine.model(token_ids, **given).logits
+    parts = logits[:, -token_ids.shape[1] :].split(len(rows))
+    own_tokens = counted[:, read:].to(logits.device)
+    return [part[own_tokens].float().log_softmax(-1) for part in parts]
+
+
+def _read_prefix(
+    engine: HuggingFaceEngine, prefix: Int[Tensor, "1 tokens"], changed: Sequence[Changed]
+) -> Any | None:
+    """Keys and values of what stands before all texts, a row for each changed model.
+
+    Changes of the last positions begin behind it. None without a prefix, and of models whose cache
+    cannot be repeated over texts, such as state-space models.
+    """
+    if not prefix.shape[1]:
+        return None
+    reading = [
+        tuple(change for change in one.column.forward if change.positions != "last")
+        for one in changed
+    ]
+    token_ids = prefix.repeat(len(changed), 1).to(engine.device)
+    with applied(engine.model, reading):
+        cache = getattr(engine.model(token_ids, use_cache=True), "past_key_values", None)
+    return cache if repeats(cache, prefix.shape[1]) else None

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.columns import Column
+from aim_plugins.steering.calibration import costs
 from aim_plugins.steering.calibration.costs import (
     UNCHANGED,
     Changed,
@@ -115,6 +117,27 @@ def test_a_method_behind_a_prompt_is_held_against_the_prompted_model(
     assert found.divergences[0] == pytest.approx(divergence_by_hand(reference, moved), rel=1e-3)
 
 
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_a_prompt_that_is_read_once_gives_the_costs_of_one_before_each_text(
+    engine, other_transport, monkeypatch, positions
+):
+    learned, _ = read_transport(other_transport)
+    maps = ActivationMaps(learned.maps.maps, positions)
+    prefix = prefix_tokens(engine, PROMPT)
+    changed = [
+        Changed(Column((Transport(strength, f"of {positions}", maps),)), prefix)
+        for strength in (0.5, 1.0)
+    ]
+    rows, reference = encode_texts(engine, TEXTS), Changed(prefix=prefix)
+    once = measure_costs(engine, rows, changed, reference=reference, batch_size=6)
+    monkeypatch.setattr(costs, "_read_prefix", lambda *_: None)
+    whole = measure_costs(engine, rows, changed, reference=reference, batch_size=6)
+    for one, other in zip(once, whole, strict=True):
+        assert one.divergences == pytest.approx(other.divergences, rel=1e-3)
+        assert one.losses == pytest.approx(other.losses, rel=1e-5)
+    assert once[0].divergences != once[1].divergences
+
+
 def test_per_token_values_and_errors_are_those_of_ratios(engine, mean_transport):
     _, at = mean_transport
     [found] = measure_costs(engine, encode_texts(engine, TEXTS), [at(1.0)])
@@ -166,8 +189,8 @@ def test_equal_budgets_spend_equal_divergence(
         search = BudgetSearch(budget, 32.0)
         while (strength := search.next) is not None:
             one = Changed(Column((Transport(strength, learned.fingerprint, learned.maps),)))
-            [costs] = measure_costs(engine, rows, [one])
-            search.record(strength, costs.divergence.value)
+            [spending] = measure_costs(engine, rows, [one])
+            search.record(strength, spending.divergence.value)
         found = search.found
         assert found.reached
         spent = 0.0
