@@ -54,7 +54,7 @@ endef
 SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
 .PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution \
-	demo-images $(STEERED:%=demo-images-%) \
+	demo-images $(STEERED:%=demo-images-%) $(STEERINGS:%=demo-act-%) \
 	test test-vllm test-lm-eval test-gpu bench-gpu docs-check lint format bench clean clean-runs
 .DEFAULT_GOAL := help
 
@@ -120,16 +120,20 @@ demo-vision: setup
 	@find $(VISION_OUTPUT) -name report.html -o -name sweep.csv -o -name curves -o -name strip.png \
 		-o -name animation.gif | sort
 
+# One process for each steering; they share the threads, since small tensors gain little from more.
 demo-act: setup
 	@echo "== fetching the demo model"
 	@$(BIN)/aim-plugins demo-model
-	@set -e; export OMP_NUM_THREADS=$(THREADS); for steering in $(STEERINGS); do \
-		echo "== $$steering: every method and prompts, at one budget"; \
-		$(BIN)/aim-plugins transport calibrate --config eval_configs/transport/demo_$$steering.py \
-			-o $(ACT_OUTPUT)/$$steering; \
-	done
+	@$(MAKE) --no-print-directory -j $(THREADS) $(STEERINGS:%=demo-act-%)
 	@echo "== done"
 	@find $(ACT_OUTPUT) -name report.html -o -name equal.png | sort
+
+ACT_THREADS = $$(( $(THREADS) > $(words $(STEERINGS)) ? $(THREADS) / $(words $(STEERINGS)) : 1 ))
+
+$(STEERINGS:%=demo-act-%): demo-act-%:
+	@echo "== $*: every method and prompts, at one budget"
+	@OMP_NUM_THREADS=$(ACT_THREADS) $(BIN)/aim-plugins transport calibrate \
+		--config eval_configs/transport/demo_$*.py -o $(ACT_OUTPUT)/$*
 
 QUESTIONS := importance diversity sensitivity correlation overhead
 
