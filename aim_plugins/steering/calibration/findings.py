@@ -92,6 +92,11 @@ def spent_at(found: Findings, point: CurvePoint) -> Interval:
     return cost_interval(point.growth if by_loss else point.divergence)
 
 
+def shown_sites(one: Entry) -> str:
+    """Its sites for tables and pictures, which have little room."""
+    return one.sites.removeprefix("model.")
+
+
 def headline(found: Findings) -> str:
     """The result in a sentence or two."""
     method, prompt, budget = found.method, found.prompt, found.settings.budget_text

@@ -18,6 +18,7 @@ from aim_plugins.steering.calibration.findings import (
     headline,
     sentences,
     shown,
+    shown_sites,
 )
 from aim_plugins.steering.calibration.pictures import draw_curves, draw_equal
 from aim_plugins.sweep.overview import Overview
@@ -50,10 +51,10 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
         Section(
             "At one budget",
             _note(found),
-            sentences(found),
-            {f"effect at {found.settings.budget_text}": drawn["equal"]["png"]},
-            [table],
+            pictures={f"effect at {found.settings.budget_text}": drawn["equal"]["png"]},
+            tables=[table],
         ),
+        Section("What follows", "", sentences(found)),
         Section(
             "Effect and cost",
             "The strengths around the calibrated one (ringed), on held-out prompts and texts; a "
@@ -118,7 +119,7 @@ def _line(found: Findings, one: Entry) -> list[str]:
         ratio = f"× {math.exp(growth.value):.3f} [{low:.3f}, {high:.3f}]"
     return [
         one.name,
-        one.sites or "–",
+        shown_sites(one) or "–",
         strength if one.reached else f"{strength}, budget not reached",
         shown(point.effect),
         "–" if one.kind == "plain" else shown(cost_interval(point.divergence), 3),

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from aim_plugins.steering.calibration.entries import CurvePoint, Entry
-from aim_plugins.steering.calibration.findings import Findings, cost_interval, spent_at
+from aim_plugins.steering.calibration.findings import Findings, cost_interval, shown_sites, spent_at
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, STYLE, VERMILLION, look, render
 
 _COLOURS = {"plain": GREY, "prompt": VERMILLION, "method": BLUE, "both": "#CC79A7"}
@@ -119,7 +119,7 @@ def _draw_points(axes: Axes, found: Findings, points: Sequence[CurvePoint], **dr
 def _label(one: Entry) -> str:
     if one.kind not in ("method", "both"):
         return one.name
-    return f"{one.name}, {one.sites.removeprefix('model.')}"
+    return f"{one.name}, {shown_sites(one)}"
 
 
 def _paid(found: Findings, one: Entry) -> str:

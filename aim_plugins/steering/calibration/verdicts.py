@@ -17,7 +17,7 @@ from aim_plugins.sweep.paired import (
 )
 
 _ROUNDING = 1e-9
-_MOST = 100_000
+_MOST = 10_000
 """Prompts beyond which a number needed is not worth its digits."""
 
 
