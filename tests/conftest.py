@@ -145,6 +145,44 @@ def tiny_llama():
     return random_llama(128, hidden_size=32, layers=2, positions=256, scale=0.3)
 
 
+_FAMILIES = {
+    "llama": dict(num_key_value_heads=2),
+    "gemma2": dict(num_key_value_heads=2, head_dim=8, sliding_window=16),
+    "qwen2": dict(num_key_value_heads=2),
+    "mistral": dict(num_key_value_heads=2, sliding_window=16),
+    "phi": {},
+    "gpt2": {},
+    "opt": dict(word_embed_proj_dim=32, ffn_dim=64),
+}
+
+
+@pytest.fixture(scope="module", params=_FAMILIES)
+def family(request):
+    """A small random causal model of several architectures, one after the other."""
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        request.param,
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **_FAMILIES[request.param],
+    )
+    transformers.set_seed(1)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(std=0.3)
+    return model
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random three-layer Llama with a real byte-level BPE tokenizer of its own."""

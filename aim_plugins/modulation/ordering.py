@@ -117,7 +117,7 @@ def label_probability(
             [0.5000]], dtype=torch.float64)
     """
     strengths = _validate_stds(stds)
-    _validate_labels(labels, logits)
+    check_labels(labels, logits)
     row_count, classes = logits.shape
     probabilities = logits.new_empty((len(strengths), row_count), dtype=torch.float64)
     for chunk in _row_chunks(row_count, classes, logits.device):
@@ -398,7 +398,8 @@ def _validate_stds(stds: SupportsFloat | Sequence[SupportsFloat] | Tensor) -> li
     return [validate_strength(value, name="stds") for value in values]
 
 
-def _validate_labels(labels: Tensor, logits: Tensor) -> None:
+def check_labels(labels: Tensor, logits: Tensor) -> None:
+    """Refuses labels [rows] that do not fit logits [rows, classes]."""
     rows, classes = logits.shape
     if labels.shape != (rows,):
         raise ValueError(f"labels have shape {tuple(labels.shape)}: give one per row, ({rows},)")

@@ -6,8 +6,6 @@ import itertools
 
 import pytest
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
@@ -125,40 +123,6 @@ def left_padded(rows):
     tokens = torch.tensor([[0] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     return Prompts(tokens, mask)
-
-
-FAMILIES = {
-    "llama": dict(num_key_value_heads=2),
-    "gemma2": dict(num_key_value_heads=2, head_dim=8, sliding_window=16),
-    "qwen2": dict(num_key_value_heads=2),
-    "mistral": dict(num_key_value_heads=2, sliding_window=16),
-    "phi": {},
-    "gpt2": {},
-    "opt": dict(word_embed_proj_dim=32, ffn_dim=64),
-}
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    config = AutoConfig.for_model(
-        request.param,
-        vocab_size=128,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        **FAMILIES[request.param],
-    )
-    transformers.set_seed(1)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(std=0.3)
-    return model
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])

@@ -18,9 +18,8 @@ import threading
 import numpy as np
 import pytest
 import torch
-import transformers
 from sklearn.metrics import roc_auc_score
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.transport.artifact import LearnedTransport
@@ -191,40 +190,6 @@ def test_aura_dampens_by_the_auroc_of_maxima_without_transport(llama, numbers):
         areas = [roc_auc_score(labels, column) for column in np.concatenate(sides).T]
         wanted = [1 - 2 * max(area - 0.5, 0) for area in areas]
         np.testing.assert_allclose(found.maps.maps[site].scale, wanted, atol=1e-6)
-
-
-FAMILIES = {
-    "llama": dict(num_key_value_heads=2),
-    "gemma2": dict(num_key_value_heads=2, head_dim=8, sliding_window=16),
-    "qwen2": dict(num_key_value_heads=2),
-    "mistral": dict(num_key_value_heads=2, sliding_window=16),
-    "phi": {},
-    "gpt2": {},
-    "opt": dict(word_embed_proj_dim=32, ffn_dim=64),
-}
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request):
-    config = AutoConfig.for_model(
-        request.param,
-        vocab_size=128,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-        **FAMILIES[request.param],
-    )
-    transformers.set_seed(1)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data.normal_(std=0.3)
-    return model
 
 
 @pytest.mark.parametrize("batch_size", [64, 3])

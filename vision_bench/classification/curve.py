@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from aim_plugins.core.strengths import parse_strengths
-from aim_plugins.modulation.ordering import focus_probabilities, label_probability
+from aim_plugins.modulation.ordering import check_labels, focus_probabilities, label_probability
 from aim_plugins.sweep.table import Row
 from vision_bench.classification.sampled_runs import TOP_K, SampledRun, document_blocks, sample_run
 
@@ -98,7 +98,7 @@ def exact_law(
         ValueError: If logits or labels are not usable, or a target is no class.
     """
     classes = logits.shape[1]
-    _check_labels(labels, logits)
+    check_labels(labels, logits)
     probability, squares = torch.zeros(2, len(stds), classes, dtype=torch.float64)
     for block in document_blocks(*logits.shape):
         label = labels[block].to(logits.device).long()
@@ -290,19 +290,6 @@ def check_top_k(top_k: int) -> None:
     """Refuses a k below 1."""
     if top_k < 1:
         raise ValueError(f"top_k={top_k} is below 1: give the number of best classes that count")
-
-
-def _check_labels(labels: Tensor, logits: Tensor) -> None:
-    rows, classes = logits.shape
-    if labels.shape != (rows,):
-        raise ValueError(f"labels have shape {tuple(labels.shape)}: give one per row, ({rows},)")
-    outside = (labels < 0) | (labels >= classes)
-    if outside.any():
-        row = int(outside.nonzero()[0])
-        raise ValueError(
-            f"labels[{row}]={int(labels[row])} is outside [0, {classes}): "
-            "drop documents whose label is to be ignored"
-        )
 
 
 def _row(
