@@ -630,7 +630,7 @@ def test_a_broken_data_set_fails_a_grid_and_mending_it_completes_it(
     assert "transport strength λ" in (folder / "report.html").read_text(encoding="utf-8")
     assert (folder / "curves" / "choice-accuracy.png").exists()
     assert manifest["arguments"]["logit_temperature"] == [2.0]
-    answers = json.loads((predictions / "tiny-noise0-act0.0" / "choice.json").read_text())
+    answers = json.loads((predictions / "tiny-noise0-act0" / "choice.json").read_text())
     answer = answers["0"]["label: A"]
     by_hand = perplexity_by_hand(tiny_checkpoint, answer["prompt"], 2.0)
     assert answer["PPL"] == pytest.approx(by_hand, rel=1e-5)
