@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.transport.incremental import check_incremental
-from aim_plugins.transport.maps import METHODS, Method, check_support, find_method
+from aim_plugins.transport.maps import METHODS, check_support, find_method
+from aim_plugins.transport.methods.method import Method
 from aim_plugins.transport.plan import check_counts, check_learning_strength, check_sides
 from vision_bench.diffusion.layout import check_rows
 from vision_bench.diffusion.placement import check_pooling
@@ -83,8 +84,15 @@ def plan_image_fit(
         ValueError: If an argument is unknown or out of its range, or a side has too few prompts.
         TypeError: If a side is a single text, or holds something else than texts.
     """
+    images = [
+        name for name in METHODS if name not in _OF_SENTENCES and not find_method(name).joined
+    ]
+    if method in METHODS and find_method(method).joined:
+        raise ValueError(
+            f"method={method!r} learns the maps of all sites with each other, which is written for "
+            f"language models alone: choose one of {', '.join(images)}"
+        )
     if method in _OF_SENTENCES:
-        images = [name for name in METHODS if name not in _OF_SENTENCES]
         raise ValueError(
             f"method={method!r} takes the last token of a sentence, which images have not: "
             f"{_OF_SENTENCES[method]}; choose one of {', '.join(images)}"

@@ -30,6 +30,7 @@ from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.hooks import find_module
 from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.vectors import affine_maps
 
 CONFIG_KEY = "aim_transport"
 """Entry of vLLM's `additional_config` that names the transport's folder."""
@@ -56,7 +57,9 @@ def configured_maps(vllm_config: Any) -> ActivationMaps | None:
         return None
     if (reason := why_not(vllm_config)) is not None:
         raise ValueError(f"{CONFIG_KEY}={str(folder)!r}: {reason}")
-    return LearnedTransport.load(folder).maps
+    maps = LearnedTransport.load(folder).maps
+    affine_maps(maps.maps, "vLLM")
+    return maps
 
 
 def why_not(vllm_config: Any) -> str | None:
@@ -178,7 +181,7 @@ class WorkerTransport(StepListener):
         # Compiled graphs are kept by a hash of the configuration, which knows the folder alone.
         config.additional_config["aim_transport_fingerprint"] = transport.fingerprint
         parents = {name: module for name, module in model.named_modules()}
-        for site, one in transport.maps.maps.items():
+        for site, one in affine_maps(transport.maps.maps, "vLLM").items():
             module = find_module(model, split_site(site)[0])
             name = next(name for name, other in parents.items() if other is module)
             in_stack = isinstance(parents.get(name.rpartition(".")[0]), torch.nn.ModuleList)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.exchange.control_vectors import read_control_vectors
 from aim_plugins.transport.exchange.features import is_decoder, read_feature
@@ -49,10 +50,11 @@ def read_vectors(
 
     Raises:
         ImportError: If it is a GGUF file, and gguf is missing.
-        ValueError: If the file is malformed, holds no maps of each neuron, or is of another model.
+        ValueError: If the file is malformed, holds what is no map, or is of another model.
     """
     path = Path(path)
     said = ""
+    maps: Mapping[str, ActivationMap]
     if feature is not None and site is not None:
         maps = {full_name(model, site): shift_map(coefficient * read_feature(path, feature))}
     elif path.suffix == ".safetensors" and not path.is_dir():
@@ -76,7 +78,7 @@ def read_vectors(
     return LearnedTransport(ordered, metadata)
 
 
-def _read_others(path: Path, model: Any) -> dict[str, AffineMap]:
+def _read_others(path: Path, model: Any) -> Mapping[str, ActivationMap]:
     if path.is_dir():
         return read_interventions(path, model)
     if path.suffix == ".gguf":
