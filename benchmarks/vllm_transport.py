@@ -3,7 +3,7 @@
     make test-vllm
     .venv-vllm/bin/python -m benchmarks.vllm_transport [--rows 64] [--tokens 24] [--eager]
 
-Two engines of one model take turns, one without a transport and one with, in CPU seconds of this
+Engines of one model take turns, without a transport, with one and with two, in CPU seconds of this
 process, in which vLLM's workers run too. Then one batch has 1, 8, 64 and 256 distinct strengths.
 """
 
@@ -28,7 +28,7 @@ DISTINCT = (1, 8, 64, 256)
 """Numbers of distinct strengths in one batch of as many requests as the last."""
 
 
-def save_transport(model_folder: Path, folder: Path) -> int:
+def save_transport(model_folder: Path, folder: Path, seed: int = 0) -> int:
     """Writes small random maps of all layer norms; returns their number."""
     from transformers import AutoModelForCausalLM
 
@@ -38,7 +38,7 @@ def save_transport(model_folder: Path, folder: Path) -> int:
 
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     sites = choose_sites(model, r".*layernorm")
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     width = model.config.hidden_size
     maps = {
         site: AffineMap.everywhere(
@@ -69,44 +69,52 @@ def measure(model_folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             **llm_arguments(**given),
         )
 
-    def run(llm: LLM, strengths: Sequence[float], tokens: int = options.tokens) -> None:
+    def run(llm: LLM, rows: Sequence[dict[str, float]], tokens: int = options.tokens) -> None:
         asked = [
             SamplingParams(
                 temperature=0.0,
                 max_tokens=tokens,
                 ignore_eos=True,
                 detokenize=False,
-                extra_args={"aim_strength": strength} if strength else None,
+                extra_args={f"aim_strength_{name}": value for name, value in row.items()},
             )
-            for strength in strengths
+            for row in rows
         ]
-        prompts = [TokensPrompt(prompt_token_ids=[n + 5, 7, 11]) for n in range(len(strengths))]
+        prompts = [TokensPrompt(prompt_token_ids=[n + 5, 7, 11]) for n in range(len(rows))]
         llm.generate(prompts, asked, use_tqdm=False)
 
     with tempfile.TemporaryDirectory() as folder:
-        sites = save_transport(model_folder, Path(folder))
-        plain, steered = load(), load(transport=folder)
+        folders = {name: Path(folder) / name for name in ("praise", "sea")}
+        for seed, place in enumerate(folders.values()):
+            sites = save_transport(model_folder, place, seed)
+        plain, two = load(), load(transports=folders)
+        one = load(transports={"praise": folders["praise"]})
     rows, most = options.rows, max(DISTINCT)
+    praise, sea = {"praise": 0.5}, {"sea": 0.5}
     times = paired_times(
         {
-            "plain engine": lambda: run(plain, [0.0] * rows),
-            "strength 0.5": lambda: run(steered, [0.5] * rows),
-            "strength 0": lambda: run(steered, [0.0] * rows),
+            "plain engine": lambda: run(plain, [{}] * rows),
+            "strength 0.5": lambda: run(one, [praise] * rows),
+            "strength 0": lambda: run(one, [{}] * rows),
+            "two transports, half of the rows each": lambda: run(two, [praise, sea] * (rows // 2)),
+            "two transports in every row": lambda: run(two, [praise | sea] * rows),
         },
         rounds=options.rounds,
     )
-    batches = {number: [1 - (n % number) / most for n in range(most)] for number in DISTINCT}
+    batches = {
+        number: [{"praise": 1 - (n % number) / most} for n in range(most)] for number in DISTINCT
+    }
     times |= paired_times(
         {
             f"{number} distinct strengths": functools.partial(
-                run, steered, strengths, options.distinct_tokens
+                run, one, strengths, options.distinct_tokens
             )
             for number, strengths in batches.items()
         },
         rounds=options.rounds,
     )
     medians = {name: statistics.median(values) for name, values in times.items()}
-    one = medians["1 distinct strengths"]
+    same = medians["1 distinct strengths"]
     return {
         "sites": sites,
         "rows": rows,
@@ -114,9 +122,13 @@ def measure(model_folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "CPU seconds": medians,
         "strength 0.5 / plain engine": medians["strength 0.5"] / medians["plain engine"],
         "strength 0 / plain engine": medians["strength 0"] / medians["plain engine"],
+        **{
+            f"{name} / one transport": medians[name] / medians["strength 0.5"]
+            for name in ("two transports, half of the rows each", "two transports in every row")
+        },
         "rows with distinct strengths": most,
         "throughput of K distinct strengths / of one": {
-            number: one / medians[f"{number} distinct strengths"] for number in DISTINCT
+            number: same / medians[f"{number} distinct strengths"] for number in DISTINCT
         },
     }
 
@@ -138,8 +150,9 @@ def main() -> None:
     from aim_plugins.demo_model import demo_model_folder
 
     result = measure(demo_model_folder(), options)
-    for name in ("strength 0.5 / plain engine", "strength 0 / plain engine"):
-        print(f"{name}: {result[name]:.3f}")
+    for name, value in result.items():
+        if " / " in name and isinstance(value, float):
+            print(f"{name}: {value:.3f}")
     for number, ratio in result["throughput of K distinct strengths / of one"].items():
         print(f"{number} distinct strengths in a batch, throughput / of one: {ratio:.3f}")
     name = "vllm_transport_eager" if options.eager else "vllm_transport"

@@ -18,6 +18,7 @@ from aim_plugins.engines.engine import (
     ScoreRow,
 )
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.windows import knows_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -149,12 +150,12 @@ def context_batches(
 
 def shared_context(columns: Sequence[Column]) -> Callable[[ScoreRequest], Any]:
     """What requests share if one forward pass answers them under all columns."""
-    last = any(change.positions == "last" for column in columns for change in column.forward)
+    split = any(knows_prompt(one.positions) for column in columns for one in column.forward)
 
     def key(request: ScoreRequest) -> Any:
         seen = (*request.context, *request.continuation[:-1])
         # The split decides which tokens are changed.
-        return (seen, len(request.context)) if last else seen
+        return (seen, len(request.context)) if split else seen
 
     return key
 

@@ -31,6 +31,8 @@ from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, applied, by_kind, distinct_columns
 from aim_plugins.modulation.logits import ChangedLogits
 from aim_plugins.modulation.sampling import sampling_seed
+from aim_plugins.modulation.token_weights import Layout
+from aim_plugins.modulation.windows import reaches_prompt
 
 _PAUSABLE_OPTIONS = frozenset(
     {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff"}
@@ -56,12 +58,13 @@ tokens before, [rows, hidden], against [rows, 1, hidden]."""
 
 @dataclass
 class _Rows:
-    """The rows still decoding, and where each belongs."""
+    """The rows still decoding, where each belongs, and the tokens of their padded prompts."""
 
     token_ids: Tensor
     mask: Tensor
     columns: list[Column]
     origin: list[int]
+    prompt: int
     sampling_seed: Tensor | None = None
     cache: Any = None
 
@@ -73,9 +76,9 @@ class _Rows:
     def steered(self, model: Any, *, cached: bool) -> contextlib.AbstractContextManager[None]:
         """Changes activations while the block runs, each row as its column says."""
         # Without a cache every step computes all positions again, as they were at their time.
-        last = self.token_ids.shape[1] - 1
-        starts = None if cached else torch.full((len(self.token_ids),), last)
-        return applied(model, self.activations, starts)
+        known = 0 if self.cache is None else self.cache.get_seq_length()
+        layout = _layout(self.activations, self.mask, self.prompt, known, whole=not cached)
+        return applied(model, self.activations, layout)
 
     def changed_logits(self) -> list[LogitsProcessor]:
         """What changes the logits of each row, in the order of its column."""
@@ -97,6 +100,21 @@ class _Rows:
         self.origin = [self.origin[row] for row in alive]
         if self.cache is not None:
             self.cache.batch_select_indices(index)
+
+
+def _layout(
+    rows: Sequence[Sequence[Change]],
+    mask: Tensor,
+    prompt: int,
+    cached: int = 0,
+    *,
+    whole: bool = False,
+) -> Layout | None:
+    """The layout of left-padded rows whose prompts are a number of tokens wide, if they need it."""
+    if all(change.positions == "all" for changes in rows for change in changes):
+        return None
+    ends = torch.full((len(mask),), prompt)
+    return Layout(ends, mask.cpu().long().argmax(dim=1), cached, whole)
 
 
 def generate_columns(
@@ -219,6 +237,7 @@ def _generate_rows(
         mask=prompts.mask.repeat_interleave(width, 0),
         columns=list(columns) * count,
         origin=list(range(count * width)),
+        prompt=prompts.token_ids.shape[1],
     )
     if occurrences is not None and is_sampling(model, generation_kwargs):
         rows.sampling_seed = torch.tensor(
@@ -310,9 +329,9 @@ def _shared_prefill(
 ) -> Any | None:
     """Reads all but the last token of each prompt once and repeats the cache over the columns.
 
-    Changes of logits leave the cache as it is, and so do those of the last positions; prompts are
-    read once for every other change of activations. `generate` itself does the reading, since it
-    knows each architecture's positions and cache; the one token it decodes is thrown away.
+    Changes of logits leave the cache as it is, and so do those of later tokens; prompts are read
+    once for every other change of activations. `generate` itself does the reading, since it knows
+    each architecture's positions and cache; the one token it decodes is thrown away.
 
     Returns:
         The cache, or None if a prompt is too short or the cache cannot repeat and select rows.
@@ -322,13 +341,15 @@ def _shared_prefill(
     members: dict[tuple[Change, ...], list[int]] = {}
     for index, column in enumerate(columns):
         changes = column.acting_on("activations")
-        reading = tuple(change for change in changes if change.positions != "last")
+        reading = tuple(change for change in changes if reaches_prompt(change.positions))
         members.setdefault(reading, []).append(index)
     count, passes = len(prompts.token_ids), len(members)
-    with applied(model, list(members) * count):
+    mask = prompts.mask[:, :-1].repeat_interleave(passes, 0)
+    rows = list(members) * count
+    with applied(model, rows, _layout(rows, mask, prompts.token_ids.shape[1])):
         cache = model.generate(
             input_ids=prompts.token_ids[:, :-1].repeat_interleave(passes, 0),
-            attention_mask=prompts.mask[:, :-1].repeat_interleave(passes, 0),
+            attention_mask=mask,
             max_new_tokens=1,
             do_sample=False,
             pad_token_id=generation_kwargs.get("pad_token_id"),

@@ -40,6 +40,8 @@ from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, applied, by_forward, distinct_columns
 from aim_plugins.modulation.noise import prefix_keys
 from aim_plugins.modulation.sampling import SAMPLING_VERSION
+from aim_plugins.modulation.token_weights import Layout
+from aim_plugins.modulation.windows import knows_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -182,15 +184,17 @@ class HuggingFaceEngine:
         lengths = [len(tokens) for tokens in inputs]
         targets = ScoredTokens.of(requests, batch, lengths)
         keys = prefix_keys(token_ids).reshape(-1)[targets.scored]
-        starts = torch.tensor(
-            [
-                length - len(context.continuation)
-                for length, context in zip(lengths, batch, strict=True)
-            ]
+        layout = Layout(
+            torch.tensor(
+                [
+                    length - len(context.continuation) + 1
+                    for length, context in zip(lengths, batch, strict=True)
+                ]
+            )
         )
         log_probabilities, is_argmax, clean = ([Tensor()] * len(columns) for _ in range(3))
         for changes, members in by_forward(columns).items():
-            logits = self._forward(token_ids, changes, starts)
+            logits = self._forward(token_ids, changes, layout)
             try:
                 scores, hits, unmodulated = self._token_scores(
                     logits, keys, targets, [columns[index] for index in members]
@@ -227,7 +231,7 @@ class HuggingFaceEngine:
             targets.token.to(device),
             columns,
             self.softmax_dtype,
-            by_prefix=all(change.positions == "all" for change in columns[0].forward),
+            by_prefix=not any(knows_prompt(change.positions) for change in columns[0].forward),
         )
 
     def _explain(
@@ -249,10 +253,10 @@ class HuggingFaceEngine:
         return ValueError(f"{error} for {label}: {mend}")
 
     def _forward(
-        self, token_ids: Tensor, changes: Sequence[Change] = (), starts: Tensor | None = None
+        self, token_ids: Tensor, changes: Sequence[Change] = (), layout: Layout | None = None
     ) -> Tensor:
         # Right padding needs no mask under causal attention, and the call stays the harness's own.
-        with torch.no_grad(), self._autocast(), applied(self.model, [changes], starts):
+        with torch.no_grad(), self._autocast(), applied(self.model, [changes], layout):
             logits = self.model(token_ids).logits
         # Prompt tuning prepends virtual tokens, which have logits but no token ids.
         return logits[:, -token_ids.shape[1] :]

@@ -14,14 +14,15 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from aim_plugins.modulation.activation_map import ActivationMap, Adding
-from aim_plugins.modulation.hooks import change_outputs
+from aim_plugins.modulation.hooks import change_outputs, find_module, split_site
+from aim_plugins.modulation.token_weights import Layout, TokenWeights, read_strengths
 
 Support = tuple[Float[Tensor, " neurons"], Float[Tensor, " neurons"]]
 
@@ -133,20 +134,6 @@ def fingerprint_of(maps: Mapping[str, ActivationMap], setting: str) -> str:
     return digest.hexdigest()
 
 
-def read_strengths(
-    strengths: Float[Tensor, " rows"] | Sequence[float] | float,
-) -> Float[Tensor, " rows"]:
-    """Strengths as a vector on the CPU.
-
-    Raises:
-        ValueError: If one is no finite number.
-    """
-    rows = torch.as_tensor(strengths, dtype=torch.float32).reshape(-1).cpu()
-    if not bool(rows.isfinite().all()):
-        raise ValueError(f"strengths={strengths!r} must be finite numbers")
-    return rows
-
-
 class ActivationMaps:
     """Maps of chosen modules, ready to run on a model.
 
@@ -172,127 +159,117 @@ class ActivationMaps:
         """SHA-256 over sites, values and positions, as 64 hexadecimal digits."""
         return fingerprint_of(self.maps, self.positions)
 
-    @contextlib.contextmanager
     def applied(
         self,
         model: torch.nn.Module,
         strengths: Float[Tensor, " rows"] | Sequence[float] | float,
-        starts: Int[Tensor, " rows"] | None = None,
-    ) -> Iterator[None]:
-        """Transports the model's activations while the block runs.
+        layout: Layout | None = None,
+    ) -> contextlib.AbstractContextManager[None]:
+        """Transports the model's activations while the block runs, see `applied_maps`.
 
         Args:
             model: The model the maps were learned on.
-            strengths: Strength λ of each row of the batches that will be run, or one for all. A
-                module may see a multiple of these rows (beams, or tokens laid out as rows), in
-                which case each strength holds for as many consecutive ones. Where all are 0,
-                nothing is attached.
-            starts: With positions "last", the first transported position of each row in this
-                forward pass; None transports the last position only, as a decoding step does on
-                left-padded prompts.
-
-        Raises:
-            ValueError: If the model lacks a module, or a module has another width; the latter is
-                raised in the forward pass.
+            strengths: Strength λ of each row of the batches that will be run, or one for all.
+            layout: As in `applied_maps`.
         """
-        rows = read_strengths(strengths)
-        if not bool((rows != 0).any()):
-            yield
-            return
-        uniform = rows[:1] if bool((rows == rows[0]).all()) else rows
-        weights = _Weights(uniform, starts, last_only=self.positions == "last")
-        functions = {site: self._transport(site, one, weights) for site, one in self.maps.items()}
-        with weights.watching(model), change_outputs(model, functions):
-            yield
+        rows = read_strengths(strengths).tolist()
+        moves = [[Movement(self, strength, self.positions)] for strength in rows]
+        return applied_maps(model, moves, layout)
 
-    def _transport(
-        self, site: str, one: ActivationMap, weights: _Weights
-    ) -> Callable[[Tensor], Tensor]:
-        def transport(activations: Tensor) -> Tensor:
-            one.check_width(site, activations.shape[-1])
-            key = (site, activations.device)
-            if key not in self._placed:
-                self._placed[key] = one.adding_on(activations.device)
-            # Maps are float32; a half-precision model's activations are rounded once, at the end.
-            exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
-            weight = weights.of(activations)
-            moved = self._placed[key](exact, exact, weight).to(activations.dtype)
-            # An infinite displacement times 0 is no 0.
-            return torch.where(weight == 0, activations, moved) if weights.partial else moved
-
-        return transport
+    def adding_at(self, site: str, activations: Tensor) -> Adding:
+        """What adds λ (T(x) - x) at a site, with the map's tensors kept where x lies."""
+        self.maps[site].check_width(site, activations.shape[-1])
+        key = (site, activations.device)
+        if key not in self._placed:
+            self._placed[key] = self.maps[site].adding_on(activations.device)
+        return self._placed[key]
 
 
-class _Weights:
-    """The strength of each activation of a batch, broadcast over neurons.
+@dataclass(frozen=True)
+class Movement:
+    """How maps move a row.
 
     Attributes:
-        partial: Whether some activations are to stay as they are.
+        maps: The maps.
+        strength: Their strength λ.
+        window: The tokens that they reach, see `windows`.
     """
 
-    def __init__(
-        self, rows: Float[Tensor, " rows"], starts: Tensor | None, *, last_only: bool
-    ) -> None:
-        self._rows = rows
-        self._starts = None if starts is None else starts.cpu()
-        self._last_only = last_only
-        self.partial = last_only or bool((rows == 0).any())
-        self._batch: tuple[int, int] | None = None
-        self._kept: dict[Any, Tensor] = {}
+    maps: ActivationMaps
+    strength: float
+    window: str = "all"
 
-    @contextlib.contextmanager
-    def watching(self, model: torch.nn.Module) -> Iterator[None]:
-        """Notes the rows and tokens of each batch, which modules may lay out in one dimension."""
-        embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-        if not self._last_only or embeddings is None:
-            yield
-            return
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells maps and window from others."""
+        return self.maps.fingerprint, self.window
 
-        def note(module: Any, inputs: Any, embedded: Tensor) -> None:
-            self._batch = (embedded.shape[0], embedded.shape[1])
 
-        handle = embeddings.register_forward_hook(note)
-        try:
-            yield
-        finally:
-            handle.remove()
+@contextlib.contextmanager
+def applied_maps(
+    model: torch.nn.Module,
+    rows: Sequence[Sequence[Movement]],
+    layout: Layout | None = None,
+) -> Iterator[None]:
+    """Transports the model's activations while the block runs, by one or several maps a row.
 
-    def of(self, activations: Tensor) -> Tensor:
-        """Strengths of activations [rows, (tokens,) neurons], in a shape that broadcasts."""
-        key = (activations.shape[:-1], activations.device, self._batch)
-        if key not in self._kept:
-            self._kept[key] = self._spread(activations.shape).to(activations.device)
-        return self._kept[key]
+    Several maps of one site add what each does to the plain output x of that site:
+    x + Σ λ_k (T_k(x) - x).
 
-    def _spread(self, shape: torch.Size) -> Tensor:
-        if not self._last_only:
-            if len(self._rows) == 1:
-                return self._rows
-            return self._repeat(self._rows, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
-        flat = self._batch is not None and shape[:-1] == (self._batch[0] * self._batch[1],)
-        rows, tokens = self._batch if flat and self._batch else shape[:2]
-        if len(shape) < 3 and not flat:
-            raise ValueError(
-                f"positions='last' cannot tell rows from tokens in outputs of the shape "
-                f"{tuple(shape)}: leave such modules out of the pattern"
+    Args:
+        model: The model the maps were learned on.
+        rows: What moves each row of the batches that will be run, or all of them. A module may see
+            a multiple of these rows (beams, or tokens laid out as rows), in which case each holds
+            for as many consecutive ones. Where all strengths are 0, nothing is attached.
+        layout: Where the rows' prompts end, which windows other than "all" ask for. Without it
+            "last" is the last position of each pass, as of a decoding step on left-padded prompts.
+
+    Raises:
+        ValueError: If a strength is no finite number, a window needs a layout, the model lacks a
+            module, or a module has another width; the latter is raised in the forward pass.
+    """
+    asked = {one.key: one.maps for row in rows for one in row}
+    moves: dict[tuple[torch.nn.Module, int], list[_Move]] = {}
+    with contextlib.ExitStack() as stack:
+        # In an order of their own, as sums depend on theirs and no row must on the others.
+        for key, maps in sorted(asked.items(), key=lambda item: item[0]):
+            strengths = read_strengths(
+                [sum((one.strength for one in row if one.key == key), start=0.0) for row in rows]
             )
-        position = torch.arange(tokens)
-        if self._starts is None:
-            chosen = (position == tokens - 1)[None]
-        else:
-            chosen = position[None] >= self._repeat(self._starts, rows)[:, None]
-        weights = self._repeat(self._rows, rows)[:, None] * chosen
-        if flat:
-            return weights.reshape(-1, 1)
-        return weights.reshape(rows, tokens, *[1] * (len(shape) - 2))
+            if not bool((strengths != 0).any()):
+                continue
+            uniform = strengths[:1] if bool((strengths == strengths[0]).all()) else strengths
+            weights = TokenWeights(uniform, key[1], layout)
+            stack.enter_context(weights.watching(model))
+            for site in maps.maps:
+                name, output = split_site(site)
+                own = moves.setdefault((find_module(model, name), output), [])
+                own.append(_Move(maps, site, weights))
+        functions = {own[0].site: functools.partial(_moved, own) for own in moves.values()}
+        stack.enter_context(change_outputs(model, functions))
+        yield
 
-    @staticmethod
-    def _repeat(values: Tensor, count: int) -> Tensor:
-        if len(values) == 1:
-            return values.expand(count)
-        if count % len(values):
-            raise ValueError(
-                f"strengths has {len(values)} rows, and a module's output {count}: give one for "
-                "each row of the batch"
-            )
-        return values.repeat_interleave(count // len(values))
+
+@dataclass(frozen=True)
+class _Move:
+    """What one of several maps adds at a site."""
+
+    maps: ActivationMaps
+    site: str
+    weights: TokenWeights
+
+    def __call__(self, activations: Tensor, moved: Tensor) -> Tensor:
+        """Adds to `moved` what the map does to `activations`."""
+        weight = self.weights.of(activations)
+        added = self.maps.adding_at(self.site, activations)(moved, activations, weight)
+        # An infinite displacement times 0 is no 0.
+        return torch.where(weight == 0, moved, added) if self.weights.partial else added
+
+
+def _moved(moves: Sequence[_Move], activations: Tensor) -> Tensor:
+    # Maps are float32; a half-precision model's activations are rounded once, at the end.
+    exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
+    moved = exact
+    for move in moves:
+        moved = move(exact, moved)
+    return moved.to(activations.dtype)

@@ -9,6 +9,7 @@ from typing import Any
 from aim_plugins.core.errors import nearest
 from aim_plugins.modulation.changes import DRAWS, SEED, Change, kinds
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.named_kinds import kinds_in
 
 
 def split_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -24,7 +25,7 @@ def split_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         ValueError: If one of the others is nearly one of the modulations', which its own reader
             would only call unknown.
     """
-    known = argument_names()
+    known = argument_names(given)
     ours = {name: value for name, value in given.items() if name in known}
     rest = {name: value for name, value in given.items() if name not in known}
     for name, value in rest.items():
@@ -45,9 +46,13 @@ def _meant(name: str) -> list[str]:
     return []
 
 
-def argument_names() -> tuple[str, ...]:
-    """Names of the arguments of all modulations."""
-    return (*itertools.chain.from_iterable(kind.arguments for kind in kinds()), SEED, DRAWS)
+def argument_names(given: Iterable[str] = ()) -> tuple[str, ...]:
+    """Names of the arguments of all modulations.
+
+    Args:
+        given: Arguments, of which those that end in a name such as `strength_praise` count too.
+    """
+    return (*itertools.chain.from_iterable(one.arguments for one in kinds_in(given)), SEED, DRAWS)
 
 
 def read_columns(given: Mapping[str, Any], required: Iterable[str] = ()) -> tuple[Column, ...]:
@@ -56,7 +61,8 @@ def read_columns(given: Mapping[str, Any], required: Iterable[str] = ()) -> tupl
     Args:
         given: Arguments of modulations. A strength is a number, several, or a grid such as
             "0:3:0.25".
-        required: Arguments that must be among them; their kind says what is missing.
+        required: Arguments that must be among them, maybe under a name; their kind says what is
+            missing.
 
     Returns:
         The columns; the strengths of the kind that acts last are outermost.
@@ -64,14 +70,17 @@ def read_columns(given: Mapping[str, Any], required: Iterable[str] = ()) -> tupl
     Raises:
         ValueError: If an argument is malformed, or no argument of a modulation.
     """
-    given = {**dict.fromkeys(required), **given}
-    if unknown := [name for name in given if name not in argument_names()]:
+    known = argument_names(given)
+    for name in required:
+        if not any(one == name or one.startswith(f"{name}_") for one in known if one in given):
+            given = {name: None, **given}
+    if unknown := [name for name in given if name not in known]:
         raise ValueError(f"{unknown[0]}={given[unknown[0]]!r} is no argument of a modulation")
     seed, draws = _seed(given.get(SEED, 0)), _draws(given.get(DRAWS, 1))
     if seed + draws > 2**63:
         raise ValueError(f"{SEED}={seed} does not fit into 64 bits with {draws} draws")
     changes: list[tuple[Change, ...]] = []
-    for kind in kinds():
+    for kind in kinds_in(given):
         own = {name: given[name] for name in kind.arguments if name in given}
         if own:
             changes.append(kind.read(own))
@@ -94,8 +103,7 @@ def swept_kinds(columns: Sequence[Column], named: Iterable[str] = ()) -> tuple[t
         columns: All columns of a table.
         named: Arguments that were named as what varies, which counts where nothing does.
     """
-    names = {change.name for column in columns for change in column.changes}
-    present = [kind for kind in kinds() if kind.name in names] or list(kinds()[:1])
+    present = _kinds_of(columns) or list(kinds()[:1])
     varying = [
         kind for kind in present if len({column.strength_of(kind) for column in columns}) > 1
     ]
@@ -113,10 +121,8 @@ def describe_columns(columns: Sequence[Column]) -> dict[str, Any]:
     """
     described: dict[str, Any] = {}
     changes: dict[str, Any] = {}
-    for kind in kinds():
+    for kind in _kinds_of(columns):
         own = [one for column in columns for one in column.changes if one.name == kind.name]
-        if not own:
-            continue
         described |= own[0].settings
         strengths = dict.fromkeys(column.strength_of(kind) for column in columns)
         described[next(iter(kind.arguments))] = list(strengths)
@@ -125,10 +131,18 @@ def describe_columns(columns: Sequence[Column]) -> dict[str, Any]:
             name: value
             for name, value in identities[0].items()
             if name not in ("kind", "seed", "strength", kind.axis.name)
-            and all(identity[name] == value for identity in identities)
+            and all(identity.get(name) == value for identity in identities)
         }
     seeds = list(dict.fromkeys(column.seed for column in columns))
     return {**described, SEED: seeds[0], DRAWS: len(seeds), "changes": changes}
+
+
+def _kinds_of(columns: Sequence[Column]) -> list[type[Change]]:
+    """The kinds of the changes of columns, in the order in which they act."""
+    changes = [change for column in columns for change in column.changes]
+    names = {change.name for change in changes}
+    asked = {name for change in changes for name in change.arguments}
+    return [kind for kind in kinds_in(asked) if kind.name in names]
 
 
 def _seed(value: Any) -> int:

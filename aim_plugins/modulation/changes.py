@@ -87,11 +87,15 @@ class Change(abc.ABC):
         arguments: Arguments that harnesses take, with their meaning; the first is the strength's.
         words: Texts that stand for strengths which only what was learned knows.
         neutral: The strength that leaves the model as it is.
+        several: Whether changes of the kind may act side by side, each under a name, see
+            `named_kinds`.
+        label: That name; empty where there is none.
         strength: The one scalar.
         fingerprint: Of what it was learned as, whatever the strength; empty where nothing was.
         seed: Seed of whatever it draws; 0 of kinds that draw nothing.
-        positions: Of activations: "all" tokens change, or "last", the prompt's last one and every
-            token after it, so that what was read of the prompt before stays as it is.
+        positions: Of activations: the tokens that change, a window of `windows`: "all", "prompt",
+            "generation", "last", the prompt's last one and every token after it, or "0-15".
+        window: The tokens that were asked for; empty where nothing was, so that others decide.
         maps: Of activations: the `ActivationMaps` that it applies, where that is all it does. vLLM
             runs those alone, as it compiles what changes activations into the model.
         learned: What was learned on a model, with its metadata, where it is that.
@@ -107,12 +111,15 @@ class Change(abc.ABC):
     words: ClassVar[Sequence[str]] = ()
     neutral: ClassVar[float] = 0.0
     draws: ClassVar[bool] = False
+    several: ClassVar[bool] = False
+    label: ClassVar[str] = ""
     request_limit: ClassVar[float] = 1e4
 
     strength: float
     fingerprint = ""
     seed = 0
     positions: str = "all"
+    window: str = ""
     maps: Any = None
     learned: Any = None
     folder: str = ""
@@ -233,7 +240,7 @@ class Change(abc.ABC):
 
     @classmethod
     def applied(
-        cls, model: Any, changes: Sequence[Any], starts: Any = None
+        cls, model: Any, changes: Sequence[Any], layout: Any = None
     ) -> contextlib.AbstractContextManager[None]:
         """Changes the model while the block runs, and restores it exactly.
 
@@ -241,8 +248,8 @@ class Change(abc.ABC):
             model: The model.
             changes: Of activations, one for each row of a batch or one for all; None or the
                 identity leaves its row as it is. Of weights, a single one.
-            starts: Of `positions` "last", the first changed position of each row; None changes the
-                last position only, as a decoding step on left-padded prompts does.
+            layout: The `windows.Layout` of the rows, which says where their prompts end; None where
+                nothing is known of it.
         """
         raise NotImplementedError(f"{cls.name} acts on {cls.acts_on}")
 

@@ -104,17 +104,25 @@ def by_kind(
 
 
 @contextlib.contextmanager
-def applied(model: Any, rows: Sequence[Sequence[Change]], starts: Any = None) -> Iterator[None]:
+def applied(model: Any, rows: Sequence[Sequence[Change]], layout: Any = None) -> Iterator[None]:
     """Changes activations and weights while the block runs, each row of a batch by its own changes.
+
+    Changes that are maps act together, as `applied_maps` does, and before all others.
 
     Args:
         model: The model.
         rows: Changes of each row, or of all rows; those of weights are the same in all.
-        starts: As in `Change.applied`.
+        layout: As in `Change.applied`.
     """
+    maps = [[one for one in row if one.maps is not None] for row in rows]
     with contextlib.ExitStack() as stack:
-        for kind, own in by_kind(rows):
-            stack.enter_context(kind.applied(model, own, starts))
+        if any(maps):
+            from aim_plugins.modulation.activations import Movement, applied_maps
+
+            moves = [[Movement(one.maps, one.strength, one.positions) for one in r] for r in maps]
+            stack.enter_context(applied_maps(model, moves, layout))
+        for kind, own in by_kind([[one for one in row if one.maps is None] for row in rows]):
+            stack.enter_context(kind.applied(model, own, layout))
         yield
 
 

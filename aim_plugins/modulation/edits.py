@@ -249,7 +249,7 @@ class EditedComponents(Change):
     @classmethod
     @contextlib.contextmanager
     def applied(
-        cls, model: Any, changes: Sequence[EditedComponents | None], starts: Any = None
+        cls, model: Any, changes: Sequence[EditedComponents | None], layout: Any = None
     ) -> Iterator[None]:
         edits = {one.fingerprint: one.learned for one in changes if one and one.learned}
         with contextlib.ExitStack() as stack:

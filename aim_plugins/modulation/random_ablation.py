@@ -80,7 +80,7 @@ class RandomAblation(Change):
     @classmethod
     @contextlib.contextmanager
     def applied(
-        cls, model: Any, changes: Sequence[RandomAblation | None], starts: Any = None
+        cls, model: Any, changes: Sequence[RandomAblation | None], layout: Any = None
     ) -> Iterator[None]:
         import numpy as np
         import torch

@@ -244,7 +244,7 @@ class RetainedWeights(Change):
     @classmethod
     @contextlib.contextmanager
     def applied(
-        cls, model: Any, changes: Sequence[RetainedWeights | None], starts: Any = None
+        cls, model: Any, changes: Sequence[RetainedWeights | None], layout: Any = None
     ) -> Iterator[None]:
         from aim_plugins.modulation.masks import masked
 

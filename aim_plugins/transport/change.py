@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aim_plugins.core.strengths import Axis
 from aim_plugins.modulation.changes import Change
+from aim_plugins.modulation.windows import check_window
 from aim_plugins.transport.vocabulary import existing_transport
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Transport(Change):
         learned: The maps with what they were learned on, where that is known.
         folder: Where they were read from, if anywhere.
         force: Whether they may run on another model than they were learned on.
+        window: The tokens that they reach, see `windows`; empty for the maps' own positions.
     """
 
     name = "transport"
@@ -47,8 +49,10 @@ class Transport(Change):
     arguments = {
         "strength": "strengths of the transport: 1 applies its maps as they were learned",
         "transport": "folder that `aim-plugins transport fit` wrote",
+        "window": "tokens that it reaches: all, prompt, generation, last, or such as 0-15",
         "force_transport": "run the maps on other weights than they were learned on",
     }
+    several = True
     # 1 reaches the target; each site of a model multiplies what the sites before it have moved, so
     # that far beyond float32 runs over.
     request_limit = 100.0
@@ -59,21 +63,24 @@ class Transport(Change):
     learned: LearnedTransport | None = field(default=None, compare=False, repr=False)
     folder: str = field(default="", compare=False)
     force: bool = field(default=False, compare=False)
+    window: str = ""
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> tuple[Transport, ...]:
-        strengths = cls.axis.parse(given.get("strength", FULL_STRENGTH), "strength")
-        force = given.get("force_transport", False)
+        strength, transport, window, forced = cls.arguments
+        reached = check_window(given[window], window) if window in given else ""
+        strengths = cls.axis.parse(given.get(strength, FULL_STRENGTH), strength)
+        force = given.get(forced, False)
         if str(force) not in ("True", "False"):  # a text where it was an option
-            raise ValueError(f"force_transport={force!r} is neither True nor False: write one")
+            raise ValueError(f"{forced}={force!r} is neither True nor False: write one")
         force = str(force) == "True"
-        named = given.get("transport")
+        named = given.get(transport)
         if named is None or named == "":
-            known = "transport" in given
-            problem = "transport= is missing" if known else f"{_asked(given)} has no transport"
+            known = transport in given
+            problem = f"{transport}= is missing" if known else f"{_asked(given)} has no transport"
             raise ValueError(
                 f"{problem}: name the folder that `aim-plugins transport fit` wrote, as in "
-                "transport=DIR"
+                f"{transport}=DIR"
             )
         if isinstance(named, str | int | os.PathLike):
             existing_transport(named)  # before torch is imported
@@ -81,31 +88,57 @@ class Transport(Change):
         from aim_plugins.transport.artifact import LearnedTransport
 
         if isinstance(named, ActivationMaps):
-            return tuple(cls(one, named.fingerprint, named, force=force) for one in strengths)
+            return tuple(
+                cls(one, named.fingerprint, named, force=force, window=reached) for one in strengths
+            )
         learned, folder = (
             (named, "") if isinstance(named, LearnedTransport) else read_transport(named)
         )
         if warning := learned.metadata.warning_of(strengths):
             warn_once(warning)
         return tuple(
-            cls(one, learned.fingerprint, learned.maps, learned, folder, force) for one in strengths
+            cls(one, learned.fingerprint, learned.maps, learned, folder, force, reached)
+            for one in strengths
         )
+
+    @property
+    def positions(self) -> str:  # type: ignore[override]
+        """The tokens that are transported."""
+        return self.window or self.maps.positions
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        found = super().identity
+        return found if self.window else {k: v for k, v in found.items() if k != "window"}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        strength, _, window, _ = self.arguments
+        return {strength: self.strength} | ({window: self.window} if self.window else {})
+
+    @classmethod
+    def request_names(cls) -> tuple[str, ...]:
+        strength, _, window, _ = cls.arguments
+        return f"aim_{strength}", f"aim_{window}"
+
+    @property
+    def request(self) -> dict[str, Any]:
+        strength, window = self.request_names()
+        return {strength: self.strength} | ({window: self.window} if self.window else {})
 
     @classmethod
     def of_request(cls, given: Mapping[str, Any]) -> Transport | None:
         """As of every change, but without maps: they are those of the engine that is asked."""
-        (name,) = cls.request_names()
-        if name not in given:
+        strength, window = cls.request_names()
+        reached = check_window(given[window], window) if window in given else ""
+        if strength not in given:
+            if reached:
+                raise ValueError(f"{window}={reached!r} has no strength: give {strength} beside it")
             return None
         from aim_plugins.modulation.activations import ActivationMaps
 
-        strength = cls.axis.check(given[name], name, limit=cls.request_limit)
-        return cls(strength, "", ActivationMaps({}))
-
-    @property
-    def positions(self) -> str:  # type: ignore[override]
-        """Which tokens are transported."""
-        return self.maps.positions
+        value = cls.axis.check(given[strength], strength, limit=cls.request_limit)
+        return cls(value, "", ActivationMaps({}), window=reached)
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
         if self.learned is None:
@@ -113,26 +146,18 @@ class Transport(Change):
         try:
             self.learned.check_model(model, tokenizer, force=self.force)
         except ValueError as error:
-            mend = str(error).replace("force=True (--force)", "force_transport=True")
+            _, transport, _, forced = self.arguments
+            mend = str(error).replace("force=True (--force)", f"{forced}=True")
             place = f"={self.folder!r}" if self.folder else ""
-            raise ValueError(f"transport{place} is of another model: {mend}") from error
+            raise ValueError(f"{transport}{place} is of another model: {mend}") from error
 
     @classmethod
-    @contextlib.contextmanager
     def applied(
-        cls, model: Any, changes: Sequence[Transport | None], starts: Any = None
-    ) -> Iterator[None]:
-        of_maps: dict[str, ActivationMaps] = {
-            change.fingerprint: change.maps for change in changes if change is not None
-        }
-        with contextlib.ExitStack() as stack:
-            for fingerprint, maps in of_maps.items():
-                strengths = [
-                    change.strength if change and change.fingerprint == fingerprint else 0.0
-                    for change in changes
-                ]
-                stack.enter_context(maps.applied(model, strengths, starts))
-            yield
+        cls, model: Any, changes: Sequence[Transport | None], layout: Any = None
+    ) -> contextlib.AbstractContextManager[None]:
+        from aim_plugins.modulation.columns import applied
+
+        return applied(model, [() if one is None else (one,) for one in changes], layout)
 
 
 def _asked(given: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.hooks import choose_sites
+from aim_plugins.modulation.named_kinds import named_kind
 from aim_plugins.modulation.noise import prefix_keys, standard_normal
 from aim_plugins.transport.change import Transport
 
@@ -34,12 +35,14 @@ def engine_of(model):
     return HuggingFaceEngine(model, None, max_length=64, softmax_dtype=torch.float32)
 
 
-def by_hand(model, maps, tokens, strength, start=0):
+def by_hand(model, maps, tokens, strength, start=0, stop=None):
     """Log-probabilities of the next tokens, with the maps written out as plain hooks."""
 
     def hook(module, inputs, output, one):
         moved = (1 - strength) * output + strength * (output * one.scale + one.shift)
-        return torch.cat([output[:, :start], moved[:, start:]], dim=1)
+        kept = output.clone()
+        kept[:, start:stop] = moved[:, start:stop]
+        return kept
 
     handles = [
         model.get_submodule(site).register_forward_hook(
@@ -75,6 +78,113 @@ def test_scores_at_every_strength_are_those_of_hooks_written_by_hand(tiny_llama,
             law = by_hand(tiny_llama, maps, tokens[:-1], strength, start)
             wanted = sum(law[p - 1, tokens[p]] for p in range(first, len(tokens)))
             assert value == pytest.approx(float(wanted), abs=2e-4)
+
+
+def both(tiny_llama):
+    """Two transports that share some sites, one of all positions and one of the last."""
+    praise = random_maps(tiny_llama)
+    sea = random_maps(tiny_llama, r".*(post_attention_layernorm|layers\.1)", "last", seed=1)
+    return praise, sea
+
+
+def by_hand_of_two(model, two, tokens, strengths, starts):
+    """Log-probabilities with x + Σ λ (scale x + shift - x) written out in plain hooks."""
+
+    def hook(site):
+        def add(module, inputs, output):
+            x = output[0] if isinstance(output, tuple) else output
+            moved = x.clone()
+            for maps, strength, start in zip(two, strengths, starts, strict=True):
+                if site in maps.maps:
+                    one = maps.maps[site]
+                    moved[:, start:] += strength * (x * one.scale + one.shift - x)[:, start:]
+            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+        return add
+
+    sites = dict.fromkeys(site for maps in two for site in maps.maps)
+    handles = [model.get_submodule(site).register_forward_hook(hook(site)) for site in sites]
+    try:
+        with torch.no_grad():
+            return model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_two_transports_add_what_each_does_to_the_plain_output(tiny_llama):
+    two, kinds = both(tiny_llama), (Transport, named_kind(Transport, "sea"))
+    columns = columns_of(
+        transport=two[0], strength=[0.3, 0.0], transport_sea=two[1], strength_sea=[0.0, -0.5, 0.7]
+    )
+    rows = engine_of(tiny_llama).score(REQUESTS, columns, batch_size=2, progress=False)
+    for request, row in zip(REQUESTS, rows, strict=True):
+        tokens, first = [*request.context, *request.continuation], len(request.context)
+        for column, value in zip(columns, row.log_likelihoods, strict=True):
+            strengths = [column.strength_of(kind) for kind in kinds]
+            law = by_hand_of_two(tiny_llama, two, tokens[:-1], strengths, (0, first - 1))
+            wanted = sum(law[p - 1, tokens[p]] for p in range(first, len(tokens)))
+            assert value == pytest.approx(float(wanted), abs=2e-4)
+
+
+WINDOWS = {
+    "prompt": lambda prompt: (0, prompt),
+    "generation": lambda prompt: (prompt, None),
+    "last": lambda prompt: (prompt - 1, None),
+    "1-2": lambda prompt: (1, 3),
+    "3-": lambda prompt: (3, None),
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_scores_within_a_window_are_those_of_hooks_written_by_hand(tiny_llama, window):
+    maps = random_maps(tiny_llama)
+    columns = columns_of(strength=[0.0, 0.4], transport=maps, window=window)
+    rows = engine_of(tiny_llama).score(REQUESTS, columns, batch_size=3, progress=False)
+    for request, row in zip(REQUESTS, rows, strict=True):
+        tokens, prompt = [*request.context, *request.continuation], len(request.context)
+        start, stop = WINDOWS[window](prompt)
+        law = by_hand(tiny_llama, maps, tokens[:-1], 0.4, start, stop)
+        wanted = sum(law[p - 1, tokens[p]] for p in range(prompt, len(tokens)))
+        assert row.log_likelihoods[1] == pytest.approx(float(wanted), abs=2e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"num_beams": 2}], ids=str)
+def test_windows_reach_the_same_tokens_where_they_are_decoded_and_scored(tiny_llama, options):
+    prompts = [[1, 7, 8, 9, 30], [1, 40]]
+    columns = [
+        column
+        for window in WINDOWS
+        for column in columns_of(strength=0.6, transport=random_maps(tiny_llama), window=window)
+    ]
+    engine = engine_of(tiny_llama)
+    ask = dict(max_length=5 + 8, do_sample=False, pad_token_id=0)
+    table = engine.generate(left_padded(prompts), columns, **ask, **options)
+    assert len({tuple(tokens) for tokens in table[0]}) > 3
+    for prompt, row in zip(prompts, table, strict=True):
+        for column, tokens in zip(columns, row, strict=True):
+            if "num_beams" in options:
+                own = ask | options | {"max_length": len(prompt) + 8}
+                ((alone,),) = engine.generate(left_padded([prompt]), [column], **own)
+                assert _text(tokens) == _text(alone)
+            elif own := _text(tokens):
+                request = ScoreRequest(prompt, own)
+                (scored,) = engine.score([request], [column], batch_size=1, progress=False)
+                assert scored.is_greedy == [True]
+
+
+def test_rows_of_two_transports_decode_as_separate_runs(tiny_llama):
+    praise, sea = both(tiny_llama)
+    columns = columns_of(
+        transport=praise, strength=[0.0, 0.5], transport_sea=sea, strength_sea=[0.0, 0.6]
+    )
+    engine, prompts = engine_of(tiny_llama), left_padded([[1, 7, 8, 9, 30], [1, 40]])
+    ask = dict(max_length=5 + 12, do_sample=False, pad_token_id=0)
+    table = engine.generate(prompts, columns, **ask)
+    for index, column in enumerate(columns):
+        alone = engine.generate(prompts, [column], **ask)
+        assert [_text(row[index]) for row in table] == [_text(row[0]) for row in alone]
+    assert len({tuple(_text(tokens)) for tokens in table[0]}) == 4
 
 
 def test_strength_zero_has_the_bits_of_the_plain_model(tiny_llama):

@@ -112,6 +112,35 @@ def test_every_cell_is_named_by_its_strength_and_equals_a_single_run(
         assert cell["config"]["model_args"]["transport"] == str(transport)
 
 
+def test_two_transports_under_names_make_a_grid_whose_cells_are_single_runs(
+    make_transport, tiny_checkpoint, transport, tasks_folder, tmp_path
+):
+    other = make_transport(tmp_path / "other", tiny_checkpoint, seed=1)
+    given = {"transport_praise": str(transport), "transport_sea": str(other), "dtype": "float32"}
+    arguments = ",".join(f"{name}={value}" for name, value in given.items())
+    words = [
+        *("sweep", "lm-eval", "--model", "act_hf", "--device", "cpu", "--batch-size", "4"),
+        *("--model-args", f"pretrained={tiny_checkpoint},{arguments}", "--tasks", "tiny_choice"),
+        *("--include-path", str(tasks_folder), "--output", str(tmp_path / "run")),
+        *("--strength-praise", "-0.5,0", "--strength-sea=0:1:1"),
+    ]
+    assert main(words) == 0
+    cells = tmp_path / "run" / "cells"
+    grid = [(praise, sea) for praise in (-0.5, 0) for sea in (0, 1)]
+    assert {path.name for path in cells.iterdir()} == {
+        f"strength_praise={praise:g},strength_sea={sea:g},draw=0" for praise, sea in grid
+    }
+    [path] = (cells / "strength_praise=-0.5,strength_sea=1,draw=0").rglob("results_*.json")
+    cell = json.loads(path.read_text())["results"]["tiny_choice"]
+    model = ActHFLM(str(tiny_checkpoint), **given, strength_praise=-0.5, device="cpu", batch_size=4)
+    manager = TaskManager(include_path=str(tasks_folder), include_defaults=False)
+    alone = simple_evaluate(model, tasks=["tiny_choice"], task_manager=manager)
+    assert cell["acc_norm,none"] == alone["results"]["tiny_choice"]["acc_norm,none"]
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    changes = manifest["arguments"]["changes"]
+    assert changes["transport_sea"]["fingerprint"] == LearnedTransport.load(other).fingerprint
+
+
 def test_the_folder_speaks_of_the_transport(swept, transport):
     assert {float(row["strength"]) for row in table(swept)} == set(STRENGTHS)
     fingerprint = LearnedTransport.load(transport).fingerprint

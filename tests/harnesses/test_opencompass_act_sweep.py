@@ -106,6 +106,25 @@ def test_bad_settings_are_refused_with_their_name_and_value(transport, settings,
         split_modulation(settings)
 
 
+def test_transports_under_names_are_axes_of_one_group(transport):
+    places = [(0.0, 0.0), (0.5, 0.0), (0.0, 1.0), (0.5, 1.0)]
+    models = [
+        ConfigDict(
+            type=MODEL,
+            abbr=f"praise{praise}-sea{sea}",
+            path="org/model",
+            transport_praise=str(transport),
+            strength_praise=praise,
+            generation_kwargs=dict(transport_sea=str(transport), strength_sea=sea),
+        )
+        for praise, sea in places
+    ]
+    (group,) = sweep_groups(models)
+    (sweep,) = split_sweeps(group)
+    assert [axis.name for axis in sweep.axes] == ["strength_praise", "strength_sea"]
+    assert [sweep.strengths(column) for column in sweep.columns] == places
+
+
 def test_entries_equal_but_for_names_noise_and_strength_are_one_group(transport):
     models = [entry(transport, strength) for strength in (*STRENGTHS, -0.5)]
     models.append(entry(transport, 0.5, abbr="both", noise_std=1.0, noise_seed=3))

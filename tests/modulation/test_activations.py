@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.token_weights import Layout
 
 NEURONS = 7
 
@@ -132,7 +133,7 @@ def test_last_positions_begin_where_each_row_says(stack, tokens, site):
         plain = stack(tokens)
         with everywhere.applied(stack, 0.7):
             full = stack(tokens)
-        with last.applied(stack, 0.7, starts):
+        with last.applied(stack, 0.7, Layout(starts + 1)):
             partial = stack(tokens)
         with last.applied(stack, 0.7):
             default = stack(tokens)

@@ -12,6 +12,7 @@ from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import by_kind
 from aim_plugins.modulation.gaussian import GaussianNoise
+from aim_plugins.modulation.named_kinds import named_kind
 from aim_plugins.transport.change import Transport
 
 
@@ -31,11 +32,22 @@ MAPS = ActivationMaps({"a": AffineMap.everywhere(torch.ones(2), torch.ones(2))})
 
 
 @pytest.mark.parametrize(
-    "change", [GaussianNoise(0.5, 2.0, 7), Temperature(3.0), Transport(-0.5, "", MAPS)]
+    "change",
+    [
+        GaussianNoise(0.5, 2.0, 7),
+        Temperature(3.0),
+        Transport(-0.5, "", MAPS, window="prompt"),
+        named_kind(Transport, "sea")(-0.5, "", MAPS, window="3-"),
+    ],
 )
 def test_a_request_reads_back_as_its_change(change):
     assert type(change).of_request(change.request).drawn(change.seed) == change
     assert set(change.request) == {*change.request_names(), *(["aim_seed"] * change.draws)}
+
+
+def test_a_window_without_a_strength_is_refused():
+    with pytest.raises(ValueError, match="aim_window_sea='last' has no strength"):
+        named_kind(Transport, "sea").of_request({"aim_window_sea": "last", "aim_strength": 1.0})
 
 
 @pytest.mark.parametrize("kind", [GaussianNoise, Temperature, Transport])

@@ -91,7 +91,7 @@ def wait_for(process: subprocess.Popen[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def clients(small_checkpoint: Path, small_transport: Path) -> Iterator[SimpleNamespace]:
     """Clients of two servers on the loopback interface, which run for the tests of this module."""
-    named = json.dumps({"aim_transport": str(small_transport)})
+    named = json.dumps({"aim_transports": dict.fromkeys(("praise", "sea"), str(small_transport))})
     servers = {"transport": ["--additional-config", named, *PROCESSED]}
     if not SECOND_RUNNER:  # no test of the second runner asks it
         servers["plain"] = []
@@ -201,10 +201,13 @@ def test_every_request_is_answered_at_its_own_strength_of_the_transport(
     expected = offline(engine, prompt, columns)
 
     def ask(column: Column) -> list[int]:
+        # Both names are of the same maps, whose strengths thus add up to the column's.
+        strength = column.strength_of(Transport)
         return complete(
             clients.transport,
             prompt,
-            aim_strength=column.strength_of(Transport),
+            aim_strength_praise=strength / 4,
+            aim_strength_sea=3 * strength / 4,
             aim_std=column.strength_of(GaussianNoise),
             aim_seed=column.seed,
         )
@@ -232,14 +235,18 @@ def test_bad_value_is_refused_and_disturbs_nobody(
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"aim_strength": "much"}, "aim_strength='much' is a str"),
-        ({"aim_strength": 0.5, "aim_start": -1}, "aim_start=-1 is no position"),
+        ({"aim_strength_sea": "much"}, "aim_strength_sea='much' is a str"),
+        ({"aim_strength_prase": 0.5}, "did you mean 'aim_strength_praise'"),
+        ({"aim_strength": 0.5}, "no transport of that name"),
+        ({"aim_strength_sea": 0.5, "aim_window_sea": "some"}, "aim_window_sea='some' is no window"),
+        ({"aim_window_sea": "prompt"}, "has no strength: give aim_strength_sea"),
+        ({"aim_strength_sea": 0.5, "aim_prompt_length": 0}, "aim_prompt_length=0 is no number"),
     ],
 )
 def test_bad_strength_of_the_transport_is_refused_and_disturbs_nobody(
     clients: SimpleNamespace, arguments: dict, reason: str
 ) -> None:
-    assert_refused_alone(clients.transport, arguments, reason, {"aim_strength": 0.5})
+    assert_refused_alone(clients.transport, arguments, reason, {"aim_strength_sea": 0.5})
 
 
 def test_strength_without_a_transport_is_refused_and_disturbs_nobody(

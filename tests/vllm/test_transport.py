@@ -21,13 +21,14 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.engines.vllm import VLLMEngine, llm_arguments
-from aim_plugins.engines.vllm import transport as vllm_transport
+from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, worker_maps
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.steps import Step
-from aim_plugins.engines.vllm.transport import cache_salt, token_strengths, why_not
+from aim_plugins.engines.vllm.transports import cache_salt, check_maps, configured_folders, why_not
+from aim_plugins.engines.vllm.worker_maps import RequestTable, token_strengths
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.hooks import choose_sites
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.change import Transport
@@ -38,10 +39,13 @@ MODULES = [r".*layernorm", r".*\.mlp", r".*o_proj", r"model\.layers\.1"]
 
 
 def random_transport(
-    small_model: SimpleNamespace, positions: str = "all", modules: list[str] = MODULES
+    small_model: SimpleNamespace,
+    positions: str = "all",
+    modules: list[str] = MODULES,
+    seed: int = 0,
 ) -> LearnedTransport:
     """Maps that move a random model; those of the norms have a support."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     sites = choose_sites(small_model.model, modules)
     maps = {}
     for index, site in enumerate(sites):
@@ -64,7 +68,7 @@ def ones_of(site: str, positions: str = "all") -> ActivationMaps:
     return ActivationMaps({site: AffineMap.everywhere(torch.ones(2), torch.ones(2))}, positions)
 
 
-def make_llm(checkpoint: Path, transport: Path, **options: object) -> LLM:
+def make_llm(checkpoint: Path, transports: dict[str, Path], **options: object) -> LLM:
     settings: dict = {"enforce_eager": True, "max_num_batched_tokens": 48} | options
     return LLM(
         str(checkpoint),
@@ -76,7 +80,7 @@ def make_llm(checkpoint: Path, transport: Path, **options: object) -> LLM:
         block_size=32,
         kv_cache_memory_bytes=1 << 28,
         disable_log_stats=False,
-        **llm_arguments(transport=transport, **settings),
+        **llm_arguments(transports=transports, **settings),
     )
 
 
@@ -105,7 +109,7 @@ def schedule_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def steered(request, small_model, small_checkpoint, tmp_path_factory):
-    """A transport, the vLLM engine and the Hugging Face engine that run it."""
+    """Two transports, one of them named, and the engines of vLLM and Hugging Face that run them."""
     positions = "last" if request.param.startswith("last") else "all"
     monkeypatch = pytest.MonkeyPatch()
     request.addfinalizer(monkeypatch.undo)
@@ -114,18 +118,24 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
             pytest.skip("on a CPU the second model runner alone can schedule asynchronously")
         schedule_ahead(monkeypatch)
     transport = random_transport(small_model, positions)
-    folder = transport.save(tmp_path_factory.mktemp("transport"))
+    other = "last" if positions == "all" else "all"
+    sea = random_transport(small_model, other, [r".*layernorm", r"model\.layers\.1"], seed=1)
+    folders = {
+        "": transport.save(tmp_path_factory.mktemp("transport")),
+        "sea": sea.save(tmp_path_factory.mktemp("sea")),
+    }
     options: dict = {"num_gpu_blocks_override": 28}
     if request.param == "compiled":
         options["enforce_eager"] = False
         # The shape checks of the test run cannot be compiled.
-        monkeypatch.setattr(vllm_transport, "displace", inspect.unwrap(vllm_transport.displace))
-    llm = make_llm(small_checkpoint, folder, **options)
+        monkeypatch.setattr(worker_maps, "displace", inspect.unwrap(worker_maps.displace))
+    llm = make_llm(small_checkpoint, folders, **options)
     config = llm.llm_engine.vllm_config
     assert config.use_v2_model_runner == SECOND_RUNNER
     assert config.scheduler_config.async_scheduling == request.param.endswith("asynchronous")
     yield SimpleNamespace(
         transport=transport,
+        sea=sea,
         engine=VLLMEngine(llm),
         reference=HuggingFaceEngine(
             small_model.model,
@@ -154,13 +164,24 @@ def text(tokens: list[int]) -> list[int]:
     return tokens[: tokens.index(2)] if 2 in tokens else tokens
 
 
+def columns_to_ask(steered: SimpleNamespace) -> list[Column]:
+    """Strengths of one transport, with noise, of another one, of both, and within windows."""
+    praise, sea = {"transport": steered.transport}, {"transport_sea": steered.sea}
+    both = praise | sea
+    return [
+        *columns_of(strength=STRENGTHS, **praise),
+        *columns_of(noise_std=0.5, noise_seed=7, strength=0.5, **praise),
+        *columns_of(strength=0.5, strength_sea=0.7, **both),
+        *columns_of(strength_sea=-0.4, **sea),
+        *columns_of(strength=1.0, window="prompt", **praise),
+        *columns_of(strength=1.0, window="generation", strength_sea=1, window_sea="3-20", **both),
+    ]
+
+
 def test_greedy_tokens_at_every_strength_are_those_of_transformers(steered) -> None:
     rows = rows_of([2, 17, 60, 90])
     prompts = padded([*rows, rows[3][:70] + [9]])
-    columns = [
-        *columns_of(strength=STRENGTHS, transport=steered.transport),
-        *columns_of(noise_std=0.5, noise_seed=7, strength=0.5, transport=steered.transport),
-    ]
+    columns = columns_to_ask(steered)
     options = {"max_length": prompts.token_ids.shape[1] + 24, "do_sample": False}
     given = steered.engine.generate(prompts, columns, **options)
     expected = steered.reference.generate(prompts, columns, pad_token_id=0, **options)
@@ -172,10 +193,7 @@ def test_greedy_tokens_at_every_strength_are_those_of_transformers(steered) -> N
 def test_log_likelihoods_at_every_strength_are_those_of_transformers(steered) -> None:
     contexts, ends = rows_of([1, 5, 70], seed=1), rows_of([1, 4, 30], seed=2)
     requests = [ScoreRequest(c, e, "a request") for c in contexts for e in ends]
-    columns = [
-        *columns_of(strength=STRENGTHS, transport=steered.transport),
-        *columns_of(noise_std=0.5, noise_seed=7, strength=0.5, transport=steered.transport),
-    ]
+    columns = columns_to_ask(steered)
     given = steered.engine.score(requests, columns, progress=False)
     expected = steered.reference.score(requests, columns, batch_size=4, progress=False)
     for row, wanted in zip(given, expected, strict=True):
@@ -242,7 +260,7 @@ def test_asynchronous_engines_keep_strengths_apart_in_their_cache(
                 block_size=32,
                 enable_prefix_caching=True,
                 kv_cache_memory_bytes=1 << 26,
-                **llm_arguments(transport=small_transport),
+                **llm_arguments(transports={"": small_transport}),
             )
         )
         given = []
@@ -284,20 +302,20 @@ def test_a_transport_of_another_model_is_refused(small_model, small_checkpoint, 
     }
     other = LearnedTransport(transport.maps, replace(transport.metadata, model_signature=signature))
     with pytest.raises(ValueError, match="learned on another model"):
-        make_llm(small_checkpoint, other.save(tmp_path))
+        make_llm(small_checkpoint, {"sea": other.save(tmp_path)})
 
 
 def test_modules_that_vllm_fuses_are_named(small_model, small_checkpoint, tmp_path) -> None:
     transport = random_transport(small_model, modules=[r".*q_proj"])
     with pytest.raises(ValueError, match="q_proj.*vLLM fuses"):
-        make_llm(small_checkpoint, transport.save(tmp_path))
+        make_llm(small_checkpoint, {"sea": transport.save(tmp_path)})
 
 
 def test_a_damaged_transport_is_refused_before_the_model_is_loaded(
     small_checkpoint, tmp_path
 ) -> None:
     with pytest.raises(ValueError, match="has no file"):
-        make_llm(small_checkpoint, tmp_path)
+        make_llm(small_checkpoint, {"sea": tmp_path})
 
 
 def configuration(**changed: object) -> SimpleNamespace:
@@ -330,45 +348,90 @@ def test_engines_that_cannot_transport_say_why(changed: dict, reason: str) -> No
     assert reason in (why_not(configuration(**changed)) or "")
 
 
-@pytest.mark.parametrize("last_only", [False, True])
-def test_every_token_of_a_step_has_the_strength_of_its_request(last_only: bool) -> None:
+def test_every_token_of_a_step_has_the_strengths_of_its_request() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
         counts = generator.integers(1, 9, size=generator.integers(1, 7))
         positions = generator.integers(0, 9, size=len(counts))
-        strengths = generator.normal(size=len(counts)).astype(np.float32)
-        starts = generator.integers(0, 12, size=len(counts))
+        strengths = generator.normal(size=(len(counts), 2)).astype(np.float32)
+        firsts = generator.integers(0, 12, size=(len(counts), 2))
+        stops = np.where(generator.random((len(counts), 2)) < 0.5, np.inf, firsts + 3)
         expected = [
-            0 if last_only and position + token < start else strength
-            for count, position, strength, start in zip(
-                counts, positions, strengths, starts, strict=True
-            )
+            [
+                strengths[row, k] if firsts[row, k] <= position + token < stops[row, k] else 0
+                for k in range(2)
+            ]
+            for row, (count, position) in enumerate(zip(counts, positions, strict=True))
             for token in range(count)
         ]
         step = Step(["some"] * len(counts), np.append(0, counts.cumsum()), positions)
-        given = token_strengths(step, strengths, starts if last_only else None)
+        given = token_strengths(step, np.stack([strengths, firsts, stops], axis=1))
         assert given.tolist() == expected
 
 
+def test_a_table_of_requests_knows_those_that_are_there() -> None:
+    table, known = RequestTable((2,)), {}
+    for number in range(50):
+        table[str(number)] = known[str(number)] = np.array([number, -number])
+        if number % 3 == 0:
+            del table[str(number)], known[str(number)]
+    table["4"] = known["4"] = np.array([7, 7])
+    assert table.of(list(known)).tolist() == np.stack(list(known.values())).tolist()
+    del table["never"]
+    with pytest.raises(KeyError):
+        table.of(["3"])
+
+
 def test_salts_tell_strengths_transports_and_beginnings_apart() -> None:
-    everywhere, last = ones_of("a"), ones_of("a", "last")
+    everywhere, last = {"": ones_of("a")}, {"": ones_of("a", "last")}
+    both = {"": ones_of("a"), "sea": ones_of("b")}
     asked = RequestModulation.read({"aim_strength": 0.5})
+    also = {"aim_strength_sea": 0.5}
+    given = {"aim_strength": 0.5, "aim_window": "prompt"}
+    sea = RequestModulation.read(also)
     salts = {
         cache_salt(None, everywhere, asked, 5),
         cache_salt(None, everywhere, RequestModulation.read({"aim_strength": 0.25}), 5),
         cache_salt("own", everywhere, asked, 5),
         cache_salt(None, last, asked, 5),
         cache_salt(None, last, asked, 6),
-        cache_salt(None, last, replace(asked, start=2), 6),
+        cache_salt(None, last, replace(asked, prompt_length=3), 6),
+        cache_salt(None, both, sea, 5),
+        cache_salt(None, everywhere, RequestModulation.read(given), 5),
+        cache_salt(None, everywhere, RequestModulation.read(given), 6),
+        cache_salt(None, both, RequestModulation.read({"aim_strength": 0.5} | also), 5),
     }
-    assert len(salts) == 6
+    assert len(salts) == 10
     assert cache_salt(None, everywhere, asked, 9) in salts
+    assert cache_salt(None, both, asked, 9) in salts
     assert cache_salt(None, last, RequestModulation(), 5) is None
+    assert cache_salt(None, both, RequestModulation.read({"aim_strength_sea": 0.0}), 5) is None
 
 
 def test_no_salt_of_a_client_is_that_of_a_strength() -> None:
-    maps = ones_of("a")
+    maps = {"": ones_of("a")}
     plain, asked = RequestModulation(), RequestModulation.read({"aim_strength": 0.5})
     given = [cache_salt(salt, maps, asked, 5) for salt in (None, "own", "null", '"own", ')]
     imitated = [cache_salt(salt, maps, plain, 5) for salt in (*given, "own", "null", '["own"]')]
     assert len({*given, *imitated, None}) == len(given) + len(imitated) + 1
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ("DIR", "names no transports"),
+        ({"praise": 1}, "names no transports"),
+        ({"the sea": "DIR"}, "'the sea' is no name"),
+        ({"a" * 65: "DIR"}, "is no name"),
+    ],
+)
+def test_transports_that_are_named_wrongly_are_refused(named: object, reason: str) -> None:
+    config = SimpleNamespace(additional_config={"aim_transports": named})
+    with pytest.raises(ValueError, match=reason):
+        configured_folders(config)
+
+
+def test_a_name_that_the_engine_has_not_is_refused_beside_the_nearest() -> None:
+    asked = RequestModulation.read({"aim_strength_prase": 0.5})
+    with pytest.raises(ValueError, match="did you mean 'aim_strength_praise'"):
+        check_maps(asked.column.changes, {"praise": ones_of("a"), "sea": ones_of("a")})

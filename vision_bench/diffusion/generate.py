@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from aim_plugins.modulation.activations import read_strengths
+from aim_plugins.modulation.token_weights import read_strengths
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from aim_plugins.core.errors import first_few
-from aim_plugins.modulation.activations import AffineMap, fingerprint_of, read_strengths
+from aim_plugins.modulation.activations import AffineMap, fingerprint_of
 from aim_plugins.modulation.hooks import OutputFunction, change_outputs, find_module
 from aim_plugins.modulation.sites import split_site
+from aim_plugins.modulation.token_weights import read_strengths
 from vision_bench.diffusion.layout import (
     check_prompts_last,
     check_row_axis,

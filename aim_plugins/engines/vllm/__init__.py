@@ -3,7 +3,8 @@
 - `processor`: the logits processor that changes logits and draws tokens by keys, each request at
   its own strengths;
 - `plugin`: what an installed aim-plugins adds to every vLLM, so that nothing is silently ignored;
-- `transport`: maps on activations inside vLLM's workers, each request at its own strength;
+- `transports`: which transports an engine has, and what its requests may ask of them;
+- `worker_maps`: their maps on activations inside vLLM's workers, each request at its own strengths;
 - `worker`: scoring of prompts under all columns, inside vLLM's workers;
 - `engine`: `VLLMEngine`, which brings these together for the harnesses.
 

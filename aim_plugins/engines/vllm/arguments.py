@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aim_plugins.engines.sampling import SAMPLING_OPTIONS, sampling_settings, warpers
 from aim_plugins.engines.vllm.checkpoint import check_checkpoint
-from aim_plugins.engines.vllm.transport import CONFIG_KEY, FORCE_KEY
+from aim_plugins.engines.vllm.transports import CONFIG_KEY, FORCE_KEY
 from aim_plugins.engines.vllm.versions import require_supported
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column
@@ -25,17 +25,15 @@ def llm_arguments(
     model: str = "",
     columns: Sequence[Column] = (),
     *,
-    transport: str | Path | None = None,
-    force_transport: bool = False,
+    transports: Mapping[str, str | Path] | None = None,
     **given: Any,
 ) -> dict[str, Any]:
     """Arguments of `vllm.LLM` for an engine that modulates.
 
     Args:
         model: Folder or hub name of the model, against which what columns have learned is checked.
-        columns: What will be asked; names the folder of maps in the place of `transport`.
-        transport: Folder of the transport that requests may ask for.
-        force_transport: Lets the transport run on another model than its own, with a warning.
+        columns: What will be asked; names the folders of its maps itself.
+        transports: Folders of transports that requests may ask for besides, by name.
         **given: Arguments of one's own; they are kept.
 
     Returns:
@@ -57,22 +55,26 @@ def llm_arguments(
             f"worker_extension_cls={given['worker_extension_cls']!r} takes the place of "
             f"{WORKER_EXTENSION}: derive your class from that one, or leave it out"
         )
+    folders = {name: str(Path(one).resolve()) for name, one in (transports or {}).items()}
+    forced = set()
     for change in dict.fromkeys(change for column in columns for change in column.changes):
-        if change.acts_on != "logits":
-            if transport not in (None, change.folder):
-                raise ValueError(
-                    f"{change.name}={change.folder!r} and {str(transport)!r}: an engine of vLLM "
-                    "has one change of activations; use the Hugging Face engine for several"
-                )
-            transport, force_transport = _checked_folder(change, model, given), change.force
+        if change.acts_on == "logits":
+            continue
+        folder = str(Path(_checked_folder(change, model, given)).resolve())
+        if folders.setdefault(change.label, folder) != folder:
+            raise ValueError(
+                f"{change.name}={change.folder!r} and {folders[change.label]!r} have one name: "
+                f"tell them apart, as in {change.name}_NAME=DIR"
+            )
+        if change.force:
+            forced.add(change.label)
     # Named although it is installed: vLLM then hands tokens over also when it schedules ahead.
     processors = [*(given.get("logits_processors") or ()), PROCESSOR]
-    if transport is not None:
+    if folders:
         additional = dict(given.get("additional_config") or {})
-        additional[CONFIG_KEY] = str(Path(transport).resolve())
-        if force_transport:
-            additional[FORCE_KEY] = True
-        given["additional_config"] = additional
+        given["additional_config"] = additional | {CONFIG_KEY: folders}
+        if forced:
+            given["additional_config"][FORCE_KEY] = sorted(forced)
     return {**given, "worker_extension_cls": WORKER_EXTENSION, "logits_processors": processors}
 
 

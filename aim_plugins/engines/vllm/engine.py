@@ -35,11 +35,12 @@ from aim_plugins.engines.vllm.arguments import WORKER_EXTENSION, keyed_sampling_
 from aim_plugins.engines.vllm.checkpoint import checkpoint_sample
 from aim_plugins.engines.vllm.parameters import RequestModulation, extra_args
 from aim_plugins.engines.vllm.plugin import why_not
-from aim_plugins.engines.vllm.transport import check_maps, configured_maps
+from aim_plugins.engines.vllm.transports import check_maps, configured_maps
 from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScore, ContextScores
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, by_forward, distinct_columns
 from aim_plugins.modulation.sampling import SAMPLING_VERSION, sampling_seed
+from aim_plugins.modulation.windows import knows_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class VLLMEngine:
         lora_request: Adapter that all requests use.
 
     Attributes:
-        transport: Maps of the transport that the engine was made with, if any.
+        transports: Maps of the transports that the engine was made with, by name.
 
     Raises:
         ValueError: If the engine cannot modulate, or `max_length` is out of range.
@@ -91,7 +92,7 @@ class VLLMEngine:
         self.max_length = max_length or window
         self.journal = journal
         self.lora_request = lora_request
-        self.transport = configured_maps(config)
+        self.transports = configured_maps(config)
         self._fingerprint: str | None = None
 
     @property
@@ -206,13 +207,14 @@ class VLLMEngine:
                 skip_reading_prefix_cache=True,
                 extra_args={
                     INDEX_ARGUMENT: number,
-                    **extra_args(forward, len(prompt) - len(context.continuation)),
+                    **extra_args(forward, len(prompt) - len(context.continuation) + 1),
                 },
             )
             for number, (context, prompt) in enumerate(zip(batch, prompts, strict=True))
         ]
         asked = [extra_args(Column(column.acting_on("logits"))) for column in columns]
-        self.llm.collective_rpc("aim_begin_scoring", args=(asked, continuations))
+        by_prefix = not any(knows_prompt(change.positions) for change in changes)
+        self.llm.collective_rpc("aim_begin_scoring", args=(asked, continuations, by_prefix))
         try:
             self._run(prompts, parameters, progress)
         finally:
@@ -240,8 +242,8 @@ class VLLMEngine:
         """Refuses columns that this engine or its requests cannot carry out."""
         for column in columns:
             asked, wanted = RequestModulation.read(extra_args(column)), RequestModulation(column)
-            check_maps(column.acting_on("activations"), self.transport)
-            if (asked.logits, asked.strength) != (wanted.logits, wanted.strength):
+            check_maps(column.acting_on("activations"), self.transports)
+            if asked.logits != wanted.logits or _movements(asked) != _movements(wanted):
                 raise ValueError(
                     f"a request asks for {asked.column.changes} where a column has "
                     f"{column.changes}: take one change of a kind, in the order of their "
@@ -365,6 +367,11 @@ class VLLMEngine:
         self, batch_size: int, length: int, columns: Sequence[Column], *, generation: bool
     ) -> None:
         """Nothing to do: vLLM has taken all its memory at its start and queues what is beyond."""
+
+
+def _movements(modulation: RequestModulation) -> dict[str, tuple[float, str]]:
+    """Strengths and windows of transports, without their maps."""
+    return {name: (one.strength, one.window) for name, one in modulation.transports.items()}
 
 
 def _warn_of_penalties(model_config: Any) -> None:

@@ -18,12 +18,14 @@ from transformers import LogitsProcessor
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.engines.sampling import SAMPLING_OPTIONS, warpers
-from aim_plugins.modulation.changes import REQUEST_SEED, Change, kinds
+from aim_plugins.modulation.changes import REQUEST_SEED, Change
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.named_kinds import kinds_in
+from aim_plugins.modulation.windows import window_bounds
 
 PREFIX = "aim_"
 SAMPLING_NAME = "aim_sampling"
-START_NAME = "aim_start"
+PROMPT_NAME = "aim_prompt_length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,12 @@ class RequestModulation:
 
     Attributes:
         column: What is changed. Changes of activations come without maps, which are the engine's.
-        start: First token that changes of the "last" positions reach; None is the last one of the
-            prompt.
+        prompt_length: Tokens that count as its prompt, where windows ask for it; None is all of it.
         sampling: How tokens are drawn by keys; None leaves it to vLLM.
     """
 
     column: Column = Column()
-    start: int | None = None
+    prompt_length: int | None = None
     sampling: KeyedSampling | None = None
 
     @functools.cached_property
@@ -91,9 +92,27 @@ class RequestModulation:
         return self.column.acting_on("logits")
 
     @functools.cached_property
-    def strength(self) -> float:
-        """Strength of the engine's maps; 0 leaves activations as they are."""
-        return sum(change.strength for change in self.column.acting_on("activations"))
+    def transports(self) -> dict[str, Change]:
+        """Its changes of activations, by the names of the engine's transports."""
+        return {one.label: one for one in self.column.acting_on("activations")}
+
+    def movements(
+        self, positions: Mapping[str, str], prompt_length: int
+    ) -> dict[str, tuple[float, int, int]]:
+        """How the engine's transports move the request.
+
+        Args:
+            positions: The window of each transport where the request names none.
+            prompt_length: Tokens of its prompt.
+
+        Returns:
+            By name the strength, the first position that it reaches, and one past the last.
+        """
+        prompt = prompt_length if self.prompt_length is None else self.prompt_length
+        return {
+            name: (one.strength, *window_bounds(one.window or positions[name], prompt))
+            for name, one in self.transports.items()
+        }
 
     @property
     def concerns_logits(self) -> bool:
@@ -111,37 +130,38 @@ class RequestModulation:
         given = {k: v for k, v in (extra_args or {}).items() if k.startswith(PREFIX)}
         if not given:
             return cls()
-        known = [name for kind in kinds() for name in kind.request_names()]
-        known += [REQUEST_SEED, START_NAME, SAMPLING_NAME]
+        asked_kinds = kinds_in(given)
+        known = [name for kind in asked_kinds for name in kind.request_names()]
+        known += [REQUEST_SEED, PROMPT_NAME, SAMPLING_NAME]
         if unknown := sorted(given.keys() - set(known)):
             raise ValueError(
                 f"{unknown[0]}={shown(given[unknown[0]])} is no argument of aim-plugins: "
                 f"{did_you_mean(unknown[0], known)}"
             )
         seed = _seed(given.get(REQUEST_SEED, 0), REQUEST_SEED)
-        asked = [kind.of_request(given) for kind in kinds()]
+        asked = [kind.of_request(given) for kind in asked_kinds]
         column = Column(tuple(one.drawn(seed) for one in asked if one is not None), seed)
         for change in column.forward:
             _refuse_beyond_vllm(change)
         return cls(
             column,
-            start=_start(given.get(START_NAME)),
+            prompt_length=_length(given.get(PROMPT_NAME)),
             sampling=None
             if (sampling := given.get(SAMPLING_NAME)) is None
             else KeyedSampling.read(sampling),
         )
 
 
-def extra_args(column: Column, start: int | None = None) -> dict[str, Any]:
+def extra_args(column: Column, prompt_length: int | None = None) -> dict[str, Any]:
     """The arguments that ask for a column; none for the unmodulated model.
 
     Args:
         column: The column.
-        start: First token that changes of the "last" positions reach, if not the last.
+        prompt_length: Tokens that count as the prompt, if not all.
     """
     asked = {k: v for change in column.effective.changes for k, v in change.request.items()}
-    if start is not None and column.acting_on("activations"):
-        asked[START_NAME] = start
+    if prompt_length is not None and column.acting_on("activations"):
+        asked[PROMPT_NAME] = prompt_length
     return asked
 
 
@@ -178,9 +198,9 @@ def _seed(value: Any, name: str) -> int:
     return seed
 
 
-def _start(value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+def _length(value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(
-            f"aim_start={shown(value)} is no position: give a whole number from 0 upwards"
+            f"{PROMPT_NAME}={shown(value)} is no number of tokens: give a whole number above 0"
         )
     return value

@@ -1,6 +1,6 @@
 """What vLLM runs at its start where aim-plugins is installed.
 
-Two things have to be in place before any engine is made: workers attach the transport that their
+Two things have to be in place before any engine is made: workers attach the transports that their
 configuration names, and requests are checked and told apart at admission.
 
 vLLM admits a request before it knows whether the engine's logits processors will run. Under
@@ -132,16 +132,16 @@ class _Admission:
         vllm_config: The engine's configuration.
 
     Raises:
-        ValueError: If the configuration names a transport that cannot be read or run.
+        ValueError: If the configuration names transports that cannot be read or run.
     """
 
     def __init__(self, vllm_config: Any) -> None:
-        from aim_plugins.engines.vllm import transport
+        from aim_plugins.engines.vllm import transports
 
         self._reason = why_not(vllm_config)
         self._logprobs_mode = vllm_config.model_config.logprobs_mode
-        self._maps = transport.configured_maps(vllm_config)
-        self._check_maps, self._salt = transport.check_maps, transport.cache_salt
+        self._maps = transports.configured_maps(vllm_config)
+        self._check_maps, self._salt = transports.check_maps, transports.cache_salt
 
     def check(self, sampling_params: Any) -> None:
         """Refuses a request whose modulation this engine would leave out."""
@@ -166,9 +166,9 @@ class _Admission:
             raise VLLMValidationError(str(error)) from error
 
     def salt(self, request: Any) -> Any:
-        """Keeps cached keys and values of one strength of its maps from requests of another."""
+        """Keeps cached keys and values of some strengths from requests of others."""
         parameters = request.sampling_params
-        if self._maps is not None and parameters is not None:
+        if self._maps and parameters is not None:
             asked = RequestModulation.read(parameters.extra_args)
             request.cache_salt = self._salt(
                 request.cache_salt, self._maps, asked, len(request.prompt_token_ids or ())
@@ -186,10 +186,10 @@ def _attach_transports() -> None:
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
         original(self, vllm_config, *arguments, **options)
-        from aim_plugins.engines.vllm import transport
+        from aim_plugins.engines.vllm import transports, worker_maps
 
-        if (folder := transport.configured_folder(vllm_config)) is not None:
-            transport.attach_after_loading(self, folder)
+        if folders := transports.configured_folders(vllm_config):
+            worker_maps.attach_after_loading(self, folders)
 
     initialize.attaches_transport = True  # type: ignore[attr-defined]
     WorkerBase.__init__ = initialize

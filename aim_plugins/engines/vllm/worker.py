@@ -120,11 +120,20 @@ class Scoring(StepListener):
         runner: The runner.
         columns: The columns.
         contexts: What is scored; a request names its context by `INDEX_ARGUMENT`.
+        by_prefix: Whether logits depend on the tokens before alone, not on where a prompt ends.
     """
 
-    def __init__(self, runner: Any, columns: list[Column], contexts: list[list[list[int]]]) -> None:
+    def __init__(
+        self,
+        runner: Any,
+        columns: list[Column],
+        contexts: list[list[list[int]]],
+        *,
+        by_prefix: bool = True,
+    ) -> None:
         self._runner = runner
         self._columns = columns
+        self._by_prefix = by_prefix
         self.contexts = [ScoredContext(members, len(columns)) for members in contexts]
         self._by_name: dict[str, ScoredContext] = {}
 
@@ -144,8 +153,6 @@ class Scoring(StepListener):
         waiting = list(self._positions(step))
         if not waiting:
             return
-        transport = getattr(self._runner, "aim_transport", None)
-        by_prefix = transport is None or not transport.last_only
         size = max(1, _LOGITS_AT_A_TIME // self._runner.model_config.get_vocab_size())
         for start in range(0, len(waiting), size):
             block = waiting[start : start + size]
@@ -153,7 +160,7 @@ class Scoring(StepListener):
             # Where the vocabulary is spread over devices every worker has to take part.
             logits = self._runner.model.compute_logits(hidden_states[rows])
             if logits is not None:
-                _add_scores(block, logits, self._columns, by_prefix=by_prefix)
+                _add_scores(block, logits, self._columns, by_prefix=self._by_prefix)
 
     def _positions(self, step: Step) -> Iterator[_Position]:
         firsts, rows = step.positions.tolist(), step.rows.tolist()
@@ -176,13 +183,17 @@ class ScoringExtension:
     model_runner: Any
 
     def aim_begin_scoring(
-        self, columns: list[dict[str, Any]], contexts: list[list[list[int]]]
+        self,
+        columns: list[dict[str, Any]],
+        contexts: list[list[list[int]]],
+        by_prefix: bool,
     ) -> None:
         """Scores the requests that follow.
 
         Args:
             columns: What a request would ask for each column with, as vLLM's messages carry it.
             contexts: The continuations of each context, see `ScoredContext`.
+            by_prefix: As in `Scoring`.
 
         Raises:
             ImportError: If this release of vLLM computes log-probabilities of prompts elsewhere.
@@ -191,7 +202,7 @@ class ScoringExtension:
         # What an earlier call left behind, had it been interrupted.
         listeners[:] = [one for one in listeners if not isinstance(one, Scoring)]
         asked = [RequestModulation.read(column).column for column in columns]
-        listeners.append(Scoring(self.model_runner, asked, contexts))
+        listeners.append(Scoring(self.model_runner, asked, contexts, by_prefix=by_prefix))
 
     def aim_finish_scoring(self) -> list[ContextScores] | None:
         """Ends scoring.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from aim_plugins.modulation.arguments import (
 )
 from aim_plugins.modulation.changes import DRAWS, SEED, Change, kinds
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.named_kinds import kinds_in
 from aim_plugins.sweep.cells import Cell
 
 if TYPE_CHECKING:
@@ -143,9 +144,20 @@ def _join(fixed: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any
     return {**fixed, **options}
 
 
-def add_modulation_options(parser: argparse.ArgumentParser) -> None:
-    """Adds an option for each argument of each kind of change, and for seed and draws."""
-    for kind in kinds():
+def asked_arguments(words: Sequence[str]) -> list[str]:
+    """Arguments of the options among the words of a command, whoever reads them."""
+    options = [word for word in words if word.startswith("--")]
+    return [word[2:].partition("=")[0].replace("-", "_") for word in options]
+
+
+def add_modulation_options(parser: argparse.ArgumentParser, asked: Iterable[str] = ()) -> None:
+    """Adds an option for each argument of each kind of change, and for seed and draws.
+
+    Args:
+        parser: Reads the command.
+        asked: Arguments that are asked for, some of them under a name such as `strength_praise`.
+    """
+    for kind in kinds_in(asked):
         group = parser.add_argument_group(kind.name)
         strength, *_ = kind.arguments
         for name, meaning in kind.arguments.items():
@@ -160,9 +172,9 @@ def add_modulation_options(parser: argparse.ArgumentParser) -> None:
     draws.add_argument("--draws", dest=DRAWS, metavar="N", help="draws per strength; default 1")
 
 
-def option_names() -> set[str]:
+def option_names(asked: Iterable[str] = ()) -> set[str]:
     """The options of `add_modulation_options`, whose values may start with a minus."""
-    return {_option(name) for name in argument_names()}
+    return {_option(name) for name in argument_names(asked)}
 
 
 def read_modulation(
@@ -204,8 +216,8 @@ def read_modulation(
 
 def refuse_nothing(given: Collection[str]) -> None:
     """Refuses a sweep in which no strength is named."""
-    strengths = [next(iter(kind.arguments)) for kind in kinds()]
-    if not set(given) & set(strengths):
+    if not set(given) & {next(iter(kind.arguments)) for kind in kinds_in(given)}:
+        strengths = [next(iter(kind.arguments)) for kind in kinds()]
         raise ValueError(
             f"none of {', '.join(map(_option, strengths))} is given: name what varies, such as "
             "--noise-std 0:3:0.25"
@@ -237,7 +249,7 @@ def check_strengths(options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If one is.
     """
-    for kind in kinds():
+    for kind in kinds_in(options):
         name = next(iter(kind.arguments))
         if name in options and options[name] not in kind.words:
             kind.axis.parse(options[name], name)

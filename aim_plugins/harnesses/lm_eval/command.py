@@ -11,6 +11,7 @@ from pathlib import Path
 from aim_plugins.core.commands import join_negative_values, say
 from aim_plugins.harnesses.lm_eval.arguments import (
     add_modulation_options,
+    asked_arguments,
     check_strengths,
     check_words,
     option_names,
@@ -33,8 +34,10 @@ def lm_eval(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs a sweep; arguments that are not ours are the harness's."""
-    options, rest = _parser().parse_known_args(join_negative_values(arguments, option_names()))
-    given = {name: getattr(options, name) for name in argument_names()}
+    asked = asked_arguments(arguments)
+    words = join_negative_values(arguments, option_names(asked))
+    options, rest = _parser(asked).parse_known_args(words)
+    given = {name: getattr(options, name) for name in argument_names(asked)}
     given = {name: value for name, value in given.items() if value is not None}
     check_strengths(given)
     if find_spec("lm_eval") is None:
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aim-plugins sweep lm-eval",
         description="Evaluates a model under many strengths from one load. What is changed may "
@@ -67,5 +70,5 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for results; a killed run goes on when it is started again",
     )
-    add_modulation_options(parser)
+    add_modulation_options(parser, asked)
     return parser

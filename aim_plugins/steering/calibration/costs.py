@@ -21,6 +21,8 @@ from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.generation import repeats
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column, applied
+from aim_plugins.modulation.token_weights import Layout
+from aim_plugins.modulation.windows import reaches_prompt
 from aim_plugins.sweep.estimates import Estimate, ratio
 
 Tokens = Sequence[int]
@@ -252,8 +254,9 @@ def log_probabilities(
             cache.batch_repeat_interleave(len(rows))
             read, given = first, {"past_key_values": cache}
         token_ids = padded[:, read:].repeat(len(changed), 1).to(engine.device)
-        starts = torch.full((len(changes),), first - read)
-        with applied(engine.model, changes, starts):
+        # All of a plain text counts as decoded.
+        layout = Layout(torch.full((len(changes),), first + 1), cached=read)
+        with applied(engine.model, changes, layout):
             logits = engine.model(token_ids, **given).logits
     parts = logits[:, -token_ids.shape[1] :].split(len(rows))
     own_tokens = counted[:, read:].to(logits.device)
@@ -265,16 +268,17 @@ def _read_prefix(
 ) -> Any | None:
     """Keys and values of what stands before all texts, a row for each changed model.
 
-    Changes of the last positions begin behind it. None without a prefix, and of models whose cache
+    Changes of later tokens begin behind it. None without a prefix, and of models whose cache
     cannot be repeated over texts, such as state-space models.
     """
     if not prefix.shape[1]:
         return None
     reading = [
-        tuple(change for change in one.column.forward if change.positions != "last")
+        tuple(change for change in one.column.forward if reaches_prompt(change.positions))
         for one in changed
     ]
     token_ids = prefix.repeat(len(changed), 1).to(engine.device)
-    with applied(engine.model, reading):
+    layout = Layout(torch.full((len(changed),), prefix.shape[1] + 1))
+    with applied(engine.model, reading, layout):
         cache = getattr(engine.model(token_ids, use_cache=True), "past_key_values", None)
     return cache if repeats(cache, prefix.shape[1]) else None

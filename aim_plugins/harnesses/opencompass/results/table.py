@@ -113,12 +113,11 @@ def split_sweeps(group: SweepGroup) -> list[Sweep]:
 
 def _fixed_settings(column: Column, others: Sequence[type[Change]]) -> frozenset[tuple[str, Any]]:
     """What a column sets beside its strengths and its seed, and its strengths of other kinds."""
-    strengths = {next(iter(kind.arguments)) for kind in kinds()}
     return frozenset(
         (name, value)
         for change in column.effective.changes
         for name, value in change.settings.items()
-        if name not in strengths
+        if name != next(iter(change.arguments))
     ) | {(next(iter(kind.arguments)), column.strength_of(kind)) for kind in others}
 
 

@@ -1,0 +1,251 @@
+"""Maps of activations in vLLM's workers, strengths for each request, eager or compiled.
+
+Hooks are attached as soon as a worker has loaded the model, so that they are compiled with it. What
+they read at every step is one buffer: the strength of each transport at each token of the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from aim_plugins.core.signature import check_shared_weights
+from aim_plugins.engines.vllm.parameters import RequestModulation
+from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener, to_device
+from aim_plugins.engines.vllm.transports import FORCE_KEY
+from aim_plugins.modulation.activations import AffineMap, displace
+from aim_plugins.modulation.hooks import find_module
+from aim_plugins.modulation.sites import split_site
+from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.vectors import affine_maps
+
+_PARTS = ("slope", "shift", "low", "high")
+
+
+def attach_after_loading(worker: Any, folders: Mapping[str, Path]) -> None:
+    """Lets a worker attach the transports of some folders once its model is loaded."""
+    load_model = worker.load_model
+
+    @functools.wraps(load_model)
+    def load(*arguments: Any, **options: Any) -> None:
+        load_model(*arguments, **options)
+        runner = worker.model_runner
+        if not hasattr(runner, "aim_maps"):
+            named = {name: LearnedTransport.load(folder) for name, folder in folders.items()}
+            runner.aim_maps = WorkerMaps(runner, named)
+            RunnerSteps.of(runner).listeners.append(runner.aim_maps)
+
+    worker.load_model = load
+
+
+class WorkerMaps(StepListener):
+    """Transports attached to the model of one worker.
+
+    Their strengths are one buffer, a number for each token of a step and each transport, whatever
+    the number of distinct ones. It keeps its address and is written in place, so that CUDA graphs
+    read it when they run.
+
+    Args:
+        runner: The worker's model runner, after it has loaded its model.
+        transports: The transports, by the names that requests give them.
+
+    Raises:
+        ValueError: If the engine's configuration, the model or one of its modules does not allow
+            one.
+    """
+
+    def __init__(self, runner: Any, transports: Mapping[str, LearnedTransport]) -> None:
+        config = runner.vllm_config
+        self._positions = {name: one.maps.positions for name, one in transports.items()}
+        shape = (runner.max_num_tokens, len(transports))
+        self.strengths = torch.zeros(shape, device=runner.device)
+        self._written = np.zeros(shape, dtype=np.float32)
+        self._requests = RequestTable((3, len(transports)))
+        # What a compiler or a CUDA graph has recorded cannot ask at every step: it adds zero times
+        # the displacement.
+        self._may_skip = bool(config.model_config.enforce_eager)
+        self._busy = [False] * len(transports)
+        model = runner.get_model()
+        forced = config.additional_config.get(FORCE_KEY) or ()
+        for name, transport in transports.items():
+            _check_model(model, transport, force=name in forced)
+        # Compiled graphs are kept by a hash of the configuration, which knows the folders alone.
+        config.additional_config["aim_transport_fingerprints"] = {
+            name: transport.fingerprint for name, transport in transports.items()
+        }
+        sites: dict[torch.nn.Module, dict[int, AffineMap]] = {}
+        for index, transport in enumerate(transports.values()):
+            for site, one in affine_maps(transport.maps.maps, "vLLM").items():
+                module = find_module(model, split_site(site)[0])
+                sites.setdefault(module, {})[index] = one.to(runner.device)
+        modules = dict(model.named_modules())
+        for name, module in modules.items():
+            if module in sites:
+                in_stack = isinstance(modules.get(name.rpartition(".")[0]), torch.nn.ModuleList)
+                self._attach(module, name, sites[module], in_stack=in_stack)
+        self._keep_cache_finite(model)
+
+    def _keep_cache_finite(self, model: torch.nn.Module) -> None:
+        """Lets no key or value into the cache that would disturb other requests.
+
+        Attention reads whole blocks and weighs what is not the request's own by 0, but 0 times
+        infinity is NaN: what a strength too high leaves behind would spoil whoever gets the block
+        next. The request's own hidden states stay as they are, so that its scores tell.
+        """
+        from vllm.model_executor.layers.attention import Attention, MLAAttention
+
+        def finite(value: Any) -> Any:
+            return torch.nan_to_num(value) if isinstance(value, Tensor) else value
+
+        def hook(module: Any, inputs: Any, options: Any) -> Any:
+            if self._may_skip and not any(self._busy):
+                return None
+            return (*inputs[:1], *map(finite, inputs[1:])), {
+                name: value if name in ("query", "q") else finite(value)
+                for name, value in options.items()
+            }
+
+        for module in model.modules():
+            if isinstance(module, Attention | MLAAttention):
+                module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def _attach(
+        self, module: torch.nn.Module, name: str, maps: Mapping[int, AffineMap], *, in_stack: bool
+    ) -> None:
+        """Lets a module's output move.
+
+        Args:
+            module: The module.
+            name: Its name, for errors.
+            maps: Maps of its output, by the place of their transport.
+            in_stack: Whether it is one of a list of layers.
+        """
+        for index, one in maps.items():
+            # Buffers of the module, so that a compiled graph reads them instead of copying them.
+            vectors = (one.scale - 1, one.shift, one.support_min, one.support_max)
+            for part, vector in zip(_PARTS, vectors, strict=True):
+                module.register_buffer(f"aim_{part}_{index}", vector, persistent=False)
+        module.register_buffer("aim_strengths", self.strengths, persistent=False)
+
+        own = [(index, len(one.scale), one.is_bounded, one.clip) for index, one in maps.items()]
+
+        def moved_by(module: Any, activations: Tensor) -> Tensor:
+            rows, neurons = activations.shape[0], activations.shape[-1]
+            exact = activations.float()
+            total: Any = 0.0
+            for index, width, bounded, clip in own:
+                if self._may_skip and not self._busy[index]:
+                    continue
+                if neurons != width:
+                    raise ValueError(
+                        f"module {name!r} has {neurons} neurons on this worker, its map {width}: "
+                        "tensor parallelism splits its output; choose norms or whole layers"
+                    )
+                slope, shift, low, high = [getattr(module, f"aim_{one}_{index}") for one in _PARTS]
+                support = (low, high) if bounded else None
+                displacement = displace(exact, slope, shift, support, clip=clip)
+                total = total + module.aim_strengths[:rows, index : index + 1] * displacement
+            return total
+
+        def hook(module: Any, inputs: Any, outputs: Any) -> Any:
+            if self._may_skip and not any(self._busy[index] for index in maps):
+                return None
+            if isinstance(outputs, Tensor):
+                return (outputs.float() + moved_by(module, outputs)).to(outputs.dtype)
+            first, *rest = outputs
+            if in_stack and len(rest) == 1 and isinstance(rest[0], Tensor):
+                # A decoder layer hands on its output as two summands.
+                moved = moved_by(module, first + rest[0])
+            else:
+                moved = moved_by(module, first)
+            return ((first.float() + moved).to(first.dtype), *rest)
+
+        module.register_forward_hook(hook)
+
+    def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
+        """Notes the strengths that a request asks for, and the tokens that they reach."""
+        asked = RequestModulation.read(extra_args).movements(self._positions, len(prompt))
+        unmoved = (0.0, 0, 0)
+        self._requests[name] = np.array([asked.get(one, unmoved) for one in self._positions]).T
+
+    def remove_request(self, name: str) -> None:
+        """Forgets a request."""
+        del self._requests[name]
+
+    def before_forward(self, step: Step) -> None:
+        """Writes the strengths at each token of the step that is about to run."""
+        values = np.zeros_like(self._written)
+        values[: step.rows[-1]] = token_strengths(step, self._requests.of(step.names))
+        # Decoding steps are mostly like the one before.
+        if not np.array_equal(values, self._written):
+            self._written, self._busy = values, values.any(axis=0).tolist()
+            self.strengths.copy_(to_device(values, self.strengths.device), non_blocking=True)
+
+
+class RequestTable:
+    """Numbers of each request in one table, so that those of a step are looked up at once.
+
+    Args:
+        shape: Of the numbers of one request.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._values = np.zeros((16, *shape))
+        self._rows: dict[str, int] = {}
+        self._free = list(range(len(self._values)))
+
+    def __setitem__(self, name: str, values: np.ndarray) -> None:
+        if name not in self._rows:
+            if not self._free:
+                self._free = list(range(len(self._values), 2 * len(self._values)))
+                self._values = np.concatenate([self._values, np.zeros_like(self._values)])
+            self._rows[name] = self._free.pop()
+        self._values[self._rows[name]] = values
+
+    def __delitem__(self, name: str) -> None:
+        if (row := self._rows.pop(name, None)) is not None:
+            self._free.append(row)
+
+    def of(self, names: Sequence[str]) -> np.ndarray:
+        """The numbers of requests; one that is unknown would be left unsteered, and is an error."""
+        rows = np.fromiter(map(self._rows.__getitem__, names), np.intp, len(names))
+        return self._values[rows]
+
+
+def token_strengths(
+    step: Step, asked: Float[np.ndarray, "requests 3 transports"]
+) -> Float[np.ndarray, "tokens transports"]:
+    """The strengths at each token of a step.
+
+    Args:
+        step: The step.
+        asked: Of each request and transport the strength, the first position that it reaches, and
+            one past the last.
+    """
+    counts = np.diff(step.rows)
+    strengths, firsts, stops = np.repeat(asked, counts, axis=0).transpose(1, 0, 2)
+    positions = np.arange(len(strengths)) + np.repeat(step.positions - step.rows[:-1], counts)
+    within = (firsts <= positions[:, None]) & (positions[:, None] < stops)
+    return np.where(within, strengths, 0.0)
+
+
+def _check_model(model: Any, transport: LearnedTransport, *, force: bool) -> None:
+    """Checks modules and weights, as far as vLLM keeps them under the names of transformers."""
+    if inner := [site for site in transport.maps.maps if split_site(site)[1]]:
+        raise ValueError(f"site {inner[0]!r}: vLLM modules have one output, name it without ':k'")
+    try:
+        transport.check_sites(model)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. vLLM fuses some modules (q, k and v; gate and up): choose "
+            "norms, o_proj, down_proj, blocks or whole layers, or fold the transport"
+        ) from error
+    known = transport.metadata
+    known.refuse(check_shared_weights(model, known.model_signature), force=force)
