@@ -25,7 +25,8 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from aim_plugins.modulation.activations import AffineMap
-from aim_plugins.transport.maps import Method, fit_map
+from aim_plugins.transport.maps import fit_map
+from aim_plugins.transport.methods.method import Method
 from aim_plugins.transport.statistics import (
     constant_neurons,
     in_double,

@@ -14,8 +14,9 @@ from torch import Tensor
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.holdout import held_share, moved_spreads
 from aim_plugins.transport.incremental import TITLES
-from aim_plugins.transport.maps import Method, fit_map
+from aim_plugins.transport.maps import fit_map
 from aim_plugins.transport.metadata import MapsMetadata
+from aim_plugins.transport.methods.method import Method
 from aim_plugins.transport.statistics import constant_neurons
 from aim_plugins.transport.summary import moves_text, share_text
 

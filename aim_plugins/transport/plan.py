@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aim_plugins.transport.incremental import check_incremental
-from aim_plugins.transport.maps import Method, check_pairs, check_support, find_method
+from aim_plugins.transport.maps import check_support, find_method
+from aim_plugins.transport.methods.method import Method, check_pairs
 from aim_plugins.transport.vocabulary import check_pooling, check_positions
 
 

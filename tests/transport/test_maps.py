@@ -14,8 +14,8 @@ from scipy import optimize, stats
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
-from aim_plugins.transport import maps as maps_module
 from aim_plugins.transport.maps import METHODS, find_method, fit_map, support_bounds
+from aim_plugins.transport.methods import method as method_module
 from aim_plugins.transport.statistics import auroc, constant_neurons, optimal_coupling
 from aim_plugins.transport.vocabulary import METHOD_NAMES, PAIRED_METHODS
 
@@ -257,7 +257,7 @@ def test_the_order_of_samples_does_not_matter(name):
 def test_blocks_of_neurons_do_not_show(name, monkeypatch):
     source, target = samples(30, 28), samples(30 if METHODS[name].paired else 41, 29, 2.0)
     whole = find_method(name).fit(source, target)
-    monkeypatch.setattr(maps_module, "_BLOCK", 1)
+    monkeypatch.setattr(method_module, "_BLOCK", 1)
     single = find_method(name).fit(source, target)
     assert_map(single, double(whole.scale), double(whole.shift))
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.transport.incremental import check_incremental
-from aim_plugins.transport.maps import METHODS, Method, check_support, find_method
+from aim_plugins.transport.maps import METHODS, check_support, find_method
+from aim_plugins.transport.methods.method import Method
 from aim_plugins.transport.plan import check_counts, check_learning_strength, check_sides
 from vision_bench.diffusion.layout import check_rows
 from vision_bench.diffusion.placement import check_pooling

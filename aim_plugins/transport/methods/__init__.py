@@ -1,0 +1,1 @@
+"""Ways to learn maps, each in a file of its own."""
