@@ -1,8 +1,8 @@
 """Affine maps on activations, with a strength for each row of a batch.
 
-Every map acts on the outputs of one module, neuron by neuron: T(x) = scale * x + shift, applied
-within a support, and at strength λ as (1 - λ) x + λ T(x). Learned maps of all methods reduce to
-these four vectors, so there is one kernel.
+An affine map acts on the outputs of one module, neuron by neuron: T(x) = scale * x + shift, applied
+within a support, and at strength λ as (1 - λ) x + λ T(x). Learned maps of most methods reduce to
+these four vectors, so there is one kernel; others are kinds of `ActivationMap` of their own.
 
 Source: arXiv 2410.23054, eq. 1 (strength) and section 3.1 (support).
 """
@@ -14,12 +14,13 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aim_plugins.modulation.activation_map import ActivationMap, Moving
 from aim_plugins.modulation.hooks import change_outputs
 
 Support = tuple[Float[Tensor, " neurons"], Float[Tensor, " neurons"]]
@@ -52,7 +53,7 @@ def displace(
 
 
 @dataclass(frozen=True, eq=False)
-class AffineMap:
+class AffineMap(ActivationMap):
     """An affine map of each neuron of a module's output.
 
     Attributes:
@@ -63,6 +64,9 @@ class AffineMap:
         clip: What happens outside the support. False leaves x there as it is, which jumps at its
             ends; True moves x by as much as the nearest end moves: x + T(c) - c, c = clip(x).
     """
+
+    KIND: ClassVar[str] = "affine"
+    PARTS: ClassVar[tuple[str, ...]] = ("scale", "shift", "support_min", "support_max")
 
     scale: Float[Tensor, " neurons"]
     shift: Float[Tensor, " neurons"]
@@ -78,6 +82,14 @@ class AffineMap:
         infinite = torch.full_like(scale, torch.inf)
         return cls(scale, shift, -infinite, infinite)
 
+    @property
+    def neurons(self) -> int:
+        return len(self.scale)
+
+    @property
+    def signature(self) -> str:
+        return f"{self.clip}|{self.neurons}"
+
     @functools.cached_property
     def is_bounded(self) -> bool:
         """Whether any neuron has a support."""
@@ -88,22 +100,6 @@ class AffineMap:
         """Both ends of the support; None where no neuron has one."""
         return (self.support_min, self.support_max) if self.is_bounded else None
 
-    def check_width(self, site: str, neurons: int) -> None:
-        """Refuses a site of another width.
-
-        Args:
-            site: The site's name, for the error.
-            neurons: Its number of neurons.
-
-        Raises:
-            ValueError: If the map has another number of them.
-        """
-        if neurons != len(self.scale):
-            raise ValueError(
-                f"module {site!r} has {neurons} neurons, its map {len(self.scale)}: the transport "
-                "was learned on another model"
-            )
-
     def displacement(
         self, activations: Float[Tensor, "... neurons"]
     ) -> Float[Tensor, "... neurons"]:
@@ -111,7 +107,6 @@ class AffineMap:
         return displace(activations, self.scale - 1, self.shift, self.support, clip=self.clip)
 
     def displacement_on(self, device: torch.device | str) -> Callable[[Tensor], Tensor]:
-        """The displacement with the map's vectors on a device, to be used again and again."""
         placed = self.to(device)
         return functools.partial(
             displace,
@@ -121,27 +116,19 @@ class AffineMap:
             clip=placed.clip,
         )
 
-    def __call__(
-        self, activations: Float[Tensor, "... neurons"], strength: float = 1.0
-    ) -> Float[Tensor, "... neurons"]:
-        """Transports activations at one strength."""
-        return activations + strength * self.displacement(activations)
-
-    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> AffineMap:
-        """The map on a device; the map itself if it is there."""
-        vectors = self.scale, self.shift, self.support_min, self.support_max
-        scale, shift, low, high = (one.to(device, dtype) for one in vectors)
-        if scale is self.scale and shift is self.shift and low is vectors[2] and high is vectors[3]:
-            return self
-        return AffineMap(scale, shift, low, high, self.clip)
+    def moving_on(self, device: torch.device | str) -> Moving:
+        displacement = self.displacement_on(device)  # with what it needs computed once
+        return lambda activations, strengths: torch.addcmul(
+            activations, strengths, displacement(activations)
+        )
 
 
-def fingerprint_of(maps: Mapping[str, AffineMap], setting: str) -> str:
+def fingerprint_of(maps: Mapping[str, ActivationMap], setting: str) -> str:
     """SHA-256 over named maps and how they are applied, as 64 hexadecimal digits."""
     digest = hashlib.sha256(setting.encode())
     for name, one in maps.items():
-        digest.update(f"|{name}|{one.clip}|{len(one.scale)}|".encode())
-        for vector in (one.scale, one.shift, one.support_min, one.support_max):
+        digest.update(f"|{name}|{one.signature}|".encode())
+        for vector in one.parts.values():
             digest.update(vector.detach().cpu().float().numpy().astype("<f4").tobytes())
     return digest.hexdigest()
 
@@ -161,7 +148,7 @@ def read_strengths(
 
 
 class ActivationMaps:
-    """Affine maps of chosen modules, ready to run on a model.
+    """Maps of chosen modules, ready to run on a model.
 
     Args:
         maps: A map for each site (see `hooks`), in the order in which a forward pass reaches them.
@@ -173,12 +160,12 @@ class ActivationMaps:
         ValueError: If `positions` is neither.
     """
 
-    def __init__(self, maps: Mapping[str, AffineMap], positions: str = "all") -> None:
+    def __init__(self, maps: Mapping[str, ActivationMap], positions: str = "all") -> None:
         if positions not in ("all", "last"):
             raise ValueError(f"positions={positions!r} is unknown: write 'all' or 'last'")
         self.maps = dict(maps)
         self.positions = positions
-        self._placed: dict[tuple[str, torch.device], Callable[[Tensor], Tensor]] = {}
+        self._placed: dict[tuple[str, torch.device], Moving] = {}
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -219,17 +206,17 @@ class ActivationMaps:
             yield
 
     def _transport(
-        self, site: str, one: AffineMap, weights: _Weights
+        self, site: str, one: ActivationMap, weights: _Weights
     ) -> Callable[[Tensor], Tensor]:
         def transport(activations: Tensor) -> Tensor:
             one.check_width(site, activations.shape[-1])
             key = (site, activations.device)
             if key not in self._placed:
-                self._placed[key] = one.displacement_on(activations.device)
+                self._placed[key] = one.moving_on(activations.device)
             # Maps are float32; a half-precision model's activations are rounded once, at the end.
             exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
             weight = weights.of(activations)
-            moved = torch.addcmul(exact, weight, self._placed[key](exact)).to(activations.dtype)
+            moved = self._placed[key](exact, weight).to(activations.dtype)
             # An infinite displacement times 0 is no 0.
             return torch.where(weight == 0, activations, moved) if weights.partial else moved
 

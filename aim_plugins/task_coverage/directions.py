@@ -26,6 +26,7 @@ from aim_plugins.coverage.layers import Layers
 from aim_plugins.coverage.reference import Reference
 from aim_plugins.task_coverage.settings import TaskCoverageSettings
 from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.vectors import affine_maps
 
 DIRECTIONS = "directions"
 OF_DIRECTIONS = ("KMNC", "NBC", "SNAC", "TKNC", "TKNP")
@@ -79,7 +80,7 @@ def read_directions(transport: LearnedTransport, folder: str | Path) -> Directio
             shift nothing.
     """
     vectors: dict[str, Tensor] = {}
-    for site, one in transport.maps.maps.items():
+    for site, one in affine_maps(transport.maps.maps, f"directions={str(folder)!r}").items():
         if not bool((one.scale == 1).all()):
             raise ValueError(
                 f"directions={str(folder)!r} was learned by method={transport.metadata.method!r}, "

@@ -1,14 +1,14 @@
 """A learned transport: maps of activations, and what they were learned on.
 
-On disk it is an artifact as in `core.artifact`, whose tensors are float32 vectors `<site>.scale`,
-`.shift`, `.support_min` and `.support_max`.
+On disk it is an artifact as in `core.artifact`, whose tensors are those of `vectors`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,13 @@ from aim_plugins.core import artifact
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.transport.metadata import MapsMetadata
-from aim_plugins.transport.vectors import check_map, check_widths, map_tensors, read_maps
+from aim_plugins.transport.vectors import (
+    check_map,
+    check_widths,
+    clipped_names,
+    map_tensors,
+    read_maps,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +32,10 @@ class TransportMetadata(MapsMetadata):
     """What a transport was learned on, and how.
 
     Attributes:
-        method: "linear", "gaussian", "mean", "aura", "actadd", "caa", "iti" or "pca"; "imported"
-            for vectors that another tool wrote, of whose making nothing is known.
+        method: "linear", "gaussian", "mean", "aura", "actadd", "caa", "iti", "pca", "lineas",
+            "ablation" or "angular"; "imported" for vectors that another tool wrote, of whose making
+            nothing is known.
+        options: Options that only this method takes, such as its steps.
         sites: Module outputs with a map, in the order in which a forward pass reaches them.
         data_sha256: SHA-256 of the sentences of both sides.
         tokenizer_sha256: SHA-256 of the tokenizer's vocabulary and rules.
@@ -36,14 +44,20 @@ class TransportMetadata(MapsMetadata):
     """
 
     KIND: ClassVar[str] = "transport"
-    SCHEMA_VERSION: ClassVar[int] = 2
+    SCHEMA_VERSION: ClassVar[int] = 3
     MADE_BY: ClassVar[str] = "`aim-plugins transport fit`"
     INPUTS: ClassVar[str] = "sentences"
     OUTPUTS: ClassVar[str] = "texts"
 
+    options: Mapping[str, Any] = field(default_factory=dict)
     tokenizer_sha256: str = ""
     positions: str = "all"
     max_length: int | None = None
+
+    @property
+    def fitted(self) -> str:
+        own = [f"{name} {value}" for name, value in self.options.items()]
+        return ", ".join([super().fitted, *own])
 
     @property
     def applied(self) -> str:
@@ -71,8 +85,8 @@ class LearnedTransport:
         metadata: What they were learned on.
 
     Raises:
-        ValueError: If the two name different sites or positions, or a map is not a finite one of
-            vectors of one length.
+        ValueError: If the two name different sites or positions, or the parts of a map are not
+            finite or do not fit each other.
     """
 
     maps: ActivationMaps
@@ -101,7 +115,7 @@ class LearnedTransport:
 
     def save(self, folder: str | Path) -> Path:
         """Writes the transport into a folder, replacing one that is there; returns the folder."""
-        clipped = [site for site, one in self.maps.maps.items() if one.clip]
+        clipped = clipped_names(self.maps.maps)
         tensors = map_tensors(self.maps.maps)
         return artifact.save(folder, tensors, replace(self.metadata, clipped=clipped))
 
@@ -151,7 +165,7 @@ class LearnedTransport:
             ValueError: If it lacks a site, or a site has another width. Modules whose width their
                 own attributes do not tell are checked when they run.
         """
-        widths = {site: len(one.scale) for site, one in self.maps.maps.items()}
+        widths = {site: one.neurons for site, one in self.maps.maps.items()}
         check_widths(model, widths, self.metadata.learned_on)
 
 

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.transport.maps import fit_map
 from aim_plugins.transport.methods.method import Method
 from aim_plugins.transport.statistics import (
@@ -40,7 +40,7 @@ _FEW = 1024  # responses of a side whose folds are fitted together
 Samples = Float[Tensor, "responses neurons"]
 
 
-def moved_spreads(learned: AffineMap, source: Samples, target: Samples) -> float | None:
+def moved_spreads(learned: ActivationMap, source: Samples, target: Samples) -> float | None:
     """Mean over neurons and source responses of the distance that a map moves them by.
 
     Returns:
@@ -118,7 +118,7 @@ def _split(samples: Samples, held_out: Sequence[Tensor]) -> tuple[Samples, Sampl
 
 
 def _moves(
-    learned: AffineMap, source: Samples, target: Samples
+    learned: ActivationMap, source: Samples, target: Samples
 ) -> tuple[Float64[Tensor, "neurons pairs"], Float64[Tensor, "neurons pairs"], Tensor]:
     """What a map adds to source quantiles, what carries them to the target's, and their weights."""
     ordered, aims = (sorted_samples(in_double(side)) for side in (source, target))

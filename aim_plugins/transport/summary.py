@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.metadata import MapsMetadata
 
@@ -15,7 +16,7 @@ _MOVES = 5
 
 
 def summarise(
-    metadata: MapsMetadata, maps: Mapping[str, AffineMap], fingerprint: str
+    metadata: MapsMetadata, maps: Mapping[str, ActivationMap], fingerprint: str
 ) -> dict[str, Any]:
     """Summarises a transport, ready for JSON.
 
@@ -36,15 +37,25 @@ def summarise(
     known["sites"] = [
         {
             "site": site,
-            "neurons": len(one.scale),
-            "mean_scale_change": float((one.scale - 1).abs().mean()),
-            "mean_shift": float(one.shift.abs().mean()),
-            "supported_share": float(_has_support(one).float().mean()),
+            "neurons": one.neurons,
+            **_does(one),
             "constant_neurons": constant.get(site, 0),
         }
         for site, one in maps.items()
     ]
-    return {"fingerprint": fingerprint, **known, "largest_moves": _moves(maps)}
+    affine = {site: one for site, one in maps.items() if isinstance(one, AffineMap)}
+    return {"fingerprint": fingerprint, **known, "largest_moves": _moves(affine)}
+
+
+def _does(one: ActivationMap) -> dict[str, Any]:
+    """What a map does, in a few numbers; of one that mixes neurons, in its kind and sizes."""
+    if not isinstance(one, AffineMap):
+        return {"kind": one.KIND, "shapes": {part: list(v.shape) for part, v in one.parts.items()}}
+    return {
+        "mean_scale_change": float((one.scale - 1).abs().mean()),
+        "mean_shift": float(one.shift.abs().mean()),
+        "supported_share": float(_has_support(one).float().mean()),
+    }
 
 
 def summary_text(summary: dict[str, Any], metadata: MapsMetadata) -> str:
@@ -63,14 +74,25 @@ def summary_text(summary: dict[str, Any], metadata: MapsMetadata) -> str:
     }
     lines = [f"{name + ':':13}{value}" for name, value in facts.items()]
     width = max(len(entry["site"]) for entry in summary["sites"])
-    lines += ["", f"{'site':{width}}  neurons  mean |scale-1|  mean |shift|  support  constant"]
+    affine = [entry for entry in summary["sites"] if "kind" not in entry]
+    if affine:
+        head = "neurons  mean |scale-1|  mean |shift|  support  constant"
+        lines += ["", f"{'site':{width}}  {head}"]
     lines += [
         f"{entry['site']:{width}}  {entry['neurons']:7}  {entry['mean_scale_change']:14.4g}"
         f"  {entry['mean_shift']:12.4g}  {entry['supported_share']:7.0%}"
         f"  {entry['constant_neurons']:8}"
-        for entry in summary["sites"]
+        for entry in affine
     ]
-    lines += ["", "largest moves at strength 1, in the middle of the support or at 0:"]
+    if len(affine) < len(summary["sites"]):
+        lines += ["", f"{'site':{width}}  neurons  map"]
+    lines += [
+        f"{entry['site']:{width}}  {entry['neurons']:7}  {entry['kind']} ({_sizes(entry)})"
+        for entry in summary["sites"]
+        if "kind" in entry
+    ]
+    if summary["largest_moves"]:
+        lines += ["", "largest moves at strength 1, in the middle of the support or at 0:"]
     lines += [
         f"  {move['site']} neuron {move['neuron']}: {move['move']:+.4g}"
         f" (scale {move['scale']:.4g}, shift {move['shift']:+.4g})"
@@ -93,6 +115,11 @@ def moves_text(metadata: MapsMetadata) -> str:
 def share_text(held: float) -> str:
     """A share that holds, as a percentage; below none there is none."""
     return f"{max(held, 0.0):.0%}"
+
+
+def _sizes(entry: Mapping[str, Any]) -> str:
+    shapes = entry["shapes"].items()
+    return ", ".join(f"{part} {' x '.join(map(str, shape))}" for part, shape in shapes)
 
 
 def _has_support(one: AffineMap) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""pyreft's interventions become transports where they map each neuron alone.
+"""pyreft's interventions become transports.
 
 The formulas are those in the docstrings of pyreft 0.1.0, interventions.py; R comes from torch's own
 parametrization, whose state the default `state_dict` of those modules keeps.
@@ -14,6 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from aim_plugins.modulation.activation_map import ActivationMap
+from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.modulation.low_rank import LowRankMap
 from aim_plugins.transport.exchange.reading import read_vectors
 
 WIDTH, RANK = 32, 3
@@ -64,17 +67,19 @@ def test_lobireft_is_a_steering_vector(tiny_llama: Any, tmp_path: Path, key: str
     torch.testing.assert_close(one(points()), expected, rtol=0, atol=1e-5)
 
 
-def test_loreft_is_read_where_its_low_rank_part_cancels(tiny_llama: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("away", "kind"), [(0.0, AffineMap), (0.1, LowRankMap)])
+def test_loreft_is_its_formula(
+    tiny_llama: Any, tmp_path: Path, away: float, kind: type[ActivationMap]
+) -> None:
     """LoReFT(h) = h + R^T (W h + b - R h); its `state_dict` holds weight, bias, rotate_layer."""
     rotation, bias = Rotated(nn.Parameter(torch.zeros(RANK))).rotation, torch.ones(RANK)
     state = {"weight": rotation.T.contiguous(), "bias": bias, "rotate_layer": rotation}
+    state["weight"] = state["weight"] + away  # without, the low-rank part cancels
     one = read_vectors(write(tmp_path / "f", "LoreftIntervention", state), tiny_llama)
     h = points()
     expected = h + (h @ state["weight"].T + bias - h @ rotation) @ rotation.T
     torch.testing.assert_close(one.maps.maps[SITE](h), expected, rtol=0, atol=1e-5)
-    state["weight"] = state["weight"] + 0.1
-    with pytest.raises(ValueError, match="moves neurons by what other neurons are"):
-        read_vectors(write(tmp_path / "f", "LoreftIntervention", state), tiny_llama)
+    assert type(one.maps.maps[SITE]) is kind
 
 
 def test_along_single_neurons_every_kind_is_a_map_of_each(tiny_llama: Any, tmp_path: Path) -> None:
@@ -97,12 +102,19 @@ def test_along_single_neurons_every_kind_is_a_map_of_each(tiny_llama: Any, tmp_p
         torch.testing.assert_close(one(h), value, rtol=0, atol=1e-5)
 
 
-def test_kinds_that_mix_neurons_are_refused(tiny_llama: Any, tmp_path: Path) -> None:
-    plain = Rotated(nn.Parameter(torch.zeros(RANK))).state_dict()
-    linear = Rotated(nn.Linear(WIDTH, RANK)).state_dict()
-    for kind, state in (("ConsreftIntervention", plain), ("DireftIntervention", linear)):
-        with pytest.raises(ValueError, match="a transport maps each neuron alone"):
-            read_vectors(write(tmp_path / "f", kind, state), tiny_llama)
+def test_kinds_that_mix_neurons_are_their_formulas(tiny_llama: Any, tmp_path: Path) -> None:
+    """ConsReFT(h) = h + R^T (b - R h); DiReFT(h) = h + R^T (W h + b)."""
+    plain = Rotated(nn.Parameter(torch.tensor([1.0, -2.0, 0.5])))
+    linear = Rotated(nn.Linear(WIDTH, RANK))
+    h = points()
+    for kind, module, inner in (
+        ("ConsreftIntervention", plain, plain.learned_source - h @ plain.rotation),
+        ("DireftIntervention", linear, linear.learned_source(h)),
+    ):
+        folder = write(tmp_path / "f", kind, module.state_dict())
+        found = read_vectors(folder, tiny_llama).maps.maps[SITE](h)
+        expected = h + inner.detach() @ module.rotation.T
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_other_folders_are_refused(tiny_llama: Any, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from aim_plugins.core.strengths import Axis
 from aim_plugins.coverage.activations import channel_dim_of
 from aim_plugins.coverage.criteria.criterion import Batch
-from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.activation_map import ActivationMap
+from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.hooks import change_outputs, find_module
 from aim_plugins.modulation.sites import split_site
 from aim_plugins.sweep.cells import Cell
@@ -161,18 +162,14 @@ class TransportedActivations(Modulated):
 
 
 def _moved(
-    site: str, one: AffineMap, strength: float, module: nn.Module
+    site: str, one: ActivationMap, strength: float, module: nn.Module
 ) -> Callable[[Tensor], Tensor]:
     """The function that transports a module's output."""
     channel_dim = channel_dim_of(module)
 
     def move(output: Tensor) -> Tensor:
         values = output.movedim(channel_dim, -1)
-        if values.shape[-1] != len(one.scale):
-            raise ValueError(
-                f"module {site!r} has {values.shape[-1]} neurons, its map {len(one.scale)}: the "
-                "transport was learned on another model"
-            )
+        one.check_width(site, values.shape[-1])
         # Maps are float32; a half-precision model's activations are rounded once, at the end.
         exact = values.to(torch.promote_types(values.dtype, torch.float32))
         moved = one(exact, strength).to(output.dtype).movedim(-1, channel_dim)

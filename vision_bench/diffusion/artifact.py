@@ -21,7 +21,14 @@ from aim_plugins.core import artifact
 from aim_plugins.core.signature import model_signature
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.metadata import MapsMetadata
-from aim_plugins.transport.vectors import check_map, check_widths, map_tensors, read_maps
+from aim_plugins.transport.vectors import (
+    affine_maps,
+    check_map,
+    check_widths,
+    clipped_names,
+    map_tensors,
+    read_maps,
+)
 from vision_bench.diffusion.denoising import scheduler_config
 from vision_bench.diffusion.pipelines import as_module, check_steerable, denoiser_of
 from vision_bench.diffusion.plan import TIMESTEPS
@@ -169,8 +176,8 @@ class ImageTransport:
     def save(self, folder: str | Path) -> Path:
         """Writes the transport into a folder, replacing one that is there; returns the folder."""
         named = self.maps.named
-        clipped = [name for name, one in named.items() if one.clip]
-        return artifact.save(folder, map_tensors(named), replace(self.metadata, clipped=clipped))
+        metadata = replace(self.metadata, clipped=clipped_names(named))
+        return artifact.save(folder, map_tensors(named), metadata)
 
     @classmethod
     def load(cls, folder: str | Path) -> ImageTransport:
@@ -184,7 +191,7 @@ class ImageTransport:
         names = {site: {key: map_name(site, key) for key in known.keys} for site in known.sites}
         try:
             wanted = [name for timed in names.values() for name in timed.values()]
-            named = read_maps(tensors, wanted, known.clipped)
+            named = affine_maps(read_maps(tensors, wanted, known.clipped), "an image model")
             maps = {
                 site: {key: named[name] for key, name in timed.items()}
                 for site, timed in names.items()

@@ -30,6 +30,7 @@ from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.hooks import find_module
 from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
+from aim_plugins.transport.vectors import affine_maps
 
 CONFIG_KEY = "aim_transport"
 """Entry of vLLM's `additional_config` that names the transport's folder."""
@@ -56,7 +57,9 @@ def configured_maps(vllm_config: Any) -> ActivationMaps | None:
         return None
     if (reason := why_not(vllm_config)) is not None:
         raise ValueError(f"{CONFIG_KEY}={str(folder)!r}: {reason}")
-    return LearnedTransport.load(folder).maps
+    maps = LearnedTransport.load(folder).maps
+    affine_maps(maps.maps, "vLLM")
+    return maps
 
 
 def why_not(vllm_config: Any) -> str | None:

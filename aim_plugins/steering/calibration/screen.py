@@ -24,13 +24,13 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.freezing import frozen
 from aim_plugins.modulation.hooks import change_outputs
 from aim_plugins.transport.responses import as_tokens
 
 Tokens = Sequence[int]
-Maps = Mapping[str, AffineMap]
+Maps = Mapping[str, ActivationMap]
 Slopes = dict[str, dict[str, Float64[Tensor, " texts"]]]
 """Slope of each text's log-likelihood in the strength of each site, by name of the maps."""
 

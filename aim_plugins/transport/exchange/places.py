@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.activation_map import ActivationMap
+from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.freezing import evaluating
 from aim_plugins.modulation.hooks import execution_order, find_module, split_site
 from aim_plugins.transport.folding.readers import probe_tokens
@@ -81,7 +82,7 @@ def block_number(site: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def in_order(model: Any, maps: Mapping[str, AffineMap], positions: str) -> ActivationMaps:
+def in_order(model: Any, maps: Mapping[str, ActivationMap], positions: str) -> ActivationMaps:
     """The maps in the order of execution, tried on the model once.
 
     Raises:

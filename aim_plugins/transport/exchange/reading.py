@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.exchange.control_vectors import read_control_vectors
 from aim_plugins.transport.exchange.features import is_decoder, read_feature
@@ -76,7 +77,7 @@ def read_vectors(
     return LearnedTransport(ordered, metadata)
 
 
-def _read_others(path: Path, model: Any) -> dict[str, AffineMap]:
+def _read_others(path: Path, model: Any) -> Mapping[str, ActivationMap]:
     if path.is_dir():
         return read_interventions(path, model)
     if path.suffix == ".gguf":

@@ -1,9 +1,9 @@
-"""Low-rank interventions of pyreft, where they are a map of each neuron.
+"""Low-rank interventions of pyreft.
 
-All kinds of pyreft's are h + U (V h + b), of which each neuron alone decides on itself only where
-U V is diagonal; then its diagonal plus 1 is the scale and U b the shift. That holds for LobiReFT,
-h + R^T b, always, and for the others where the rank-r part happens to be (LoReFT whose W is its R;
-ConsReFT along single neurons). Any other is refused, with the largest entry off the diagonal.
+All kinds of pyreft's are h + U (V h + b). Where U V is diagonal each neuron decides on itself
+alone, and the map is read as an affine one, which runs everywhere: always that of LobiReFT,
+h + R^T b, and others' where the rank-r part happens to be (LoReFT whose W is its R; ConsReFT along
+single neurons).
 
 A folder has `config.json`, which names the kind of each, and `intkey_<key>.bin` with its state,
 where the key tells layer and component. At which positions they act, nothing in them says: pyreft
@@ -25,7 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.modulation.low_rank import LowRankMap
 from aim_plugins.transport.exchange.places import block_name
 from aim_plugins.transport.exchange.tensors import read_state
 from aim_plugins.transport.vocabulary import intervention_files
@@ -38,16 +40,16 @@ LowRank = tuple[Tensor, Tensor, Tensor]
 """U [neurons, rank], V [rank, neurons] and b [rank] of h + U (V h + b)."""
 
 
-def read_interventions(folder: Path, model: Any) -> dict[str, AffineMap]:
+def read_interventions(folder: Path, model: Any) -> dict[str, ActivationMap]:
     """The maps of a folder of pyreft's.
 
     Raises:
-        ValueError: If a file is of another layout, an intervention mixes neurons or acts on
-            something else than a block's output, or the model lacks the block.
+        ValueError: If a file is of another layout, an intervention acts on something else than a
+            block's output, or the model lacks the block.
     """
     paths = intervention_files(folder)
     kinds = _kinds(folder, len(paths))
-    maps: dict[str, AffineMap] = {}
+    maps: dict[str, ActivationMap] = {}
     for path in paths:
         found = _KEY.fullmatch(path.name)
         if found is None or found[2] != "block_output":
@@ -58,7 +60,7 @@ def read_interventions(folder: Path, model: Any) -> dict[str, AffineMap]:
         site = block_name(model, int(found[1]), str(path))
         if site in maps:
             raise ValueError(f"{folder} has several interventions on {site!r}: keep one")
-        maps[site] = _map_of(_low_rank(path, kinds), str(path))
+        maps[site] = _map_of(_low_rank(path, kinds))
     return maps
 
 
@@ -92,17 +94,14 @@ def _low_rank(path: Path, kind: str) -> LowRank:
     return up, down, bias
 
 
-def _map_of(parts: LowRank, place: str) -> AffineMap:
+def _map_of(parts: LowRank) -> ActivationMap:
     up, down, bias = parts
     mixing = up @ down
     own = mixing.diagonal().clone()
     largest = float(mixing.abs().amax())
     off = float((mixing - own.diag()).abs().amax())
     if off > _OFF_DIAGONAL * max(largest, 1.0):
-        raise ValueError(
-            f"{place} moves neurons by what other neurons are (up to {off:.2g} of them), and a "
-            "transport maps each neuron alone: only interventions such as LobiReFT can be read"
-        )
+        return LowRankMap(up.float().contiguous(), down.float().contiguous(), bias.float())
     return AffineMap.everywhere((1 + own).float(), (up @ bias).float())
 
 

@@ -15,6 +15,7 @@ from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.exchange.control_vectors import write_control_vectors
 from aim_plugins.transport.exchange.places import block_number
+from aim_plugins.transport.vectors import affine_maps
 
 
 def write_vectors(transport: LearnedTransport, path: str | Path, strength: float = 1.0) -> Path:
@@ -35,7 +36,8 @@ def write_vectors(transport: LearnedTransport, path: str | Path, strength: float
             or does not act on all tokens.
     """
     path = Path(path)
-    vectors = {site: strength * _shift_of(site, one) for site, one in transport.maps.maps.items()}
+    maps = affine_maps(transport.maps.maps, "a file of steering vectors")
+    vectors = {site: strength * _shift_of(site, one) for site, one in maps.items()}
     if path.suffix == ".gguf":
         _write_gguf(transport, path, vectors)
         return path

@@ -1,9 +1,10 @@
 """Folding a transport at one strength into the weights, where that is exact.
 
-At strength λ a map without support is x -> a x + b with a = 1 + λ (scale - 1) and b = λ shift. A
-norm's weight takes a, and so do the rows of a linear layer; b goes into the layer's own bias, or,
-behind a norm without one, into the biases of the linear layers that read it, as W b. What is left
-is a plain checkpoint that any tool loads, and no hook runs.
+At strength λ an affine map without support is x -> a x + b with a = 1 + λ (scale - 1) and b =
+λ shift. A norm's weight takes a, and so do the rows of a linear layer; b goes into the layer's own
+bias, or, behind a norm without one, into the biases of the linear layers that read it, as W b. A
+low-rank map x -> x + U (V x + c) turns the weight W of a linear layer into W + λ U V W. What is
+left is a plain checkpoint that any tool loads, and no hook runs.
 
 Not exact, and refused by name: supports, positions "last", a shift that reaches anything but linear
 layers (a residual stream), weights that other modules share, and biases that the architecture's
@@ -27,9 +28,11 @@ from transformers.pytorch_utils import Conv1D
 
 from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import refuse_filled, temporary_path, write_atomic
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.freezing import evaluating
 from aim_plugins.modulation.hooks import find_module
+from aim_plugins.modulation.low_rank import LowRankMap
 from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.folding.biases import expressible_biases
@@ -221,25 +224,37 @@ class _Folding:
             for parameter in module.parameters(recurse=False):
                 self._owners.setdefault(id(parameter), []).append(name)
 
-    def add(self, site: str, one: AffineMap, strength: float) -> None:
+    def add(self, site: str, one: ActivationMap, strength: float) -> None:
         """Folds one map, or notes why it cannot be."""
         name, output = split_site(site)
         module = find_module(self.model, name)
+        try:
+            if isinstance(one, AffineMap):
+                self._add_affine(site, module, one, strength)
+                return
+            self._refuse_unread(site, output)
+            if not isinstance(one, LowRankMap):
+                raise Obstacle(f"{one.KIND} maps are not affine")
+            self._fold_low_rank(module, one, strength)
+        except Obstacle as obstacle:
+            self.reasons[site] = str(obstacle)
+
+    def _add_affine(self, site: str, module: Any, one: AffineMap, strength: float) -> None:
         scale = 1 + strength * (one.scale.cpu().double() - 1)
         shift = strength * one.shift.cpu().double()
         if bool((scale == 1).all()) and not bool(shift.any()):
             return
-        try:
-            if one.is_bounded:
-                raise Obstacle("maps with a support are not affine (fit with --support none)")
-            if output or site not in self._readers:
-                raise Obstacle("only the first output of modules that run is a weight's")
-            if isinstance(module, LINEAR_LAYERS):
-                self._fold_linear(site, module, scale, shift)
-            else:
-                self._fold_norm(site, module, scale, shift)
-        except Obstacle as obstacle:
-            self.reasons[site] = str(obstacle)
+        if one.is_bounded:
+            raise Obstacle("maps with a support are not affine (fit with --support none)")
+        self._refuse_unread(site, split_site(site)[1])
+        if isinstance(module, LINEAR_LAYERS):
+            self._fold_linear(site, module, scale, shift)
+        else:
+            self._fold_norm(site, module, scale, shift)
+
+    def _refuse_unread(self, site: str, output: int) -> None:
+        if output or site not in self._readers:
+            raise Obstacle("only the first output of modules that run is a weight's")
 
     def missing_biases(self) -> set[str]:
         """Linear layers that need a bias and have none."""
@@ -283,6 +298,31 @@ class _Folding:
         if bias is not None or bool(shift.any()):
             before = torch.zeros_like(shift) if bias is None else bias
             self._set_bias(site, name, before * scale + shift)
+
+    def _fold_low_rank(self, module: Any, one: LowRankMap, strength: float) -> None:
+        """Moves what a layer returns of each input: W becomes W + λ U V W, b + λ U (V b + c) b."""
+        if not strength:
+            return
+        if not isinstance(module, (*LINEAR_LAYERS, torch.nn.Embedding)):
+            raise Obstacle(
+                f"{type(module).__name__} has no weight that mixes its neurons, as linear layers "
+                "and embeddings have"
+            )
+        name = self._names[id(module)]
+        up, down, bias = (strength * one.up, one.down, one.bias)
+        up, down, bias = (part.cpu().double() for part in (up, down, bias))
+        self._refuse_shared(module.weight, name)
+        weight = self._value(f"{name}.weight")
+        embeds = isinstance(module, torch.nn.Embedding)
+        turned = embeds or isinstance(module, Conv1D)  # a row for each input
+        columns = weight.T if turned else weight
+        moved = columns + up @ (down @ columns + (bias[:, None] if embeds else 0.0))
+        moved = moved.T.contiguous() if turned else moved
+        self._changed[f"{name}.weight"] = moved.to(module.weight.dtype)
+        before = None if embeds else self._bias(name)
+        if before is not None or (not embeds and bool(bias.any())):
+            before = torch.zeros_like(up[:, 0]) if before is None else before
+            self._set_bias(name, name, before + up @ (down @ before + bias))
 
     def _fold_norm(self, site: str, module: Any, scale: Tensor, shift: Tensor) -> None:
         name = self._names[id(module)]
