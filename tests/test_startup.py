@@ -96,7 +96,8 @@ REFUSALS = [
     (aim(*FIT), "the sentences are missing"),
     (aim(*FIT, "--source", "no.txt", "--target", "a.txt"), "error: source='no.txt': no such file"),
     (aim(*FIT, "--source", "typo.py", "--target", "a.txt"), "source='typo.py': the suffix is"),
-    (aim(*FIT, *SIDES, "--method", "lin"), "did you mean 'linear'"),
+    (aim(*FIT, *SIDES, "--method", "liner"), "did you mean 'linear'"),
+    (aim(*FIT, *SIDES, "--steps", "5"), "steps is of method=lineas alone: leave it out"),
     (aim(*FIT, *SIDES, "--method", "pca", "--limit", "3"), "--limit draws each side by itself"),
     (aim(*FIT, *SIDES, "--support", "q9"), "support='q9' is unknown"),
     (aim(*FIT, *SIDES, "--pooling", "most"), "pooling='most' is unknown"),
@@ -113,7 +114,7 @@ REFUSALS = [
     (aim(*EVALUATE, "--generations", "full"), "generations='full' holds no texts"),
     (aim(*CALIBRATE, *TEXTS), "there is nothing to calibrate"),
     (aim(*CALIBRATE, *TEXTS, *SIDES, "--lexicon", "a.txt"), "one measure of the effect is needed"),
-    (aim(*CALIBRATE, *TEXTS, *SIDES, "--methods", "lin"), "did you mean 'linear'"),
+    (aim(*CALIBRATE, *TEXTS, *SIDES, "--methods", "liner"), "did you mean 'linear'"),
     (aim(*CALIBRATE, *TEXTS, "--transports", "no"), "transport='no' is no folder"),
     (aim("transport", "convert", "no", "--pretrained", "m", "-o", "out"),)
     + ("vectors='no': no such file or folder",),

@@ -1,4 +1,4 @@
-"""Transports: affine maps on activations, learned from two sets of sentences.
+"""Transports: maps on activations, learned from two sets of sentences.
 
 The names below are loaded when first used, so that a loaded transport or a single map does not
 wait for the import of transformers, which only fitting on a model needs.
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
         METHODS,
         PCA,
         ActAdd,
+        AngularSteering,
         AurA,
+        DirectionalAblation,
         GaussianTransport,
         LinearTransport,
+        LinEAS,
         MeanTransport,
         Method,
         constant_neurons,
@@ -38,9 +41,12 @@ __all__ = [
     "METHODS",
     "PCA",
     "ActAdd",
+    "AngularSteering",
     "AurA",
+    "DirectionalAblation",
     "GaussianTransport",
     "LearnedTransport",
+    "LinEAS",
     "LinearTransport",
     "MeanTransport",
     "Method",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import change_outputs, choose_sites, execution_order
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
-from aim_plugins.transport.forward import forward_of, input_device
+from aim_plugins.transport.end_to_end import EndToEndFit
+from aim_plugins.transport.forward import forward_of, input_device, transported
 from aim_plugins.transport.learning import FittedSite, describe_sites, learn_site
 from aim_plugins.transport.lockstep import Lockstep, ThreadSettings
 from aim_plugins.transport.plan import FitPlan, plan_fit
@@ -32,7 +33,6 @@ from aim_plugins.transport.responses import (
     Responses,
     as_tokens,
     in_order,
-    last_tokens,
     pool,
 )
 from aim_plugins.transport.sentences import SentenceBatch, sentence_batches, tokenize
@@ -52,6 +52,7 @@ def fit_transport(
     positions: str | None = None,
     incremental: str | None = None,
     strength: float = 1.0,
+    options: Mapping[str, Any] | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
     seed: int = 0,
@@ -80,10 +81,11 @@ def fit_transport(
         incremental: Which sentences go through the maps learned so far: those of both sides
             ("causal"), of the source ("source") or none ("atonce").
         strength: Strength at which they do.
+        options: Options that only this method takes, such as {"steps": 50} of "lineas".
         batch_size: Sentences in a forward pass. The hidden states of all batches are alive at once;
             attention and feed-forward parts need memory for one batch.
         max_length: Tokens that sentences are cut to; None leaves them whole.
-        seed: Noted in the metadata; the fit draws nothing.
+        seed: Noted in the metadata. Only "lineas" draws: the batches of its steps.
         progress: Whether to show a progress bar, in sites.
         on_site: Called with the findings at each site.
 
@@ -102,6 +104,7 @@ def fit_transport(
         positions=positions,
         incremental=incremental,
         strength=strength,
+        options=options,
         batch_size=batch_size,
         max_length=max_length,
     )
@@ -111,24 +114,38 @@ def fit_transport(
     sites = choose_sites(model, modules)
     sides = {"source": source, "target": target}
     source_ids, target_ids = tokenize(tokenizer, sides, max_length, model_window(model.config))
-    batches = sentence_batches(source_ids, target_ids, batch_size)
-    check_shared_weights(model, len(batches))
-    fit = _Fit(plan, len(source), batches, on_site)
-    fit.run(model, sites, min(source_ids + target_ids, key=len), progress=progress)
+    if plan.method.together:
+        together = EndToEndFit(
+            plan, model, sites, source_ids, target_ids, batch_size=batch_size, seed=seed
+        )
+        maps, sites_found = together.run(progress=progress)
+        options = plan.method.options
+        if on_site is not None:
+            for one in sites_found:
+                on_site(one)
+    else:
+        batches = sentence_batches(source_ids, target_ids, batch_size)
+        check_shared_weights(model, len(batches))
+        fit = _Fit(plan, len(source), batches, on_site)
+        fit.run(model, sites, min(source_ids + target_ids, key=len), progress=progress)
+        sites_found = fit.found
+        separations = {one.site: one.separation or 0.0 for one in sites_found}
+        maps, options = plan.method.settled(fit.maps, separations)
     found = describe_sites(
-        fit.found, len(source), len(target), inputs="sentences", outputs=TransportMetadata.OUTPUTS
+        sites_found, len(source), len(target), inputs="sentences", outputs=TransportMetadata.OUTPUTS
     )
     metadata = TransportMetadata.describe(
         model,
         tokenizer,
-        sites=list(fit.maps),
+        sites=list(maps),
         seed=seed,
         max_length=max_length,
         batch_size=batch_size,
+        options=options,
         **found,
         **_described(plan, source, target),
     )
-    return LearnedTransport(ActivationMaps(fit.maps, plan.positions), metadata)
+    return LearnedTransport(ActivationMaps(maps, plan.positions), metadata)
 
 
 def _described(plan: FitPlan, source: Sequence[str], target: Sequence[str]) -> dict[str, Any]:
@@ -233,7 +250,13 @@ class _Fit:
         rows = self._transported(batch)
         if not rows:
             return None
-        moved = self._transport(learned, activations[:rows], batch.mask[:rows])
+        moved = transported(
+            learned,
+            activations[:rows],
+            batch.mask[:rows],
+            self._plan.strength,
+            self._plan.positions,
+        )
         return torch.cat([moved, activations[rows:]]).reshape(output.shape)
 
     def _learn(self, site: str, parts: list[Responses]) -> AffineMap:
@@ -251,17 +274,6 @@ class _Fit:
         """How many of a batch's first rows go through the maps learned so far."""
         rows = {"causal": len(batch.sentences), "source": batch.n_source, "atonce": 0}
         return rows[self._plan.incremental]
-
-    def _transport(self, learned: AffineMap, activations: Tensor, mask: Tensor) -> Tensor:
-        """Transports activations as `ActivationMaps` does it at inference."""
-        exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
-        weights = torch.tensor(self._plan.strength, dtype=exact.dtype, device=exact.device)
-        if self._plan.positions == "last":
-            chosen = torch.arange(mask.shape[1]) == last_tokens(mask)[:, None]
-            spread = chosen.reshape(*chosen.shape, *[1] * (exact.dim() - 2))
-            weights = weights * spread.to(exact.device)
-        displacement = learned.to(exact.device, exact.dtype).displacement(exact)
-        return torch.addcmul(exact, weights, displacement).to(activations.dtype)
 
 
 class _Running(threading.local):

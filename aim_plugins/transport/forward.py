@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.hooks import split_site
+from aim_plugins.transport.responses import last_tokens
 from aim_plugins.transport.sentences import SentenceBatch
 
 
@@ -43,6 +47,31 @@ def input_device(model: Any) -> torch.device:
             return parameter.device
     device = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
     return torch.device("cpu" if device is None else device)
+
+
+def transported(
+    learned: ActivationMap,
+    activations: Tensor,
+    mask: Bool[Tensor, "sentences tokens"],
+    strength: float,
+    positions: str,
+) -> Tensor:
+    """Transports activations of a batch as `ActivationMaps` does it at inference.
+
+    Args:
+        learned: The map.
+        activations: A site's output [sentences, tokens, ..., neurons].
+        mask: Which tokens are the sentences' own.
+        strength: Strength λ.
+        positions: Which of them are transported: "all", or the "last" one.
+    """
+    exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
+    weights = torch.tensor(strength, dtype=exact.dtype, device=exact.device)
+    if positions == "last":
+        chosen = torch.arange(mask.shape[1]) == last_tokens(mask)[:, None]
+        spread = chosen.reshape(*chosen.shape, *[1] * (exact.dim() - 2))
+        weights = weights * spread.to(exact.device)
+    return learned.to(exact.device, exact.dtype).moved(exact, weights).to(activations.dtype)
 
 
 def _takes(model: Any, argument: str) -> bool:

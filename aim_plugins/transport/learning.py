@@ -17,7 +17,7 @@ from aim_plugins.transport.incremental import TITLES
 from aim_plugins.transport.maps import fit_map
 from aim_plugins.transport.metadata import MapsMetadata
 from aim_plugins.transport.methods.method import Method
-from aim_plugins.transport.statistics import constant_neurons
+from aim_plugins.transport.statistics import constant_neurons, separation
 from aim_plugins.transport.summary import moves_text, share_text
 
 logger = logging.getLogger(__name__)
@@ -36,12 +36,15 @@ class FittedSite:
         moved: How far the map moves source responses, in units of their spread; see `holdout`. This
             and the next are None where they are unknown.
         held: The share of it that holds on inputs held out from the fit.
+        separation: Of methods that settle sites with each other, how far apart the sides are along
+            the difference of their means; see `statistics.separation`.
     """
 
     site: str
     constant_neurons: int
     moved: float | None
     held: float | None
+    separation: float | None = None
 
 
 def learn_site(
@@ -75,14 +78,16 @@ def learn_site(
     count = int((owners < n_source).sum())
     source, target = responses[:count], responses[count:]
     learned = fit_map(method, support, source, target, site)
-    moved, held = None, None
-    if measure:
+    moved, held, apart = None, None, None
+    sides = owners[:count], owners[count:] - n_source
+    if method.shared:
+        apart = separation(source, target, sides)
+    elif measure:
         moved = moved_spreads(learned, source, target)
-        sides = owners[:count], owners[count:] - n_source
         held = held_share(method, support, source, target, sides)
     # A single response is no ground to call a neuron constant.
     constant = int(constant_neurons(source).sum()) if count > 1 else 0
-    return learned, FittedSite(site, constant, moved, held)
+    return learned, FittedSite(site, constant, moved, held, apart)
 
 
 def describe_sites(
@@ -142,7 +147,11 @@ def _extremes(found: Sequence[FittedSite]) -> list[str]:
     """The sites where responses move most, and where least of it holds."""
     moved = [(one.moved, one.site) for one in found if one.moved is not None]
     held = [(one.held, one.site) for one in found if one.held is not None]
+    apart = [(one.separation, one.site) for one in found if one.separation is not None]
     lines = []
+    if apart:
+        most, site = max(apart)
+        lines.append(f"sides furthest apart at {site} ({most:.2g} deviations of a side)")
     if moved:
         most, site = max(moved)
         lines.append(f"most at {site} ({most:.2f})")

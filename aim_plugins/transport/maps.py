@@ -2,42 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.transport.methods.ablation import DirectionalAblation
 from aim_plugins.transport.methods.actadd import ActAdd
+from aim_plugins.transport.methods.angular import AngularSteering
 from aim_plugins.transport.methods.aura import AurA
 from aim_plugins.transport.methods.caa import CAA
 from aim_plugins.transport.methods.gaussian import GaussianTransport
 from aim_plugins.transport.methods.iti import ITI
 from aim_plugins.transport.methods.linear import LinearTransport
+from aim_plugins.transport.methods.lineas import LinEAS
 from aim_plugins.transport.methods.mean import MeanTransport
 from aim_plugins.transport.methods.method import Method
 from aim_plugins.transport.methods.pca import PCA
 from aim_plugins.transport.statistics import constant_neurons
 from aim_plugins.transport.support import support_bounds
-from aim_plugins.transport.vocabulary import check_method, parse_support
+from aim_plugins.transport.vocabulary import check_method, check_options, parse_support
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (LinearTransport, GaussianTransport, MeanTransport, AurA, ActAdd, CAA, ITI, PCA)
+    for method in (
+        LinearTransport,
+        GaussianTransport,
+        MeanTransport,
+        AurA,
+        ActAdd,
+        CAA,
+        ITI,
+        PCA,
+        LinEAS,
+        DirectionalAblation,
+        AngularSteering,
+    )
 }
 """Methods by name."""
 
 
-def find_method(name: str) -> Method:
+def find_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
     """The method of a name.
+
+    Args:
+        name: The name.
+        options: Options of its own; it keeps its defaults for the others.
 
     >>> find_method("linear").title
     'Linear-AcT'
+    >>> find_method("lineas", {"steps": 50}).steps
+    50
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or it does not take an option.
     """
     check_method(name)
-    return METHODS[name]()
+    options = options or {}
+    check_options(options, [name])
+    return METHODS[name](**options)
 
 
 def fit_map(
@@ -84,6 +110,6 @@ def check_support(method: Method, support: str) -> None:
     quantiles, _ = parse_support(support)
     if quantiles is not None and not method.bounded:
         raise ValueError(
-            f"support={support!r}: {method.title} dampens activations wherever they are; leave "
-            "its support at 'none'"
+            f"support={support!r}: {method.title} is learned to act wherever activations are; "
+            "leave its support at 'none'"
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aim_plugins.transport.incremental import check_incremental
 from aim_plugins.transport.maps import check_support, find_method
@@ -43,6 +44,7 @@ def plan_fit(
     positions: str | None,
     incremental: str | None,
     strength: float,
+    options: Mapping[str, Any] | None,
     batch_size: int,
     max_length: int | None,
 ) -> FitPlan:
@@ -52,7 +54,7 @@ def plan_fit(
         ValueError: If an argument is unknown or out of its range, or a side has too few sentences.
         TypeError: If a side is a single text, or holds something else than texts.
     """
-    chosen = find_method(method)
+    chosen = find_method(method, options)
     plan = FitPlan(
         chosen,
         chosen.pooling if pooling is None else pooling,
@@ -64,6 +66,11 @@ def plan_fit(
     check_pooling(plan.pooling)
     check_support(chosen, plan.support)
     check_incremental(plan.incremental)
+    if chosen.joined and plan.incremental != chosen.incremental:
+        raise ValueError(
+            f"incremental={incremental!r}: {chosen.title} learns its sites with "
+            f"incremental={chosen.incremental!r} alone: leave it out"
+        )
     check_positions(plan.positions)
     check_learning_strength(plan.strength)
     check_sides(chosen, source, target, "sentence")

@@ -7,16 +7,39 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from aim_plugins.core.errors import did_you_mean
 from aim_plugins.core.files import existing
 
-METHOD_NAMES = ("linear", "gaussian", "mean", "aura", "actadd", "caa", "iti", "pca")
+METHOD_NAMES = (
+    "linear",
+    "gaussian",
+    "mean",
+    "aura",
+    "actadd",
+    "caa",
+    "iti",
+    "pca",
+    "lineas",
+    "ablation",
+    "angular",
+)
 """Names of the methods in `aim_plugins.transport.maps`."""
+
+SLOW_METHODS = ("lineas",)
+"""Those that take a thousand passes, which nobody should start unasked."""
 
 PAIRED_METHODS = ("pca",)
 """Those that take source and target sentences in pairs."""
+
+OPTIONS: Mapping[str, Sequence[str]] = {
+    "lineas": ("steps", "learning_rate", "sparsity"),
+    "ablation": ("direction_site",),
+    "angular": ("direction_site",),
+}
+"""Options that only some methods take, by method."""
 
 POOLINGS = ("mean", "min", "max", "median", "last", "all")
 """How the tokens of a sentence become one response, see `aim_plugins.transport.responses`."""
@@ -95,6 +118,21 @@ def check_method(name: str) -> None:
     """Refuses an unknown method."""
     if name not in METHOD_NAMES:
         raise ValueError(f"method={name!r} is unknown; {did_you_mean(name, METHOD_NAMES)}")
+
+
+def check_options(options: Iterable[str], methods: Iterable[str]) -> None:
+    """Refuses options that none of some methods takes.
+
+    Raises:
+        ValueError: Naming the methods that do.
+    """
+    taken = {option for method in methods for option in OPTIONS.get(method, ())}
+    for option in options:
+        if option not in taken:
+            owners = [method for method, own in OPTIONS.items() if option in own]
+            if not owners:
+                raise ValueError(f"{option} is no option of a method: leave it out")
+            raise ValueError(f"{option} is of method={', '.join(owners)} alone: leave it out")
 
 
 def check_pooling(pooling: str) -> None:

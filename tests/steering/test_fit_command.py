@@ -146,7 +146,7 @@ def test_neither_another_transport_nor_other_files_are_replaced(fit, tmp_path, c
     [
         (["--modules", ".*layer_norm"], "matches none of the"),
         ([], "modules is missing: add --modules"),
-        ([*NORMS, "--method", "linera"], "did you mean 'linear'"),
+        ([*NORMS, "--method", "liner"], "did you mean 'linear'"),
         ([*NORMS, "--limit", "0"], "limit=0: give a whole number from 1"),
         ([*NORMS, "--limit", "1"], "source has 1 sentence(s)"),
         ([*NORMS, "--batch-size", "0"], "batch_size=0"),

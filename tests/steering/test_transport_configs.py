@@ -142,7 +142,7 @@ def test_a_demo_calibrates_every_method_against_prompts(name):
         settings.SECTIONS["calibrate"], options, ("generate", "evaluate", "calibrate")
     )
     found.check_files()
-    assert set(found.learned_methods) == set(METHODS)
+    assert set(found.learned_methods) == set(METHODS) - {"lineas"}  # a thousand passes
     assert len(found.instructions) == 1 and found.shots and found.do_sample
 
 

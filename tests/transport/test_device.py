@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from tests.transport.test_fit import fit, numbers  # noqa: F401
+from tests.transport.test_fit import fit
 
 FITS = {
     "linear": {},

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from transformers import PreTrainedTokenizerFast
 
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.transport.artifact import LearnedTransport
@@ -28,16 +27,6 @@ from aim_plugins.transport.fit import fit_transport
 # Lengths differ within and between sides, and so do the sides' sizes.
 SOURCE = ["1 5 9 20 7", "1 44 3", "1 8 8 8 60 61 62 63 64", "1 30", "1 12 13 14 15 90", "1 77 3 2"]
 TARGET = ["1 100 99 98", "1 101", "1 99 97 95 93 91 89", "1 120 121 3 5"]
-
-
-@pytest.fixture(scope="module")
-def numbers():
-    """A tokenizer of the words "0" to "127"."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    raw = Tokenizer(models.WordLevel({str(number): number for number in range(128)}, "0"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=raw)
 
 
 @pytest.fixture()
@@ -458,7 +447,7 @@ def test_a_module_that_only_some_sentences_reach_is_refused(llama, numbers, batc
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"method": "linera"}, "method='linera' is unknown; did you mean 'linear'"),
+        ({"method": "liner"}, "method='liner' is unknown; did you mean 'linear'"),
         ({"pooling": "average"}, "pooling='average' is unknown"),
         ({"support": "q90_10"}, "support='q90_10'"),
         ({"incremental": "incr"}, "incremental='incr' is unknown: choose one of causal, source, "),

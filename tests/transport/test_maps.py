@@ -365,6 +365,9 @@ def test_each_method_has_its_papers_defaults():
         "caa": ("last", "last", "atonce", "none"),
         "iti": ("last", "last", "atonce", "none"),
         "pca": ("last", "all", "atonce", "none"),
+        "lineas": ("mean", "all", "source", "none"),
+        "ablation": ("last", "all", "atonce", "none"),
+        "angular": ("last", "all", "atonce", "none"),
     }
 
 

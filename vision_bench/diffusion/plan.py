@@ -84,8 +84,15 @@ def plan_image_fit(
         ValueError: If an argument is unknown or out of its range, or a side has too few prompts.
         TypeError: If a side is a single text, or holds something else than texts.
     """
+    images = [
+        name for name in METHODS if name not in _OF_SENTENCES and not find_method(name).joined
+    ]
+    if method in METHODS and find_method(method).joined:
+        raise ValueError(
+            f"method={method!r} learns the maps of all sites with each other, which is written for "
+            f"language models alone: choose one of {', '.join(images)}"
+        )
     if method in _OF_SENTENCES:
-        images = [name for name in METHODS if name not in _OF_SENTENCES]
         raise ValueError(
             f"method={method!r} takes the last token of a sentence, which images have not: "
             f"{_OF_SENTENCES[method]}; choose one of {', '.join(images)}"

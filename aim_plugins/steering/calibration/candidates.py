@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aim_plugins.core.errors import first_few
 from aim_plugins.core.files import safe_name
@@ -15,6 +16,7 @@ from aim_plugins.steering.calibration.sites import SiteChoice
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.change import Transport
 from aim_plugins.transport.fit import fit_transport
+from aim_plugins.transport.vocabulary import OPTIONS
 
 TRANSPORTS = "transports"
 
@@ -68,6 +70,7 @@ def learn(
     *,
     batch_size: int,
     incremental: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> LearnedTransport:
     """Learns a transport with a method's own defaults.
 
@@ -78,7 +81,9 @@ def learn(
         patterns: Modules.
         batch_size: Sentences in a pass.
         incremental: As of `fit_transport`.
+        options: Options of methods; each takes its own.
     """
+    own = OPTIONS.get(method, ())
     return fit_transport(
         engine.model,
         engine.tokenizer,
@@ -87,6 +92,7 @@ def learn(
         modules=patterns,
         method=method,
         incremental=incremental,
+        options={name: value for name, value in (options or {}).items() if name in own},
         batch_size=batch_size,
         max_length=engine.max_length,
         progress=False,
@@ -101,6 +107,7 @@ def candidate_at(
     output: Path,
     *,
     batch_size: int,
+    options: Mapping[str, Any] | None = None,
 ) -> Candidate:
     """A method at a choice of sites, from the folder where an earlier run has left it.
 
@@ -111,12 +118,15 @@ def candidate_at(
         choice: The sites.
         output: The study's folder.
         batch_size: Sentences in a pass.
+        options: Options of methods; each takes its own.
     """
     folder = output / TRANSPORTS / safe_name(f"{method}-{choice.name}")
     if (folder / "transport.json").is_file():
         learned = LearnedTransport.load(folder)
     else:
-        learned = learn(engine, sentences, method, choice.patterns, batch_size=batch_size)
+        learned = learn(
+            engine, sentences, method, choice.patterns, batch_size=batch_size, options=options
+        )
         learned.save(folder)
         # As a resumed run reads it.
         learned = LearnedTransport.load(folder)

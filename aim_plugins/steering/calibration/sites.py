@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aim_plugins.modulation.sites import split_site
 
 _NUMBER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 ALL = "all"
+LAYERS = "layers"
 THIRDS = ("early", "middle", "late")
 
 
@@ -18,7 +19,7 @@ class SiteChoice:
     """Some sites of a model under one name.
 
     Attributes:
-        name: "all", "early", "middle", "late", or the name of a single site.
+        name: "all", "early", "middle", "late", "layers", or the name of a single site.
         sites: The sites.
     """
 
@@ -51,6 +52,38 @@ def site_choices(grouped: Sequence[str], single: Sequence[str]) -> list[SiteChoi
             choices.append(SiteChoice(name, tuple(one for one in grouped if depth_of(one) in own)))
     choices += [SiteChoice(site, (site,)) for site in single]
     return choices
+
+
+def kept_choices(
+    choices: Sequence[SiteChoice], gains: Mapping[str, float], kept: int
+) -> list[SiteChoice]:
+    """The choices that a method runs: all modules, and those that promise most.
+
+    Args:
+        choices: All that there are.
+        gains: What each promises, by name.
+        kept: How many run beside all modules.
+    """
+    every = [one for one in choices if one.name == ALL]
+    ranked = sorted(choices, key=lambda one: -gains[one.name])
+    if not every:
+        return ranked[: kept + 1]
+    return every + [one for one in ranked if one.name != ALL][:kept]
+
+
+def joint_choice(choices: Sequence[SiteChoice], *, stream: bool) -> SiteChoice:
+    """The choice of a method whose sites are learned together or settled with each other.
+
+    Args:
+        choices: All that there are.
+        stream: Whether it acts in the residual stream, so that the modules that are taken one by
+            one are its sites, if there are any.
+    """
+    every = [one for one in choices if one.name == ALL]
+    single = [one.sites[0] for one in choices if one.name == one.sites[0]]
+    if single and (stream or not every):
+        return SiteChoice(LAYERS, tuple(single))
+    return every[0]
 
 
 def depth_of(site: str) -> int | None:

@@ -48,7 +48,12 @@ from aim_plugins.steering.calibration.halves import Halves, split_halves, split_
 from aim_plugins.steering.calibration.measures import Measures
 from aim_plugins.steering.calibration.prompting import PromptRival, prompt_rivals
 from aim_plugins.steering.calibration.screen import Promise, Screen, ScreenTexts
-from aim_plugins.steering.calibration.sites import ALL, SiteChoice, site_choices
+from aim_plugins.steering.calibration.sites import (
+    SiteChoice,
+    joint_choice,
+    kept_choices,
+    site_choices,
+)
 from aim_plugins.steering.commands.fit import read_sides
 from aim_plugins.steering.inputs import check_scorers
 from aim_plugins.steering.settings.calibration import CalibrationSettings
@@ -57,6 +62,7 @@ from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
 from aim_plugins.transport.data.datasets import load_prompts, read_sentences
+from aim_plugins.transport.maps import find_method
 
 PILOT = 8
 """Plain texts of the calibration half on which every choice of sites gets its first strength."""
@@ -133,6 +139,7 @@ class CalibrationStudy(FolderStudy):
             "command": "transport calibrate",
             **{name: getattr(settings, name) for name in names},
             "methods": settings.learned_methods,
+            "options": settings.method_options,
             "transports": [str(one) for one in settings.transports],
             "sentences": fingerprint([self.sentences.source, self.sentences.target]),
             "texts": fingerprint(self.documents),
@@ -203,7 +210,7 @@ class CalibrationStudy(FolderStudy):
 
     def _screen(self, store: SweepStore) -> Promises:
         """What each method promises at each choice of sites, by their names."""
-        methods = self.settings.learned_methods
+        methods = [one for one in self.settings.learned_methods if not find_method(one).joined]
         if not methods:
             return {}
         texts = self.texts.calibration[:_SCREENED]
@@ -250,15 +257,14 @@ class CalibrationStudy(FolderStudy):
 
     def _candidates(self, promises: Promises) -> list[Candidate]:
         """Each method at all modules and at the sites that promise most, and what was given."""
-        candidates = []
-        for method, own in promises.items():
-            gains = {name: one.gain(self.measures.budget) for name, one in own.items()}
-            ranked = sorted(self.choices, key=lambda one: -gains[one.name])
-            others = [one for one in ranked if one.name != ALL][: self.settings.kept]
-            every = [one for one in self.choices if one.name == ALL]
-            if not every:
-                others = ranked[: self.settings.kept + 1]
-            say(f"calibrate: learning {method} at {', '.join(one.name for one in every + others)}")
+        candidates: list[Candidate] = []
+        for method in self.settings.learned_methods:
+            choices = [joint_choice(self.choices, stream=find_method(method).stream)]
+            if method in promises:
+                own, budget = promises[method], self.measures.budget
+                gains = {name: one.gain(budget) for name, one in own.items()}
+                choices = kept_choices(self.choices, gains, self.settings.kept)
+            say(f"calibrate: learning {method} at {', '.join(one.name for one in choices)}")
             candidates += [
                 candidate_at(
                     self.engine,
@@ -267,8 +273,9 @@ class CalibrationStudy(FolderStudy):
                     choice,
                     self.output,
                     batch_size=self.settings.batch_size,
+                    options=self.settings.method_options,
                 )
-                for choice in every + others
+                for choice in choices
             ]
         return candidates + list(self.given)
 

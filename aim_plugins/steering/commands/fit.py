@@ -35,6 +35,7 @@ def fit(settings: FitSettings, command: Sequence[str]) -> None:
     how: dict[str, Any] = {
         name: getattr(settings, name) for name in (*names, "batch_size", "max_length")
     }
+    how["options"] = settings.method_options
     plan_fit(source, target, **how)  # before a large model is loaded
     engine = load_engine(settings.pretrained, **settings.loading)
     sites: list[FittedSite] = []

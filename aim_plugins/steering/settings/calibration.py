@@ -11,8 +11,14 @@ from aim_plugins.core.settings import Count, Names, Natural, Positive, bound, op
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.steering.settings.evaluation import Decoding, EffectSettings, check_texts
 from aim_plugins.steering.settings.model import ModelSettings
-from aim_plugins.steering.settings.transports import SentenceSettings
-from aim_plugins.transport.vocabulary import METHOD_NAMES, check_method, existing_transport
+from aim_plugins.steering.settings.transports import MethodOptions, SentenceSettings
+from aim_plugins.transport.vocabulary import (
+    METHOD_NAMES,
+    SLOW_METHODS,
+    check_method,
+    check_options,
+    existing_transport,
+)
 
 DEFAULT_BUDGET = 0.1
 """Nats of KL per token."""
@@ -21,12 +27,13 @@ Multiples = Annotated[Sequence[Positive], "separated by commas"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrationSettings(ModelSettings, SentenceSettings, Decoding, EffectSettings):
+class CalibrationSettings(ModelSettings, SentenceSettings, MethodOptions, Decoding, EffectSettings):
     """What is held against what, at which budget.
 
     Attributes:
         output: Folder for results; an interrupted run goes on when it is started again.
-        methods: Methods to learn, separated by commas; by default all.
+        methods: Methods to learn, separated by commas; by default all but lineas, which takes a
+            thousand passes.
         transports: Folders of transports that are there, which stand in the table beside them.
         modules: Modules to transport all together, and by thirds of the depth, as patterns of their
             whole names.
@@ -89,6 +96,7 @@ class CalibrationSettings(ModelSettings, SentenceSettings, Decoding, EffectSetti
             )
         for name in self.methods:
             check_method(name)
+        check_options(self.method_options, self.learned_methods)
         if self.has_sentences and not (self.modules or self.layers):
             raise ValueError("modules are missing: add --modules REGEX, such as '.*layernorm'")
         if not self.has_sentences and not self.transports:
@@ -108,7 +116,8 @@ class CalibrationSettings(ModelSettings, SentenceSettings, Decoding, EffectSetti
     @property
     def learned_methods(self) -> tuple[str, ...]:
         """Methods that are learned here."""
-        return (tuple(self.methods) or METHOD_NAMES) if self.has_sentences else ()
+        quick = tuple(name for name in METHOD_NAMES if name not in SLOW_METHODS)
+        return (tuple(self.methods) or quick) if self.has_sentences else ()
 
     @property
     def budget(self) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from aim_plugins.core.files import existing, existing_folder, refuse_filled
-from aim_plugins.core.settings import Count, Settings, option
+from aim_plugins.core.settings import Count, NonNegative, Positive, Settings, option
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.steering.settings.model import ModelSettings
 from aim_plugins.transport.data.text_files import SUFFIXES
@@ -17,6 +17,7 @@ from aim_plugins.transport.vocabulary import (
     PAIRED_METHODS,
     WRITTEN_SUFFIXES,
     check_method,
+    check_options,
     check_pooling,
     check_positions,
     check_vectors,
@@ -61,7 +62,32 @@ class SentenceSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitSettings(ModelSettings, SentenceSettings):
+class MethodOptions(Settings):
+    """Options that only some methods take, each with the method's own default.
+
+    Attributes:
+        steps: Of lineas: steps of descent, each a pass forward and back; by default 1000.
+        learning_rate: Of lineas: length of the first steps; by default 0.1.
+        sparsity: Of lineas: weight of a penalty that leaves neurons and modules alone; by default
+            0.
+        direction_site: Of ablation and angular: the module whose direction all of them take; by
+            default the one that tells the sides apart best, or whose direction is most like others.
+    """
+
+    steps: Count | None = None
+    learning_rate: Positive | None = None
+    sparsity: NonNegative | None = None
+    direction_site: str | None = option(None, metavar="NAME")
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """Those that were given, by name."""
+        given = {one.name: getattr(self, one.name) for one in fields(MethodOptions)}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings(ModelSettings, SentenceSettings, MethodOptions):
     """How a transport is learned.
 
     Attributes:
@@ -98,6 +124,7 @@ class FitSettings(ModelSettings, SentenceSettings):
         if not self.has_sentences:
             raise ValueError("the sentences are missing: add --source FILE --target FILE")
         check_method(self.method)
+        check_options(self.method_options, [self.method])
         if self.limit is not None and self.method in PAIRED_METHODS:
             raise ValueError(
                 f"--limit draws each side by itself, and --method {self.method} takes pairs: "

@@ -13,12 +13,16 @@ Source: arXiv 2410.23054, section 3.1 (maps, support), 3.3 and table 1 (methods 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from aim_plugins.core.errors import did_you_mean
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.statistics import in_double
 
@@ -28,8 +32,8 @@ _BLOCK = 2**18  # float64 samples in work at once, few enough for the processor'
 class Method(abc.ABC):
     """A way to learn the map of one module.
 
-    A new method fills in `_fit` and the attributes, and is registered in `METHODS`. All but the
-    first six are defaults that a user may change.
+    A new method fills in `_fit` and the attributes, and is registered in `METHODS`. The last four
+    are defaults that a user may change. Options of its own are the fields of a dataclass.
 
     Attributes:
         name: What the command line and artifacts call it.
@@ -38,6 +42,11 @@ class Method(abc.ABC):
         bounded: Whether a support makes sense.
         joint: Whether a neuron's map depends on the module's other neurons.
         paired: Whether source and target sentences at the same places belong together.
+        together: Whether the maps of all sites are learned as one, so that each depends on which
+            others there are.
+        shared: Whether sites are settled with each other once each has told its own: all then act
+            along what some of them told.
+        stream: Whether it belongs where the residual stream is written, or is read whole.
         aimed: Whether the map carries the source to the target, so that it can be held against
             other sentences of both.
         pooling: How a sentence's tokens become one sample.
@@ -53,6 +62,9 @@ class Method(abc.ABC):
     bounded: ClassVar[bool] = True
     joint: ClassVar[bool] = False
     paired: ClassVar[bool] = False
+    together: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
+    stream: ClassVar[bool] = False
     aimed: ClassVar[bool] = True
     pooling: ClassVar[str] = "mean"
     positions: ClassVar[str] = "all"
@@ -75,7 +87,7 @@ class Method(abc.ABC):
             ValueError: If a side has too few samples, holds NaN or infinity, or the widths differ;
                 or if a scale or shift exceeds float32.
         """
-        self._check(source, target)
+        self.check(source, target)
         block = source.shape[1]
         if not self.joint:
             block = max(1, _BLOCK // (len(source) + len(target)))
@@ -92,13 +104,42 @@ class Method(abc.ABC):
             )
         return learned
 
+    @property
+    def joined(self) -> bool:
+        """Whether a site's map depends on which other sites there are."""
+        return self.together or self.shared
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of its own, as results record them."""
+        return dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
+
+    def settled(
+        self, learned: Mapping[str, AffineMap], separations: Mapping[str, float]
+    ) -> tuple[dict[str, ActivationMap], dict[str, Any]]:
+        """The maps of all sites, from what each site told.
+
+        Args:
+            learned: What each told, in the order of a forward pass.
+            separations: Of `shared` methods, how far apart the sides are at each site.
+
+        Returns:
+            The maps, and the options that make them.
+        """
+        return dict(learned), self.options
+
     @abc.abstractmethod
     def _fit(
         self, source: Float64[Tensor, "n neurons"], target: Float64[Tensor, "m neurons"]
     ) -> tuple[Float64[Tensor, " neurons"], Float64[Tensor, " neurons"]]:
         """Scale and shift of each neuron from checked samples."""
 
-    def _check(self, source: Tensor, target: Tensor) -> None:
+    def check(self, source: Tensor, target: Tensor) -> None:
+        """Refuses pooled activations that allow no fit.
+
+        Raises:
+            ValueError: Naming the side.
+        """
         for side, samples in (("source", source), ("target", target)):
             if samples.dim() != 2:
                 raise ValueError(
@@ -139,3 +180,23 @@ def check_pairs(method: Method, n_source: int, n_target: int) -> None:
             f"source has {n_source} sample(s) and target {n_target}, and method={method.name!r} "
             "takes pairs: give as many, partners at the same place of both"
         )
+
+
+def direction_of(learned: Mapping[str, AffineMap], site: str) -> Tensor:
+    """The difference of means at a site, for maps of all sites.
+
+    Raises:
+        ValueError: If it is none of the sites, or another one has another width.
+    """
+    if site not in learned:
+        raise ValueError(
+            f"direction_site={site!r} is none of the {len(learned)} modules; "
+            f"{did_you_mean(site, learned)}"
+        )
+    width = learned[site].neurons
+    if others := [one for one, each in learned.items() if each.neurons != width]:
+        raise ValueError(
+            f"modules: {others[0]!r} has {learned[others[0]].neurons} neurons and {site!r} has "
+            f"{width}, and one direction is for all: choose modules of one width, such as blocks"
+        )
+    return learned[site].shift

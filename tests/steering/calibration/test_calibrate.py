@@ -230,9 +230,23 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(files, calibrate, m
     assert found == whole
 
 
+def test_methods_that_join_sites_run_at_all_of_them_without_a_screen(calibrate, files):
+    words = learned(files, "--layers", r"model\.layers\.\d", "--shots", 0, "--steps", 2)
+    status, found = calibrate(*words, "--methods", "lineas,ablation,angular")
+    assert status == 0
+    assert found["promises"] == {}
+    lines = {one["name"]: one["sites"] for one in found["entries"] if one["kind"] == "method"}
+    assert lines == {"lineas": "all", "ablation": "layers", "angular": "all"}
+    folders = {one.name for one in (files / "out" / "transports").iterdir()}
+    assert folders == {"lineas-all", "ablation-layers", "angular-all"}
+    known = json.loads((files / "out" / "transports" / "lineas-all" / "transport.json").read_text())
+    assert known["options"]["steps"] == 2
+
+
 @pytest.mark.parametrize(
     ("words", "pattern"),
     [
+        ("--lexicon W --methods mean --steps 5", "steps is of method=lineas alone"),
         ("--budget-kl 0.1 --budget-perplexity 1.2 --lexicon W", "are both given"),
         ("", "one measure of the effect is needed"),
         ("--lexicon W --sentiment vader", r"is needed \(lexicon, sentiment\)"),

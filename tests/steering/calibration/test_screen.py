@@ -10,7 +10,7 @@ import torch
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.steering.calibration.screen import Screen, ScreenTexts, text_slopes
-from aim_plugins.steering.calibration.sites import site_choices
+from aim_plugins.steering.calibration.sites import joint_choice, site_choices
 
 SITES = [f"model.layers.{layer}.input_layernorm" for layer in range(3)] + ["model.layers.1"]
 SOURCE = ["the capital of France is Paris", "is the capital Paris"]
@@ -128,3 +128,12 @@ def test_the_patterns_of_a_choice_match_its_sites_alone():
     assert one.patterns == [r"h\.1"] and not re.fullmatch(one.patterns[0], "hx1")
     [other] = site_choices([], ["h.1:2"])
     assert other.patterns == [r"h\.1:2"]
+
+
+def test_methods_that_join_sites_take_all_modules_or_the_stream():
+    norms, blocks = ["h.0.ln", "h.1.ln"], ["h.0", "h.1"]
+    both = site_choices(norms, blocks)
+    assert joint_choice(both, stream=False).sites == tuple(norms)
+    assert joint_choice(both, stream=True).sites == tuple(blocks)
+    assert joint_choice(site_choices(norms, []), stream=True).sites == tuple(norms)
+    assert joint_choice(site_choices([], blocks), stream=False).sites == tuple(blocks)

@@ -587,9 +587,10 @@ def test_what_is_left_to_the_pipeline_is_noted(request, name, layout, steps, gui
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "linera"}, "method='linera' is unknown; did you mean 'linear'"),
+        ({"method": "liner"}, "method='liner' is unknown; did you mean 'linear'"),
         ({"method": "caa"}, "method='caa' takes the last token of a sentence.*method='mean'"),
         ({"method": "actadd"}, "method='actadd' takes the last token.*one prompt a side"),
+        ({"method": "lineas"}, "method='lineas' learns the maps of all sites with each other"),
         ({"method": "pca"}, "method='pca' takes the last token.*pairs of sentences"),
         ({"pooling": "max"}, "pooling='max' is unknown: write 'mean' or 'all'"),
         ({"timesteps": "frist"}, "timesteps='frist' is unknown; did you mean 'first'"),
