@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Moving = Callable[[Tensor, Tensor], Tensor]
-"""Moves activations by strengths that broadcast over them."""
+Adding = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`ActivationMap.added` of some map."""
 
 _Map = TypeVar("_Map", bound="ActivationMap")
 
@@ -21,7 +21,7 @@ class ActivationMap(abc.ABC):
     """A map of a module's output, at any strength: a frozen dataclass of tensors.
 
     A new kind names its tensors and fills in `neurons`, `displacement` and `signature`; one whose
-    strength does not scale the displacement fills in `moved` too.
+    strength does not scale the displacement fills in `added` too.
 
     Attributes:
         KIND: What errors and summaries call maps of this kind.
@@ -75,21 +75,26 @@ class ActivationMap(abc.ABC):
         """The displacement with the map's tensors on a device, to be used again and again."""
         return self.to(device).displacement
 
-    def moved(
-        self, activations: Float[Tensor, "... neurons"], strengths: Tensor
-    ) -> Float[Tensor, "... neurons"]:
-        """Activations at strengths that broadcast over them."""
-        return torch.addcmul(activations, strengths, self.displacement(activations))
+    def added(self, base: Tensor, activations: Tensor, strengths: Tensor) -> Tensor:
+        """A tensor plus what the map adds to activations at strengths.
 
-    def moving_on(self, device: torch.device | str) -> Moving:
-        """`moved` with the map's tensors on a device, to be used again and again."""
-        return self.to(device).moved
+        Args:
+            base: What is added to, [..., neurons]: the activations themselves, or what other maps
+                have made of them.
+            activations: The x, of the same shape.
+            strengths: Strengths that broadcast over them.
+        """
+        return torch.addcmul(base, strengths, self.displacement(activations))
+
+    def adding_on(self, device: torch.device | str) -> Adding:
+        """`added` with the map's tensors on a device, to be used again and again."""
+        return self.to(device).added
 
     def __call__(
         self, activations: Float[Tensor, "... neurons"], strength: float = 1.0
     ) -> Float[Tensor, "... neurons"]:
         """Transports activations at one strength."""
-        return self.moved(activations, activations.new_tensor(strength))
+        return self.added(activations, activations, activations.new_tensor(strength))
 
     def to(self: _Map, device: torch.device | str, dtype: torch.dtype = torch.float32) -> _Map:
         """The map on a device; the map itself if it is there."""

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aim_plugins.modulation.activation_map import ActivationMap, Moving
+from aim_plugins.modulation.activation_map import ActivationMap, Adding
 from aim_plugins.modulation.hooks import change_outputs
 
 Support = tuple[Float[Tensor, " neurons"], Float[Tensor, " neurons"]]
@@ -116,10 +116,10 @@ class AffineMap(ActivationMap):
             clip=placed.clip,
         )
 
-    def moving_on(self, device: torch.device | str) -> Moving:
+    def adding_on(self, device: torch.device | str) -> Adding:
         displacement = self.displacement_on(device)  # with what it needs computed once
-        return lambda activations, strengths: torch.addcmul(
-            activations, strengths, displacement(activations)
+        return lambda base, activations, strengths: torch.addcmul(
+            base, strengths, displacement(activations)
         )
 
 
@@ -165,7 +165,7 @@ class ActivationMaps:
             raise ValueError(f"positions={positions!r} is unknown: write 'all' or 'last'")
         self.maps = dict(maps)
         self.positions = positions
-        self._placed: dict[tuple[str, torch.device], Moving] = {}
+        self._placed: dict[tuple[str, torch.device], Adding] = {}
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -212,11 +212,11 @@ class ActivationMaps:
             one.check_width(site, activations.shape[-1])
             key = (site, activations.device)
             if key not in self._placed:
-                self._placed[key] = one.moving_on(activations.device)
+                self._placed[key] = one.adding_on(activations.device)
             # Maps are float32; a half-precision model's activations are rounded once, at the end.
             exact = activations.to(torch.promote_types(activations.dtype, torch.float32))
             weight = weights.of(activations)
-            moved = self._placed[key](exact, weight).to(activations.dtype)
+            moved = self._placed[key](exact, exact, weight).to(activations.dtype)
             # An infinite displacement times 0 is no 0.
             return torch.where(weight == 0, activations, moved) if weights.partial else moved
 

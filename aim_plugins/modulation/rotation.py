@@ -47,14 +47,12 @@ class RotationMap(ActivationMap):
         along, aside = self._coordinates(activations)
         return torch.atan2(aside, along) * (aside * self.towards - along * self.across)
 
-    def moved(
-        self, activations: Float[Tensor, "... neurons"], strengths: Tensor
-    ) -> Float[Tensor, "... neurons"]:
+    def added(self, base: Tensor, activations: Tensor, strengths: Tensor) -> Tensor:
         along, aside = self._coordinates(activations)
         turn = -strengths * torch.atan2(aside, along)
         less, sine = turn.cos() - 1, turn.sin()
         return (
-            activations
+            base
             + (less * along - sine * aside) * self.towards
             + (less * aside + sine * along) * self.across
         )

@@ -71,7 +71,8 @@ def transported(
         chosen = torch.arange(mask.shape[1]) == last_tokens(mask)[:, None]
         spread = chosen.reshape(*chosen.shape, *[1] * (exact.dim() - 2))
         weights = weights * spread.to(exact.device)
-    return learned.to(exact.device, exact.dtype).moved(exact, weights).to(activations.dtype)
+    placed = learned.to(exact.device, exact.dtype)
+    return placed.added(exact, exact, weights).to(activations.dtype)
 
 
 def _takes(model: Any, argument: str) -> bool:
