@@ -5,6 +5,9 @@ neuron, and ends in a scale and a shift of each neuron (`AffineMap`): AcT's own 
 baselines the AcT paper compares with. The source is what the model does, the target what it should
 do: to make a model less toxic, the source holds toxic sentences.
 
+Methods whose sites have one direction say in such a map what a site tells, and `settled` makes the
+maps of all sites from it; LinEAS learns all by descent through the model.
+
 Statistics are float64; the maps are float32.
 
 Source: arXiv 2410.23054, section 3.1 (maps, support), 3.3 and table 1 (methods as affine maps).
