@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from aim_plugins.core.devices import model_window
 from aim_plugins.core.identity import fingerprint
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.hooks import change_outputs, choose_sites, execution_order
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
@@ -114,6 +115,7 @@ def fit_transport(
     sites = choose_sites(model, modules)
     sides = {"source": source, "target": target}
     source_ids, target_ids = tokenize(tokenizer, sides, max_length, model_window(model.config))
+    maps: Mapping[str, ActivationMap]
     if plan.method.together:
         together = EndToEndFit(
             plan, model, sites, source_ids, target_ids, batch_size=batch_size, seed=seed

@@ -181,7 +181,7 @@ class WorkerTransport(StepListener):
         # Compiled graphs are kept by a hash of the configuration, which knows the folder alone.
         config.additional_config["aim_transport_fingerprint"] = transport.fingerprint
         parents = {name: module for name, module in model.named_modules()}
-        for site, one in transport.maps.maps.items():
+        for site, one in affine_maps(transport.maps.maps, "vLLM").items():
             module = find_module(model, split_site(site)[0])
             name = next(name for name, other in parents.items() if other is module)
             in_stack = isinstance(parents.get(name.rpartition(".")[0]), torch.nn.ModuleList)

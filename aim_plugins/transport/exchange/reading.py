@@ -50,10 +50,11 @@ def read_vectors(
 
     Raises:
         ImportError: If it is a GGUF file, and gguf is missing.
-        ValueError: If the file is malformed, holds no maps of each neuron, or is of another model.
+        ValueError: If the file is malformed, holds what is no map, or is of another model.
     """
     path = Path(path)
     said = ""
+    maps: Mapping[str, ActivationMap]
     if feature is not None and site is not None:
         maps = {full_name(model, site): shift_map(coefficient * read_feature(path, feature))}
     elif path.suffix == ".safetensors" and not path.is_dir():
