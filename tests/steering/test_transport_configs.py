@@ -136,13 +136,13 @@ def test_sections_hold_options_of_the_commands(name):
 
 
 @pytest.mark.parametrize("name", DEMOS)
-def test_a_demo_calibrates_every_method_against_prompts(name):
+def test_a_demo_calibrates_the_methods_that_docs_have_figures_of_against_prompts(name):
     options = {"config": CONFIGS / f"{name}.py", "output": "out"}
     found = settings.read_sections(
         settings.SECTIONS["calibrate"], options, ("generate", "evaluate", "calibrate")
     )
     found.check_files()
-    assert set(found.learned_methods) == set(METHODS) - {"lineas"}  # a thousand passes
+    assert set(found.learned_methods) == set(METHODS) - {"lineas", "ablation", "angular"}
     assert len(found.instructions) == 1 and found.shots and found.do_sample
 
 

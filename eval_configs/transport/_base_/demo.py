@@ -18,4 +18,10 @@ generate = dict(
     do_sample=True,
     seed=0,
 )
-calibrate = dict(layers=[r"model\.layers\.\d+"], samples=2, batch_size=16)
+calibrate = dict(
+    # Those that docs/steering.md has figures of.
+    methods=["linear", "gaussian", "mean", "aura", "actadd", "caa", "iti", "pca"],
+    layers=[r"model\.layers\.\d+"],
+    samples=2,
+    batch_size=16,
+)
