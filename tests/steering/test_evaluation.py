@@ -394,7 +394,7 @@ def test_the_harness_reads_its_command_back_as_it_was_meant(tmp_path):
     assert words[:5] == [sys.executable, "-m", "aim_plugins.cli", "sweep", "lm-eval"]
     from aim_plugins.harnesses.lm_eval.command import _parser
 
-    options, rest = _parser().parse_known_args(words[5:])
+    options, rest = _parser(()).parse_known_args(words[5:])
     assert options.strength == "-0.5,0,1"
     assert options.output == tmp_path / "out"
     from aim_plugins.harnesses.lm_eval.arguments import parse_harness_arguments
