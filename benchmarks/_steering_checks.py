@@ -24,6 +24,7 @@ from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.hooks import change_outputs, choose_sites, reached_sites
 from aim_plugins.modulation.noise import prefix_keys
+from aim_plugins.modulation.token_weights import Layout
 from aim_plugins.transport.fit import fit_transport
 from benchmarks._architectures import ARCHITECTURES
 
@@ -257,7 +258,7 @@ def zero_rows_differ_by(model: Any, maps: ActivationMaps) -> float:
     tokens = torch.tensor(texts_of([10] * 4, seed=4))
     with torch.no_grad():
         plain = model(tokens).logits
-        with maps.applied(model, [0.0, 1.0, 0.0, 0.5], torch.tensor([5] * 4)):
+        with maps.applied(model, [0.0, 1.0, 0.0, 0.5], Layout(torch.tensor([6] * 4))):
             mixed = model(tokens).logits
     return float((mixed - plain)[[0, 2]].abs().max())
 
