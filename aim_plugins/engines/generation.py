@@ -297,6 +297,8 @@ def _can_pause(model: Any, generation_kwargs: dict[str, Any]) -> bool:
         and beam_count(model, generation_kwargs) == 1
         and not any(getattr(config, name, None) for name in _COUNTING_OPTIONS)
         and not getattr(model, "_is_stateful", False)
+        # Of models that see: offsets of positions by row, which only their own first call sets.
+        and not any(hasattr(module, "rope_deltas") for module in model.modules())
         and not prompt_learning
         and generation_kwargs.get("use_cache", True)
     )

@@ -4,82 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.generation import generate_columns
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.arguments import columns_of
+from benchmarks._architectures import NUMBERED, TWO, build_small
 
-SMALL = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
+FAMILIES = (
+    *("llama", "mistral", "gemma2", "qwen2", "gpt2", "opt", "qwen2_vl", "mamba", "mamba2", "rwkv"),
+    *("recurrent_gemma", "jamba", "bamba", "falcon_h1", "zamba2", "nemotron_h", "qwen3_next"),
+    *("olmo_hybrid", "minimax", "kimi_linear", "lfm2", "openai-gpt", "bert", "roformer"),
+)
+SETTINGS = {
+    "openai-gpt": NUMBERED,
+    **dict.fromkeys(("bert", "roformer"), {**TWO, "is_decoder": True}),
 }
-TOKENS = {name: SMALL[name] for name in SMALL if name.endswith("_id") or name == "vocab_size"}
-TWO = {**SMALL, "num_hidden_layers": 2}
-MIXED = {**TWO, "layer_types": ["linear_attention", "full_attention"], "head_dim": 8}
-MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8}
-DELTA = {
-    **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
-    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
-}
-EXPERTS = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
-FAMILIES = {
-    "llama": SMALL,
-    "mistral": {**SMALL, "sliding_window": 6},
-    "gemma2": {**SMALL, "sliding_window": 6, "head_dim": 8},
-    "qwen2": SMALL,
-    "gpt2": {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
-    "openai-gpt": {**TOKENS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
-    "bert": {**TWO, "is_decoder": True},
-    "roformer": {**TWO, "is_decoder": True},
-    "opt": {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32},
-    "mamba": {**TWO, "state_size": 8},
-    "mamba2": {**TWO, "state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 2},
-    "rwkv": {**TWO, "attention_hidden_size": 32},
-    "recurrent_gemma": {
-        **{**SMALL, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 16},
-        **{"head_dim": 8, "block_types": ["recurrent", "recurrent", "attention"]},
-    },
-    "jamba": {
-        **{**SMALL, **EXPERTS, "attn_layer_offset": 1, "attn_layer_period": 2},
-        **{"use_mamba_kernels": False, "mamba_d_state": 8, "mamba_dt_rank": 4},
-    },
-    "bamba": {**TWO, **MAMBA, "attn_layer_indices": [1], "mamba_chunk_size": 8},
-    "falcon_h1": {**TWO, **MAMBA, "mamba_d_ssm": 64, "head_dim": 8, "mamba_chunk_size": 8},
-    "zamba2": {
-        **{**SMALL, "layers_block_type": ["mamba", "hybrid"] * 2, "num_key_value_heads": 4},
-        **{"mamba_d_state": 8, "mamba_ngroups": 1, "n_mamba_heads": 4, "mamba_headdim": 16},
-        **{"attention_hidden_size": 64, "num_mem_blocks": 1, "chunk_size": 8},
-        "use_mamba_kernels": False,
-    },
-    "nemotron_h": {
-        **{**SMALL, "hybrid_override_pattern": "M*M-", "mamba_num_heads": 4, "head_dim": 8},
-        **{"mamba_head_dim": 16, "n_groups": 1, "ssm_state_size": 8, "chunk_size": 8},
-        "use_mamba_kernels": False,
-    },
-    "qwen3_next": {**MIXED, **DELTA, **EXPERTS, "shared_expert_intermediate_size": 16},
-    "olmo_hybrid": {**MIXED, **DELTA},
-    "minimax": {**MIXED, "num_local_experts": 2, "num_experts_per_tok": 1, "block_size": 16},
-    "kimi_linear": {
-        **{**MIXED, "linear_head_dim": 8, "linear_num_heads": 4, "num_key_value_heads": 4},
-        **{"kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8},
-        **{"num_local_experts": 2, "num_experts_per_token": 1, "moe_intermediate_size": 16},
-    },
-    "lfm2": {
-        **SMALL,
-        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
-        "block_multiple_of": 16,
-    },
-}
+"""Of families that are no `ARCHITECTURES`."""
 COLUMNS = columns_of(noise_std="0:3:1", noise_seed=5)
 LENGTHS = (12, 9, 14)
 
@@ -95,16 +36,7 @@ class NumberTokenizer:
 
 
 def build(family, **settings):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(family, **{**FAMILIES.get(family, {}), **settings})
-        model = AutoModelForCausalLM.from_config(config).eval()
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.data.normal_(std=0.3)
-    model.generation_config.eos_token_id = 2
-    model.generation_config.pad_token_id = 0
-    return model
+    return build_small(family, **{**SETTINGS.get(family, {}), **settings})
 
 
 def prompts():
@@ -174,7 +106,7 @@ def test_a_model_that_reads_both_ways_is_refused_until_it_is_made_a_decoder(fami
 
 
 def test_a_decoder_that_ignores_the_setting_of_encoders_is_taken():
-    model = build("gpt_neox", **TWO)
+    model = build("gpt_neox")
     assert model.config.is_decoder is False
     HuggingFaceEngine(model, NumberTokenizer(), max_length=64)
 
