@@ -214,6 +214,21 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def seeing_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random LLaVA, which is listed among models for images and text alone."""
+    from transformers import AutoTokenizer
+
+    from benchmarks._architectures import ARCHITECTURES, build_small
+
+    folder = tmp_path_factory.mktemp("tiny-llava")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    text = ARCHITECTURES["llava"].settings["text_config"]
+    build_small("llava", text_config={**text, "vocab_size": len(tokenizer)}).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 CITIES = ["Paris", "Berlin", "France", "Germany", "Question", "Answer", "capital", "the"]
 
 CHOICE = """

@@ -51,6 +51,27 @@ def read_model_config(argument: str, name: str, *, trust_remote_code: bool = Fal
         raise ValueError(f"{argument}={name!r}: no model was found there: {reason}") from error
 
 
+def causal_class(config: Any) -> Any:
+    """The class of transformers that loads a causal language model with its head.
+
+    Of a model that sees, that is the whole one, whose text tower answers requests without images.
+
+    Args:
+        config: The model's configuration.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    kind = config.model_type
+    sees = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not config.is_encoder_decoder
+    if sees and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
 def refuse_random_weights(argument: str, name: str, loading: Mapping[str, Any]) -> None:
     """Refuses a model whose weights were not all in its checkpoint.
 
@@ -131,7 +152,7 @@ def load_engine(
         ValueError: If the model is not there, cannot be read or its checkpoint lacks weights, or
             `dtype`, `device` or `max_length` is not usable.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     name = local_name(name)
     check_model_name(name, argument)
@@ -139,9 +160,9 @@ def load_engine(
         raise ValueError(f"dtype={dtype!r} is unknown: write auto, float32, bfloat16 or float16")
     place = best_device(device)
     options = {"trust_remote_code": trust_remote_code}
-    read_model_config(argument, name, **options)
+    config = read_model_config(argument, name, **options)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = causal_class(config).from_pretrained(
             name, dtype=dtype, output_loading_info=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(name, **options)

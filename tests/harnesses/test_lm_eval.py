@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from transformers import LlavaForConditionalGeneration
 
 from aim_plugins.harnesses.lm_eval import AimHFLM
 from tests.harnesses.conftest import assert_equal_to_rounding, responses
@@ -237,6 +239,17 @@ def test_an_encoder_decoder_is_refused_before_its_weights_are_read(tmp_path, tin
     AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
     with pytest.raises(NotImplementedError, match="causal language models"):
         build(AimHFLM, tmp_path, noise_std=1)
+
+
+def test_a_model_that_sees_answers_text_as_its_own_class_does(seeing_checkpoint):
+    lm = build(AimHFLM, seeing_checkpoint, noise_std=0)
+    (row,) = lm.loglikelihood([Instance("loglikelihood", {}, ("the capital", " of France"), 0)])
+    model = LlavaForConditionalGeneration.from_pretrained(seeing_checkpoint, dtype="float32").eval()
+    context, rest = (lm.tok_encode(text) for text in ("the capital", " of France"))
+    with torch.no_grad():
+        law = model(torch.tensor([context + rest])).logits[0].log_softmax(-1)
+    wanted = sum(law[len(context) - 1 + place, token] for place, token in enumerate(rest))
+    assert row[0] == pytest.approx(float(wanted), abs=1e-4)
 
 
 def test_an_empty_continuation_names_its_document(tiny_checkpoint):

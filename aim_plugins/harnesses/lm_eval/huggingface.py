@@ -28,6 +28,7 @@ from aim_plugins.engines.engine import (
     ScoreRow,
 )
 from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.engines.loading import causal_class
 from aim_plugins.harnesses.lm_eval import replay
 from aim_plugins.harnesses.lm_eval.columns import ColumnAnswers
 
@@ -82,6 +83,7 @@ class AimHFLM(ColumnAnswers, HFLM):
                 "have to be keyed by its source text as well as by the decoded prefix, or "
                 "documents would share their noise; use --model hf for this model."
             )
+        self.AUTO_MODEL_CLASS = causal_class(config)
 
     def _join_processes(self) -> None:
         # hf splits documents over GPUs only; on CPU every process would do all the work.
