@@ -55,7 +55,8 @@ SOURCES := setup.py pyproject.toml $(wildcard startup/*)
 
 .PHONY: help setup demo demo-vision demo-act demo-coverage demo-reengineer demo-attribution \
 	demo-images $(STEERED:%=demo-images-%) $(STEERINGS:%=demo-act-%) \
-	test test-vllm test-lm-eval test-gpu bench-gpu docs-check lint format bench clean clean-runs
+	test test-vllm test-lm-eval test-gpu bench-gpu architectures docs-check lint format bench clean \
+	clean-runs
 .DEFAULT_GOAL := help
 
 help:
@@ -72,6 +73,7 @@ help:
 	@echo "make test-lm-eval  install lm-eval without OpenCompass into $(LM_EVAL_VENV) and run it once"
 	@echo "make test-gpu    check on a large GPU what only a GPU can tell; installs nothing"
 	@echo "make bench-gpu   the same, and what strengths cost there, into benchmarks/results/gpu.json"
+	@echo "make architectures  steer every architecture, built small: the table of docs/architectures.md"
 	@echo "make docs-check  run the examples of the documentation; make test only parses them"
 	@echo "make lint        check style and types (make format mends the style)"
 	@echo "make bench       run the benchmarks; each prints a ratio and writes JSON"
@@ -291,6 +293,12 @@ test-gpu:
 bench-gpu:
 	$(GPU_PYTHON) -m benchmarks.gpu
 
+# The column of vLLM where its environment is there.
+architectures: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.architectures
+	if test -f $(VLLM_STAMP); then \
+		OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m benchmarks.architectures vllm; fi
+
 # Examples that take minutes, or need data or a GPU, are not marked to run.
 docs-check: setup
 	@$(BIN)/aim-plugins demo-model
@@ -306,7 +314,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	@set -e; for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[!_]*.py)); do \
+	@set -e; for file in $(filter-out benchmarks/gpu.py benchmarks/architectures.py,$(wildcard benchmarks/[!_]*.py)); do \
 		echo "== $$file"; OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m benchmarks.$$(basename $$file .py); \
 	done
 
