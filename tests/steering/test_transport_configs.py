@@ -15,6 +15,7 @@ import pytest
 from aim_plugins.core.strengths import parse_strengths
 from aim_plugins.steering import settings
 from aim_plugins.steering.commands.fit import read_sides
+from aim_plugins.steering.concepts import Lexicon
 from aim_plugins.transport.data.datasets import load_prompts, load_sides, read_sentences
 from aim_plugins.transport.maps import METHODS
 
@@ -22,6 +23,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "eval_configs" / "transport"
 DATA = CONFIGS / "data"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if not path.stem.startswith("make_"))
 DEMOS = ["demo_sea", "demo_sentiment"]
+RECIPES = ["evaluation_awareness", "refusal", "sycophancy"]
+OURS = [*DEMOS, *RECIPES]
 SECTIONS = {"data", "fit", "generate", "evaluate"}
 TOP = {"pretrained", "modules", "method", "incremental", "pooling", "support", "positions", "dtype"}
 
@@ -65,23 +68,24 @@ def test_the_papers_three_experiments_are_there_for_its_models_and_gpt2():
         for model in ("gemma2_2b", "llama3_8b", "gpt2")
         for experiment in ("toxicity", "concept", "truthfulqa")
     }
-    assert set(NAMES) == experiments | set(DEMOS)
+    assert set(NAMES) == experiments | set(OURS)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_holds_known_settings_with_usable_values(name):
     config = read_config(name)
-    own = {"incremental", "pooling", "support", "positions"} if name in DEMOS else set()
-    calibrated = {"calibrate"} if name in DEMOS else set()
+    own = {"incremental", "pooling", "support", "positions"} if name in OURS else set()
+    calibrated = {"calibrate"} if name in OURS else set()
     assert set(config) == (TOP - own) | SECTIONS | calibrated  # demos compare methods as meant
     assert config["method"] in METHODS
     assert config.get("support", "none") in ("none", "minmax")
-    assert len(parse_strengths(config["generate"]["strength"])) == (9 if own else 11)
+    counts = 9 if name in DEMOS else 5 if name in RECIPES else 11
+    assert len(parse_strengths(config["generate"]["strength"])) == counts
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_chooses_the_norms_of_its_models_blocks(name):
-    model = next(model for model in BLOCKS if name.startswith(model))
+    model = next((model for model in BLOCKS if name.startswith(model)), "demo")
     prefix = "transformer.h.3." if model == "gpt2" else "model.layers.3."
     chosen = {
         module
@@ -111,7 +115,7 @@ def test_configs_have_the_settings_of_the_paper(model):
     assert truthful["data"]["n_folds"] == 2
 
 
-@pytest.mark.parametrize("name", DEMOS)
+@pytest.mark.parametrize("name", OURS)
 def test_a_demo_finds_its_files_from_any_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = read_config(name)
@@ -120,6 +124,8 @@ def test_a_demo_finds_its_files_from_any_folder(name, tmp_path, monkeypatch):
     assert len(load_prompts(config["generate"]["prompts"])) >= 16
     for path in config["evaluate"]["perplexity"]:
         assert len(read_sentences(path)) >= 40
+    for task in config["evaluate"].get("tasks", ()):
+        assert (Path(config["evaluate"]["include_path"]) / f"{task}.yaml").is_file()
 
 
 def options_of(command):
@@ -135,7 +141,7 @@ def test_sections_hold_options_of_the_commands(name):
     assert set(config.get("calibrate", ())) <= options_of("calibrate")
 
 
-@pytest.mark.parametrize("name", DEMOS)
+@pytest.mark.parametrize("name", OURS)
 def test_a_demo_calibrates_every_method_against_prompts(name):
     options = {"config": CONFIGS / f"{name}.py", "output": "out"}
     found = settings.read_sections(
@@ -144,12 +150,13 @@ def test_a_demo_calibrates_every_method_against_prompts(name):
     found.check_files()
     assert set(found.learned_methods) == set(METHODS)
     assert len(found.instructions) == 1 and found.shots and found.do_sample
+    assert found.lower_is_better == (name in ("evaluation_awareness", "sycophancy"))
 
 
 # Prompt sets.
 
 
-@pytest.mark.parametrize("name", ["sea", "sentiment"])
+@pytest.mark.parametrize("name", ["sea", "sentiment", *RECIPES])
 def test_sides_are_pairs_of_like_length_without_repetition(name):
     sources, targets, prompts = (
         read_sentences(DATA / f"{name}_{part}.jsonl") for part in ("source", "target", "prompts")
@@ -162,7 +169,7 @@ def test_sides_are_pairs_of_like_length_without_repetition(name):
         assert abs(len(source.split()) - len(target.split())) <= 3, source
 
 
-@pytest.mark.parametrize("name", ["sea", "sentiment"])
+@pytest.mark.parametrize("name", ["sea", "sentiment", *RECIPES])
 def test_no_held_out_prompt_begins_a_sentence_that_is_fitted(name):
     fitted = [
         " ".join(words(sentence))
@@ -180,6 +187,20 @@ def test_the_seas_words_are_in_its_sentences_alone(lexicon):
             assert not lexicon & set(words(sentence)), sentence
     shown = [bool(lexicon & set(words(s))) for s in read_sentences(DATA / "sea_target.jsonl")]
     assert sum(shown) >= 0.9 * len(shown)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipes_words_tell_its_answers_from_their_partners(name):
+    lexicon = Lexicon.read(DATA / f"{name}_lexicon.txt")
+
+    def shown(part):
+        sentences = read_sentences(DATA / f"{name}_{part}.jsonl")
+        return [lexicon.occurs_in(sentence.split("Assistant:")[-1]) for sentence in sentences]
+
+    sides = {part: shown(part) for part in ("source", "target")}
+    there, absent = ("target", "source") if name == "refusal" else ("source", "target")
+    assert sum(sides[there]) >= 0.9 * len(sides[there])
+    assert not any(sides[absent]) and not any(shown("prompts"))
 
 
 def test_sentiment_is_told_apart_by_rules_and_little_else():
