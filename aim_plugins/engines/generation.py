@@ -316,8 +316,7 @@ def _can_pause(model: Any, generation_kwargs: dict[str, Any]) -> bool:
         and beam_count(model, generation_kwargs) == 1
         and not any(getattr(config, name, None) for name in _COUNTING_OPTIONS)
         and not getattr(model, "_is_stateful", False)
-        # Of models that see: offsets of positions by row, which only their own first call sets.
-        and not any(hasattr(module, "rope_deltas") for module in model.modules())
+        and not keeps_positions(model)
         and not prompt_learning
         and generation_kwargs.get("use_cache", True)
     )
@@ -365,6 +364,14 @@ def _shared_prefill(
         torch.tensor([prompt * passes + index for prompt in range(count) for index in source])
     )
     return cache
+
+
+def keeps_positions(model: Any) -> bool:
+    """Whether a model keeps offsets of positions by row, so that no other rows can go on.
+
+    Qwen2-VL and others that see do, from the first call of `generate`.
+    """
+    return any(hasattr(module, "rope_deltas") for module in model.modules())
 
 
 def repeats(cache: Any, tokens: int) -> bool:

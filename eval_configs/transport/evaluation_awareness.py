@@ -10,9 +10,9 @@
 A model may behave otherwise where it takes a benchmark for one (arXiv:2510.20487, where vectors of
 contrasting prompts make it act as deployed; asked for in lm-evaluation-harness #3619). In the
 source 50 sentences speak of a test, in the target their partners of somebody who needs the answer.
-The held-out prompts ask what is going on, and the lexicon counts answers that speak of tests: less
-is better. `aim-plugins sweep lm-eval --model act_hf` then holds a task's scores with steering
-against those without. Another model: `--cfg-options pretrained=MODEL modules="['.*layernorm']"`.
+The held-out prompts ask what is going on, and the lexicon counts texts that speak of tests: less is
+better. `aim-plugins sweep lm-eval --model act_hf` then holds a task's scores with steering against
+those without. Another model: `--cfg-options pretrained=MODEL modules="['.*layernorm']"`.
 """
 
 _base_ = "_base_/recipe.py"

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.core.identity import fingerprint
-from aim_plugins.engines.generation import repeats
+from aim_plugins.engines.generation import keeps_positions, repeats
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column, applied
 from aim_plugins.modulation.token_weights import Layout
@@ -271,7 +271,7 @@ def _read_prefix(
     Changes of later tokens begin behind it. None without a prefix, and of models whose cache
     cannot be repeated over texts, such as state-space models.
     """
-    if not prefix.shape[1]:
+    if not prefix.shape[1] or keeps_positions(engine.model):
         return None
     reading = [
         tuple(change for change in one.column.forward if reaches_prompt(change.positions))

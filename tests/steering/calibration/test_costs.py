@@ -21,6 +21,7 @@ from aim_plugins.steering.calibration.costs import (
 )
 from aim_plugins.steering.calibration.search import BudgetSearch
 from aim_plugins.transport.change import Transport, read_transport
+from benchmarks._architectures import build_small
 
 TEXTS = [
     "the capital of France is Paris",
@@ -136,6 +137,18 @@ def test_a_prompt_that_is_read_once_gives_the_costs_of_one_before_each_text(
         assert one.divergences == pytest.approx(other.divergences, rel=1e-3)
         assert one.losses == pytest.approx(other.losses, rel=1e-5)
     assert once[0].divergences != once[1].divergences
+
+
+def test_a_model_that_keeps_positions_reads_the_prompt_before_every_text(tiny):
+    model = build_small("qwen2_vl")
+    prompt = torch.randint(3, 90, (3, 4), generator=torch.Generator().manual_seed(0))
+    model.generate(prompt, max_new_tokens=2, do_sample=False)  # keeps positions of three rows
+    engine = HuggingFaceEngine(model, tiny.tokenizer, max_length=64)
+    texts = [[5, 6, 7], [8, 9, 10, 11]]
+    behind = Changed(prefix=(20, 21, 22))
+    found = costs.log_probabilities(engine, texts, [behind])[0]
+    wanted = [log_probabilities(model, [20, 21, 22, *text])[3:-1] for text in texts]
+    torch.testing.assert_close(found.double(), torch.cat(wanted), atol=1e-4, rtol=0)
 
 
 def test_per_token_values_and_errors_are_those_of_ratios(engine, mean_transport):
