@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,7 +93,12 @@ def wait_for(process: subprocess.Popen[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def clients(small_checkpoint: Path, small_transport: Path) -> Iterator[SimpleNamespace]:
     """Clients of two servers on the loopback interface, which run for the tests of this module."""
-    named = json.dumps({"aim_transports": dict.fromkeys(("praise", "sea"), str(small_transport))})
+    named = json.dumps(
+        {
+            "aim_transports": dict.fromkeys(("praise", "sea"), str(small_transport)),
+            "aim_loading": {"folder": str(small_transport.parent), "slots": 1},
+        }
+    )
     servers = {"transport": ["--additional-config", named, *PROCESSED]}
     if not SECOND_RUNNER:  # no test of the second runner asks it
         servers["plain"] = []
@@ -105,6 +112,7 @@ def clients(small_checkpoint: Path, small_transport: Path) -> Iterator[SimpleNam
             said = "".join(wait_for(process))
             assert ("Using V2 Model Runner" in said) == SECOND_RUNNER, said[-3000:]
         yield SimpleNamespace(
+            ports=ports,
             **{
                 name: openai.OpenAI(
                     base_url=f"http://127.0.0.1:{port}/v1",
@@ -113,7 +121,7 @@ def clients(small_checkpoint: Path, small_transport: Path) -> Iterator[SimpleNam
                     timeout=WAIT,
                 )
                 for name, port in ports.items()
-            }
+            },
         )
     finally:
         for process in processes:
@@ -247,6 +255,49 @@ def test_bad_strength_of_the_transport_is_refused_and_disturbs_nobody(
     clients: SimpleNamespace, arguments: dict, reason: str
 ) -> None:
     assert_refused_alone(clients.transport, arguments, reason, {"aim_strength_sea": 0.5})
+
+
+def ask_for_transports(
+    clients: SimpleNamespace, path: str = "", *, server: str = "transport", **given: object
+) -> tuple[int, dict]:
+    """Status and body of what a server answers about its transports."""
+    url = f"http://127.0.0.1:{clients.ports[server]}/v1/transports{path}"
+    data = json.dumps(given).encode() if path else None
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=WAIT) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_transport_is_loaded_and_unloaded_while_the_server_runs(
+    clients: SimpleNamespace, small_transport: Path
+) -> None:
+    client, folder = clients.transport, small_transport.name
+    plain = complete(client, [5, 6, 7])
+    expected = complete(client, [5, 6, 7], aim_strength_praise=0.6)
+    with pytest.raises(openai.BadRequestError, match="no transport of that name"):
+        complete(client, [5, 6, 7], aim_strength_storm=0.6)
+    status, loaded = ask_for_transports(clients, "/load", name="storm", folder=folder)
+    assert status == 200
+    assert loaded["fingerprint"] == LearnedTransport.load(small_transport).fingerprint
+    assert set(ask_for_transports(clients)[1]["transports"]) == {"praise", "sea", "storm"}
+    given = [complete(client, [5, 6, 7], aim_strength_storm=0.6) for _ in range(2)]
+    assert given == [expected] * 2 and expected != plain
+    status, refused = ask_for_transports(clients, "/load", name="calm", folder=folder)
+    assert status == 400 and "all slots are taken" in refused["error"]["message"]
+    status, refused = ask_for_transports(clients, "/load", name="calm", folder="../..")
+    assert status == 400 and "no folder within" in refused["error"]["message"]
+    assert ask_for_transports(clients, "/unload", name="storm") == (200, {"name": "storm"})
+    assert ask_for_transports(clients, "/unload", name="praise")[0] == 400
+    with pytest.raises(openai.BadRequestError, match="no transport of that name"):
+        complete(client, [5, 6, 7], aim_strength_storm=0.6)
+    assert complete(client, [5, 6, 7]) == plain
+
+
+def test_a_server_loads_nothing_that_was_not_told_from_where(clients: SimpleNamespace) -> None:
+    status, refused = ask_for_transports(clients, "/load", server="plain", name="sea")
+    assert status == 400 and "--additional-config" in refused["error"]["message"]
 
 
 def test_strength_without_a_transport_is_refused_and_disturbs_nobody(

@@ -124,7 +124,11 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
         "": transport.save(tmp_path_factory.mktemp("transport")),
         "sea": sea.save(tmp_path_factory.mktemp("sea")),
     }
-    options: dict = {"num_gpu_blocks_override": 28}
+    loading = {"folder": str(folders["sea"].parent), "slots": 1, "sites": MODULES}
+    options: dict = {
+        "num_gpu_blocks_override": 28,
+        "additional_config": {"aim_loading": loading},
+    }
     if request.param == "compiled":
         options["enforce_eager"] = False
         # The shape checks of the test run cannot be compiled.
@@ -136,6 +140,7 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
     yield SimpleNamespace(
         transport=transport,
         sea=sea,
+        folders=folders,
         engine=VLLMEngine(llm),
         reference=HuggingFaceEngine(
             small_model.model,
@@ -218,6 +223,27 @@ def test_cached_prefixes_are_shared_within_a_strength_and_not_between(steered) -
     assert hits() == before
     assert decode(0.5) == first and hits() > before
     assert decode(1.0) == other != first
+
+
+def test_a_transport_in_a_slot_does_what_it_does_from_the_start(steered) -> None:
+    llm = steered.engine.llm
+    maps = llm.llm_engine.input_processor.aim_admission.maps
+    prompt = {"prompt_token_ids": rows_of([20], seed=8)[0]}
+
+    def decode(**asked: float) -> list[int]:
+        parameters = SamplingParams(temperature=0, max_tokens=6, extra_args=asked)
+        return list(llm.generate([prompt], parameters, use_tqdm=False)[0].outputs[0].token_ids)
+
+    wanted, plain = decode(aim_strength=0.9), decode()
+    loading = ("storm", str(steered.folders[""]))
+    assert llm.collective_rpc("aim_load_transport", args=loading) == [None]
+    maps["storm"] = steered.transport.maps
+    try:
+        assert decode(aim_strength_storm=0.9) == wanted != plain
+        assert decode() == plain
+    finally:
+        del maps["storm"]
+        llm.collective_rpc("aim_unload_transport", args=("storm",))
 
 
 def test_activations_that_run_over_disturb_no_other_request(steered, monkeypatch) -> None:

@@ -4,6 +4,7 @@
   its own strengths;
 - `plugin`: what an installed aim-plugins adds to every vLLM, so that nothing is silently ignored;
 - `transports`: which transports an engine has, and what its requests may ask of them;
+- `loading`: transports that a running server loads and unloads;
 - `worker_maps`: their maps on activations inside vLLM's workers, each request at its own strengths;
 - `worker`: scoring of prompts under all columns, inside vLLM's workers;
 - `engine`: `VLLMEngine`, which brings these together for the harnesses.

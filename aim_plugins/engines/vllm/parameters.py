@@ -107,12 +107,16 @@ class RequestModulation:
 
         Returns:
             By name the strength, the first position that it reaches, and one past the last.
+
+        Raises:
+            KeyError: If the engine has not one of them.
         """
         prompt = prompt_length if self.prompt_length is None else self.prompt_length
-        return {
-            name: (one.strength, *window_bounds(one.window or positions[name], prompt))
-            for name, one in self.transports.items()
-        }
+        found = {}
+        for name, one in self.transports.items():
+            own = positions[name]  # of one that is unknown a request would be left unsteered
+            found[name] = (one.strength, *window_bounds(one.window or own, prompt))
+        return found
 
     @property
     def concerns_logits(self) -> bool:

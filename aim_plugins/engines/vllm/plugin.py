@@ -48,6 +48,7 @@ def _check_requests(processor_class: Any) -> None:
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
         original(self, vllm_config, *arguments, **options)
         _check_bodies()
+        _add_routes()
         validate = getattr(self, "validate_logits_processors_params", None)
         if validate is None:
             raise changed_interface("InputProcessor.validate_logits_processors_params")
@@ -131,6 +132,11 @@ class _Admission:
     Args:
         vllm_config: The engine's configuration.
 
+    Attributes:
+        maps: Maps that requests may ask for, by name.
+        loading: What may be loaded beside them.
+        transports: What loads them, once it was asked to.
+
     Raises:
         ValueError: If the configuration names transports that cannot be read or run.
     """
@@ -140,7 +146,9 @@ class _Admission:
 
         self._reason = why_not(vllm_config)
         self._logprobs_mode = vllm_config.model_config.logprobs_mode
-        self._maps = transports.configured_maps(vllm_config)
+        self.maps = transports.configured_maps(vllm_config)
+        self.loading = transports.configured_loading(vllm_config)
+        self.transports: Any = None
         self._check_maps, self._salt = transports.check_maps, transports.cache_salt
 
     def check(self, sampling_params: Any) -> None:
@@ -161,17 +169,17 @@ class _Admission:
                 "--logprobs-mode processed_logprobs, or leave one of the two out"
             )
         try:
-            self._check_maps(asked.column.acting_on("activations"), self._maps)
+            self._check_maps(asked.column.acting_on("activations"), self.maps)
         except ValueError as error:
             raise VLLMValidationError(str(error)) from error
 
     def salt(self, request: Any) -> Any:
         """Keeps cached keys and values of some strengths from requests of others."""
         parameters = request.sampling_params
-        if self._maps and parameters is not None:
+        if self.maps and parameters is not None:
             asked = RequestModulation.read(parameters.extra_args)
             request.cache_salt = self._salt(
-                request.cache_salt, self._maps, asked, len(request.prompt_token_ids or ())
+                request.cache_salt, self.maps, asked, len(request.prompt_token_ids or ())
             )
         return request
 
@@ -188,11 +196,43 @@ def _attach_transports() -> None:
         original(self, vllm_config, *arguments, **options)
         from aim_plugins.engines.vllm import transports, worker_maps
 
-        if folders := transports.configured_folders(vllm_config):
-            worker_maps.attach_after_loading(self, folders)
+        folders = transports.configured_folders(vllm_config)
+        loading = transports.configured_loading(vllm_config)
+        if folders or loading:
+            worker_maps.attach_after_loading(self, folders, loading)
+
+    def load(self: Any, name: str, folder: str) -> str | None:
+        return self.model_runner.aim_maps.load(name, folder)
+
+    def unload(self: Any, name: str) -> None:
+        self.model_runner.aim_maps.unload(name)
 
     initialize.attaches_transport = True  # type: ignore[attr-defined]
     WorkerBase.__init__ = initialize
+    # What `loading` calls in all workers.
+    WorkerBase.aim_load_transport = load
+    WorkerBase.aim_unload_transport = unload
+
+
+def _add_routes() -> None:
+    """Lets servers load transports, see `loading`."""
+    from vllm.entrypoints import serve
+
+    original = getattr(serve, "register_vllm_serve_api_routers", None)
+    if original is None:
+        raise changed_interface("vllm.entrypoints.serve.register_vllm_serve_api_routers")
+    if getattr(original, "adds_transports", False):
+        return
+
+    @functools.wraps(original)
+    def register_routers(app: Any) -> None:
+        original(app)
+        from aim_plugins.engines.vllm.loading import add_routes
+
+        add_routes(app)
+
+    register_routers.adds_transports = True  # type: ignore[attr-defined]
+    serve.register_vllm_serve_api_routers = register_routers
 
 
 def why_not(vllm_config: Any) -> str | None:

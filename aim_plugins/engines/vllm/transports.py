@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,65 @@ from aim_plugins.transport.vectors import affine_maps
 CONFIG_KEY = "aim_transports"
 """Entry of vLLM's `additional_config` that names the transports and their folders."""
 
+LOADING_KEY = "aim_loading"
+"""Entry that says what may be loaded while the engine runs, see `Loading`."""
+
 FORCE_KEY = "aim_force_transports"
 """Entry with the names of those for which the refusal of another model is only a warning."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What may be loaded while an engine runs, by `additional_config={"aim_loading": {...}}`.
+
+    Attributes:
+        folder: Transports in folders of it may be loaded, and no others.
+        slots: How many may be there at a time, beside those of the start.
+        sites: Patterns of the modules that they may move; none stands for those that transports
+            of the start move. They are fixed at the start, as they are compiled with the model.
+    """
+
+    folder: Path
+    slots: int = 4
+    sites: tuple[str, ...] = ()
+
+
+def configured_loading(vllm_config: Any) -> Loading | None:
+    """What may be loaded while an engine with this configuration runs; None where nothing may.
+
+    Raises:
+        ValueError: If the entry is malformed, or loading cannot reach all parts of the engine.
+    """
+    config = vllm_config.additional_config
+    given = config.get(LOADING_KEY) if isinstance(config, Mapping) else None
+    if given is None:
+        return None
+    known = ("folder", "slots", "sites")
+    if not isinstance(given, Mapping) or not set(given) <= set(known) or "folder" not in given:
+        raise ValueError(
+            f"{LOADING_KEY}={given!r} does not say what may be loaded: give "
+            '{"folder": "DIR"}, and beside it "slots" and "sites"'
+        )
+    folder, slots, sites = Path(str(given["folder"])), given.get("slots", 4), given.get("sites", ())
+    sites = (sites,) if isinstance(sites, str) else tuple(sites)
+    if not folder.is_dir():
+        raise ValueError(f"{LOADING_KEY}: folder={str(folder)!r} is no folder")
+    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 64:
+        raise ValueError(f"{LOADING_KEY}: slots={slots!r} is no number from 1 to 64")
+    if not sites and not configured_folders(vllm_config):
+        raise ValueError(
+            f"{LOADING_KEY} names no modules that transports may move: give sites, such as "
+            '".*layernorm", or a transport to start with'
+        )
+    if reason := why_not(vllm_config):
+        raise ValueError(f"{LOADING_KEY}: {reason}")
+    parallel = vllm_config.parallel_config
+    if parallel.data_parallel_size > 1 or getattr(parallel, "_api_process_count", 1) > 1:
+        raise ValueError(
+            f"{LOADING_KEY} reaches one engine behind one API server: leave out "
+            "--data-parallel-size and --api-server-count, or start with all transports"
+        )
+    return Loading(folder.resolve(), slots, sites)
 
 
 def configured_folders(vllm_config: Any) -> dict[str, Path]:

@@ -7,7 +7,8 @@ they read at every step is one buffer: the strength of each transport at each to
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,20 @@ from torch import Tensor
 from aim_plugins.core.signature import check_shared_weights
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener, to_device
-from aim_plugins.engines.vllm.transports import FORCE_KEY
+from aim_plugins.engines.vllm.transports import FORCE_KEY, Loading
 from aim_plugins.modulation.activations import AffineMap, displace
-from aim_plugins.modulation.hooks import find_module
+from aim_plugins.modulation.hooks import choose_sites, find_module
 from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.vectors import affine_maps
 
 _PARTS = ("slope", "shift", "low", "high")
+_NEUTRAL = (0.0, 0.0, -torch.inf, torch.inf)
 
 
-def attach_after_loading(worker: Any, folders: Mapping[str, Path]) -> None:
+def attach_after_loading(
+    worker: Any, folders: Mapping[str, Path], loading: Loading | None = None
+) -> None:
     """Lets a worker attach the transports of some folders once its model is loaded."""
     load_model = worker.load_model
 
@@ -39,7 +43,7 @@ def attach_after_loading(worker: Any, folders: Mapping[str, Path]) -> None:
         runner = worker.model_runner
         if not hasattr(runner, "aim_maps"):
             named = {name: LearnedTransport.load(folder) for name, folder in folders.items()}
-            runner.aim_maps = WorkerMaps(runner, named)
+            runner.aim_maps = WorkerMaps(runner, named, loading)
             RunnerSteps.of(runner).listeners.append(runner.aim_maps)
 
     worker.load_model = load
@@ -55,42 +59,124 @@ class WorkerMaps(StepListener):
     Args:
         runner: The worker's model runner, after it has loaded its model.
         transports: The transports, by the names that requests give them.
+        loading: What may be loaded later.
 
     Raises:
         ValueError: If the engine's configuration, the model or one of its modules does not allow
             one.
     """
 
-    def __init__(self, runner: Any, transports: Mapping[str, LearnedTransport]) -> None:
+    def __init__(
+        self,
+        runner: Any,
+        transports: Mapping[str, LearnedTransport],
+        loading: Loading | None = None,
+    ) -> None:
         config = runner.vllm_config
+        self._model = runner.get_model()
         self._positions = {name: one.maps.positions for name, one in transports.items()}
-        shape = (runner.max_num_tokens, len(transports))
-        self.strengths = torch.zeros(shape, device=runner.device)
-        self._written = np.zeros(shape, dtype=np.float32)
-        self._requests = RequestTable((3, len(transports)))
+        self._places = {name: place for place, name in enumerate(transports)}
+        count = len(transports) + (loading.slots if loading else 0)
+        self._slots = list(range(len(transports), count))
+        self.strengths = torch.zeros((runner.max_num_tokens, count), device=runner.device)
+        self._written = np.zeros((runner.max_num_tokens, count), dtype=np.float32)
+        self._requests = RequestTable((3, count))
         # What a compiler or a CUDA graph has recorded cannot ask at every step: it adds zero times
         # the displacement.
         self._may_skip = bool(config.model_config.enforce_eager)
-        self._busy = [False] * len(transports)
-        model = runner.get_model()
+        self._busy = [False] * count
         forced = config.additional_config.get(FORCE_KEY) or ()
         for name, transport in transports.items():
-            _check_model(model, transport, force=name in forced)
+            _check_model(self._model, transport, force=name in forced)
         # Compiled graphs are kept by a hash of the configuration, which knows the folders alone.
         config.additional_config["aim_transport_fingerprints"] = {
             name: transport.fingerprint for name, transport in transports.items()
         }
-        sites: dict[torch.nn.Module, dict[int, AffineMap]] = {}
-        for index, transport in enumerate(transports.values()):
+        sites: dict[torch.nn.Module, dict[int, _Site]] = {}
+        for place, transport in enumerate(transports.values()):
             for site, one in affine_maps(transport.maps.maps, "vLLM").items():
-                module = find_module(model, split_site(site)[0])
-                sites.setdefault(module, {})[index] = one.to(runner.device)
-        modules = dict(model.named_modules())
+                own = sites.setdefault(self._module(site), {})
+                own[place] = _Site(len(one.scale), one.is_bounded, one.clip, one.to(runner.device))
+        self._open = self._open_modules(sites, loading)
+        self._wide = config.model_config.get_hidden_size()
+        ones = torch.ones(self._wide, device=runner.device)
+        empty = _Site(self._wide, True, None, AffineMap.everywhere(ones, 0 * ones))
+        for module in self._open:
+            sites.setdefault(module, {}).update(dict.fromkeys(self._slots, empty))
+        modules = dict(self._model.named_modules())
         for name, module in modules.items():
             if module in sites:
                 in_stack = isinstance(modules.get(name.rpartition(".")[0]), torch.nn.ModuleList)
                 self._attach(module, name, sites[module], in_stack=in_stack)
-        self._keep_cache_finite(model)
+        self._keep_cache_finite(self._model)
+
+    def _module(self, site: str) -> torch.nn.Module:
+        return find_module(self._model, split_site(site)[0])
+
+    def _open_modules(
+        self, taken: Iterable[torch.nn.Module], loading: Loading | None
+    ) -> set[torch.nn.Module]:
+        """The modules that may be moved by what is loaded later."""
+        if loading is None:
+            return set()
+        if not loading.sites:
+            return set(taken)
+        return {self._module(site) for site in choose_sites(self._model, loading.sites)}
+
+    def load(self, name: str, folder: str) -> str | None:
+        """Writes a transport into a free slot, in place.
+
+        Args:
+            name: What requests call it.
+            folder: Where it is.
+
+        Returns:
+            Why not, if it could not.
+        """
+        try:
+            transport = LearnedTransport.load(folder)
+            maps = affine_maps(transport.maps.maps, "vLLM")
+            _check_model(self._model, transport, force=False)
+            modules = {site: self._module(site) for site in maps}
+            if closed := [site for site, one in modules.items() if one not in self._open]:
+                raise ValueError(
+                    f"{len(closed)} of its {len(modules)} sites were not open to transports when "
+                    f"the engine started, such as {closed[0]!r}: name them in sites of aim_loading"
+                )
+            widths = {site: len(one.scale) for site, one in maps.items()}
+            if wide := [site for site, width in widths.items() if width != self._wide]:
+                raise ValueError(
+                    f"site {wide[0]!r} has {widths[wide[0]]} neurons, and slots have the model's "
+                    f"hidden size of {self._wide}: start with the transport"
+                )
+            if not self._slots:
+                raise ValueError("all slots are taken: unload another one, or start with more")
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+        place = self._slots.pop()
+        for site, one in maps.items():
+            vectors = (one.scale - 1, one.shift, one.support_min, one.support_max)
+            self._write(modules[site], place, vectors, one.clip)
+        self._places[name], self._positions[name] = place, transport.maps.positions
+        return None
+
+    def unload(self, name: str) -> None:
+        """Frees the slot of a transport, if it has one."""
+        if (place := self._places.pop(name, None)) is None:
+            return
+        del self._positions[name]
+        for module in self._open:
+            self._write(module, place, _NEUTRAL, False)
+        self._slots.append(place)
+
+    def _write(
+        self, module: torch.nn.Module, place: int, vectors: Sequence[Tensor | float], clip: bool
+    ) -> None:
+        for part, vector in zip((*_PARTS, "clip"), (*vectors, clip), strict=True):
+            buffer = module.get_buffer(f"aim_{part}_{place}")
+            # Vectors of another width are refused, and numbers fill.
+            value = vector if isinstance(vector, Tensor) else torch.full_like(buffer, vector)
+            buffer.copy_(value)
 
     def _keep_cache_finite(self, model: torch.nn.Module) -> None:
         """Lets no key or value into the cache that would disturb other requests.
@@ -117,45 +203,52 @@ class WorkerMaps(StepListener):
                 module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def _attach(
-        self, module: torch.nn.Module, name: str, maps: Mapping[int, AffineMap], *, in_stack: bool
+        self, module: torch.nn.Module, name: str, sites: Mapping[int, _Site], *, in_stack: bool
     ) -> None:
         """Lets a module's output move.
 
         Args:
             module: The module.
             name: Its name, for errors.
-            maps: Maps of its output, by the place of their transport.
+            sites: Maps of its output, by the place of their transport.
             in_stack: Whether it is one of a list of layers.
         """
-        for index, one in maps.items():
+        for place, site in sites.items():
             # Buffers of the module, so that a compiled graph reads them instead of copying them.
+            one = site.map
             vectors = (one.scale - 1, one.shift, one.support_min, one.support_max)
             for part, vector in zip(_PARTS, vectors, strict=True):
-                module.register_buffer(f"aim_{part}_{index}", vector, persistent=False)
+                module.register_buffer(f"aim_{part}_{place}", vector.clone(), persistent=False)
+            clip = torch.zeros(1, dtype=torch.bool, device=vectors[0].device)
+            module.register_buffer(f"aim_clip_{place}", clip, persistent=False)
         module.register_buffer("aim_strengths", self.strengths, persistent=False)
-
-        own = [(index, len(one.scale), one.is_bounded, one.clip) for index, one in maps.items()]
+        own = [(place, site.width, site.bounded, site.clip) for place, site in sites.items()]
 
         def moved_by(module: Any, activations: Tensor) -> Tensor:
             rows, neurons = activations.shape[0], activations.shape[-1]
             exact = activations.float()
             total: Any = 0.0
-            for index, width, bounded, clip in own:
-                if self._may_skip and not self._busy[index]:
+            for place, width, bounded, clip in own:
+                if self._may_skip and not self._busy[place]:
                     continue
                 if neurons != width:
                     raise ValueError(
                         f"module {name!r} has {neurons} neurons on this worker, its map {width}: "
                         "tensor parallelism splits its output; choose norms or whole layers"
                     )
-                slope, shift, low, high = [getattr(module, f"aim_{one}_{index}") for one in _PARTS]
-                support = (low, high) if bounded else None
-                displacement = displace(exact, slope, shift, support, clip=clip)
-                total = total + module.aim_strengths[:rows, index : index + 1] * displacement
+                slope, shift, low, high = [getattr(module, f"aim_{one}_{place}") for one in _PARTS]
+                if clip is None:
+                    within = ((low < exact) & (exact < high)) | getattr(module, f"aim_clip_{place}")
+                    moved = torch.addcmul(shift, exact.clamp(low, high), slope)
+                    displacement = torch.where(within, moved, 0.0)
+                else:
+                    support = (low, high) if bounded else None
+                    displacement = displace(exact, slope, shift, support, clip=clip)
+                total = total + module.aim_strengths[:rows, place : place + 1] * displacement
             return total
 
         def hook(module: Any, inputs: Any, outputs: Any) -> Any:
-            if self._may_skip and not any(self._busy[index] for index in maps):
+            if self._may_skip and not any(self._busy[place] for place in sites):
                 return None
             if isinstance(outputs, Tensor):
                 return (outputs.float() + moved_by(module, outputs)).to(outputs.dtype)
@@ -172,8 +265,10 @@ class WorkerMaps(StepListener):
     def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
         """Notes the strengths that a request asks for, and the tokens that they reach."""
         asked = RequestModulation.read(extra_args).movements(self._positions, len(prompt))
-        unmoved = (0.0, 0, 0)
-        self._requests[name] = np.array([asked.get(one, unmoved) for one in self._positions]).T
+        values = np.zeros((3, len(self._busy)))
+        for one, how in asked.items():
+            values[:, self._places[one]] = how
+        self._requests[name] = values
 
     def remove_request(self, name: str) -> None:
         """Forgets a request."""
@@ -187,6 +282,23 @@ class WorkerMaps(StepListener):
         if not np.array_equal(values, self._written):
             self._written, self._busy = values, values.any(axis=0).tolist()
             self.strengths.copy_(to_device(values, self.strengths.device), non_blocking=True)
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A map of a module's output.
+
+    Attributes:
+        width: Its neurons.
+        bounded: Whether it has a support.
+        clip: What happens outside of it, see `AffineMap`; None where the buffers tell, as in slots.
+        map: The map, on the device.
+    """
+
+    width: int
+    bounded: bool
+    clip: bool | None
+    map: AffineMap
 
 
 class RequestTable:

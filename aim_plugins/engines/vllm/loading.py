@@ -1,0 +1,185 @@
+"""Transports that a running server loads and unloads, by HTTP from its own machine.
+
+    vllm serve MODEL --additional-config '{"aim_loading": {"folder": "DIR", "sites": ".*norm"}}'
+    curl localhost:8000/v1/transports/load -d '{"name": "sea", "folder": "sea"}'
+
+A server does so only where its configuration names the folder that transports may come from. They
+are written into slots that workers have kept free since their start, in place, so that compiled
+graphs and CUDA graphs read them when they run next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from aim_plugins.engines.vllm.transports import LOADING_KEY, Loading
+from aim_plugins.modulation.activations import ActivationMaps
+from aim_plugins.modulation.named_kinds import is_label
+from aim_plugins.transport.artifact import LearnedTransport
+
+LOOPBACK = ("127.0.0.1", "::1")
+
+_PATIENCE = 300.0
+"""Seconds that unloading waits for the requests that were there before it."""
+
+
+def add_routes(app: FastAPI) -> None:
+    """Adds the routes of this module to a server."""
+    router = APIRouter()
+    lock = asyncio.Lock()
+
+    def answer(
+        act: Callable[[EngineTransports, dict[str, Any]], Awaitable[dict[str, Any]]],
+    ) -> Callable[[Request], Awaitable[JSONResponse]]:
+        async def route(request: Request) -> JSONResponse:
+            try:
+                given = _body(request, await request.body())
+                engine = EngineTransports.of(request.app.state.engine_client)
+                async with lock:
+                    found = await act(engine, given)
+            except PermissionError as error:
+                return _error(str(error), 403)
+            except (ValueError, FileNotFoundError) as error:
+                return _error(str(error), 400)
+            except TimeoutError as error:
+                return _error(str(error), 409)
+            return JSONResponse(found)
+
+        return route
+
+    async def listed(engine: EngineTransports, given: dict[str, Any]) -> dict[str, Any]:
+        return {"transports": engine.described()}
+
+    router.add_api_route("/v1/transports", answer(listed), methods=["GET"])
+    for path, act in (("load", EngineTransports.load), ("unload", EngineTransports.unload)):
+        router.add_api_route(f"/v1/transports/{path}", answer(act), methods=["POST"])
+    app.include_router(router)
+
+
+def _error(message: str, code: int) -> JSONResponse:
+    error = {"message": message, "type": "BadRequestError", "code": code}
+    return JSONResponse({"error": error}, status_code=code)
+
+
+def _body(request: Request, body: bytes) -> dict[str, Any]:
+    host = request.client.host if request.client else None
+    if host not in LOOPBACK:
+        raise PermissionError(f"transports are loaded from the server's own machine, not {host!r}")
+    try:
+        given = json.loads(body or b"{}")
+    except ValueError as error:
+        raise ValueError(f"the body is no JSON ({error})") from error
+    if not isinstance(given, dict) or not set(given) <= {"name", "folder"}:
+        raise ValueError('the body is no mapping such as {"name": "sea", "folder": "sea"}')
+    return given
+
+
+class EngineTransports:
+    """The transports of a running engine.
+
+    Args:
+        client: The engine, `AsyncLLM`.
+        loading: What may be loaded.
+        maps: Maps that requests may ask for, by name; those that are loaded come and go.
+    """
+
+    def __init__(self, client: Any, loading: Loading, maps: dict[str, ActivationMaps]) -> None:
+        self._client, self._loading, self._maps = client, loading, maps
+        self._loaded: set[str] = set()
+
+    @classmethod
+    def of(cls, client: Any) -> EngineTransports:
+        """Those of an engine.
+
+        Raises:
+            ValueError: If its configuration lets nothing be loaded.
+        """
+        admission = client.input_processor.aim_admission
+        if admission.loading is None:
+            raise ValueError(
+                "this server loads no transports: start it with --additional-config "
+                f'\'{{"{LOADING_KEY}": {{"folder": "DIR", "sites": ".*layernorm"}}}}\''
+            )
+        if admission.transports is None:
+            admission.transports = cls(client, admission.loading, admission.maps)
+        return admission.transports
+
+    def described(self) -> dict[str, Any]:
+        """Names, fingerprints, positions and numbers of sites."""
+        return {name: _described(maps) for name, maps in self._maps.items()}
+
+    async def load(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Loads a transport.
+
+        Args:
+            given: Its name, and its folder within the one that the configuration names.
+
+        Raises:
+            ValueError: If the name is malformed or taken, the folder is outside, damaged or of
+                another model, or there is no slot or site for it.
+        """
+        name, folder = given.get("name"), self._folder(given.get("folder", given.get("name")))
+        if not isinstance(name, str) or not is_label(name):
+            raise ValueError(
+                f"name={name!r} is no name that aim_strength_NAME may end in: take letters, digits "
+                "and underscores, a letter first, at most 64"
+            )
+        if name in {*self._maps, *self._loaded}:
+            raise ValueError(f"name={name!r} is taken: unload it first, or take another name")
+        learned = await asyncio.to_thread(LearnedTransport.load, folder)
+        call = self._client.collective_rpc
+        problems = await call("aim_load_transport", args=(name, str(folder)))
+        if problem := next((one for one in problems if one is not None), None):
+            await call("aim_unload_transport", args=(name,))
+            raise ValueError(f"folder={given.get('folder', name)!r}: {problem}")
+        self._loaded.add(name)
+        self._maps[name] = learned.maps
+        return {"name": name, **_described(learned.maps)}
+
+    def _folder(self, named: Any) -> Path:
+        root = self._loading.folder
+        place = (root / named).resolve() if isinstance(named, str) and "\0" not in named else root
+        if root not in place.parents or not place.is_dir():
+            raise ValueError(f"folder={named!r} is no folder within {str(root)!r}")
+        return place
+
+    async def unload(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Unloads a transport, once the requests that were there before have ended.
+
+        Args:
+            given: Its name.
+
+        Raises:
+            ValueError: If none of that name was loaded.
+            TimeoutError: If requests do not end; it is unknown to new ones, and unloading may be
+                asked for again.
+        """
+        name = given.get("name")
+        if name not in self._loaded:
+            raise ValueError(f"name={name!r} was not loaded: loaded are {sorted(self._loaded)}")
+        self._maps.pop(name, None)
+        states = self._client.output_processor.request_states
+        waited, before = 0.0, set(states)
+        while before & set(states):
+            if waited > _PATIENCE:
+                raise TimeoutError(f"name={name!r}: {len(before & set(states))} requests still run")
+            await asyncio.sleep(0.05)
+            waited += 0.05
+        await self._client.collective_rpc("aim_unload_transport", args=(name,))
+        self._loaded.discard(name)
+        return {"name": name}
+
+
+def _described(maps: ActivationMaps) -> dict[str, Any]:
+    return {
+        "fingerprint": maps.fingerprint,
+        "positions": maps.positions,
+        "sites": len(maps.maps),
+    }
