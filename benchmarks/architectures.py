@@ -99,7 +99,7 @@ def check_vllm(name: str) -> dict[str, Any]:
             max_model_len=64,
             max_num_seqs=16,
             kv_cache_memory_bytes=1 << 28,
-            **llm_arguments(transport=transport.save(f"{folder}/transport")),
+            **llm_arguments(transports={"": transport.save(f"{folder}/transport")}),
         )
         engine = VLLMEngine(llm)
         return {

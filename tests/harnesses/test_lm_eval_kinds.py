@@ -48,7 +48,7 @@ class HeadScale(Change):
     strength: float
 
     @classmethod
-    def applied(cls, model, changes, starts=None):
+    def applied(cls, model, changes, layout=None):
         (change,) = changes
         return _scaled(model.lm_head.weight, change.strength)
 

@@ -211,7 +211,7 @@ class ColumnAnswers:
         """
         options: dict[str, Any] = normalize_gen_kwargs(dict(given), self.max_gen_toks)
         _settle_sampling(options)
-        if wrong := sorted(set(options) & set(argument_names())):
+        if wrong := sorted(set(options) & set(argument_names(options))):
             raise ValueError(f"{wrong[0]} is an argument of the model: give it in --model_args")
         until = options.pop("until", None)
         if wrong := [term for term in until or () if not isinstance(term, str)]:
