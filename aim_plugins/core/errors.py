@@ -16,6 +16,10 @@ class ForeseenFailure(RuntimeError):
     """A failure that no argument causes and whose text is for users: commands print it alone."""
 
 
+class ReceiptError(ValueError):
+    """An answer was not changed as it was asked to be, or nothing shows that it was."""
+
+
 def nearest(
     name: object, known: Iterable[object], *, count: int = 1, cutoff: float = SIMILARITY
 ) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -182,7 +182,7 @@ def recalled_scores(
     members = [index for context in batch for index in context.members]
     key = fingerprint(
         {
-            "kind": "score",
+            "kind": "score with receipts",
             "model": engine.fingerprint,
             "columns": [column.fingerprint for column in columns],
             "inputs": [
@@ -193,7 +193,8 @@ def recalled_scores(
     )
     record = journal.read_batch(key)
     if record is not None:
-        return {index: ScoreRow(*row) for index, row in zip(members, record["rows"], strict=True)}
-    rows = compute()
-    journal.write_batch(key, {"rows": [astuple(rows[index]) for index in members]})
-    return rows
+        rows = map(ScoreRow.from_json, record["rows"])
+        return dict(zip(members, rows, strict=True))
+    found = compute()
+    journal.write_batch(key, {"rows": [found[index].to_json() for index in members]})
+    return found

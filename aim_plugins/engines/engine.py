@@ -17,7 +17,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from aim_plugins.engines.answers import Answer
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.receipts import Receipt
 
 BatchSize = int | Callable[[int, Sequence[tuple[None, Sequence[int], Sequence[int]]]], int]
 """Contexts in a forward pass, or a function of the next context's index and of all of them."""
@@ -50,6 +52,7 @@ class ScoreRow:
             context are the differences of the clean logits, which the exact laws need.
         context_key: Prefix key of the first scored position.
         tokens: The continuation's token ids.
+        receipts: What was in fact changed under each column.
     """
 
     log_likelihoods: Sequence[float]
@@ -57,6 +60,19 @@ class ScoreRow:
     clean: Sequence[float]
     context_key: int
     tokens: Sequence[int]
+    receipts: Sequence[Receipt | None]
+
+    def to_json(self) -> list[Any]:
+        """The row as a journal keeps it."""
+        receipts = [one and one.to_json() for one in self.receipts]
+        answers = (self.log_likelihoods, self.is_greedy, self.clean, self.context_key, self.tokens)
+        return [*answers, receipts]
+
+    @classmethod
+    def from_json(cls, row: Sequence[Any]) -> ScoreRow:
+        """The row that `to_json` wrote."""
+        scores, greedy, clean, key, tokens, receipts = row
+        return cls(scores, greedy, clean, key, tokens, list(map(Receipt.from_json, receipts)))
 
 
 class Journal(Protocol):
@@ -143,8 +159,8 @@ class Engine(Protocol):
         stop: Sequence[str] = (),
         occurrences: Sequence[int] | None = None,
         **options: Any,
-    ) -> list[list[list[int]]]:
-        """Continues prompts: new token ids for each prompt and column.
+    ) -> list[list[Answer]]:
+        """Continues prompts: new token ids for each prompt and column, with their receipts.
 
         Sampling answers a prompt anew for each of its `occurrences`, the number of times it was
         asked before; none was if left out.

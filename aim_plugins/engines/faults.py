@@ -20,17 +20,25 @@ class FaultyLogits(LogitsProcessor):
 
     Args:
         changes: What changes the forward pass of any row.
+
+    Attributes:
+        scores: Those of the present step, before anything has changed them.
+        calls: Steps so far.
     """
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.names = " and ".join(dict.fromkeys(f"the {change.name}" for change in changes))
         self.rows: Tensor | None = None
+        self.scores: Tensor | None = None
+        self.calls = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.calls += 1
         # A maximum propagates NaN.
         largest = scores.amax(dim=1)
         faulty = ~(largest < torch.inf) if self.names else largest.isnan()
         self.rows = faulty if self.rows is None else self.rows | faulty
+        self.scores = scores
         return scores
 
     def refuse(self) -> None:
@@ -57,5 +65,6 @@ class FaultyEnd(StoppingCriteria):
         self.faulty = faulty
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        assert self.faulty.rows is not None
+        if self.faulty.rows is None:  # whoever decodes has left it out, which receipts will show
+            return input_ids.new_zeros(len(input_ids), dtype=torch.bool)
         return self.faulty.rows.any().to(input_ids.device).expand(len(input_ids))

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteriaList,
-)
+from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from aim_plugins.core.errors import ReceiptError
+from aim_plugins.engines.answers import Answer, ChangedScores, check_order, decoded_receipt
 from aim_plugins.engines.engine import Prompts
 from aim_plugins.engines.faults import FaultyEnd, FaultyLogits
 from aim_plugins.engines.sampling import beam_count, is_sampling, keyed_sampling
@@ -33,6 +31,7 @@ from aim_plugins.modulation.logits import ChangedLogits
 from aim_plugins.modulation.sampling import sampling_seed
 from aim_plugins.modulation.token_weights import Layout
 from aim_plugins.modulation.windows import reaches_prompt
+from aim_plugins.modulation.witness import Witness, watched
 
 _PAUSABLE_OPTIONS = frozenset(
     {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff"}
@@ -56,9 +55,26 @@ _MIXES_ROWS = frozenset({"rwkv"})
 tokens before, [rows, hidden], against [rows, 1, hidden]."""
 
 
+_Decoded = tuple[list[int], dict[Change, int]]
+"""New tokens of a row, and the sites at which its changes of activations acted."""
+
+
 @dataclass
 class _Rows:
-    """The rows still decoding, where each belongs, and the tokens of their padded prompts."""
+    """The rows still decoding, and where each belongs.
+
+    Attributes:
+        token_ids: Tokens so far, padded on the left.
+        mask: 0 for padding.
+        columns: The column of each row.
+        origin: The index of each row at first.
+        prompt: Tokens of the padded prompts.
+        sampling_seed: Seed of each row's draws, where they are keyed.
+        cache: Keys and values of all tokens but the last.
+        asked: The prompts of all rows at first.
+        planned: The columns of all rows at first.
+        sites: For every row at first, the sites at which its changes of activations acted.
+    """
 
     token_ids: Tensor
     mask: Tensor
@@ -67,6 +83,12 @@ class _Rows:
     prompt: int
     sampling_seed: Tensor | None = None
     cache: Any = None
+    asked: Tensor = field(init=False)
+    planned: list[Column] = field(init=False)
+    sites: dict[int, dict[Change, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.asked, self.planned = self.token_ids, list(self.columns)
 
     @property
     def activations(self) -> list[tuple[Change, ...]]:
@@ -76,17 +98,44 @@ class _Rows:
     def steered(self, model: Any, *, cached: bool) -> contextlib.AbstractContextManager[None]:
         """Changes activations while the block runs, each row as its column says."""
         # Without a cache every step computes all positions again, as they were at their time.
-        known = 0 if self.cache is None else self.cache.get_seq_length()
-        layout = _layout(self.activations, self.mask, self.prompt, known, whole=not cached)
-        return applied(model, self.activations, layout)
+        return applied(model, self.activations, self._layout(cached=cached))
 
-    def changed_logits(self) -> list[LogitsProcessor]:
+    def _layout(self, *, cached: bool) -> Layout | None:
+        known = 0 if self.cache is None else self.token_ids.shape[1] - 1
+        return _layout(self.activations, self.mask, self.prompt, known, whole=not cached)
+
+    def changed_logits(self) -> list[ChangedLogits]:
         """What changes the logits of each row, in the order of its column."""
         rows = [column.acting_on("logits") for column in self.columns]
         return [
             ChangedLogits(own, attention_mask=self.mask, name=kind.name, trusted=True)
             for kind, own in by_kind(rows)
         ]
+
+    def settle(self, witness: Witness, sequences: Tensor, steps: int, *, cached: bool) -> None:
+        """Holds what was seen of a call of `generate` against what was asked for.
+
+        Args:
+            witness: Watched the call.
+            sequences: What it returned, [rows, tokens].
+            steps: How many tokens it has decoded for each row, of beams some in vain.
+            cached: Whether each step but the first reads one token.
+
+        Raises:
+            ReceiptError: If a row was not changed as its column says.
+        """
+        if self.columns != [self.planned[row] for row in self.origin]:
+            raise ReceiptError("rows that go on have taken over columns of others")
+        check_order(sequences, self.asked, self.origin)
+        length = self.token_ids.shape[1]
+        found = witness.settle(
+            self.activations,
+            self.token_ids,
+            passes=steps,
+            known=0 if self.cache is None else length - 1,
+            layout=self._layout(cached=cached),
+        )
+        self.sites.update(zip(self.origin, found, strict=True))
 
     def keep(self, alive: Sequence[int]) -> None:
         """Drops every row that is not in `alive`."""
@@ -128,7 +177,7 @@ def generate_columns(
     stopping_factory: StoppingFactory | None = None,
     occurrences: Sequence[int] | None = None,
     **generation_kwargs: Any,
-) -> list[list[list[int]]]:
+) -> list[list[Answer]]:
     """Continues every prompt under every column.
 
     Args:
@@ -145,9 +194,11 @@ def generate_columns(
         **generation_kwargs: Further arguments of `model.generate`.
 
     Returns:
-        New token ids [P][S][...]; what follows an end token or a stop string is padding.
+        New token ids [P][S][...], with receipts; what follows an end token or a stop string is
+        padding.
 
     Raises:
+        ReceiptError: If something was not changed as it was asked to be.
         ValueError: If several sequences are asked for one prompt, or several beams sample.
     """
     if generation_kwargs.get("num_return_sequences", 1) != 1:
@@ -156,10 +207,11 @@ def generate_columns(
             "answers to one request: use noise_draws, or repeats in the task"
         )
     distinct, where = decoded_columns(model, columns, generation_kwargs)
-    answers: list[list[list[int]]] = [[[]] * len(distinct) for _ in prompts.token_ids]
+    answers: list[list[Answer]] = [[Answer(())] * len(distinct) for _ in prompts.token_ids]
+    lengths = prompts.mask.sum(1).tolist()
     for weights in dict.fromkeys(column.acting_on("weights") for column in distinct):
         own = [i for i, column in enumerate(distinct) if column.acting_on("weights") == weights]
-        with applied(model, [weights]):
+        with watched(model) as witness, applied(model, [weights]):
             table = _generate_together(
                 model,
                 tokenizer,
@@ -171,9 +223,14 @@ def generate_columns(
                 occurrences=occurrences,
                 **generation_kwargs,
             )
-        for row, found in zip(answers, table, strict=True):
-            for index, tokens in zip(own, found, strict=True):
-                row[index] = tokens
+        ran = any(tokens for row in table for tokens, _ in row)
+        changed = witness.settle_weights(weights, passes=int(ran))
+        for row, found, prompt in zip(answers, table, lengths, strict=True):
+            for index, (tokens, sites) in zip(own, found, strict=True):
+                receipt = decoded_receipt(
+                    distinct[index], {**changed, **sites}, prompt=prompt, new=len(tokens)
+                )
+                row[index] = Answer(tokens, receipt)
     return [[row[index] for index in where] for row in answers]
 
 
@@ -198,14 +255,14 @@ def _generate_together(
     *,
     occurrences: Sequence[int] | None,
     **options: Any,
-) -> list[list[list[int]]]:
+) -> list[list[_Decoded]]:
     """Continues prompts under columns of the same weights, as many at once as the model allows."""
     if model.config.model_type not in _READS_PADDING:
         return _generate_rows(
             model, tokenizer, prompts, columns, occurrences=occurrences, **options
         )
     step = 1 if model.config.model_type in _MIXES_ROWS else len(columns)
-    answers: list[list[list[int]]] = []
+    answers: list[list[_Decoded]] = []
     for index, tokens in enumerate(prompts.unpadded()):
         row = tokens[None].to(prompts.token_ids.device)
         alone = Prompts(row, torch.ones_like(row))
@@ -229,7 +286,7 @@ def _generate_rows(
     stopping_factory: StoppingFactory | None,
     occurrences: Sequence[int] | None,
     **generation_kwargs: Any,
-) -> list[list[list[int]]]:
+) -> list[list[_Decoded]]:
     """Continues prompts under columns of the same weights, each in a row of its own."""
     count, width = len(prompts.token_ids), len(columns)
     rows = _Rows(
@@ -253,7 +310,8 @@ def _generate_rows(
         answers = _decode_at_once(
             model, tokenizer, rows, stopping_factory=stopping_factory, **options
         )
-    return [answers[prompt * width : (prompt + 1) * width] for prompt in range(count)]
+    found = [(tokens, rows.sites.get(row, {})) for row, tokens in enumerate(answers)]
+    return [found[prompt * width : (prompt + 1) * width] for prompt in range(count)]
 
 
 def _decode_at_once(
@@ -346,10 +404,12 @@ def _shared_prefill(
         members.setdefault(reading, []).append(index)
     count, passes = len(prompts.token_ids), len(members)
     mask = prompts.mask[:, :-1].repeat_interleave(passes, 0)
+    token_ids = prompts.token_ids[:, :-1].repeat_interleave(passes, 0)
     rows = list(members) * count
-    with applied(model, rows, _layout(rows, mask, prompts.token_ids.shape[1])):
+    layout = _layout(rows, mask, prompts.token_ids.shape[1])
+    with watched(model) as witness, applied(model, rows, layout):
         cache = model.generate(
-            input_ids=prompts.token_ids[:, :-1].repeat_interleave(passes, 0),
+            input_ids=token_ids,
             attention_mask=mask,
             max_new_tokens=1,
             do_sample=False,
@@ -358,6 +418,7 @@ def _shared_prefill(
         ).past_key_values
     if not repeats(cache, prompts.token_ids.shape[1] - 1):
         return None
+    witness.settle(rows, token_ids, passes=1, layout=layout)
     pass_of = {column: index for index, group in enumerate(members.values()) for column in group}
     source = [pass_of[column] for column in range(len(columns))]
     cache.batch_select_indices(
@@ -397,19 +458,23 @@ def _decode(
     **generation_kwargs: Any,
 ) -> Any:
     """One call of `generate` for all rows."""
-    processors = LogitsProcessorList(rows.changed_logits())
+    changing = rows.changed_logits()
+    processors = LogitsProcessorList(changing)
+    faulty = FaultyLogits([change for column in rows.columns for change in column.forward])
+    seen = ChangedScores(faulty, changing)
+    if changing:
+        processors.append(seen)
     if rows.sampling_seed is not None:
         sampling, generation_kwargs = keyed_sampling(
             model, generation_kwargs, rows.sampling_seed, rows.mask
         )
         processors += sampling
-    faulty = FaultyLogits([change for column in rows.columns for change in column.forward])
     if processors or faulty.names:
         processors.insert(0, faulty)
         stopping = StoppingCriteriaList([*stopping, FaultyEnd(faulty)])
     cache = {} if rows.cache is None else {"past_key_values": rows.cache}
     cached = generation_kwargs.get("use_cache", model.generation_config.use_cache) is not False
-    with rows.steered(model, cached=cached):
+    with watched(model) as witness, rows.steered(model, cached=cached):
         output = model.generate(
             input_ids=rows.token_ids,
             attention_mask=rows.mask,
@@ -421,4 +486,7 @@ def _decode(
             **generation_kwargs,
         )
     faulty.refuse()
+    steps = output.sequences.shape[1] - rows.token_ids.shape[1]
+    rows.settle(witness, output.sequences, max(steps, faulty.calls), cached=cached)
+    seen.settle(rows.columns, steps)
     return output

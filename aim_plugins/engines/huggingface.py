@@ -16,6 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aim_plugins.core.identity import fingerprint, model_fingerprint
+from aim_plugins.engines.answers import (
+    Answer,
+    answers_from_json,
+    answers_to_json,
+    scored_receipts,
+)
 from aim_plugins.engines.contexts import (
     Context,
     ScoredTokens,
@@ -33,7 +39,11 @@ from aim_plugins.engines.engine import (
 )
 from aim_plugins.engines.generation import decoded_columns, generate_columns
 from aim_plugins.engines.sampling import is_sampling
-from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
+from aim_plugins.engines.scoring import (
+    NotFiniteLogitsError,
+    TokenScores,
+    token_log_probabilities,
+)
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
 from aim_plugins.engines.stopping import StoppingFactory
 from aim_plugins.modulation.changes import Change
@@ -42,6 +52,7 @@ from aim_plugins.modulation.noise import prefix_keys
 from aim_plugins.modulation.sampling import SAMPLING_VERSION
 from aim_plugins.modulation.token_weights import Layout
 from aim_plugins.modulation.windows import knows_prompt
+from aim_plugins.modulation.witness import watched
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +143,7 @@ class HuggingFaceEngine:
         Raises:
             ValueError: If a context or a continuation is empty, a continuation is longer than the
                 model's window, or the model returns NaN; each names the request.
+            ReceiptError: If something was not changed as it was asked to be.
         """
         check_requests(requests, self.max_length)
         shared = shared_context(columns) if self.share_contexts else _nothing_shared
@@ -192,25 +204,36 @@ class HuggingFaceEngine:
                 ]
             )
         )
-        log_probabilities, is_argmax, clean = ([Tensor()] * len(columns) for _ in range(3))
+        found: list[tuple[Tensor, ...]] = [()] * len(columns)
+        sites: list[list[dict[Change, int]]] = [[]] * len(columns)
         for changes, members in by_forward(columns).items():
-            logits = self._forward(token_ids, changes, layout)
+            logits, acted = self._forward(token_ids, changes, layout)
             try:
-                scores, hits, unmodulated = self._token_scores(
+                scores = self._token_scores(
                     logits, keys, targets, [columns[index] for index in members]
                 )
             except NotFiniteLogitsError as error:
                 raise self._explain(error, requests, targets, changes) from error
-            for index, score, hit in zip(members, scores, hits, strict=True):
-                log_probabilities[index], is_argmax[index], clean[index] = score, hit, unmodulated
+            for place, index in enumerate(members):
+                sites[index] = acted
+                found[index] = scores.of(place)
         first_keys = keys.cpu()[targets.position].tolist()
+        row_of = {index: row for row, context in enumerate(batch) for index in context.members}
         return {
             index: ScoreRow(
-                log_likelihoods=[float(scores[span].sum()) for scores in log_probabilities],
-                is_greedy=[bool(hits[span].all()) for hits in is_argmax],
-                clean=[float(values[span].double().sum()) for values in clean],
+                log_likelihoods=[float(scores[span].sum()) for scores, *_ in found],
+                is_greedy=[bool(hits[span].all()) for _, hits, *_ in found],
+                clean=[float(clean[span].double().sum()) for _, _, clean, _ in found],
                 context_key=first_keys[span.start],
                 tokens=list(requests[index].continuation),
+                receipts=scored_receipts(
+                    columns,
+                    [acted[row_of[index]] for acted in sites],
+                    [int(moved[span].sum()) for *_, moved in found],
+                    read=lengths[row_of[index]],
+                    scored=span.stop - span.start,
+                    label=requests[index].label,
+                ),
             )
             for index, span in targets.spans.items()
         }
@@ -221,7 +244,7 @@ class HuggingFaceEngine:
         keys: Tensor,
         targets: ScoredTokens,
         columns: Sequence[Column],
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    ) -> TokenScores:
         device = logits.device
         return token_log_probabilities(
             logits.reshape(-1, logits.shape[-1]),
@@ -254,12 +277,20 @@ class HuggingFaceEngine:
 
     def _forward(
         self, token_ids: Tensor, changes: Sequence[Change] = (), layout: Layout | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, list[dict[Change, int]]]:
+        """Logits of a batch, and for each row the sites at which changes acted."""
         # Right padding needs no mask under causal attention, and the call stays the harness's own.
-        with torch.no_grad(), self._autocast(), applied(self.model, [changes], layout):
+        with (
+            torch.no_grad(),
+            self._autocast(),
+            watched(self.model) as witness,
+            applied(self.model, [changes], layout),
+        ):
             logits = self.model(token_ids).logits
+        width = token_ids.shape[1]
+        sites = witness.settle([changes], token_ids, passes=1, layout=layout)
         # Prompt tuning prepends virtual tokens, which have logits but no token ids.
-        return logits[:, -token_ids.shape[1] :]
+        return logits[:, -width:], sites
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(
@@ -280,7 +311,7 @@ class HuggingFaceEngine:
         stopping_factory: StoppingFactory | None = None,
         occurrences: Sequence[int] | None = None,
         **generation_kwargs: Any,
-    ) -> list[list[list[int]]]:
+    ) -> list[list[Answer]]:
         """Continues prompts under every column, in one batch if it fits into memory.
 
         Args:
@@ -294,11 +325,14 @@ class HuggingFaceEngine:
             **generation_kwargs: Further arguments of `model.generate`.
 
         Returns:
-            New token ids for each prompt and column; what follows an end token or a stop string is
-            padding.
+            New token ids for each prompt and column, with their receipts; what follows an end token
+            or a stop string is padding.
+
+        Raises:
+            ReceiptError: If something was not changed as it was asked to be.
         """
         asked: dict[str, Any] = {
-            "kind": "generate",
+            "kind": "generate with receipts",
             "model": self.fingerprint,
             "columns": [column.fingerprint for column in columns],
             "prompts": [prompt.tolist() for prompt in prompts.unpadded()],
@@ -314,7 +348,7 @@ class HuggingFaceEngine:
             occurrences = None
         key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
-            return record["tokens"]
+            return answers_from_json(record)
         answers = self._generate_in_parts(
             prompts,
             columns,
@@ -325,7 +359,7 @@ class HuggingFaceEngine:
             **generation_kwargs,
         )
         if self.journal is not None:
-            self.journal.write_batch(key, {"tokens": answers})
+            self.journal.write_batch(key, answers_to_json(answers))
         return answers
 
     def _generate_in_parts(
@@ -334,11 +368,11 @@ class HuggingFaceEngine:
         columns: Sequence[Column],
         occurrences: Sequence[int] | None,
         **options: Any,
-    ) -> list[list[list[int]]]:
+    ) -> list[list[Answer]]:
         distinct, where = decoded_columns(self.model, columns, options)
         count = len(prompts.token_ids)
 
-        def generate(block: Block) -> list[list[list[int]]]:
+        def generate(block: Block) -> list[list[Answer]]:
             part = slice(block.prompts.start, block.prompts.stop)
             with torch.no_grad(), self._autocast():
                 return generate_columns(
@@ -350,7 +384,7 @@ class HuggingFaceEngine:
                     **options,
                 )
 
-        rows: list[list[list[int]]] = [[] for _ in range(count)]
+        rows: list[list[Answer]] = [[] for _ in range(count)]
         for block, answers in self._prompt_limit.run(count, len(distinct), generate):
             for prompt, row in zip(block.prompts, answers, strict=True):
                 rows[prompt] += row
@@ -377,7 +411,7 @@ class HuggingFaceEngine:
         """
         token_ids = torch.ones((batch_size, length), dtype=torch.long, device=self.device)
         if not generation:
-            self._forward(token_ids).float()
+            self._forward(token_ids)[0].float()
             return
         token_ids = token_ids[:, : max(1, length - 2)]
         with torch.no_grad(), self._autocast():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.modulation.changes import Change, Scratch
@@ -15,6 +16,31 @@ from aim_plugins.modulation.columns import Column
 _BLOCK_ELEMENTS = {"cpu": 2**18}
 """Logits worked on at a time: one block and its noise stay in a CPU core's second-level cache."""
 _DEFAULT_BLOCK_ELEMENTS = 2**25
+
+
+_WITNESSES = 64
+"""Logits of each position, spread over the vocabulary, that tell whether they were changed."""
+
+
+class TokenScores(NamedTuple):
+    """Targets under every column.
+
+    Attributes:
+        log_probabilities: Of each column; float64 where logits are changed.
+        is_argmax: Whether the target is the argmax, for each column.
+        clean: Float32 log-probabilities of the clean logits.
+        moved: Whether the logits before the target are others than the clean ones, for each column.
+    """
+
+    log_probabilities: list[Tensor]
+    is_argmax: list[Tensor]
+    clean: Tensor
+    moved: list[Tensor]
+
+    def of(self, column: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four of one column."""
+        scores, hits = self.log_probabilities[column], self.is_argmax[column]
+        return scores, hits, self.clean, self.moved[column]
 
 
 class NotFiniteLogitsError(ArithmeticError):
@@ -39,9 +65,7 @@ def token_log_probabilities(
     softmax_dtype: torch.dtype | None = None,
     *,
     by_prefix: bool = True,
-) -> tuple[
-    list[Shaped[Tensor, " targets"]], list[Bool[Tensor, " targets"]], Float[Tensor, " targets"]
-]:
+) -> TokenScores:
     """Scores target tokens at their positions under every column.
 
     The identity column keeps the model's dtype through its softmax, so it has the very bits that
@@ -60,10 +84,6 @@ def token_log_probabilities(
         by_prefix: Whether equal prefixes have equal logits. Where activations change from some
             position on, that position counts as well.
 
-    Returns:
-        Log-probabilities of the targets for each column (float64 where logits are changed), whether
-        the target is the argmax for each column, and the clean float32 log-probabilities.
-
     Raises:
         NotFiniteLogitsError: If logits hold NaN or positive infinity.
     """
@@ -77,6 +97,7 @@ def token_log_probabilities(
         changes: (
             torch.empty(count, dtype=torch.float64 if changes else native_dtype, device=device),
             torch.empty(count, dtype=torch.bool, device=device),
+            torch.zeros(count, dtype=torch.bool, device=device),
         )
         for changes in dict.fromkeys(asked)
     }
@@ -97,11 +118,9 @@ def token_log_probabilities(
                 targets,
                 {changes: answers[changes] for changes in modulated},
             )
-    return (
-        [answers[changes][0].cpu() for changes in asked],
-        [answers[changes][1].cpu() for changes in asked],
-        clean.cpu(),
-    )
+    host = {changes: [one.cpu() for one in found] for changes, found in answers.items()}
+    log_probabilities, is_argmax, moved = zip(*(host[changes] for changes in asked), strict=True)
+    return TokenScores(list(log_probabilities), list(is_argmax), clean.cpu(), list(moved))
 
 
 def _distinct(
@@ -140,7 +159,7 @@ def _score_clean(
     token: Tensor,
     targets: Tensor,
     clean: Tensor,
-    identity: tuple[Tensor, Tensor] | None,
+    identity: tuple[Tensor, ...] | None,
     softmax_dtype: torch.dtype | None,
 ) -> None:
     token = token[targets]
@@ -159,13 +178,16 @@ def _score_modulated(
     position: Tensor,
     token: Tensor,
     targets: Tensor,
-    answers: dict[tuple[Change, ...], tuple[Tensor, Tensor]],
+    answers: dict[tuple[Change, ...], tuple[Tensor, ...]],
 ) -> None:
     token, scratch = token[targets], Scratch()
-    for changes, (log_probabilities, is_argmax) in answers.items():
+    step = max(1, logits.shape[1] // _WITNESSES)
+    clean = logits[:, ::step].clone()
+    for changes, (log_probabilities, is_argmax, moved) in answers.items():
         changed = logits
         for change in changes:
             changed = change.modulate(changed, keys, scratch)
+        moved[targets] = (changed[:, ::step] != clean).any(1)[position]
         target = changed[position, token]
         largest = changed.amax(dim=-1, keepdim=True)
         shifted = torch.sub(changed, largest, out=scratch.buffer(logits))

@@ -128,20 +128,23 @@ class AimModelAPI(ModelAPI):
 
     def _answer(self, batch: Sequence[_Request]) -> None:
         from aim_plugins.engines.engine import Prompts, pad_left
+        from aim_plugins.modulation.receipts import check_receipt
 
         device, options = self.engine.device, dict(batch[0].options)
         padding = self.engine.tokenizer.pad_token_id or 0
+        column = replace(self.column, seed=self.column.seed + options.pop("seed"))
         try:
             rows = pad_left([request.tokens for request in batch], padding)
             table = self.engine.generate(
                 Prompts(rows.token_ids.to(device), rows.mask.to(device)),
-                [replace(self.column, seed=self.column.seed + options.pop("seed"))],
+                [column],
                 max_length=rows.token_ids.shape[1] + options.pop("new_tokens"),
                 occurrences=[request.occurrence for request in batch],
                 pad_token_id=padding,
                 **options,
             )
             for request, [answer] in zip(batch, table, strict=True):
+                check_receipt(answer.receipt, column, "a request")
                 request.answer = answer
         except Exception as error:
             for request in batch:
@@ -162,6 +165,7 @@ class AimModelAPI(ModelAPI):
             "model_fingerprint": self.engine.fingerprint,
             "modulation_fingerprint": self.column.fingerprint,
             "modulation": describe_columns([self.column]),
+            "receipt": answer.receipt.to_json(),
         }
         return output
 

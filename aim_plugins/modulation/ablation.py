@@ -136,7 +136,7 @@ class _Factor(SiteHook):
                 f"components={self.site.name!r} are {own.shape[1]} features of a layer that has "
                 f"{features.shape[axis]}: they are those of another model"
             )
-        self.ran = True
+        self.note()
         shape = [1] * features.ndim
         shape[axis] = own.shape[1]
         if len(own) > 1:

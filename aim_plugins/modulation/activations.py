@@ -20,9 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from aim_plugins.core.errors import ReceiptError, first_few
 from aim_plugins.modulation.activation_map import ActivationMap, Adding
+from aim_plugins.modulation.applied_strengths import checksum
 from aim_plugins.modulation.hooks import change_outputs, find_module, split_site
+from aim_plugins.modulation.parameters import to_host
 from aim_plugins.modulation.token_weights import Layout, TokenWeights, read_strengths
+from aim_plugins.modulation.witness import current
 
 Support = tuple[Float[Tensor, " neurons"], Float[Tensor, " neurons"]]
 
@@ -107,7 +111,7 @@ class AffineMap(ActivationMap):
         """T(x) - x within the support: what is added to activations at strength 1."""
         return displace(activations, self.scale - 1, self.shift, self.support, clip=self.clip)
 
-    def displacement_on(self, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+    def displacement_on(self, device: torch.device | str) -> functools.partial[Tensor]:
         placed = self.to(device)
         return functools.partial(
             displace,
@@ -118,10 +122,8 @@ class AffineMap(ActivationMap):
         )
 
     def adding_on(self, device: torch.device | str) -> Adding:
-        displacement = self.displacement_on(device)  # with what it needs computed once
-        return lambda base, activations, strengths: torch.addcmul(
-            base, strengths, displacement(activations)
-        )
+        # With what it needs computed once.
+        return functools.partial(_add, displacement=self.displacement_on(device))
 
 
 def fingerprint_of(maps: Mapping[str, ActivationMap], setting: str) -> str:
@@ -153,6 +155,14 @@ class ActivationMaps:
         self.maps = dict(maps)
         self.positions = positions
         self._placed: dict[tuple[str, torch.device], Adding] = {}
+        self._sums: dict[str, int] = {}
+
+    @functools.cached_property
+    def is_certain(self) -> bool:
+        """Whether some map surely moves whatever it is given, but for rounding."""
+        affine = [one for one in self.maps.values() if isinstance(one, AffineMap)]
+        moving = any(bool((one.scale != 1).any() | one.shift.any()) for one in affine)
+        return moving and len(affine) == len(self.maps)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -179,10 +189,46 @@ class ActivationMaps:
     def adding_at(self, site: str, activations: Tensor) -> Adding:
         """What adds λ (T(x) - x) at a site, with the map's tensors kept where x lies."""
         self.maps[site].check_width(site, activations.shape[-1])
-        key = (site, activations.device)
-        if key not in self._placed:
-            self._placed[key] = self.maps[site].adding_on(activations.device)
-        return self._placed[key]
+        return self._place(site, activations.device)
+
+    def _place(self, site: str, device: torch.device) -> Adding:
+        if (site, device) not in self._placed:
+            self._placed[site, device] = self.maps[site].adding_on(device)
+            self._sums[site] = int(checksum(_tensors(self.maps[site].adding_on("cpu"))))
+        return self._placed[site, device]
+
+    def check_placed(self) -> None:
+        """Refuses vectors that are no more on the device as they came there.
+
+        Raises:
+            ReceiptError: If there are any.
+        """
+        sums = to_host([checksum(_tensors(one)) for one in self._placed.values()])
+        found = zip(self._placed, sums, strict=True)
+        wrong = [site for (site, _), one in found if int(one) != self._sums[site]]
+        if wrong:
+            raise ReceiptError(
+                f"maps of {first_few(wrong)} were overwritten where they lie, so that they no "
+                "longer move activations as they were learned: load the transport again"
+            )
+
+
+def _tensors(adding: Adding) -> list[Tensor]:
+    """What a map's `adding_on` computes with."""
+    if isinstance(adding, functools.partial):
+        given = adding.keywords["displacement"].keywords
+        return [given["slope"], given["shift"], *(given["support"] or ())]
+    return list(adding.__self__.parts.values())  # type: ignore[attr-defined]
+
+
+def _add(
+    base: Tensor,
+    activations: Tensor,
+    strengths: Tensor,
+    *,
+    displacement: Callable[[Tensor], Tensor],
+) -> Tensor:
+    return torch.addcmul(base, strengths, displacement(activations))
 
 
 @dataclass(frozen=True)
@@ -230,6 +276,7 @@ def applied_maps(
     """
     asked = {one.key: one.maps for row in rows for one in row}
     moves: dict[tuple[torch.nn.Module, int], list[_Move]] = {}
+    used: dict[tuple[str, str], TokenWeights] = {}
     with contextlib.ExitStack() as stack:
         # In an order of their own, as sums depend on theirs and no row must on the others.
         for key, maps in sorted(asked.items(), key=lambda item: item[0]):
@@ -240,6 +287,7 @@ def applied_maps(
                 continue
             uniform = strengths[:1] if bool((strengths == strengths[0]).all()) else strengths
             weights = TokenWeights(uniform, key[1], layout)
+            used[key] = weights
             stack.enter_context(weights.watching(model))
             for site in maps.maps:
                 name, output = split_site(site)
@@ -248,6 +296,10 @@ def applied_maps(
         functions = {own[0].site: functools.partial(_moved, own) for own in moves.values()}
         stack.enter_context(change_outputs(model, functions))
         yield
+    if (witness := current()) is not None:
+        for key, weights in used.items():
+            asked[key].check_placed()
+            witness.applied[key] = weights.applied()
 
 
 @dataclass(frozen=True)
@@ -260,7 +312,7 @@ class _Move:
 
     def __call__(self, activations: Tensor, moved: Tensor) -> Tensor:
         """Adds to `moved` what the map does to `activations`."""
-        weight = self.weights.of(activations)
+        weight = self.weights.of(activations, self.site)
         added = self.maps.adding_at(self.site, activations)(moved, activations, weight)
         # An infinite displacement times 0 is no 0.
         return torch.where(weight == 0, moved, added) if self.weights.partial else added

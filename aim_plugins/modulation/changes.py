@@ -101,6 +101,8 @@ class Change(abc.ABC):
         learned: What was learned on a model, with its metadata, where it is that.
         folder: Where `learned` was read from, if anywhere.
         force: Whether it may change another model than it was learned on.
+        certain: Whether it changes every row of logits, or every token at some site, so that a row
+            without any change was not modulated.
         request_limit: Largest strength, either way, that a server takes of a client.
     """
 
@@ -124,6 +126,7 @@ class Change(abc.ABC):
     learned: Any = None
     folder: str = ""
     force: bool = False
+    certain: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -252,6 +255,13 @@ class Change(abc.ABC):
                 nothing is known of it.
         """
         raise NotImplementedError(f"{cls.name} acts on {cls.acts_on}")
+
+    def sites(self, model: Any) -> Sequence[str] | None:
+        """Names of the places in a model at which it acts; None if only hooks tell.
+
+        An answer's receipt counts them, and one at which nothing was changed makes it refused.
+        """
+        return None
 
     # Servers --------------------------------------------------------------------------------------
 

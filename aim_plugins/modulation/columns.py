@@ -114,16 +114,23 @@ def applied(model: Any, rows: Sequence[Sequence[Change]], layout: Any = None) ->
         rows: Changes of each row, or of all rows; those of weights are the same in all.
         layout: As in `Change.applied`.
     """
+    from aim_plugins.modulation.witness import current  # which needs torch
+
+    witness = current()
     maps = [[one for one in row if one.maps is not None] for row in rows]
     with contextlib.ExitStack() as stack:
         if any(maps):
             from aim_plugins.modulation.activations import Movement, applied_maps
 
             moves = [[Movement(one.maps, one.strength, one.positions) for one in r] for r in maps]
-            stack.enter_context(applied_maps(model, moves, layout))
+            with contextlib.nullcontext() if witness is None else witness.entering():
+                stack.enter_context(applied_maps(model, moves, layout))
         for kind, own in by_kind([[one for one in row if one.maps is None] for row in rows]):
-            stack.enter_context(kind.applied(model, own, layout))
+            with contextlib.nullcontext() if witness is None else witness.entering(kind):
+                stack.enter_context(kind.applied(model, own, layout))
         yield
+        if witness is not None:
+            witness.leaving()
 
 
 def distinct_columns(columns: Sequence[Column]) -> tuple[list[Column], list[int]]:

@@ -242,6 +242,9 @@ class EditedComponents(Change):
     def settings(self) -> dict[str, Any]:
         return {"edit_strength": self.strength, "edit": self.folder}
 
+    def sites(self, model: Any) -> Sequence[str]:
+        return () if self.learned is None else [one.name for one in self.learned.components.sites]
+
     def check_model(self, model: Any, tokenizer: Any) -> None:
         if self.learned is not None:
             self.learned.check_model(model, force=self.force)

@@ -34,6 +34,7 @@ class GaussianNoise(Change):
         "noise_mean": "mean of the noise in logit units, default 0",
     }
     draws = True
+    certain = True
     # Logits differ by tens: at a hundred times that nothing is left of the model, and float32 keeps
     # three decimals of the sum, where farther out it would lose them.
     request_limit = 1e4

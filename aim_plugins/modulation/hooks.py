@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aim_plugins.core.errors import nearest
 from aim_plugins.modulation.sites import compile_site, split_site
+from aim_plugins.modulation.witness import SiteNotes, current
 
 OutputFunction = Callable[[Tensor], Tensor | None]
 """Maps an output to what takes its place; None leaves it."""
@@ -122,9 +123,12 @@ def change_outputs(
         ValueError: If the model has no such module, or its output is no tensor; the latter is
             raised in the forward pass.
     """
+    witness = current()
     with contextlib.ExitStack() as attached:
         for site, function in functions.items():
             name, output = split_site(site)
+            if witness is not None:
+                function = _noted(function, witness.site(site))
             handle = find_module(model, name).register_forward_hook(_hook(site, output, function))
             attached.callback(handle.remove)
         yield
@@ -147,6 +151,15 @@ def _hook(site: str, index: int, function: OutputFunction) -> Callable[[Any, Any
         return type(outputs)(*items) if hasattr(outputs, "_fields") else type(outputs)(items)
 
     return hook
+
+
+def _noted(function: OutputFunction, notes: SiteNotes) -> OutputFunction:
+    def noted(output: Tensor) -> Tensor | None:
+        changed = function(output)
+        notes.note(output, changed)
+        return changed
+
+    return noted
 
 
 def _holds_tensor(outputs: Sequence[Any], index: int) -> bool:

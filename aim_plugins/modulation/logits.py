@@ -76,6 +76,9 @@ class KeyedLogitsProcessor(LogitsProcessor):
         name: How errors call the settings.
         trusted: Whether the caller sees to it that scores are numbers. To read whether they are
             waits for the device at every token.
+
+    Attributes:
+        calls: Steps at which rows were modulated.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class KeyedLogitsProcessor(LogitsProcessor):
         self.settings = list(settings)
         self.attention_mask = None if attention_mask is None else _validate_mask(attention_mask)
         self._name, self._trusted = name, trusted
+        self.calls = 0
 
     def __call__(
         self, input_ids: Int[Tensor, "rows positions"], scores: Float[Tensor, "rows vocab"]
@@ -110,6 +114,7 @@ class KeyedLogitsProcessor(LogitsProcessor):
         active = [row for row, setting in enumerate(settings) if setting is not None]
         if not active:
             return scores
+        self.calls += 1
         if not self._trusted:
             # A maximum propagates NaN: one read of the scores, and a flag per row.
             refuse_nan(scores.amax(dim=1).isnan())

@@ -74,6 +74,14 @@ class RandomAblation(Change):
     def settings(self) -> dict[str, Any]:
         return {"ablated_share": self.strength, "ablated_components": self.components}
 
+    def sites(self, model: Any) -> Sequence[str]:
+        from aim_plugins.modulation.ablation import ablation_mask
+
+        found = components_of(model, self.components)
+        ablated = ablation_mask(len(found), self.strength, self.seed)
+        bounds = zip(found.sites, found.starts, found.starts[1:], strict=False)
+        return [site.name for site, start, end in bounds if ablated[start:end].any()]
+
     def check_model(self, model: Any, tokenizer: Any) -> None:
         components_of(model, self.components)
 

@@ -14,6 +14,7 @@ from aim_plugins.core.errors import first_few
 from aim_plugins.modulation.attention import Part, replaced_attention
 from aim_plugins.modulation.components import Site
 from aim_plugins.modulation.hooks import find_module
+from aim_plugins.modulation.witness import current
 
 
 class SiteHook(abc.ABC):
@@ -29,6 +30,14 @@ class SiteHook(abc.ABC):
 
     def __init__(self, site: Site, *, token_first: bool) -> None:
         self.site, self.ran, self._token_first = site, False, token_first
+        witness = current()
+        self._notes = None if witness is None else witness.site(site.name)
+
+    def note(self) -> None:
+        """Notes that features pass by."""
+        self.ran = True
+        if self._notes is not None:
+            self._notes.note()
 
     @abc.abstractmethod
     def plain(self, features: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from aim_plugins.modulation.applied_strengths import AppliedWeights
 from aim_plugins.modulation.windows import window_bounds
 
 
@@ -70,8 +72,9 @@ class TokenWeights:
         self._batch: tuple[int, int] | None = None
         self._next = 0 if layout is None else layout.cached
         self._first = self._next
-        self._of_pass: dict[Any, Tensor] = {}
+        self._of_pass: dict[Any, Any] = {}
         self._kept: dict[Any, Tensor] = {}
+        self._uses: dict[str, Counter[Any]] = defaultdict(Counter)
 
     @contextlib.contextmanager
     def watching(self, model: torch.nn.Module) -> Iterator[None]:
@@ -93,17 +96,27 @@ class TokenWeights:
         finally:
             handle.remove()
 
-    def of(self, activations: Tensor) -> Tensor:
-        """Strengths of activations [rows, (tokens,) neurons], in a shape that broadcasts."""
+    def of(self, activations: Tensor, site: str = "") -> Tensor:
+        """Strengths of activations [rows, (tokens,) neurons], in a shape that broadcasts.
+
+        Args:
+            activations: The activations.
+            site: Where they are, of which `applied` tells.
+        """
         key = (activations.shape[:-1], activations.device)
         if key not in self._of_pass:
             weights = self._spread(activations.shape)
             # Decoding steps are mostly like the one before, and copying waits for the device.
-            value = (weights.shape, weights.numpy().tobytes(), activations.device)
+            value = (key[0], weights.shape, weights.numpy().tobytes(), activations.device)
             if value not in self._kept:
                 self._kept[value] = weights.to(activations.device)
-            self._of_pass[key] = self._kept[value]
-        return self._of_pass[key]
+            self._of_pass[key] = value
+        self._uses[site][self._of_pass[key]] += 1
+        return self._kept[self._of_pass[key]]
+
+    def applied(self) -> AppliedWeights:
+        """What was applied, after all passes."""
+        return AppliedWeights(self._kept, self._uses)
 
     def _spread(self, shape: torch.Size) -> Tensor:
         if self._everywhere:

@@ -70,3 +70,13 @@ def window_bounds(window: str, prompt: Any, first: Any = 0) -> tuple[Any, Any]:
         return 0, prompt
     start, _, stop = window.partition("-")
     return first + int(start), first + int(stop) + 1 if stop else ENDLESS
+
+
+def reached(window: str, prompt: int, read: int) -> int:
+    """How many of the tokens that a model has read a window reaches.
+
+    >>> reached("last", 5, 7), reached("prompt", 5, 7), reached("2-", 5, 7), reached("16-", 5, 7)
+    (3, 5, 5, 0)
+    """
+    start, stop = window_bounds(window, prompt)
+    return max(0, min(stop, read) - start)

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from aim_plugins.core.files import existing, write_atomic
+from aim_plugins.engines.answers import Answer
 from aim_plugins.engines.engine import Prompts, pad_left
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column
@@ -69,7 +70,7 @@ def generate_texts(
     """
     encoded = encode_prompts(engine, prompts, decoding)
     ends = _end_tokens(engine)
-    answers: dict[int, list[list[int]]] = {}
+    answers: dict[int, list[Answer]] = {}
     # Prompts of like length stand together, where they need little padding.
     order = sorted(range(len(prompts)), key=lambda index: (-len(encoded[index]), encoded[index]))
     label = f"Generating, {len(columns)} strengths"

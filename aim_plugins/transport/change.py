@@ -140,6 +140,14 @@ class Transport(Change):
         value = cls.axis.check(given[strength], strength, limit=cls.request_limit)
         return cls(value, "", ActivationMaps({}), window=reached)
 
+    @property
+    def certain(self) -> bool:  # type: ignore[override]
+        """Whether its maps surely move what they are given."""
+        return self.maps.is_certain
+
+    def sites(self, model: Any) -> Sequence[str]:
+        return list(self.maps.maps)
+
     def check_model(self, model: Any, tokenizer: Any) -> None:
         if self.learned is None:
             return

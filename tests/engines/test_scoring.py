@@ -62,7 +62,7 @@ def score(logits, columns=COLUMNS, softmax_dtype=None):
 @pytest.mark.parametrize("elements", [1, 3 * VOCABULARY, 2**18])
 def test_values_are_those_of_the_formula_whatever_the_blocks(logits, monkeypatch, elements):
     monkeypatch.setitem(scoring._BLOCK_ELEMENTS, "cpu", elements)
-    log_probabilities, is_argmax, clean = score(logits)
+    log_probabilities, is_argmax, clean, _ = score(logits)
     flat, keys = logits.reshape(-1, VOCABULARY).double(), prefix_keys(TEXTS).flatten()
     for column, scores, hits in zip(COLUMNS, log_probabilities, is_argmax, strict=True):
         noise = standard_normal(keys, VOCABULARY, seed=column.seed, dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_values_are_those_of_the_formula_whatever_the_blocks(logits, monkeypatch
 @pytest.mark.parametrize("softmax_dtype", [None, torch.float32])
 def test_without_noise_each_position_has_the_bits_of_its_own_logits(logits, dtype, softmax_dtype):
     own = logits.to(dtype)
-    scores, hits, _ = score(own, softmax_dtype=softmax_dtype)
+    scores, hits, *_ = score(own, softmax_dtype=softmax_dtype)
     expected = F.log_softmax(own, dim=-1, dtype=softmax_dtype)[..., [3, 44]].flatten()
     assert scores[0].dtype == expected.dtype
     assert torch.equal(scores[0], expected)

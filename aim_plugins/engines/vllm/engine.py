@@ -15,8 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm import LLM, SamplingParams, TokensPrompt
+from vllm.v1.engine.input_processor import InputProcessor
 
 from aim_plugins.core.identity import fingerprint
+from aim_plugins.engines.answers import (
+    Answer,
+    answers_from_json,
+    answers_to_json,
+    decoded_receipt,
+    scored_receipts,
+)
 from aim_plugins.engines.contexts import (
     Context,
     check_requests,
@@ -35,6 +43,13 @@ from aim_plugins.engines.vllm.arguments import WORKER_EXTENSION, keyed_sampling_
 from aim_plugins.engines.vllm.checkpoint import checkpoint_sample
 from aim_plugins.engines.vllm.parameters import RequestModulation, extra_args
 from aim_plugins.engines.vllm.plugin import why_not
+from aim_plugins.engines.vllm.receipts import (
+    NUMBER_ARGUMENT,
+    Seen,
+    check_maps_intact,
+    map_sums,
+    settle,
+)
 from aim_plugins.engines.vllm.transports import check_maps, configured_maps
 from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScore, ContextScores
 from aim_plugins.modulation.changes import Change
@@ -76,6 +91,12 @@ class VLLMEngine:
         config = llm.llm_engine.vllm_config
         if reason := why_not(config):
             raise ValueError(reason)
+        if not getattr(InputProcessor.__init__, "checks_modulation", False):
+            raise ValueError(
+                "vLLM has not loaded the plugin of aim-plugins, so that requests of different "
+                "strengths would share cached keys and values: leave VLLM_PLUGINS unset, or name "
+                "aim_plugins there"
+            )
         if config.parallel_config.worker_extension_cls != WORKER_EXTENSION:
             raise ValueError(
                 "this vLLM engine was made without the worker extension of aim-plugins: make it "
@@ -93,6 +114,7 @@ class VLLMEngine:
         self.journal = journal
         self.lora_request = lora_request
         self.transports = configured_maps(config)
+        self._sums = map_sums(self.transports)
         self._fingerprint: str | None = None
 
     @property
@@ -168,11 +190,18 @@ class VLLMEngine:
         progress: bool,
     ) -> dict[int, ScoreRow]:
         answers: list[tuple[dict[int, ContextScore], int]] = [({}, 0)] * len(columns)
+        sites: list[dict[Change, int]] = [{}] * len(columns)
         for changes, members in by_forward(columns).items():
             own = [columns[index] for index in members]
             scores = self._score_contexts(requests, batch, changes, own, progress)
             for place, index in enumerate(members):
                 answers[index] = scores, place
+                sites[index] = {one: len(one.maps.maps) for one in changes}
+        read = {
+            index: min(len(context.tokens) - 1, self.max_length)
+            for context in batch
+            for index in context.members
+        }
         return {
             index: ScoreRow(
                 log_likelihoods=[scores[index][0][place] for scores, place in answers],
@@ -180,8 +209,16 @@ class VLLMEngine:
                 clean=[scores[index][2] for scores, _ in answers],
                 context_key=key,
                 tokens=list(requests[index].continuation),
+                receipts=scored_receipts(
+                    columns,
+                    sites,
+                    [scores[index][4][place] for scores, place in answers],
+                    read=read[index],
+                    scored=len(requests[index].continuation),
+                    label=requests[index].label,
+                ),
             )
-            for index, (*_, key) in answers[0][0].items()
+            for index, (*_, key, _) in answers[0][0].items()
         }
 
     def _score_contexts(
@@ -207,6 +244,7 @@ class VLLMEngine:
                 skip_reading_prefix_cache=True,
                 extra_args={
                     INDEX_ARGUMENT: number,
+                    NUMBER_ARGUMENT: number,
                     **extra_args(forward, len(prompt) - len(context.continuation) + 1),
                 },
             )
@@ -216,7 +254,7 @@ class VLLMEngine:
         by_prefix = not any(knows_prompt(change.positions) for change in changes)
         self.llm.collective_rpc("aim_begin_scoring", args=(asked, continuations, by_prefix))
         try:
-            self._run(prompts, parameters, progress)
+            _, seen = self._run(prompts, parameters, progress)
         finally:
             answers = self.llm.collective_rpc("aim_finish_scoring")
         scores: list[ContextScores] | None = next((one for one in answers if one is not None), None)
@@ -225,6 +263,9 @@ class VLLMEngine:
                 "vLLM has answered before all prompts were scored: it does not compute them as the "
                 "releases do that are supported"
             )
+        for number, prompt in enumerate(prompts):
+            place = f"row {number + 1} of {len(prompts)}"
+            settle(forward, seen.get(number), prompt=len(prompt), new=0, place=place)
         rows: dict[int, ContextScore] = {}
         for context, answer in zip(batch, scores, strict=True):
             if answer is None:
@@ -263,7 +304,7 @@ class VLLMEngine:
         progress: bool = False,
         stopping_factory: Any = None,
         **options: Any,
-    ) -> list[list[list[int]]]:
+    ) -> list[list[Answer]]:
         """Continues every prompt under every column in one continuous batch.
 
         Args:
@@ -279,10 +320,11 @@ class VLLMEngine:
                 shapes its distribution, as `temperature` and `top_p`.
 
         Returns:
-            New token ids for each prompt and column; what follows an end token or a stop string is
-            of no meaning.
+            New token ids for each prompt and column, with their receipts; what follows an end token
+            or a stop string is of no meaning.
 
         Raises:
+            ReceiptError: If something was not changed as it was asked to be.
             ValueError: If an option is not among those, or out of range.
         """
         self._check_columns(columns)
@@ -295,7 +337,7 @@ class VLLMEngine:
         ends = [term for term in stop if term]
         if len(ends) < len(stop):  # an empty string ends every text, which vLLM would refuse
             room = min(room, 1)
-        answers: list[list[list[int]]] = []
+        answers: list[list[Answer]] = []
         for start in range(0, len(rows), max(1, step)):
             part = slice(start, start + step)
             answers += self._generate_batch(
@@ -312,9 +354,9 @@ class VLLMEngine:
         occurrences: list[int],
         sampling: dict[str, float] | None,
         progress: bool,
-    ) -> list[list[list[int]]]:
+    ) -> list[list[Answer]]:
         asked: dict[str, Any] = {
-            "kind": "generate",
+            "kind": "generate with receipts",
             "model": self.fingerprint,
             "columns": [column.fingerprint for column in columns],
             "prompts": prompts,
@@ -325,7 +367,7 @@ class VLLMEngine:
             asked["sampling"] = ["keyed", SAMPLING_VERSION, seeds, occurrences]
         key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
-            return record["tokens"]
+            return answers_from_json(record)
         # Columns that give the same texts are decoded once, unless their tokens are drawn.
         distinct, where = list(columns), list(range(len(columns)))
         if sampling is None:
@@ -340,28 +382,48 @@ class VLLMEngine:
                 skip_special_tokens=False,
                 spaces_between_special_tokens=False,
                 extra_args=extra_args(distinct[column])
-                | _keyed_sampling(sampling, distinct[column].seed, occurrences[row]),
+                | _keyed_sampling(sampling, distinct[column].seed, occurrences[row])
+                | {NUMBER_ARGUMENT: number},
             )
-            for row, column in pairs
+            for number, (row, column) in enumerate(pairs)
         ]
-        tokens = iter(self._run([prompts[row] for row, _ in pairs], parameters, progress))
-        decoded = [[next(tokens) for _ in distinct] for _ in prompts]
+        texts, seen = self._run([prompts[row] for row, _ in pairs], parameters, progress)
+        found = []
+        for number, ((row, index), tokens) in enumerate(zip(pairs, texts, strict=True)):
+            column, size = distinct[index], {"prompt": len(prompts[row]), "new": len(tokens)}
+            place = f"row {number + 1} of {len(pairs)}"
+            sites = settle(column, seen.get(number), **size, place=place)
+            found.append(Answer(tokens, decoded_receipt(column, sites, **size)))
+        width = len(distinct)
+        decoded = [found[row * width : (row + 1) * width] for row in range(len(prompts))]
         table = [[row[index] for index in where] for row in decoded]
         if self.journal is not None:
-            self.journal.write_batch(key, {"tokens": table})
+            self.journal.write_batch(key, answers_to_json(table))
         return table
 
     def _run(
         self, prompts: list[list[int]], parameters: list[SamplingParams], progress: bool
-    ) -> list[list[int]]:
-        """New token ids of each prompt."""
-        outputs = self.llm.generate(
-            [TokensPrompt(prompt_token_ids=tokens) for tokens in prompts],
-            parameters,
-            use_tqdm=progress,
-            lora_request=self.lora_request,
-        )
-        return [list(output.outputs[0].token_ids) for output in outputs]
+    ) -> tuple[list[list[int]], Seen]:
+        """New token ids of each prompt, and what workers saw of each."""
+        self.llm.collective_rpc("aim_begin_answers")
+        try:
+            outputs = self.llm.generate(
+                [TokensPrompt(prompt_token_ids=tokens) for tokens in prompts],
+                parameters,
+                use_tqdm=progress,
+                lora_request=self.lora_request,
+            )
+        finally:
+            workers = self.llm.collective_rpc("aim_finish_answers")
+        if self._sums:
+            places = [[site, index] for site, index in self._sums]
+            for found in self.llm.collective_rpc("aim_intact_sites", args=(places,)):
+                check_maps_intact(found, self._sums)
+        seen: Seen = {}
+        for one in workers:  # where several share a request, the one that has logits
+            for number, own in one.items():
+                seen[number] = max(seen.get(number, tuple(own)), tuple(own))
+        return [list(output.outputs[0].token_ids) for output in outputs], seen
 
     def probe(
         self, batch_size: int, length: int, columns: Sequence[Column], *, generation: bool

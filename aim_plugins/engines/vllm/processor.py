@@ -29,6 +29,7 @@ from aim_plugins.engines.vllm.parameters import (
     asked_for,
     shown,
 )
+from aim_plugins.engines.vllm.receipts import NUMBER_ARGUMENT, LogitsSeen, Sampled
 from aim_plugins.engines.vllm.steps import to_device
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
 from aim_plugins.modulation.columns import by_kind
@@ -46,6 +47,9 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
+_WITNESSES = 64
+"""Logits of each row, spread over the vocabulary, that tell whether they were changed."""
+
 _NO_TOKENS: Any = None
 """The tokens so far, which no warper looks at."""
 
@@ -58,6 +62,7 @@ class _Request:
         asked: What the request asks for.
         prompt: Token ids of the prompt.
         output: Token ids decoded so far; the runner appends to this very list.
+        number: Which answer it is, see `LogitsSeen`.
         key: Key of the first `length` tokens.
         length: Tokens hashed so far.
     """
@@ -65,6 +70,7 @@ class _Request:
     asked: RequestModulation
     prompt: list[int]
     output: list[int]
+    number: int | None = None
     key: int = 0
     length: int = 0
 
@@ -85,13 +91,22 @@ class _Plan:
     Args:
         rows: The rows, ascending.
         asked: What the request of each row asks for.
+        numbers: Which answer each is, if any.
         device: Where the logits are.
     """
 
     def __init__(
-        self, rows: np.ndarray, asked: list[RequestModulation], device: torch.device
+        self,
+        rows: np.ndarray,
+        asked: list[RequestModulation],
+        numbers: list[int | None],
+        device: torch.device,
     ) -> None:
         self._device = device
+        self._numbers = [
+            number if one.logits else None for number, one in zip(numbers, asked, strict=True)
+        ]
+        self._sampled = Sampled()
         self.rows = self._index(rows)
         self._changes = []
         for kind, changes in by_kind([request.logits for request in asked]):
@@ -117,6 +132,7 @@ class _Plan:
         keys: Int64[Tensor, " modulated"],
         *,
         compiled: bool | None,
+        seen: LogitsSeen | None,
     ) -> Float[Tensor, "rows vocab"]:
         """Changes the rows in place, then draws tokens where they ask for it.
 
@@ -124,9 +140,18 @@ class _Plan:
             logits: Logits of the batch.
             keys: Prefix key of each of the rows.
             compiled: As in `Change.modulate_rows`.
+            seen: Is told of rows that are answers with a number, if there is one.
         """
+        look = seen is not None and self._sampled.now(None)
+        step = max(1, logits.shape[1] // _WITNESSES)
+        before = logits[self.rows, ::step] if look else None
         for kind, places, changes, own in self._changes:
             kind.modulate_rows(logits, keys[places], changes, rows=own, compiled=compiled)
+        if seen is not None:
+            seen.steps.update(number for number in self._numbers if number is not None)
+        if seen is not None and before is not None:
+            moved = (logits[self.rows, ::step] != before).any(1)
+            seen.samples.append((self._numbers, moved))
         for places, seeds, warpers in self._draws:
             rows = self.rows[places]
             scores = logits[rows]
@@ -166,13 +191,20 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
             logger.info("noise processor is loaded already; the second instance stays idle")
         asked = os.environ.get(COMPILE_VARIABLE)
         self._compiled = None if asked else not vllm_config.model_config.enforce_eager
+        self.seen: LogitsSeen | None = None
         self._requests: dict[int, _Request] = {}
         self._plan: _Plan | None = None
         if not isinstance(state, torch.device):
             self._state = state
             self._slots = [RequestModulation()] * state.max_num_reqs
+            self._numbers: list[int | None] = [None] * state.max_num_reqs
             self._concerned = np.zeros(state.max_num_reqs, dtype=bool)
             self._planned = np.empty(0, dtype=np.int64)
+
+    @classmethod
+    def working(cls, vllm_config: Any) -> ChangesVLLMProcessor | None:
+        """The instance that an engine with this configuration runs, if any."""
+        return cls._in_use.get(id(vllm_config))
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -215,8 +247,9 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         keys = torch.tensor([request.key for request in requests], device=logits.device)
         if self._plan is None:
             asked = [request.asked for request in requests]
-            self._plan = _Plan(np.array(rows), asked, logits.device)
-        return self._plan.apply(logits, keys, compiled=self._compiled)
+            numbers = [request.number for request in requests]
+            self._plan = _Plan(np.array(rows), asked, numbers, logits.device)
+        return self._plan.apply(logits, keys, compiled=self._compiled, seen=self.seen)
 
     # Second runner ------------------------------------------------------------------------------
 
@@ -224,6 +257,7 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         """Notes what the request that moves into a slot asks for; tells whether it does."""
         asked = RequestModulation.read(sampling_params.extra_args)
         self._slots[req_idx] = asked
+        self._numbers[req_idx] = _number(sampling_params)
         self._concerned[req_idx] = asked.concerns_logits and not self._idle
         self._plan = None
         return bool(self._concerned[req_idx])
@@ -238,14 +272,15 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
             return logits
         if self._plan is None or not np.array_equal(slots, self._planned):
             asked = [self._slots[slot] for slot in slots[rows]]
-            self._plan, self._planned = _Plan(rows, asked, logits.device), slots.copy()
+            numbers = [self._numbers[slot] for slot in slots[rows]]
+            self._plan, self._planned = _Plan(rows, asked, numbers, logits.device), slots.copy()
         lengths = context.pos[self._plan.rows] + 1
         # The longest of the lengths, without waiting for the device.
         width = int(context.seq_lens_upper_bound_np[rows].max())
         tokens = self._state.all_token_ids.gpu[context.idx_mapping[self._plan.rows], :width]
         within = torch.arange(width, device=logits.device) < lengths[:, None]
         keys = sequence_keys(tokens, within)
-        return self._plan.apply(logits, keys, compiled=self._compiled)
+        return self._plan.apply(logits, keys, compiled=self._compiled, seen=self.seen)
 
     # Both ---------------------------------------------------------------------------------------
 
@@ -287,7 +322,11 @@ def _new_request(
         raise RuntimeError(
             "noise and keyed sampling need the prompt's token ids; this prompt came as embeddings"
         )
-    return _Request(asked, prompt, output)
+    return _Request(asked, prompt, output, _number(sampling_params))
+
+
+def _number(sampling_params: Any) -> int | None:
+    return (sampling_params.extra_args or {}).get(NUMBER_ARGUMENT)
 
 
 def _hash_new_tokens(requests: list[_Request]) -> None:

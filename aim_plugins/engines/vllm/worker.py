@@ -19,6 +19,8 @@ from torch import Tensor
 
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.engines.vllm.parameters import RequestModulation
+from aim_plugins.engines.vllm.processor import ChangesVLLMProcessor
+from aim_plugins.engines.vllm.receipts import AnswersSeen, LogitsSeen, Seen, intact_sites
 from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.noise import prefix_keys
@@ -29,8 +31,9 @@ INDEX_ARGUMENT = "_aim_context"
 _LOGITS_AT_A_TIME = 2**25
 """Logits computed in one go, some 128 MiB in float32; vLLM itself takes all positions at once."""
 
-ContextScore = tuple[list[float], list[bool], float, int]
-"""Log-likelihoods, greediness, clean log-likelihood and key of the first scored position."""
+ContextScore = tuple[list[float], list[bool], float, int, list[int]]
+"""Log-likelihoods, greediness, clean log-likelihood, key of the first scored position, and how many
+targets of each column had logits that came out otherwise."""
 
 ContextScores = list[ContextScore] | None
 """Those of each member of a context; None if the model returned NaN."""
@@ -59,12 +62,14 @@ class ScoredContext:
     sums: Tensor = field(init=False)
     greedy: Tensor = field(init=False)
     clean: Tensor = field(init=False)
+    moved: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         members = len(self.continuations)
         self.sums = torch.zeros(members, self.columns, dtype=torch.float64)
         self.greedy = torch.ones(members, self.columns, dtype=torch.bool)
         self.clean = torch.zeros(members, dtype=torch.float64)
+        self.moved = torch.zeros(members, self.columns, dtype=torch.int64)
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Takes the prompt; again after a preemption, which changes nothing."""
@@ -99,8 +104,8 @@ class ScoredContext:
         if self.broken or self.keys is None:
             return None
         first_keys = [int(self.keys[-len(tokens)]) for tokens in self.continuations]
-        columns = (self.sums.tolist(), self.greedy.tolist(), self.clean.tolist(), first_keys)
-        return list(zip(*columns, strict=True))
+        found = (self.sums.tolist(), self.greedy.tolist(), self.clean.tolist(), first_keys)
+        return list(zip(*found, self.moved.tolist(), strict=True))
 
 
 @dataclass
@@ -182,6 +187,31 @@ class ScoringExtension:
 
     model_runner: Any
 
+    def aim_begin_answers(self) -> None:
+        """Watches the requests with a number that follow."""
+        config = self.model_runner.vllm_config
+        processor = ChangesVLLMProcessor.working(config)
+        if processor is not None:
+            processor.seen = LogitsSeen()
+        listeners = RunnerSteps.of(self.model_runner).listeners
+        listeners[:] = [one for one in listeners if not isinstance(one, AnswersSeen)]
+        # Behind the transport's own, which has written its strengths by then.
+        listeners.append(AnswersSeen(self.model_runner, processor and processor.seen))
+
+    def aim_finish_answers(self) -> Seen:
+        """Ends watching; returns what was seen of each answer."""
+        listeners = RunnerSteps.of(self.model_runner).listeners
+        seen = next(one for one in listeners if isinstance(one, AnswersSeen))
+        listeners.remove(seen)
+        processor = ChangesVLLMProcessor.working(self.model_runner.vllm_config)
+        if processor is not None:
+            processor.seen = None
+        return seen.result()
+
+    def aim_intact_sites(self, places: list[tuple[str, int]]) -> list[int | None]:
+        """See `intact_sites`."""
+        return intact_sites(self.model_runner.get_model(), places)
+
     def aim_begin_scoring(
         self,
         columns: list[dict[str, Any]],
@@ -228,7 +258,7 @@ def _add_scores(
         for member, token in position.targets
     ]
     try:
-        scores, hits, clean = token_log_probabilities(
+        scores, hits, clean, moved = token_log_probabilities(
             logits,
             torch.arange(len(block), device=device),
             torch.tensor([position.key for position in block], device=device),
@@ -245,8 +275,9 @@ def _add_scores(
             position.context.broken |= is_broken
         return
     sums = torch.stack([column.double() for column in scores], dim=1)
-    greedy = torch.stack(hits, dim=1)
+    greedy, others = torch.stack(hits, dim=1), torch.stack(moved, dim=1)
     for index, (_, context, member, _) in enumerate(targets):
         context.sums[member] += sums[index]
         context.greedy[member] &= greedy[index]
+        context.moved[member] += others[index]
         context.clean[member] += clean[index].double()

@@ -27,7 +27,8 @@ from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.vectors import affine_maps
 
-_PARTS = ("slope", "shift", "low", "high")
+PARTS = ("slope", "shift", "low", "high")
+"""Vectors of a map, which modules keep as the buffers `aim_PART_PLACE`."""
 _NEUTRAL = (0.0, 0.0, -torch.inf, torch.inf)
 
 
@@ -172,7 +173,7 @@ class WorkerMaps(StepListener):
     def _write(
         self, module: torch.nn.Module, place: int, vectors: Sequence[Tensor | float], clip: bool
     ) -> None:
-        for part, vector in zip((*_PARTS, "clip"), (*vectors, clip), strict=True):
+        for part, vector in zip((*PARTS, "clip"), (*vectors, clip), strict=True):
             buffer = module.get_buffer(f"aim_{part}_{place}")
             # Vectors of another width are refused, and numbers fill.
             value = vector if isinstance(vector, Tensor) else torch.full_like(buffer, vector)
@@ -217,7 +218,7 @@ class WorkerMaps(StepListener):
             # Buffers of the module, so that a compiled graph reads them instead of copying them.
             one = site.map
             vectors = (one.scale - 1, one.shift, one.support_min, one.support_max)
-            for part, vector in zip(_PARTS, vectors, strict=True):
+            for part, vector in zip(PARTS, vectors, strict=True):
                 module.register_buffer(f"aim_{part}_{place}", vector.clone(), persistent=False)
             clip = torch.zeros(1, dtype=torch.bool, device=vectors[0].device)
             module.register_buffer(f"aim_clip_{place}", clip, persistent=False)
@@ -236,7 +237,7 @@ class WorkerMaps(StepListener):
                         f"module {name!r} has {neurons} neurons on this worker, its map {width}: "
                         "tensor parallelism splits its output; choose norms or whole layers"
                     )
-                slope, shift, low, high = [getattr(module, f"aim_{one}_{place}") for one in _PARTS]
+                slope, shift, low, high = [getattr(module, f"aim_{one}_{place}") for one in PARTS]
                 if clip is None:
                     within = ((low < exact) & (exact < high)) | getattr(module, f"aim_clip_{place}")
                     moved = torch.addcmul(shift, exact.clamp(low, high), slope)

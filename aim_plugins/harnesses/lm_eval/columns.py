@@ -17,6 +17,7 @@ from lm_eval.models.utils import (
 
 from aim_plugins.core.files import check_model_name
 from aim_plugins.core.identity import fingerprint
+from aim_plugins.engines.answers import Answer
 from aim_plugins.engines.engine import (
     BatchSize,
     Engine,
@@ -25,6 +26,7 @@ from aim_plugins.engines.engine import (
 )
 from aim_plugins.harnesses.lm_eval.arguments import check_model_arguments
 from aim_plugins.harnesses.lm_eval.files import hush_git
+from aim_plugins.harnesses.lm_eval.receipts import carrying
 from aim_plugins.modulation.arguments import (
     argument_names,
     describe_columns,
@@ -32,6 +34,7 @@ from aim_plugins.modulation.arguments import (
     split_arguments,
 )
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.receipts import Receipt, check_receipts
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -130,9 +133,14 @@ class ColumnAnswers:
     def _score_tokens(
         self, requests: Sequence[TokenRequest], batch_size: BatchSize, progress: bool
     ) -> list[ScoreRow]:
-        """Log-likelihoods of continuations; the first column's go to the harness's own cache."""
+        """Log-likelihoods of continuations; the first column's go to the harness's own cache.
+
+        Raises:
+            ReceiptError: If the engine has no receipt of a row.
+        """
 
         def keep(index: int, row: ScoreRow) -> None:
+            check_receipts(row.receipts, self.columns, _describe(requests[index][0]))
             if (cache_key := requests[index][0]) is not None:
                 self.cache_hook.add_partial(
                     "loglikelihood", cache_key, self.answer("loglikelihood", row, 0)
@@ -170,12 +178,18 @@ class ColumnAnswers:
     def _rolling_totals(
         self, requests: Sequence[Instance], owners: Sequence[int], rows: Iterable[ScoreRow]
     ) -> list[list[float]]:
-        """Sums of the windows' log-likelihoods, [N] rows of [S]."""
+        """Sums of the windows' log-likelihoods, [N] rows of [S], with the windows' receipts."""
         # From the integer, so that a text without tokens has the harness's 0, not 0.0.
         totals: list[list[float]] = [[0] * len(self.columns) for _ in requests]
+        parts: list[list[Sequence[Any]]] = [[] for _ in requests]
         for owner, row in zip(owners, rows, strict=True):
+            parts[owner].append(row.receipts)
             for column, value in enumerate(row.log_likelihoods):
                 totals[owner][column] += value
+        for total, own in zip(totals, parts, strict=True):
+            receipts = list(map(Receipt.together, zip(*own, strict=True)))
+            receipts = receipts or list(map(Receipt.of_nothing, self.columns))
+            total[:] = map(carrying, total, receipts)
         for request, total in zip(requests, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total[0])
         return totals
@@ -238,6 +252,26 @@ class ColumnAnswers:
             return self.tokenizer.convert_tokens_to_ids(given)
         return given if given or isinstance(given, int) else None
 
+    def _finish_batch(
+        self,
+        batch: Sequence[tuple[str, dict[str, Any], int]],
+        table: Sequence[Sequence[Answer]],
+        stop: list[str],
+    ) -> list[list[str]]:
+        """Texts of a table's answers with their receipts; the first column's go to the cache.
+
+        Raises:
+            ReceiptError: If the engine has no receipt of an answer.
+        """
+        rows = []
+        for (context, options, _), answers in zip(batch, table, strict=True):
+            receipts = [one.receipt for one in answers]
+            check_receipts(receipts, self.columns, f"the request {context[-60:]!r}")
+            texts = [self._finish_text(tokens, stop) for tokens in answers]
+            rows.append(list(map(carrying, texts, receipts)))
+            self.cache_hook.add_partial("generate_until", (context, options), rows[-1][0])
+        return rows
+
     def _finish_text(self, tokens: list[int], stop: list[str]) -> str:
         """What `hf` makes of generated tokens: no reasoning, nothing from a stop string on."""
         think_end = self._think_end()
@@ -293,9 +327,10 @@ class ColumnAnswers:
 
     @staticmethod
     def answer(request_type: str, row: Any, column: int) -> Any:
-        """One entry of a table in the form that the harness expects."""
+        """One entry of a table in the form that the harness expects, carrying its receipt."""
         if request_type == "loglikelihood":
-            return row.log_likelihoods[column], row.is_greedy[column]
+            answer = row.log_likelihoods[column], row.is_greedy[column]
+            return carrying(answer, row.receipts[column])
         return row[column]
 
     @staticmethod
@@ -340,6 +375,7 @@ class ColumnAnswers:
             prefix = fingerprint(
                 {
                     "model": self.engine.fingerprint,
+                    "answers": "with receipts",
                     "columns": [[column.fingerprint, column.seed] for column in self.columns],
                     "text": self._text_settings(),
                 }

@@ -72,8 +72,7 @@ class AimHFLM(ColumnAnswers, HFLM):
             device=self.device,
             share_contexts=self.logits_cache,
         )
-        if len(self.columns) > 1:
-            replay.install()
+        replay.install()
 
     def _get_backend(self, config: Any, backend: Any = "default", **kwargs: Any) -> None:
         super()._get_backend(config, backend=backend, **kwargs)
@@ -149,9 +148,8 @@ class AimHFLM(ColumnAnswers, HFLM):
 
     def _generate_batch(self, batch: Sequence[tuple[str, dict[str, Any], int]]) -> list[list[str]]:
         contexts = [context for context, *_ in batch]
-        generation_kwargs = batch[0][1]
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
-        asked = self._read_generation_arguments(generation_kwargs, end)
+        asked = self._read_generation_arguments(batch[0][1], end)
         token_ids, mask = self.tok_batch_encode(
             contexts,
             left_truncate_len=self.max_length - asked.new_tokens,
@@ -168,10 +166,7 @@ class AimHFLM(ColumnAnswers, HFLM):
             occurrences=[occurrence for *_, occurrence in batch],
             **options,
         )
-        rows = [[self._finish_text(tokens, asked.stop) for tokens in answers] for answers in table]
-        for context, row in zip(contexts, rows, strict=True):
-            self.cache_hook.add_partial("generate_until", (context, generation_kwargs), row[0])
-        return rows
+        return self._finish_batch(batch, table, asked.stop)
 
     # Batch sizes --------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from lm_eval import evaluator
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.harnesses.lm_eval.arguments import cells_of
 from aim_plugins.harnesses.lm_eval.bootstrap import shared_resamples
+from aim_plugins.harnesses.lm_eval.receipts import file_receipts
 from aim_plugins.modulation.arguments import swept_kinds
 from aim_plugins.sweep.cells import Cell
 from aim_plugins.sweep.table import Row, pool_draws
@@ -84,6 +85,9 @@ def replay_columns(
 
     Yields:
         The column's index and the harness's results (None in all but the first process).
+
+    Raises:
+        ReceiptError: If an answer came without a receipt of its column.
     """
     built = False
     try:
@@ -91,6 +95,7 @@ def replay_columns(
             lm.column = column
             with shared_resamples():
                 results = evaluate(lm)
+            file_receipts((results or {}).get("samples") or {}, lm.columns[column])
             yield column, results
             for task in tasks.values():
                 # New objects: the samples of the column just evaluated refer to the old ones.
@@ -107,7 +112,8 @@ def replay_columns(
 def install() -> None:
     """Lets `lm_eval.simple_evaluate`, and so the `lm_eval` command, evaluate tables of columns.
 
-    Models with one column, ours and everybody else's, pass through untouched.
+    Of a model of ours with one column the samples get their receipts; those of everybody else pass
+    through untouched.
     """
     original = evaluator.evaluate
     if getattr(original, "replays_columns", False):
@@ -116,10 +122,14 @@ def install() -> None:
     @functools.wraps(original)
     def evaluate(lm: Any, task_dict: dict[str, Any], **options: Any) -> Any:
         consumer = _consumer.get()
-        if consumer is None and len(getattr(lm, "columns", ())) > 1:
+        columns = getattr(lm, "columns", ())
+        if consumer is None and len(columns) > 1:
             consumer = merge_columns
         if consumer is None:
-            return original(lm, task_dict, **options)
+            results = original(lm, task_dict, **options)
+            for column in columns:
+                file_receipts((results or {}).get("samples") or {}, column)
+            return results
         return consumer(lm, task_dict, lambda model: original(model, task_dict, **options))
 
     evaluate.replays_columns = True  # type: ignore[attr-defined]

@@ -125,8 +125,7 @@ class AimVLLM(ColumnAnswers, _Backend):
                 change.learned.check_tokenizer(self.tokenizer)
         self.batch_sizes: dict[int, int] = {}
         self.engine: Engine = vllm_engine.VLLMEngine(self.model, lora_request=self.lora_request)
-        if len(self.columns) > 1:
-            replay.install()
+        replay.install()
 
     @property
     def max_length(self) -> int:
@@ -182,10 +181,7 @@ class AimVLLM(ColumnAnswers, _Backend):
             progress=progress,
             **options,
         )
-        rows = [[self._finish_text(tokens, asked.stop) for tokens in answers] for answers in table]
-        for (context, generation_kwargs, _), row in zip(batch, rows, strict=True):
-            self.cache_hook.add_partial("generate_until", (context, generation_kwargs), row[0])
-        return rows
+        return self._finish_batch(batch, table, asked.stop)
 
     def _prompts(self, contexts: list[str], room: int) -> Prompts:
         """Token ids of the contexts' ends, padded on the left."""

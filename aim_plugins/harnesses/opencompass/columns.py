@@ -22,6 +22,7 @@ from aim_plugins.engines.engine import Engine, Journal, NoJournal, ScoreRow
 from aim_plugins.harnesses.opencompass.config.modulations import split_modulation
 from aim_plugins.harnesses.opencompass.run.replay import AnswerTable, ColumnModel, Span
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.receipts import Receipt
 
 
 class ColumnAnswers(abc.ABC):
@@ -247,6 +248,11 @@ class TextScores(ColumnAnswers):
             return np.zeros(len(spans))
         by_span: dict[Span, ScoreRow] = dict(
             zip([span for span in spans if span.start < len(span.tokens)], rows, strict=True)
+        )
+        nothing = Receipt.of_nothing(self.column)
+        self._table.hand_out(
+            self._index,
+            [by_span[span].receipts[self._index] if span in by_span else nothing for span in spans],
         )
         # A prompt of one token has nothing to score.
         return np.array(

@@ -44,6 +44,7 @@ from aim_plugins.harnesses.opencompass.run.expected import (
     label_keys,
 )
 from aim_plugins.harnesses.opencompass.run.launch import task_command
+from aim_plugins.harnesses.opencompass.run.receipts import add_receipts
 from aim_plugins.harnesses.opencompass.run.replay import AnswerTable
 from aim_plugins.sweep.records import BatchRecords
 
@@ -274,12 +275,15 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         )
         inferencer = self.dataset_cfg["infer_cfg"]["inferencer"]
         kind = type_name(inferencer["type"])
-        if kind in _FORESEEABLE and not inferencer.get("multiround"):
+        foreseeable = kind in _FORESEEABLE and not inferencer.get("multiround")
+        if foreseeable:
             with table.recording(), tempfile.TemporaryDirectory() as folder:
                 self._infer_entry(base.under(table, 0), first, folder)
             table.compute()
         for column, place in enumerate(pending):
             self._infer_entry(base.under(table, column), self.group.entries[place], self.work_dir)
+            if foreseeable and not self.dump_only_message_path:
+                add_receipts(self._prediction(place), table.given[column])
         if kind == "PPLInferencer":
             self._add_probabilities(table, pending)
 
@@ -290,17 +294,18 @@ class SweepOpenICLInferTask(OpenICLInferTask):
         changed = any(one.acts_on == "logits" for column in columns for one in column.changes)
         if not changed or not all(column.has_argmax_law for column in columns):
             return
-        folder = os.path.join(self.work_dir, self.output_subdir)
-        paths = [
-            Path(get_infer_output_path(self.group.entries[place], self.dataset_cfg, folder))
-            for place in pending
-        ]
+        paths = [self._prediction(place) for place in pending]
         choices = len(label_keys(json.loads(paths[0].read_bytes())))
         for index, (path, column) in enumerate(zip(paths, table.columns, strict=True)):
             logits = choice_logits(table.asked, table.rows, choices, index)
             law = None if logits is None else column.argmax_law(logits)
             if law is not None:
                 add_probabilities(path, law)
+
+    def _prediction(self, place: int) -> Path:
+        """The predictions file of an entry on the present data set."""
+        folder = os.path.join(self.work_dir, self.output_subdir)
+        return Path(get_infer_output_path(self.group.entries[place], self.dataset_cfg, folder))
 
     def _infer_entry(self, model: Any, entry: ConfigDict, work_dir: str) -> None:
         """Runs OpenCompass's own inferencer for one entry."""

@@ -9,7 +9,7 @@ answer leads to the next prompt, are computed when they come, for all columns to
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from aim_plugins.engines.answers import Answer
 from aim_plugins.engines.engine import Engine, Prompts, ScoreRequest, ScoreRow
 from aim_plugins.harnesses.opencompass.config.modulations import describe
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.receipts import Receipt, check_receipt
 
 _IGNORED_INPUTS = frozenset({"token_type_ids"})
 
@@ -66,6 +68,7 @@ class AnswerTable:
         texts: What callers derived from texts, such as their token ids, kept for all columns.
         asked: Every span recorded, in order, repetitions included.
         rows: The scores so far.
+        given: Receipts of the answers that were handed out, by column, in order.
         device: Where prompts go.
     """
 
@@ -76,11 +79,12 @@ class AnswerTable:
     texts: dict[Hashable, Any] = field(default_factory=dict)
     asked: list[Span] = field(default_factory=list)
     rows: dict[Span, ScoreRow] = field(default_factory=dict)
+    given: dict[int, list[Receipt]] = field(default_factory=lambda: defaultdict(list))
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _recording: bool = False
     _kwargs: dict[GenerationOptions, dict[str, Any]] = field(default_factory=dict)
     _prompts: dict[GenerationOptions, dict[tuple[int, ...], None]] = field(default_factory=dict)
-    _continuations: dict[tuple[GenerationOptions, tuple[int, ...]], list[list[int]]] = field(
+    _continuations: dict[tuple[GenerationOptions, tuple[int, ...]], list[Answer]] = field(
         default_factory=dict
     )
 
@@ -106,7 +110,7 @@ class AnswerTable:
         column: int,
         options: Sequence[GenerationOptions],
         kwargs: dict[str, Any],
-    ) -> list[list[int]]:
+    ) -> list[Answer]:
         """Continues prompts under one column.
 
         Args:
@@ -124,14 +128,16 @@ class AnswerTable:
         if self._recording:
             for option, prompt in asked:
                 self._prompts.setdefault(option, {})[prompt] = None
-            return [[] for _ in asked]
+            return [Answer(()) for _ in asked]
         missing: dict[GenerationOptions, dict[tuple[int, ...], None]] = {}
         for option, prompt in asked:
             if (option, prompt) not in self._continuations:
                 missing.setdefault(option, {})[prompt] = None
         for option, new in missing.items():
             self._generate(option, list(new), len(new))
-        return [self._continuations[question][column] for question in asked]
+        answers = [self._continuations[question][column] for question in asked]
+        self.hand_out(column, [one.receipt for one in answers])
+        return answers
 
     def scores(self, spans: Sequence[Span]) -> list[ScoreRow] | None:
         """Scores spans under every column.
@@ -145,6 +151,17 @@ class AnswerTable:
         missing = [span for span in dict.fromkeys(spans) if span not in self.rows]
         self._score(missing, len(missing))
         return [self.rows[span] for span in spans]
+
+    def hand_out(self, column: int, receipts: Sequence[Receipt | None]) -> None:
+        """Notes the receipts of answers under a column.
+
+        Raises:
+            ReceiptError: If one is missing, or another column's.
+        """
+        for receipt in receipts:
+            check_receipt(receipt, self.columns[column], self.name)
+            assert receipt is not None
+            self.given[column].append(receipt)
 
     def _score(self, spans: Sequence[Span], batch_size: int, *, progress: bool = False) -> None:
         if not spans:
