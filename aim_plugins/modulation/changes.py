@@ -251,8 +251,8 @@ class Change(abc.ABC):
             model: The model.
             changes: Of activations, one for each row of a batch or one for all; None or the
                 identity leaves its row as it is. Of weights, a single one.
-            layout: The `token_weights.Layout` of the rows, which says where their prompts end; None where
-                nothing is known of it.
+            layout: The `token_weights.Layout` of the rows, which says where their prompts end; None
+                where nothing is known of it.
         """
         raise NotImplementedError(f"{cls.name} acts on {cls.acts_on}")
 
