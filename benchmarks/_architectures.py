@@ -257,7 +257,7 @@ WIDE = {"hidden_size": 128}
 WIDE_HEADS = {**WIDE, "head_dim": 32}
 IN_VLLM: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "phi3", "mixtral"), WIDE),
-    **dict.fromkeys(("qwen3", "gemma2", "gemma3_text", "qwen3_moe"), WIDE_HEADS),
+    **dict.fromkeys(("qwen3", "gemma3_text", "qwen3_moe"), WIDE_HEADS),
     "gpt2": {"n_embd": 128},
 }
 """Architectures that are tried in vLLM too, with settings for heads of a width that it takes."""

@@ -245,7 +245,10 @@ class WorkerMaps(StepListener):
                 else:
                     support = (low, high) if bounded else None
                     displacement = displace(exact, slope, shift, support, clip=clip)
-                total = total + module.aim_strengths[:rows, place : place + 1] * displacement
+                # Norms of queries and keys have an axis of heads between tokens and neurons.
+                shape = (rows, *[1] * (activations.dim() - 1))
+                strengths = module.aim_strengths[:rows, place].reshape(shape)
+                total = total + strengths * displacement
             return total
 
         def hook(module: Any, inputs: Any, outputs: Any) -> Any:
