@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
-from aim_plugins.engines.vllm.loading import EngineTransports
+from aim_plugins.engines.vllm.loading import EngineTransports, add_routes
 from aim_plugins.engines.vllm.steps import Step
 from aim_plugins.engines.vllm.transports import Loading, configured_loading
 from aim_plugins.engines.vllm.worker_maps import WorkerMaps
@@ -126,7 +128,7 @@ class Client:
     def __init__(self, loading: Loading | None, problem: str | None = None) -> None:
         self.called: list = []
         self.problem = problem
-        admission = SimpleNamespace(loading=loading, maps={"start": None}, transports=None)
+        admission = SimpleNamespace(loading=loading, maps={"start": ActivationMaps({})}, transports=None)
         self.input_processor = SimpleNamespace(aim_admission=admission)
         self.output_processor = SimpleNamespace(request_states={})
 
@@ -234,3 +236,37 @@ def test_what_is_said_of_loading_is_checked(given: object, reason: str) -> None:
     )
     with pytest.raises(ValueError, match=reason):
         configured_loading(config)
+
+
+def asking(client: Client, host: str = "127.0.0.1") -> TestClient:
+    """Asks a server for the routes alone, from some address."""
+    app = FastAPI()
+    app.state.engine_client = client
+    add_routes(app)
+    return TestClient(app, client=(host, 1))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "::ffff:127.0.0.1"])
+def test_the_servers_own_machine_is_answered(root, host: str) -> None:
+    http = asking(Client(Loading(root)), host)
+    answer = http.post("/v1/transports/load", json={"name": "sea"})
+    assert answer.status_code == 200, answer.text
+    assert set(http.get("/v1/transports").json()["transports"]) == {"start", "sea"}
+
+
+@pytest.mark.parametrize(
+    ("host", "headers"),
+    [
+        ("10.0.0.1", {}),
+        ("::ffff:10.0.0.1", {}),
+        ("testclient", {}),
+        ("127.0.0.1", {"Origin": "http://localhost:8000"}),
+        ("127.0.0.1", {"Forwarded": "for=127.0.0.1"}),
+        ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}),
+    ],
+)
+def test_nobody_else_is_answered(root, host: str, headers: dict) -> None:
+    client = Client(Loading(root))
+    answer = asking(client, host).post("/v1/transports/load", content="{", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (403, "PermissionDeniedError")
+    assert not client.called

@@ -11,6 +11,7 @@ graphs and CUDA graphs read them when they run next.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,7 +25,8 @@ from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.named_kinds import is_label
 from aim_plugins.transport.artifact import LearnedTransport
 
-LOOPBACK = ("127.0.0.1", "::1")
+_FROM_ELSEWHERE = ("origin", "forwarded", "x-forwarded-for")
+"""Headers of requests that a web page made or a proxy passed on."""
 
 _PATIENCE = 300.0
 """Seconds that unloading waits for the requests that were there before it."""
@@ -40,16 +42,17 @@ def add_routes(app: FastAPI) -> None:
     ) -> Callable[[Request], Awaitable[JSONResponse]]:
         async def route(request: Request) -> JSONResponse:
             try:
-                given = _body(request, await request.body())
+                _refuse_elsewhere(request)
+                given = _body(await request.body())
                 engine = EngineTransports.of(request.app.state.engine_client)
                 async with lock:
                     found = await act(engine, given)
-            except PermissionError as error:
-                return _error(str(error), 403)
-            except (ValueError, FileNotFoundError) as error:
-                return _error(str(error), 400)
-            except TimeoutError as error:
-                return _error(str(error), 409)
+            except _ElsewhereError as error:
+                return _error(str(error), 403, "PermissionDeniedError")
+            except TimeoutError as error:  # before OSError, of which it is one
+                return _error(str(error), 409, "ConflictError")
+            except (ValueError, OSError) as error:
+                return _error(str(error), 400, "BadRequestError")
             return JSONResponse(found)
 
         return route
@@ -63,15 +66,38 @@ def add_routes(app: FastAPI) -> None:
     app.include_router(router)
 
 
-def _error(message: str, code: int) -> JSONResponse:
-    error = {"message": message, "type": "BadRequestError", "code": code}
+def _error(message: str, code: int, kind: str) -> JSONResponse:
+    error = {"message": message, "type": kind, "code": code}
     return JSONResponse({"error": error}, status_code=code)
 
 
-def _body(request: Request, body: bytes) -> dict[str, Any]:
+class _ElsewhereError(Exception):
+    """A request that is not surely from the server's own machine."""
+
+
+def _refuse_elsewhere(request: Request) -> None:
     host = request.client.host if request.client else None
-    if host not in LOOPBACK:
-        raise PermissionError(f"transports are loaded from the server's own machine, not {host!r}")
+    if not _is_loopback(host):
+        raise _ElsewhereError(
+            f"transports are loaded from the server's own machine, not {host!r}: ask there, at "
+            "localhost"
+        )
+    if through := next((name for name in _FROM_ELSEWHERE if name in request.headers), None):
+        raise _ElsewhereError(
+            f"the header {through} says that a proxy or a web page sent this: ask the server "
+            "itself, from its own machine, without it"
+        )
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        address = ipaddress.ip_address(host or "")
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _body(body: bytes) -> dict[str, Any]:
     try:
         given = json.loads(body or b"{}")
     except ValueError as error:
