@@ -69,6 +69,12 @@ def output(small_model, maps: WorkerMaps, inputs: torch.Tensor, **strengths: flo
         return small_model.model.get_submodule(SITE)(inputs)
 
 
+def loaded(maps: WorkerMaps, name: str, folder: Path) -> str | None:
+    """What a worker answers that loads the transport which lies there."""
+    known = LearnedTransport.load(folder).maps.fingerprint if folder.is_dir() else ""
+    return maps.load(name, str(folder), known)
+
+
 KINDS = [{}, {"support": 0.5}, {"support": 0.5, "clip": True}]
 
 
@@ -83,7 +89,7 @@ def test_a_loaded_transport_does_what_its_map_does(small_model, runner, tmp_path
     )
     inputs = torch.randn(5, 128, generator=torch.Generator().manual_seed(1))
     plain = output(small_model, maps, inputs)
-    assert maps.load("sea", str(folder)) is None
+    assert loaded(maps, "sea", folder) is None
     given = output(small_model, maps, inputs, sea=0.7)
     assert torch.allclose(given, one(plain, 0.7), atol=1e-5)
     both = output(small_model, maps, inputs, sea=0.7, start=-0.2)
@@ -103,10 +109,10 @@ def test_a_slot_that_is_free_again_has_nothing_of_the_former(small_model, runner
     maps = WorkerMaps(runner, {}, Loading(tmp_path, 1, (r".*layernorm",)))
     inputs = torch.randn(5, 128, generator=torch.Generator().manual_seed(1))
     plain = output(small_model, maps, inputs)
-    assert maps.load("here", str(folders["here"])) is None
-    assert "all slots are taken" in (maps.load("there", str(folders["there"])) or "")
+    assert loaded(maps, "here", folders["here"]) is None
+    assert "all slots are taken" in (loaded(maps, "there", folders["there"]) or "")
     maps.unload("here")
-    assert maps.load("there", str(folders["there"])) is None
+    assert loaded(maps, "there", folders["there"]) is None
     assert torch.equal(output(small_model, maps, inputs, there=1.0), plain)
 
 
@@ -118,22 +124,26 @@ def test_what_slots_cannot_hold_is_said(small_model, runner, tmp_path) -> None:
         ("model.norm", 64, "'model.norm'"),
     ):
         folder = transport_of(small_model, {site: random_map(width=width)}).save(tmp_path / "t")
-        assert reason in (maps.load("sea", str(folder)) or "")
-    assert "is no folder" in (maps.load("sea", str(tmp_path / "none")) or "")
+        assert reason in (loaded(maps, "sea", folder) or "")
+    assert "is no folder" in (loaded(maps, "sea", tmp_path / "none") or "")
 
 
 class Client:
     """An engine as far as transports are loaded into it."""
 
-    def __init__(self, loading: Loading | None, problem: str | None = None) -> None:
+    def __init__(self, loading: Loading | None, problem: str | Exception | None = None) -> None:
         self.called: list = []
         self.problem = problem
-        admission = SimpleNamespace(loading=loading, maps={"start": ActivationMaps({})}, transports=None)
+        admission = SimpleNamespace(
+            loading=loading, maps={"start": ActivationMaps({})}, transports=None
+        )
         self.input_processor = SimpleNamespace(aim_admission=admission)
         self.output_processor = SimpleNamespace(request_states={})
 
     async def collective_rpc(self, name: str, args: tuple) -> list:
         self.called.append((name, *args))
+        if name == "aim_load_transport" and isinstance(self.problem, Exception):
+            raise self.problem
         return [None, self.problem if name == "aim_load_transport" else None]
 
 
@@ -166,7 +176,7 @@ def test_a_transport_is_known_to_requests_as_long_as_it_is_loaded(root) -> None:
     asyncio.run(unload())
     folder = str(root / "sea")
     assert client.called == [
-        ("aim_load_transport", "storm", folder),
+        ("aim_load_transport", "storm", folder, found["fingerprint"]),
         ("aim_unload_transport", "storm"),
     ]
 
@@ -203,6 +213,28 @@ def test_what_a_worker_cannot_hold_is_taken_back_from_all(root) -> None:
         asyncio.run(EngineTransports.of(client).load({"name": "sea"}))
     assert client.called[-1] == ("aim_unload_transport", "sea")
     assert list(client.input_processor.aim_admission.maps) == ["start"]
+
+
+def test_a_worker_that_dies_leaves_nothing_loaded(root) -> None:
+    client = Client(Loading(root), problem=RuntimeError("CUDA error"))
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        asyncio.run(EngineTransports.of(client).load({"name": "sea"}))
+    assert client.called[-1] == ("aim_unload_transport", "sea")
+    assert list(client.input_processor.aim_admission.maps) == ["start"]
+
+
+def test_a_worker_takes_no_other_maps_than_were_admitted_and_no_second_slot(
+    small_model, runner, tmp_path
+) -> None:
+    folder = transport_of(small_model, {SITE: random_map()}).save(tmp_path / "sea")
+    maps = WorkerMaps(runner, {}, Loading(tmp_path, 1, (r".*layernorm",)))
+    assert "written anew" in (maps.load("sea", str(folder), "another") or "")
+    assert loaded(maps, "sea", folder) is None
+    assert loaded(maps, "sea", folder) is None
+    for file in folder.iterdir():
+        file.unlink()
+        file.mkdir()
+    assert maps.load("sea", str(folder), "") is not None
 
 
 def test_a_server_that_was_not_told_so_loads_nothing() -> None:

@@ -160,11 +160,14 @@ class EngineTransports:
         if name in {*self._maps, *self._loaded}:
             raise ValueError(f"name={name!r} is taken: unload it first, or take another name")
         learned = await asyncio.to_thread(LearnedTransport.load, folder)
-        call = self._client.collective_rpc
-        problems = await call("aim_load_transport", args=(name, str(folder)))
-        if problem := next((one for one in problems if one is not None), None):
+        call, fingerprint = self._client.collective_rpc, learned.maps.fingerprint
+        try:
+            problems = await call("aim_load_transport", args=(name, str(folder), fingerprint))
+            if problem := next((one for one in problems if one is not None), None):
+                raise ValueError(f"folder={given.get('folder', name)!r}: {problem}")
+        except BaseException:  # some workers may have it, whatever went wrong
             await call("aim_unload_transport", args=(name,))
-            raise ValueError(f"folder={given.get('folder', name)!r}: {problem}")
+            raise
         self._loaded.add(name)
         self._maps[name] = learned.maps
         return {"name": name, **_described(learned.maps)}

@@ -213,8 +213,8 @@ def _attach_transports() -> None:
         if folders or loading:
             worker_maps.attach_after_loading(self, folders, loading)
 
-    def load(self: Any, name: str, folder: str) -> str | None:
-        return self.model_runner.aim_maps.load(name, folder)
+    def load(self: Any, name: str, folder: str, fingerprint: str) -> str | None:
+        return self.model_runner.aim_maps.load(name, folder, fingerprint)
 
     def unload(self: Any, name: str) -> None:
         self.model_runner.aim_maps.unload(name)

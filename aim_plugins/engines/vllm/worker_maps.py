@@ -123,18 +123,22 @@ class WorkerMaps(StepListener):
             return set(taken)
         return {self._module(site) for site in choose_sites(self._model, loading.sites)}
 
-    def load(self, name: str, folder: str) -> str | None:
-        """Writes a transport into a free slot, in place.
+    def load(self, name: str, folder: str, fingerprint: str) -> str | None:
+        """Writes a transport into a free slot, in place of what is loaded under its name.
 
         Args:
             name: What requests call it.
             folder: Where it is.
+            fingerprint: Of its maps, as whoever admits requests has read them.
 
         Returns:
             Why not, if it could not.
         """
+        self.unload(name)
         try:
             transport = LearnedTransport.load(folder)
+            if transport.maps.fingerprint != fingerprint:
+                raise ValueError("it was written anew while it was loaded: load it again")
             maps = affine_maps(transport.maps.maps, "vLLM")
             _check_model(self._model, transport, force=False)
             modules = {site: self._module(site) for site in maps}
@@ -151,7 +155,7 @@ class WorkerMaps(StepListener):
                 )
             if not self._slots:
                 raise ValueError("all slots are taken: unload another one, or start with more")
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             return str(error)
         place = self._slots.pop()
         for site, one in maps.items():
