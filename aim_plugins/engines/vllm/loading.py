@@ -20,6 +20,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.engines.vllm.transports import LOADING_KEY, Loading
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.named_kinds import is_label
@@ -27,6 +28,9 @@ from aim_plugins.transport.artifact import LearnedTransport
 
 _FROM_ELSEWHERE = ("origin", "forwarded", "x-forwarded-for")
 """Headers of requests that a web page made or a proxy passed on."""
+
+_REGISTRATION = 1.0
+"""Seconds in which requests that were admitted come to be known as running."""
 
 _PATIENCE = 300.0
 """Seconds that unloading waits for the requests that were there before it."""
@@ -38,15 +42,18 @@ def add_routes(app: FastAPI) -> None:
     lock = asyncio.Lock()
 
     def answer(
-        act: Callable[[EngineTransports, dict[str, Any]], Awaitable[dict[str, Any]]],
+        act: Callable[[EngineTransports, dict[str, Any]], Awaitable[dict[str, Any]]] | None,
     ) -> Callable[[Request], Awaitable[JSONResponse]]:
         async def route(request: Request) -> JSONResponse:
             try:
                 _refuse_elsewhere(request)
                 given = _body(await request.body())
                 engine = EngineTransports.of(request.app.state.engine_client)
-                async with lock:
-                    found = await act(engine, given)
+                if act is None:  # what is there may be asked while one is waited for
+                    found = {"transports": engine.described()}
+                else:
+                    async with lock:
+                        found = await act(engine, given)
             except _ElsewhereError as error:
                 return _error(str(error), 403, "PermissionDeniedError")
             except TimeoutError as error:  # before OSError, of which it is one
@@ -57,10 +64,7 @@ def add_routes(app: FastAPI) -> None:
 
         return route
 
-    async def listed(engine: EngineTransports, given: dict[str, Any]) -> dict[str, Any]:
-        return {"transports": engine.described()}
-
-    router.add_api_route("/v1/transports", answer(listed), methods=["GET"])
+    router.add_api_route("/v1/transports", answer(None), methods=["GET"])
     for path, act in (("load", EngineTransports.load), ("unload", EngineTransports.unload)):
         router.add_api_route(f"/v1/transports/{path}", answer(act), methods=["POST"])
     app.include_router(router)
@@ -102,8 +106,13 @@ def _body(body: bytes) -> dict[str, Any]:
         given = json.loads(body or b"{}")
     except ValueError as error:
         raise ValueError(f"the body is no JSON ({error})") from error
-    if not isinstance(given, dict) or not set(given) <= {"name", "folder"}:
+    if not isinstance(given, dict):
         raise ValueError('the body is no mapping such as {"name": "sea", "folder": "sea"}')
+    known = ("name", "folder")
+    if unknown := sorted(given.keys() - set(known)):
+        raise ValueError(
+            f"{unknown[0]!r} is unknown in the body: {did_you_mean(unknown[0], known)}"
+        )
     return given
 
 
@@ -195,10 +204,14 @@ class EngineTransports:
             raise ValueError(f"name={name!r} was not loaded: loaded are {sorted(self._loaded)}")
         self._maps.pop(name, None)
         states = self._client.output_processor.request_states
+        await asyncio.sleep(_REGISTRATION)
         waited, before = 0.0, set(states)
         while before & set(states):
             if waited > _PATIENCE:
-                raise TimeoutError(f"name={name!r}: {len(before & set(states))} requests still run")
+                raise TimeoutError(
+                    f"name={name!r}: {len(before & set(states))} requests still run; new ones are "
+                    "refused: unload it again once they have ended"
+                )
             await asyncio.sleep(0.05)
             waited += 0.05
         await self._client.collective_rpc("aim_unload_transport", args=(name,))

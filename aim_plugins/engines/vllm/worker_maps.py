@@ -7,6 +7,7 @@ they read at every step is one buffer: the strength of each transport at each to
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from aim_plugins.modulation.hooks import choose_sites, find_module
 from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.vectors import affine_maps
+
+_log = logging.getLogger(__name__)
 
 _PARTS = ("slope", "shift", "low", "high")
 _NEUTRAL = (0.0, 0.0, -torch.inf, torch.inf)
@@ -267,8 +270,16 @@ class WorkerMaps(StepListener):
         module.register_forward_hook(hook)
 
     def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
-        """Notes the strengths that a request asks for, and the tokens that they reach."""
-        asked = RequestModulation.read(extra_args).movements(self._positions, len(prompt))
+        """Notes the strengths that a request asks for, and the tokens that they reach.
+
+        One that was admitted before its transport was unloaded, and comes after, is not steered: an
+        error here would end the engine, and all other requests with it.
+        """
+        try:
+            asked = RequestModulation.read(extra_args).movements(self._positions, len(prompt))
+        except KeyError as error:
+            _log.error("request %s is not steered: transport %s was unloaded", name, error)
+            asked = {}
         values = np.zeros((3, len(self._busy)))
         for one, how in asked.items():
             values[:, self._places[one]] = how
