@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,6 +58,16 @@ def _labels(kind: type[Change], given: Iterable[str]) -> set[str]:
 @functools.lru_cache(maxsize=1024)
 def named_kind(kind: type[Change], label: str) -> type[Change]:
     """A kind under a name, which ends its own name, its arguments and its axis."""
+    return _IN_USE.get((kind, label)) or _IN_USE.setdefault((kind, label), _made(kind, label))
+
+
+_IN_USE: weakref.WeakValueDictionary[tuple[type[Change], str], type[Change]] = (
+    weakref.WeakValueDictionary()
+)
+"""Kinds that somebody holds: what clients name drives none of them out."""
+
+
+def _made(kind: type[Change], label: str) -> type[Change]:
     axis = dataclasses.replace(
         kind.axis,
         name=f"{kind.axis.name}_{label}",

@@ -89,6 +89,13 @@ def test_transports_under_names_are_kinds_of_their_own():
     assert len({column.fingerprint for column in columns}) == 6
 
 
+def test_a_kind_in_use_outlives_the_names_that_clients_think_of():
+    held = named_kind(Transport, "held")
+    for number in range(named_kind.cache_info().maxsize + 1):
+        named_kind(Transport, f"other_{number}")
+    assert named_kind(Transport, "held") is held
+
+
 def test_transports_are_told_apart_by_their_names():
     praise, again, sea = (named_kind(Transport, name) for name in ("praise", "praise", "s"))
     assert praise(0.5, "f", MAPS) == again(0.5, "f", MAPS) != sea(0.5, "f", MAPS)

@@ -336,3 +336,13 @@ def test_log_likelihoods_of_a_prompt_are_refused_with_noise(name: str, value: ob
     asked = SamplingParams(extra_args={"aim_std": 1.0}, **{name: value})
     with pytest.raises(ValueError, match=f"does not reach {name}="):
         ChangesVLLMProcessor.validate_params(asked)
+
+
+@pytest.mark.parametrize("length", [0, True, 1.5, 2**31, 10**30, 1e30, float("inf"), "3"])
+def test_prompt_lengths_that_no_prompt_has_are_refused(length: object) -> None:
+    with pytest.raises(ValueError, match="aim_prompt_length=.* is no number of tokens"):
+        RequestModulation.read({"aim_prompt_length": length})
+
+
+def test_prompt_lengths_are_read_as_json_writes_them() -> None:
+    assert RequestModulation.read({"aim_prompt_length": 12.0}).prompt_length == 12

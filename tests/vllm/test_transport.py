@@ -16,6 +16,7 @@ import pytest
 import torch
 from vllm import LLM, SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMValidationError
 from vllm.platforms.cpu import CpuPlatform
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -23,6 +24,7 @@ from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, worker_maps
 from aim_plugins.engines.vllm.parameters import RequestModulation
+from aim_plugins.engines.vllm.plugin import _Admission
 from aim_plugins.engines.vllm.steps import Step
 from aim_plugins.engines.vllm.transports import cache_salt, check_maps, configured_folders, why_not
 from aim_plugins.engines.vllm.worker_maps import RequestTable, token_strengths
@@ -461,3 +463,24 @@ def test_a_name_that_the_engine_has_not_is_refused_beside_the_nearest() -> None:
     asked = RequestModulation.read({"aim_strength_prase": 0.5})
     with pytest.raises(ValueError, match="did you mean 'aim_strength_praise'"):
         check_maps(asked.column.changes, {"praise": ones_of("a"), "sea": ones_of("a")})
+
+
+def test_what_is_loaded_and_unloaded_later_leaves_salts_and_errors_sound() -> None:
+    admission = _Admission.__new__(_Admission)
+    admission.maps, admission.loading = {}, object()
+    admission._check_maps, admission._salt = check_maps, cache_salt
+
+    def salt(given: str | None, **asked: float) -> str | None:
+        parameters = SimpleNamespace(extra_args=asked)
+        request = SimpleNamespace(
+            sampling_params=parameters, cache_salt=given, prompt_token_ids=[1, 2]
+        )
+        return admission.salt(request).cache_salt
+
+    later = cache_salt(
+        None, {"sea": ones_of("a")}, RequestModulation.read({"aim_strength_sea": 1.0}), 2
+    )
+    assert salt(later) != later
+    assert salt(None) is None
+    with pytest.raises(VLLMValidationError, match="no transport"):
+        salt(None, aim_strength_sea=1.0)

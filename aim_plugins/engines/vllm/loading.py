@@ -11,6 +11,7 @@ graphs and CUDA graphs read them when they run next.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,12 +20,17 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from aim_plugins.core.errors import did_you_mean
 from aim_plugins.engines.vllm.transports import LOADING_KEY, Loading
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.named_kinds import is_label
 from aim_plugins.transport.artifact import LearnedTransport
 
-LOOPBACK = ("127.0.0.1", "::1")
+_FROM_ELSEWHERE = ("origin", "forwarded", "x-forwarded-for")
+"""Headers of requests that a web page made or a proxy passed on."""
+
+_REGISTRATION = 1.0
+"""Seconds in which requests that were admitted come to be known as running."""
 
 _PATIENCE = 300.0
 """Seconds that unloading waits for the requests that were there before it."""
@@ -36,48 +42,77 @@ def add_routes(app: FastAPI) -> None:
     lock = asyncio.Lock()
 
     def answer(
-        act: Callable[[EngineTransports, dict[str, Any]], Awaitable[dict[str, Any]]],
+        act: Callable[[EngineTransports, dict[str, Any]], Awaitable[dict[str, Any]]] | None,
     ) -> Callable[[Request], Awaitable[JSONResponse]]:
         async def route(request: Request) -> JSONResponse:
             try:
-                given = _body(request, await request.body())
+                _refuse_elsewhere(request)
+                given = _body(await request.body())
                 engine = EngineTransports.of(request.app.state.engine_client)
-                async with lock:
-                    found = await act(engine, given)
-            except PermissionError as error:
-                return _error(str(error), 403)
-            except (ValueError, FileNotFoundError) as error:
-                return _error(str(error), 400)
-            except TimeoutError as error:
-                return _error(str(error), 409)
+                if act is None:  # what is there may be asked while one is waited for
+                    found = {"transports": engine.described()}
+                else:
+                    async with lock:
+                        found = await act(engine, given)
+            except _ElsewhereError as error:
+                return _error(str(error), 403, "PermissionDeniedError")
+            except TimeoutError as error:  # before OSError, of which it is one
+                return _error(str(error), 409, "ConflictError")
+            except (ValueError, OSError) as error:
+                return _error(str(error), 400, "BadRequestError")
             return JSONResponse(found)
 
         return route
 
-    async def listed(engine: EngineTransports, given: dict[str, Any]) -> dict[str, Any]:
-        return {"transports": engine.described()}
-
-    router.add_api_route("/v1/transports", answer(listed), methods=["GET"])
+    router.add_api_route("/v1/transports", answer(None), methods=["GET"])
     for path, act in (("load", EngineTransports.load), ("unload", EngineTransports.unload)):
         router.add_api_route(f"/v1/transports/{path}", answer(act), methods=["POST"])
     app.include_router(router)
 
 
-def _error(message: str, code: int) -> JSONResponse:
-    error = {"message": message, "type": "BadRequestError", "code": code}
+def _error(message: str, code: int, kind: str) -> JSONResponse:
+    error = {"message": message, "type": kind, "code": code}
     return JSONResponse({"error": error}, status_code=code)
 
 
-def _body(request: Request, body: bytes) -> dict[str, Any]:
+class _ElsewhereError(Exception):
+    """A request that is not surely from the server's own machine."""
+
+
+def _refuse_elsewhere(request: Request) -> None:
     host = request.client.host if request.client else None
-    if host not in LOOPBACK:
-        raise PermissionError(f"transports are loaded from the server's own machine, not {host!r}")
+    if not _is_loopback(host):
+        raise _ElsewhereError(
+            f"transports are loaded from the server's own machine, not {host!r}: ask there, at "
+            "localhost"
+        )
+    if through := next((name for name in _FROM_ELSEWHERE if name in request.headers), None):
+        raise _ElsewhereError(
+            f"the header {through} says that a proxy or a web page sent this: ask the server "
+            "itself, from its own machine, without it"
+        )
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        address = ipaddress.ip_address(host or "")
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _body(body: bytes) -> dict[str, Any]:
     try:
         given = json.loads(body or b"{}")
     except ValueError as error:
         raise ValueError(f"the body is no JSON ({error})") from error
-    if not isinstance(given, dict) or not set(given) <= {"name", "folder"}:
+    if not isinstance(given, dict):
         raise ValueError('the body is no mapping such as {"name": "sea", "folder": "sea"}')
+    known = ("name", "folder")
+    if unknown := sorted(given.keys() - set(known)):
+        raise ValueError(
+            f"{unknown[0]!r} is unknown in the body: {did_you_mean(unknown[0], known)}"
+        )
     return given
 
 
@@ -134,11 +169,14 @@ class EngineTransports:
         if name in {*self._maps, *self._loaded}:
             raise ValueError(f"name={name!r} is taken: unload it first, or take another name")
         learned = await asyncio.to_thread(LearnedTransport.load, folder)
-        call = self._client.collective_rpc
-        problems = await call("aim_load_transport", args=(name, str(folder)))
-        if problem := next((one for one in problems if one is not None), None):
+        call, fingerprint = self._client.collective_rpc, learned.maps.fingerprint
+        try:
+            problems = await call("aim_load_transport", args=(name, str(folder), fingerprint))
+            if problem := next((one for one in problems if one is not None), None):
+                raise ValueError(f"folder={given.get('folder', name)!r}: {problem}")
+        except BaseException:  # some workers may have it, whatever went wrong
             await call("aim_unload_transport", args=(name,))
-            raise ValueError(f"folder={given.get('folder', name)!r}: {problem}")
+            raise
         self._loaded.add(name)
         self._maps[name] = learned.maps
         return {"name": name, **_described(learned.maps)}
@@ -166,10 +204,14 @@ class EngineTransports:
             raise ValueError(f"name={name!r} was not loaded: loaded are {sorted(self._loaded)}")
         self._maps.pop(name, None)
         states = self._client.output_processor.request_states
+        await asyncio.sleep(_REGISTRATION)
         waited, before = 0.0, set(states)
         while before & set(states):
             if waited > _PATIENCE:
-                raise TimeoutError(f"name={name!r}: {len(before & set(states))} requests still run")
+                raise TimeoutError(
+                    f"name={name!r}: {len(before & set(states))} requests still run; new ones are "
+                    "refused: unload it again once they have ended"
+                )
             await asyncio.sleep(0.05)
             waited += 0.05
         await self._client.collective_rpc("aim_unload_transport", args=(name,))

@@ -192,10 +192,16 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
-def _seed(value: Any, name: str) -> int:
+def _whole(value: Any) -> int | None:
     # Bodies of requests are JSON, whose numbers some clients all write as 3.0.
-    seed = int(value) if isinstance(value, float) and value.is_integer() else value
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _seed(value: Any, name: str) -> int:
+    seed = _whole(value)
+    if seed is None or not -(2**63) <= seed < 2**63:
         raise ValueError(
             f"{name}={shown(value)} is no 64-bit integer: give a whole number such as 0"
         )
@@ -203,8 +209,12 @@ def _seed(value: Any, name: str) -> int:
 
 
 def _length(value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value is None:
+        return None
+    length = _whole(value)
+    if length is None or not 1 <= length < 2**31:
         raise ValueError(
-            f"{PROMPT_NAME}={shown(value)} is no number of tokens: give a whole number above 0"
+            f"{PROMPT_NAME}={shown(value)} is no number of tokens: give a whole number above 0 and "
+            "below 2**31"
         )
-    return value
+    return length

@@ -168,18 +168,30 @@ class _Admission:
                 f"takes from clean logits (logprobs_mode={self._logprobs_mode!r}): start vLLM with "
                 "--logprobs-mode processed_logprobs, or leave one of the two out"
             )
+        self._known_maps(asked)
+
+    def _known_maps(self, asked: RequestModulation) -> dict[str, Any]:
+        """The maps of now, which the request asks for no others than."""
+        from vllm.exceptions import VLLMValidationError
+
+        maps = dict(self.maps)  # read once, as another thread unloads some
         try:
-            self._check_maps(asked.column.acting_on("activations"), self.maps)
+            self._check_maps(asked.column.acting_on("activations"), maps)
         except ValueError as error:
             raise VLLMValidationError(str(error)) from error
+        return maps
 
     def salt(self, request: Any) -> Any:
         """Keeps cached keys and values of some strengths from requests of others."""
         parameters = request.sampling_params
-        if self.maps and parameters is not None:
+        # Also where nothing is loaded yet: a client could name the salt of what comes later.
+        if (self.maps or self.loading) and parameters is not None:
             asked = RequestModulation.read(parameters.extra_args)
             request.cache_salt = self._salt(
-                request.cache_salt, self.maps, asked, len(request.prompt_token_ids or ())
+                request.cache_salt,
+                self._known_maps(asked),
+                asked,
+                len(request.prompt_token_ids or ()),
             )
         return request
 
@@ -201,8 +213,8 @@ def _attach_transports() -> None:
         if folders or loading:
             worker_maps.attach_after_loading(self, folders, loading)
 
-    def load(self: Any, name: str, folder: str) -> str | None:
-        return self.model_runner.aim_maps.load(name, folder)
+    def load(self: Any, name: str, folder: str, fingerprint: str) -> str | None:
+        return self.model_runner.aim_maps.load(name, folder, fingerprint)
 
     def unload(self: Any, name: str) -> None:
         self.model_runner.aim_maps.unload(name)

@@ -12,7 +12,7 @@ maps and their strengths.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,11 @@ def configured_loading(vllm_config: Any) -> Loading | None:
             '{"folder": "DIR"}, and beside it "slots" and "sites"'
         )
     folder, slots, sites = Path(str(given["folder"])), given.get("slots", 4), given.get("sites", ())
-    sites = (sites,) if isinstance(sites, str) else tuple(sites)
+    sites = (sites,) if isinstance(sites, str) else sites
+    if not isinstance(sites, Sequence) or not all(isinstance(one, str) for one in sites):
+        raise ValueError(
+            f'{LOADING_KEY}: sites={sites!r} is no pattern such as ".*layernorm", nor a list'
+        )
     if not folder.is_dir():
         raise ValueError(f"{LOADING_KEY}: folder={str(folder)!r} is no folder")
     if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= 64:
@@ -86,7 +90,7 @@ def configured_loading(vllm_config: Any) -> Loading | None:
             f"{LOADING_KEY} reaches one engine behind one API server: leave out "
             "--data-parallel-size and --api-server-count, or start with all transports"
         )
-    return Loading(folder.resolve(), slots, sites)
+    return Loading(folder.resolve(), slots, tuple(sites))
 
 
 def configured_folders(vllm_config: Any) -> dict[str, Path]:

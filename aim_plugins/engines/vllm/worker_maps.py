@@ -7,6 +7,7 @@ they read at every step is one buffer: the strength of each transport at each to
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from aim_plugins.modulation.hooks import choose_sites, find_module
 from aim_plugins.modulation.sites import split_site
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.vectors import affine_maps
+
+_log = logging.getLogger(__name__)
 
 PARTS = ("slope", "shift", "low", "high")
 """Vectors of a map, which modules keep as the buffers `aim_PART_PLACE`."""
@@ -124,18 +127,22 @@ class WorkerMaps(StepListener):
             return set(taken)
         return {self._module(site) for site in choose_sites(self._model, loading.sites)}
 
-    def load(self, name: str, folder: str) -> str | None:
-        """Writes a transport into a free slot, in place.
+    def load(self, name: str, folder: str, fingerprint: str) -> str | None:
+        """Writes a transport into a free slot, in place of what is loaded under its name.
 
         Args:
             name: What requests call it.
             folder: Where it is.
+            fingerprint: Of its maps, as whoever admits requests has read them.
 
         Returns:
             Why not, if it could not.
         """
+        self.unload(name)
         try:
             transport = LearnedTransport.load(folder)
+            if transport.maps.fingerprint != fingerprint:
+                raise ValueError("it was written anew while it was loaded: load it again")
             maps = affine_maps(transport.maps.maps, "vLLM")
             _check_model(self._model, transport, force=False)
             modules = {site: self._module(site) for site in maps}
@@ -152,7 +159,7 @@ class WorkerMaps(StepListener):
                 )
             if not self._slots:
                 raise ValueError("all slots are taken: unload another one, or start with more")
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             return str(error)
         place = self._slots.pop()
         for site, one in maps.items():
@@ -267,8 +274,16 @@ class WorkerMaps(StepListener):
         module.register_forward_hook(hook)
 
     def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
-        """Notes the strengths that a request asks for, and the tokens that they reach."""
-        asked = RequestModulation.read(extra_args).movements(self._positions, len(prompt))
+        """Notes the strengths that a request asks for, and the tokens that they reach.
+
+        One that was admitted before its transport was unloaded, and comes after, is not steered: an
+        error here would end the engine, and all other requests with it.
+        """
+        try:
+            asked = RequestModulation.read(extra_args).movements(self._positions, len(prompt))
+        except KeyError as error:
+            _log.error("request %s is not steered: transport %s was unloaded", name, error)
+            asked = {}
         values = np.zeros((3, len(self._busy)))
         for one, how in asked.items():
             values[:, self._places[one]] = how
