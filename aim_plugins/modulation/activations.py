@@ -101,6 +101,12 @@ class AffineMap(ActivationMap):
         return bool(self.support_min.isfinite().any() or self.support_max.isfinite().any())
 
     @property
+    def moves_all(self) -> bool:
+        """Whether it moves some neuron wherever that is, but for single points."""
+        endless = self.support_min.isneginf() & self.support_max.isposinf()
+        return bool((self.shift.bool() & (endless | self.clip)).any())
+
+    @property
     def support(self) -> Support | None:
         """Both ends of the support; None where no neuron has one."""
         return (self.support_min, self.support_max) if self.is_bounded else None
@@ -159,10 +165,12 @@ class ActivationMaps:
 
     @functools.cached_property
     def is_certain(self) -> bool:
-        """Whether some map surely moves whatever it is given, but for rounding."""
+        """Whether some map surely moves whatever it is given, but for rounding.
+
+        A scale leaves zeros as they are, and a support all that lies outside of it.
+        """
         affine = [one for one in self.maps.values() if isinstance(one, AffineMap)]
-        moving = any(bool((one.scale != 1).any() | one.shift.any()) for one in affine)
-        return moving and len(affine) == len(self.maps)
+        return len(affine) == len(self.maps) and any(one.moves_all for one in affine)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -294,6 +302,9 @@ def applied_maps(
                 own = moves.setdefault((find_module(model, name), output), [])
                 own.append(_Move(maps, site, weights))
         functions = {own[0].site: functools.partial(_moved, own) for own in moves.values()}
+        if (witness := current()) is not None:
+            for own in moves.values():
+                witness.share(own[0].site, [move.site for move in own])
         stack.enter_context(change_outputs(model, functions))
         yield
     if (witness := current()) is not None:

@@ -140,6 +140,11 @@ class Witness:
         """The notes of a site of the kind that is being attached."""
         return self.sites.setdefault(self._kind, {}).setdefault(name, SiteNotes(self))
 
+    def share(self, site: str, names: Sequence[str]) -> None:
+        """Lets other names of a site have its notes."""
+        notes = self.site(site)
+        self.sites[self._kind].update(dict.fromkeys(names, notes))
+
     def last_tokens(self, features: Tensor) -> Tensor:
         """The last token of each row, as far as the shape tells rows from tokens."""
         rows, tokens = self.passes[-1] if self.passes else (0, 0)
@@ -206,7 +211,13 @@ class Witness:
             self._settle_passes(token_ids, passes, known)
         planned = token_ids.shape[1] - known + passes - 1
         found: list[dict[Change, int]] = [{} for _ in rows]
-        for change, own in members.items():
+        for change, asking in members.items():
+            # The same maps under two names may be asked to cancel each other.
+            own = [row for row in asking if change.maps is None or _total(change, rows[row])]
+            for row in set(asking).difference(own):
+                found[row][change] = len(change.maps.maps)
+            if not own:
+                continue
             try:
                 sites = self._settle_sites(change)
                 if change.maps is not None:
@@ -214,7 +225,7 @@ class Witness:
                         self._settle_plan(passes, planned)
                     wanted = self._wanted_tokens(change.positions, count, layout)
                     self._settle_tokens(change, own, rows, wanted)
-                acted = self._settle_effect(change, own, len(sites), count)
+                acted = self._settle_effect(change, own, rows, sites)
             except _Refused as refused:
                 raise ReceiptError(
                     f"row {own[refused.place] + 1} of {count}: asked for {change.name} "
@@ -330,9 +341,7 @@ class Witness:
         key = _key(change)
         if key is None or (applied := self.applied.get(key)) is None:
             raise _Refused("and its maps were not applied")
-        strengths = [
-            float(sum((one.strength for one in row if _key(one) == key), start=0.0)) for row in rows
-        ]
+        strengths = [_total(change, row) for row in rows]
         copies = self.passes[0][0] // len(rows)
         moved = applied.tokens(strengths)[:, own]
         low = np.broadcast_to(wanted[own] * copies, moved.shape).copy()
@@ -353,24 +362,45 @@ class Witness:
             )
 
     def _settle_effect(
-        self, change: Change, own: Sequence[int], sites: int, count: int
+        self,
+        change: Change,
+        own: Sequence[int],
+        rows: Sequence[Sequence[Change]],
+        sites: Sequence[str],
     ) -> list[int]:
         """Sites that handed on something else than they got, where that was compared."""
-        moved = self._moved.get(change.name if change.maps is None else _MAPS)
+        kind = change.name if change.maps is None else _MAPS
+        moved = self._moved.get(kind)
         # Other windows need not reach the last token, which is what is compared.
         if moved is None or not change.certain or change.positions not in ("all", "last"):
-            return [sites] * len(own)
-        by_row = moved.reshape(*moved.shape[:2], count, -1).any(3)[:, :, own]
-        seen = by_row.any(1)
-        if change.positions == "last":  # a prompt may be read in chunks
-            seen = seen.any(0, keepdims=True)
-        if (still := np.argwhere(~seen)).size:
-            raise _Refused(
-                f"and what its {sites} sites handed on is what they got: its maps were "
-                "overwritten, or rounding loses so small a strength",
-                int(still[0][1]),
-            )
-        return by_row.any(0).sum(0).tolist()
+            return [len(sites)] * len(own)
+        places = [list(self.sites[kind]).index(site) for site in sites]
+        by_site = moved.reshape(*moved.shape[:2], len(rows), -1).any(3).any(0)[places]
+        acted = []
+        for place, row in enumerate(own):
+            number = int(by_site[:, row].sum())
+            if not self._alone(change, rows[row]):
+                number = len(sites)
+            elif not number:
+                raise _Refused(
+                    f"and what its {len(sites)} sites handed on is what they got: its maps were "
+                    "overwritten, or rounding loses so small a strength, which float32 "
+                    "(dtype=float32) or a larger one would mend",
+                    place,
+                )
+            acted.append(number)
+        return acted
+
+    def _alone(self, change: Change, row: Sequence[Change]) -> bool:
+        """Whether no other maps of a row act where a change's do, so that nothing cancels them."""
+        notes = self.sites.get(_MAPS, {})
+        others = [one for one in row if one != change and one.maps is not None]
+        taken = {id(notes[site]) for one in others for site in one.maps.maps if site in notes}
+        return (
+            change.maps is None
+            or not others
+            or taken.isdisjoint(id(notes[site]) for site in change.maps.maps)
+        )
 
     def _are_heads(self, sites: Sequence[str]) -> list[bool]:
         """Whether sites are the output embeddings."""
@@ -384,6 +414,13 @@ class Witness:
 def _key(change: Change) -> tuple[str, str] | None:
     """Under what maps and window a change's strengths are noted."""
     return None if change.maps is None else (change.maps.fingerprint, change.positions)
+
+
+def _total(change: Change, row: Sequence[Change]) -> float:
+    """The strength of a change's maps in a row, whatever the names under which it asks for them."""
+    key = _key(change)
+    own = (one.strength for one in row if _key(one) == key)
+    return float(np.float32(sum(own, start=0.0)))
 
 
 class _Refused(Exception):

@@ -19,12 +19,14 @@ from aim_plugins.core.errors import ReceiptError
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.vllm import ChangesVLLMProcessor, VLLMEngine, engine, llm_arguments
 from aim_plugins.engines.vllm.plugin import refuse_lost_arguments, why_not
-from aim_plugins.engines.vllm.receipts import AnswersSeen, settle
+from aim_plugins.engines.vllm.receipts import AnswersSeen, looked_at, settle
+from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.gaussian import GaussianNoise
+from aim_plugins.modulation.named_kinds import named_kind
 from aim_plugins.modulation.receipts import Changed
-from aim_plugins.transport.change import read_transport
+from aim_plugins.transport.change import Transport, read_transport
 
 REQUESTS = [ScoreRequest([5, 6, 7, 8, 9], [10, 11]), ScoreRequest([5, 6], [12, 13, 14])]
 SITES = 5
@@ -151,7 +153,7 @@ def test_caught_strengths_of_a_worker_zeroed(steering, columns, run, monkeypatch
         maps.strengths.zero_()
 
     monkeypatch.setattr(maps, "before_forward", zeroing)
-    with refused("asked for .*transport 0.7, and the strengths at its tokens were 0"):
+    with refused("asked for .*transport 0.7, and the strength at its token 0 was 0 instead of 0.7"):
         run(steering, columns[2:])
     maps._written[:] = 0  # so that the next step writes
 
@@ -170,7 +172,7 @@ def test_caught_request_without_its_modulation(steering, columns, monkeypatch):
     monkeypatch.setattr(engine, "extra_args", lambda *_: {})
     with refused("row 1 of 3: asked for noise 0.5, changed at 0 of 6 steps"):
         decode(steering, columns[1:2])
-    with refused("row 1 of 3: asked for transport 0.7, and the strengths at its tokens were 0"):
+    with refused("row 1 of 3: asked for transport 0.7, and the strength at its token 0 was 0"):
         decode(steering, columns[2:3])
 
 
@@ -195,7 +197,54 @@ def test_caught_request_that_no_worker_saw(steering, columns, monkeypatch):
 def test_caught_tokens_that_were_never_computed():
     noisy = Column((GaussianNoise(0.5),))
     with refused("row 3: asked for noise 0.5, and 7 of its 14 tokens were computed"):
-        settle(noisy, (0, 7, 5, True, []), prompt=10, new=5, place="row 3")
+        settle(noisy, (0, 7, 5, True, []), transports=(), prompt=10, new=5, place="row 3")
+
+
+def two_transports(praise: float, sea: float, window: str = "all") -> Column:
+    maps = ActivationMaps({"model.norm": AffineMap.everywhere(torch.ones(4), torch.ones(4))})
+    kinds = [named_kind(Transport, name) for name in ("praise", "sea")]
+    return Column(
+        tuple(
+            kind(strength, maps.fingerprint, maps, window=window)
+            for kind, strength in zip(kinds, (praise, sea), strict=True)
+        )
+    )
+
+
+def settled(column: Column, *strengths: list[float]):
+    """The verdict on an answer of 4 tokens to a prompt of 6."""
+    seen = (0, 9, 0, True, list(strengths))
+    return settle(column, seen, transports=("praise", "sea"), prompt=6, new=4, place="row 1")
+
+
+def test_opposite_strengths_of_two_transports_are_no_fault():
+    column = two_transports(1.0, -1.0)
+    ends = [[position, 1.0, -1.0] for position in looked_at(column.changes, 6)]
+    assert set(settled(column, *ends).values()) == {1}
+
+
+def test_caught_strengths_of_two_transports_swapped():
+    column = two_transports(0.5, 1.0)
+    ends = [[position, 1.0, 0.5] for position in looked_at(column.changes, 6)]
+    with refused("that of praise at its token 0 was 1 instead of 0.5"):
+        settled(column, *ends)
+
+
+@pytest.mark.parametrize(
+    ("window", "within"),
+    [("prompt", [0, 5]), ("generation", [6]), ("last", [5, 6]), ("2-7", [2, 5, 6, 7])],
+)
+def test_caught_strengths_zeroed_in_a_window(window, within):
+    column = two_transports(0.5, 1.0, window)
+    ends = looked_at(column.changes, 6)
+    inside = [one for one in ends if one in within]
+    assert inside == within
+    kept = [[one, *((0.5, 1.0) if one in within else (0.0, 0.0))] for one in ends]
+    assert len(settled(column, *kept)) == 2
+    with refused(f"that of praise at its token {within[0]} was 0 instead of 0.5"):
+        settled(column, *[[one, 0.0, 0.0] for one in ends])
+    with refused("the strengths at its tokens were never seen"):
+        settled(column, *[row for row in kept if row[0] != within[-1]])
 
 
 def test_caught_plugin_left_out(steering, monkeypatch):

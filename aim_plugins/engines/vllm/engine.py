@@ -45,8 +45,10 @@ from aim_plugins.engines.vllm.parameters import RequestModulation, extra_args
 from aim_plugins.engines.vllm.plugin import why_not
 from aim_plugins.engines.vllm.receipts import (
     NUMBER_ARGUMENT,
+    TOKENS_ARGUMENT,
     Seen,
     check_maps_intact,
+    looked_at,
     map_sums,
     settle,
 )
@@ -235,6 +237,10 @@ class VLLMEngine:
         ]
         prompts = [list(context.tokens[-(self.max_length + 1) :][:-1]) for context in batch]
         forward = Column(tuple(changes))
+        lengths = [
+            len(prompt) - len(context.continuation) + 1
+            for context, prompt in zip(batch, prompts, strict=True)
+        ]
         parameters = [
             SamplingParams(
                 max_tokens=1,
@@ -245,10 +251,11 @@ class VLLMEngine:
                 extra_args={
                     INDEX_ARGUMENT: number,
                     NUMBER_ARGUMENT: number,
-                    **extra_args(forward, len(prompt) - len(context.continuation) + 1),
+                    TOKENS_ARGUMENT: looked_at(changes, length),
+                    **extra_args(forward, length),
                 },
             )
-            for number, (context, prompt) in enumerate(zip(batch, prompts, strict=True))
+            for number, length in enumerate(lengths)
         ]
         asked = [extra_args(Column(column.acting_on("logits"))) for column in columns]
         by_prefix = not any(knows_prompt(change.positions) for change in changes)
@@ -263,9 +270,16 @@ class VLLMEngine:
                 "vLLM has answered before all prompts were scored: it does not compute them as the "
                 "releases do that are supported"
             )
-        for number, prompt in enumerate(prompts):
-            place = f"row {number + 1} of {len(prompts)}"
-            settle(forward, seen.get(number), prompt=len(prompt), new=0, place=place)
+        for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
+            settle(
+                forward,
+                seen.get(number),
+                transports=list(self.transports),
+                prompt=len(prompt),
+                new=0,
+                place=f"row {number + 1} of {len(prompts)}",
+                context=length,
+            )
         rows: dict[int, ContextScore] = {}
         for context, answer in zip(batch, scores, strict=True):
             if answer is None:
@@ -383,16 +397,21 @@ class VLLMEngine:
                 spaces_between_special_tokens=False,
                 extra_args=extra_args(distinct[column])
                 | _keyed_sampling(sampling, distinct[column].seed, occurrences[row])
-                | {NUMBER_ARGUMENT: number},
+                | {
+                    NUMBER_ARGUMENT: number,
+                    TOKENS_ARGUMENT: looked_at(
+                        distinct[column].acting_on("activations"), len(prompts[row])
+                    ),
+                },
             )
             for number, (row, column) in enumerate(pairs)
         ]
         texts, seen = self._run([prompts[row] for row, _ in pairs], parameters, progress)
-        found = []
+        found, names = [], list(self.transports)
         for number, ((row, index), tokens) in enumerate(zip(pairs, texts, strict=True)):
             column, size = distinct[index], {"prompt": len(prompts[row]), "new": len(tokens)}
             place = f"row {number + 1} of {len(pairs)}"
-            sites = settle(column, seen.get(number), **size, place=place)
+            sites = settle(column, seen.get(number), transports=names, **size, place=place)
             found.append(Answer(tokens, decoded_receipt(column, sites, **size)))
         width = len(distinct)
         decoded = [found[row * width : (row + 1) * width] for row in range(len(prompts))]

@@ -25,14 +25,22 @@ from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.hooks import find_module
 from aim_plugins.modulation.parameters import to_host
+from aim_plugins.modulation.windows import ENDLESS, window_bounds
 from aim_plugins.transport.vectors import affine_maps
 
 NUMBER_ARGUMENT = "_aim_answer"
 """Entry of a request's `extra_args` that says which answer of the batch it is."""
 
-Seen = dict[int, tuple[int, int, int, bool, list[float]]]
-"""Of each answer: the first token that was computed, one past the last, steps at which its logits
-were changed, whether they came out otherwise, and the strengths that lay at its tokens."""
+TOKENS_ARGUMENT = "_aim_looked_at"
+"""Entry with the positions of its tokens at which strengths are looked at in any case."""
+
+SeenAnswer = tuple[int, int, int, bool, list[list[float]]]
+"""Of one answer: the first token that was computed, one past the last, steps at which its logits
+were changed, whether they came out otherwise; and of tokens that were looked at, the position and
+the strength of each of the engine's transports that lay there."""
+
+Seen = dict[int, SeenAnswer]
+"""What was seen, by the answer's number."""
 
 
 class Sampled:
@@ -84,16 +92,16 @@ class AnswersSeen(StepListener):
         self._maps = getattr(runner, "aim_maps", None)
         self._logits = logits
         self._numbers: dict[str, int] = {}
-        self._prompts: dict[int, int] = {}
+        self._looked_at: dict[int, list[int]] = {}
         self._spans: dict[int, list[int]] = {}
         self._sampled = Sampled()
-        self._strengths: list[tuple[list[int], Tensor]] = []
+        self._strengths: list[tuple[list[tuple[int, int]], Tensor]] = []
 
     def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
         """Takes a request that has a number."""
         if (number := extra_args.get(NUMBER_ARGUMENT)) is not None:
             self._numbers[name] = number
-            self._prompts[number] = len(prompt)
+            self._looked_at[number] = extra_args.get(TOKENS_ARGUMENT, [])
 
     def remove_request(self, name: str) -> None:
         """Forgets a request; what was seen of it stays."""
@@ -101,7 +109,7 @@ class AnswersSeen(StepListener):
 
     def before_forward(self, step: Step) -> None:
         """Notes the tokens of a step, and from time to time their strengths."""
-        numbers, lasts, ending = [], [], False
+        numbers, tokens, where, due = [], [], [], False
         firsts, rows = step.positions.tolist(), step.rows.tolist()
         for index, name in enumerate(step.names):
             if (number := self._numbers.get(name)) is None:
@@ -110,25 +118,28 @@ class AnswersSeen(StepListener):
             span = self._spans.setdefault(number, [first, first])
             if first <= span[1]:  # what lies between would be unknown
                 span[1] = max(span[1], stop)
-            ending |= first < self._prompts[number] <= stop  # where "last" begins
+            asked = [one for one in self._looked_at[number] if first <= one < stop]
+            due |= bool(asked)
             numbers.append(number)
-            lasts.append(rows[index + 1] - 1)
-        if self._maps is not None and numbers and (self._sampled.now(numbers) or ending):
+            for position in {*asked, stop - 1}:
+                tokens.append((number, position))
+                where.append(rows[index] + position - first)
+        if self._maps is not None and numbers and (self._sampled.now(numbers) or due):
             strengths = self._maps.strengths
-            own = strengths[to_device(np.array(lasts), strengths.device)]
-            self._strengths.append((numbers, own.sum(1)))
+            own = strengths[to_device(np.array(where), strengths.device)]
+            self._strengths.append((tokens, own))
 
     def result(self) -> Seen:
         """What was seen of each answer."""
-        found: dict[int, set[float]] = {number: set() for number in self._spans}
-        flags = to_host([values for _, values in self._strengths])
-        for (numbers, _), values in zip(self._strengths, flags, strict=True):
-            for number, value in zip(numbers, values.tolist(), strict=True):
-                found[number].add(value)
+        found: dict[int, set[tuple[float, ...]]] = {number: set() for number in self._spans}
+        tables = to_host([values for _, values in self._strengths])
+        for (tokens, _), table in zip(self._strengths, tables, strict=True):
+            for (number, position), row in zip(tokens, table.tolist(), strict=True):
+                found[number].add((position, *row))
         unmoved = set() if self._logits is None else self._logits.unmoved()
         steps = Counter[int]() if self._logits is None else self._logits.steps
         return {
-            number: (*span, steps[number], number not in unmoved, sorted(found[number]))  # type: ignore[misc]
+            number: (*span, steps[number], number not in unmoved, [*map(list, sorted(found[number]))])  # type: ignore[misc]
             for number, span in self._spans.items()
         }
 
@@ -172,22 +183,43 @@ def check_maps_intact(found: Sequence[int | None], wanted: Mapping[tuple[str, in
         )
 
 
+def looked_at(changes: Sequence[Change], prompt: int) -> list[int]:
+    """Positions at which strengths of changes of activations tell whether their windows are kept.
+
+    Args:
+        changes: The changes.
+        prompt: Tokens that count as the prompt.
+
+    Returns:
+        The prompt's last token, the one after it, and both ends of each window.
+    """
+    found = {prompt - 1, prompt} if changes else set()
+    for change in changes:
+        start, stop = window_bounds(change.positions, prompt)
+        found |= {start, stop - 1}
+    return sorted(one for one in found if 0 <= one < ENDLESS - 1)
+
+
 def settle(
     column: Column,
-    seen: tuple[int, int, int, bool, list[float]] | None,
+    seen: SeenAnswer | None,
     *,
+    transports: Sequence[str],
     prompt: int,
     new: int,
     place: str,
+    context: int | None = None,
 ) -> dict[Change, int]:
     """Holds what workers saw of an answer against its column.
 
     Args:
         column: The column.
         seen: What was seen; None if nothing was.
+        transports: Names of the engine's transports, in their order.
         prompt: Tokens of the prompt.
         new: Tokens of the answer; 0 where the prompt alone was scored.
         place: Which row it is, for errors.
+        context: Tokens that count as the prompt for windows, if not all of it.
 
     Returns:
         Sites at which each change of activations acted.
@@ -213,15 +245,36 @@ def settle(
     if new and any(one.certain for one in logits) and not moved:
         raise ReceiptError(f"{place}: asked for {wanted}, and its logits are what they were")
     moving = column.acting_on("activations")
-    sums = {0.0}
-    for change in moving:  # each may reach a token or not
-        with_it = {one + change.strength for one in sums}
-        sums = with_it if change.positions == "all" else sums | with_it
-    reaching = any(one.positions in ("all", "last") for one in moving)  # at the prompt's last token
-    known = all(any(np.isclose(value, one, 1e-6) for one in sums) for value in strengths)
-    if moving and (not known or not strengths or (reaching and not any(strengths))):
-        raise ReceiptError(
-            f"{place}: asked for {wanted}, and the strengths at its tokens were "
-            f"{', '.join(map(format_strength, strengths)) or 'never seen'}"
-        )
+    if moving:
+        length = prompt if context is None else context
+        computed = [one for one in looked_at(moving, length) if first <= one < read]
+        if reason := _why_others(moving, strengths, transports, length, computed):
+            raise ReceiptError(f"{place}: asked for {wanted}, and {reason}")
     return {one: len(one.maps.maps) for one in moving}
+
+
+def _why_others(
+    moving: Sequence[Change],
+    seen: Sequence[Sequence[float]],
+    transports: Sequence[str],
+    prompt: int,
+    computed: Sequence[int],
+) -> str | None:
+    """How strengths at tokens differ from those that were asked for; None if they do not."""
+    if not seen or not {int(one) for one, *_ in seen}.issuperset(computed):
+        return "the strengths at its tokens were never seen"
+    by_name = {one.label: one for one in moving}
+    for position, *found in seen:
+        for index, strength in enumerate(found):
+            name = transports[index] if index < len(transports) else None  # a slot for later
+            wanted = 0.0
+            if name is not None and (change := by_name.get(name)) is not None:
+                start, stop = window_bounds(change.positions, prompt)
+                wanted = change.strength if start <= position < stop else 0.0
+            if np.float32(wanted) != np.float32(strength):
+                what = f"that of {name}" if name else "the strength"
+                return (
+                    f"{what} at its token {int(position)} was {format_strength(strength)} instead "
+                    f"of {format_strength(wanted)}"
+                )
+    return None
