@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -320,3 +321,28 @@ def test_nobody_else_is_answered(root, host: str, headers: dict) -> None:
     answer = asking(client, host).post("/v1/transports/load", content="{", headers=headers)
     assert (answer.status_code, answer.json()["error"]["type"]) == (403, "PermissionDeniedError")
     assert not client.called
+
+
+def test_the_list_is_answered_while_unloading_waits(root) -> None:
+    client = Client(Loading(root))
+    app = FastAPI()
+    app.state.engine_client = client
+    add_routes(app)
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+            await http.post("/v1/transports/load", json={"name": "sea"})
+            client.output_processor.request_states["running"] = None
+            unloading = asyncio.ensure_future(
+                http.post("/v1/transports/unload", json={"name": "sea"})
+            )
+            maps = client.input_processor.aim_admission.maps
+            while "sea" in maps and not unloading.done():
+                await asyncio.sleep(0)
+            answer = await http.get("/v1/transports")
+            assert set(answer.json()["transports"]) == {"start"} and not unloading.done()
+            client.output_processor.request_states.clear()
+            assert (await unloading).status_code == 200
+
+    asyncio.run(ask())
