@@ -46,9 +46,9 @@ PROGRAMS = {
     "vision-bench": "vision_bench.cli",
     "lm_eval": "lm_eval.__main__",
 }
-ELSEWHERE = {"vllm", "curl", "inspect"}
-"""Programs of vLLM's environment, where `tests/vllm` runs what the page on it shows, and of an
-extra that not everyone has."""
+ELSEWHERE = {"vllm", "curl", "inspect", "grep"}
+"""Programs of vLLM's environment, where `tests/vllm` runs what the page on it shows, of an extra
+that not everyone has, and of the system."""
 
 
 @dataclass(frozen=True)

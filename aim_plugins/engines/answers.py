@@ -23,6 +23,7 @@ from aim_plugins.modulation.logits import ChangedLogits
 from aim_plugins.modulation.parameters import to_host
 from aim_plugins.modulation.receipts import Receipt
 from aim_plugins.modulation.windows import reached
+from aim_plugins.modulation.witness import is_looked_at
 
 
 class Answer(list[int]):
@@ -57,7 +58,7 @@ def answers_from_json(record: Mapping[str, Any]) -> list[list[Answer]]:
 class ChangedScores(LogitsProcessor):
     """Sees what the processors between `FaultyLogits` and itself have changed.
 
-    Of the 1st, 2nd, 4th, 8th … step it notes on the device which rows are others.
+    Of the steps that are looked at it notes on the device which rows are others.
 
     Args:
         clean: Stands before them.
@@ -72,7 +73,7 @@ class ChangedScores(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._calls += 1
         before, self._clean.scores = self._clean.scores, None
-        if before is not None and not self._calls & (self._calls - 1):
+        if before is not None and is_looked_at(self._calls):
             self._moved.append((scores != before).any(1))
         return scores
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aim_plugins.modulation.changes import Change, Scratch
@@ -17,9 +17,8 @@ _BLOCK_ELEMENTS = {"cpu": 2**18}
 """Logits worked on at a time: one block and its noise stay in a CPU core's second-level cache."""
 _DEFAULT_BLOCK_ELEMENTS = 2**25
 
-
-_WITNESSES = 64
-"""Logits of each position, spread over the vocabulary, that tell whether they were changed."""
+WITNESSES = 64
+"""Logits of each row, spread over the vocabulary, that tell whether they were changed."""
 
 
 class TokenScores(NamedTuple):
@@ -32,12 +31,19 @@ class TokenScores(NamedTuple):
         moved: Whether the logits before the target are others than the clean ones, for each column.
     """
 
-    log_probabilities: list[Tensor]
-    is_argmax: list[Tensor]
-    clean: Tensor
-    moved: list[Tensor]
+    log_probabilities: list[Float[Tensor, " targets"]]
+    is_argmax: list[Bool[Tensor, " targets"]]
+    clean: Float[Tensor, " targets"]
+    moved: list[Bool[Tensor, " targets"]]
 
-    def of(self, column: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def of(
+        self, column: int
+    ) -> tuple[
+        Float[Tensor, " targets"],
+        Bool[Tensor, " targets"],
+        Float[Tensor, " targets"],
+        Bool[Tensor, " targets"],
+    ]:
         """The four of one column."""
         scores, hits = self.log_probabilities[column], self.is_argmax[column]
         return scores, hits, self.clean, self.moved[column]
@@ -181,7 +187,7 @@ def _score_modulated(
     answers: dict[tuple[Change, ...], tuple[Tensor, ...]],
 ) -> None:
     token, scratch = token[targets], Scratch()
-    step = max(1, logits.shape[1] // _WITNESSES)
+    step = max(1, logits.shape[1] // WITNESSES)
     clean = logits[:, ::step].clone()
     for changes, (log_probabilities, is_argmax, moved) in answers.items():
         changed = logits

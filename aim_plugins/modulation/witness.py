@@ -31,6 +31,15 @@ _MAPS = ""
 _watching: ContextVar[Witness | None] = ContextVar("watching", default=None)
 
 
+def is_looked_at(call: int) -> bool:
+    """Whether a call, counted from 1, is one whose effect is looked at: the 1st, 2nd, 4th, 8th …
+
+    >>> [call for call in range(1, 20) if is_looked_at(call)]
+    [1, 2, 4, 8, 16]
+    """
+    return not call & (call - 1)
+
+
 def current() -> Witness | None:
     """Whoever watches the passes that are about to run."""
     return _watching.get()
@@ -80,12 +89,12 @@ class SiteNotes:
         self.moved: list[Tensor] = []
 
     def note(self, before: Tensor | None = None, after: Tensor | None = None) -> None:
-        """Notes a call, and of the 1st, 2nd, 4th, 8th … what it changed, where that is known.
+        """Notes a call, and of those that are looked at what it changed, where that is known.
 
         Each compares the last tokens alone, so that comparing costs little beside the change.
         """
         self.calls += 1
-        if before is None or after is None or self.calls & (self.calls - 1):
+        if before is None or after is None or not is_looked_at(self.calls):
             return
         if after is not before and after.shape == before.shape:
             last = self._witness.last_tokens

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from aim_plugins.engines.scoring import WITNESSES
 from aim_plugins.engines.vllm.parameters import (
     RequestModulation,
     asked_for,
@@ -46,9 +47,6 @@ except ImportError as error:
     raise changed_interface(str(error.name)) from error
 
 logger = logging.getLogger(__name__)
-
-_WITNESSES = 64
-"""Logits of each row, spread over the vocabulary, that tell whether they were changed."""
 
 _NO_TOKENS: Any = None
 """The tokens so far, which no warper looks at."""
@@ -143,7 +141,7 @@ class _Plan:
             seen: Is told of rows that are answers with a number, if there is one.
         """
         look = seen is not None and self._sampled.now(None)
-        step = max(1, logits.shape[1] // _WITNESSES)
+        step = max(1, logits.shape[1] // WITNESSES)
         before = logits[self.rows, ::step] if look else None
         for kind, places, changes, own in self._changes:
             kind.modulate_rows(logits, keys[places], changes, rows=own, compiled=compiled)

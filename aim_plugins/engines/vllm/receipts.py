@@ -26,6 +26,7 @@ from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.hooks import find_module
 from aim_plugins.modulation.parameters import to_host
 from aim_plugins.modulation.windows import ENDLESS, window_bounds
+from aim_plugins.modulation.witness import is_looked_at
 from aim_plugins.transport.vectors import affine_maps
 
 NUMBER_ARGUMENT = "_aim_answer"
@@ -44,7 +45,7 @@ Seen = dict[int, SeenAnswer]
 
 
 class Sampled:
-    """Decides which steps are looked at: the 1st, 2nd, 4th, 8th … with the same requests."""
+    """Decides which steps are looked at, counted anew with other requests."""
 
     def __init__(self) -> None:
         self._names: Any = None
@@ -54,7 +55,7 @@ class Sampled:
         """Whether to look at this step of these requests."""
         self._calls = self._calls + 1 if names == self._names else 1
         self._names = names
-        return not self._calls & (self._calls - 1)
+        return is_looked_at(self._calls)
 
 
 @dataclass
@@ -139,7 +140,12 @@ class AnswersSeen(StepListener):
         unmoved = set() if self._logits is None else self._logits.unmoved()
         steps = Counter[int]() if self._logits is None else self._logits.steps
         return {
-            number: (*span, steps[number], number not in unmoved, [*map(list, sorted(found[number]))])  # type: ignore[misc]
+            number: (
+                *span,
+                steps[number],
+                number not in unmoved,
+                [*map(list, sorted(found[number]))],
+            )  # type: ignore[misc]
             for number, span in self._spans.items()
         }
 
