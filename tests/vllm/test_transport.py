@@ -237,7 +237,8 @@ def test_a_transport_in_a_slot_does_what_it_does_from_the_start(steered) -> None
         return list(llm.generate([prompt], parameters, use_tqdm=False)[0].outputs[0].token_ids)
 
     wanted, plain = decode(aim_strength=0.9), decode()
-    loading = ("storm", str(steered.folders[""]))
+    fingerprint = steered.transport.maps.fingerprint
+    loading = ("storm", str(steered.folders[""]), fingerprint)
     assert llm.collective_rpc("aim_load_transport", args=loading) == [None]
     maps["storm"] = steered.transport.maps
     try:
