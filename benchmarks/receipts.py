@@ -125,4 +125,7 @@ def measure(kind: str, rounds: int = 5) -> dict[str, Any]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in sys.argv[1:] or ("scoring", "decoding"):
-        write_result(f"receipts_{name}", measure(name))
+        found = measure(name)
+        for kind, one in found.items():
+            print(f"{name}, {kind}: with / without = {one['with / without']:.3f}")
+        print(f"written: {write_result(f'receipts_{name}', found)}", flush=True)
