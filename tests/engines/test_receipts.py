@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from aim_plugins.core.errors import ReceiptError
 from aim_plugins.core.strengths import Axis
 from aim_plugins.engines import generation
+from aim_plugins.engines.decoding_rows import DecodingRows
 from aim_plugins.engines.engine import ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation import activations, gaussian, noise, token_weights
@@ -319,13 +320,13 @@ def test_caught_answers_reordered(model, monkeypatch):
 
 
 def test_caught_columns_mixed_up_after_a_pause(tiny_llama, monkeypatch):
-    keep = generation._Rows.keep
+    keep = DecodingRows.keep
 
     def mixed(rows, alive):
         keep(rows, alive)
         rows.columns.reverse()
 
-    monkeypatch.setattr(generation._Rows, "keep", mixed)
+    monkeypatch.setattr(DecodingRows, "keep", mixed)
     with refused("rows that go on have taken over columns of others"):
         decode(tiny_llama, columns_of(noise_std=[1.0, 2.0, 4.0], noise_draws=4), new=60)
 
@@ -568,20 +569,20 @@ def test_caught_weights_restored_too_early(model, run):
 
 
 def test_caught_noise_left_out(model, monkeypatch):
-    monkeypatch.setattr(generation._Rows, "changed_logits", lambda rows: [])
+    monkeypatch.setattr(DecodingRows, "changed_logits", lambda rows: [])
     with refused("row 1 of 2: asked for noise 0.5, given none"):
         decode(model, columns_of(noise_std=0.5))
 
 
 def test_caught_noise_of_another_row(model, monkeypatch):
-    own = generation._Rows.changed_logits
+    own = DecodingRows.changed_logits
 
     def flipped(rows):
         found = own(rows)
         found[0].settings.reverse()
         return found
 
-    monkeypatch.setattr(generation._Rows, "changed_logits", flipped)
+    monkeypatch.setattr(DecodingRows, "changed_logits", flipped)
     with refused("row 1 of 4: asked for noise 0.5, given .*std=2.0"):
         decode(model, columns_of(noise_std=[0.5, 2.0]))
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from aim_plugins.core.identity import fingerprint
-from aim_plugins.engines.generation import keeps_positions, repeats
+from aim_plugins.engines.caches import keeps_positions, repeats
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column, applied
 from aim_plugins.modulation.token_weights import Layout
