@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.low_rank import LowRankMap
-from aim_plugins.transport.methods.method import Method, direction_of
+from aim_plugins.transport.methods.method import SharedDirection, direction_of
 
 _CANDIDATES = 0.8  # share of the sites, from the first on, whose directions may be chosen
 
 
 @dataclass(frozen=True)
-class DirectionalAblation(Method):
+class DirectionalAblation(SharedDirection):
     """T(x) = x - r rᵀ x, with one unit vector r for all sites: what they tell along it is gone.
 
     r is the difference of the sides' means at the last token of one site; source and target may
@@ -38,16 +35,7 @@ class DirectionalAblation(Method):
 
     name: ClassVar[str] = "ablation"
     title: ClassVar[str] = "Directional ablation"
-    bounded: ClassVar[bool] = False
-    shared: ClassVar[bool] = True
     stream: ClassVar[bool] = True
-    aimed: ClassVar[bool] = False
-    pooling: ClassVar[str] = "last"
-
-    direction_site: str | None = None
-
-    def _fit(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones_like(source[0]), target.mean(0) - source.mean(0)
 
     def settled(
         self, learned: Mapping[str, AffineMap], separations: Mapping[str, float]

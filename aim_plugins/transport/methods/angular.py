@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.rotation import RotationMap
-from aim_plugins.transport.methods.method import Method, direction_of
+from aim_plugins.transport.methods.method import SharedDirection, direction_of
 
 _PARALLEL = 1e-6  # length of an axis below which it is rounding
 
 
 @dataclass(frozen=True)
-class AngularSteering(Method):
+class AngularSteering(SharedDirection):
     """Turns activations towards the target, within one plane for all sites (`RotationMap`).
 
     Each site tells the difference of the sides' means at the last token, as a unit vector. The
@@ -36,15 +35,6 @@ class AngularSteering(Method):
 
     name: ClassVar[str] = "angular"
     title: ClassVar[str] = "Angular steering"
-    bounded: ClassVar[bool] = False
-    shared: ClassVar[bool] = True
-    aimed: ClassVar[bool] = False
-    pooling: ClassVar[str] = "last"
-
-    direction_site: str | None = None
-
-    def _fit(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones_like(source[0]), target.mean(0) - source.mean(0)
 
     def settled(
         self, learned: Mapping[str, AffineMap], separations: Mapping[str, float]

@@ -185,6 +185,25 @@ def check_pairs(method: Method, n_source: int, n_target: int) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class SharedDirection(Method):
+    """A method whose maps come of one direction for all sites, a difference of last tokens' means.
+
+    Attributes:
+        direction_site: The site whose direction it is; None chooses.
+    """
+
+    bounded: ClassVar[bool] = False
+    shared: ClassVar[bool] = True
+    aimed: ClassVar[bool] = False
+    pooling: ClassVar[str] = "last"
+
+    direction_site: str | None = None
+
+    def _fit(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(source[0]), target.mean(0) - source.mean(0)
+
+
 def direction_of(learned: Mapping[str, AffineMap], site: str) -> Tensor:
     """The difference of means at a site, for maps of all sites.
 
