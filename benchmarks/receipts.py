@@ -23,11 +23,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.demo_model import demo_model_folder
-from aim_plugins.engines import answers, generation, huggingface
+from aim_plugins.engines import answers, decoding_rows, generation, huggingface
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.hooks import choose_sites
+from aim_plugins.modulation.settlement import Settlement
 from aim_plugins.modulation.witness import Witness
 from benchmarks._timing import paired_medians, write_result
 
@@ -38,14 +39,14 @@ TEXTS = [
 ]
 
 
-class _Blind(Witness):
-    """A witness that takes every word for it."""
+class _Trusting(Settlement):
+    """Takes every word for it."""
 
-    def settle(self, rows: Any, token_ids: Any, **_: Any) -> list[Any]:
+    def rows(self, rows: Any, token_ids: Any, **_: Any) -> list[Any]:
         rows = list(rows) * len(token_ids) if len(rows) == 1 else rows
         return [dict.fromkeys(changes, 1) for changes in rows]
 
-    def settle_weights(self, changes: Any, **_: Any) -> dict[Any, int]:
+    def weights(self, changes: Any, **_: Any) -> dict[Any, int]:
         return dict.fromkeys(changes, 1)
 
 
@@ -55,7 +56,7 @@ def unwatched() -> Iterator[None]:
 
     @contextlib.contextmanager
     def blind(model: Any) -> Iterator[Witness]:
-        yield _Blind(model)
+        yield Witness(model)
 
     def received(columns: Any, *_: Any, **__: Any) -> list[None]:
         return [None for _ in columns]
@@ -64,7 +65,10 @@ def unwatched() -> Iterator[None]:
     with (
         patch.object(generation, "watched", blind),
         patch.object(huggingface, "watched", blind),
-        patch.object(generation, "check_order", lambda *_: None),
+        patch.object(generation, "Settlement", _Trusting),
+        patch.object(decoding_rows, "Settlement", _Trusting),
+        patch.object(huggingface, "Settlement", _Trusting),
+        patch.object(decoding_rows, "check_order", lambda *_: None),
         patch.object(huggingface, "scored_receipts", received),
         patch.object(seen, "__call__", lambda self, ids, scores: scores),
         patch.object(seen, "settle", lambda *_: None),

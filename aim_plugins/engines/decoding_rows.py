@@ -15,6 +15,7 @@ from aim_plugins.engines.answers import check_order
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, applied, by_kind
 from aim_plugins.modulation.logits import ChangedLogits
+from aim_plugins.modulation.settlement import Settlement
 from aim_plugins.modulation.token_weights import Layout
 from aim_plugins.modulation.witness import Witness
 
@@ -88,7 +89,7 @@ class DecodingRows:
             raise ReceiptError("rows that go on have taken over columns of others")
         check_order(sequences, self.asked, self.origin)
         length = self.token_ids.shape[1]
-        found = witness.settle(
+        found = Settlement(witness).rows(
             self.activations,
             self.token_ids,
             passes=steps,

@@ -25,6 +25,7 @@ from aim_plugins.engines.stopping import BeamEnds, RowEnds, StoppingFactory, end
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, applied, distinct_columns
 from aim_plugins.modulation.sampling import sampling_seed
+from aim_plugins.modulation.settlement import Settlement
 from aim_plugins.modulation.windows import reaches_prompt
 from aim_plugins.modulation.witness import watched
 
@@ -112,7 +113,7 @@ def generate_columns(
                 **generation_kwargs,
             )
         ran = any(tokens for row in table for tokens, _ in row)
-        changed = witness.settle_weights(weights, passes=int(ran))
+        changed = Settlement(witness).weights(weights, passes=int(ran))
         for row, found, prompt in zip(answers, table, lengths, strict=True):
             for index, (tokens, sites) in zip(own, found, strict=True):
                 receipt = decoded_receipt(
@@ -306,7 +307,7 @@ def _shared_prefill(
         ).past_key_values
     if not repeats(cache, prompts.token_ids.shape[1] - 1):
         return None
-    witness.settle(rows, token_ids, passes=1, layout=layout)
+    Settlement(witness).rows(rows, token_ids, passes=1, layout=layout)
     pass_of = {column: index for index, group in enumerate(members.values()) for column in group}
     source = [pass_of[column] for column in range(len(columns))]
     cache.batch_select_indices(

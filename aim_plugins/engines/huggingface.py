@@ -50,6 +50,7 @@ from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, applied, by_forward, distinct_columns
 from aim_plugins.modulation.noise import prefix_keys
 from aim_plugins.modulation.sampling import SAMPLING_VERSION
+from aim_plugins.modulation.settlement import Settlement
 from aim_plugins.modulation.token_weights import Layout
 from aim_plugins.modulation.windows import knows_prompt
 from aim_plugins.modulation.witness import watched
@@ -288,7 +289,7 @@ class HuggingFaceEngine:
         ):
             logits = self.model(token_ids).logits
         width = token_ids.shape[1]
-        sites = witness.settle([changes], token_ids, passes=1, layout=layout)
+        sites = Settlement(witness).rows([changes], token_ids, passes=1, layout=layout)
         # Prompt tuning prepends virtual tokens, which have logits but no token ids.
         return logits[:, -width:], sites
 
