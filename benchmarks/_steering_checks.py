@@ -240,17 +240,18 @@ def chain_error(engine: Any, transport: Any) -> float:
     return max(abs(w - a - b) for w, a, b in zip(whole, first, second, strict=True))
 
 
-def zero_is_plain(engine: Any, model: Any, transport: Any) -> bool:
-    """Whether λ = 0 has the plain model's bits: scores and texts alone, rows beside other ones."""
+def zero_is_plain(engine: Any, transport: Any) -> bool:
+    """Whether scores at λ = 0, asked for beside others, have the plain model's bits, texts too."""
     texts = texts_of([context + rest for context, rest in SCORED], seed=1)
     requests = [ScoreRequest(tokens[:3], tokens[3:]) for tokens in texts]
-    columns = [Column(), *columns_of(strength=list(STRENGTHS), transport=transport)]
-    scores = engine.score(requests, columns, batch_size=3, progress=False)
-    same = all(row.log_likelihoods[0] == row.log_likelihoods[1] for row in scores)
     prompts = pad_left(texts_of(PROMPTS, seed=2), 0)
     options = {"max_length": max(PROMPTS) + 4, "do_sample": False, "pad_token_id": 0}
-    plain, zero = (engine.generate(prompts, [column], **options) for column in columns[:2])
-    return same and plain == zero
+    scores, answers = [], []
+    for columns in ([Column()], columns_of(strength=list(STRENGTHS), transport=transport)):
+        rows = engine.score(requests, columns, batch_size=3, progress=False)
+        scores.append([row.log_likelihoods[0] for row in rows])
+        answers.append([row[0] for row in engine.generate(prompts, columns, **options)])
+    return scores[0] == scores[1] and answers[0] == answers[1]
 
 
 def zero_rows_differ_by(model: Any, maps: ActivationMaps) -> float:

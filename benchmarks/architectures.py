@@ -68,7 +68,7 @@ def check_transformers(name: str) -> dict[str, Any]:
         if positions == "all":
             errors["chain"] = chain_error(engine, maps)
             errors["fit"] = fit_difference(model, sites)
-        found["plain"] &= zero_is_plain(engine, model, maps)
+        found["plain"] &= zero_is_plain(engine, maps)
         worst |= {key: max(worst[key], error) for key, error in errors.items()}
     return found | worst
 
