@@ -97,63 +97,64 @@ def write_report(
         raise ValueError("points is empty: there is nothing to report; evaluate at least one task")
     grids = group_grids(points) if len(axes) == 2 else []
     curves, panels = split_panels(curves, parts)
-    label = " and ".join(axis.label for axis in axes)
-    scripts = [_plotly_script(), read_template("report.js.j2")]
+    name = _model_name(manifest)
+    model, actor = (f"{name}, {change}", f"{name}, {change},") if change else (name, name)
+    if not headline and grids:
+        headline = summarise_grids(grids, axes, actor)
+    elif not headline:
+        headline = summarise(curves, actor, overview.noun if overview else "task")
+    named = (overview and overview.data) or name_tasks(curves)
     data = {
         "curves": [] if grids else curves_data(curves, chance or {}),
         "panels": [panel_data(panel) for panel in panels],
         "grids": [grid_data(grid) for grid in grids],
         "texts": {task: texts_data(samples) for task, samples in (texts or {}).items() if samples},
-        "images": {
-            task: images_data(samples) for task, samples in (images or {}).items() if samples
-        },
+        "images": {task: images_data(some) for task, some in (images or {}).items() if some},
         "axes": [wrap_label(axis.label, "<br>") for axis in axes],
     }
-    noun = overview.noun if overview else "task"
-    name = _model_name(manifest)
-    model, actor = (f"{name}, {change}", f"{name}, {change},") if change else (name, name)
-    named = (overview and overview.data) or name_tasks(curves)
-    summary = headline
-    if not summary:
-        summary = summarise_grids(grids, axes, actor) if grids else summarise(curves, actor, noun)
-    page = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            model=model,
-            subject="; ".join(filter(None, [named, subject])),
-            summary=" ".join(filter(None, [summary, describe_contrasts(contrasts)])),
-            curves=[] if grids else curves,
-            panels=panels,
-            grids=grids,
-            exact=any(curve.exact for curve in curves),
-            published=any(curve.published for curve in curves),
-            several_draws=any(point.draws > 1 for point in points),
-            strength_label=label,
-            strength_names=[axis.name for axis in axes] if grids else ["strength"],
-            tables=[
-                *(table_data(task, curves) for task in task_names(curves)),
-                *(table for panel in panels for table in panel_tables(panel)),
-            ],
-            contrasts=contrast_tables(contrasts),
-            open_tables=len(task_names(curves)) <= _OPEN_TASKS,
-            text_tasks=list(data["texts"]),
-            image_tasks=list(data["images"]),
-            overview=overview,
-            overview_pictures=[
-                (title, data_uri(content))
-                for title, content in (overview.pictures if overview else {}).items()
-            ],
-            command=command_of(manifest),
-            provenance=flatten({k: v for k, v in manifest.items() if k != "command"}),
-            csv="data:text/csv;charset=utf-8," + urllib.parse.quote(points_csv(points)),
-            data=embed_json(data),
-            style=Markup(read_template("report.css.j2")),
-            scripts=[Markup(script) for script in scripts],
-            script_sources=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
-        )
+    page = _rendered(
+        data,
+        model=model,
+        subject="; ".join(filter(None, [named, subject])),
+        summary=" ".join(filter(None, [headline, describe_contrasts(contrasts)])),
+        curves=[] if grids else curves,
+        panels=panels,
+        grids=grids,
+        exact=any(curve.exact for curve in curves),
+        published=any(curve.published for curve in curves),
+        several_draws=any(point.draws > 1 for point in points),
+        strength_label=" and ".join(axis.label for axis in axes),
+        strength_names=[axis.name for axis in axes] if grids else ["strength"],
+        tables=[
+            *(table_data(task, curves) for task in task_names(curves)),
+            *(table for panel in panels for table in panel_tables(panel)),
+        ],
+        contrasts=contrast_tables(contrasts),
+        open_tables=len(task_names(curves)) <= _OPEN_TASKS,
+        overview=overview,
+        command=command_of(manifest),
+        provenance=flatten({k: v for k, v in manifest.items() if k != "command"}),
+        csv="data:text/csv;charset=utf-8," + urllib.parse.quote(points_csv(points)),
     )
     return write_atomic(Path(folder) / "report.html", page)
+
+
+def _rendered(data: Mapping[str, Any], overview: Overview | None, **fields: Any) -> str:
+    """The page, which allows its own scripts alone."""
+    scripts = [_plotly_script(), read_template("report.js.j2")]
+    pictures = overview.pictures if overview else {}
+    template = environment().get_template("report.html.j2")
+    return template.render(
+        **fields,
+        data=embed_json(data),
+        text_tasks=list(data["texts"]),
+        image_tasks=list(data["images"]),
+        overview=overview,
+        overview_pictures=[(title, data_uri(content)) for title, content in pictures.items()],
+        style=Markup(read_template("report.css.j2")),
+        scripts=[Markup(script) for script in scripts],
+        script_sources=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+    )
 
 
 def _model_name(manifest: Mapping[str, Any]) -> str:
