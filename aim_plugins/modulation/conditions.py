@@ -88,7 +88,7 @@ class ConditionText:
         return replace(learned, above=above is not self.negated, threshold=threshold)
 
     def __str__(self) -> str:
-        bound = "" if self.threshold is None else f"{'>' if self.above else '<'}{self.threshold:g}"
+        bound = "" if self.threshold is None else f"{'>' if self.above else '<'}{self.threshold!r}"
         return f"{'not ' if self.negated else ''}{self.named}{bound}"
 
 
