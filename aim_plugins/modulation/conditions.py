@@ -113,7 +113,7 @@ class Condition:
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all of it, as 64 hexadecimal digits."""
-        setting = f"{self.site}|{self.threshold!r}|{self.above}|{self.summary}|"
+        setting = f"{self.site}|{float(self.threshold)!r}|{self.above}|{self.summary}|"
         values = self.direction.detach().cpu().float().numpy().astype("<f4").tobytes()
         return hashlib.sha256(setting.encode() + values).hexdigest()
 
@@ -137,7 +137,8 @@ class Condition:
         Raises:
             ValueError: If they have another width than the direction.
         """
-        exact, along = states.float(), self.direction.to(states.device).float()
+        # In float64, since float32 rounds otherwise from batch to batch.
+        exact, along = states.double(), self.direction.to(states.device).double()
         if exact.shape[-1] != len(along):
             raise ValueError(
                 f"module {self.site!r} has {exact.shape[-1]} neurons, the condition's direction "
@@ -148,7 +149,7 @@ class Condition:
 
     def holds(self, similarity: float) -> bool:
         """Whether a prompt of a similarity meets it."""
-        return (similarity > self.threshold) is self.above
+        return bool(similarity > self.threshold) is self.above
 
     def __str__(self) -> str:
         side = ">" if self.above else "≤"
