@@ -31,7 +31,7 @@ ScoreColumns = Callable[
     [Sequence[ScoreRequest], Sequence[Column], Callable[[int, ScoreRow], None] | None],
     list[ScoreRow],
 ]
-"""Scores requests under columns without conditions, and tells of each row as soon as it is known."""
+"""Scores requests under columns without conditions, and tells of each row when it is known."""
 
 GenerateColumns = Callable[[list[int], Sequence[Column]], list[list[Answer]]]
 """Continues some of the prompts, by their indices, under columns without conditions."""

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from aim_plugins.core.artifact import ArtifactMetadata
 from aim_plugins.core.strengths import format_strength
 
 Summary = Literal["mean", "last"]
@@ -85,7 +86,7 @@ class ConditionText:
         """What a learned condition becomes by it."""
         above = learned.above if self.above is None else self.above
         threshold = learned.threshold if self.threshold is None else self.threshold
-        return replace(learned, above=above is not self.negated, threshold=threshold)
+        return replace(learned, above=above is not self.negated, threshold=threshold, asked=self)
 
     def __str__(self) -> str:
         bound = "" if self.threshold is None else f"{'>' if self.above else '<'}{self.threshold!r}"
@@ -102,6 +103,8 @@ class Condition:
         threshold: The similarity θ at which it begins to hold.
         above: Whether it holds above θ, instead of at θ and below.
         summary: How the states of a prompt become one.
+        asked: How an argument asked for it, if one did.
+        metadata: What is known of the model that it was learned on, if anything.
     """
 
     site: str
@@ -109,6 +112,8 @@ class Condition:
     threshold: float
     above: bool = True
     summary: Summary = "mean"
+    asked: ConditionText | None = None
+    metadata: ArtifactMetadata | None = None
 
     @functools.cached_property
     def fingerprint(self) -> str:

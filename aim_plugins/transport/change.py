@@ -120,8 +120,7 @@ class Transport(Change):
     @property
     def settings(self) -> dict[str, Any]:
         strength, _, window, condition, _ = self.arguments
-        asked = {window: self.window, condition: self.condition and str(self.condition)}
-        return {strength: self.strength} | {name: one for name, one in asked.items() if one}
+        return {strength: self.strength} | self._asked(window, condition)
 
     @classmethod
     def request_names(cls) -> tuple[str, ...]:
@@ -131,8 +130,13 @@ class Transport(Change):
     @property
     def request(self) -> dict[str, Any]:
         strength, window, condition = self.request_names()
-        asked = {window: self.window, condition: self.condition and str(self.condition)}
-        return {strength: self.strength} | {name: one for name, one in asked.items() if one}
+        return {strength: self.strength} | self._asked(window, condition)
+
+    def _asked(self, window: str, condition: str) -> dict[str, str]:
+        """Window and condition, under the names of their arguments, as far as there are any."""
+        met = getattr(self.condition, "asked", None) or self.condition
+        asked = {window: self.window, condition: "" if met is None else str(met)}
+        return {name: text for name, text in asked.items() if text}
 
     @classmethod
     def of_request(cls, given: Mapping[str, Any]) -> Transport | None:
@@ -159,12 +163,21 @@ class Transport(Change):
         return list(self.maps.maps)
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
+        _, transport, _, condition, forced = self.arguments
+        metadata = getattr(self.condition, "metadata", None)
+        if metadata is not None:
+            try:
+                metadata.check_model(model, force=self.force)
+            except ValueError as error:
+                asked = self._asked("", condition)[condition]
+                raise ValueError(
+                    f"{condition}={asked!r} is of another model: {error}, or give {forced}=True"
+                ) from error
         if self.learned is None:
             return
         try:
             self.learned.check_model(model, tokenizer, force=self.force)
         except ValueError as error:
-            _, transport, _, _, forced = self.arguments
             mend = str(error).replace("force=True (--force)", f"{forced}=True")
             place = f"={self.folder!r}" if self.folder else ""
             raise ValueError(f"{transport}{place} is of another model: {mend}") from error
@@ -183,8 +196,9 @@ def _asked(given: Mapping[str, Any]) -> str:
 
 
 def _identity(condition: Condition | ConditionText | None) -> str | None:
-    fingerprint = getattr(condition, "fingerprint", None)  # a request's text has none
-    return fingerprint or (condition and str(condition))
+    if condition is None:
+        return None
+    return str(getattr(condition, "fingerprint", condition))  # a request's text has none
 
 
 def read_condition(given: Any, name: str = "condition") -> Condition:

@@ -29,6 +29,7 @@ class ConditionMetadata(ArtifactMetadata):
     """
 
     KIND: ClassVar[str] = "condition"
+    FORCIBLE: ClassVar[bool] = False
     MADE_BY: ClassVar[str] = "`aim-plugins transport condition`"
 
     threshold: float = 0.0
@@ -65,6 +66,11 @@ class LearnedCondition:
         tensors, metadata = artifact.load(folder, ConditionMetadata)
         summary: Any = metadata.summary
         found = Condition(
-            metadata.sites[0], tensors[_DIRECTION], metadata.threshold, metadata.above, summary
+            metadata.sites[0],
+            tensors[_DIRECTION],
+            metadata.threshold,
+            metadata.above,
+            summary,
+            metadata=metadata,
         )
         return cls(found, metadata)
