@@ -24,7 +24,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from aim_plugins.core.artifact import ArtifactMetadata
-from aim_plugins.core.strengths import format_strength
 
 Summary = Literal["mean", "last"]
 """How the states of a prompt become one: their mean, or that of its last token."""
@@ -158,4 +157,4 @@ class Condition:
 
     def __str__(self) -> str:
         side = ">" if self.above else "≤"
-        return f"similarity at {self.site} {side} {format_strength(self.threshold)}"
+        return f"similarity at {self.site} {side} {self.threshold:.4g}"

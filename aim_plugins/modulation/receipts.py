@@ -190,7 +190,7 @@ def _contradiction(change: Change, found: Changed) -> str:
     if found.similarity is not None and found.held is not change.condition.holds(found.similarity):
         does = "held" if found.held else "did not hold"
         return (
-            f"and its condition {does} at the similarity {format_strength(found.similarity)}, "
+            f"and its condition {does} at the similarity {found.similarity:.4g}, "
             f"against what was asked for ({change.condition})"
         )
     if not found.held and (found.sites or found.tokens):

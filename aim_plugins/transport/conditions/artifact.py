@@ -23,6 +23,7 @@ class ConditionMetadata(ArtifactMetadata):
         threshold: The similarity at which it begins to hold.
         above: Whether it holds above the threshold, instead of at it and below.
         summary: How the states of a prompt become one, see `conditions.Summary`.
+        chat: Whether the prompts went through the model's chat template.
         n_source: Prompts of which it should not hold.
         n_target: Prompts of which it should.
         held_out: What was found on prompts that neither direction nor threshold has seen, by name.
@@ -35,6 +36,7 @@ class ConditionMetadata(ArtifactMetadata):
     threshold: float = 0.0
     above: bool = True
     summary: str = "mean"
+    chat: bool = False
     n_source: int = 0
     n_target: int = 0
     held_out: Mapping[str, float] | None = None
