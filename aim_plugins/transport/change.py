@@ -115,7 +115,8 @@ class Transport(Change):
     @property
     def identity(self) -> dict[str, Any]:
         own = {"window": self.window, "condition": _identity(self.condition)}
-        return super().identity | own
+        found = super().identity | own
+        return {name: value for name, value in found.items() if name not in own or value}
 
     @property
     def settings(self) -> dict[str, Any]:

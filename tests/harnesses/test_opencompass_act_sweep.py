@@ -312,6 +312,28 @@ def test_each_noise_mean_has_a_sweep_of_its_own():
         assert {c.changes[0].mean for c in sweep.columns if c.changes[0].std} == {mean}
 
 
+def test_each_condition_has_a_sweep_of_its_own(
+    transport, make_condition, tiny_checkpoint, tmp_path
+):
+    for name in ("one", "other"):
+        make_condition(tmp_path / name, tiny_checkpoint, [[3, 4], [5, 6]])
+    models = [
+        entry(
+            transport, strength, abbr=f"{strength}-{text}", condition=str(tmp_path / "one") + text
+        )
+        for strength in (0.0, 1.0)
+        for text in ("", ">0.5")
+    ]
+    (group,) = sweep_groups(models)
+    sweeps = split_sweeps(group)
+    assert [sweep.abbrs for sweep in sweeps] == [
+        ("0.0-", "0.0->0.5", "1.0-"),
+        ("0.0-", "0.0->0.5", "1.0->0.5"),
+    ]
+    assert len({sweep.name for sweep in sweeps}) == 2
+    assert not any("/" in sweep.name for sweep in sweeps)
+
+
 def test_seeds_are_draws_at_each_strength():
     columns = [
         Column((GaussianNoise(1.0, 0.0, seed), steering(lam)), seed)

@@ -116,16 +116,18 @@ def fit_condition(
             "direction, a quarter the threshold, and a quarter is held out"
         )
     found: list[tuple[Parting, Condition]] = []
-    similarities = {}
+    similarities: dict[str, tuple[Similar, Similar]] = {}
     for site, (source, target) in states.items():
         own = (_part(source, "direction"), _part(target, "direction"))
         direction = condition_direction(*own, paired=paired)
         if not bool(direction.any()):
             continue
         untried = Condition(site, direction, 0.0, summary=summary)
-        similar = tuple(untried.similarity(side).numpy() for side in (source, target))
-        similarities[site] = similar
-        parting = best_parting(*_labelled(similar, "choice"))
+        similarities[site] = (
+            untried.similarity(source).numpy(),
+            untried.similarity(target).numpy(),
+        )
+        parting = best_parting(*_labelled(similarities[site], "choice"))
         if parting is not None:
             condition = Condition(site, direction, parting.threshold, parting.above, summary)
             found.append((parting, condition))
@@ -136,7 +138,7 @@ def fit_condition(
         )
     chosen, condition = max(found, key=lambda one: (one[0].f1, one[0].gap))
     similar, wanted = _labelled(similarities[condition.site], "held out")
-    held = np.array([condition.holds(one) for one in similar])
+    held = np.array([condition.holds(float(one)) for one in similar])
     return FittedCondition(condition, chosen, told(held, wanted), similarities)
 
 
