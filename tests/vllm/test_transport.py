@@ -448,8 +448,8 @@ def test_no_salt_of_a_client_is_that_of_a_strength() -> None:
 @pytest.mark.parametrize(
     ("named", "reason"),
     [
-        ("DIR", "names no transports"),
-        ({"praise": 1}, "names no transports"),
+        ("DIR", "names no folders"),
+        ({"praise": 1}, "names no folders"),
         ({"the sea": "DIR"}, "'the sea' is no name"),
         ({"a" * 65: "DIR"}, "is no name"),
     ],
