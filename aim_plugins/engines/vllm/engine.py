@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
 from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.v1.engine.input_processor import InputProcessor
 
@@ -41,8 +42,14 @@ from aim_plugins.engines.engine import (
 )
 from aim_plugins.engines.vllm.arguments import WORKER_EXTENSION, keyed_sampling_settings
 from aim_plugins.engines.vllm.checkpoint import checkpoint_sample
+from aim_plugins.engines.vllm.conditions import (
+    configured_conditions,
+    states_of,
+    watched_widths,
+)
 from aim_plugins.engines.vllm.parameters import RequestModulation, extra_args
 from aim_plugins.engines.vllm.plugin import why_not
+from aim_plugins.engines.vllm.probes import probe_parameters
 from aim_plugins.engines.vllm.receipts import (
     NUMBER_ARGUMENT,
     TOKENS_ARGUMENT,
@@ -54,8 +61,10 @@ from aim_plugins.engines.vllm.receipts import (
 )
 from aim_plugins.engines.vllm.transports import check_maps, configured_maps
 from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScore, ContextScores
+from aim_plugins.engines.vllm.worker_states import SLOTS
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, by_forward, distinct_columns
+from aim_plugins.modulation.conditions import Summary
 from aim_plugins.modulation.sampling import SAMPLING_VERSION, sampling_seed
 from aim_plugins.modulation.windows import knows_prompt
 
@@ -77,6 +86,7 @@ class VLLMEngine:
 
     Attributes:
         transports: Maps of the transports that the engine was made with, by name.
+        watched: Sites at which conditions can look at prompts, with their widths.
 
     Raises:
         ValueError: If the engine cannot modulate, or `max_length` is out of range.
@@ -116,6 +126,7 @@ class VLLMEngine:
         self.journal = journal
         self.lora_request = lora_request
         self.transports = configured_maps(config)
+        self.watched = watched_widths(config, configured_conditions(config))
         self._sums = map_sums(self.transports)
         self._fingerprint: str | None = None
 
@@ -443,6 +454,34 @@ class VLLMEngine:
             for number, own in one.items():
                 seen[number] = max(seen.get(number, tuple(own)), tuple(own))
         return [list(output.outputs[0].token_ids) for output in outputs], seen
+
+    def states(
+        self, prompts: Sequence[Sequence[int]], watched: Sequence[tuple[str, Summary]]
+    ) -> list[list[Tensor]]:
+        """The states of prompts in the plain model, from a pass of their own.
+
+        Args:
+            prompts: Token ids of each prompt.
+            watched: Sites, and how the states of a prompt become one there.
+
+        Returns:
+            For each prompt the state [neurons] of each of these, in float32 on the CPU.
+
+        Raises:
+            ReceiptError: If workers have not seen a whole prompt.
+        """
+        found: list[list[Tensor]] = []
+        for start in range(0, len(prompts), SLOTS):
+            part = prompts[start : start + SLOTS]
+            slots = list(range(len(part)))
+            self.llm.generate(
+                [TokensPrompt(prompt_token_ids=list(tokens)) for tokens in part],
+                [probe_parameters(slot) for slot in slots],
+                use_tqdm=False,
+                lora_request=self.lora_request,
+            )
+            found += states_of(self.llm.collective_rpc("aim_states", args=(slots, list(watched))))
+        return found
 
     def probe(
         self, batch_size: int, length: int, columns: Sequence[Column], *, generation: bool
