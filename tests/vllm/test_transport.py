@@ -34,9 +34,11 @@ from aim_plugins.engines.vllm.worker_states import SLOTS
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.conditions import Condition
 from aim_plugins.modulation.hooks import choose_sites
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.change import Transport
+from aim_plugins.transport.conditions.artifact import LearnedCondition
 
 WINDOW = 160
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -291,6 +293,52 @@ def test_states_that_were_not_summed_are_refused(steered, monkeypatch) -> None:
         steered.engine.states([[5, 6, 7]], [("model.norm", "mean")])
 
 
+def conditional_columns(steered: SimpleNamespace, folder: Path) -> list[Column]:
+    """Transports that act on some prompts: the same ones, the others, and beside one without."""
+    praise, sea = {"transport": steered.transport}, {"transport_sea": steered.sea}
+    met, other = {"condition": str(folder)}, {"condition_sea": f"not {folder}"}
+    return [
+        *columns_of(strength=1.0, **praise, **met),
+        *columns_of(strength=1.0, window="generation", **praise, **met, strength_sea=1, **sea),
+        *columns_of(strength=(0.0, 0.5), **praise, **met, strength_sea=1, **sea, **other),
+    ]
+
+
+def test_conditions_are_decided_as_by_transformers(
+    steered, small_prompts: list[list[int]], small_condition: SimpleNamespace
+) -> None:
+    columns, prompts = conditional_columns(steered, small_condition.folder), padded(small_prompts)
+    options = {"max_length": prompts.token_ids.shape[1] + 8, "do_sample": False}
+    given = steered.engine.generate(prompts, columns, **options)
+    expected = steered.reference.generate(prompts, columns, pad_token_id=0, **options)
+    for row, wanted, met in zip(given, expected, small_condition.met, strict=True):
+        assert [text(answer) for answer in row] == [text(answer) for answer in wanted]
+        assert [one.held for one in row[-1].receipt.changes] == [met, not met]
+        for answer, reference in zip(row, wanted, strict=True):
+            for one, other in zip(answer.receipt.changes, reference.receipt.changes, strict=True):
+                assert (one.kind, one.held, one.sites) == (other.kind, other.held, other.sites)
+                assert one.similarity == pytest.approx(other.similarity, abs=1e-5)
+    assert {*small_condition.met} == {True, False}
+
+
+def test_scores_are_conditional_on_their_contexts(
+    steered, small_prompts: list[list[int]], small_condition: SimpleNamespace
+) -> None:
+    columns = conditional_columns(steered, small_condition.folder)
+    requests = [ScoreRequest(prompt, end, "a") for prompt in small_prompts for end in ([5, 6], [9])]
+    given = steered.engine.score(requests, columns, progress=False)
+    expected = steered.reference.score(requests, columns, batch_size=4, progress=False)
+    for row, wanted in zip(given, expected, strict=True):
+        assert row.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-3)
+
+
+def test_conditions_at_sites_that_the_engine_does_not_look_at_are_refused(steered) -> None:
+    condition = Condition("model.layers.1.mlp", torch.ones(128), 0.0)
+    columns = columns_of(strength=1.0, transport=steered.transport, condition=condition)
+    with pytest.raises(ValueError, match="does not look at 128 neurons of 'model.layers.1.mlp'"):
+        steered.engine.generate(padded([[5, 6]]), columns, max_length=8)
+
+
 def test_a_condition_that_nobody_decides_is_refused(steered) -> None:
     given = {"aim_strength": 1.0, "aim_condition": "harmful"}
     asked = SamplingParams(max_tokens=2, extra_args=given)
@@ -403,6 +451,20 @@ def test_a_transport_of_another_model_is_refused(small_model, small_checkpoint, 
     other = LearnedTransport(transport.maps, replace(transport.metadata, model_signature=signature))
     with pytest.raises(ValueError, match="learned on another model"):
         make_llm(small_checkpoint, {"sea": other.save(tmp_path)})
+
+
+def test_a_condition_of_another_model_is_refused(
+    small_checkpoint, small_condition, tmp_path
+) -> None:
+    learned = LearnedCondition.load(small_condition.folder)
+    signature = dict(learned.metadata.model_signature)
+    signature["weights"] = {
+        name: sample | {"values": [value + 1 for value in sample["values"]]}
+        for name, sample in signature["weights"].items()
+    }
+    other = replace(learned, metadata=replace(learned.metadata, model_signature=signature))
+    with pytest.raises(ValueError, match="the condition was learned on another model"):
+        make_llm(small_checkpoint, {}, conditions={"harmful": other.save(tmp_path)})
 
 
 def test_modules_that_vllm_fuses_are_named(small_model, small_checkpoint, tmp_path) -> None:

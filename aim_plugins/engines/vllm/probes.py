@@ -11,10 +11,11 @@ import contextlib
 import copy
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from vllm import SamplingParams
+from torch import Tensor
+from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -32,7 +33,7 @@ from aim_plugins.engines.vllm.parameters import PROMPT_NAME, RequestModulation, 
 from aim_plugins.engines.vllm.versions import changed_interface
 from aim_plugins.engines.vllm.worker_states import SLOT_ARGUMENT, SLOTS
 from aim_plugins.modulation.changes import Change
-from aim_plugins.modulation.conditions import Condition
+from aim_plugins.modulation.conditions import Condition, Summary
 from aim_plugins.transport.change import Transport
 
 _CONDITION = Transport.request_names()[-1]
@@ -59,6 +60,40 @@ def probe_parameters(slot: int, given: Mapping[str, Any] | None = None) -> Sampl
         skip_reading_prefix_cache=True,
         extra_args={SLOT_ARGUMENT: slot, **bound},
     )
+
+
+def prompt_states(
+    llm: LLM,
+    prompts: Sequence[Sequence[int]],
+    watched: Sequence[tuple[str, Summary]],
+    lora_request: Any = None,
+) -> list[list[Tensor]]:
+    """The states of prompts in the plain model, from probes of them.
+
+    Args:
+        llm: The engine.
+        prompts: Token ids of each.
+        watched: Sites, each with how the states of a prompt's tokens become one.
+        lora_request: Adapter that the probes use.
+
+    Returns:
+        For each prompt and pair the state [neurons], in float32 on the CPU.
+
+    Raises:
+        ReceiptError: If workers have not seen a whole prompt.
+    """
+    found: list[list[Tensor]] = []
+    for start in range(0, len(prompts), SLOTS):
+        part = prompts[start : start + SLOTS]
+        slots = list(range(len(part)))
+        llm.generate(
+            [TokensPrompt(prompt_token_ids=list(tokens)) for tokens in part],
+            [probe_parameters(slot) for slot in slots],
+            use_tqdm=False,
+            lora_request=lora_request,
+        )
+        found += states_of(llm.collective_rpc("aim_states", args=(slots, list(watched))))
+    return found
 
 
 def decide_requests() -> None:
