@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from vllm import SamplingParams
-from vllm.exceptions import VLLMValidationError
-from vllm.v1.engine.exceptions import EngineGenerateError
+from vllm.exceptions import GenerationError, VLLMValidationError
 
 from aim_plugins.core.errors import ReceiptError
 from aim_plugins.engines.vllm import probes
@@ -85,9 +84,9 @@ class Prompts:
         for slot in range(len(lengths)):
             self.add(slot)
 
-    def add(self, slot: int, **given: int) -> None:
+    def add(self, slot: int, *length: int) -> None:
         prompt = [0] * len(self.states[slot])
-        self.watch.add_request(str(slot), {SLOT_ARGUMENT: slot, **given}, prompt)
+        self.watch.add_request(str(slot), {SLOT_ARGUMENT: [slot, *length]}, prompt)
 
     def run(self, spans: dict[int, tuple[int, int]], others: torch.Tensor | None = None) -> None:
         """One step of some tokens of each prompt, behind others, and with one that pads it."""
@@ -126,7 +125,7 @@ def test_states_are_those_of_the_whole_prompt_however_its_steps_are_cut(runner) 
 
 def test_tokens_behind_those_that_count_as_the_prompt_are_left_out(runner) -> None:
     prompts = Prompts(runner, [9])
-    prompts.add(0, aim_prompt_length=4)
+    prompts.add(0, 4)
     prompts.run({0: (0, 3)})
     prompts.run({0: (3, 9)})
     assert prompts.result([0]) == [prompts.expected(0, 4)]
@@ -135,7 +134,7 @@ def test_tokens_behind_those_that_count_as_the_prompt_are_left_out(runner) -> No
 def test_a_slot_is_of_whoever_took_it_last(runner) -> None:
     prompts = Prompts(runner, [6, 3])
     prompts.run({0: (0, 4)})
-    prompts.watch.add_request("1", {SLOT_ARGUMENT: 0}, [0] * 3)
+    prompts.watch.add_request("1", {SLOT_ARGUMENT: [0]}, [0] * 3)
     prompts.run({0: (4, 6), 1: (0, 3)})  # the former was cancelled, and has a step left
     assert prompts.result([0]) == [prompts.expected(1)]
 
@@ -163,7 +162,7 @@ def test_sites_of_another_width_or_name_are_refused(runner) -> None:
     with pytest.raises(ValueError, match=r"looks at 'nrom'.*nearest: 'norm'"):
         WatchedStates(runner, {"nrom": WIDTH})
     watch = WatchedStates(runner, {"norm": WIDTH + 1})
-    watch.add_request("a", {SLOT_ARGUMENT: 0}, [0])
+    watch.add_request("a", {SLOT_ARGUMENT: [0]}, [0])
     watch.before_forward(Step(["a"], np.array([0, 1]), np.array([0])))
     with pytest.raises(ValueError, match=r"'norm' has \[5\] neurons on this worker"):
         runner.get_model()(torch.zeros(1, WIDTH))
@@ -177,7 +176,7 @@ class PretendedEngine:
 
     def __init__(self, conditions: dict[str, LearnedCondition]) -> None:
         self.input_processor = SimpleNamespace(
-            aim_admission=SimpleNamespace(conditions=conditions),
+            aim_admission=SimpleNamespace(conditions=conditions, probes=None),
             validate_logits_processors_params=lambda parameters: self.checked.append(parameters),
         )
         self.checked: list[Any] = []
@@ -187,11 +186,17 @@ class PretendedEngine:
         self.go = asyncio.Event()
         self.go.set()
 
-    async def ask(self, prompt: Any, parameters: Any, name: str, **options: Any) -> Any:
-        self.asked.append((prompt, parameters, name, options))
-        if name.endswith("-probe"):
+    async def ask(self, prompt: Any, sampling_params: Any, request_id: str, **options: Any) -> Any:
+        self.asked.append((prompt, sampling_params, request_id, options))
+        if request_id.endswith("-probe"):
             await self.go.wait()
-        yield name
+        yield request_id
+
+    def answers(self, prompt: Any, given: dict, name: str = "r", **options: Any) -> Any:
+        """What a request with these arguments yields."""
+        asked = SamplingParams(max_tokens=7, extra_args=given)
+        own = probes.Probes.of(self)
+        return own.answers(self, self.ask, prompt, asked, name, **options)
 
     async def collective_rpc(self, method: str, args: tuple) -> list[Any]:
         self.rpc.append((method, *args))
@@ -209,13 +214,9 @@ def engine(harmful) -> PretendedEngine:
     return PretendedEngine({"harmful": harmful})
 
 
-def answer(engine: Any, given: dict, **options: Any) -> list[str]:
-    """What a request yields."""
-
+def answer(engine: PretendedEngine, given: dict, prompt: Any = (5, 6), **options: Any) -> list[str]:
     async def run() -> list[str]:
-        asked = probes.Probes(engine, engine.ask)
-        parameters = SamplingParams(max_tokens=7, extra_args=given)
-        return [one async for one in asked.answers([5, 6], parameters, "r", **options)]
+        return [one async for one in engine.answers(prompt, given, **options)]
 
     return asyncio.run(run())
 
@@ -236,10 +237,10 @@ def test_a_request_goes_on_as_one_without_a_condition(engine, text, state, left)
     names = answer(engine, given | others, lora_request="adapter", trace_headers={"a": "b"})
     assert names == ["r"]
     (_, probe, _, shared), (prompt, decided, _, options) = engine.asked
-    assert probe.extra_args == {SLOT_ARGUMENT: 0, "aim_prompt_length": 2}
+    assert probe.extra_args == {SLOT_ARGUMENT: [0, 2]}
     assert (probe.max_tokens, probe.skip_reading_prefix_cache) == (1, True)
     assert shared == {"lora_request": "adapter"}
-    assert (prompt, options["trace_headers"], decided.max_tokens) == ([5, 6], {"a": "b"}, 7)
+    assert (prompt, options["trace_headers"], decided.max_tokens) == ((5, 6), {"a": "b"}, 7)
     told = decided.extra_args.pop("_aim_decided")["aim_condition_sea"]
     assert told["condition"] == text and told["held"] == bool(left)
     assert told["similarity"] == pytest.approx(state[0])  # cos(h, tanh(h)) of one axis is 1
@@ -257,10 +258,9 @@ def test_a_state_that_was_not_seen_is_refused_and_its_slot_freed(engine) -> None
     asked = {"aim_strength": 1, "aim_condition": "harmful"}
 
     async def run() -> None:
-        own = probes.Probes(engine, engine.ask)
         for _ in range(SLOTS + 1):
-            with pytest.raises(EngineGenerateError, match="could not be decided"):
-                await anext(own.answers([5], SamplingParams(extra_args=asked), "r"))
+            with pytest.raises(GenerationError, match="could not be decided"):
+                await anext(engine.answers([5], asked))
 
     asyncio.run(run())
     assert not any(name == "r" for _, _, name, _ in engine.asked)
@@ -270,12 +270,10 @@ def test_a_request_that_is_cancelled_frees_its_slot(engine) -> None:
     given = {"aim_strength": 1, "aim_condition": "harmful"}
 
     async def run() -> None:
-        asked = probes.Probes(engine, engine.ask)
         engine.go.clear()
 
         async def one(name: str) -> list[str]:
-            parameters = SamplingParams(extra_args=given)
-            return [out async for out in asked.answers([5], parameters, name)]
+            return [out async for out in engine.answers([5], given, name)]
 
         tasks = [asyncio.create_task(one(str(number))) for number in range(SLOTS + 3)]
         while len(engine.asked) < SLOTS:
@@ -311,13 +309,8 @@ def streamed() -> Any:
 def test_what_cannot_be_decided_is_refused(
     engine, given: dict, prompt: Callable[[], Any], reason: str
 ) -> None:
-    async def run() -> None:
-        asked = probes.Probes(engine, engine.ask)
-        async for _ in asked.answers(prompt(), SamplingParams(extra_args=given), "r"):
-            pass
-
     with pytest.raises(VLLMValidationError, match=reason):
-        asyncio.run(run())
+        answer(engine, given, prompt())
     assert not engine.asked
 
 

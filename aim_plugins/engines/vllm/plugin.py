@@ -137,6 +137,7 @@ class _Admission:
         maps: Maps that requests may ask for, by name.
         loading: What may be loaded beside them.
         conditions: Conditions that requests may ask for, by name.
+        probes: What decides them, once it was asked to.
         transports: What loads them, once it was asked to.
 
     Raises:
@@ -151,6 +152,7 @@ class _Admission:
         self.maps = transports.configured_maps(vllm_config)
         self.loading = transports.configured_loading(vllm_config)
         self.transports: Any = None
+        self.probes: Any = None
         self.conditions = conditions.configured_conditions(vllm_config)
         self._why_undecided = conditions.why_undecided
         self._check_maps, self._salt = transports.check_maps, transports.cache_salt

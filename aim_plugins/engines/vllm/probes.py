@@ -16,10 +16,9 @@ from typing import Any
 
 from torch import Tensor
 from vllm import LLM, SamplingParams, TokensPrompt
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineGenerateError
 
 from aim_plugins.core.errors import ReceiptError
 from aim_plugins.engines.vllm.conditions import (
@@ -29,12 +28,13 @@ from aim_plugins.engines.vllm.conditions import (
     named_condition,
     states_of,
 )
-from aim_plugins.engines.vllm.parameters import PROMPT_NAME, RequestModulation, shown
+from aim_plugins.engines.vllm.parameters import RequestModulation, shown
 from aim_plugins.engines.vllm.versions import changed_interface
 from aim_plugins.engines.vllm.worker_states import SLOT_ARGUMENT, SLOTS
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.conditions import Condition, Summary
 from aim_plugins.transport.change import Transport
+from aim_plugins.transport.conditions.artifact import LearnedCondition
 
 _CONDITION = Transport.request_names()[-1]
 _OWN = (SLOT_ARGUMENT, DECIDED_ARGUMENT)
@@ -43,14 +43,13 @@ _SHARED = ("lora_request", "tokenization_kwargs", "priority")
 """Arguments of `AsyncLLM.generate` that a probe has of its request."""
 
 
-def probe_parameters(slot: int, given: Mapping[str, Any] | None = None) -> SamplingParams:
+def probe_parameters(slot: int, length: int | None = None) -> SamplingParams:
     """Parameters of a request that has its prompt watched.
 
     Args:
         slot: Where its states are kept.
-        given: Arguments of the request whose prompt it is.
+        length: How many of its tokens count, if not all.
     """
-    bound = {name: value for name, value in (given or {}).items() if name == PROMPT_NAME}
     return SamplingParams(
         max_tokens=1,
         temperature=0.0,
@@ -58,7 +57,7 @@ def probe_parameters(slot: int, given: Mapping[str, Any] | None = None) -> Sampl
         output_kind=RequestOutputKind.FINAL_ONLY,
         # What comes from the cache has no states; what is computed goes there.
         skip_reading_prefix_cache=True,
-        extra_args={SLOT_ARGUMENT: slot, **bound},
+        extra_args={SLOT_ARGUMENT: [slot] if length is None else [slot, length]},
     )
 
 
@@ -102,64 +101,67 @@ def decide_requests() -> None:
     Raises:
         ImportError: If this release of vLLM takes requests elsewhere.
     """
-    original = getattr(AsyncLLM, "generate", None)
+    original: Any = getattr(AsyncLLM, "generate", None)
     if getattr(original, "decides_conditions", False):
         return
     taken = inspect.signature(original).parameters if original else ()
     if [*taken][1:4] != ["prompt", "sampling_params", "request_id"] or not {*_SHARED} <= {*taken}:
         raise changed_interface("AsyncLLM.generate(prompt, sampling_params, request_id)")
 
-    @functools.wraps(original)  # type: ignore[arg-type]
+    @functools.wraps(original)
     def generate(
         self: Any, prompt: Any, sampling_params: Any, request_id: str, **options: Any
     ) -> AsyncGenerator[Any, None]:
-        ask = functools.partial(original, self)  # type: ignore[arg-type]
+        ask = functools.partial(original, self)
         names = sampling_params.extra_args or ()
         if not any(name.startswith(_CONDITION) or name in _OWN for name in names):
             return ask(prompt, sampling_params, request_id, **options)
-        if not hasattr(self, "aim_probes"):
-            self.aim_probes = Probes(self, ask)
-        return self.aim_probes.answers(prompt, sampling_params, request_id, **options)
+        return Probes.of(self).answers(self, ask, prompt, sampling_params, request_id, **options)
 
     generate.decides_conditions = True  # type: ignore[attr-defined]
-    AsyncLLM.generate = generate
+    AsyncLLM.generate = generate  # type: ignore[method-assign]
 
 
 class Probes:
     """Decides the conditions of an engine's requests, as many at a time as workers have slots.
 
     Args:
-        engine: The engine, `AsyncLLM`.
-        ask: Its `generate`, as it is without this.
+        conditions: Those that requests may ask for, by name.
     """
 
-    def __init__(self, engine: Any, ask: Any) -> None:
-        self._engine, self._ask = engine, ask
-        self._conditions: Mapping[str, Condition] = {
-            name: one.condition
-            for name, one in engine.input_processor.aim_admission.conditions.items()
-        }
+    def __init__(self, conditions: Mapping[str, LearnedCondition]) -> None:
+        self._conditions = {name: one.condition for name, one in conditions.items()}
         # The one that was freed first is taken first: a request that was cancelled, whose last step
         # may be running still, has time to leave.
         self._free: asyncio.Queue[int] = asyncio.Queue()
         for slot in range(SLOTS):
             self._free.put_nowait(slot)
 
-    async def answers(
-        self, prompt: Any, parameters: Any, request_id: str, **options: Any
-    ) -> AsyncGenerator[Any, None]:
-        """As `AsyncLLM.generate`, of a request with conditions."""
-        decided = await self._decided(prompt, parameters, request_id, options)
-        async with contextlib.aclosing(
-            self._ask(prompt, decided, request_id, **options)
-        ) as outputs:
-            async for output in outputs:
-                yield output
+    @classmethod
+    def of(cls, engine: Any) -> Probes:
+        """Those of an `AsyncLLM`, which nothing here holds: it ends when it is let go."""
+        admission = engine.input_processor.aim_admission
+        if admission.probes is None:
+            admission.probes = cls(admission.conditions)
+        return admission.probes
 
-    async def _decided(
-        self, prompt: Any, parameters: Any, request_id: str, options: Mapping[str, Any]
-    ) -> Any:
-        """The parameters of a request without its conditions."""
+    async def answers(
+        self, engine: Any, ask: Any, prompt: Any, parameters: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        """As `AsyncLLM.generate`, of a request with conditions.
+
+        Args:
+            engine: The engine.
+            ask: Its `generate`, as it is without this.
+            prompt: The prompt.
+            parameters: Sampling parameters.
+            request_id: Name of the request.
+            **options: Further arguments.
+
+        Raises:
+            VLLMValidationError: If the request asks for what the engine has not.
+            GenerationError: If workers have not seen its whole prompt.
+        """
         given = parameters.extra_args
         if own := next((name for name in _OWN if name in given), None):
             raise VLLMValidationError(f"{own}={shown(given[own])} is no argument of a request")
@@ -167,52 +169,57 @@ class Probes:
             raise VLLMValidationError(
                 "a condition is decided of a whole prompt, and this one streams in: leave one out"
             )
+        shared = {name: options[name] for name in _SHARED if name in options}
+        probe = functools.partial(ask, prompt, request_id=f"{request_id}-probe", **shared)
+        decided = await self._decided(engine, probe, parameters)
+        async with contextlib.aclosing(ask(prompt, decided, request_id, **options)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def _decided(self, engine: Any, probe: Any, parameters: Any) -> Any:
+        """The parameters of a request without its conditions."""
+        given = parameters.extra_args
         try:
-            asked = [one for one in RequestModulation.read(given).column.changes if one.condition]
-            conditions = {one: named_condition(one, self._conditions) for one in asked}
+            asked = RequestModulation.read(given)
+            own = [one for one in asked.column.changes if one.condition is not None]
+            conditions = {one: named_condition(one, self._conditions) for one in own}
         except ValueError as error:
             raise VLLMValidationError(str(error)) from error
         decided = copy.copy(parameters)
-        decided.extra_args = decided_arguments(given, dict.fromkeys(asked, True))
+        decided.extra_args = decided_arguments(given, dict.fromkeys(conditions, True))
         # Whatever is wrong with it is said before anything is computed.
-        self._engine.input_processor.validate_logits_processors_params(decided)
-        conditions = {one: of for one, of in conditions.items() if not one.is_identity}
-        similarities = await self._similarities(conditions, prompt, given, request_id, options)
-        outcomes = {one: of.holds(similarities[one]) for one, of in conditions.items()}
-        decided.extra_args = decided_arguments(given, dict.fromkeys(asked, False) | outcomes)
+        engine.input_processor.validate_logits_processors_params(decided)
+        acting = {one: of for one, of in conditions.items() if not one.is_identity}
+        found = await self._similarities(engine, probe, acting, asked.prompt_length)
+        held = {one: one in found and of.holds(found[one]) for one, of in conditions.items()}
+        decided.extra_args = decided_arguments(given, held)
         decided.extra_args[DECIDED_ARGUMENT] = {
             condition_argument(one): {
                 "condition": str(one.condition),
-                "similarity": similarities[one],
-                "held": held,
+                "similarity": similarity,
+                "held": held[one],
             }
-            for one, held in outcomes.items()
+            for one, similarity in found.items()
         }
         return decided
 
     async def _similarities(
-        self,
-        conditions: Mapping[Change, Condition],
-        prompt: Any,
-        given: Mapping[str, Any],
-        request_id: str,
-        options: Mapping[str, Any],
+        self, engine: Any, probe: Any, conditions: Mapping[Change, Condition], length: int | None
     ) -> dict[Change, float]:
+        """The similarities of a prompt to conditions, from a probe of it."""
         watched = list(dict.fromkeys(one.watched for one in conditions.values()))
         if not watched:
             return {}
-        shared = {name: options[name] for name in _SHARED if name in options}
         slot = await self._free.get()
         try:
-            parameters = probe_parameters(slot, given)
-            async for _ in self._ask(prompt, parameters, f"{request_id}-probe", **shared):
+            async for _ in probe(sampling_params=probe_parameters(slot, length)):
                 pass
-            workers = await self._engine.collective_rpc("aim_states", args=([slot], watched))
+            workers = await engine.collective_rpc("aim_states", args=([slot], watched))
         finally:
             self._free.put_nowait(slot)
         try:
             (states,) = states_of(workers)
         except ReceiptError as error:  # a failure of the engine, not of the request
-            raise EngineGenerateError(str(error)) from error
+            raise GenerationError(str(error)) from error
         found = dict(zip(watched, states, strict=True))
         return {one: float(of.similarity(found[of.watched])) for one, of in conditions.items()}

@@ -315,27 +315,6 @@ class _Site:
     map: AffineMap
 
 
-def is_in_stack(model: torch.nn.Module, name: str) -> bool:
-    """Whether a module is one of a list of layers."""
-    return isinstance(model.get_submodule(name.rpartition(".")[0]), torch.nn.ModuleList)
-
-
-def activations_of(outputs: Any, *, in_stack: bool) -> Tensor:
-    """The activations in a module's output.
-
-    Args:
-        outputs: The output.
-        in_stack: Whether the module is one of a list of layers.
-    """
-    if isinstance(outputs, Tensor):
-        return outputs
-    first, *rest = outputs
-    # A decoder layer hands on its output as two summands.
-    if in_stack and len(rest) == 1 and isinstance(rest[0], Tensor):
-        return first + rest[0]
-    return first
-
-
 class RequestTable:
     """Numbers of each request in one table, so that those of a step are looked up at once.
 
@@ -381,6 +360,27 @@ def token_strengths(
     positions = np.arange(len(strengths)) + np.repeat(step.positions - step.rows[:-1], counts)
     within = (firsts <= positions[:, None]) & (positions[:, None] < stops)
     return np.where(within, strengths, 0.0)
+
+
+def is_in_stack(model: torch.nn.Module, name: str) -> bool:
+    """Whether a module is one of a list of layers."""
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), torch.nn.ModuleList)
+
+
+def activations_of(outputs: Any, *, in_stack: bool) -> Tensor:
+    """The activations in a module's output.
+
+    Args:
+        outputs: The output.
+        in_stack: Whether the module is one of a list of layers.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    first, *rest = outputs
+    # A decoder layer hands on its output as two summands.
+    if in_stack and len(rest) == 1 and isinstance(rest[0], Tensor):
+        return first + rest[0]
+    return first
 
 
 def _check_model(model: Any, transport: LearnedTransport, *, force: bool) -> None:

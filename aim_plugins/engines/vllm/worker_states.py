@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from aim_plugins.core.signature import check_shared_weights
-from aim_plugins.engines.vllm.parameters import PROMPT_NAME, RequestModulation
 from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener, to_device
 from aim_plugins.engines.vllm.worker_maps import activations_of, is_in_stack
 from aim_plugins.modulation.conditions import SUMMARIES
@@ -28,7 +27,8 @@ SLOTS = 32
 """Prompts that can be watched at a time."""
 
 SLOT_ARGUMENT = "_aim_watched"
-"""Entry of a request's `extra_args` that has its prompt watched, in this slot."""
+"""Entry of a request's `extra_args` that has its prompt watched: the slot, and if not all tokens of
+the prompt count, how many do."""
 
 _ROWS = len(SUMMARIES)
 
@@ -124,12 +124,12 @@ class WatchedStates(StepListener):
 
     def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
         """Takes the prompt of a request that has a slot, from whoever had it."""
-        if (slot := extra_args.get(SLOT_ARGUMENT)) is None:
+        if SLOT_ARGUMENT not in extra_args:
             return
+        slot, *count = extra_args[SLOT_ARGUMENT]
         self._slots = {one: other for one, other in self._slots.items() if other != slot}
-        bound = RequestModulation.read({k: v for k, v in extra_args.items() if k == PROMPT_NAME})
         self._slots[name] = slot
-        self._lengths[slot] = min(len(prompt), bound.prompt_length or len(prompt))
+        self._lengths[slot] = min([len(prompt), *count])
         self._clear(slot)
 
     def remove_request(self, name: str) -> None:
@@ -182,7 +182,7 @@ class WatchedStates(StepListener):
     ) -> list[list[float]] | str:
         states = []
         for site, summary in watched:
-            row = SUMMARIES.index(summary)  # type: ignore[arg-type]
+            row = SUMMARIES.index(summary)
             seen, wanted = float(sums[site][row, -1]), (self._lengths[slot], 1)[row]
             if seen != wanted:
                 return (
