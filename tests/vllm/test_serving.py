@@ -290,6 +290,29 @@ def test_a_condition_decides_which_prompts_are_moved(
     assert {*small_condition.met} == {True, False}
 
 
+def test_prompts_of_one_body_are_decided_one_by_one(
+    clients: SimpleNamespace, small_prompts: list[list[int]], small_condition: SimpleNamespace
+) -> None:
+    moved = {"aim_strength_sea": 1.0}
+    answer = clients.transport.completions.create(
+        model=NAME,
+        prompt=small_prompts,
+        temperature=0.0,
+        max_tokens=NEW_TOKENS,
+        n=2,
+        extra_body={
+            "return_token_ids": True,
+            "vllm_xargs": moved | {"aim_condition_sea": "harmful"},
+        },
+    )
+    given = [choice.token_ids for choice in answer.choices]
+    assert given == [
+        complete(clients.transport, prompt, **(moved if met else {}))
+        for prompt, met in zip(small_prompts, small_condition.met, strict=True)
+        for _ in range(2)
+    ]
+
+
 def test_a_condition_without_one_in_the_server_is_refused(client: openai.OpenAI) -> None:
     asked = {"aim_strength": 0.5, "aim_condition": "harmful"}
     assert_refused_alone(client, asked, "aim_conditions", {"aim_std": 1.0})
