@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from vllm import SamplingParams
 from vllm.exceptions import GenerationError, VLLMValidationError
 
 from aim_plugins.core.errors import ReceiptError
-from aim_plugins.engines.vllm import probes
+from aim_plugins.engines.vllm import llm_arguments, probes
 from aim_plugins.engines.vllm.conditions import (
     check_watched,
     configured_conditions,
@@ -24,6 +25,7 @@ from aim_plugins.engines.vllm.conditions import (
 )
 from aim_plugins.engines.vllm.steps import Step
 from aim_plugins.engines.vllm.worker_states import SLOT_ARGUMENT, SLOTS, WatchedStates
+from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.conditions import Condition
 from aim_plugins.transport.conditions.artifact import ConditionMetadata, LearnedCondition
 
@@ -174,7 +176,7 @@ def test_sites_of_another_width_or_name_are_refused(runner) -> None:
 class PretendedEngine:
     """An asynchronous engine whose probes end when they are let, with a state for each slot."""
 
-    def __init__(self, conditions: dict[str, LearnedCondition]) -> None:
+    def __init__(self, conditions: dict[str, Condition]) -> None:
         self.input_processor = SimpleNamespace(
             aim_admission=SimpleNamespace(conditions=conditions, probes=None),
             validate_logits_processors_params=lambda parameters: self.checked.append(parameters),
@@ -204,9 +206,8 @@ class PretendedEngine:
 
 
 @pytest.fixture()
-def harmful() -> LearnedCondition:
-    condition = Condition("norm", torch.tensor([1.0, 0.0]), 0.5)
-    return LearnedCondition(condition, ConditionMetadata("cast", ["norm"], threshold=0.5))
+def harmful() -> Condition:
+    return Condition("norm", torch.tensor([1.0, 0.0]), 0.5)
 
 
 @pytest.fixture()
@@ -334,16 +335,36 @@ def configuration(entries: dict, **parallel: int) -> SimpleNamespace:
 
 
 def test_conditions_are_read_with_what_they_look_at(harmful, tmp_path) -> None:
-    config = configuration(
-        {"aim_conditions": {"harmful": str(harmful.save(tmp_path))}, "aim_watched": {"a": 3}}
-    )
+    metadata = ConditionMetadata("cast", ["norm"], threshold=0.5)
+    folder = LearnedCondition(harmful, metadata).save(tmp_path)
+    config = configuration({"aim_conditions": {"harmful": str(folder)}, "aim_watched": {"a": 3}})
     found = configured_conditions(config)
-    assert found["harmful"].condition == harmful.condition
+    assert found["harmful"] == harmful
     widths = watched_widths(config, found)
     assert widths == {"norm": 2, "a": 3}
-    check_watched([harmful.condition], widths)
+    check_watched([harmful], widths)
     with pytest.raises(ValueError, match="does not look at 2 neurons of 'norm'"):
-        check_watched([harmful.condition], {"norm": 3})
+        check_watched([harmful], {"norm": 3})
+
+
+def test_an_engine_for_columns_looks_where_their_conditions_do(
+    small_checkpoint, small_transport, small_condition, tmp_path
+) -> None:
+    def arguments(condition: Any) -> dict:
+        named = {"transport": str(small_transport), "condition": str(condition)}
+        return llm_arguments(str(small_checkpoint), columns_of(strength=1.0, **named))
+
+    entries = arguments(f"not {small_condition.folder}")["additional_config"]
+    assert entries["aim_watched"] == {"model.layers.0": 128}
+    learned = LearnedCondition.load(small_condition.folder)
+    signature = dict(learned.metadata.model_signature)
+    signature["weights"] = {
+        name: sample | {"values": [value + 1 for value in sample["values"]]}
+        for name, sample in signature["weights"].items()
+    }
+    other = replace(learned, metadata=replace(learned.metadata, model_signature=signature))
+    with pytest.raises(ValueError, match="the condition was learned on another model"):
+        arguments(other.save(tmp_path))
 
 
 @pytest.mark.parametrize(

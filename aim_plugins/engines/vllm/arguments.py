@@ -105,7 +105,9 @@ def _checked_folder(change: Change, model: str, given: dict[str, Any]) -> str:
         )
     if not change.force:
         named = {name: given.get(name) for name in ("revision", "download_dir")}
-        check_checkpoint(model, change.learned, **named)
+        check_checkpoint(model, change.learned.metadata, **named)
+        if (known := change.condition and change.condition.metadata) is not None:
+            check_checkpoint(model, known, **named)
     return change.folder
 
 

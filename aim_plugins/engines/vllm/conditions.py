@@ -35,7 +35,7 @@ DECIDED_ARGUMENT = "_aim_decided"
 similarity, and whether it was met."""
 
 
-def configured_conditions(vllm_config: Any) -> dict[str, LearnedCondition]:
+def configured_conditions(vllm_config: Any) -> dict[str, Condition]:
     """The conditions that an engine's configuration names, by their names.
 
     Raises:
@@ -44,10 +44,10 @@ def configured_conditions(vllm_config: Any) -> dict[str, LearnedCondition]:
     folders = named_folders(vllm_config, CONDITIONS_KEY, "aim_condition_NAME may ask for")
     if folders and (reason := _why_not(vllm_config)):
         raise ValueError(f"{CONDITIONS_KEY}={ {n: str(f) for n, f in folders.items()} }: {reason}")
-    return {name: LearnedCondition.load(folder) for name, folder in folders.items()}
+    return {name: LearnedCondition.load(folder).condition for name, folder in folders.items()}
 
 
-def watched_widths(vllm_config: Any, conditions: Mapping[str, LearnedCondition]) -> dict[str, int]:
+def watched_widths(vllm_config: Any, conditions: Mapping[str, Condition]) -> dict[str, int]:
     """The sites at which an engine can look at prompts, with their widths.
 
     Args:
@@ -61,7 +61,7 @@ def watched_widths(vllm_config: Any, conditions: Mapping[str, LearnedCondition])
     others = config.get(WATCHED_KEY, {}) if isinstance(config, Mapping) else {}
     if others and (reason := _why_not(vllm_config)):
         raise ValueError(f"{WATCHED_KEY}={dict(others)}: {reason}")
-    return {**others, **widths_of(one.condition for one in conditions.values())}
+    return {**others, **widths_of(conditions.values())}
 
 
 def widths_of(conditions: Iterable[Condition]) -> dict[str, int]:

@@ -218,7 +218,7 @@ def _attach_transports() -> None:
 
         known = conditions.configured_conditions(vllm_config)
         if widths := conditions.watched_widths(vllm_config, known):
-            worker_states.attach_after_loading(self, known, widths)
+            worker_states.attach_after_loading(self, known.values(), widths)
         folders = transports.configured_folders(vllm_config)
         loading = transports.configured_loading(vllm_config)
         if folders or loading:

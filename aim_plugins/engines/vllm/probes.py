@@ -34,7 +34,6 @@ from aim_plugins.engines.vllm.worker_states import SLOT_ARGUMENT, SLOTS
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.conditions import Condition, Summary
 from aim_plugins.transport.change import Transport
-from aim_plugins.transport.conditions.artifact import LearnedCondition
 
 _CONDITION = Transport.request_names()[-1]
 _OWN = (SLOT_ARGUMENT, DECIDED_ARGUMENT)
@@ -129,8 +128,8 @@ class Probes:
         conditions: Those that requests may ask for, by name.
     """
 
-    def __init__(self, conditions: Mapping[str, LearnedCondition]) -> None:
-        self._conditions = {name: one.condition for name, one in conditions.items()}
+    def __init__(self, conditions: Mapping[str, Condition]) -> None:
+        self._conditions = conditions
         # The one that was freed first is taken first: a request that was cancelled, whose last step
         # may be running still, has time to leave.
         self._free: asyncio.Queue[int] = asyncio.Queue()

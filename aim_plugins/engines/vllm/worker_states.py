@@ -8,7 +8,7 @@ of zeros and ones, so that a step costs each site one small product, whatever it
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,9 @@ from torch import Tensor
 from aim_plugins.core.signature import check_shared_weights
 from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener, to_device
 from aim_plugins.engines.vllm.worker_maps import activations_of, is_in_stack
-from aim_plugins.modulation.conditions import SUMMARIES
+from aim_plugins.modulation.conditions import SUMMARIES, Condition
 from aim_plugins.modulation.hooks import find_module
 from aim_plugins.modulation.sites import split_site
-from aim_plugins.transport.conditions.artifact import LearnedCondition
 
 SLOTS = 32
 """Prompts that can be watched at a time."""
@@ -34,13 +33,13 @@ _ROWS = len(SUMMARIES)
 
 
 def attach_after_loading(
-    worker: Any, conditions: Mapping[str, LearnedCondition], widths: Mapping[str, int]
+    worker: Any, conditions: Iterable[Condition], widths: Mapping[str, int]
 ) -> None:
     """Lets a worker watch sites once its model is loaded.
 
     Args:
         worker: The worker.
-        conditions: The engine's, by name; those of another model are refused.
+        conditions: The engine's; those of another model are refused.
         widths: Widths of all sites that are watched.
     """
     load_model = worker.load_model
@@ -51,8 +50,8 @@ def attach_after_loading(
         runner = worker.model_runner
         if not hasattr(runner, "aim_states"):
             model = runner.get_model()
-            for one in conditions.values():
-                one.metadata.refuse(check_shared_weights(model, one.metadata.model_signature))
+            for known in (one.metadata for one in conditions if one.metadata is not None):
+                known.refuse(check_shared_weights(model, known.model_signature))
             runner.aim_states = WatchedStates(runner, widths)
             RunnerSteps.of(runner).listeners.append(runner.aim_states)
             worker.aim_states = runner.aim_states.states
