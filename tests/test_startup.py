@@ -72,6 +72,7 @@ def vision(*words: str) -> tuple[str, list[str]]:
 
 
 FIT = ("transport", "fit", "--pretrained", "m", "-o", "out", "--modules", ".*norm")
+CONDITION = ("transport", "condition", "--pretrained", "m", "-o", "out")
 SIDES = ("--source", "a.txt", "--target", "a.txt")
 EVALUATE = ("transport", "evaluate", "learned", "--pretrained", "m", "-o", "out")
 CALIBRATE = ("transport", "calibrate", "--pretrained", "m", "-o", "out", "--prompts", "a.txt")
@@ -83,7 +84,8 @@ SWEEP = ("sweep", "lm-eval", "--model", "aim_hf", "--model-args", "pretrained=m"
 
 def test_help_imports_nothing_heavy(folder):
     systems = [aim(), aim("transport"), aim("sweep"), vision(), vision("segment")]
-    systems += [aim("transport", one) for one in ("fit", "show", "fold", "convert", "export")]
+    systems += [aim("transport", one) for one in ("fit", "condition", "show", "fold")]
+    systems += [aim("transport", one) for one in ("convert", "export")]
     systems += [aim("transport", one) for one in ("generate", "evaluate", "compare", "calibrate")]
     systems += [aim("sweep", "lm-eval")]
     systems += [vision(one) for one in ("classify", "classify-logits", "top-classes")]
@@ -105,6 +107,9 @@ REFUSALS = [
     (aim(*FIT, *SIDES, "--modules", "("), "is no regular expression"),
     (aim(*FIT, *SIDES, "-o", "full"), "output='full' holds files (first: 'notes.txt')"),
     (aim(*FIT, *SIDES, "--config", "typo.py"), "the config holds 'daatset'"),
+    (aim(*CONDITION), "the prompts are missing"),
+    (aim(*CONDITION, *SIDES, "--layers", "("), "is no regular expression"),
+    (aim(*CONDITION, *SIDES, "-o", "full"), "output='full' holds files (first: 'notes.txt')"),
     (aim("transport", "show", "none"), "transport='none' is no folder"),
     (aim(*EVALUATE, "--perplexity", "no.txt"), "perplexity='no.txt': no such file"),
     (aim(*EVALUATE, "--prompts", "no.txt"), "prompts='no.txt': no such file"),

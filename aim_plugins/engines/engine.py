@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aim_plugins.engines.answers import Answer
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.conditions import Summary
 from aim_plugins.modulation.receipts import Receipt
 
 BatchSize = int | Callable[[int, Sequence[tuple[None, Sequence[int], Sequence[int]]]], int]
@@ -68,6 +69,11 @@ class ScoreRow:
         answers = (self.log_likelihoods, self.is_greedy, self.clean, self.context_key, self.tokens)
         return [*answers, receipts]
 
+    def cell(self, column: int) -> tuple[float, bool, float, Receipt | None]:
+        """What it says of one column: the log-likelihoods, whether it is greedy, the receipt."""
+        scores = self.log_likelihoods[column], self.is_greedy[column], self.clean[column]
+        return *scores, self.receipts[column]
+
     @classmethod
     def from_json(cls, row: Sequence[Any]) -> ScoreRow:
         """The row that `to_json` wrote."""
@@ -107,7 +113,7 @@ class Prompts:
     token_ids: Int[Tensor, "prompts tokens"]
     mask: Int[Tensor, "prompts tokens"]
 
-    def __getitem__(self, rows: slice) -> Prompts:
+    def __getitem__(self, rows: slice | list[int]) -> Prompts:
         """Some of the prompts, padded as they are."""
         return Prompts(self.token_ids[rows], self.mask[rows])
 
@@ -131,9 +137,11 @@ class Engine(Protocol):
 
     Attributes:
         journal: Keeps finished batches, so that an interrupted run goes on where it was.
+        max_length: Longest sequence the model takes, in tokens; longer contexts lose their start.
     """
 
     journal: Journal | None
+    max_length: int
 
     @property
     def fingerprint(self) -> str:
@@ -164,6 +172,19 @@ class Engine(Protocol):
 
         Sampling answers a prompt anew for each of its `occurrences`, the number of times it was
         asked before; none was if left out.
+        """
+
+    def states(
+        self, prompts: Sequence[Sequence[int]], watched: Sequence[tuple[str, Summary]]
+    ) -> list[list[Tensor]]:
+        """What the plain model makes of prompts, by which `conditions` are decided.
+
+        Args:
+            prompts: Token ids of each.
+            watched: Sites, each with how the states of a prompt's tokens become one.
+
+        Returns:
+            For each prompt and pair the state [neurons], in float32 on the CPU.
         """
 
     def probe(

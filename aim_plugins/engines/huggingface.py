@@ -22,6 +22,7 @@ from aim_plugins.engines.answers import (
     answers_to_json,
     scored_receipts,
 )
+from aim_plugins.engines.conditions import generate_decided, score_decided
 from aim_plugins.engines.contexts import (
     Context,
     ScoredTokens,
@@ -45,9 +46,11 @@ from aim_plugins.engines.scoring import (
     token_log_probabilities,
 )
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
+from aim_plugins.engines.states import prompt_states
 from aim_plugins.engines.stopping import StoppingFactory
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, applied, by_forward, distinct_columns
+from aim_plugins.modulation.conditions import Summary
 from aim_plugins.modulation.noise import prefix_keys
 from aim_plugins.modulation.sampling import SAMPLING_VERSION
 from aim_plugins.modulation.settlement import Settlement
@@ -102,6 +105,7 @@ class HuggingFaceEngine:
         divisible = not forward_is_collective(model)
         self._context_limit = RowLimit("contexts", divisible=divisible)
         self._prompt_limit = RowLimit("prompts", divisible=divisible)
+        self._state_limit = RowLimit("prompts", divisible=divisible)
 
     @property
     def fingerprint(self) -> str:
@@ -147,6 +151,25 @@ class HuggingFaceEngine:
             ReceiptError: If something was not changed as it was asked to be.
         """
         check_requests(requests, self.max_length)
+
+        def score(
+            own: Sequence[ScoreRequest],
+            left: Sequence[Column],
+            on_row: Callable[[int, ScoreRow], None] | None,
+        ) -> list[ScoreRow]:
+            return self._score(own, left, batch_size, progress, on_row)
+
+        return score_decided(self, requests, columns, score, on_row)
+
+    def _score(
+        self,
+        requests: Sequence[ScoreRequest],
+        columns: Sequence[Column],
+        batch_size: BatchSize,
+        progress: bool,
+        on_row: Callable[[int, ScoreRow], None] | None,
+    ) -> list[ScoreRow]:
+        """As `score`, of columns without conditions."""
         shared = shared_context(columns) if self.share_contexts else _nothing_shared
         rows: dict[int, ScoreRow] = {}
         with tqdm(
@@ -332,6 +355,34 @@ class HuggingFaceEngine:
         Raises:
             ReceiptError: If something was not changed as it was asked to be.
         """
+        keyed = self._samples_by_key(columns, generation_kwargs)
+        counts = list(occurrences or [0] * len(prompts.token_ids))
+
+        def generate(members: list[int], left: Sequence[Column]) -> list[list[Answer]]:
+            return self._generate(
+                prompts[members],
+                left,
+                [counts[index] for index in members] if keyed else None,
+                max_length=max_length,
+                stop=stop,
+                stopping_factory=stopping_factory,
+                **generation_kwargs,
+            )
+
+        return generate_decided(self, prompts, columns, generate)
+
+    def _generate(
+        self,
+        prompts: Prompts,
+        columns: Sequence[Column],
+        occurrences: Sequence[int] | None,
+        *,
+        max_length: int,
+        stop: Sequence[str],
+        stopping_factory: StoppingFactory | None,
+        **generation_kwargs: Any,
+    ) -> list[list[Answer]]:
+        """As `generate`, of columns without conditions; samples by keys if given occurrences."""
         asked: dict[str, Any] = {
             "kind": "generate with receipts",
             "model": self.fingerprint,
@@ -341,12 +392,9 @@ class HuggingFaceEngine:
             "kwargs": {name: repr(value) for name, value in generation_kwargs.items()},
             "defaults": repr(sorted(self.model.generation_config.to_diff_dict().items())),
         }
-        if self._samples_by_key(columns, generation_kwargs):
-            occurrences = list(occurrences or [0] * len(prompts.token_ids))
+        if occurrences is not None:
             seeds = [column.seed for column in columns]
             asked["sampling"] = [SAMPLING_VERSION, seeds, occurrences]
-        else:
-            occurrences = None
         key = fingerprint(asked)
         if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
             return answers_from_json(record)
@@ -399,6 +447,19 @@ class HuggingFaceEngine:
         alone = len(columns) == 1 and columns[0].is_identity and self.journal is None
         return is_sampling(self.model, options) and not alone
 
+    # Conditions ---------------------------------------------------------------------------------
+
+    def states(
+        self, prompts: Sequence[Sequence[int]], watched: Sequence[tuple[str, Summary]]
+    ) -> list[list[Tensor]]:
+        """The plain model's states of prompts; see `Engine.states` and `prompt_states`.
+
+        Raises:
+            ValueError: If the model is spread over processes, or has no such sites.
+        """
+        with self._autocast():
+            return prompt_states(self.model, prompts, watched, self._state_limit)
+
     def probe(
         self, batch_size: int, length: int, columns: Sequence[Column], *, generation: bool
     ) -> None:
@@ -410,6 +471,7 @@ class HuggingFaceEngine:
             columns: The columns; in generation each makes a row of a prompt.
             generation: Whether to probe generation, which keeps a cache for each row.
         """
+        columns = [one.decided(dict.fromkeys(one.conditions, True)) for one in columns]
         token_ids = torch.ones((batch_size, length), dtype=torch.long, device=self.device)
         if not generation:
             self._forward(token_ids)[0].float()

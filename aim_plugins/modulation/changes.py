@@ -96,6 +96,7 @@ class Change(abc.ABC):
         positions: Of activations: the tokens that change, a window of `windows`: "all", "prompt",
             "generation", "last", the prompt's last one and every token after it, or "0-15".
         window: The tokens that were asked for; empty where nothing was, so that others decide.
+        condition: Of which prompts it acts at all, a `conditions.Condition`; None for all of them.
         maps: Of activations: the `ActivationMaps` that it applies, where that is all it does. vLLM
             runs those alone, as it compiles what changes activations into the model.
         learned: What was learned on a model, with its metadata, where it is that.
@@ -122,6 +123,7 @@ class Change(abc.ABC):
     seed = 0
     positions: str = "all"
     window: str = ""
+    condition: Any = None
     maps: Any = None
     learned: Any = None
     folder: str = ""
@@ -158,6 +160,10 @@ class Change(abc.ABC):
     def is_identity(self) -> bool:
         """Whether it leaves the model as it is, to the bit."""
         return self.strength == self.neutral
+
+    def decided(self, held: bool) -> Change | None:
+        """What it does to a prompt of which its condition holds or not: None where nothing."""
+        return dataclasses.replace(self, condition=None) if held else None  # type: ignore[type-var]
 
     @property
     def identity(self) -> Any:

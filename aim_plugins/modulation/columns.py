@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from aim_plugins.core.identity import fingerprint
@@ -40,6 +40,20 @@ class Column:
     def acting_on(self, *targets: Target) -> tuple[Change, ...]:
         """Its changes of logits, activations or weights that are not the identity."""
         return tuple(change for change in self.effective.changes if change.acts_on in targets)
+
+    @property
+    def conditions(self) -> tuple[Any, ...]:
+        """Conditions on a prompt that some of its changes have, each once."""
+        asked = (one.condition for one in self.effective.changes)
+        return tuple(dict.fromkeys(one for one in asked if one is not None))
+
+    def decided(self, held: Mapping[Any, bool]) -> Column:
+        """What is left of it for a prompt of which its conditions hold or not."""
+        changes = (
+            one if one.condition is None else one.decided(held[one.condition])
+            for one in self.effective.changes
+        )
+        return Column(tuple(one for one in changes if one is not None), self.seed)
 
     @property
     def forward(self) -> tuple[Change, ...]:
@@ -113,9 +127,17 @@ def applied(model: Any, rows: Sequence[Sequence[Change]], layout: Any = None) ->
         model: The model.
         rows: Changes of each row, or of all rows; those of weights are the same in all.
         layout: As in `Change.applied`.
+
+    Raises:
+        ValueError: If a change has a condition, which engines decide before.
     """
     from aim_plugins.modulation.witness import current  # which needs torch
 
+    if asked := next((one for row in rows for one in row if one.condition is not None), None):
+        raise ValueError(
+            f"the {asked.name} has a condition ({asked.condition}) that nobody has decided: ask an "
+            "engine, whose `score` and `generate` do"
+        )
     witness = current()
     maps = [[one for one in row if one.maps is not None] for row in rows]
     with contextlib.ExitStack() as stack:

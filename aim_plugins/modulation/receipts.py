@@ -8,13 +8,16 @@ that of another modulation, so that no answer of the plain model is taken for a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from aim_plugins.core.errors import ReceiptError
 from aim_plugins.core.strengths import format_strength
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column
+
+if TYPE_CHECKING:
+    from aim_plugins.modulation.conditions import Condition
 
 KEY = "receipts"
 """Where samples and predictions hold the receipts of their answers."""
@@ -29,12 +32,20 @@ class Changed:
         strength: Its strength.
         sites: Places at which it acted: modules of activations, parameters of weights, 1 of logits.
         tokens: Tokens that it acted on, prompt and answer; of logits, the answer's alone.
+        held: Whether its condition held of the prompt; None where it has none.
+        similarity: By what that was decided; None where there was no prompt.
     """
 
     kind: str
     strength: float
     sites: int
     tokens: int
+    held: bool | None = None
+    similarity: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that say something."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -74,23 +85,47 @@ class Receipt:
 
     @classmethod
     def together(cls, parts: Sequence[Receipt]) -> Receipt:
-        """The receipt of an answer that was computed in parts under one column."""
-        changes = (
-            Changed(
-                one.kind,
-                one.strength,
-                min(part.changes[place].sites for part in parts),
-                sum(part.changes[place].tokens for part in parts),
-            )
-            for place, one in enumerate(parts[0].changes)
-        )
+        """The receipt of an answer that was computed in parts under one column.
+
+        Each part is decided by itself: of a change with a condition, those that it acted on count.
+        """
+        changes = []
+        for own in zip(*(part.changes for part in parts), strict=True):
+            acted = [one for one in own if one.held is not False] or own
+            sites, tokens = min(one.sites for one in acted), sum(one.tokens for one in acted)
+            changes.append(replace(acted[0], sites=sites, tokens=tokens))
         return cls(parts[0].modulation, tuple(changes))
 
     @classmethod
     def of_nothing(cls, column: Column) -> Receipt:
         """The receipt of an answer for which the model had nothing to read."""
-        nothing = dict.fromkeys(column.effective.changes, 0)
-        return cls.of(column, nothing, nothing)
+        changes = (
+            Changed(one.name, one.strength, 0, 0, None if one.condition is None else False)
+            for one in column.effective.changes
+        )
+        return cls(column.fingerprint, tuple(changes))
+
+    @classmethod
+    def of_decided(
+        cls, column: Column, left: Receipt, similarities: Mapping[Condition, float]
+    ) -> Receipt:
+        """The receipt of an answer under a column that has conditions.
+
+        Args:
+            column: The column that was asked for.
+            left: The receipt of the column that its conditions left of it.
+            similarities: By what each condition was decided.
+        """
+        acted, changes = iter(left.changes), []
+        for one in column.effective.changes:
+            if one.condition is None:
+                changes.append(next(acted))
+                continue
+            similarity = similarities[one.condition]
+            held = one.condition.holds(similarity)
+            found = next(acted) if held else Changed(one.name, one.strength, 0, 0)
+            changes.append(replace(found, held=held, similarity=similarity))
+        return cls(column.fingerprint, tuple(changes))
 
     @classmethod
     def from_json(cls, value: Any) -> Receipt | None:
@@ -102,7 +137,7 @@ class Receipt:
 
     def to_json(self) -> dict[str, Any]:
         """The receipt as JSON."""
-        return {"modulation": self.modulation, "changes": [asdict(one) for one in self.changes]}
+        return {"modulation": self.modulation, "changes": [one.to_json() for one in self.changes]}
 
 
 def check_receipts(
@@ -139,11 +174,31 @@ def check_receipt(receipt: Receipt | None, column: Column, label: str) -> None:
             f"{label}: asked for {described(column)}, and the receipt is of {given} "
             f"({receipt.modulation[:12]}): the answer is another column's"
         )
-    for one in receipt.changes:
+    for change, one in zip(column.effective.changes, receipt.changes, strict=True):
         if one.tokens and not one.sites:
             raise ReceiptError(
                 f"{label}: asked for {described(column)}, and the {one.kind} acted nowhere"
             )
+        if change.condition is not None and (reason := _contradiction(change, one)):
+            raise ReceiptError(f"{label}: asked for {described(column)}, {reason}")
+
+
+def _contradiction(change: Change, found: Changed) -> str:
+    """What a receipt says of a change with a condition that cannot be; empty if nothing."""
+    if found.held is None:
+        return "and nothing shows whether its condition holds of the prompt"
+    if found.similarity is not None and found.held is not change.condition.holds(found.similarity):
+        does = "held" if found.held else "did not hold"
+        return (
+            f"and its condition {does} at the similarity {found.similarity:.4g}, "
+            f"against what was asked for ({change.condition})"
+        )
+    if not found.held and (found.sites or found.tokens):
+        return f"and it changed {found.tokens} tokens though its condition did not hold"
+    if found.held and change.certain and change.positions == "all" and not found.tokens:
+        # A text that ends before its first token was decoded by a changed pass all the same.
+        return "" if found.sites else "and it changed nothing though its condition held"
+    return ""
 
 
 def described(column: Column) -> str:

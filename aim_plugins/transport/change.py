@@ -21,6 +21,7 @@ from aim_plugins.transport.vocabulary import existing_transport
 
 if TYPE_CHECKING:
     from aim_plugins.modulation.activations import ActivationMaps
+    from aim_plugins.modulation.conditions import Condition, ConditionText
     from aim_plugins.transport.artifact import LearnedTransport
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Transport(Change):
         folder: Where they were read from, if anywhere.
         force: Whether they may run on another model than they were learned on.
         window: The tokens that they reach, see `windows`; empty for the maps' own positions.
+        condition: Of which prompts they act at all; None for all of them.
     """
 
     name = "transport"
@@ -50,6 +52,7 @@ class Transport(Change):
         "strength": "strengths of the transport: 1 applies its maps as they were learned",
         "transport": "folder that `aim-plugins transport fit` wrote",
         "window": "tokens that it reaches: all, prompt, generation, last, or such as 0-15",
+        "condition": "folder that `aim-plugins transport condition` wrote: prompts that it acts on",
         "force_transport": "run the maps on other weights than they were learned on",
     }
     several = True
@@ -64,10 +67,11 @@ class Transport(Change):
     folder: str = field(default="", compare=False)
     force: bool = field(default=False, compare=False)
     window: str = ""
+    condition: Condition | ConditionText | None = None
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> tuple[Transport, ...]:
-        strength, transport, window, forced = cls.arguments
+        strength, transport, window, condition, forced = cls.arguments
         reached = check_window(given[window], window) if window in given else ""
         strengths = cls.axis.parse(given.get(strength, FULL_STRENGTH), strength)
         force = given.get(forced, False)
@@ -87,9 +91,11 @@ class Transport(Change):
         from aim_plugins.modulation.activations import ActivationMaps
         from aim_plugins.transport.artifact import LearnedTransport
 
+        met = read_condition(given[condition], condition) if condition in given else None
         if isinstance(named, ActivationMaps):
             return tuple(
-                cls(one, named.fingerprint, named, force=force, window=reached) for one in strengths
+                cls(one, named.fingerprint, named, force=force, window=reached, condition=met)
+                for one in strengths
             )
         learned, folder = (
             (named, "") if isinstance(named, LearnedTransport) else read_transport(named)
@@ -97,7 +103,7 @@ class Transport(Change):
         if warning := learned.metadata.warning_of(strengths):
             warn_once(warning)
         return tuple(
-            cls(one, learned.fingerprint, learned.maps, learned, folder, force, reached)
+            cls(one, learned.fingerprint, learned.maps, learned, folder, force, reached, met)
             for one in strengths
         )
 
@@ -108,37 +114,46 @@ class Transport(Change):
 
     @property
     def identity(self) -> dict[str, Any]:
-        found = super().identity
-        return found if self.window else {k: v for k, v in found.items() if k != "window"}
+        own = {"window": self.window, "condition": _identity(self.condition)}
+        found = super().identity | own
+        return {name: value for name, value in found.items() if name not in own or value}
 
     @property
     def settings(self) -> dict[str, Any]:
-        strength, _, window, _ = self.arguments
-        return {strength: self.strength} | ({window: self.window} if self.window else {})
+        strength, _, window, condition, _ = self.arguments
+        return {strength: self.strength} | self._asked(window, condition)
 
     @classmethod
     def request_names(cls) -> tuple[str, ...]:
-        strength, _, window, _ = cls.arguments
-        return f"aim_{strength}", f"aim_{window}"
+        strength, _, window, condition, _ = cls.arguments
+        return f"aim_{strength}", f"aim_{window}", f"aim_{condition}"
 
     @property
     def request(self) -> dict[str, Any]:
-        strength, window = self.request_names()
-        return {strength: self.strength} | ({window: self.window} if self.window else {})
+        strength, window, condition = self.request_names()
+        return {strength: self.strength} | self._asked(window, condition)
+
+    def _asked(self, window: str, condition: str) -> dict[str, str]:
+        """Window and condition, under the names of their arguments, as far as there are any."""
+        met = getattr(self.condition, "asked", None) or self.condition
+        asked = {window: self.window, condition: "" if met is None else str(met)}
+        return {name: text for name, text in asked.items() if text}
 
     @classmethod
     def of_request(cls, given: Mapping[str, Any]) -> Transport | None:
-        """As of every change, but without maps: they are those of the engine that is asked."""
-        strength, window = cls.request_names()
-        reached = check_window(given[window], window) if window in given else ""
+        """As of every change, but without maps and conditions: those of the engine are meant."""
+        strength, window, condition = cls.request_names()
         if strength not in given:
-            if reached:
-                raise ValueError(f"{window}={reached!r} has no strength: give {strength} beside it")
+            if alone := next((name for name in (window, condition) if name in given), None):
+                raise ValueError(f"{alone}={given[alone]!r} has no strength: give {strength} too")
             return None
         from aim_plugins.modulation.activations import ActivationMaps
+        from aim_plugins.modulation.conditions import ConditionText
 
+        reached = check_window(given[window], window) if window in given else ""
+        met = ConditionText.read(given[condition], condition) if condition in given else None
         value = cls.axis.check(given[strength], strength, limit=cls.request_limit)
-        return cls(value, "", ActivationMaps({}), window=reached)
+        return cls(value, "", ActivationMaps({}), window=reached, condition=met)
 
     @property
     def certain(self) -> bool:  # type: ignore[override]
@@ -149,12 +164,21 @@ class Transport(Change):
         return list(self.maps.maps)
 
     def check_model(self, model: Any, tokenizer: Any) -> None:
+        _, transport, _, condition, forced = self.arguments
+        metadata = getattr(self.condition, "metadata", None)
+        if metadata is not None:
+            try:
+                metadata.check_model(model, force=self.force)
+            except ValueError as error:
+                asked = self._asked("", condition)[condition]
+                raise ValueError(
+                    f"{condition}={asked!r} is of another model: {error}, or give {forced}=True"
+                ) from error
         if self.learned is None:
             return
         try:
             self.learned.check_model(model, tokenizer, force=self.force)
         except ValueError as error:
-            _, transport, _, forced = self.arguments
             mend = str(error).replace("force=True (--force)", f"{forced}=True")
             place = f"={self.folder!r}" if self.folder else ""
             raise ValueError(f"{transport}{place} is of another model: {mend}") from error
@@ -170,6 +194,31 @@ class Transport(Change):
 
 def _asked(given: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in given.items())
+
+
+def _identity(condition: Condition | ConditionText | None) -> str | None:
+    if condition is None:
+        return None
+    return str(getattr(condition, "fingerprint", condition))  # a request's text has none
+
+
+def read_condition(given: Any, name: str = "condition") -> Condition:
+    """Reads a condition.
+
+    Args:
+        given: What `ConditionText.read` takes, or a `Condition`.
+        name: The argument, for errors.
+
+    Raises:
+        ValueError: If it is none, or its files are missing or damaged.
+    """
+    from aim_plugins.modulation.conditions import Condition, ConditionText
+    from aim_plugins.transport.conditions.artifact import LearnedCondition
+
+    if isinstance(given, Condition):
+        return given
+    asked = ConditionText.read(given, name)
+    return asked.of(LearnedCondition.load(asked.named).condition)
 
 
 def read_transport(named: object) -> tuple[LearnedTransport, str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from aim_plugins.modulation.activation_map import ActivationMap
-from aim_plugins.modulation.hooks import split_site
+from aim_plugins.modulation.hooks import find_module, split_site
 from aim_plugins.transport.responses import last_tokens
 from aim_plugins.transport.sentences import SentenceBatch
 
@@ -25,7 +25,7 @@ def forward_of(model: Any, sites: Sequence[str]) -> Callable[[SentenceBatch], ob
     """
     body = model.base_model if isinstance(model, PreTrainedModel) else model
     inside = {id(module) for module in body.modules()}
-    if any(id(model.get_submodule(split_site(site)[0])) not in inside for site in sites):
+    if any(id(find_module(model, split_site(site)[0])) not in inside for site in sites):
         body = model
     device = input_device(model)
     options = {}

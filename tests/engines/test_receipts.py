@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -31,8 +31,9 @@ from aim_plugins.modulation.edits import ComponentEdit
 from aim_plugins.modulation.hooks import change_outputs
 from aim_plugins.modulation.logits import ChangedLogits
 from aim_plugins.modulation.named_kinds import named_kind
-from aim_plugins.modulation.receipts import Changed, Receipt
+from aim_plugins.modulation.receipts import Changed, Receipt, check_receipt
 from aim_plugins.transport.change import Transport
+from tests.engines.test_conditions import CONTEXTS, conditional, median_condition
 from tests.engines.test_transport_columns import left_padded, random_maps
 
 REQUESTS = [ScoreRequest([1, 5, 9, 20], [7, 8]), ScoreRequest([1, 44], [30, 31, 32])]
@@ -705,3 +706,40 @@ def test_texts_of_one_token_have_receipts(model, positions, options):
     )
     for row in decode(model, columns, new=1, **options):
         assert [answer.receipt.changes[0].tokens for answer in row] == [1, 1]
+
+
+# Conditions --------------------------------------------------------------------------------------
+
+
+def broken(model, maps, here, **fields):
+    """The receipt of a prompt of which the condition holds or not, with fields that are wrong."""
+    condition, held = median_condition(model)
+    (column,) = conditional(steered(maps), condition)
+    request = ScoreRequest(CONTEXTS[held.index(here)], [8])
+    receipt = score(model, [column], [request])[0].receipts[0]
+    check_receipt(receipt, column, "here")
+    wrong = replace(receipt, changes=(replace(receipt.changes[0], **fields),))
+    return lambda: check_receipt(wrong, column, "here")
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_caught_condition_without_a_decision(model, maps, here):
+    with pytest.raises(ReceiptError, match="nothing shows whether its condition holds"):
+        broken(model, maps, here, held=None, similarity=None)()
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_caught_decision_against_the_threshold(model, maps, here):
+    similarity = -1.0 if here else 1.0
+    with pytest.raises(ReceiptError, match="at the similarity .* against what was asked for"):
+        broken(model, maps, here, similarity=similarity)()
+
+
+def test_caught_change_though_the_condition_did_not_hold(model, maps):
+    with pytest.raises(ReceiptError, match="changed 6 tokens though its condition did not hold"):
+        broken(model, maps, False, sites=4, tokens=6)()
+
+
+def test_caught_no_change_though_the_condition_held(model, maps):
+    with pytest.raises(ReceiptError, match="changed nothing though its condition held"):
+        broken(model, maps, True, sites=0, tokens=0)()

@@ -158,6 +158,33 @@ def make_transport() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def make_condition() -> Callable[..., list[bool]]:
+    """Writes a condition that some of a few prompts meet, and says of each whether it does."""
+
+    def make(folder: Path, checkpoint: Path, prompts: Sequence[list[int]]) -> list[bool]:
+        from transformers import AutoModelForCausalLM
+
+        from aim_plugins.modulation.conditions import Condition
+        from aim_plugins.transport.conditions.artifact import ConditionMetadata, LearnedCondition
+        from tests.engines.test_conditions import SITE, similarity_by_hand, state_by_hand
+
+        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        generator = torch.Generator().manual_seed(5)
+        direction = torch.randn(model.config.hidden_size, generator=generator)
+        similar = [similarity_by_hand(state_by_hand(model, one), direction) for one in prompts]
+        different = sorted(set(similar))
+        middle = len(different) // 2
+        threshold = (different[middle - 1] + different[middle]) / 2
+        metadata = ConditionMetadata.of_model(
+            model, method="pca", sites=[SITE], threshold=threshold, n_source=1, n_target=1
+        )
+        LearnedCondition(Condition(SITE, direction, threshold), metadata).save(folder)
+        return [one > threshold for one in similar]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def opencompass_data(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Multiple choice by perplexity, and questions by generation, six documents each."""
     folder = tmp_path_factory.mktemp("opencompass-data")

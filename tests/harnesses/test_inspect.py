@@ -122,6 +122,22 @@ def test_noise_and_transport_are_those_of_the_engine(chat, ask, make_transport, 
                 assert output.metadata["modulation"][name] == [given[name]]
 
 
+def test_a_condition_lets_a_transport_act_on_the_questions_that_meet_it(
+    chat, ask, make_transport, make_condition, tmp_path
+):
+    given = {"transport": str(make_transport(tmp_path / "transport", chat.folder)), "strength": 1}
+    folder = tmp_path / "condition"
+    prompts = [prompt(chat, question)[0].tolist() for question in QUESTIONS]
+    held = make_condition(folder, chat.folder, prompts)
+    outputs = ask({**given, "condition": str(folder)})
+    wanted = zip(held, texts(ask({})), texts(ask(given)), strict=True)
+    assert texts(outputs) == [moved if here else plain for here, plain, moved in wanted]
+    assert {True, False} == set(held)
+    for output, here in zip(outputs, held, strict=True):
+        assert output.metadata["receipt"]["changes"][0]["held"] is here
+        assert output.metadata["modulation"]["condition"] == str(folder)
+
+
 @pytest.mark.parametrize("std", [0, 1.0])
 def test_answers_do_not_depend_on_the_number_of_connections(chat, ask, std):
     sampling = {"temperature": 1.0, "top_p": 0.9}

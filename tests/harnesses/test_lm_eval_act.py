@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -223,8 +224,6 @@ def test_a_folder_without_a_transport_is_named(build, tmp_path):
 def test_a_transport_of_other_weights_is_refused_unless_forced(
     build, tiny_checkpoint, tmp_path, transport
 ):
-    import shutil
-
     checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "model")
     weights = load_file(checkpoint / "model.safetensors")
     weights = {name: tensor * 1.5 for name, tensor in weights.items()}
@@ -294,3 +293,61 @@ def test_the_stock_command_runs_a_grid_of_strengths(
     alone = evaluate(build(strength=0.5), ["tiny_choice", "tiny_generation"])["results"]
     for task, metric in (("tiny_choice", "acc"), ("tiny_generation", "exact_match")):
         assert results[task][f"{metric}@0.5,none"] == alone[task][f"{metric},none"]
+
+
+def test_a_condition_lets_a_transport_act_on_the_documents_that_meet_it(
+    build, evaluate, make_condition, tiny_checkpoint, tmp_path
+):
+    tasks = ["tiny_choice", "tiny_generation"]
+    plain, everywhere = (
+        evaluate(build(strength=one, batch_size=1), tasks)["samples"] for one in (0, 1)
+    )
+    documents = [sample["doc"] for sample in plain["tiny_choice"]]
+    lm = build(strength=0)
+    prompts = [lm.tok_encode(f"Question : {one['question']} Answer :") for one in documents]
+    folder = tmp_path / "condition"
+    held = make_condition(folder, tiny_checkpoint, prompts)
+    assert 3 < sum(held) < len(held) - 3
+    for text, turned in ((f"{folder}", False), (f"not {folder}", True)):
+        samples = evaluate(build(strength=1, condition=text, batch_size=1), tasks)["samples"]
+        for task in tasks:
+            for index, sample in enumerate(samples[task]):
+                here = held[index] is not turned
+                wanted = (everywhere if here else plain)[task][index]
+                assert sample["resps"] == wanted["resps"]
+                for receipt in (one for answers in sample["receipts"] for one in answers):
+                    assert receipt["changes"][0]["held"] is here
+    assert plain["tiny_choice"][0]["resps"] != everywhere["tiny_choice"][0]["resps"]
+
+
+def test_a_condition_of_another_model_is_refused(
+    build, make_condition, make_transport, tiny_checkpoint, tmp_path
+):
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    weights = load_file(checkpoint / "model.safetensors")
+    weights = {name: tensor * 1.5 for name, tensor in weights.items()}
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    own = make_transport(tmp_path / "transport", checkpoint)
+    make_condition(tmp_path / "condition", tiny_checkpoint, [[3, 4], [5, 6]])
+    asked = {"transport": str(own), "condition": f"{tmp_path / 'condition'}>0.25"}
+    with pytest.raises(
+        ValueError, match=r"condition='.*>0.25' is of another model.*force_transport=True"
+    ) as error:
+        build(checkpoint=checkpoint, **asked)
+    assert "\n" not in str(error.value)
+    build(checkpoint=checkpoint, **asked, force_transport=True)
+
+
+@pytest.mark.parametrize(
+    ("condition", "problem"),
+    [
+        ("no/such/folder", "condition='no/such/folder' is no folder"),
+        ("no/such/folder>2", "'2' is no cosine"),
+    ],
+)
+def test_a_condition_that_is_none_is_refused_before_the_model_is_loaded(
+    build, tmp_path, condition, problem
+):
+    with pytest.raises(ValueError, match=problem) as error:
+        build(checkpoint=tmp_path / "no such model", condition=condition)
+    assert "\n" not in str(error.value)

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("opencompass")
 
 from mmengine.config import ConfigDict
+from transformers import AutoTokenizer
 
 from aim_plugins.harnesses.opencompass.cells import Cell
 from aim_plugins.harnesses.opencompass.config.check import check_config
@@ -311,6 +312,28 @@ def test_each_noise_mean_has_a_sweep_of_its_own():
         assert {c.changes[0].mean for c in sweep.columns if c.changes[0].std} == {mean}
 
 
+def test_each_condition_has_a_sweep_of_its_own(
+    transport, make_condition, tiny_checkpoint, tmp_path
+):
+    for name in ("one", "other"):
+        make_condition(tmp_path / name, tiny_checkpoint, [[3, 4], [5, 6]])
+    models = [
+        entry(
+            transport, strength, abbr=f"{strength}-{text}", condition=str(tmp_path / "one") + text
+        )
+        for strength in (0.0, 1.0)
+        for text in ("", ">0.5")
+    ]
+    (group,) = sweep_groups(models)
+    sweeps = split_sweeps(group)
+    assert [sweep.abbrs for sweep in sweeps] == [
+        ("0.0-", "0.0->0.5", "1.0-"),
+        ("0.0-", "0.0->0.5", "1.0->0.5"),
+    ]
+    assert len({sweep.name for sweep in sweeps}) == 2
+    assert not any("/" in sweep.name for sweep in sweeps)
+
+
 def test_seeds_are_draws_at_each_strength():
     columns = [
         Column((GaussianNoise(1.0, 0.0, seed), steering(lam)), seed)
@@ -440,3 +463,33 @@ def test_there_is_no_law_where_no_logits_change(together, read_answers):
     """It would be the answer itself."""
     for answer in read_answers(together, "predictions", "tiny-act0.5", "choice").values():
         assert "probability" not in answer["label: A"]
+
+
+def test_a_condition_lets_a_transport_act_on_the_documents_that_meet_it(
+    tmp_path, tiny_checkpoint, transport, make_condition, run_opencompass, read_answers
+):
+    """With the predictions of runs without a condition as the oracle."""
+
+    def sea(strength: float, **given) -> ConfigDict:
+        model = tiny(tiny_checkpoint, transport, strength, batch_size=1, **given)
+        model["transport_sea"], model["strength_sea"] = model.pop("transport"), strength
+        del model["strength"]
+        return model
+
+    first = run_opencompass(tmp_path / "first", [sea(0.0), sea(1.0)], ["text"])
+    plain, everywhere = (
+        read_answers(first, "predictions", abbr, "text") for abbr in ("tiny-act0.0", "tiny-act1.0")
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    prompts = [tokenizer(plain[str(i)]["origin_prompt"])["input_ids"] for i in range(len(plain))]
+    folder = tmp_path / "condition"
+    held = make_condition(folder, tiny_checkpoint, prompts)
+    asked = [sea(strength, condition_sea=str(folder)) for strength in (0.0, 1.0)]
+    run = run_opencompass(tmp_path / "run", asked, ["text"])
+    found = read_answers(run, "predictions", "tiny-act1.0", "text")
+    for index, here in enumerate(held):
+        wanted = (everywhere if here else plain)[str(index)]["prediction"]
+        assert found[str(index)]["prediction"] == wanted
+        [receipt] = found[str(index)]["receipts"]
+        assert receipt["changes"][0]["held"] is here
+    assert {True, False} == set(held) and plain["0"] != everywhere["0"]

@@ -11,6 +11,7 @@ from aim_plugins.core.strengths import Axis
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import by_kind
+from aim_plugins.modulation.conditions import ConditionText
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.named_kinds import named_kind
 from aim_plugins.transport.change import Transport
@@ -36,13 +37,24 @@ MAPS = ActivationMaps({"a": AffineMap.everywhere(torch.ones(2), torch.ones(2))})
     [
         GaussianNoise(0.5, 2.0, 7),
         Temperature(3.0),
-        Transport(-0.5, "", MAPS, window="prompt"),
-        named_kind(Transport, "sea")(-0.5, "", MAPS, window="3-"),
+        Transport(-0.5, "", MAPS, window="prompt", condition=ConditionText("harmful")),
+        named_kind(Transport, "sea")(
+            -0.5, "", MAPS, window="3-", condition=ConditionText("harmful", True, False, 0.25)
+        ),
     ],
 )
 def test_a_request_reads_back_as_its_change(change):
     assert type(change).of_request(change.request).drawn(change.seed) == change
     assert set(change.request) == {*change.request_names(), *(["aim_seed"] * change.draws)}
+
+
+@pytest.mark.parametrize(
+    ("given", "mend"),
+    [(">0.5", "names no condition"), ("harmful>2", "is no cosine"), ("harmful>x", "is no cosine")],
+)
+def test_a_condition_that_says_nothing_is_refused(given, mend):
+    with pytest.raises(ValueError, match=f"aim_condition='{given}'.*{mend}"):
+        Transport.of_request({"aim_condition": given, "aim_strength": 1.0})
 
 
 def test_a_window_without_a_strength_is_refused():

@@ -307,3 +307,24 @@ def test_the_harness_loads_the_tasks_with_its_own_prompt_and_metric(tasks, monke
         assert len(task.doc_to_choice(document)) == choices
         assert task.doc_to_choice(document)[0] == f"best {number}."
         assert task.doc_to_target(document) == 0
+
+
+# Conditions.
+
+
+def test_the_recipe_of_a_condition_has_partners_and_prompts_of_its_own_to_try_it_on():
+    source, target, prompts = (
+        list(read_sentences(DATA / f"cooking_{name}.jsonl"))
+        for name in ("source", "target", "prompts")
+    )
+    assert len(source) == len(target) == len(prompts) == 48
+    assert len({*source, *target, *prompts}) == 3 * 48
+    shared = [len(set(words(a)) & set(words(b))) for a, b in zip(source, target, strict=True)]
+    assert min(shared) >= 1 and sum(shared) / len(shared) > 3  # of like form
+    read = read_config("conditions/cooking")
+    condition = settings.read_sections(
+        settings.ConditionSettings,
+        {"config": str(CONFIGS / "conditions" / "cooking.py"), "output": "out"},
+        ["condition"],
+    )
+    assert read["data"]["name"] == "files" and read_sides(condition) == (source, target)

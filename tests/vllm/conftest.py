@@ -98,6 +98,56 @@ def small_transport(small_model: SimpleNamespace, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
+def small_prompts(small_model: SimpleNamespace) -> list[list[int]]:
+    """Prompts of several lengths, two of which begin alike."""
+    import torch
+
+    generator = torch.Generator().manual_seed(3)
+    rows = [
+        torch.randint(3, 300, (length,), generator=generator).tolist()
+        for length in (1, 2, 5, 9, 17, 31, 47, 60, 75, 90)
+    ]
+    return [*rows, rows[-1][:64] + [7, 8]]
+
+
+@pytest.fixture(scope="session")
+def small_condition(
+    small_model: SimpleNamespace,
+    small_prompts: list[list[int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SimpleNamespace:
+    """A condition that about half of the prompts meet.
+
+    Its folder; which prompts meet it, by the states that transformers returns and the cosine as it
+    is written in the paper; and what transformers' states are of each prompt.
+    """
+    import torch
+
+    from aim_plugins.modulation.conditions import Condition
+    from aim_plugins.transport.conditions.artifact import ConditionMetadata, LearnedCondition
+
+    direction = torch.randn(128, generator=torch.Generator().manual_seed(4))
+    projection = torch.outer(direction, direction) / (direction @ direction)
+    found = []
+    for prompt in small_prompts:
+        with torch.no_grad():
+            output = small_model.model(torch.tensor([prompt]), output_hidden_states=True)
+        state = output.hidden_states[1][0].mean(dim=0)  # behind the first layer
+        found.append(torch.cosine_similarity(state, torch.tanh(projection @ state), dim=0).item())
+    low, high = sorted(found)[len(found) // 2 - 1 : len(found) // 2 + 1]
+    metadata = ConditionMetadata.of_model(
+        small_model.model, sites=["model.layers.0"], method="cast", threshold=(low + high) / 2
+    )
+    condition = Condition("model.layers.0", direction, metadata.threshold)
+    folder = tmp_path_factory.mktemp("small-condition")
+    return SimpleNamespace(
+        folder=LearnedCondition(condition, metadata).save(folder),
+        similarities=found,
+        met=[one > metadata.threshold for one in found],
+    )
+
+
+@pytest.fixture(scope="session")
 def reference_engine(small_model: SimpleNamespace):
     """The Hugging Face engine of the model."""
     from aim_plugins.engines.huggingface import HuggingFaceEngine

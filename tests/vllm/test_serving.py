@@ -91,12 +91,15 @@ def wait_for(process: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def clients(small_checkpoint: Path, small_transport: Path) -> Iterator[SimpleNamespace]:
+def clients(
+    small_checkpoint: Path, small_transport: Path, small_condition: SimpleNamespace
+) -> Iterator[SimpleNamespace]:
     """Clients of two servers on the loopback interface, which run for the tests of this module."""
     named = json.dumps(
         {
             "aim_transports": dict.fromkeys(("praise", "sea"), str(small_transport)),
             "aim_loading": {"folder": str(small_transport.parent), "slots": 1},
+            "aim_conditions": {"harmful": str(small_condition.folder)},
         }
     )
     servers = {"transport": ["--additional-config", named, *PROCESSED]}
@@ -249,12 +252,70 @@ def test_bad_value_is_refused_and_disturbs_nobody(
         ({"aim_strength_sea": 0.5, "aim_window_sea": "some"}, "aim_window_sea='some' is no window"),
         ({"aim_window_sea": "prompt"}, "has no strength: give aim_strength_sea"),
         ({"aim_strength_sea": 0.5, "aim_prompt_length": 0}, "aim_prompt_length=0 is no number"),
+        ({"aim_strength_sea": 0.5, "aim_condition_sea": "harmfull"}, "did you mean 'harmful'"),
+        ({"aim_strength_sea": 0.5, "aim_condition_sea": "harmful>2"}, "is no cosine"),
+        ({"aim_strength_prase": 0.5, "aim_condition_prase": "harmful"}, "'aim_strength_praise'"),
+        ({"aim_condition_sea": "harmful"}, "has no strength: give aim_strength_sea"),
+        ({"_aim_watched": 0}, "_aim_watched=0 is no argument of a request"),
     ],
 )
 def test_bad_strength_of_the_transport_is_refused_and_disturbs_nobody(
     clients: SimpleNamespace, arguments: dict, reason: str
 ) -> None:
     assert_refused_alone(clients.transport, arguments, reason, {"aim_strength_sea": 0.5})
+
+
+@pytest.mark.second_runner
+def test_a_condition_decides_which_prompts_are_moved(
+    clients: SimpleNamespace, small_prompts: list[list[int]], small_condition: SimpleNamespace
+) -> None:
+    low, high = min(small_condition.similarities), max(small_condition.similarities)
+    always, never = f"harmful>{low - 0.01}", f"harmful>{high + 0.01}"
+    texts = ("harmful", "not harmful", always, never)
+
+    def ask(prompt: list[int], **condition: str) -> list[int]:
+        moved = {"aim_strength_sea": 1.0, "aim_strength_praise": 0.25}
+        return complete(clients.transport, prompt, **moved, **condition)
+
+    plain = [complete(clients.transport, one, aim_strength_praise=0.25) for one in small_prompts]
+    moved = [ask(one) for one in small_prompts]
+    assert all(one != other for one, other in zip(plain, moved, strict=True))
+    asked = [(index, text) for index in range(len(small_prompts)) for text in texts]
+    with ThreadPoolExecutor(len(asked)) as pool:  # more at once than are watched at a time
+        given = pool.map(lambda one: ask(small_prompts[one[0]], aim_condition_sea=one[1]), asked)
+        for (index, text), tokens in zip(asked, given, strict=True):
+            met = small_condition.met[index]
+            held = {"harmful": met, "not harmful": not met, always: True, never: False}[text]
+            assert tokens == (moved if held else plain)[index], (index, text)
+    assert {*small_condition.met} == {True, False}
+
+
+def test_prompts_of_one_body_are_decided_one_by_one(
+    clients: SimpleNamespace, small_prompts: list[list[int]], small_condition: SimpleNamespace
+) -> None:
+    moved = {"aim_strength_sea": 1.0}
+    answer = clients.transport.completions.create(
+        model=NAME,
+        prompt=small_prompts,
+        temperature=0.0,
+        max_tokens=NEW_TOKENS,
+        n=2,
+        extra_body={
+            "return_token_ids": True,
+            "vllm_xargs": moved | {"aim_condition_sea": "harmful"},
+        },
+    )
+    given = [choice.token_ids for choice in answer.choices]
+    assert given == [
+        complete(clients.transport, prompt, **(moved if met else {}))
+        for prompt, met in zip(small_prompts, small_condition.met, strict=True)
+        for _ in range(2)
+    ]
+
+
+def test_a_condition_without_one_in_the_server_is_refused(client: openai.OpenAI) -> None:
+    asked = {"aim_strength": 0.5, "aim_condition": "harmful"}
+    assert_refused_alone(client, asked, "aim_conditions", {"aim_std": 1.0})
 
 
 def ask_for_transports(

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,24 +21,29 @@ from vllm.exceptions import VLLMValidationError
 from vllm.platforms.cpu import CpuPlatform
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from aim_plugins.core.errors import ReceiptError
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
-from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, worker_maps
+from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, worker_maps, worker_states
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.plugin import _Admission
 from aim_plugins.engines.vllm.steps import Step
 from aim_plugins.engines.vllm.transports import cache_salt, check_maps, configured_folders, why_not
 from aim_plugins.engines.vllm.worker_maps import RequestTable, token_strengths
+from aim_plugins.engines.vllm.worker_states import SLOTS
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.columns import Column
+from aim_plugins.modulation.conditions import Condition
 from aim_plugins.modulation.hooks import choose_sites
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.change import Transport
+from aim_plugins.transport.conditions.artifact import LearnedCondition
 
 WINDOW = 160
 STRENGTHS = (0.0, 0.5, 1.0)
 MODULES = [r".*layernorm", r".*\.mlp", r".*o_proj", r"model\.layers\.1"]
+WATCHED = ("model.layers.1", "model.norm", "model.layers.1.input_layernorm", "model.layers.0.mlp")
 
 
 def random_transport(
@@ -110,8 +116,11 @@ def schedule_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("compiled", marks=BOTH_RUNNERS),
     ],
 )
-def steered(request, small_model, small_checkpoint, tmp_path_factory):
-    """Two transports, one of them named, and the engines of vLLM and Hugging Face that run them."""
+def steered(request, small_model, small_checkpoint, small_condition, tmp_path_factory):
+    """Two transports, one of them named, and the engines of vLLM and Hugging Face that run them.
+
+    That of vLLM looks at sites of every kind, too.
+    """
     positions = "last" if request.param.startswith("last") else "all"
     monkeypatch = pytest.MonkeyPatch()
     request.addfinalizer(monkeypatch.undo)
@@ -129,7 +138,8 @@ def steered(request, small_model, small_checkpoint, tmp_path_factory):
     loading = {"folder": str(folders["sea"].parent), "slots": 1, "sites": MODULES}
     options: dict = {
         "num_gpu_blocks_override": 28,
-        "additional_config": {"aim_loading": loading},
+        "additional_config": {"aim_loading": loading, "aim_watched": dict.fromkeys(WATCHED, 128)},
+        "conditions": {"harmful": small_condition.folder},
     }
     if request.param == "compiled":
         options["enforce_eager"] = False
@@ -225,6 +235,115 @@ def test_cached_prefixes_are_shared_within_a_strength_and_not_between(steered) -
     assert hits() == before
     assert decode(0.5) == first and hits() > before
     assert decode(1.0) == other != first
+
+
+def states_in(model: Any, prompt: list[int], sites: Sequence[str]) -> dict[str, torch.Tensor]:
+    """What modules of a model of transformers return for each token of a prompt."""
+    found: dict[str, torch.Tensor] = {}
+
+    def note(site: str, output: Any) -> None:
+        found[site] = (output[0] if isinstance(output, tuple) else output).reshape(len(prompt), -1)
+
+    hooks = [
+        model.get_submodule(site).register_forward_hook(
+            lambda module, inputs, output, site=site: note(site, output)
+        )
+        for site in sites
+    ]
+    with torch.no_grad():
+        model(torch.tensor([prompt]))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_states_of_prompts_are_those_of_transformers(steered, small_model) -> None:
+    engine, sites = steered.engine, list(steered.engine.watched)
+    assert {*sites} == {*WATCHED, "model.layers.0"}
+    rows = rows_of([1, 2, 17, 48, 60, 100, 150] * 5, seed=11)  # more than slots, and than a step
+    assert len(rows) > SLOTS
+    watched = [(site, summary) for summary in ("last", "mean") for site in sites]
+    given = engine.states(rows, watched)
+    again = engine.states(rows[-3:], watched)  # whose blocks are cached
+    for prompt, states in zip([*rows, *rows[-3:]], [*given, *again], strict=True):
+        found = states_in(small_model.model, prompt, sites)
+        expected = [found[site][-1] for site in sites] + [found[site].mean(0) for site in sites]
+        torch.testing.assert_close(states, expected, atol=1e-4, rtol=0)
+
+
+def test_a_plain_request_goes_on_from_what_deciding_has_cached(steered) -> None:
+    llm, prompt = steered.engine.llm, rows_of([100], seed=12)[0]
+
+    def hits() -> int:
+        return next(m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits")
+
+    before = hits()
+    steered.engine.states([prompt], [("model.norm", "mean")])
+    assert hits() == before
+    asked = SamplingParams(temperature=0, max_tokens=2)
+    llm.generate([{"prompt_token_ids": prompt}], asked, use_tqdm=False)
+    assert hits() == before + 96  # all whole blocks
+
+
+def test_states_that_were_not_summed_are_refused(steered, monkeypatch) -> None:
+    monkeypatch.setattr(
+        worker_states, "to_device", lambda values, device: torch.zeros(values.shape)
+    )
+    with pytest.raises(ReceiptError, match="of the 3 tokens of a prompt that count, 0 had"):
+        steered.engine.states([[5, 6, 7]], [("model.norm", "mean")])
+
+
+def conditional_columns(steered: SimpleNamespace, folder: Path) -> list[Column]:
+    """Transports that act on some prompts: the same ones, the others, and beside one without."""
+    praise, sea = {"transport": steered.transport}, {"transport_sea": steered.sea}
+    met, other = {"condition": str(folder)}, {"condition_sea": f"not {folder}"}
+    return [
+        *columns_of(strength=1.0, **praise, **met),
+        *columns_of(strength=1.0, window="generation", **praise, **met, strength_sea=1, **sea),
+        *columns_of(strength=(0.0, 0.5), **praise, **met, strength_sea=1, **sea, **other),
+    ]
+
+
+def test_conditions_are_decided_as_by_transformers(
+    steered, small_prompts: list[list[int]], small_condition: SimpleNamespace
+) -> None:
+    columns, prompts = conditional_columns(steered, small_condition.folder), padded(small_prompts)
+    options = {"max_length": prompts.token_ids.shape[1] + 8, "do_sample": False}
+    given = steered.engine.generate(prompts, columns, **options)
+    expected = steered.reference.generate(prompts, columns, pad_token_id=0, **options)
+    for row, wanted, met in zip(given, expected, small_condition.met, strict=True):
+        assert [text(answer) for answer in row] == [text(answer) for answer in wanted]
+        assert [one.held for one in row[-1].receipt.changes] == [met, not met]
+        for answer, reference in zip(row, wanted, strict=True):
+            for one, other in zip(answer.receipt.changes, reference.receipt.changes, strict=True):
+                assert (one.kind, one.held, one.sites) == (other.kind, other.held, other.sites)
+                assert one.similarity == pytest.approx(other.similarity, abs=1e-5)
+    assert {*small_condition.met} == {True, False}
+
+
+def test_scores_are_conditional_on_their_contexts(
+    steered, small_prompts: list[list[int]], small_condition: SimpleNamespace
+) -> None:
+    columns = conditional_columns(steered, small_condition.folder)
+    requests = [ScoreRequest(prompt, end, "a") for prompt in small_prompts for end in ([5, 6], [9])]
+    given = steered.engine.score(requests, columns, progress=False)
+    expected = steered.reference.score(requests, columns, batch_size=4, progress=False)
+    for row, wanted in zip(given, expected, strict=True):
+        assert row.log_likelihoods == pytest.approx(wanted.log_likelihoods, abs=1e-3)
+
+
+def test_conditions_at_sites_that_the_engine_does_not_look_at_are_refused(steered) -> None:
+    condition = Condition("model.layers.1.mlp", torch.ones(128), 0.0)
+    columns = columns_of(strength=1.0, transport=steered.transport, condition=condition)
+    with pytest.raises(ValueError, match="does not look at 128 neurons of 'model.layers.1.mlp'"):
+        steered.engine.generate(padded([[5, 6]]), columns, max_length=8)
+
+
+def test_a_condition_that_nobody_decides_is_refused(steered) -> None:
+    given = {"aim_strength": 1.0, "aim_condition": "harmful"}
+    asked = SamplingParams(max_tokens=2, extra_args=given)
+    with pytest.raises(VLLMValidationError, match="aim_condition='harmful' is decided ahead"):
+        steered.engine.llm.generate([{"prompt_token_ids": [5, 6]}], asked, use_tqdm=False)
 
 
 def test_a_transport_in_a_slot_does_what_it_does_from_the_start(steered) -> None:
@@ -332,6 +451,20 @@ def test_a_transport_of_another_model_is_refused(small_model, small_checkpoint, 
     other = LearnedTransport(transport.maps, replace(transport.metadata, model_signature=signature))
     with pytest.raises(ValueError, match="learned on another model"):
         make_llm(small_checkpoint, {"sea": other.save(tmp_path)})
+
+
+def test_a_condition_of_another_model_is_refused(
+    small_checkpoint, small_condition, tmp_path
+) -> None:
+    learned = LearnedCondition.load(small_condition.folder)
+    signature = dict(learned.metadata.model_signature)
+    signature["weights"] = {
+        name: sample | {"values": [value + 1 for value in sample["values"]]}
+        for name, sample in signature["weights"].items()
+    }
+    other = replace(learned, metadata=replace(learned.metadata, model_signature=signature))
+    with pytest.raises(ValueError, match="the condition was learned on another model"):
+        make_llm(small_checkpoint, {}, conditions={"harmful": other.save(tmp_path)})
 
 
 def test_modules_that_vllm_fuses_are_named(small_model, small_checkpoint, tmp_path) -> None:
@@ -448,8 +581,8 @@ def test_no_salt_of_a_client_is_that_of_a_strength() -> None:
 @pytest.mark.parametrize(
     ("named", "reason"),
     [
-        ("DIR", "names no transports"),
-        ({"praise": 1}, "names no transports"),
+        ("DIR", "names no folders"),
+        ({"praise": 1}, "names no folders"),
         ({"the sea": "DIR"}, "'the sea' is no name"),
         ({"a" * 65: "DIR"}, "is no name"),
     ],

@@ -5,6 +5,9 @@
 - `plugin`: what an installed aim-plugins adds to every vLLM, so that nothing is silently ignored;
 - `transports`: which transports an engine has, and what its requests may ask of them;
 - `loading`: transports that a running server loads and unloads;
+- `conditions`: which conditions it has, and how requests ask for them;
+- `probes`: how they are decided, ahead of a request;
+- `worker_states`: states of prompts, which they are decided by, inside vLLM's workers;
 - `worker_maps`: their maps on activations inside vLLM's workers, each request at its own strengths;
 - `worker`: scoring of prompts under all columns, inside vLLM's workers;
 - `engine`: `VLLMEngine`, which brings these together for the harnesses.

@@ -8,6 +8,7 @@ from typing import Any
 
 from aim_plugins.engines.sampling import SAMPLING_OPTIONS, sampling_settings, warpers
 from aim_plugins.engines.vllm.checkpoint import check_checkpoint
+from aim_plugins.engines.vllm.conditions import CONDITIONS_KEY, WATCHED_KEY, widths_of
 from aim_plugins.engines.vllm.transports import CONFIG_KEY, FORCE_KEY
 from aim_plugins.engines.vllm.versions import require_supported
 from aim_plugins.modulation.changes import Change
@@ -26,6 +27,7 @@ def llm_arguments(
     columns: Sequence[Column] = (),
     *,
     transports: Mapping[str, str | Path] | None = None,
+    conditions: Mapping[str, str | Path] | None = None,
     **given: Any,
 ) -> dict[str, Any]:
     """Arguments of `vllm.LLM` for an engine that modulates.
@@ -34,6 +36,7 @@ def llm_arguments(
         model: Folder or hub name of the model, against which what columns have learned is checked.
         columns: What will be asked; names the folders of its maps itself.
         transports: Folders of transports that requests may ask for besides, by name.
+        conditions: Folders of conditions that requests may ask for besides, by name.
         **given: Arguments of one's own; they are kept.
 
     Returns:
@@ -55,7 +58,7 @@ def llm_arguments(
             f"worker_extension_cls={given['worker_extension_cls']!r} takes the place of "
             f"{WORKER_EXTENSION}: derive your class from that one, or leave it out"
         )
-    folders = {name: str(Path(one).resolve()) for name, one in (transports or {}).items()}
+    folders, met = _resolved(transports), _resolved(conditions)
     forced = set()
     for change in dict.fromkeys(change for column in columns for change in column.changes):
         if change.acts_on == "logits":
@@ -70,12 +73,22 @@ def llm_arguments(
             forced.add(change.label)
     # Named although it is installed: vLLM then hands tokens over also when it schedules ahead.
     processors = [*(given.get("logits_processors") or ()), PROCESSOR]
-    if folders:
-        additional = dict(given.get("additional_config") or {})
-        given["additional_config"] = additional | {CONFIG_KEY: folders}
-        if forced:
-            given["additional_config"][FORCE_KEY] = sorted(forced)
+    watched = widths_of(
+        change.condition for column in columns for change in column.changes if change.condition
+    )
+    entries = {
+        CONFIG_KEY: folders,
+        FORCE_KEY: sorted(forced),
+        CONDITIONS_KEY: met,
+        WATCHED_KEY: watched,
+    }
+    if own := {key: entry for key, entry in entries.items() if entry}:
+        given["additional_config"] = dict(given.get("additional_config") or {}) | own
     return {**given, "worker_extension_cls": WORKER_EXTENSION, "logits_processors": processors}
+
+
+def _resolved(folders: Mapping[str, str | Path] | None) -> dict[str, str]:
+    return {name: str(Path(one).resolve()) for name, one in (folders or {}).items()}
 
 
 def _checked_folder(change: Change, model: str, given: dict[str, Any]) -> str:
@@ -92,7 +105,9 @@ def _checked_folder(change: Change, model: str, given: dict[str, Any]) -> str:
         )
     if not change.force:
         named = {name: given.get(name) for name in ("revision", "download_dir")}
-        check_checkpoint(model, change.learned, **named)
+        check_checkpoint(model, change.learned.metadata, **named)
+        if (known := change.condition and change.condition.metadata) is not None:
+            check_checkpoint(model, known, **named)
     return change.folder
 
 

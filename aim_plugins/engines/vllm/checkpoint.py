@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from aim_plugins.core.artifact import ArtifactMetadata
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.core.signature import check_tensors
-from aim_plugins.transport.artifact import LearnedTransport
 
 
 def checkpoint_sample(model_config: Any, load_config: Any) -> list[Any]:
@@ -60,19 +60,19 @@ def _folder(model: str, revision: str | None, cache: str | None) -> Path | None:
 
 def check_checkpoint(
     model: str,
-    transport: LearnedTransport,
+    learned: ArtifactMetadata,
     *,
     revision: str | None = None,
     download_dir: str | None = None,
 ) -> None:
-    """Compares a checkpoint with the model of a transport before vLLM loads it.
+    """Compares a checkpoint with the model that something was learned on before vLLM loads it.
 
     Workers compare as well, but what they raise ends the engine and reaches its user as "engine
     core initialization failed". Checkpoints without safetensors are left to them.
 
     Args:
         model: Folder or hub name of the checkpoint.
-        transport: The transport.
+        learned: What is known of what was learned.
         revision: Its revision on the hub.
         download_dir: Where vLLM downloads to.
 
@@ -82,13 +82,13 @@ def check_checkpoint(
     from safetensors import safe_open
 
     folder = _folder(model, revision, download_dir)
-    signature = transport.metadata.model_signature
+    signature = learned.model_signature
     sampled = set(signature.get("weights") or {})
     tensors: dict[str, Tensor] = {}
     for path in folder.glob("*.safetensors") if folder else ():
         with safe_open(path, "pt") as file:
             tensors |= {name: file.get_tensor(name) for name in sampled.intersection(file.keys())}
-    transport.metadata.refuse(check_tensors(repr(model), tensors, signature))
+    learned.refuse(check_tensors(repr(model), tensors, signature))
 
 
 def _file_sample(path: Path, pieces: int = 256, width: int = 64) -> tuple[int, str]:

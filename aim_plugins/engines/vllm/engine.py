@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
 from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.v1.engine.input_processor import InputProcessor
 
@@ -25,6 +26,7 @@ from aim_plugins.engines.answers import (
     decoded_receipt,
     scored_receipts,
 )
+from aim_plugins.engines.conditions import generate_decided, score_decided
 from aim_plugins.engines.contexts import (
     Context,
     check_requests,
@@ -41,8 +43,14 @@ from aim_plugins.engines.engine import (
 )
 from aim_plugins.engines.vllm.arguments import WORKER_EXTENSION, keyed_sampling_settings
 from aim_plugins.engines.vllm.checkpoint import checkpoint_sample
+from aim_plugins.engines.vllm.conditions import (
+    check_watched,
+    configured_conditions,
+    watched_widths,
+)
 from aim_plugins.engines.vllm.parameters import RequestModulation, extra_args
 from aim_plugins.engines.vllm.plugin import why_not
+from aim_plugins.engines.vllm.probes import prompt_states
 from aim_plugins.engines.vllm.receipts import (
     NUMBER_ARGUMENT,
     TOKENS_ARGUMENT,
@@ -56,6 +64,7 @@ from aim_plugins.engines.vllm.transports import check_maps, configured_maps
 from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScore, ContextScores
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.columns import Column, by_forward, distinct_columns
+from aim_plugins.modulation.conditions import Summary
 from aim_plugins.modulation.sampling import SAMPLING_VERSION, sampling_seed
 from aim_plugins.modulation.windows import knows_prompt
 
@@ -77,6 +86,7 @@ class VLLMEngine:
 
     Attributes:
         transports: Maps of the transports that the engine was made with, by name.
+        watched: Sites at which conditions can look at prompts, with their widths.
 
     Raises:
         ValueError: If the engine cannot modulate, or `max_length` is out of range.
@@ -116,6 +126,7 @@ class VLLMEngine:
         self.journal = journal
         self.lora_request = lora_request
         self.transports = configured_maps(config)
+        self.watched = watched_widths(config, configured_conditions(config))
         self._sums = map_sums(self.transports)
         self._fingerprint: str | None = None
 
@@ -167,6 +178,25 @@ class VLLMEngine:
         """
         self._check_columns(columns)
         check_requests(requests, self.max_length)
+
+        def score(
+            own: Sequence[ScoreRequest],
+            left: Sequence[Column],
+            on_row: Callable[[int, ScoreRow], None] | None,
+        ) -> list[ScoreRow]:
+            return self._score(own, left, batch_size, progress, on_row)
+
+        return score_decided(self, requests, columns, score, on_row)
+
+    def _score(
+        self,
+        requests: Sequence[ScoreRequest],
+        columns: Sequence[Column],
+        batch_size: BatchSize,
+        progress: bool,
+        on_row: Callable[[int, ScoreRow], None] | None,
+    ) -> list[ScoreRow]:
+        """As `score`, of columns without conditions."""
         if batch_size == 0 and self.journal is not None:
             batch_size = _SUBMISSION
         rows: dict[int, ScoreRow] = {}
@@ -296,6 +326,8 @@ class VLLMEngine:
     def _check_columns(self, columns: Sequence[Column]) -> None:
         """Refuses columns that this engine or its requests cannot carry out."""
         for column in columns:
+            check_watched(column.conditions, self.watched)
+            column = column.decided(dict.fromkeys(column.conditions, True))
             asked, wanted = RequestModulation.read(extra_args(column)), RequestModulation(column)
             check_maps(column.acting_on("activations"), self.transports)
             if asked.logits != wanted.logits or _movements(asked) != _movements(wanted):
@@ -346,18 +378,21 @@ class VLLMEngine:
         sampling = keyed_sampling_settings(options, model_config.try_get_generation_config())
         rows = [tokens.tolist() for tokens in prompts.unpadded()]
         room = max_length - prompts.token_ids.shape[1]
-        step = len(rows) if self.journal is None else max(1, _SUBMISSION // len(columns))
         counts = list(occurrences or [0] * len(rows))
         ends = [term for term in stop if term]
         if len(ends) < len(stop):  # an empty string ends every text, which vLLM would refuse
             room = min(room, 1)
-        answers: list[list[Answer]] = []
-        for start in range(0, len(rows), max(1, step)):
-            part = slice(start, start + step)
-            answers += self._generate_batch(
-                rows[part], columns, room, ends, counts[part], sampling, progress
-            )
-        return answers
+
+        def generate(members: list[int], left: Sequence[Column]) -> list[list[Answer]]:
+            step = len(members) if self.journal is None else max(1, _SUBMISSION // len(left))
+            answers: list[list[Answer]] = []
+            for start in range(0, len(members), max(1, step)):
+                part = members[start : start + step]
+                own, times = [rows[index] for index in part], [counts[index] for index in part]
+                answers += self._generate_batch(own, left, room, ends, times, sampling, progress)
+            return answers
+
+        return generate_decided(self, prompts, columns, generate)
 
     def _generate_batch(
         self,
@@ -443,6 +478,18 @@ class VLLMEngine:
             for number, own in one.items():
                 seen[number] = max(seen.get(number, tuple(own)), tuple(own))
         return [list(output.outputs[0].token_ids) for output in outputs], seen
+
+    # Conditions ---------------------------------------------------------------------------------
+
+    def states(
+        self, prompts: Sequence[Sequence[int]], watched: Sequence[tuple[str, Summary]]
+    ) -> list[list[Tensor]]:
+        """The plain model's states of prompts; see `Engine.states` and `probes`.
+
+        Raises:
+            ReceiptError: If workers have not seen a whole prompt.
+        """
+        return prompt_states(self.llm, prompts, watched, self.lora_request)
 
     def probe(
         self, batch_size: int, length: int, columns: Sequence[Column], *, generation: bool

@@ -49,6 +49,7 @@ def _check_requests(processor_class: Any) -> None:
         original(self, vllm_config, *arguments, **options)
         _check_bodies()
         _add_routes()
+        _decide_conditions()
         validate = getattr(self, "validate_logits_processors_params", None)
         if validate is None:
             raise changed_interface("InputProcessor.validate_logits_processors_params")
@@ -135,20 +136,25 @@ class _Admission:
     Attributes:
         maps: Maps that requests may ask for, by name.
         loading: What may be loaded beside them.
+        conditions: Conditions that requests may ask for, by name.
+        probes: What decides them, once it was asked to.
         transports: What loads them, once it was asked to.
 
     Raises:
-        ValueError: If the configuration names transports that cannot be read or run.
+        ValueError: If the configuration names transports or conditions that cannot be read or run.
     """
 
     def __init__(self, vllm_config: Any) -> None:
-        from aim_plugins.engines.vllm import transports
+        from aim_plugins.engines.vllm import conditions, transports
 
         self._reason = why_not(vllm_config)
         self._logprobs_mode = vllm_config.model_config.logprobs_mode
         self.maps = transports.configured_maps(vllm_config)
         self.loading = transports.configured_loading(vllm_config)
         self.transports: Any = None
+        self.probes: Any = None
+        self.conditions = conditions.configured_conditions(vllm_config)
+        self._why_undecided = conditions.why_undecided
         self._check_maps, self._salt = transports.check_maps, transports.cache_salt
 
     def check(self, sampling_params: Any) -> None:
@@ -161,6 +167,8 @@ class _Admission:
         if self._reason:
             raise VLLMValidationError(self._reason)
         asked = RequestModulation.read(given)
+        if reason := self._why_undecided(asked.column.changes):
+            raise VLLMValidationError(reason)
         wanted = sampling_params.num_logprobs
         if asked.logits and wanted is not None and self._logprobs_mode.startswith("raw_"):
             raise VLLMValidationError(
@@ -206,8 +214,11 @@ def _attach_transports() -> None:
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
         original(self, vllm_config, *arguments, **options)
-        from aim_plugins.engines.vllm import transports, worker_maps
+        from aim_plugins.engines.vllm import conditions, transports, worker_maps, worker_states
 
+        known = conditions.configured_conditions(vllm_config)
+        if widths := conditions.watched_widths(vllm_config, known):
+            worker_states.attach_after_loading(self, known.values(), widths)
         folders = transports.configured_folders(vllm_config)
         loading = transports.configured_loading(vllm_config)
         if folders or loading:
@@ -245,6 +256,13 @@ def _add_routes() -> None:
 
     register_routers.adds_transports = True  # type: ignore[attr-defined]
     serve.register_vllm_serve_api_routers = register_routers
+
+
+def _decide_conditions() -> None:
+    """Lets asynchronous engines decide the conditions of their requests, see `probes`."""
+    from aim_plugins.engines.vllm.probes import decide_requests
+
+    decide_requests()
 
 
 def why_not(vllm_config: Any) -> str | None:

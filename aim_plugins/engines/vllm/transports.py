@@ -101,20 +101,37 @@ def configured_folders(vllm_config: Any) -> dict[str, Path]:
     Raises:
         ValueError: If the entry is no mapping of names to folders.
     """
+    return named_folders(vllm_config, CONFIG_KEY, "aim_strength_NAME may end in", unnamed=True)
+
+
+def named_folders(
+    vllm_config: Any, key: str, used: str, *, unnamed: bool = False
+) -> dict[str, Path]:
+    """The names and folders in an entry of an engine's configuration.
+
+    Args:
+        vllm_config: The configuration.
+        key: The entry.
+        used: What the names are for, for errors.
+        unnamed: Whether a name may be empty.
+
+    Raises:
+        ValueError: If the entry is no mapping of names to folders.
+    """
     config = vllm_config.additional_config
-    named = config.get(CONFIG_KEY) if isinstance(config, Mapping) else None
+    named = config.get(key) if isinstance(config, Mapping) else None
     if named is None:
         return {}
     if not isinstance(named, Mapping) or not all(isinstance(one, str) for one in named.values()):
         raise ValueError(
-            f"{CONFIG_KEY}={named!r} names no transports: give a name and a folder for each, as in "
-            f'{{"{CONFIG_KEY}": {{"praise": "DIR", "sea": "DIR"}}}}'
+            f"{key}={named!r} names no folders: give a name and a folder for each, as in "
+            f'{{"{key}": {{"NAME": "DIR"}}}}'
         )
     for name in named:
-        if name and not is_label(name):
+        if not is_label(name) and (name or not unnamed):
             raise ValueError(
-                f"{CONFIG_KEY}: {name!r} is no name that aim_strength_NAME may end in: take "
-                "letters, digits and underscores, a letter first, at most 64"
+                f"{key}: {name!r} is no name that {used}: take letters, digits and underscores, a "
+                "letter first, at most 64"
             )
     return {name: Path(folder) for name, folder in named.items()}
 

@@ -107,10 +107,9 @@ class WorkerMaps(StepListener):
         empty = _Site(self._wide, True, None, AffineMap.everywhere(ones, 0 * ones))
         for module in self._open:
             sites.setdefault(module, {}).update(dict.fromkeys(self._slots, empty))
-        modules = dict(self._model.named_modules())
-        for name, module in modules.items():
+        for name, module in self._model.named_modules():
             if module in sites:
-                in_stack = isinstance(modules.get(name.rpartition(".")[0]), torch.nn.ModuleList)
+                in_stack = is_in_stack(self._model, name)
                 self._attach(module, name, sites[module], in_stack=in_stack)
         self._keep_cache_finite(self._model)
 
@@ -264,11 +263,7 @@ class WorkerMaps(StepListener):
             if isinstance(outputs, Tensor):
                 return (outputs.float() + moved_by(module, outputs)).to(outputs.dtype)
             first, *rest = outputs
-            if in_stack and len(rest) == 1 and isinstance(rest[0], Tensor):
-                # A decoder layer hands on its output as two summands.
-                moved = moved_by(module, first + rest[0])
-            else:
-                moved = moved_by(module, first)
+            moved = moved_by(module, activations_of(outputs, in_stack=in_stack))
             return ((first.float() + moved).to(first.dtype), *rest)
 
         module.register_forward_hook(hook)
@@ -365,6 +360,27 @@ def token_strengths(
     positions = np.arange(len(strengths)) + np.repeat(step.positions - step.rows[:-1], counts)
     within = (firsts <= positions[:, None]) & (positions[:, None] < stops)
     return np.where(within, strengths, 0.0)
+
+
+def is_in_stack(model: torch.nn.Module, name: str) -> bool:
+    """Whether a module is one of a list of layers."""
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), torch.nn.ModuleList)
+
+
+def activations_of(outputs: Any, *, in_stack: bool) -> Tensor:
+    """The activations in a module's output.
+
+    Args:
+        outputs: The output.
+        in_stack: Whether the module is one of a list of layers.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    first, *rest = outputs
+    # A decoder layer hands on its output as two summands.
+    if in_stack and len(rest) == 1 and isinstance(rest[0], Tensor):
+        return first + rest[0]
+    return first
 
 
 def _check_model(model: Any, transport: LearnedTransport, *, force: bool) -> None:

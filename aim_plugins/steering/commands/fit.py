@@ -12,12 +12,16 @@ from typing import Any
 
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.steering.settings.calibration import CalibrationSettings
+from aim_plugins.steering.settings.conditions import ConditionSettings
 from aim_plugins.steering.settings.transports import FitSettings
 from aim_plugins.transport.data.datasets import load_sides, read_sentences
 from aim_plugins.transport.data.text_files import choose
 from aim_plugins.transport.fit import fit_transport
 from aim_plugins.transport.learning import FittedSite, fit_report
 from aim_plugins.transport.plan import plan_fit
+
+SideSettings = FitSettings | CalibrationSettings | ConditionSettings
+"""Settings of commands that learn from two sides."""
 
 _SPLIT_BY_SEED = {"truthfulqa"}
 """Data sets whose `seed` also decides which part is held out for the evaluation."""
@@ -55,7 +59,7 @@ def fit(settings: FitSettings, command: Sequence[str]) -> None:
     print(fit_report(transport.metadata, sites, seconds, settings.output))
 
 
-def read_sides(settings: FitSettings | CalibrationSettings) -> tuple[list[str], list[str]]:
+def read_sides(settings: SideSettings) -> tuple[list[str], list[str]]:
     """The sentences of both sides, from files or as a config says.
 
     Raises:
@@ -75,7 +79,7 @@ def read_sides(settings: FitSettings | CalibrationSettings) -> tuple[list[str], 
     return list(source), list(target)
 
 
-def _configured_sides(settings: FitSettings | CalibrationSettings) -> tuple[list[str], list[str]]:
+def _configured_sides(settings: SideSettings) -> tuple[list[str], list[str]]:
     """The sentences that a config's section `data` describes, drawn with --seed if it is given."""
     data = dict(settings.data)
     for name in ("name", "root"):
@@ -95,7 +99,7 @@ def _configured_sides(settings: FitSettings | CalibrationSettings) -> tuple[list
     return list(source), list(target)
 
 
-def _seed(settings: FitSettings | CalibrationSettings) -> int:
+def _seed(settings: SideSettings) -> int:
     """The seed of whatever was drawn."""
     if settings.seed is not None:
         return settings.seed

@@ -1,6 +1,7 @@
 """`aim-plugins transport`: learn, look at, apply and evaluate activation transports.
 
 aim-plugins transport fit ...         learns one from two files of sentences
+aim-plugins transport condition ...   learns of which prompts one is to act
 aim-plugins transport show DIR        what it does, in numbers
 aim-plugins transport fold DIR ...    a plain checkpoint with it in the weights
 aim-plugins transport convert ...     from another tool's files
@@ -22,6 +23,7 @@ from aim_plugins.core.settings import PositionalsFirst, Settings, add_config, ad
 from aim_plugins.steering.settings import read_sections
 from aim_plugins.steering.settings.calibration import CalibrationSettings
 from aim_plugins.steering.settings.comparison import CompareSettings
+from aim_plugins.steering.settings.conditions import ConditionSettings
 from aim_plugins.steering.settings.evaluation import EvaluationSettings, GenerateSettings
 from aim_plugins.steering.settings.transports import (
     ConvertSettings,
@@ -65,6 +67,16 @@ COMMANDS = (
         "sentences, in one pass over the data. Sentences come from files, or from the section "
         "`data` of a config.",
         sections=("fit",),
+    ),
+    Command(
+        "condition",
+        ConditionSettings,
+        "commands.condition:condition",
+        "learn of which prompts a transport is to act",
+        "Learns a direction and a threshold that tell prompts of the target from those of the "
+        "source, and how well they do on prompts held out. Harnesses take it as the argument "
+        "`condition` beside a transport.",
+        sections=("condition",),
     ),
     Command(
         "show",

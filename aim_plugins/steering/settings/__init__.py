@@ -1,8 +1,8 @@
 """Settings of the commands of `aim-plugins transport`; a config holds them for all of these.
 
 A setting at the top of a config holds for every command that has it; the sections `fit`,
-`generate`, `evaluate` and `calibrate` hold those of one command. `evaluate` takes over what
-`generate` says of the texts, and `calibrate` what both say.
+`condition`, `generate`, `evaluate` and `calibrate` hold those of one command. `evaluate` takes over
+what `generate` says of the texts, and `calibrate` what both say.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from aim_plugins.core.settings import Settings, read_settings
 from aim_plugins.steering.settings.calibration import CalibrationSettings
+from aim_plugins.steering.settings.conditions import ConditionSettings
 from aim_plugins.steering.settings.evaluation import EvaluationSettings, GenerateSettings
 from aim_plugins.steering.settings.transports import FitSettings
 
@@ -20,6 +21,7 @@ _S = TypeVar("_S", bound=Settings)
 
 SECTIONS: dict[str, type[Settings]] = {
     "fit": FitSettings,
+    "condition": ConditionSettings,
     "generate": GenerateSettings,
     "evaluate": EvaluationSettings,
     "calibrate": CalibrationSettings,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from aim_plugins.core.files import safe_name
 from aim_plugins.core.strengths import Axis, format_strength
 from aim_plugins.harnesses.opencompass.config.entries import SweepGroup, entry_abbr
 from aim_plugins.harnesses.opencompass.results.scores import is_number, mean_stderr
@@ -103,11 +104,11 @@ def split_sweeps(group: SweepGroup) -> list[Sweep]:
     common = frozenset.intersection(*whole)
     sweeps = []
     for fixed in whole:
-        name = group.name + "".join(_label(*setting) for setting in sorted(fixed - common))
+        labels = "".join(_label(*setting) for setting in sorted(fixed - common))
         members = [index for index, one in enumerate(settings) if one <= fixed]
         abbrs = tuple(entry_abbr(group.entries[index]) for index in members)
         columns = tuple(group.columns[index] for index in members)
-        sweeps.append(Sweep(name, abbrs, columns, swept[:2], dict(fixed)))
+        sweeps.append(Sweep(safe_name(group.name + labels), abbrs, columns, swept[:2], dict(fixed)))
     return sweeps
 
 

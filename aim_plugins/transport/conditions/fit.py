@@ -1,0 +1,238 @@
+"""Learning a condition: a direction, and where along it the prompts of two sides part.
+
+Half of the prompts give the direction of each site, a quarter chooses site, threshold and side of
+it, and the last quarter, which neither has seen, tells how well that parts the sides.
+
+Source: CAST, arXiv 2409.05907, section 3.1 (PCA of pairs centred one by one) and appendix C (the
+search of layer, threshold and comparison by F1). Its code searches thresholds in steps of 0.01, and
+looks for the best of them on prompts that the direction may have come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from sklearn.metrics import precision_recall_curve
+from torch import Tensor
+
+from aim_plugins.modulation.conditions import Condition, Summary
+from aim_plugins.sweep.intervals import wilson_interval
+from aim_plugins.sweep.paired import Interval
+from aim_plugins.transport.statistics import in_double, principal_direction
+
+LEAST_PROMPTS = 8
+"""Prompts of a side below which there is nothing to choose by, and nothing to hold out."""
+
+_PARTS = ("direction", "direction", "choice", "held out")
+"""What the prompts of a side are for in turn; partners are for the same."""
+
+Sides = tuple[Float[Tensor, "n neurons"], Float[Tensor, "m neurons"]]
+"""States of the prompts that a condition should not hold of, and of those that it should."""
+
+Similar = Float64[np.ndarray, " prompts"]
+Wanted = Bool[np.ndarray, " prompts"]
+
+
+@dataclass(frozen=True)
+class Parting:
+    """A threshold, and how well it parts the prompts that it was chosen on.
+
+    Attributes:
+        f1: F1 score.
+        gap: Distance between the similarities on either side, in deviations of all.
+        threshold: The threshold, amid them.
+        above: Whether what should hold lies above.
+    """
+
+    f1: float
+    gap: float
+    threshold: float
+    above: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """How well a condition tells prompts apart, with 95 % intervals.
+
+    Attributes:
+        f1: F1 score.
+        true_positive_rate: Of those of which it should hold, the share of which it does.
+        false_positive_rate: Of the others, the share of which it holds.
+    """
+
+    f1: Interval
+    true_positive_rate: Interval
+    false_positive_rate: Interval
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All of it by name, for metadata."""
+        return {
+            f"{name}{end}": value
+            for name, one in vars(self).items()
+            for end, value in (("", one.value), ("_low", one.low), ("_high", one.high))
+        }
+
+
+@dataclass(frozen=True)
+class FittedCondition:
+    """A condition, and what was found on the way to it.
+
+    Attributes:
+        condition: The condition.
+        chosen: How well it parts the prompts that it was chosen on.
+        held_out: How well it tells those apart that it has not seen.
+        similarities: Of each site those of all prompts of either side, by its own direction.
+    """
+
+    condition: Condition
+    chosen: Parting
+    held_out: Told
+    similarities: Mapping[str, tuple[Similar, Similar]]
+
+
+def fit_condition(
+    states: Mapping[str, Sides], *, summary: Summary = "mean", paired: bool = True
+) -> FittedCondition:
+    """Learns the condition that holds of prompts of the target and not of those of the source.
+
+    Args:
+        states: States of both sides' prompts at each site, in the order of execution.
+        summary: How the states of a prompt's tokens became one.
+        paired: Whether prompts at the same places of both sides are partners.
+
+    Raises:
+        ValueError: If there are too few prompts, or no site tells the sides apart.
+    """
+    fewest = min(len(side) for sides in states.values() for side in sides)
+    if fewest < LEAST_PROMPTS:
+        raise ValueError(
+            f"a side has {fewest} prompts: give {LEAST_PROMPTS} or more, of which half give the "
+            "direction, a quarter the threshold, and a quarter is held out"
+        )
+    found: list[tuple[Parting, Condition]] = []
+    similarities: dict[str, tuple[Similar, Similar]] = {}
+    for site, (source, target) in states.items():
+        own = (_part(source, "direction"), _part(target, "direction"))
+        direction = condition_direction(*own, paired=paired)
+        if not bool(direction.any()):
+            continue
+        untried = Condition(site, direction, 0.0, summary=summary)
+        similarities[site] = (
+            untried.similarity(source).numpy(),
+            untried.similarity(target).numpy(),
+        )
+        parting = best_parting(*_labelled(similarities[site], "choice"))
+        if parting is not None:
+            condition = Condition(site, direction, parting.threshold, parting.above, summary)
+            found.append((parting, condition))
+    if not found:
+        raise ValueError(
+            "no site tells the prompts of source and target apart: at each of them all have one "
+            "similarity; give prompts that differ"
+        )
+    chosen, condition = max(found, key=lambda one: (one[0].f1, one[0].gap))
+    similar, wanted = _labelled(similarities[condition.site], "held out")
+    held = np.array([condition.holds(float(one)) for one in similar])
+    return FittedCondition(condition, chosen, told(held, wanted), similarities)
+
+
+def condition_direction(
+    source: Float[Tensor, "n neurons"], target: Float[Tensor, "m neurons"], *, paired: bool
+) -> Float[Tensor, " neurons"]:
+    """The first principal component of pairs, each centred by itself.
+
+    That is the unit vector along which the differences within pairs are longest. Where prompts have
+    no partners, each of the source is paired with each of the target. The sign means nothing, as
+    the similarity is the same of either; partners of the target lie further along it.
+    """
+    source, target = in_double(source), in_double(target)
+    if paired:
+        return principal_direction(source, target).float()
+    # The second moment of all differences is that of both sides about their means, and of these.
+    between = target.mean(0) - source.mean(0)
+    rows = [
+        (source - source.mean(0)) / math.sqrt(len(source)),
+        (target - target.mean(0)) / math.sqrt(len(target)),
+        between[None],
+    ]
+    direction = torch.linalg.svd(torch.cat(rows), full_matrices=False).Vh[0]
+    return (-direction if between @ direction < 0 else direction).float()
+
+
+def best_parting(similar: Similar, wanted: Wanted) -> Parting | None:
+    """The threshold between two similarities, and its side, of the best F1 score.
+
+    Of equals it is the one in the widest gap.
+
+    Args:
+        similar: Similarity of each prompt.
+        wanted: Whether the condition should hold of it.
+
+    Returns:
+        None where all similarities are the same.
+
+    >>> best_parting(np.array([0.1, 0.2, 0.5, 0.7]), np.array([False, False, True, True]))
+    Parting(f1=1.0, gap=1.257941804066302, threshold=0.35, above=True)
+    """
+    spread = float(similar.std())
+    partings = []
+    for above in (True, False):
+        signed = similar if above else -similar
+        precision, recall, ends = precision_recall_curve(wanted, signed)
+        total = precision + recall
+        f1 = 2 * precision * recall / np.where(total > 0, total, 1)
+        # What is at an end or beyond holds: between it and the one before lies the threshold.
+        for score, low, high in zip(f1[1:-1], ends[:-1], ends[1:], strict=True):
+            middle = float(low + high) / 2
+            threshold = middle if above else -middle
+            partings.append(
+                Parting(round(float(score), 12), float(high - low) / spread, threshold, above)
+            )
+    return max(partings, key=lambda one: (one.f1, one.gap), default=None)
+
+
+def told(held: Wanted, wanted: Wanted) -> Told:
+    """How well a condition tells prompts apart that were not chosen by it.
+
+    Rates have Wilson's interval. So has the share of the right ones among those of which the
+    condition holds or should hold, s, and F1 is 2 s / (1 + s).
+
+    Args:
+        held: Whether it holds of each prompt.
+        wanted: Whether it should.
+    """
+    hits, false, missed = (
+        int((held & wanted).sum()),
+        int((held & ~wanted).sum()),
+        int((~held & wanted).sum()),
+    )
+    share = _share(hits, hits + false + missed)
+    return Told(
+        Interval(*(2 * one / (1 + one) for one in (share.value, share.low, share.high))),
+        _share(hits, hits + missed),
+        _share(false, int((~wanted).sum())),
+    )
+
+
+def _share(count: int, n: int) -> Interval:
+    return Interval(count / n, *wilson_interval(count / n, n))
+
+
+def _part(side: Tensor, part: str) -> Tensor:
+    return side[[place for place in range(len(side)) if _PARTS[place % len(_PARTS)] == part]]
+
+
+def _labelled(sides: Sequence[Similar], part: str) -> tuple[Similar, Wanted]:
+    """The similarities of a part of both sides, and which of them are of the target."""
+    source, target = (
+        side[[place for place in range(len(side)) if _PARTS[place % len(_PARTS)] == part]]
+        for side in sides
+    )
+    wanted = np.arange(len(source) + len(target)) >= len(source)
+    return np.concatenate([source, target]), wanted
