@@ -234,10 +234,14 @@ def test_methods_of_pairs_want_as_many_samples_on_both_sides():
             fit_map(name, None, samples(5, 1), samples(4, 2), "site")
 
 
-def test_iti_names_the_extra_that_brings_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(ImportError, match=r"pip install 'aim-plugins\[transport\]'"):
-        find_method("iti").fit(samples(5, 1), samples(5, 2))
+@pytest.mark.parametrize(
+    ("name", "module"), [("iti", "sklearn.linear_model"), ("chars", "sklearn.cluster")]
+)
+def test_methods_name_the_extra_that_brings_scikit_learn(monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    message = rf"method='{name}' needs scikit-learn: pip install 'aim-plugins\[transport\]'"
+    with pytest.raises(ImportError, match=message):
+        find_method(name).fit(samples(5, 1), samples(5, 2))
 
 
 # One reads the first samples alone, the other draws the first clusters by the samples' places.
