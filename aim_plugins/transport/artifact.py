@@ -33,8 +33,8 @@ class TransportMetadata(MapsMetadata):
 
     Attributes:
         method: "linear", "gaussian", "mean", "aura", "actadd", "caa", "iti", "pca", "lineas",
-            "ablation" or "angular"; "imported" for vectors that another tool wrote, of whose making
-            nothing is known.
+            "ablation", "angular" or "chars"; "imported" for vectors that another tool wrote, of
+            whose making nothing is known.
         options: Options that only this method takes, such as its steps.
         sites: Module outputs with a map, in the order in which a forward pass reaches them.
         data_sha256: SHA-256 of the sentences of both sides.

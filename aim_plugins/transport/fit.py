@@ -22,7 +22,7 @@ from tqdm import tqdm
 from aim_plugins.core.devices import model_window
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.modulation.activation_map import ActivationMap
-from aim_plugins.modulation.activations import ActivationMaps, AffineMap
+from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.hooks import change_outputs, choose_sites, execution_order
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.end_to_end import EndToEndFit
@@ -64,8 +64,9 @@ def fit_transport(
 
     The result depends neither on the order in which batches run nor on the process. Without a hard
     support it does not depend on `batch_size` either, but for rounding (1e-5). Hard supports
-    ("minmax", "qLO_HI") jump at their ends, so that a causal fit amplifies the rounding of
-    earlier sites: the same batch size gives the same bits, another one visibly other maps.
+    ("minmax", "qLO_HI") jump at their ends, and so do clusters ("chars"), so that a causal fit
+    amplifies the rounding of earlier sites: the same batch size gives the same bits, another one
+    visibly other maps.
 
     Args:
         model: A causal language model in evaluation mode.
@@ -175,7 +176,7 @@ class _Fit:
         batches: Sequence[SentenceBatch],
         on_site: Callable[[FittedSite], None] | None,
     ) -> None:
-        self.maps: dict[str, AffineMap] = {}
+        self.maps: dict[str, ActivationMap] = {}
         self.found: list[FittedSite] = []
         self._plan = plan
         self._n_source = n_source
@@ -213,7 +214,7 @@ class _Fit:
         forward: Callable[[SentenceBatch], object],
         bar: tqdm[Any],
     ) -> None:
-        def meeting(site: str, responses: list[Responses]) -> list[AffineMap]:
+        def meeting(site: str, responses: list[Responses]) -> list[ActivationMap]:
             learned = self._learn(site, responses)
             bar.update()
             return [learned] * len(responses)
@@ -261,7 +262,7 @@ class _Fit:
         )
         return torch.cat([moved, activations[rows:]]).reshape(output.shape)
 
-    def _learn(self, site: str, parts: list[Responses]) -> AffineMap:
+    def _learn(self, site: str, parts: list[Responses]) -> ActivationMap:
         responses, sentences = in_order(parts, [batch.sentences for batch in self._batches])
         learned, found = learn_site(
             self._plan.method, self._plan.support, responses, sentences, self._n_source, site

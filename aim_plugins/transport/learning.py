@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aim_plugins.modulation.activations import AffineMap
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.transport.holdout import held_share, moved_spreads
 from aim_plugins.transport.incremental import TITLES
 from aim_plugins.transport.maps import fit_map
@@ -56,7 +56,7 @@ def learn_site(
     site: str,
     *,
     measure: bool = True,
-) -> tuple[AffineMap, FittedSite]:
+) -> tuple[ActivationMap, FittedSite]:
     """Learns the map of a site from the responses of both sides.
 
     Args:

@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.transport.methods.ablation import DirectionalAblation
 from aim_plugins.transport.methods.actadd import ActAdd
 from aim_plugins.transport.methods.angular import AngularSteering
 from aim_plugins.transport.methods.aura import AurA
 from aim_plugins.transport.methods.caa import CAA
+from aim_plugins.transport.methods.chars import CHaRS
 from aim_plugins.transport.methods.gaussian import GaussianTransport
 from aim_plugins.transport.methods.iti import ITI
 from aim_plugins.transport.methods.linear import LinearTransport
@@ -40,6 +42,7 @@ METHODS: dict[str, type[Method]] = {
         LinEAS,
         DirectionalAblation,
         AngularSteering,
+        CHaRS,
     )
 }
 """Methods by name."""
@@ -72,7 +75,7 @@ def fit_map(
     source: Float[Tensor, "n neurons"],
     target: Float[Tensor, "m neurons"],
     site: str,
-) -> AffineMap:
+) -> ActivationMap:
     """Learns the map of one module, with its support.
 
     Args:
@@ -96,6 +99,8 @@ def fit_map(
         low, high, clip = support_bounds(support, source)
     except ValueError as error:
         raise ValueError(f"module {site!r}: {error}") from error
+    if not isinstance(learned, AffineMap):
+        return learned
     constant = constant_neurons(source)
     low = low.masked_fill(constant, -torch.inf)
     return AffineMap(learned.scale, learned.shift, low, high.masked_fill(constant, torch.inf), clip)

@@ -12,6 +12,7 @@ ROUNDING = 1e-6
 
 
 _FOLDS = 4
+_ROUNDS, _SETTLED = 1000, 1e-12  # of Sinkhorn's iteration: most rounds, and the change that ends it
 
 
 def in_double(samples: Tensor) -> Tensor:
@@ -44,6 +45,58 @@ def optimal_coupling(
     ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     return starts // m, starts // n, (ends - starts).double() / (n * m)
+
+
+def entropic_coupling(
+    costs: Float64[Tensor, "n m"], source: Float64[Tensor, " n"], target: Float64[Tensor, " m"]
+) -> Float64[Tensor, "n m"]:
+    """How much of each source point goes to each target point at least cost, with an entropy.
+
+    It is the P with these marginals that minimises Σ P (C + λ log P), λ the median of the costs C,
+    so that the unit of costs does not matter.
+
+    Args:
+        costs: Of each pair.
+        source: Masses of the source points, above 0; they sum to 1.
+        target: Masses of the target points.
+
+    Source: Sinkhorn's iteration in logarithms, lest a far point underflow (arXiv 1803.00567,
+    section 4.4); λ is that of arXiv 2603.02237's code.
+    """
+    scaled = costs / costs.quantile(0.5).clamp_min(torch.finfo(costs.dtype).tiny)
+    left = torch.zeros_like(source)
+    for _ in range(_ROUNDS):
+        right = target.log() - (left[:, None] - scaled).logsumexp(0)
+        before, left = left, source.log() - (right - scaled).logsumexp(1)
+        if float((left - before).abs().max()) < _SETTLED:
+            break
+    return (left[:, None] + right - scaled).exp()
+
+
+def cluster_means(
+    samples: Float[Tensor, "n neurons"], clusters: int
+) -> tuple[Float64[Tensor, "clusters neurons"], Float64[Tensor, " clusters"]]:
+    """Means and shares of samples in clusters by k-means, always from the same seed.
+
+    Args:
+        samples: The samples, on the CPU.
+        clusters: How many; as many as there are different samples, if those are fewer.
+
+    Raises:
+        ImportError: If scikit-learn is missing.
+    """
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError as error:
+        raise ImportError(
+            "method='chars' needs scikit-learn: pip install 'aim-plugins[transport]'"
+        ) from error
+    values = in_double(samples)
+    count = min(clusters, len(values.unique(dim=0)))
+    labels = KMeans(count, n_init=1, random_state=0).fit_predict(values.numpy())
+    members = torch.nn.functional.one_hot(torch.from_numpy(labels).long()).double()
+    sizes = members.sum(0)
+    return members.T @ values / sizes[:, None], sizes / len(values)
 
 
 def auroc(

@@ -16,9 +16,10 @@ from aim_plugins.modulation.activation_map import ActivationMap
 from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.hooks import find_module, split_site
 from aim_plugins.modulation.low_rank import LowRankMap
+from aim_plugins.modulation.mixture import MixtureMap
 from aim_plugins.modulation.rotation import RotationMap
 
-KINDS: tuple[type[ActivationMap], ...] = (AffineMap, LowRankMap, RotationMap)
+KINDS: tuple[type[ActivationMap], ...] = (AffineMap, LowRankMap, RotationMap, MixtureMap)
 """Kinds of maps that are kept."""
 
 
@@ -158,6 +159,18 @@ def _check_rotation(name: str, parts: Mapping[str, Tensor]) -> None:
         raise ValueError(f"the axes of {name!r} must be unit vectors at a right angle")
 
 
+def _check_mixture(name: str, parts: Mapping[str, Tensor]) -> None:
+    shapes = {part: list(values.shape) for part, values in parts.items()}
+    clusters, neurons = (*shapes["centroids"], 0, 0)[:2]
+    wanted = {"centroids": [clusters, neurons], "shifts": [clusters, neurons], "masses": [clusters]}
+    if not clusters or not neurons or shapes != wanted:
+        raise ValueError(f"the map of {name!r} needs a shift and a mass a cluster, not {shapes}")
+    _check_finite(name, parts, MixtureMap.PARTS)
+    masses = parts["masses"].double()
+    if not bool((masses > 0).all()) or abs(float(masses.sum()) - 1) > 1e-4:
+        raise ValueError(f"the masses of {name!r} must be above 0 and sum to 1")
+
+
 def _check_finite(name: str, parts: Mapping[str, Tensor], which: Iterable[str]) -> None:
     for part in which:
         if not bool(parts[part].isfinite().all()):
@@ -170,6 +183,7 @@ _CHECKS: Mapping[type[ActivationMap], Callable[[str, Mapping[str, Tensor]], None
     AffineMap: _check_affine,
     LowRankMap: _check_low_rank,
     RotationMap: _check_rotation,
+    MixtureMap: _check_mixture,
 }
 
 

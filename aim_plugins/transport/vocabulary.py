@@ -25,6 +25,7 @@ METHOD_NAMES = (
     "lineas",
     "ablation",
     "angular",
+    "chars",
 )
 """Names of the methods in `aim_plugins.transport.maps`."""
 
@@ -38,6 +39,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "lineas": ("steps", "learning_rate", "sparsity"),
     "ablation": ("direction_site",),
     "angular": ("direction_site",),
+    "chars": ("clusters", "components"),
 }
 """Options that only some methods take, by method."""
 

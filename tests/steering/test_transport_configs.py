@@ -148,7 +148,7 @@ def test_ours_calibrate_the_methods_that_docs_have_figures_of_against_prompts(na
         settings.SECTIONS["calibrate"], options, ("generate", "evaluate", "calibrate")
     )
     found.check_files()
-    assert set(found.learned_methods) == set(METHODS) - {"lineas", "ablation", "angular"}
+    assert set(found.learned_methods) == set(METHODS) - {"lineas", "ablation", "angular", "chars"}
     assert len(found.instructions) == 1 and found.shots and found.do_sample
     assert found.lower_is_better == (name in ("evaluation_awareness", "sycophancy"))
 

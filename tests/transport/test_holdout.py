@@ -97,7 +97,7 @@ def test_partners_at_the_same_places_are_held_out_together():
     assert parted is not None and parted < 0.9
 
 
-@pytest.mark.parametrize("method", ["aura", "actadd", "iti", "pca"])
+@pytest.mark.parametrize("method", ["aura", "actadd", "iti", "pca", "chars"])
 def test_nothing_is_said_of_maps_that_do_not_aim_at_the_targets_law(method):
     assert share(method, samples(50, 8), samples(50, 9, shift=1.0)) is None
 

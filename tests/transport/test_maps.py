@@ -234,13 +234,18 @@ def test_methods_of_pairs_want_as_many_samples_on_both_sides():
             fit_map(name, None, samples(5, 1), samples(4, 2), "site")
 
 
-def test_iti_names_the_extra_that_brings_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(ImportError, match=r"pip install 'aim-plugins\[transport\]'"):
-        find_method("iti").fit(samples(5, 1), samples(5, 2))
+@pytest.mark.parametrize(
+    ("name", "module"), [("iti", "sklearn.linear_model"), ("chars", "sklearn.cluster")]
+)
+def test_methods_name_the_extra_that_brings_scikit_learn(monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    message = rf"method='{name}' needs scikit-learn: pip install 'aim-plugins\[transport\]'"
+    with pytest.raises(ImportError, match=message):
+        find_method(name).fit(samples(5, 1), samples(5, 2))
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"actadd"}))
+# One reads the first samples alone, the other draws the first clusters by the samples' places.
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"actadd", "chars"}))
 def test_the_order_of_samples_does_not_matter(name):
     paired = METHODS[name].paired
     source, target = samples(30, 26), samples(30 if paired else 41, 27, 2.0)
@@ -259,7 +264,8 @@ def test_blocks_of_neurons_do_not_show(name, monkeypatch):
     whole = find_method(name).fit(source, target)
     monkeypatch.setattr(method_module, "_BLOCK", 1)
     single = find_method(name).fit(source, target)
-    assert_map(single, double(whole.scale), double(whole.shift))
+    for part, values in whole.parts.items():
+        np.testing.assert_allclose(single.parts[part], values, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -268,9 +274,9 @@ def test_half_precision_activations_are_read_exactly(name):
     source, target = samples(12, 30).bfloat16(), samples(number, 31, 2.0).bfloat16()
     half = find_method(name).fit(source, target)
     single = find_method(name).fit(source.float(), target.float())
-    assert half.scale.dtype == torch.float32
-    assert torch.equal(half.scale, single.scale)
-    assert torch.equal(half.shift, single.shift)
+    for part, values in half.parts.items():
+        assert values.dtype == torch.float32
+        assert torch.equal(values, single.parts[part])
 
 
 def test_fits_do_not_depend_on_hash_seeds():
@@ -283,7 +289,7 @@ digest = hashlib.sha256()
 for name in METHODS:
     target = more[:9] if METHODS[name].paired else more
     one = fit_map(name, None, source, target, "site")
-    for vector in (one.scale, one.shift, one.support_min, one.support_max):
+    for vector in one.parts.values():
         digest.update(vector.numpy().tobytes())
 """
     here: dict[str, object] = {}
@@ -368,6 +374,7 @@ def test_each_method_has_its_papers_defaults():
         "lineas": ("mean", "all", "source", "none"),
         "ablation": ("last", "all", "atonce", "none"),
         "angular": ("last", "all", "atonce", "none"),
+        "chars": ("mean", "all", "causal", "none"),
     }
 
 

@@ -273,7 +273,9 @@ class ImageFit:
         self, responses: Tensor, owners: Tensor, name: str, *, measure: bool = True
     ) -> tuple[AffineMap, FittedSite]:
         how = self._plan.method, self._plan.support
-        return learn_site(*how, responses, owners, self._n_source, name, measure=measure)
+        learned, found = learn_site(*how, responses, owners, self._n_source, name, measure=measure)
+        assert isinstance(learned, AffineMap)  # of all methods that a plan takes
+        return learned, found
 
     def _learn_so_far(self, site: str, responses: Tensor, owners: Tensor) -> AffineMap | None:
         """The map of the responses of all steps so far, which transports this one."""
@@ -283,7 +285,9 @@ class ImageFit:
         together, owners = self._together(site)
         count = int((owners < self._n_source).sum())
         sides = together[:count], together[count:]
-        return fit_map(self._plan.method, self._plan.support, *sides, site)
+        learned = fit_map(self._plan.method, self._plan.support, *sides, site)
+        assert isinstance(learned, AffineMap)
+        return learned
 
     def _learn_kept(self) -> None:
         """Fits the map of each site to the responses of all steps."""

@@ -27,6 +27,9 @@ _OF_SENTENCES = {
 }
 """Methods that need a sentence's last token, and what to say of them."""
 
+_MIXING = ("chars",)
+"""Methods whose maps move neurons by what others are."""
+
 
 @dataclass(frozen=True)
 class ImageFitPlan:
@@ -85,8 +88,15 @@ def plan_image_fit(
         TypeError: If a side is a single text, or holds something else than texts.
     """
     images = [
-        name for name in METHODS if name not in _OF_SENTENCES and not find_method(name).joined
+        name
+        for name in METHODS
+        if name not in (*_OF_SENTENCES, *_MIXING) and not find_method(name).joined
     ]
+    if method in _MIXING:
+        raise ValueError(
+            f"method={method!r} moves neurons by what others are, which is written for language "
+            f"models alone: choose one of {', '.join(images)}"
+        )
     if method in METHODS and find_method(method).joined:
         raise ValueError(
             f"method={method!r} learns the maps of all sites with each other, which is written for "

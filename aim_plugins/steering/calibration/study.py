@@ -231,6 +231,7 @@ class CalibrationStudy(FolderStudy):
                 list(dict.fromkeys(patterns)),
                 batch_size=settings.batch_size,
                 incremental="atonce",
+                options=settings.method_options,
             ).maps.maps
             for method in methods
         }

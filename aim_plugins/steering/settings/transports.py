@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aim_plugins.core.files import existing, existing_folder, refuse_filled
-from aim_plugins.core.settings import Count, NonNegative, Positive, Settings, option
+from aim_plugins.core.settings import Count, Natural, NonNegative, Positive, Settings, option
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.steering.settings.model import ModelSettings
 from aim_plugins.transport.data.text_files import SUFFIXES
@@ -72,12 +72,16 @@ class MethodOptions(Settings):
             0.
         direction_site: Of ablation and angular: the module whose direction all of them take; by
             default the one that tells the sides apart best, or whose direction is most like others.
+        clusters: Of chars: clusters of each side; by default 4.
+        components: Of chars: principal components that their shifts keep; by default all.
     """
 
     steps: Count | None = None
     learning_rate: Positive | None = None
     sparsity: NonNegative | None = None
     direction_site: str | None = option(None, metavar="NAME")
+    clusters: Count | None = None
+    components: Natural | None = None
 
     @property
     def method_options(self) -> dict[str, Any]:

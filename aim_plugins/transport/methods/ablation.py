@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from aim_plugins.modulation.activation_map import ActivationMap
-from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.low_rank import LowRankMap
 from aim_plugins.transport.methods.method import SharedDirection, direction_of
 
@@ -38,7 +37,7 @@ class DirectionalAblation(SharedDirection):
     stream: ClassVar[bool] = True
 
     def settled(
-        self, learned: Mapping[str, AffineMap], separations: Mapping[str, float]
+        self, learned: Mapping[str, ActivationMap], separations: Mapping[str, float]
     ) -> tuple[dict[str, ActivationMap], dict[str, Any]]:
         site = self.direction_site or best_site(separations)
         direction = direction_of(learned, site).double()

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 
 from aim_plugins.modulation.activation_map import ActivationMap
-from aim_plugins.modulation.activations import AffineMap
 from aim_plugins.modulation.rotation import RotationMap
 from aim_plugins.transport.methods.method import SharedDirection, direction_of
 
@@ -37,7 +36,7 @@ class AngularSteering(SharedDirection):
     title: ClassVar[str] = "Angular steering"
 
     def settled(
-        self, learned: Mapping[str, AffineMap], separations: Mapping[str, float]
+        self, learned: Mapping[str, ActivationMap], separations: Mapping[str, float]
     ) -> tuple[dict[str, ActivationMap], dict[str, Any]]:
         sites = list(learned)
         direction_of(learned, self.direction_site or sites[0])  # refuses widths that differ
@@ -46,7 +45,7 @@ class AngularSteering(SharedDirection):
                 f"modules: method={self.name!r} needs several, whose directions span a plane, and "
                 f"{sites[0]!r} is one: choose more, such as every norm"
             )
-        told = torch.stack([one.shift.double() for one in learned.values()])
+        told = torch.stack([one.parts["shift"].double() for one in learned.values()])
         told = torch.nn.functional.normalize(told, dim=1)
         cosines = told @ told.T
         site = self.direction_site or sites[int(cosines.sum(1).argmax())]

@@ -1,12 +1,13 @@
 """A way to learn the map of one module.
 
 Every method sees two tables of pooled activations, a row for each sentence and a column for each
-neuron, and ends in a scale and a shift of each neuron (`AffineMap`): AcT's own maps, AurA, and the
-baselines the AcT paper compares with. The source is what the model does, the target what it should
-do: to make a model less toxic, the source holds toxic sentences.
+neuron, and most end in a scale and a shift of each neuron (`AffineMap`): AcT's own maps, AurA, and
+the baselines the AcT paper compares with. The source is what the model does, the target what it
+should do: to make a model less toxic, the source holds toxic sentences.
 
 Methods whose sites have one direction say in such a map what a site tells, and `settled` makes the
-maps of all sites from it; LinEAS learns all by descent through the model.
+maps of all sites from it; LinEAS learns all by descent through the model. CHaRS makes maps of
+another kind.
 
 Statistics are float64; the maps are float32.
 
@@ -15,7 +16,6 @@ Source: arXiv 2410.23054, section 3.1 (maps, support), 3.3 and table 1 (methods 
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -32,11 +32,12 @@ from aim_plugins.transport.statistics import in_double
 _BLOCK = 2**18  # float64 samples in work at once, few enough for the processor's cache
 
 
-class Method(abc.ABC):
+class Method:
     """A way to learn the map of one module.
 
-    A new method fills in `_fit` and the attributes, and is registered in `METHODS`. The last four
-    are defaults that a user may change. Options of its own are the fields of a dataclass.
+    A new method fills in `_fit`, or `_map` where its map is not affine, and the attributes, and is
+    registered in `METHODS`. The last four are defaults that a user may change. Options of its own
+    are the fields of a dataclass.
 
     Attributes:
         name: What the command line and artifacts call it.
@@ -50,8 +51,8 @@ class Method(abc.ABC):
         shared: Whether sites are settled with each other once each has told its own: all then act
             along what some of them told.
         stream: Whether it belongs where the residual stream is written, or is read whole.
-        aimed: Whether the map carries the source to the target, so that it can be held against
-            other sentences of both.
+        aimed: Whether the map carries each neuron from the source to the target, so that it can be
+            held against other sentences of both.
         pooling: How a sentence's tokens become one sample.
         positions: Tokens to transport, see `ActivationMaps`.
         incremental: Which sentences go through earlier maps while later ones are learned, see
@@ -76,7 +77,7 @@ class Method(abc.ABC):
 
     def fit(
         self, source: Float[Tensor, "n neurons"], target: Float[Tensor, "m neurons"]
-    ) -> AffineMap:
+    ) -> ActivationMap:
         """Learns the map of one module, without a support.
 
         Args:
@@ -91,6 +92,12 @@ class Method(abc.ABC):
                 or if a scale or shift exceeds float32.
         """
         self.check(source, target)
+        return self._map(source, target)
+
+    def _map(
+        self, source: Float[Tensor, "n neurons"], target: Float[Tensor, "m neurons"]
+    ) -> ActivationMap:
+        """The map from checked samples: by `_fit`, of a block of neurons after the other."""
         block = source.shape[1]
         if not self.joint:
             block = max(1, _BLOCK // (len(source) + len(target)))
@@ -118,7 +125,7 @@ class Method(abc.ABC):
         return dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
 
     def settled(
-        self, learned: Mapping[str, AffineMap], separations: Mapping[str, float]
+        self, learned: Mapping[str, ActivationMap], separations: Mapping[str, float]
     ) -> tuple[dict[str, ActivationMap], dict[str, Any]]:
         """The maps of all sites, from what each site told.
 
@@ -131,11 +138,11 @@ class Method(abc.ABC):
         """
         return dict(learned), self.options
 
-    @abc.abstractmethod
     def _fit(
         self, source: Float64[Tensor, "n neurons"], target: Float64[Tensor, "m neurons"]
     ) -> tuple[Float64[Tensor, " neurons"], Float64[Tensor, " neurons"]]:
         """Scale and shift of each neuron from checked samples."""
+        raise NotImplementedError
 
     def check(self, source: Tensor, target: Tensor) -> None:
         """Refuses pooled activations that allow no fit.
@@ -204,7 +211,7 @@ class SharedDirection(Method):
         return torch.ones_like(source[0]), target.mean(0) - source.mean(0)
 
 
-def direction_of(learned: Mapping[str, AffineMap], site: str) -> Tensor:
+def direction_of(learned: Mapping[str, ActivationMap], site: str) -> Tensor:
     """The difference of means at a site, for maps of all sites.
 
     Raises:
@@ -221,4 +228,4 @@ def direction_of(learned: Mapping[str, AffineMap], site: str) -> Tensor:
             f"modules: {others[0]!r} has {learned[others[0]].neurons} neurons and {site!r} has "
             f"{width}, and one direction is for all: choose modules of one width, such as blocks"
         )
-    return learned[site].shift
+    return learned[site].parts["shift"]

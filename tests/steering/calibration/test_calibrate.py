@@ -243,6 +243,16 @@ def test_methods_that_join_sites_run_at_all_of_them_without_a_screen(calibrate, 
     assert known["options"]["steps"] == 2
 
 
+def test_the_screen_looks_at_maps_with_the_methods_own_options(calibrate, files):
+    """One cluster a side is mean transport."""
+    words = learned(files, "--shots", 0, "--kept", 0, "--clusters", 1)
+    status, found = calibrate(*words, "--methods", "mean,chars")
+    assert status == 0
+    assert found["promises"]["chars"] == pytest.approx(found["promises"]["mean"], rel=1e-3)
+    _, others = calibrate(*words, "--methods", "mean,chars", "--clusters", 2, output="two")
+    assert others["promises"]["chars"] != pytest.approx(found["promises"]["mean"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("words", "pattern"),
     [

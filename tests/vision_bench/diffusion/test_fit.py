@@ -591,6 +591,7 @@ def test_what_is_left_to_the_pipeline_is_noted(request, name, layout, steps, gui
         ({"method": "caa"}, "method='caa' takes the last token of a sentence.*method='mean'"),
         ({"method": "actadd"}, "method='actadd' takes the last token.*one prompt a side"),
         ({"method": "lineas"}, "method='lineas' learns the maps of all sites with each other"),
+        ({"method": "chars"}, "method='chars' moves neurons by what others are"),
         ({"method": "pca"}, "method='pca' takes the last token.*pairs of sentences"),
         ({"pooling": "max"}, "pooling='max' is unknown: write 'mean' or 'all'"),
         ({"timesteps": "frist"}, "timesteps='frist' is unknown; did you mean 'first'"),
