@@ -14,7 +14,8 @@ import types
 
 import pytest
 
-from aim_plugins.steering.calibration import front, study
+from aim_plugins.steering.calibration import front, reporting, study
+from aim_plugins.steering.calibration.costs import UNCHANGED
 from aim_plugins.steering.calibration.prompting import prompt_rivals
 from aim_plugins.sweep.store import SweepStore
 from tests.conftest import die_in_a_copy
@@ -106,21 +107,21 @@ def test_methods_spend_the_budget_on_the_half_that_strengths_were_found_on(
 ):
     """Of both halves together, as far as these agree, by the plain definition."""
     seen = {}
-    real = study.CalibrationStudy._calibrated
+    real = reporting.Reporting.calibrated
 
-    def watched(self, chosen, reference, kind, rival=None):
-        found = real(self, chosen, reference, kind, rival)
+    def watched(self, chosen, kind="method", reference=UNCHANGED, rival=None):
+        found = real(self, chosen, kind, reference, rival)
         seen.setdefault(kind, (self, chosen, found, reference))
         return found
 
-    monkeypatch.setattr(study.CalibrationStudy, "_calibrated", watched)
+    monkeypatch.setattr(reporting.Reporting, "calibrated", watched)
     status, _ = calibrate(*learned(files, "--instructions", "Answer", "--budget-kl", 0.05))
     assert status == 0
     assert set(seen) == {"method", "both"}
     for own, chosen, entries, reference in seen.values():
         for one, entry in zip(chosen, entries, strict=True):
             changed = one.candidate.at(entry.point.strength, reference.prefix)
-            [costs] = own.measures.costs(own.texts.calibration, [changed], reference)
+            [costs] = own.measures.costs(own.material.texts.calibration, [changed], reference)
             assert costs.divergence.value == pytest.approx(0.05, rel=0.021)
 
 
@@ -130,7 +131,8 @@ def test_the_halves_of_texts_and_prompts_share_nothing(files, calibrate, monkeyp
 
     def watched(self, store):
         real(self, store)
-        assert not set(self.texts.calibration) & set(self.texts.held_out)
+        texts = self.material.texts
+        assert not set(texts.calibration) & set(texts.held_out)
         asked["calibration"] |= set(self.prompts.calibration)
         asked["held out"] |= set(self.prompts.held_out)
 
