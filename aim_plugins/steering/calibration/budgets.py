@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import abc
+import statistics
 from collections.abc import Callable, Sequence
 
 from aim_plugins.steering.calibration.costs import UNCHANGED, Changed, Tokens
 from aim_plugins.steering.calibration.measures import Measures
+from aim_plugins.steering.calibration.questions import TaskQuestions, allowed_loss
 from aim_plugins.steering.calibration.search import BudgetSearch, Spent
+from aim_plugins.steering.calibration.step_search import StepSearch
+from aim_plugins.steering.settings.calibration import CalibrationSettings
 
 PILOT = 8
 """Plain texts of the calibration half on which every choice of sites gets its first strength."""
 _ROUGH, _FINE = 0.1, 0.02
-"""Share of the budget by which strengths may miss it while sites are chosen, and at the end."""
+"""Share of the budget by which strengths may miss it while sites are chosen, and at the end; of a
+task's, share of the strength."""
+_FAR, _NEAR = 4.0, 1.1
+"""Factor that the first look of a search on questions goes below its start and above: from what the
+screen expects, and from what a rough search has found."""
+
 Strengthened = Callable[[float], Changed]
 """A changed model by its strength."""
 
@@ -27,7 +36,7 @@ class Budget(abc.ABC):
     of: str
 
     @abc.abstractmethod
-    def search(self, start: float, *, fine: bool) -> BudgetSearch:
+    def search(self, start: float, *, fine: bool) -> BudgetSearch | StepSearch:
         """The search of one change's strength."""
 
     @abc.abstractmethod
@@ -87,3 +96,30 @@ class TextBudget(Budget):
         texts = self._texts if fine else self._texts[:PILOT]
         found = self._measures.costs(texts, changed, reference)
         return [self._measures.spent(one).value for one in found]
+
+
+class TaskBudget(Budget):
+    """A budget of the accuracy that a task may lose.
+
+    Args:
+        settings: The budget, and the largest strength.
+        questions: The task's questions.
+    """
+
+    def __init__(self, settings: CalibrationSettings, questions: TaskQuestions) -> None:
+        self._settings, self._questions = settings, questions
+        self.of = f"{len(questions.halves.calibration)} questions of {settings.task}"
+
+    def search(self, start: float, *, fine: bool) -> StepSearch:
+        allowed = allowed_loss(len(self._questions.halves.calibration), self._settings.budget)
+        reach, tolerance = (_NEAR, _FINE) if fine else (_FAR, _ROUGH)
+        return StepSearch(allowed, self._settings.largest, start, reach, tolerance)
+
+    def costs(
+        self, changed: Sequence[Changed], reference: Changed, *, fine: bool
+    ) -> Sequence[float]:
+        questions = self._questions
+        known, *found = map(
+            statistics.fmean, questions.hits(questions.halves.calibration, [reference, *changed])
+        )
+        return [known - one for one in found]

@@ -17,9 +17,10 @@ from aim_plugins.steering.calibration.costs import (
     measure_costs,
 )
 from aim_plugins.steering.calibration.halves import Halves
+from aim_plugins.steering.calibration.questions import TaskQuestions
 from aim_plugins.steering.concepts import Lexicon
 from aim_plugins.steering.scores import score_effects
-from aim_plugins.steering.settings.calibration import CalibrationSettings
+from aim_plugins.steering.settings.calibration import DEFAULT_BUDGET, CalibrationSettings
 from aim_plugins.steering.texts import generate_texts
 from aim_plugins.sweep.estimates import Estimate
 from aim_plugins.sweep.store import SweepStore
@@ -35,10 +36,12 @@ class Material:
     Attributes:
         prompts: Texts to continue.
         texts: Token ids of plain texts.
+        questions: Those of the task that the budget is of, if it is of one.
     """
 
     prompts: Halves[str]
     texts: Halves[Tokens]
+    questions: TaskQuestions | None
 
 
 class Measures:
@@ -104,12 +107,15 @@ class Measures:
 
     @property
     def nats(self) -> float:
-        """The budget in nats per token, of KL or of loss."""
-        ratio = self.settings.budget_perplexity
-        return self.settings.budget if ratio is None else math.log(ratio)
+        """The budget in nats per token, of KL or of loss; for the screen if it is of a task."""
+        settings = self.settings
+        if settings.task:
+            return DEFAULT_BUDGET
+        ratio = settings.budget_perplexity
+        return settings.budget if ratio is None else math.log(ratio)
 
     def spent(self, costs: TextCosts) -> Estimate:
-        """The cost that the budget is of, in nats per token."""
+        """The cost that a budget on plain text is of, in nats per token."""
         return costs.divergence if self.settings.budget_perplexity is None else costs.growth
 
 

@@ -91,6 +91,7 @@ class Reporting:
                     point,
                     tuple(sorted(curve, key=lambda one: one.strength)),
                     str(candidate.folder),
+                    found.cost,
                 )
             )
         return entries
@@ -111,6 +112,9 @@ class Reporting:
             [one.column for one in changed],
             "" if rival is None else rival.prefix,
         )
+        answers = [()] * len(changed)
+        if (questions := material.questions) is not None:
+            answers = questions.hits(questions.halves.held_out, changed)
         return [
             CurvePoint(
                 next((change.strength for change in one.column.changes), 0.0),
@@ -119,6 +123,7 @@ class Reporting:
                 effect,
                 measures.metric,
                 measures.settings.samples,
+                hits,
             )
-            for one, cost, effect in zip(changed, costs, effects, strict=True)
+            for one, cost, effect, hits in zip(changed, costs, effects, answers, strict=True)
         ]

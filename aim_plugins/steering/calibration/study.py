@@ -9,8 +9,9 @@ OUT/
   manifest.json
   records/           finished batches, from which a killed run goes on
 
-Strengths, sites and the prompt that stands for prompts are chosen on one half of the plain texts
-and of the prompts to continue; everything that is reported was measured on the other half.
+Strengths, sites and the prompt that stands for prompts are chosen on one half of the plain texts,
+of the prompts to continue and of the questions of the budget's task; everything that is reported
+was measured on the other half.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from aim_plugins.core.commands import say
 from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.loading import load_engine, local_name
 from aim_plugins.modulation.hooks import choose_sites
-from aim_plugins.steering.calibration.budgets import TextBudget
+from aim_plugins.steering.calibration.budgets import Budget, TaskBudget, TextBudget
 from aim_plugins.steering.calibration.candidates import Sentences, given_candidates
 from aim_plugins.steering.calibration.choosing import Choices, Choosing, Chosen
 from aim_plugins.steering.calibration.costs import UNCHANGED, encode_texts
@@ -33,6 +34,7 @@ from aim_plugins.steering.calibration.front import publish
 from aim_plugins.steering.calibration.halves import split_halves, split_matched
 from aim_plugins.steering.calibration.measures import Material, Measures
 from aim_plugins.steering.calibration.prompting import prompt_rivals
+from aim_plugins.steering.calibration.questions import TaskQuestions, budget_documents
 from aim_plugins.steering.calibration.reporting import Reporting
 from aim_plugins.steering.calibration.sites import SiteChoice, site_choices
 from aim_plugins.steering.commands.fit import read_sides
@@ -42,6 +44,8 @@ from aim_plugins.steering.texts import encode_prompts
 from aim_plugins.sweep.store import SweepStore
 from aim_plugins.sweep.study import FolderStudy
 from aim_plugins.sweep.trackers import Trackers
+from aim_plugins.task_documents import fingerprint_of
+from aim_plugins.task_questions.questions import read_questions
 from aim_plugins.transport.data.datasets import load_prompts, read_sentences
 
 
@@ -72,6 +76,7 @@ class CalibrationStudy(FolderStudy):
         documents = [one for path in settings.perplexity for one in read_sentences(path)]
         self.documents = list(dict.fromkeys(documents))
         split_halves(self.documents, settings.seed, "perplexity")  # refuses too few
+        self.task_documents = budget_documents(settings)
         self.sentences = Sentences((), ())
         if settings.has_sentences:
             self.sentences = Sentences(*map(tuple, read_sides(settings)))
@@ -81,7 +86,7 @@ class CalibrationStudy(FolderStudy):
         settings = self.settings
         names = (
             "pretrained", "dtype", "max_length", "modules", "layers", "kept", "samples", "budget",
-            "budget_perplexity", "largest", "curve", "instructions", "shots",
+            "budget_perplexity", "budget_task", "largest", "curve", "instructions", "shots",
             "lower_is_better", "sentiment", "classifier", "label", "judge", "concept",
             "judge_question", "judge_answers", "judge_chat", "seed",
         )  # fmt: skip
@@ -93,6 +98,7 @@ class CalibrationStudy(FolderStudy):
             "transports": [str(one) for one in settings.transports],
             "sentences": fingerprint([self.sentences.source, self.sentences.target]),
             "texts": fingerprint(self.documents),
+            "questions": fingerprint_of(self.task_documents),
             "prompts": fingerprint([self.prompts.calibration, self.prompts.held_out]),
             "lexicon": settings.lexicon and settings.lexicon.read_text(encoding="utf-8").split(),
             "decoding": settings.decoding_record,
@@ -104,6 +110,9 @@ class CalibrationStudy(FolderStudy):
             settings.pretrained, max_length=settings.max_length, **settings.loading
         )
         self.tokens = encode_texts(self.engine, self.documents)
+        self.questions = read_questions(
+            self.task_documents, self.engine.tokenizer, self.engine.max_length
+        )
         examples = self.sentences.target[: settings.shots]
         self.rivals = prompt_rivals(self.engine.tokenizer, settings.instructions, examples)
         longest = max((one.prefix for one in self.rivals), key=len, default="")
@@ -125,8 +134,7 @@ class CalibrationStudy(FolderStudy):
         self.engine.journal = store
         measures = Measures(self.engine, self.settings, store)
         self.material = self._material(measures)
-        budget = TextBudget(measures, self.material.texts.calibration)
-        choosing = Choosing(measures, self.material, budget, self.choices)
+        choosing = Choosing(measures, self.material, self._budget(measures), self.choices)
         promises = choosing.screen(self.arguments)
         chosen = choosing.choose(choosing.candidates(promises), promises)
         self.findings = Findings(
@@ -141,11 +149,23 @@ class CalibrationStudy(FolderStudy):
         return publish(self.output, self.findings, store.manifest)
 
     def _material(self, measures: Measures) -> Material:
-        """Everything in halves, plain texts in such that the plain model finds equally hard."""
+        """Everything in halves, plain texts and questions in such that are equally hard."""
+        settings, questions = self.settings, None
         say(f"calibrate: reading {len(self.tokens)} plain texts")
         [plain] = measures.costs(self.tokens, [UNCHANGED])
         losses = [loss / count for loss, count in zip(plain.losses, plain.tokens, strict=True)]
-        return Material(self.prompts, split_matched(self.tokens, losses, self.settings.seed))
+        if self.questions:
+            say(f"calibrate: asking {len(self.questions)} questions of {settings.task}")
+            questions = TaskQuestions(
+                self.engine, self.questions, batch_size=settings.batch_size, seed=settings.seed
+            )
+        texts = split_matched(self.tokens, losses, settings.seed)
+        return Material(self.prompts, texts, questions)
+
+    def _budget(self, measures: Measures) -> Budget:
+        if self.material.questions is not None:
+            return TaskBudget(self.settings, self.material.questions)
+        return TextBudget(measures, self.material.texts.calibration)
 
     def _entries(self, reporting: Reporting, chosen: Sequence[Chosen]) -> list[Entry]:
         """The lines of the table, the best method behind the best prompt last."""
