@@ -99,9 +99,9 @@ class CalibrationSettings(ModelSettings, SentenceSettings, MethodOptions, Decodi
     def check(self) -> None:
         super().check()
         budgets = ("budget_kl", "budget_perplexity", "budget_task")
-        if len(given := [name for name in budgets if getattr(self, name) is not None]) > 1:
+        if len(asked := [name for name in budgets if getattr(self, name) is not None]) > 1:
             raise ValueError(
-                f"{' and '.join(given)} are given together: methods are compared at one budget; "
+                f"{' and '.join(asked)} are given together: methods are compared at one budget; "
                 "keep one"
             )
         if len(self.scorers) != 1:
