@@ -18,9 +18,6 @@ PILOT = 8
 _ROUGH, _FINE = 0.1, 0.02
 """Share of the budget by which strengths may miss it while sites are chosen, and at the end; of a
 task's, share of the strength."""
-_FAR, _NEAR = 4.0, 1.1
-"""Factor that the first look of a search on questions goes below its start and above: from what the
-screen expects, and from what a rough search has found."""
 
 Strengthened = Callable[[float], Changed]
 """A changed model by its strength."""
@@ -36,8 +33,10 @@ class Budget(abc.ABC):
     of: str
 
     @abc.abstractmethod
-    def search(self, start: float, *, fine: bool) -> BudgetSearch | StepSearch:
-        """The search of one change's strength."""
+    def search(
+        self, change: Strengthened, start: float, *, fine: bool
+    ) -> BudgetSearch | StepSearch:
+        """The search of a change's strength."""
 
     @abc.abstractmethod
     def costs(
@@ -63,7 +62,10 @@ class Budget(abc.ABC):
             fine: Whether as well as the calibration half tells, else well enough to choose sites.
             reference: What costs are held against.
         """
-        searches = [self.search(start, fine=fine) for start in starts]
+        searches = [
+            self.search(change, start, fine=fine)
+            for change, start in zip(changes, starts, strict=True)
+        ]
         while asked := [
             (place, strength) for place, search in enumerate(searches) for strength in search.next
         ]:
@@ -86,7 +88,7 @@ class TextBudget(Budget):
         self._measures, self._texts = measures, texts
         self.of = f"{len(texts)} texts"
 
-    def search(self, start: float, *, fine: bool) -> BudgetSearch:
+    def search(self, change: Strengthened, start: float, *, fine: bool) -> BudgetSearch:
         largest = self._measures.settings.largest
         return BudgetSearch(self._measures.nats, largest, start, _FINE if fine else _ROUGH)
 
@@ -108,12 +110,18 @@ class TaskBudget(Budget):
 
     def __init__(self, settings: CalibrationSettings, questions: TaskQuestions) -> None:
         self._settings, self._questions = settings, questions
-        self.of = f"{len(questions.halves.calibration)} questions of {settings.task}"
+        count = len(questions.halves.calibration)
+        self.of = f"{count} questions of {settings.task}"
+        self._allowed = allowed_loss(count, settings.budget)
+        self._searches: dict[tuple[object, ...], StepSearch] = {}
 
-    def search(self, start: float, *, fine: bool) -> StepSearch:
-        allowed = allowed_loss(len(self._questions.halves.calibration), self._settings.budget)
-        reach, tolerance = (_NEAR, _FINE) if fine else (_FAR, _ROUGH)
-        return StepSearch(allowed, self._settings.largest, start, reach, tolerance)
+    def search(self, change: Strengthened, start: float, *, fine: bool) -> StepSearch:
+        # Questions are the same for both, so a fine search goes on where the rough one ended; a new
+        # one might not see the crossing again.
+        new = StepSearch(self._allowed, self._settings.largest, start)
+        search = self._searches.setdefault(change(start).kind, new)
+        search.tolerance = _FINE if fine else _ROUGH
+        return search
 
     def costs(
         self, changed: Sequence[Changed], reference: Changed, *, fine: bool

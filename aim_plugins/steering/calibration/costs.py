@@ -46,6 +46,12 @@ class Changed:
         """What tells it from others, in the keys of records."""
         return [self.column.fingerprint, list(self.prefix)]
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What is changed, at whatever strength."""
+        changes = tuple((change.name, change.fingerprint) for change in self.column.forward)
+        return changes, self.prefix
+
 
 UNCHANGED = Changed()
 
@@ -184,8 +190,7 @@ def _compute(
     weights, plain_losses = plain.exp(), -plain.gather(1, targets)
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, one in enumerate(changed):
-        kinds = tuple((change.name, change.fingerprint) for change in one.column.forward)
-        groups.setdefault((kinds, one.prefix), []).append(place)
+        groups.setdefault(one.kind, []).append(place)
     step = max(1, batch_size // len(rows))
     for members in groups.values():
         for start in range(0, len(members), step):

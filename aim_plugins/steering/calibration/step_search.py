@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from aim_plugins.steering.calibration.search import Spent
 
-_FIRST = (-1.0, -0.5, 0.0, 0.5, 1.0)
-"""Powers of the reach, times the start, that are measured first."""
+_FIRST, _FURTHER = (0.25, 0.5, 1.0, 2.0, 4.0), (2.0, 4.0, 8.0)
+"""Multiples of the start that are measured first, and of the largest strength where all is well."""
 _PARTS = 4
 """Steps, equal in the logarithm, that a bracket is cut to in a round."""
 _LEAST = 2**-20
@@ -28,15 +28,14 @@ class StepSearch:
         budget: The largest loss.
         largest: Largest strength.
         start: Where to look first.
-        reach: Factor that the first look goes below it and above.
-        tolerance: Share of the strength by which the first crossing may be above it.
+        tolerance: Share of the strength by which the first crossing may be above it; a search goes
+            on with a smaller one.
         losses: Losses measured, by strength.
     """
 
     budget: float
     largest: float
     start: float = 1.0
-    reach: float = 4.0
     tolerance: float = 0.02
     losses: dict[float, float] = field(default_factory=dict)
 
@@ -48,14 +47,12 @@ class StepSearch:
     def next(self) -> tuple[float, ...]:
         """The strengths to measure next, rising; none when the search is over."""
         if not self.losses:
-            return self._capped(self.start * self.reach**power for power in _FIRST)
+            return self._capped(self.start * one for one in _FIRST)
         low, high = self._bracket()
         if high is None:
-            return (
-                () if low >= self.largest else self._capped(low * 2**power for power in (1, 2, 3))
-            )
+            return () if low >= self.largest else self._capped(low * one for one in _FURTHER)
         if not low:
-            below = tuple(high / 2**power for power in (3, 2, 1))
+            below = tuple(high / one for one in reversed(_FURTHER))
             return below if high > _LEAST * self.start else ()
         if high / low <= 1 + self.tolerance:
             return ()

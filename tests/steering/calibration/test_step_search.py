@@ -39,12 +39,15 @@ def test_the_strength_ends_below_the_question_that_is_one_too_many(start, scale)
     assert found.strength <= thresholds[4] < 1.021 * found.strength
 
 
-def test_a_near_start_saves_rounds():
-    thresholds = [0.1 * place for place in range(1, 41)]
-    near = run(lost(thresholds), start=0.49, reach=1.1)
-    far = run(lost(thresholds), start=3.0, reach=4.0)
-    assert near.found.strength == pytest.approx(far.found.strength, rel=0.04)
-    assert len(near.losses) < len(far.losses)
+def test_a_search_goes_on_with_a_smaller_tolerance_and_keeps_the_crossing_it_has_seen():
+    search = run(lost([0.1 * place for place in range(1, 41)]), start=3.0, tolerance=0.1)
+    rough, seen = search.found.strength, dict(search.losses)
+    search.tolerance = 0.001
+    while asked := search.next:
+        for strength in asked:
+            search.record(strength, 0.0)  # above the crossing seen, nothing is asked again
+    assert search.losses.items() >= seen.items()
+    assert rough < search.found.strength < min(one for one, loss in seen.items() if loss > 0.1)
 
 
 def test_a_loss_that_comes_back_below_the_budget_is_not_followed():
