@@ -11,6 +11,7 @@ from aim_plugins.steering.calibration.choosing import Choosing, Chosen
 from aim_plugins.steering.calibration.costs import UNCHANGED, Changed, prefix_tokens
 from aim_plugins.steering.calibration.entries import CurvePoint, Entry, Kind
 from aim_plugins.steering.calibration.prompting import PromptRival
+from aim_plugins.steering.calibration.questions import Hits
 
 _CURVE = 24
 """Held-out plain texts on which other strengths than the calibrated one are paid."""
@@ -112,7 +113,7 @@ class Reporting:
             [one.column for one in changed],
             "" if rival is None else rival.prefix,
         )
-        answers = [()] * len(changed)
+        answers: list[Hits] = [()] * len(changed)
         if (questions := material.questions) is not None:
             answers = questions.hits(questions.halves.held_out, changed)
         return [

@@ -27,11 +27,11 @@ from aim_plugins.modulation.hooks import choose_sites
 from aim_plugins.steering.calibration.budgets import Budget, TaskBudget, TextBudget
 from aim_plugins.steering.calibration.candidates import Sentences, given_candidates
 from aim_plugins.steering.calibration.choosing import Choices, Choosing, Chosen
-from aim_plugins.steering.calibration.costs import UNCHANGED, encode_texts
+from aim_plugins.steering.calibration.costs import UNCHANGED, Tokens, encode_texts
 from aim_plugins.steering.calibration.entries import Entry, best_of
 from aim_plugins.steering.calibration.findings import Findings
 from aim_plugins.steering.calibration.front import publish
-from aim_plugins.steering.calibration.halves import split_halves, split_matched
+from aim_plugins.steering.calibration.halves import Halves, split_halves, split_matched
 from aim_plugins.steering.calibration.measures import Material, Measures
 from aim_plugins.steering.calibration.prompting import prompt_rivals
 from aim_plugins.steering.calibration.questions import TaskQuestions, budget_documents
@@ -159,7 +159,7 @@ class CalibrationStudy(FolderStudy):
             questions = TaskQuestions(
                 self.engine, self.questions, batch_size=settings.batch_size, seed=settings.seed
             )
-        texts = split_matched(self.tokens, losses, settings.seed)
+        texts: Halves[Tokens] = split_matched(self.tokens, losses, settings.seed)
         return Material(self.prompts, texts, questions)
 
     def _budget(self, measures: Measures) -> Budget:
