@@ -41,6 +41,7 @@ from aim_plugins.engines.engine import (
 from aim_plugins.engines.generation import decoded_columns, generate_columns
 from aim_plugins.engines.sampling import is_sampling
 from aim_plugins.engines.scoring import (
+    BrokenModelError,
     NotFiniteLogitsError,
     TokenScores,
     token_log_probabilities,
@@ -293,11 +294,13 @@ class HuggingFaceEngine:
             for index, span in targets.spans.items()
             if span.start <= error.target < span.stop
         )
-        mend = "try dtype=float32 or another attention implementation"
-        if changes:
-            asked = " and ".join(f"the {one.name} at strength={one.strength}" for one in changes)
-            mend = f"{asked} breaks the model: take a smaller one"
-        return ValueError(f"{error} for {label}: {mend}")
+        if not changes:
+            mend = "try dtype=float32 or another attention implementation"
+            return ValueError(f"{error} for {label}: {mend}")
+        asked = " and ".join(f"the {one.name} at strength={one.strength}" for one in changes)
+        return BrokenModelError(
+            f"{error} for {label}: {asked} breaks the model: take a smaller one"
+        )
 
     def _forward(
         self, token_ids: Tensor, changes: Sequence[Change] = (), layout: Layout | None = None

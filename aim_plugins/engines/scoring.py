@@ -61,6 +61,10 @@ class NotFiniteLogitsError(ArithmeticError):
         self.target = target
 
 
+class BrokenModelError(ValueError):
+    """A change of the forward pass breaks the model, which then returns no numbers."""
+
+
 def token_log_probabilities(
     logits: Float[Tensor, "rows vocab"],
     rows: Int[Tensor, " positions"],

@@ -59,10 +59,20 @@ def read_inputs(settings: EvaluationSettings) -> Inputs:
         written_with=_written_with(settings),
         lexicon=None if settings.lexicon is None else Lexicon.read(settings.lexicon),
     )
-    if settings.tasks and find_spec("lm_eval") is None:
-        raise ImportError("tasks need lm-eval: pip install 'aim-plugins[transport]'")
+    if settings.tasks:
+        require_harness()
     check_scorers(settings)
     return inputs
+
+
+def require_harness() -> None:
+    """Refuses tasks where lm-evaluation-harness is missing.
+
+    Raises:
+        ImportError: If so.
+    """
+    if find_spec("lm_eval") is None:
+        raise ImportError("tasks need lm-eval: pip install 'aim-plugins[transport]'")
 
 
 def check_scorers(settings: EvaluationSettings | CalibrationSettings) -> None:

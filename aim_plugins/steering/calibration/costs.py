@@ -46,6 +46,12 @@ class Changed:
         """What tells it from others, in the keys of records."""
         return [self.column.fingerprint, list(self.prefix)]
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What is changed, at whatever strength."""
+        changes = tuple((change.name, change.fingerprint) for change in self.column.forward)
+        return changes, self.prefix
+
 
 UNCHANGED = Changed()
 
@@ -184,8 +190,7 @@ def _compute(
     weights, plain_losses = plain.exp(), -plain.gather(1, targets)
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, one in enumerate(changed):
-        kinds = tuple((change.name, change.fingerprint) for change in one.column.forward)
-        groups.setdefault((kinds, one.prefix), []).append(place)
+        groups.setdefault(one.kind, []).append(place)
     step = max(1, batch_size // len(rows))
     for members in groups.values():
         for start in range(0, len(members), step):
@@ -207,6 +212,21 @@ def _by_text(values: Float[Tensor, "kinds tokens"], rows: Sequence[Tokens]) -> l
     """Sums over the tokens of each text, in float64."""
     parts = values.cpu().double().split([len(row) - 1 for row in rows], dim=1)
     return [part.sum(1).tolist() for part in parts]
+
+
+def behind(prefix: Sequence[int], tokens: Sequence[int], start: int | None) -> list[int]:
+    """Tokens behind a prefix.
+
+    Args:
+        prefix: Token ids of what stands before; may be empty.
+        tokens: Token ids of a text.
+        start: The token that the tokenizer writes before every text, whose place the prefix takes.
+
+    >>> behind((1, 7), (1, 5, 6), start=1), behind((7,), (5, 6), start=None)
+    ([1, 7, 5, 6], [7, 5, 6])
+    """
+    cut = int(bool(prefix) and tokens[0] == prefix[0] == start)
+    return [*prefix, *tokens[cut:]]
 
 
 def prefix_tokens(engine: HuggingFaceEngine, text: str) -> tuple[int, ...]:
@@ -232,11 +252,9 @@ def log_probabilities(
         ValueError: If a text is too long behind the prefix.
     """
     [prefix] = {one.prefix for one in changed}
-    # A prefix takes the place of the token that starts a text, where the tokenizer writes one.
     start = engine.tokenizer.bos_token_id
-    cut = int(bool(prefix) and rows[0][0] == prefix[0] == start)
-    first = len(prefix) - cut
-    own = [torch.tensor([*prefix, *row[cut:-1]]) for row in rows]
+    own = [torch.tensor(behind(prefix, row, start)[:-1]) for row in rows]
+    first = len(own[0]) - len(rows[0]) + 1
     padded = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
     if padded.shape[1] > engine.max_length:
         raise ValueError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from aim_plugins.sweep.documents import decode_scores, encode_scores
 from aim_plugins.sweep.estimates import Estimate, mean
 from aim_plugins.sweep.intervals import point_intervals
 from aim_plugins.sweep.paired import Interval, mean_difference
@@ -25,6 +26,8 @@ class CurvePoint:
         effects: Effect on each prompt, averaged over its texts.
         metric: Name of the effect's measure.
         samples: Texts of each prompt.
+        hits: Of each held-out question of the budget's task, whether it is answered rightly; empty
+            where the budget is of plain text.
     """
 
     strength: float
@@ -33,6 +36,7 @@ class CurvePoint:
     effects: tuple[float, ...]
     metric: str
     samples: int
+    hits: tuple[bool, ...] = ()
 
     @property
     def effect(self) -> Interval:
@@ -55,6 +59,7 @@ class Entry:
         point: At the calibrated strength.
         curve: At other strengths, rising.
         transport: Folder of the transport, if there is one.
+        spent: What the strength costs of the budget on the half that it was found on.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Entry:
     point: CurvePoint
     curve: tuple[CurvePoint, ...] = ()
     transport: str = ""
+    spent: float = 0.0
 
     @property
     def points(self) -> list[CurvePoint]:
@@ -72,8 +78,23 @@ class Entry:
         return sorted([*self.curve, self.point], key=lambda one: one.strength)
 
     def as_json(self) -> dict[str, Any]:
-        """The line with every held-out prompt's effect."""
-        return asdict(self)
+        """The line with every held-out prompt's effect, and answers as digits."""
+        found = asdict(self)
+        for point in (found["point"], *found["curve"]):
+            point["hits"] = encode_scores(point["hits"])
+        return found
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Entry:
+        """Reads what `as_json` wrote."""
+        point, curve = _point(line["point"]), tuple(map(_point, line["curve"]))
+        return cls(**{**line, "point": point, "curve": curve})
+
+
+def _point(line: Mapping[str, Any]) -> CurvePoint:
+    costs = {name: Estimate(**line[name]) for name in ("divergence", "growth")}
+    effects, hits = tuple(line["effects"]), tuple(map(bool, decode_scores(line["hits"])))
+    return CurvePoint(**{**line, **costs, "effects": effects, "hits": hits})
 
 
 def difference(one: Entry, other: Entry, spread: float = 1.0) -> Interval:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aim_plugins.steering.calibration.entries import CurvePoint, Entry, best_of
-from aim_plugins.steering.calibration.verdicts import Verdict, verdicts
+from aim_plugins.steering.calibration.verdicts import Verdict, spread_of, verdicts
 from aim_plugins.steering.settings.calibration import CalibrationSettings
 from aim_plugins.sweep.estimates import Estimate
 from aim_plugins.sweep.intervals import student_factor
-from aim_plugins.sweep.paired import Interval
+from aim_plugins.sweep.paired import Interval, PairedDifference, paired_difference
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,20 @@ class Findings:
                 [one for one in steered if one is not other],
                 other,
                 lower_is_better=self.settings.lower_is_better,
-                spread=2.0 if self.metric == "sentiment" else 1.0,
+                spread=spread_of(self.metric),
             )
             for name, other in held.items()
             if other is not None
         }
+
+    def drop(self, point: CurvePoint, reference: CurvePoint | None = None) -> PairedDifference:
+        """The accuracy that is lost on held-out questions of the budget's task.
+
+        Args:
+            point: A changed model.
+            reference: What loses it; by default the plain model.
+        """
+        return paired_difference((reference or self.plain.point).hits, point.hits)
 
     def verdict(self, one: Entry, against: str) -> Verdict | None:
         """One line's verdict against "plain", "prompt" or "method"."""
@@ -88,8 +97,17 @@ def cost_interval(found: Estimate) -> Interval:
 
 def spent_at(found: Findings, point: CurvePoint) -> Interval:
     """The cost that the budget is of, at a strength."""
+    if found.settings.task:
+        return found.drop(point)
     by_loss = found.settings.budget_perplexity is not None
     return cost_interval(point.growth if by_loss else point.divergence)
+
+
+def shown_price(found: Findings, point: CurvePoint) -> str:
+    """What a line costs, with its interval and its unit: of a task's budget points, else KL."""
+    if found.settings.task:
+        return f"{shown_points(found.drop(point))} of {found.settings.task}"
+    return f"KL {shown(cost_interval(point.divergence), 3)} on plain text"
 
 
 def shown_sites(one: Entry) -> str:
@@ -118,7 +136,7 @@ def _enough(found: Findings) -> str:
     assert method is not None and prompt is not None
     verdict = found.verdict(method, "prompt")
     assert verdict is not None
-    paid = f"which costs KL {shown(cost_interval(prompt.point.divergence), 3)} on plain text"
+    paid = f"which costs {shown_price(found, prompt.point)}"
     if not verdict.is_clear:
         word = "is enough as far as this tells"
     else:
@@ -129,29 +147,63 @@ def _enough(found: Findings) -> str:
 def sentences(found: Findings) -> list[str]:
     """What follows from the table, each with its intervals."""
     steered = found.of_kind("method")
+    reached = [one for one in steered if one.reached]
     lines = []
-    if reached := [one for one in steered if one.reached]:
+    if found.settings.task:
+        lines += [_lost(found, one) for one in found.of_kind("method", "both") if one.reached]
+    elif reached and found.settings.budget_perplexity is None:
         budget = found.settings.budget
-        shares = [spent_at(found, one.point) for one in reached]
-        if found.settings.budget_perplexity is None:
-            low, high = (end(one.value for one in shares) / budget for end in (min, max))
-            lines.append(
-                f"On {found.texts} held-out plain texts the methods cost {low:.1%} to {high:.1%} "
-                "of the budget, each with its interval in the table."
-            )
+        shares = [one.point.divergence.value / budget for one in reached]
+        lines.append(
+            f"On {found.texts} held-out plain texts the methods cost {min(shares):.1%} to "
+            f"{max(shares):.1%} of the budget, each with its interval in the table."
+        )
     for one in steered:
         if not one.reached:
+            cost = shown(spent_at(found, one.point), 3)
+            if found.settings.task:
+                cost = shown_price(found, one.point)
             lines.append(
                 f"{one.name} does not spend the budget: at its strength {one.point.strength:.3g} "
-                f"it costs {shown(spent_at(found, one.point), 3)}."
+                f"it costs {cost}."
             )
-    paid = {one.name: f"{one.point.divergence.value:.2g}" for one in found.entries}
     for name in ("prompt", "method"):
         lines += [
-            f"{verdict.words}, at KL {paid[verdict.name]} against {paid[verdict.other]}."
+            f"{verdict.words}, {_at_what(found, verdict)}."
             for verdict in found.against.get(name, ())
         ]
     return lines
+
+
+def _lost(found: Findings, one: Entry) -> str:
+    """What a line loses of the task's accuracy, and whether that is within the budget."""
+    reference, name = found.plain, "the plain model"
+    if one.kind == "both":
+        assert found.prompt is not None
+        reference, name = found.prompt, "the prompt alone"
+    drop, budget = found.drop(one.point, reference.point), found.settings.budget
+    if drop.high <= budget:
+        word = "within the budget"
+    elif drop.low > budget:
+        word = "beyond the budget"
+    else:
+        word = "too few to tell whether that is within the budget"
+    return (
+        f"{one.name} loses {shown_points(drop)} against {name} on {len(one.point.hits)} held-out "
+        f"questions of {found.settings.task} ({100 * one.spent:.1f} on those that its strength was "
+        f"found on), {word}."
+    )
+
+
+def _at_what(found: Findings, verdict: Verdict) -> str:
+    """What both sides of a verdict cost."""
+    points = {one.name: one.point for one in found.entries}
+    sides = [points[name] for name in (verdict.name, verdict.other)]
+    if found.settings.task:
+        lost = [f"{100 * found.drop(one).value:.1f}" for one in sides]
+        return f"at {lost[0]} against {lost[1]} points lost on {found.settings.task}"
+    paid = [f"{one.divergence.value:.2g}" for one in sides]
+    return f"at KL {paid[0]} against {paid[1]}"
 
 
 def name_of(one: Entry) -> str:
@@ -162,6 +214,16 @@ def name_of(one: Entry) -> str:
     if one.kind in ("plain", "prompt"):
         return one.name
     return f"{one.name} at {one.sites}, λ {one.point.strength:.3g},"
+
+
+def shown_points(one: Interval) -> str:
+    """A share with its interval, in percentage points.
+
+    >>> shown_points(Interval(0.05, -0.012, 0.11))
+    '5.0 points [-1.2, 11.0]'
+    """
+    value, low, high = (100 * end for end in (one.value, one.low, one.high))
+    return f"{value:.1f} points [{low:.1f}, {high:.1f}]"
 
 
 def shown(one: Interval, digits: int = 2) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,10 +24,12 @@ from aim_plugins.steering.calibration.findings import (
 from aim_plugins.steering.calibration.pictures import draw_curves, draw_equal
 from aim_plugins.sweep.overview import Overview
 from aim_plugins.sweep.page import Page, Section, Table, publish_page
-from aim_plugins.sweep.paired import show_p
+from aim_plugins.sweep.paired import Interval, in_points, show_p
 
 _SHOWN_SITES = 6
 """Choices of sites that the screen's table has, the best of each method."""
+_COST = 4
+"""Column of the table that the cost on a task takes."""
 
 
 def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
@@ -81,7 +84,16 @@ def publish(folder: Path, found: Findings, manifest: Mapping[str, Any]) -> Path:
 
 
 def _note(found: Findings) -> str:
-    prompts = len(found.plain.point.effects)
+    settings, prompts = found.settings, len(found.plain.point.effects)
+    measured = f"{found.texts} texts and {prompts} prompts with {settings.samples} texts each"
+    spends = f"the strength that spends {settings.budget_text} on one half of the plain texts"
+    if settings.task:
+        measured = f"{len(found.plain.point.hits)} questions, {measured}"
+        spends = (
+            "the largest strength before more than "
+            f"{100 * settings.budget:g} points of accuracy are lost on one half of the questions "
+            f"of {settings.task}, one more question counted as lost"
+        )
     behind = (
         " A method behind the prompt spends the budget on top of the prompt, held against the "
         "prompted model; the table has its cost against the plain one."
@@ -89,14 +101,12 @@ def _note(found: Findings) -> str:
         else ""
     )
     return (
-        f"Each method at the strength that spends {found.settings.budget_text} on one half of the "
-        "plain texts, and at the sites where it then does most on one half of the prompts. What is "
-        f"shown was measured on the other half: {found.texts} texts and {prompts} prompts with "
-        f"{found.settings.samples} texts each, written from the same seeds. In brackets 95 % "
-        "intervals over texts and prompts; differences are paired by prompt, and p is of sign "
-        "flips, corrected by Holm for the lines of the table. KL is that of next-token "
-        "distributions on plain text, plain model against changed one, in nats per token; a "
-        f"prompt's is with it put before the text.{behind}"
+        f"Each method at {spends}, and at the sites where it then does most on one half of the "
+        f"prompts. What is shown was measured on the other half: {measured}, written from the same "
+        "seeds. In brackets 95 % intervals over texts and prompts; differences are paired by "
+        "prompt, and p is of sign flips, corrected by Holm for the lines of the table. KL is that "
+        "of next-token distributions on plain text, plain model against changed one, in nats per "
+        f"token; a prompt's is with it put before the text.{behind}"
     )
 
 
@@ -105,7 +115,21 @@ def _table(found: Findings) -> Table:
         "method", "sites", "λ", found.metric, "KL on plain text", "perplexity",
         "against the prompt", "p (Holm)",
     ]  # fmt: skip
-    return Table(columns, [_line(found, one) for one in found.entries])
+    rows = [_line(found, one) for one in found.entries]
+    if found.settings.task:
+        columns.insert(_COST, f"accuracy on {found.settings.task}")
+        for row, one in zip(rows, found.entries, strict=True):
+            row.insert(_COST, _accuracy(found, one))
+    return Table(columns, rows)
+
+
+def _accuracy(found: Findings, one: Entry) -> str:
+    """The share of held-out questions that are answered rightly, and what it is above the plain."""
+    share = f"{statistics.fmean(one.point.hits):.2f}"
+    if one.kind == "plain":
+        return share
+    drop = found.drop(one.point)
+    return f"{share}, {in_points(Interval(-drop.value, -drop.high, -drop.low))}"
 
 
 def _line(found: Findings, one: Entry) -> list[str]:
@@ -129,7 +153,7 @@ def _line(found: Findings, one: Entry) -> list[str]:
     ]
 
 
-def _signed(one: Any) -> str:
+def _signed(one: Interval) -> str:
     return f"{one.value:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
 
 
@@ -169,12 +193,16 @@ def calibration_csv(found: Findings) -> str:
         ["name", "kind", "sites", "strength", "calibrated", "reached", "effect", "effect_low"]
         + ["effect_high", "prompts", "kl", "kl_stderr", "log_perplexity_ratio"]
         + ["log_perplexity_ratio_stderr", "texts"]
+        + (["lost", "lost_low", "lost_high", "questions"] if found.settings.task else [])
     )
     for one in found.entries:
         for point in one.points:
             effect, kl, growth = point.effect, point.divergence, point.growth
             numbers: list[Any] = [effect.value, effect.low, effect.high, len(point.effects)]
             numbers += [kl.value, kl.stderr, growth.value, growth.stderr, kl.n]
+            if found.settings.task:
+                lost = found.drop(point)
+                numbers += [lost.value, lost.low, lost.high, len(point.hits)]
             writer.writerow(
                 [one.name, one.kind, one.sites, repr(point.strength), point is one.point]
                 + [one.reached, *("" if number is None else repr(number) for number in numbers)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.modulation.columns import Column
@@ -15,10 +16,11 @@ from aim_plugins.steering.calibration.costs import (
     Tokens,
     measure_costs,
 )
-from aim_plugins.steering.calibration.search import BudgetSearch, Spent
+from aim_plugins.steering.calibration.halves import Halves
+from aim_plugins.steering.calibration.questions import TaskQuestions
 from aim_plugins.steering.concepts import Lexicon
 from aim_plugins.steering.scores import score_effects
-from aim_plugins.steering.settings.calibration import CalibrationSettings
+from aim_plugins.steering.settings.calibration import DEFAULT_BUDGET, CalibrationSettings
 from aim_plugins.steering.texts import generate_texts
 from aim_plugins.sweep.estimates import Estimate
 from aim_plugins.sweep.store import SweepStore
@@ -26,8 +28,20 @@ from aim_plugins.sweep.store import SweepStore
 _DECODED = 4
 """Texts that are decoded together, for each that is read at once: a step reads a single token."""
 
-Strengthened = Callable[[float], Changed]
-"""A changed model by its strength."""
+
+@dataclass(frozen=True)
+class Material:
+    """What is measured on, in halves: one to choose on, one to report on.
+
+    Attributes:
+        prompts: Texts to continue.
+        texts: Token ids of plain texts.
+        questions: Those of the task that the budget is of, if it is of one.
+    """
+
+    prompts: Halves[str]
+    texts: Halves[Tokens]
+    questions: TaskQuestions | None
 
 
 class Measures:
@@ -45,7 +59,7 @@ class Measures:
     def __init__(
         self, engine: HuggingFaceEngine, settings: CalibrationSettings, store: SweepStore
     ) -> None:
-        self.engine, self.settings, self._store = engine, settings, store
+        self.engine, self.settings, self.store = engine, settings, store
         self._lexicon = None if settings.lexicon is None else Lexicon.read(settings.lexicon)
         self.metric = metric_of(settings)
 
@@ -72,7 +86,7 @@ class Measures:
             self.engine, asked, columns, settings, batch_size=rows, progress=False
         )
         texts = [one.text for one in written]
-        scores = score_effects(settings, self._lexicon, texts, self.engine, self._store)
+        scores = score_effects(settings, self._lexicon, texts, self.engine, self.store)
         values = [float(value or 0.0) for value in scores[self.metric]]
         means = [
             statistics.fmean(values[start : start + count])
@@ -92,49 +106,17 @@ class Measures:
         )
 
     @property
-    def budget(self) -> float:
-        """The budget in nats per token: of KL, or of loss."""
-        ratio = self.settings.budget_perplexity
-        return self.settings.budget if ratio is None else math.log(ratio)
+    def nats(self) -> float:
+        """The budget in nats per token, of KL or of loss; for the screen if it is of a task."""
+        settings = self.settings
+        if settings.task:
+            return DEFAULT_BUDGET
+        ratio = settings.budget_perplexity
+        return settings.budget if ratio is None else math.log(ratio)
 
     def spent(self, costs: TextCosts) -> Estimate:
-        """The cost that the budget is of, in nats per token."""
+        """The cost that a budget on plain text is of, in nats per token."""
         return costs.divergence if self.settings.budget_perplexity is None else costs.growth
-
-    def spend(
-        self,
-        texts: Sequence[Tokens],
-        changes: Sequence[Strengthened],
-        starts: Sequence[float],
-        *,
-        tolerance: float,
-        reference: Changed = UNCHANGED,
-    ) -> list[Spent]:
-        """Finds for each change the strength that spends the budget on some texts.
-
-        All are measured together, a strength of each in a round, so that the reference is run once
-        for all.
-
-        Args:
-            texts: Plain texts.
-            changes: The changes.
-            starts: The first strength of each to measure.
-            tolerance: Share of the budget by which a cost may miss it.
-            reference: What costs are held against.
-        """
-        searches = [
-            BudgetSearch(self.budget, self.settings.largest, start, tolerance) for start in starts
-        ]
-        while asked := {
-            place: strength
-            for place, search in enumerate(searches)
-            if (strength := search.next) is not None
-        }:
-            changed = [changes[place](strength) for place, strength in asked.items()]
-            found = self.costs(texts, changed, reference)
-            for (place, strength), costs in zip(asked.items(), found, strict=True):
-                searches[place].record(strength, self.spent(costs).value)
-        return [search.found for search in searches]
 
 
 def metric_of(settings: CalibrationSettings) -> str:

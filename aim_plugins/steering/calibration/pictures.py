@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from aim_plugins.steering.calibration.entries import CurvePoint, Entry
-from aim_plugins.steering.calibration.findings import Findings, cost_interval, shown_sites, spent_at
+from aim_plugins.steering.calibration.findings import Findings, shown_sites, spent_at
 from aim_plugins.sweep.figures import BLUE, DPI, GREY, INK, STYLE, VERMILLION, look, render
 
 _COLOURS = {"plain": GREY, "prompt": VERMILLION, "method": BLUE, "both": "#CC79A7"}
@@ -54,9 +54,12 @@ def draw_equal(found: Findings) -> dict[str, bytes]:
 
 def draw_curves(found: Findings) -> dict[str, bytes]:
     """Draws the effect against the cost, a line for each method from the plain model on."""
-    by_loss = found.settings.budget_perplexity is not None
-    budget = found.settings.budget
-    line = math.log(budget) if by_loss else budget
+    settings, line = found.settings, found.settings.budget
+    label = "KL on plain text, nats per token"
+    if settings.task:
+        label = f"accuracy lost on {settings.task}"
+    elif settings.budget_perplexity is not None:
+        label, line = "log perplexity ratio", math.log(line)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.6, 4.2), dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
@@ -76,7 +79,7 @@ def draw_curves(found: Findings) -> dict[str, bytes]:
         axes.set_xticks([one for one in ticks if one <= 1.2 * most])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("log perplexity ratio" if by_loss else "KL on plain text, nats per token")
+        axes.set_xlabel(label)
         axes.set_ylabel(found.metric)
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=1.6)
         note = f"rings at {found.settings.budget_text}, stars are prompts, 95 % intervals"
@@ -123,9 +126,12 @@ def _label(one: Entry) -> str:
 
 
 def _paid(found: Findings, one: Entry) -> str:
+    task = found.settings.task
     if one.kind == "plain":
-        return "KL 0"
-    text = f"KL {cost_interval(one.point.divergence).value:.3f}"
+        return "0 points" if task else "KL 0"
+    text = f"KL {one.point.divergence.value:.3f}"
+    if task:
+        text = f"{-100 * found.drop(one.point).value:+.1f} points"
     if one.kind == "prompt":
         return text
     return f"{text}, λ {one.point.strength:.2g}" + ("" if one.reached else " (not reached)")

@@ -29,7 +29,7 @@ class Spent:
 
 @dataclass
 class BudgetSearch:
-    """Finds where a cost first meets a budget; ask `next`, measure, and `record`, until it is None.
+    """Finds where a cost first meets a budget: ask `next`, measure and `record` until it is empty.
 
     Costs of small changes grow as the square of their strength, so between two measurements the
     logarithms are interpolated; after the first few, every other measurement cuts what is left in
@@ -54,18 +54,18 @@ class BudgetSearch:
         self.costs[strength] = cost if math.isfinite(cost) else math.inf
 
     @property
-    def next(self) -> float | None:
-        """The strength to measure next; None when the search is over."""
+    def next(self) -> tuple[float, ...]:
+        """The strength to measure next; none when the search is over."""
         if self._meeting() is not None or len(self.costs) >= _MOST:
-            return None
+            return ()
         if not self.costs:
-            return min(self.start, self.largest)
+            return (min(self.start, self.largest),)
         low, high = self._bracket()
         if high is None:
-            return None if low >= self.largest else min(self._beyond(low), self.largest)
+            return () if low >= self.largest else (min(self._beyond(low), self.largest),)
         if high / max(low, high / 2**20) < 1 + 1e-6:
-            return None  # the cost jumps over the budget
-        return self._between(low, high)
+            return ()  # the cost jumps over the budget
+        return (self._between(low, high),)
 
     @property
     def found(self) -> Spent:

@@ -69,6 +69,11 @@ class Verdict:
         return f"{told}; {self.needed} would be needed for such a difference"
 
 
+def spread_of(metric: str) -> float:
+    """Length of the range of an effect's measure: sentiment goes from -1 to 1, shares from 0."""
+    return 2.0 if metric == "sentiment" else 1.0
+
+
 def verdicts(
     entries: Sequence[Entry], other: Entry, *, lower_is_better: bool, spread: float
 ) -> list[Verdict]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from aim_plugins.core.files import existing_folder
 from aim_plugins.core.settings import Count, Names, Natural, Positive, bound, option
 from aim_plugins.modulation.sites import compile_site
 from aim_plugins.steering.settings.evaluation import Decoding, EffectSettings, check_texts
@@ -24,6 +26,17 @@ DEFAULT_BUDGET = 0.1
 """Nats of KL per token."""
 Growth = Annotated[float, bound("a ratio above 1, such as 1.1", lambda value: value > 1)]
 Multiples = Annotated[Sequence[Positive], "separated by commas"]
+_DROP = re.compile(r"(.+)=(0?\.\d+)")
+
+
+def _is_drop(text: str) -> bool:
+    found = _DROP.fullmatch(text)
+    return found is not None and float(found[2]) > 0
+
+
+TaskDrop = Annotated[
+    str, bound("a task and the accuracy that it may lose, such as arc_easy=0.05", _is_drop)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +59,10 @@ class CalibrationSettings(ModelSettings, SentenceSettings, MethodOptions, Decodi
         budget_kl: Mean KL of next-token distributions on plain text, in nats per token; by default
             this budget, at 0.1.
         budget_perplexity: Ratio of perplexities on plain text, such as 1.1, instead.
+        budget_task: A task of multiple choice, and the accuracy that it may lose, instead:
+            arc_easy=0.05 are 5 points.
+        budget_limit: Questions of that task, drawn at random; by default all.
+        include_path: Folder of tasks of your own.
         largest: Strength beyond which a budget counts as not reached.
         curve: Multiples of the calibrated strength at which effect and cost are measured too.
         instructions: Prompts to hold the methods against, put before every text.
@@ -67,6 +84,9 @@ class CalibrationSettings(ModelSettings, SentenceSettings, MethodOptions, Decodi
     samples: Count = 1
     budget_kl: Positive | None = None
     budget_perplexity: Growth | None = None
+    budget_task: TaskDrop | None = option(None, metavar="TASK=DROP")
+    budget_limit: Count | None = None
+    include_path: str | None = option(None, metavar="FOLDER")
     largest: Positive = 32.0
     curve: Multiples = (0.5, 1.5)
     instructions: Sequence[str] = option((), metavar="TEXT")
@@ -78,10 +98,11 @@ class CalibrationSettings(ModelSettings, SentenceSettings, MethodOptions, Decodi
 
     def check(self) -> None:
         super().check()
-        if self.budget_kl is not None and self.budget_perplexity is not None:
+        budgets = ("budget_kl", "budget_perplexity", "budget_task")
+        if len(asked := [name for name in budgets if getattr(self, name) is not None]) > 1:
             raise ValueError(
-                "budget_kl and budget_perplexity are both given: methods are compared at one "
-                "budget; leave one out"
+                f"{' and '.join(asked)} are given together: methods are compared at one budget; "
+                "keep one"
             )
         if len(self.scorers) != 1:
             given = ", ".join(self.scorers) or "none is given"
@@ -110,6 +131,8 @@ class CalibrationSettings(ModelSettings, SentenceSettings, MethodOptions, Decodi
     def check_files(self) -> None:
         super().check_files()
         check_texts(self.prompts, self.perplexity)
+        if self.budget_task is not None and self.include_path is not None:
+            existing_folder(self.include_path, "include_path")
         for folder in self.transports:
             existing_transport(folder)
 
@@ -121,12 +144,21 @@ class CalibrationSettings(ModelSettings, SentenceSettings, MethodOptions, Decodi
 
     @property
     def budget(self) -> float:
-        """The budget: of KL, or as a ratio of perplexities."""
+        """The budget: of KL, as a ratio of perplexities, or of accuracy."""
+        if self.budget_task is not None:
+            return float(self.budget_task.rpartition("=")[2])
         return self.budget_perplexity or self.budget_kl or DEFAULT_BUDGET
+
+    @property
+    def task(self) -> str:
+        """The task whose accuracy the budget is of; empty where it is of plain text."""
+        return (self.budget_task or "").rpartition("=")[0]
 
     @property
     def budget_text(self) -> str:
         """The budget in words."""
+        if self.task:
+            return f"{100 * self.budget:g} points of {self.task}"
         if self.budget_perplexity is not None:
             return f"{self.budget_perplexity:g} times the perplexity"
         return f"KL {self.budget:g}"

@@ -14,10 +14,11 @@ import types
 
 import pytest
 
-from aim_plugins.steering.calibration import front, study
+from aim_plugins.steering.calibration import front, reporting, study
+from aim_plugins.steering.calibration.costs import UNCHANGED
 from aim_plugins.steering.calibration.prompting import prompt_rivals
 from aim_plugins.sweep.store import SweepStore
-from tests.conftest import die_in_a_copy
+from tests.conftest import CHOICE, die_in_a_copy
 
 WORDS = ["the", "capital", "of", "France", "is", "Paris", "and", "Germany", "Berlin", "Answer"]
 SIZES = {"source": (8, 6), "target": (8, 6), "plain": (12, 9), "prompts": (8, 3)}
@@ -106,21 +107,21 @@ def test_methods_spend_the_budget_on_the_half_that_strengths_were_found_on(
 ):
     """Of both halves together, as far as these agree, by the plain definition."""
     seen = {}
-    real = study.CalibrationStudy._calibrated
+    real = reporting.Reporting.calibrated
 
-    def watched(self, chosen, reference, kind, rival=None):
-        found = real(self, chosen, reference, kind, rival)
+    def watched(self, chosen, kind="method", reference=UNCHANGED, rival=None):
+        found = real(self, chosen, kind, reference, rival)
         seen.setdefault(kind, (self, chosen, found, reference))
         return found
 
-    monkeypatch.setattr(study.CalibrationStudy, "_calibrated", watched)
+    monkeypatch.setattr(reporting.Reporting, "calibrated", watched)
     status, _ = calibrate(*learned(files, "--instructions", "Answer", "--budget-kl", 0.05))
     assert status == 0
     assert set(seen) == {"method", "both"}
     for own, chosen, entries, reference in seen.values():
         for one, entry in zip(chosen, entries, strict=True):
             changed = one.candidate.at(entry.point.strength, reference.prefix)
-            [costs] = own.measures.costs(own.texts.calibration, [changed], reference)
+            [costs] = own.measures.costs(own.material.texts.calibration, [changed], reference)
             assert costs.divergence.value == pytest.approx(0.05, rel=0.021)
 
 
@@ -130,7 +131,8 @@ def test_the_halves_of_texts_and_prompts_share_nothing(files, calibrate, monkeyp
 
     def watched(self, store):
         real(self, store)
-        assert not set(self.texts.calibration) & set(self.texts.held_out)
+        texts = self.material.texts
+        assert not set(texts.calibration) & set(texts.held_out)
         asked["calibration"] |= set(self.prompts.calibration)
         asked["held out"] |= set(self.prompts.held_out)
 
@@ -149,6 +151,63 @@ def test_a_budget_of_perplexity_is_spent_as_a_ratio(files, calibrate, capsys):
     status, found = calibrate(*learned(files, "--budget-perplexity", 1.05))
     assert status == 0
     assert found["budget"] == "1.05 times the perplexity"
+
+
+@pytest.fixture(scope="module")
+def easy_task(tiny, tmp_path_factory):
+    """A task of 40 questions whose right answers are those of the tiny model itself."""
+    from aim_plugins.task_documents import Document
+    from aim_plugins.task_questions.questions import read_questions, score_choices
+
+    folder, draw, rows = tmp_path_factory.mktemp("easy"), random.Random(1), []
+    while len(rows) < 40:
+        text = " ".join(draw.choices(WORDS, k=7))
+        choices = draw.sample(["Paris", "Berlin", "France", "Germany"], 4)
+        options = tuple((text, f" {one}") for one in choices)
+        asked = Document("easy", 0, text, "x", 0, tuple(choices), options)
+        scores = score_choices(tiny.model, read_questions([asked], tiny.tokenizer, 128), 1)[0]
+        rows.append({"text": text, "choices": choices, "answer": scores.index(max(scores))})
+    (folder / "easy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = CHOICE.format(name="easy", file=folder / "easy.jsonl", text="{{text}}")
+    (folder / "easy.yaml").write_text(content)
+    return folder
+
+
+def test_a_budget_of_accuracy_is_spent_on_one_half_of_the_questions(
+    files, calibrate, easy_task, monkeypatch, capsys
+):
+    pytest.importorskip("lm_eval")
+    seen = {}
+    real = reporting.Reporting.calibrated
+
+    def watched(self, chosen, kind="method", reference=UNCHANGED, rival=None):
+        found = real(self, chosen, kind, reference, rival)
+        questions = self.material.questions
+        for one, entry in zip(chosen, found, strict=True):
+            changed = [reference, one.candidate.at(entry.point.strength, reference.prefix)]
+            known, there = map(sum, questions.hits(questions.halves.calibration, changed))
+            assert entry.spent == pytest.approx((known - there) / 20)
+            seen[entry.name] = known - there
+        return found
+
+    monkeypatch.setattr(reporting.Reporting, "calibrated", watched)
+    words = ("--budget-task", "easy=0.15", "--include-path", easy_task, "--shots", 0)
+    status, found = calibrate(*learned(files, *words, "--instructions", "Answer"), drawn=True)
+    assert status == 0 and found["budget"] == "15 points of easy"
+    assert len(seen) == 3
+    assert max(seen.values()) <= 2  # (20 + 1) 0.15 - 1 = 2.15
+    assert all(one["reached"] for one in found["entries"])
+    plain, rival, *steered = found["entries"]
+    assert plain["point"]["hits"] == "1" * 20
+    assert rival["kind"] == "prompt" and len(rival["point"]["hits"]) == 20
+    with open(files / "out" / "calibration.csv", newline="") as file:
+        rows = {(row["name"], row["calibrated"]): row for row in csv.DictReader(file)}
+    for one in steered:
+        row = rows[one["name"], "True"]
+        assert float(row["lost"]) == one["point"]["hits"].count("0") / 20
+        assert float(row["lost_low"]) < float(row["lost"]) < float(row["lost_high"])
+    said = capsys.readouterr().out
+    assert "points [" in said and "on 20 held-out questions of easy" in said
 
 
 def test_a_budget_that_is_not_reached_is_marked(files, calibrate, capsys):
@@ -203,8 +262,14 @@ def test_effects_are_means_over_the_texts_of_a_prompt(files, calibrate, monkeypa
     assert statistics.fmean(plain["point"]["effects"]) >= 0
 
 
-def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(files, calibrate, monkeypatch):
+@pytest.mark.parametrize(("budget", "batches"), [("text", 25), ("task", 12)])
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(
+    files, calibrate, monkeypatch, budget, batches, easy_task
+):
     words = learned(files, "--layers", r"model\.layers\.\d", "--instructions", "Answer Paris")
+    if budget == "task":
+        words = learned(files, "--methods", "mean", "--shots", 0)
+        words += ("--budget-task", "easy=0.15", "--include-path", easy_task)
     assert calibrate(*words, output="whole")[0] == 0
     calls = {"count": 0}
     real = SweepStore.write_batch
@@ -213,7 +278,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(files, calibrate, m
         def dying(self, key, payload):
             real(self, key, payload)
             calls["count"] += 1
-            if calls["count"] == 25:
+            if calls["count"] == batches:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         SweepStore.write_batch = dying
@@ -257,7 +322,10 @@ def test_the_screen_looks_at_maps_with_the_methods_own_options(calibrate, files)
     ("words", "pattern"),
     [
         ("--lexicon W --methods mean --steps 5", "steps is of method=lineas alone"),
-        ("--budget-kl 0.1 --budget-perplexity 1.2 --lexicon W", "are both given"),
+        ("--budget-kl 0.1 --budget-perplexity 1.2 --lexicon W", "are given together"),
+        ("--budget-task easy --lexicon W", "the accuracy that it may lose"),
+        ("--budget-task easy=1.5 --lexicon W", "the accuracy that it may lose"),
+        ("--budget-task easy=0.1 --include-path /no/where --lexicon W", "include_path"),
         ("", "one measure of the effect is needed"),
         ("--lexicon W --sentiment vader", r"is needed \(lexicon, sentiment\)"),
         ("--lexicon W --samples 2", "add --do-sample"),

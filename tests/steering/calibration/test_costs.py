@@ -200,7 +200,8 @@ def test_equal_budgets_spend_equal_divergence(
     for folder in (tiny_transport, other_transport):
         learned, _ = read_transport(folder)
         search = BudgetSearch(budget, 32.0)
-        while (strength := search.next) is not None:
+        while asked := search.next:
+            [strength] = asked
             one = Changed(Column((Transport(strength, learned.fingerprint, learned.maps),)))
             [spending] = measure_costs(engine, rows, [one])
             search.record(strength, spending.divergence.value)

@@ -11,7 +11,8 @@ from aim_plugins.steering.calibration.search import BudgetSearch
 
 def run(cost, **options):
     search = BudgetSearch(**{"budget": 0.1, "largest": 32.0} | options)
-    while (strength := search.next) is not None:
+    while search.next:
+        [strength] = search.next
         search.record(strength, cost(strength))
     return search
 
@@ -51,7 +52,8 @@ def test_the_first_of_several_crossings_is_taken_of_those_seen():
     search = BudgetSearch(0.1, 32.0)
     for strength, cost in ((0.5, 0.05), (1.0, 0.2), (2.0, 0.05), (3.0, 0.3)):
         search.record(strength, cost)
-    assert 0.5 < search.next < 1.0
+    [asked] = search.next
+    assert 0.5 < asked < 1.0
 
 
 def test_a_break_bounds_the_search_from_above():
