@@ -21,6 +21,7 @@ from torch import Tensor
 from aim_plugins.core.signature import check_shared_weights
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener, to_device
+from aim_plugins.engines.vllm.tables import RequestTable
 from aim_plugins.engines.vllm.transports import FORCE_KEY, Loading
 from aim_plugins.modulation.activations import AffineMap, displace
 from aim_plugins.modulation.hooks import choose_sites, find_module
@@ -318,36 +319,6 @@ class _Site:
     bounded: bool
     clip: bool | None
     map: AffineMap
-
-
-class RequestTable:
-    """Numbers of each request in one table, so that those of a step are looked up at once.
-
-    Args:
-        shape: Of the numbers of one request.
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._values = np.zeros((16, *shape))
-        self._rows: dict[str, int] = {}
-        self._free = list(range(len(self._values)))
-
-    def __setitem__(self, name: str, values: np.ndarray) -> None:
-        if name not in self._rows:
-            if not self._free:
-                self._free = list(range(len(self._values), 2 * len(self._values)))
-                self._values = np.concatenate([self._values, np.zeros_like(self._values)])
-            self._rows[name] = self._free.pop()
-        self._values[self._rows[name]] = values
-
-    def __delitem__(self, name: str) -> None:
-        if (row := self._rows.pop(name, None)) is not None:
-            self._free.append(row)
-
-    def of(self, names: Sequence[str]) -> np.ndarray:
-        """The numbers of requests; one that is unknown would be left unsteered, and is an error."""
-        rows = np.fromiter(map(self._rows.__getitem__, names), np.intp, len(names))
-        return self._values[rows]
 
 
 def token_strengths(
