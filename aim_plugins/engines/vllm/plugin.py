@@ -206,12 +206,14 @@ def _attach_transports() -> None:
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
         original(self, vllm_config, *arguments, **options)
-        from aim_plugins.engines.vllm import transports, worker_maps
+        from aim_plugins.engines.vllm import transports, watching, worker_maps
 
         folders = transports.configured_folders(vllm_config)
         loading = transports.configured_loading(vllm_config)
         if folders or loading:
             worker_maps.attach_after_loading(self, folders, loading)
+        if vllm_config.model_config.runner_type == "generate":
+            watching.watch_after_loading(self)
 
     def load(self: Any, name: str, folder: str, fingerprint: str) -> str | None:
         return self.model_runner.aim_maps.load(name, folder, fingerprint)
@@ -219,11 +221,17 @@ def _attach_transports() -> None:
     def unload(self: Any, name: str) -> None:
         self.model_runner.aim_maps.unload(name)
 
+    def take_answers(self: Any, *asked: Any) -> Any:
+        from aim_plugins.engines.vllm import watching
+
+        return watching.take_answers(self, *asked)
+
     initialize.attaches_transport = True  # type: ignore[attr-defined]
     WorkerBase.__init__ = initialize
-    # What `loading` calls in all workers.
+    # What `loading` and `runs` call in all workers.
     WorkerBase.aim_load_transport = load
     WorkerBase.aim_unload_transport = unload
+    WorkerBase.aim_take_answers = take_answers
 
 
 def _add_routes() -> None:

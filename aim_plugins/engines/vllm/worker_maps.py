@@ -66,6 +66,10 @@ class WorkerMaps(StepListener):
         transports: The transports, by the names that requests give them.
         loading: What may be loaded later.
 
+    Attributes:
+        strengths: That buffer, [tokens, places].
+        sites: The sites of each transport that is there, by its name.
+
     Raises:
         ValueError: If the engine's configuration, the model or one of its modules does not allow
             one.
@@ -81,6 +85,9 @@ class WorkerMaps(StepListener):
         self._model = runner.get_model()
         self._positions = {name: one.maps.positions for name, one in transports.items()}
         self._places = {name: place for place, name in enumerate(transports)}
+        self.sites = {
+            name: list(affine_maps(one.maps.maps, "vLLM")) for name, one in transports.items()
+        }
         count = len(transports) + (loading.slots if loading else 0)
         self._slots = list(range(len(transports), count))
         self.strengths = torch.zeros((runner.max_num_tokens, count), device=runner.device)
@@ -167,16 +174,34 @@ class WorkerMaps(StepListener):
             vectors = (one.scale - 1, one.shift, one.support_min, one.support_max)
             self._write(modules[site], place, vectors, one.clip)
         self._places[name], self._positions[name] = place, transport.maps.positions
+        self.sites[name] = list(maps)
         return None
 
     def unload(self, name: str) -> None:
         """Frees the slot of a transport, if it has one."""
         if (place := self._places.pop(name, None)) is None:
             return
-        del self._positions[name]
+        del self._positions[name], self.sites[name]
         for module in self._open:
             self._write(module, place, _NEUTRAL, False)
         self._slots.append(place)
+
+    def place(self, name: str) -> int:
+        """The place of a transport among the strengths of a token."""
+        return self._places[name]
+
+    def names(self) -> list[str | None]:
+        """The transport at each place, None where one may be loaded."""
+        found = {place: name for name, place in self._places.items()}
+        return [found.get(place) for place in range(len(self._busy))]
+
+    def windows(self, asked: RequestModulation, prompt_length: int) -> list[tuple[int, int]]:
+        """The first position that each transport of a request reaches, and one past the last."""
+        try:
+            moved = asked.movements(self._positions, prompt_length)
+        except KeyError:  # not there any more
+            return []
+        return [(start, stop) for _, start, stop in moved.values()]
 
     def _write(
         self, module: torch.nn.Module, place: int, vectors: Sequence[Tensor | float], clip: bool
@@ -277,8 +302,8 @@ class WorkerMaps(StepListener):
     def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
         """Notes the strengths that a request asks for, and the tokens that they reach.
 
-        One that was admitted before its transport was unloaded, and comes after, is not steered: an
-        error here would end the engine, and all other requests with it.
+        One whose transport is not there any more is not steered: an error here would end the
+        engine, and all other requests with it. Its answer is refused, as its receipt tells.
         """
         try:
             asked = RequestModulation.read(extra_args).movements(self._positions, len(prompt))
