@@ -134,6 +134,15 @@ def llm(small_checkpoint: Path):
     llm.llm_engine.engine_core.shutdown()
 
 
+@pytest.fixture(scope="session")
+def clients(small_checkpoint: Path, small_transport: Path):
+    """Clients of two servers, which run for all tests that ask them."""
+    from tests.vllm.servers import serving
+
+    with serving(small_checkpoint, small_transport) as found:
+        yield found
+
+
 TOY_KINDS = """
 from dataclasses import dataclass
 

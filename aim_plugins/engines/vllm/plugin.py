@@ -46,9 +46,12 @@ def _check_requests(processor_class: Any) -> None:
 
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
+        from aim_plugins.engines.vllm import served
+
         original(self, vllm_config, *arguments, **options)
         _check_bodies()
         _add_routes()
+        served.watch_answers()
         validate = getattr(self, "validate_logits_processors_params", None)
         if validate is None:
             raise changed_interface("InputProcessor.validate_logits_processors_params")
@@ -136,6 +139,7 @@ class _Admission:
         maps: Maps that requests may ask for, by name.
         loading: What may be loaded beside them.
         transports: What loads them, once it was asked to.
+        answers: What watches a server's answers, once it was asked for one.
 
     Raises:
         ValueError: If the configuration names transports that cannot be read or run.
@@ -149,6 +153,7 @@ class _Admission:
         self.maps = transports.configured_maps(vllm_config)
         self.loading = transports.configured_loading(vllm_config)
         self.transports: Any = None
+        self.answers: Any = None
         self._check_maps, self._salt = transports.check_maps, transports.cache_salt
 
     def check(self, sampling_params: Any) -> None:
@@ -228,14 +233,14 @@ def _attach_transports() -> None:
 
     initialize.attaches_transport = True  # type: ignore[attr-defined]
     WorkerBase.__init__ = initialize
-    # What `loading` and `runs` call in all workers.
+    # What `loading`, `runs` and `served` call in all workers.
     WorkerBase.aim_load_transport = load
     WorkerBase.aim_unload_transport = unload
     WorkerBase.aim_take_answers = take_answers
 
 
 def _add_routes() -> None:
-    """Lets servers load transports, see `loading`."""
+    """Lets servers load transports, see `loading`, and say what was changed, see `responses`."""
     from vllm.entrypoints import serve
 
     original = getattr(serve, "register_vllm_serve_api_routers", None)
@@ -247,9 +252,10 @@ def _add_routes() -> None:
     @functools.wraps(original)
     def register_routers(app: Any) -> None:
         original(app)
-        from aim_plugins.engines.vllm.loading import add_routes
+        from aim_plugins.engines.vllm import loading, responses
 
-        add_routes(app)
+        loading.add_routes(app)
+        responses.add_receipts()
 
     register_routers.adds_transports = True  # type: ignore[attr-defined]
     serve.register_vllm_serve_api_routers = register_routers
