@@ -11,14 +11,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from vllm import LLM
+from vllm import LLM, envs
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from aim_plugins.core.errors import ReceiptError
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.engines.vllm import ChangesVLLMProcessor, VLLMEngine, llm_arguments, texts
-from aim_plugins.engines.vllm.plugin import refuse_lost_arguments, why_not
+from aim_plugins.engines.vllm.plugin import (
+    refuse_lost_arguments,
+    refuse_other_frontend,
+    why_not,
+)
 from aim_plugins.engines.vllm.receipts import settle
 from aim_plugins.engines.vllm.watching import AnswersSeen, looked_at
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
@@ -267,6 +271,20 @@ def test_caught_worker_extension_left_out(steering, monkeypatch):
     monkeypatch.setattr(parallel, "worker_extension_cls", "")
     with pytest.raises(ValueError, match="made without the worker extension"):
         VLLMEngine(steering.llm)
+
+
+def test_caught_strengths_of_a_plain_row():
+    kept = [[0, 0.0, 0.0], [5, 0.0, 0.0]]
+    assert settled(Column(), *kept) == {}
+    with refused("asked for the plain model, and that of sea at its token 5 was 0.5 instead of 0"):
+        settled(Column(), *kept, [5, 0.0, 0.5])
+
+
+def test_caught_frontend_that_asks_for_no_receipts(monkeypatch):
+    refuse_other_frontend()
+    monkeypatch.setattr(envs, "VLLM_USE_RUST_FRONTEND", True)
+    with pytest.raises(ValueError, match="VLLM_USE_RUST_FRONTEND=1 takes requests past"):
+        refuse_other_frontend()
 
 
 def test_caught_draft_model():

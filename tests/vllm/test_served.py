@@ -177,6 +177,21 @@ def test_of_a_request_that_is_given_up_nothing_is_kept(given_up: str) -> None:
     asyncio.run(ask())
 
 
+def test_of_a_request_that_is_not_admitted_workers_hear_nothing() -> None:
+    async def refused(sampling_params: SamplingParams) -> Any:
+        raise VLLMValidationError("aim_std=-1 is negative")
+        yield
+
+    async def ask() -> None:
+        core = Core(SEEN)
+        answers = ServedAnswers(core, {})
+        with pytest.raises(VLLMValidationError, match="is negative"):
+            await last_of(answers.answers(refused, parameters()))
+        assert not answers.open and answers._fetching is None
+
+    asyncio.run(ask())
+
+
 def test_an_answer_without_a_token_asks_for_no_receipt() -> None:
     async def aborted(sampling_params: SamplingParams) -> Any:
         choice = CompletionOutput(0, "", [], None, None, finish_reason="abort")

@@ -201,6 +201,21 @@ class _Admission:
         return request
 
 
+def refuse_other_frontend() -> None:
+    """Refuses vLLM's frontend in Rust, past which nothing here would see a request.
+
+    Raises:
+        ValueError: If it is asked for.
+    """
+    from vllm import envs
+
+    if envs.VLLM_USE_RUST_FRONTEND:
+        raise ValueError(
+            "VLLM_USE_RUST_FRONTEND=1 takes requests past aim-plugins, which could neither refuse "
+            "them nor say what was changed: unset it, or leave aim_plugins out of VLLM_PLUGINS"
+        )
+
+
 def _attach_transports() -> None:
     from vllm.v1.worker.worker_base import WorkerBase
 
@@ -218,6 +233,7 @@ def _attach_transports() -> None:
         if folders or loading:
             worker_maps.attach_after_loading(self, folders, loading)
         if vllm_config.model_config.runner_type == "generate":
+            refuse_other_frontend()
             watching.watch_after_loading(self)
 
     def load(self: Any, name: str, folder: str, fingerprint: str) -> str | None:
@@ -227,9 +243,10 @@ def _attach_transports() -> None:
         self.model_runner.aim_maps.unload(name)
 
     def take_answers(self: Any, *asked: Any) -> Any:
-        from aim_plugins.engines.vllm import watching
+        from aim_plugins.engines.vllm import processor, watching
 
-        return watching.take_answers(self, *asked)
+        working = processor.ChangesVLLMProcessor.working(self.vllm_config)
+        return watching.take_answers(self.model_runner, working and working.seen, *asked)
 
     initialize.attaches_transport = True  # type: ignore[attr-defined]
     WorkerBase.__init__ = initialize

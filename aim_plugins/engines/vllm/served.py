@@ -5,7 +5,8 @@ number; when one has finished, what they saw of it is fetched, together with wha
 finished since the last call, and held against what it asked for. Requests that ask for nothing take
 vLLM's own way.
 
-Whatever else rewrites requests has to wrap `AsyncLLM.generate` after `watch_answers`.
+Whatever else rewrites requests has to wrap `AsyncLLM.generate` after `watch_answers`, with
+`functools.wraps`.
 """
 
 from __future__ import annotations
@@ -217,6 +218,8 @@ class ServedAnswers:
         Raises:
             GenerationError: If an answer was not changed as it was asked to be.
         """
+        from vllm.exceptions import GracefulHTTPError, VLLMClientError
+
         request = ServedRequest(parameters, self._maps)
         self.open.add(request.number)
         try:
@@ -226,6 +229,9 @@ class ServedAnswers:
                     finished, prompt = request.finished(output), len(output.prompt_token_ids)
                     await asyncio.gather(*(self._give(request, one, prompt) for one in finished))
                     yield output
+        except (VLLMClientError, GracefulHTTPError):  # not admitted, and so unknown to workers
+            request.left.clear()
+            raise
         finally:
             self.open.discard(request.number)
             if request.left:

@@ -281,28 +281,25 @@ def watch_after_loading(worker: Any) -> None:
 
 
 def take_answers(
-    worker: Any, numbers: Sequence[Hashable], forgotten: Sequence[Hashable], names: Sequence[str]
+    runner: Any,
+    logits: LogitsSeen | None,
+    numbers: Sequence[Hashable],
+    forgotten: Sequence[Hashable],
+    names: Sequence[str],
 ) -> Taken:
     """What a worker has seen of some answers, and the maps that it has.
 
     Args:
-        worker: The worker.
+        runner: The worker's model runner.
+        logits: What its logits processor has seen, if it has one.
         numbers: The answers, of which the worker keeps nothing.
         forgotten: Others of which nobody wants to know any more.
         names: Transports whose maps are looked at.
     """
-    from aim_plugins.engines.vllm.processor import ChangesVLLMProcessor
-
-    runner = worker.model_runner
-    processor = ChangesVLLMProcessor.working(runner.vllm_config)
-    logits = LogitsSeen() if processor is None else processor.seen
-    answers = runner.aim_answers.take(numbers, forgotten, logits)
+    answers = runner.aim_answers.take(numbers, forgotten, logits or LogitsSeen())
     if (maps := getattr(runner, "aim_maps", None)) is None:
         return answers, [], {}
     model = runner.get_model()
     sites = {name: maps.sites[name] for name in names if name in maps.sites}
-    return (
-        answers,
-        maps.names(),
-        {name: map_bits(model, own, maps.place(name)) for name, own in sites.items()},
-    )
+    sums = {name: map_bits(model, own, maps.place(name)) for name, own in sites.items()}
+    return answers, maps.names(), sums
