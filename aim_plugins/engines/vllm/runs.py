@@ -64,7 +64,7 @@ class Runs:
                 lora_request=self._lora_request,
             )
         finally:
-            asked = (list(range(len(prompts))), [], list(self._sums))
+            asked: Any = (list(range(len(prompts))), [], list(self._sums))
             workers = self.llm.collective_rpc("aim_take_answers", args=asked)
         answers, names = together(workers)
         texts = [list(output.outputs[0].token_ids) for output in outputs]
@@ -78,7 +78,7 @@ class Runs:
                     prompt=len(prompts[number]),
                     new=len(tokens) if contexts is None else 0,
                     place=f"row {number + 1} of {len(prompts)}",
-                    context=contexts and contexts[number],
+                    context=contexts[number] if contexts else None,
                 ),
             )
             for number, tokens in enumerate(texts)

@@ -134,14 +134,14 @@ class ServedRequest:
     @functools.cached_property
     def _column(self) -> Column:
         """What it asks for, with the engine's maps."""
-        return Column(
-            tuple(
-                dataclasses.replace(one, fingerprint=own.fingerprint, maps=own)  # type: ignore[call-arg]
-                if one.acts_on == "activations" and (own := self._maps.get(one.label))
-                else one
-                for one in self._asked.column.changes
-            )
-        )
+
+        def bound(change: Any) -> Any:
+            own = self._maps.get(change.label) if change.acts_on == "activations" else None
+            if own is None:
+                return change
+            return dataclasses.replace(change, fingerprint=own.fingerprint, maps=own)
+
+        return Column(tuple(map(bound, self._asked.column.changes)))
 
     @property
     def transports(self) -> set[str]:
@@ -160,17 +160,21 @@ class ServedRequest:
             ReceiptError: If it was not changed as it was asked to be.
         """
         (seen,), names = together(workers)
-        size = {
-            "prompt": prompt,
-            "new": self._decoded[index],
-            "context": self._asked.prompt_length,
-        }
-        sites = settle(self._column, seen, transports=names, place=f"choice {index}", **size)
+        new, context = self._decoded[index], self._asked.prompt_length
+        sites = settle(
+            self._column,
+            seen,
+            transports=names,
+            prompt=prompt,
+            new=new,
+            place=f"choice {index}",
+            context=context,
+        )
         maps = {name: self._maps[name] for name in self.transports}
         # Replicas of the engine have not seen it, and need not be intact.
         own = [one for one in workers if one[0][0] is not None]
         check_maps_intact(own, map_sums(maps))
-        return decoded_receipt(self._column, sites, **size)
+        return decoded_receipt(self._column, sites, prompt=prompt, new=new, context=context)
 
 
 class ServedAnswers:
@@ -281,7 +285,7 @@ class ServedAnswers:
                 continue
             for place, (_, future) in enumerate(waiting.values()):
                 if not future.done():
-                    future.set_result([([own[place]], *rest) for own, *rest in workers])
+                    future.set_result([([own[place]], at, sums) for own, at, sums in workers])
 
     async def _call(self, *asked: Any) -> list[Taken]:
         """Asks all workers of all replicas, as nothing says which of them has run a request."""

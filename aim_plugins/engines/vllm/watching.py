@@ -245,13 +245,13 @@ def map_bits(model: Any, sites: Sequence[str], place: int) -> dict[str, int | No
         sites: Where they are.
         place: The place of their transport among those of the engine.
     """
-    found: dict[str, Tensor | None] = dict.fromkeys(sites)
+    there: dict[str, list[Tensor]] = {}
     for site in sites:
         module = find_module(model, site)
-        vectors = [module._buffers.get(f"aim_{part}_{place}") for part in PARTS]
-        if module._forward_hooks and all(one is not None for one in vectors):
-            found[site] = vectors  # type: ignore[assignment]
-    there = {site: vectors for site, vectors in found.items() if vectors is not None}
+        found = [module._buffers.get(f"aim_{part}_{place}") for part in PARTS]
+        vectors = [one for one in found if one is not None]
+        if module._forward_hooks and len(vectors) == len(PARTS):
+            there[site] = vectors
     if not there:
         return dict.fromkeys(sites)
     ends = np.cumsum([sum(one.numel() for one in vectors) for vectors in there.values()])
@@ -259,8 +259,8 @@ def map_bits(model: Any, sites: Sequence[str], place: int) -> dict[str, int | No
     with beside(device):
         flat = torch.cat([one.reshape(-1) for vectors in there.values() for one in vectors])
         totals = flat.view(torch.int32).cumsum(0, dtype=torch.int64)
-        totals = totals[torch.from_numpy(ends - 1).to(device)].cpu().numpy()
-    sums = dict(zip(there, np.diff(totals, prepend=0).tolist(), strict=True))
+        read = totals[torch.from_numpy(ends - 1).to(device)].cpu().numpy()
+    sums = dict(zip(there, np.diff(read, prepend=0).tolist(), strict=True))
     return {site: sums.get(site) for site in sites}
 
 
