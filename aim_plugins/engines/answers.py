@@ -171,7 +171,12 @@ def scored_receipts(
 
 
 def decoded_receipt(
-    column: Column, sites: Mapping[Change, int], *, prompt: int, new: int
+    column: Column,
+    sites: Mapping[Change, int],
+    *,
+    prompt: int,
+    new: int,
+    context: int | None = None,
 ) -> Receipt:
     """The receipt of a decoded answer.
 
@@ -180,10 +185,12 @@ def decoded_receipt(
         sites: Sites at which its changes of the forward pass acted.
         prompt: Tokens of the prompt.
         new: Tokens of the answer; the model has not read the last of them.
+        context: Tokens that count as the prompt for windows, if not all of it.
     """
     read = prompt + new - 1 if new else 0
+    length = prompt if context is None else context
     tokens = {
-        one: new if one.acts_on == "logits" else reached(one.positions, prompt, read)
+        one: new if one.acts_on == "logits" else reached(one.positions, length, read)
         for one in column.effective.changes
     }
     return Receipt.of(column, sites, tokens)

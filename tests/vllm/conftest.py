@@ -184,6 +184,15 @@ def llm(small_checkpoint: Path):
     llm.llm_engine.engine_core.shutdown()
 
 
+@pytest.fixture(scope="session")
+def clients(small_checkpoint: Path, small_transport: Path, small_condition: SimpleNamespace):
+    """Clients of two servers, which run for all tests that ask them."""
+    from tests.vllm.servers import serving
+
+    with serving(small_checkpoint, small_transport, small_condition.folder) as found:
+        yield found
+
+
 TOY_KINDS = """
 from dataclasses import dataclass
 

@@ -14,8 +14,8 @@ import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from aim_plugins.engines.vllm import loading
 from aim_plugins.engines.vllm.loading import EngineTransports, add_routes
+from aim_plugins.engines.vllm.served import ServedAnswers
 from aim_plugins.engines.vllm.steps import Step
 from aim_plugins.engines.vllm.transports import Loading, configured_loading
 from aim_plugins.engines.vllm.worker_maps import WorkerMaps
@@ -136,11 +136,15 @@ class Client:
     def __init__(self, loading: Loading | None, problem: str | Exception | None = None) -> None:
         self.called: list = []
         self.problem = problem
-        admission = SimpleNamespace(
-            loading=loading, maps={"start": ActivationMaps({})}, transports=None
+        maps = {"start": ActivationMaps({})}
+        core = SimpleNamespace(core_engines=[b"0"], _call_utility_async=None)
+        answers = ServedAnswers(core, maps)
+        self.input_processor = SimpleNamespace(
+            aim_admission=SimpleNamespace(
+                loading=loading, maps=maps, transports=None, answers=answers
+            )
         )
-        self.input_processor = SimpleNamespace(aim_admission=admission)
-        self.output_processor = SimpleNamespace(request_states={})
+        self.running = answers.open
 
     async def collective_rpc(self, name: str, args: tuple) -> list:
         self.called.append((name, *args))
@@ -156,30 +160,25 @@ def root(small_transport: Path, tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def test_a_transport_is_known_to_requests_as_long_as_it_is_loaded(root, monkeypatch) -> None:
+def test_a_transport_is_known_to_requests_as_long_as_it_is_loaded(root) -> None:
     client = Client(Loading(root))
     engine = EngineTransports.of(client)
     maps = client.input_processor.aim_admission.maps
     found = asyncio.run(engine.load({"name": "storm", "folder": "sea"}))
     assert found["fingerprint"] == maps["storm"].fingerprint
     assert EngineTransports.of(client) is engine
-    client.output_processor.request_states["before"] = None
-    monkeypatch.setattr(loading, "_REGISTRATION", 0.2)
+    client.running.add("before")
 
     async def unload() -> None:
         unloading = asyncio.ensure_future(engine.unload({"name": "storm"}))
         await asyncio.sleep(0)
         assert "storm" not in maps
-        # Admitted before, and known as running only now.
-        client.output_processor.request_states["late"] = None
+        client.running.add("after")
         with pytest.raises(ValueError, match="is taken"):
             await engine.load({"name": "storm", "folder": "sea"})
-        await asyncio.sleep(0.4)
-        client.output_processor.request_states["after"] = None
-        del client.output_processor.request_states["before"]
         await asyncio.sleep(0.1)
         assert not unloading.done()
-        del client.output_processor.request_states["late"]
+        client.running.remove("before")
         await unloading
 
     asyncio.run(unload())
@@ -333,7 +332,7 @@ def test_the_list_is_answered_while_unloading_waits(root) -> None:
     async def ask() -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
             await http.post("/v1/transports/load", json={"name": "sea"})
-            client.output_processor.request_states["running"] = None
+            client.running.add("running")
             unloading = asyncio.ensure_future(
                 http.post("/v1/transports/unload", json={"name": "sea"})
             )
@@ -342,7 +341,7 @@ def test_the_list_is_answered_while_unloading_waits(root) -> None:
                 await asyncio.sleep(0)
             answer = await http.get("/v1/transports")
             assert set(answer.json()["transports"]) == {"start"} and not unloading.done()
-            client.output_processor.request_states.clear()
+            client.running.clear()
             assert (await unloading).status_code == 200
 
     asyncio.run(ask())

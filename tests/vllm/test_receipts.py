@@ -11,21 +11,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from vllm import LLM
+from vllm import LLM, envs
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from aim_plugins.core.errors import ReceiptError
 from aim_plugins.engines.engine import Prompts, ScoreRequest
-from aim_plugins.engines.vllm import ChangesVLLMProcessor, VLLMEngine, engine, llm_arguments
-from aim_plugins.engines.vllm.plugin import refuse_lost_arguments, why_not
-from aim_plugins.engines.vllm.receipts import AnswersSeen, looked_at, settle
+from aim_plugins.engines.vllm import ChangesVLLMProcessor, VLLMEngine, llm_arguments, texts
+from aim_plugins.engines.vllm.plugin import (
+    refuse_lost_arguments,
+    refuse_other_frontend,
+    why_not,
+)
+from aim_plugins.engines.vllm.receipts import settle
+from aim_plugins.engines.vllm.watching import AnswersSeen, looked_at
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.named_kinds import named_kind
 from aim_plugins.modulation.receipts import Changed
+from aim_plugins.modulation.windows import window_bounds
 from aim_plugins.transport.change import Transport, read_transport
 
 REQUESTS = [ScoreRequest([5, 6, 7, 8, 9], [10, 11]), ScoreRequest([5, 6], [12, 13, 14])]
@@ -169,10 +175,10 @@ def test_caught_worker_without_the_transport(steering, columns, monkeypatch):
 
 def test_caught_request_without_its_modulation(steering, columns, monkeypatch):
     monkeypatch.setattr(steering, "_check_columns", lambda columns: None)
-    monkeypatch.setattr(engine, "extra_args", lambda *_: {})
+    monkeypatch.setattr(texts, "extra_args", lambda *_: {})
     with refused("row 1 of 3: asked for noise 0.5, changed at 0 of 6 steps"):
         decode(steering, columns[1:2])
-    with refused("row 1 of 3: asked for transport 0.7, and the strength at its token 0 was 0"):
+    with refused("row 1 of 3: asked for transport 0.7, and the strength at its token 4 was 0"):
         decode(steering, columns[2:3])
 
 
@@ -211,6 +217,11 @@ def two_transports(praise: float, sea: float, window: str = "all") -> Column:
     )
 
 
+def ends_of(column: Column) -> list[int]:
+    """Positions that are looked at of a prompt of 6 tokens."""
+    return looked_at([window_bounds(one.positions, 6) for one in column.changes], 6)
+
+
 def settled(column: Column, *strengths: list[float]):
     """The verdict on an answer of 4 tokens to a prompt of 6."""
     seen = (0, 9, 0, True, list(strengths))
@@ -219,13 +230,13 @@ def settled(column: Column, *strengths: list[float]):
 
 def test_opposite_strengths_of_two_transports_are_no_fault():
     column = two_transports(1.0, -1.0)
-    ends = [[position, 1.0, -1.0] for position in looked_at(column.changes, 6)]
+    ends = [[position, 1.0, -1.0] for position in ends_of(column)]
     assert set(settled(column, *ends).values()) == {1}
 
 
 def test_caught_strengths_of_two_transports_swapped():
     column = two_transports(0.5, 1.0)
-    ends = [[position, 1.0, 0.5] for position in looked_at(column.changes, 6)]
+    ends = [[position, 1.0, 0.5] for position in ends_of(column)]
     with refused("that of praise at its token 0 was 1 instead of 0.5"):
         settled(column, *ends)
 
@@ -236,7 +247,7 @@ def test_caught_strengths_of_two_transports_swapped():
 )
 def test_caught_strengths_zeroed_in_a_window(window, within):
     column = two_transports(0.5, 1.0, window)
-    ends = looked_at(column.changes, 6)
+    ends = ends_of(column)
     inside = [one for one in ends if one in within]
     assert inside == within
     kept = [[one, *((0.5, 1.0) if one in within else (0.0, 0.0))] for one in ends]
@@ -260,6 +271,20 @@ def test_caught_worker_extension_left_out(steering, monkeypatch):
     monkeypatch.setattr(parallel, "worker_extension_cls", "")
     with pytest.raises(ValueError, match="made without the worker extension"):
         VLLMEngine(steering.llm)
+
+
+def test_caught_strengths_of_a_plain_row():
+    kept = [[0, 0.0, 0.0], [5, 0.0, 0.0]]
+    assert settled(Column(), *kept) == {}
+    with refused("asked for the plain model, and that of sea at its token 5 was 0.5 instead of 0"):
+        settled(Column(), *kept, [5, 0.0, 0.5])
+
+
+def test_caught_frontend_that_asks_for_no_receipts(monkeypatch):
+    refuse_other_frontend()
+    monkeypatch.setattr(envs, "VLLM_USE_RUST_FRONTEND", True)
+    with pytest.raises(ValueError, match="VLLM_USE_RUST_FRONTEND=1 takes requests past"):
+        refuse_other_frontend()
 
 
 def test_caught_draft_model():

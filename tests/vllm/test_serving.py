@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import socket
-import subprocess
-import sys
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,131 +19,13 @@ from aim_plugins.modulation.gaussian import GaussianNoise
 from aim_plugins.modulation.logits import GaussianNoiseLogitsProcessor
 from aim_plugins.transport.artifact import LearnedTransport
 from aim_plugins.transport.change import Transport
-
-SECOND_RUNNER = os.environ.get("TRITON_INTERPRET") == "1"
-
-NAME = "small"
-NEW_TOKENS = 12
-PROCESSED = ("--logprobs-mode", "processed_logprobs")
-WAIT = 240
-"""Seconds that a loaded machine may take to start the server."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def lines_of(process: subprocess.Popen[str]) -> queue.Queue[str | None]:
-    """What a process says, line by line; None at its end. Read on, or its pipe would fill up."""
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    return lines
-
-
-def start_server(checkpoint: Path, port: int, *options: str) -> subprocess.Popen[str]:
-    command = [
-        # What `vllm serve` runs; the command itself asks for the version of a package "vllm", which
-        # the CPU build is not called.
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", str(checkpoint)),
-        *("--served-model-name", NAME, "--host", "127.0.0.1", "--port", str(port)),
-        *("--dtype", "float32", "--enforce-eager", "--max-model-len", "128"),
-        *("--max-num-seqs", "16", "--kv-cache-memory-bytes", str(1 << 28)),
-        *options,
-    ]
-    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO", "VLLM_NO_USAGE_STATS": "1"}
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-
-
-def wait_for(process: subprocess.Popen[str]) -> list[str]:
-    """Returns what a server has said as soon as it takes requests."""
-    lines, said = lines_of(process), []
-    while "Application startup complete" not in (said[-1] if said else ""):
-        line = lines.get(timeout=WAIT)
-        assert line is not None, "".join(said)[-3000:]
-        said.append(line)
-    return said
-
-
-@pytest.fixture(scope="module")
-def clients(
-    small_checkpoint: Path, small_transport: Path, small_condition: SimpleNamespace
-) -> Iterator[SimpleNamespace]:
-    """Clients of two servers on the loopback interface, which run for the tests of this module."""
-    named = json.dumps(
-        {
-            "aim_transports": dict.fromkeys(("praise", "sea"), str(small_transport)),
-            "aim_loading": {"folder": str(small_transport.parent), "slots": 1},
-            "aim_conditions": {"harmful": str(small_condition.folder)},
-        }
-    )
-    servers = {"transport": ["--additional-config", named, *PROCESSED]}
-    if not SECOND_RUNNER:  # no test of the second runner asks it
-        servers["plain"] = []
-    ports = {name: free_port() for name in servers}
-    # Both at once: a server mostly waits for its imports.
-    processes = [
-        start_server(small_checkpoint, ports[name], *options) for name, options in servers.items()
-    ]
-    try:
-        for process in processes:
-            said = "".join(wait_for(process))
-            assert ("Using V2 Model Runner" in said) == SECOND_RUNNER, said[-3000:]
-        yield SimpleNamespace(
-            ports=ports,
-            **{
-                name: openai.OpenAI(
-                    base_url=f"http://127.0.0.1:{port}/v1",
-                    api_key="none",
-                    max_retries=0,
-                    timeout=WAIT,
-                )
-                for name, port in ports.items()
-            },
-        )
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+from tests.vllm.servers import NAME, NEW_TOKENS, ask_for_transports, complete
 
 
 @pytest.fixture(scope="module")
 def client(clients: SimpleNamespace) -> openai.OpenAI:
     """A client of the server without a transport."""
     return clients.plain
-
-
-def complete(client: openai.OpenAI, prompt: list[int], **arguments: object) -> list[int]:
-    """New token ids of a prompt, decoded greedily."""
-    answer = client.completions.create(
-        model=NAME,
-        prompt=prompt,
-        temperature=0.0,
-        max_tokens=NEW_TOKENS,
-        extra_body={"return_token_ids": True, "vllm_xargs": arguments},
-    )
-    return answer.choices[0].token_ids  # type: ignore[attr-defined]
 
 
 def offline(
@@ -316,19 +189,6 @@ def test_prompts_of_one_body_are_decided_one_by_one(
 def test_a_condition_without_one_in_the_server_is_refused(client: openai.OpenAI) -> None:
     asked = {"aim_strength": 0.5, "aim_condition": "harmful"}
     assert_refused_alone(client, asked, "aim_conditions", {"aim_std": 1.0})
-
-
-def ask_for_transports(
-    clients: SimpleNamespace, path: str = "", *, server: str = "transport", **given: object
-) -> tuple[int, dict]:
-    """Status and body of what a server answers about its transports."""
-    url = f"http://127.0.0.1:{clients.ports[server]}/v1/transports{path}"
-    data = json.dumps(given).encode() if path else None
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=WAIT) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 def test_a_transport_is_loaded_and_unloaded_while_the_server_runs(

@@ -28,8 +28,9 @@ from aim_plugins.engines.vllm import VLLMEngine, llm_arguments, worker_maps, wor
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.plugin import _Admission
 from aim_plugins.engines.vllm.steps import Step
+from aim_plugins.engines.vllm.tables import RequestTable
 from aim_plugins.engines.vllm.transports import cache_salt, check_maps, configured_folders, why_not
-from aim_plugins.engines.vllm.worker_maps import RequestTable, token_strengths
+from aim_plugins.engines.vllm.worker_maps import token_strengths
 from aim_plugins.engines.vllm.worker_states import SLOTS
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
@@ -539,6 +540,9 @@ def test_a_table_of_requests_knows_those_that_are_there() -> None:
             del table[str(number)], known[str(number)]
     table["4"] = known["4"] = np.array([7, 7])
     assert table.of(list(known)).tolist() == np.stack(list(known.values())).tolist()
+    there = table.rows(["3", "4"])
+    assert there[0] == -1 and table.values[there[1]].tolist() == [7, 7]
+    assert "4" in table and "3" not in table
     del table["never"]
     with pytest.raises(KeyError):
         table.of(["3"])

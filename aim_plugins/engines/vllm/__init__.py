@@ -10,6 +10,9 @@
 - `worker_states`: states of prompts, which they are decided by, inside vLLM's workers;
 - `worker_maps`: their maps on activations inside vLLM's workers, each request at its own strengths;
 - `worker`: scoring of prompts under all columns, inside vLLM's workers;
+- `watching`: what workers see of the requests whose answers get receipts;
+- `receipts`: what is made of it: in this process by `runs`, of a server's answers by `served`;
+- `responses`: where clients of a server find their receipts;
 - `engine`: `VLLMEngine`, which brings these together for the harnesses.
 
 Only these modules import vLLM, and only when they are asked for.

@@ -11,24 +11,17 @@ distinct context and derives all columns from it in the worker.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from vllm import LLM, SamplingParams, TokensPrompt
+from vllm import LLM
 from vllm.v1.engine.input_processor import InputProcessor
 
 from aim_plugins.core.identity import fingerprint
-from aim_plugins.engines.answers import (
-    Answer,
-    answers_from_json,
-    answers_to_json,
-    decoded_receipt,
-    scored_receipts,
-)
+from aim_plugins.engines.answers import Answer, answers_from_json, answers_to_json
 from aim_plugins.engines.conditions import generate_decided, score_decided
 from aim_plugins.engines.contexts import (
-    Context,
     check_requests,
     context_batches,
     recalled_scores,
@@ -51,22 +44,13 @@ from aim_plugins.engines.vllm.conditions import (
 from aim_plugins.engines.vllm.parameters import RequestModulation, extra_args
 from aim_plugins.engines.vllm.plugin import why_not
 from aim_plugins.engines.vllm.probes import prompt_states
-from aim_plugins.engines.vllm.receipts import (
-    NUMBER_ARGUMENT,
-    TOKENS_ARGUMENT,
-    Seen,
-    check_maps_intact,
-    looked_at,
-    map_sums,
-    settle,
-)
+from aim_plugins.engines.vllm.runs import Runs
+from aim_plugins.engines.vllm.scores import score_batch
+from aim_plugins.engines.vllm.texts import generate_batch
 from aim_plugins.engines.vllm.transports import check_maps, configured_maps
-from aim_plugins.engines.vllm.worker import INDEX_ARGUMENT, ContextScore, ContextScores
-from aim_plugins.modulation.changes import Change
-from aim_plugins.modulation.columns import Column, by_forward, distinct_columns
+from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.conditions import Summary
-from aim_plugins.modulation.sampling import SAMPLING_VERSION, sampling_seed
-from aim_plugins.modulation.windows import knows_prompt
+from aim_plugins.modulation.sampling import SAMPLING_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +111,7 @@ class VLLMEngine:
         self.lora_request = lora_request
         self.transports = configured_maps(config)
         self.watched = watched_widths(config, configured_conditions(config))
-        self._sums = map_sums(self.transports)
+        self._runs = Runs(llm, self.transports, lora_request)
         self._fingerprint: str | None = None
 
     @property
@@ -206,122 +190,20 @@ class VLLMEngine:
                 requests,
                 batch,
                 columns,
-                lambda batch=batch: self._score_batch(requests, batch, columns, progress),  # type: ignore[misc]
+                lambda batch=batch: score_batch(  # type: ignore[misc]
+                    self._runs,
+                    requests,
+                    batch,
+                    columns,
+                    max_length=self.max_length,
+                    progress=progress,
+                ),
             )
             for index, row in answers.items():
                 rows[index] = row
                 if on_row:
                     on_row(index, row)
         return [rows[index] for index in range(len(requests))]
-
-    def _score_batch(
-        self,
-        requests: Sequence[ScoreRequest],
-        batch: list[Context],
-        columns: Sequence[Column],
-        progress: bool,
-    ) -> dict[int, ScoreRow]:
-        answers: list[tuple[dict[int, ContextScore], int]] = [({}, 0)] * len(columns)
-        sites: list[dict[Change, int]] = [{}] * len(columns)
-        for changes, members in by_forward(columns).items():
-            own = [columns[index] for index in members]
-            scores = self._score_contexts(requests, batch, changes, own, progress)
-            for place, index in enumerate(members):
-                answers[index] = scores, place
-                sites[index] = {one: len(one.maps.maps) for one in changes}
-        read = {
-            index: min(len(context.tokens) - 1, self.max_length)
-            for context in batch
-            for index in context.members
-        }
-        return {
-            index: ScoreRow(
-                log_likelihoods=[scores[index][0][place] for scores, place in answers],
-                is_greedy=[scores[index][1][place] for scores, place in answers],
-                clean=[scores[index][2] for scores, _ in answers],
-                context_key=key,
-                tokens=list(requests[index].continuation),
-                receipts=scored_receipts(
-                    columns,
-                    sites,
-                    [scores[index][4][place] for scores, place in answers],
-                    read=read[index],
-                    scored=len(requests[index].continuation),
-                    label=requests[index].label,
-                ),
-            )
-            for index, (*_, key, _) in answers[0][0].items()
-        }
-
-    def _score_contexts(
-        self,
-        requests: Sequence[ScoreRequest],
-        batch: list[Context],
-        changes: Sequence[Change],
-        columns: Sequence[Column],
-        progress: bool,
-    ) -> dict[int, ContextScore]:
-        """Scores a batch under columns that share the forward pass of some changes."""
-        continuations = [
-            [list(requests[index].continuation) for index in context.members] for context in batch
-        ]
-        prompts = [list(context.tokens[-(self.max_length + 1) :][:-1]) for context in batch]
-        forward = Column(tuple(changes))
-        lengths = [
-            len(prompt) - len(context.continuation) + 1
-            for context, prompt in zip(batch, prompts, strict=True)
-        ]
-        parameters = [
-            SamplingParams(
-                max_tokens=1,
-                temperature=0.0,
-                detokenize=False,
-                # A position that comes from the cache has no hidden state to score.
-                skip_reading_prefix_cache=True,
-                extra_args={
-                    INDEX_ARGUMENT: number,
-                    NUMBER_ARGUMENT: number,
-                    TOKENS_ARGUMENT: looked_at(changes, length),
-                    **extra_args(forward, length),
-                },
-            )
-            for number, length in enumerate(lengths)
-        ]
-        asked = [extra_args(Column(column.acting_on("logits"))) for column in columns]
-        by_prefix = not any(knows_prompt(change.positions) for change in changes)
-        self.llm.collective_rpc("aim_begin_scoring", args=(asked, continuations, by_prefix))
-        try:
-            _, seen = self._run(prompts, parameters, progress)
-        finally:
-            answers = self.llm.collective_rpc("aim_finish_scoring")
-        scores: list[ContextScores] | None = next((one for one in answers if one is not None), None)
-        if scores is None:
-            raise RuntimeError(
-                "vLLM has answered before all prompts were scored: it does not compute them as the "
-                "releases do that are supported"
-            )
-        for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
-            settle(
-                forward,
-                seen.get(number),
-                transports=list(self.transports),
-                prompt=len(prompt),
-                new=0,
-                place=f"row {number + 1} of {len(prompts)}",
-                context=length,
-            )
-        rows: dict[int, ContextScore] = {}
-        for context, answer in zip(batch, scores, strict=True):
-            if answer is None:
-                smaller = "".join(
-                    f" or a smaller {one.name} than at strength={one.strength}" for one in changes
-                )
-                raise ValueError(
-                    "the model returned NaN or infinite logits for "
-                    f"{requests[context.members[0]].label}: try dtype=float32{smaller}"
-                )
-            rows |= zip(context.members, answer, strict=True)
-        return rows
 
     def _check_columns(self, columns: Sequence[Column]) -> None:
         """Refuses columns that this engine or its requests cannot carry out."""
@@ -389,95 +271,45 @@ class VLLMEngine:
             for start in range(0, len(members), max(1, step)):
                 part = members[start : start + step]
                 own, times = [rows[index] for index in part], [counts[index] for index in part]
-                answers += self._generate_batch(own, left, room, ends, times, sampling, progress)
+                how = {"room": room, "stop": ends, "occurrences": times, "sampling": sampling}
+                answers += self._recalled_texts(
+                    own,
+                    left,
+                    how,
+                    lambda own=own, how=how: generate_batch(  # type: ignore[misc]
+                        self._runs, own, left, progress=progress, **how
+                    ),
+                )
             return answers
 
         return generate_decided(self, prompts, columns, generate)
 
-    def _generate_batch(
+    def _recalled_texts(
         self,
-        prompts: list[list[int]],
+        prompts: Sequence[list[int]],
         columns: Sequence[Column],
-        room: int,
-        stop: list[str],
-        occurrences: list[int],
-        sampling: dict[str, float] | None,
-        progress: bool,
+        how: Mapping[str, Any],
+        generate: Callable[[], list[list[Answer]]],
     ) -> list[list[Answer]]:
+        """The texts of a batch that the journal has kept, or else generates and keeps them."""
+        if self.journal is None:
+            return generate()
         asked: dict[str, Any] = {
             "kind": "generate with receipts",
             "model": self.fingerprint,
             "columns": [column.fingerprint for column in columns],
             "prompts": prompts,
-            "options": [room, stop, sampling],
+            "options": [how["room"], how["stop"], how["sampling"]],
         }
-        if sampling is not None:
+        if how["sampling"] is not None:
             seeds = [column.seed for column in columns]
-            asked["sampling"] = ["keyed", SAMPLING_VERSION, seeds, occurrences]
+            asked["sampling"] = ["keyed", SAMPLING_VERSION, seeds, how["occurrences"]]
         key = fingerprint(asked)
-        if self.journal is not None and (record := self.journal.read_batch(key)) is not None:
+        if (record := self.journal.read_batch(key)) is not None:
             return answers_from_json(record)
-        # Columns that give the same texts are decoded once, unless their tokens are drawn.
-        distinct, where = list(columns), list(range(len(columns)))
-        if sampling is None:
-            distinct, where = distinct_columns(columns)
-        pairs = [(row, column) for row in range(len(prompts)) for column in range(len(distinct))]
-        parameters = [
-            SamplingParams(
-                max_tokens=room,
-                temperature=0.0,
-                stop=stop,
-                # Stop strings may be spelt with special tokens.
-                skip_special_tokens=False,
-                spaces_between_special_tokens=False,
-                extra_args=extra_args(distinct[column])
-                | _keyed_sampling(sampling, distinct[column].seed, occurrences[row])
-                | {
-                    NUMBER_ARGUMENT: number,
-                    TOKENS_ARGUMENT: looked_at(
-                        distinct[column].acting_on("activations"), len(prompts[row])
-                    ),
-                },
-            )
-            for number, (row, column) in enumerate(pairs)
-        ]
-        texts, seen = self._run([prompts[row] for row, _ in pairs], parameters, progress)
-        found, names = [], list(self.transports)
-        for number, ((row, index), tokens) in enumerate(zip(pairs, texts, strict=True)):
-            column, size = distinct[index], {"prompt": len(prompts[row]), "new": len(tokens)}
-            place = f"row {number + 1} of {len(pairs)}"
-            sites = settle(column, seen.get(number), transports=names, **size, place=place)
-            found.append(Answer(tokens, decoded_receipt(column, sites, **size)))
-        width = len(distinct)
-        decoded = [found[row * width : (row + 1) * width] for row in range(len(prompts))]
-        table = [[row[index] for index in where] for row in decoded]
-        if self.journal is not None:
-            self.journal.write_batch(key, answers_to_json(table))
+        table = generate()
+        self.journal.write_batch(key, answers_to_json(table))
         return table
-
-    def _run(
-        self, prompts: list[list[int]], parameters: list[SamplingParams], progress: bool
-    ) -> tuple[list[list[int]], Seen]:
-        """New token ids of each prompt, and what workers saw of each."""
-        self.llm.collective_rpc("aim_begin_answers")
-        try:
-            outputs = self.llm.generate(
-                [TokensPrompt(prompt_token_ids=tokens) for tokens in prompts],
-                parameters,
-                use_tqdm=progress,
-                lora_request=self.lora_request,
-            )
-        finally:
-            workers = self.llm.collective_rpc("aim_finish_answers")
-        if self._sums:
-            places = [[site, index] for site, index in self._sums]
-            for found in self.llm.collective_rpc("aim_intact_sites", args=(places,)):
-                check_maps_intact(found, self._sums)
-        seen: Seen = {}
-        for one in workers:  # where several share a request, the one that has logits
-            for number, own in one.items():
-                seen[number] = max(seen.get(number, tuple(own)), tuple(own))
-        return [list(output.outputs[0].token_ids) for output in outputs], seen
 
     # Conditions ---------------------------------------------------------------------------------
 
@@ -512,12 +344,3 @@ def _warn_of_penalties(model_config: Any) -> None:
             model_config.model,
             penalty,
         )
-
-
-def _keyed_sampling(
-    settings: dict[str, float] | None, seed: int, occurrence: int
-) -> dict[str, Any]:
-    """The argument that lets a request's tokens be drawn by keys; none for greedy decoding."""
-    if settings is None:
-        return {}
-    return {"aim_sampling": {"seed": sampling_seed(seed, occurrence), **settings}}

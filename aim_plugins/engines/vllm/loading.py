@@ -21,6 +21,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from aim_plugins.core.errors import did_you_mean
+from aim_plugins.engines.vllm.served import ServedAnswers
 from aim_plugins.engines.vllm.transports import LOADING_KEY, Loading
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.named_kinds import is_label
@@ -28,9 +29,6 @@ from aim_plugins.transport.artifact import LearnedTransport
 
 _FROM_ELSEWHERE = ("origin", "forwarded", "x-forwarded-for")
 """Headers of requests that a web page made or a proxy passed on."""
-
-_REGISTRATION = 1.0
-"""Seconds in which requests that were admitted come to be known as running."""
 
 _PATIENCE = 300.0
 """Seconds that unloading waits for the requests that were there before it."""
@@ -189,7 +187,7 @@ class EngineTransports:
         return place
 
     async def unload(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Unloads a transport, once the requests that were there before have ended.
+        """Unloads a transport, once the modulated requests that were there before have ended.
 
         Args:
             given: Its name.
@@ -203,13 +201,13 @@ class EngineTransports:
         if name not in self._loaded:
             raise ValueError(f"name={name!r} was not loaded: loaded are {sorted(self._loaded)}")
         self._maps.pop(name, None)
-        states = self._client.output_processor.request_states
-        await asyncio.sleep(_REGISTRATION)
-        waited, before = 0.0, set(states)
-        while before & set(states):
+        # They are known before they are admitted, until their receipts have been settled.
+        running = ServedAnswers.of(self._client).open
+        waited, before = 0.0, set(running)
+        while before & running:
             if waited > _PATIENCE:
                 raise TimeoutError(
-                    f"name={name!r}: {len(before & set(states))} requests still run; new ones are "
+                    f"name={name!r}: {len(before & running)} requests still run; new ones are "
                     "refused: unload it again once they have ended"
                 )
             await asyncio.sleep(0.05)

@@ -46,9 +46,12 @@ def _check_requests(processor_class: Any) -> None:
 
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
+        from aim_plugins.engines.vllm import served
+
         original(self, vllm_config, *arguments, **options)
         _check_bodies()
         _add_routes()
+        served.watch_answers()
         _decide_conditions()
         validate = getattr(self, "validate_logits_processors_params", None)
         if validate is None:
@@ -139,6 +142,7 @@ class _Admission:
         conditions: Conditions that requests may ask for, by name.
         probes: What decides them, once it was asked to.
         transports: What loads them, once it was asked to.
+        answers: What watches a server's answers, once it was asked for one.
 
     Raises:
         ValueError: If the configuration names transports or conditions that cannot be read or run.
@@ -155,6 +159,7 @@ class _Admission:
         self.probes: Any = None
         self.conditions = conditions.configured_conditions(vllm_config)
         self._why_undecided = conditions.why_undecided
+        self.answers: Any = None
         self._check_maps, self._salt = transports.check_maps, transports.cache_salt
 
     def check(self, sampling_params: Any) -> None:
@@ -204,6 +209,21 @@ class _Admission:
         return request
 
 
+def refuse_other_frontend() -> None:
+    """Refuses vLLM's frontend in Rust, past which nothing here would see a request.
+
+    Raises:
+        ValueError: If it is asked for.
+    """
+    from vllm import envs
+
+    if envs.VLLM_USE_RUST_FRONTEND:
+        raise ValueError(
+            "VLLM_USE_RUST_FRONTEND=1 takes requests past aim-plugins, which could neither refuse "
+            "them nor say what was changed: unset it, or leave aim_plugins out of VLLM_PLUGINS"
+        )
+
+
 def _attach_transports() -> None:
     from vllm.v1.worker.worker_base import WorkerBase
 
@@ -214,7 +234,13 @@ def _attach_transports() -> None:
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
         original(self, vllm_config, *arguments, **options)
-        from aim_plugins.engines.vllm import conditions, transports, worker_maps, worker_states
+        from aim_plugins.engines.vllm import (
+            conditions,
+            transports,
+            watching,
+            worker_maps,
+            worker_states,
+        )
 
         known = conditions.configured_conditions(vllm_config)
         if widths := conditions.watched_widths(vllm_config, known):
@@ -223,6 +249,9 @@ def _attach_transports() -> None:
         loading = transports.configured_loading(vllm_config)
         if folders or loading:
             worker_maps.attach_after_loading(self, folders, loading)
+        if vllm_config.model_config.runner_type == "generate":
+            refuse_other_frontend()
+            watching.watch_after_loading(self)
 
     def load(self: Any, name: str, folder: str, fingerprint: str) -> str | None:
         return self.model_runner.aim_maps.load(name, folder, fingerprint)
@@ -230,15 +259,22 @@ def _attach_transports() -> None:
     def unload(self: Any, name: str) -> None:
         self.model_runner.aim_maps.unload(name)
 
+    def take_answers(self: Any, *asked: Any) -> Any:
+        from aim_plugins.engines.vllm import processor, watching
+
+        working = processor.ChangesVLLMProcessor.working(self.vllm_config)
+        return watching.take_answers(self.model_runner, working and working.seen, *asked)
+
     initialize.attaches_transport = True  # type: ignore[attr-defined]
     WorkerBase.__init__ = initialize
-    # What `loading` calls in all workers.
+    # What `loading`, `runs` and `served` call in all workers.
     WorkerBase.aim_load_transport = load
     WorkerBase.aim_unload_transport = unload
+    WorkerBase.aim_take_answers = take_answers
 
 
 def _add_routes() -> None:
-    """Lets servers load transports, see `loading`."""
+    """Lets servers load transports, see `loading`, and say what was changed, see `responses`."""
     from vllm.entrypoints import serve
 
     original = getattr(serve, "register_vllm_serve_api_routers", None)
@@ -250,9 +286,10 @@ def _add_routes() -> None:
     @functools.wraps(original)
     def register_routers(app: Any) -> None:
         original(app)
-        from aim_plugins.engines.vllm.loading import add_routes
+        from aim_plugins.engines.vllm import loading, responses
 
-        add_routes(app)
+        loading.add_routes(app)
+        responses.add_receipts()
 
     register_routers.adds_transports = True  # type: ignore[attr-defined]
     serve.register_vllm_serve_api_routers = register_routers

@@ -23,7 +23,6 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from aim_plugins.core.errors import ReceiptError
 from aim_plugins.engines.vllm.conditions import (
     DECIDED_ARGUMENT,
-    condition_argument,
     decided_arguments,
     named_condition,
     states_of,
@@ -193,11 +192,7 @@ class Probes:
         held = {one: one in found and of.holds(found[one]) for one, of in conditions.items()}
         decided.extra_args = decided_arguments(given, held)
         decided.extra_args[DECIDED_ARGUMENT] = {
-            condition_argument(one): {
-                "condition": str(one.condition),
-                "similarity": similarity,
-                "held": held[one],
-            }
+            one.name: {"strength": one.strength, "similarity": similarity, "held": held[one]}
             for one, similarity in found.items()
         }
         return decided

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,9 @@ from aim_plugins.engines.vllm.parameters import (
     asked_for,
     shown,
 )
-from aim_plugins.engines.vllm.receipts import NUMBER_ARGUMENT, LogitsSeen, Sampled
 from aim_plugins.engines.vllm.steps import to_device
 from aim_plugins.engines.vllm.versions import changed_interface, require_supported
+from aim_plugins.engines.vllm.watching import NUMBER_ARGUMENT, LogitsSeen
 from aim_plugins.modulation.columns import by_kind
 from aim_plugins.modulation.noise import COMPILE_VARIABLE, extend_keys, prefix_keys, sequence_keys
 from aim_plugins.modulation.sampling import draw_tokens
@@ -60,7 +61,7 @@ class _Request:
         asked: What the request asks for.
         prompt: Token ids of the prompt.
         output: Token ids decoded so far; the runner appends to this very list.
-        number: Which answer it is, see `LogitsSeen`.
+        number: Which answer it is, if it is watched, see `LogitsSeen`.
         key: Key of the first `length` tokens.
         length: Tokens hashed so far.
     """
@@ -68,7 +69,7 @@ class _Request:
     asked: RequestModulation
     prompt: list[int]
     output: list[int]
-    number: int | None = None
+    number: Hashable | None = None
     key: int = 0
     length: int = 0
 
@@ -97,14 +98,13 @@ class _Plan:
         self,
         rows: np.ndarray,
         asked: list[RequestModulation],
-        numbers: list[int | None],
+        numbers: list[Hashable | None],
         device: torch.device,
     ) -> None:
         self._device = device
         self._numbers = [
             number if one.logits else None for number, one in zip(numbers, asked, strict=True)
         ]
-        self._sampled = Sampled()
         self.rows = self._index(rows)
         self._changes = []
         for kind, changes in by_kind([request.logits for request in asked]):
@@ -130,7 +130,7 @@ class _Plan:
         keys: Int64[Tensor, " modulated"],
         *,
         compiled: bool | None,
-        seen: LogitsSeen | None,
+        seen: LogitsSeen,
     ) -> Float[Tensor, "rows vocab"]:
         """Changes the rows in place, then draws tokens where they ask for it.
 
@@ -138,18 +138,16 @@ class _Plan:
             logits: Logits of the batch.
             keys: Prefix key of each of the rows.
             compiled: As in `Change.modulate_rows`.
-            seen: Is told of rows that are answers with a number, if there is one.
+            seen: Is told of rows that are answers with a number.
         """
-        look = seen is not None and self._sampled.now(None)
-        step = max(1, logits.shape[1] // WITNESSES)
-        before = logits[self.rows, ::step] if look else None
+        due, step = seen.count(self._numbers), max(1, logits.shape[1] // WITNESSES)
+        looked_at = self.rows[self._index(due)] if due else None
+        before = None if looked_at is None else logits[looked_at, ::step]
         for kind, places, changes, own in self._changes:
             kind.modulate_rows(logits, keys[places], changes, rows=own, compiled=compiled)
-        if seen is not None:
-            seen.steps.update(number for number in self._numbers if number is not None)
-        if seen is not None and before is not None:
-            moved = (logits[self.rows, ::step] != before).any(1)
-            seen.samples.append((self._numbers, moved))
+        if before is not None:
+            moved = (logits[looked_at, ::step] != before).any(1)
+            seen.look([self._numbers[place] for place in due], moved)
         for places, seeds, warpers in self._draws:
             rows = self.rows[places]
             scores = logits[rows]
@@ -189,13 +187,13 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
             logger.info("noise processor is loaded already; the second instance stays idle")
         asked = os.environ.get(COMPILE_VARIABLE)
         self._compiled = None if asked else not vllm_config.model_config.enforce_eager
-        self.seen: LogitsSeen | None = None
+        self.seen = LogitsSeen()
         self._requests: dict[int, _Request] = {}
         self._plan: _Plan | None = None
         if not isinstance(state, torch.device):
             self._state = state
             self._slots = [RequestModulation()] * state.max_num_reqs
-            self._numbers: list[int | None] = [None] * state.max_num_reqs
+            self._numbers: list[Hashable | None] = [None] * state.max_num_reqs
             self._concerned = np.zeros(state.max_num_reqs, dtype=bool)
             self._planned = np.empty(0, dtype=np.int64)
 
@@ -233,8 +231,22 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
 
     def update_state(self, batch_update: Any) -> None:
         """Follows requests as they join, leave and change their row."""
-        if not self._idle and process_dict_updates(self._requests, batch_update, _new_request):
+        if not self._idle and process_dict_updates(self._requests, batch_update, self._new_request):
             self._plan = None
+
+    def _new_request(
+        self, sampling_params: Any, prompt: list[int] | None, output: list[int]
+    ) -> _Request | None:
+        asked = RequestModulation.read(sampling_params.extra_args)
+        if not asked.concerns_logits:
+            return None
+        if prompt is None:
+            raise RuntimeError(
+                "noise and keyed sampling need the prompt's token ids; this prompt came as "
+                "embeddings"
+            )
+        self.seen.begin(number := _number(sampling_params))
+        return _Request(asked, prompt, output, number)
 
     def _apply_to_rows(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
         if not self._requests:
@@ -257,6 +269,8 @@ class ChangesVLLMProcessor(FirstRunnerProcessor, SecondRunnerProcessor):
         self._slots[req_idx] = asked
         self._numbers[req_idx] = _number(sampling_params)
         self._concerned[req_idx] = asked.concerns_logits and not self._idle
+        if self._concerned[req_idx]:
+            self.seen.begin(self._numbers[req_idx])
         self._plan = None
         return bool(self._concerned[req_idx])
 
@@ -310,20 +324,7 @@ def _refuse_beside_keyed_sampling(parameters: Any) -> None:
             )
 
 
-def _new_request(
-    sampling_params: Any, prompt: list[int] | None, output: list[int]
-) -> _Request | None:
-    asked = RequestModulation.read(sampling_params.extra_args)
-    if not asked.concerns_logits:
-        return None
-    if prompt is None:
-        raise RuntimeError(
-            "noise and keyed sampling need the prompt's token ids; this prompt came as embeddings"
-        )
-    return _Request(asked, prompt, output, _number(sampling_params))
-
-
-def _number(sampling_params: Any) -> int | None:
+def _number(sampling_params: Any) -> Hashable | None:
     return (sampling_params.extra_args or {}).get(NUMBER_ARGUMENT)
 
 

@@ -9,8 +9,9 @@ and are the same on both.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,3 +163,37 @@ def to_device(values: np.ndarray, device: torch.device) -> Tensor:
         return host
     # The allocator of pinned memory keeps it until the copy is done.
     return host.pin_memory().to(device, non_blocking=True)
+
+
+class Arriving:
+    """Values on their way to the host, without waiting for what their device computes at the time.
+
+    Args:
+        values: The values, which nobody writes to any more.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.to("cpu", non_blocking=True)  # into pinned memory
+        self._copied = None if values.device.type == "cpu" else torch.Event(values.device)
+        if self._copied is not None:
+            self._copied.record()
+
+    def has_come(self) -> bool:
+        """Whether the values are there."""
+        return self._copied is None or self._copied.query()
+
+    def array(self) -> np.ndarray:
+        """The values; waits for them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values.numpy()
+
+
+@contextlib.contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """What is computed in the block, and waited for, waits for nothing else on the device."""
+    if device.type == "cpu":
+        yield
+        return
+    with torch.Stream(device):
+        yield

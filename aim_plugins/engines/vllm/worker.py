@@ -19,8 +19,6 @@ from torch import Tensor
 
 from aim_plugins.engines.scoring import NotFiniteLogitsError, token_log_probabilities
 from aim_plugins.engines.vllm.parameters import RequestModulation
-from aim_plugins.engines.vllm.processor import ChangesVLLMProcessor
-from aim_plugins.engines.vllm.receipts import AnswersSeen, LogitsSeen, Seen, intact_sites
 from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener
 from aim_plugins.modulation.columns import Column
 from aim_plugins.modulation.noise import prefix_keys
@@ -186,31 +184,6 @@ class ScoringExtension:
     """Methods that vLLM adds to its workers (`worker_extension_cls`), for `collective_rpc`."""
 
     model_runner: Any
-
-    def aim_begin_answers(self) -> None:
-        """Watches the requests with a number that follow."""
-        config = self.model_runner.vllm_config
-        processor = ChangesVLLMProcessor.working(config)
-        if processor is not None:
-            processor.seen = LogitsSeen()
-        listeners = RunnerSteps.of(self.model_runner).listeners
-        listeners[:] = [one for one in listeners if not isinstance(one, AnswersSeen)]
-        # Behind the transport's own, which has written its strengths by then.
-        listeners.append(AnswersSeen(self.model_runner, processor and processor.seen))
-
-    def aim_finish_answers(self) -> Seen:
-        """Ends watching; returns what was seen of each answer."""
-        listeners = RunnerSteps.of(self.model_runner).listeners
-        seen = next(one for one in listeners if isinstance(one, AnswersSeen))
-        listeners.remove(seen)
-        processor = ChangesVLLMProcessor.working(self.model_runner.vllm_config)
-        if processor is not None:
-            processor.seen = None
-        return seen.result()
-
-    def aim_intact_sites(self, places: list[tuple[str, int]]) -> list[int | None]:
-        """See `intact_sites`."""
-        return intact_sites(self.model_runner.get_model(), places)
 
     def aim_begin_scoring(
         self,

@@ -21,6 +21,7 @@ from torch import Tensor
 from aim_plugins.core.signature import check_shared_weights
 from aim_plugins.engines.vllm.parameters import RequestModulation
 from aim_plugins.engines.vllm.steps import RunnerSteps, Step, StepListener, to_device
+from aim_plugins.engines.vllm.tables import RequestTable
 from aim_plugins.engines.vllm.transports import FORCE_KEY, Loading
 from aim_plugins.modulation.activations import AffineMap, displace
 from aim_plugins.modulation.hooks import choose_sites, find_module
@@ -65,6 +66,10 @@ class WorkerMaps(StepListener):
         transports: The transports, by the names that requests give them.
         loading: What may be loaded later.
 
+    Attributes:
+        strengths: That buffer, [tokens, places].
+        sites: The sites of each transport that is there, by its name.
+
     Raises:
         ValueError: If the engine's configuration, the model or one of its modules does not allow
             one.
@@ -80,6 +85,9 @@ class WorkerMaps(StepListener):
         self._model = runner.get_model()
         self._positions = {name: one.maps.positions for name, one in transports.items()}
         self._places = {name: place for place, name in enumerate(transports)}
+        self.sites = {
+            name: list(affine_maps(one.maps.maps, "vLLM")) for name, one in transports.items()
+        }
         count = len(transports) + (loading.slots if loading else 0)
         self._slots = list(range(len(transports), count))
         self.strengths = torch.zeros((runner.max_num_tokens, count), device=runner.device)
@@ -165,16 +173,34 @@ class WorkerMaps(StepListener):
             vectors = (one.scale - 1, one.shift, one.support_min, one.support_max)
             self._write(modules[site], place, vectors, one.clip)
         self._places[name], self._positions[name] = place, transport.maps.positions
+        self.sites[name] = list(maps)
         return None
 
     def unload(self, name: str) -> None:
         """Frees the slot of a transport, if it has one."""
         if (place := self._places.pop(name, None)) is None:
             return
-        del self._positions[name]
+        del self._positions[name], self.sites[name]
         for module in self._open:
             self._write(module, place, _NEUTRAL, False)
         self._slots.append(place)
+
+    def place(self, name: str) -> int:
+        """The place of a transport among the strengths of a token."""
+        return self._places[name]
+
+    def names(self) -> list[str | None]:
+        """The transport at each place, None where one may be loaded."""
+        found = {place: name for name, place in self._places.items()}
+        return [found.get(place) for place in range(len(self._busy))]
+
+    def windows(self, asked: RequestModulation, prompt_length: int) -> list[tuple[int, int]]:
+        """The first position that each transport of a request reaches, and one past the last."""
+        try:
+            moved = asked.movements(self._positions, prompt_length)
+        except KeyError:  # not there any more
+            return []
+        return [(start, stop) for _, start, stop in moved.values()]
 
     def _write(
         self, module: torch.nn.Module, place: int, vectors: Sequence[Tensor | float], clip: bool
@@ -271,8 +297,8 @@ class WorkerMaps(StepListener):
     def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
         """Notes the strengths that a request asks for, and the tokens that they reach.
 
-        One that was admitted before its transport was unloaded, and comes after, is not steered: an
-        error here would end the engine, and all other requests with it.
+        One whose transport is not there any more is not steered: an error here would end the
+        engine, and all other requests with it. Its answer is refused, as its receipt tells.
         """
         try:
             asked = RequestModulation.read(extra_args).movements(self._positions, len(prompt))
@@ -313,36 +339,6 @@ class _Site:
     bounded: bool
     clip: bool | None
     map: AffineMap
-
-
-class RequestTable:
-    """Numbers of each request in one table, so that those of a step are looked up at once.
-
-    Args:
-        shape: Of the numbers of one request.
-    """
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._values = np.zeros((16, *shape))
-        self._rows: dict[str, int] = {}
-        self._free = list(range(len(self._values)))
-
-    def __setitem__(self, name: str, values: np.ndarray) -> None:
-        if name not in self._rows:
-            if not self._free:
-                self._free = list(range(len(self._values), 2 * len(self._values)))
-                self._values = np.concatenate([self._values, np.zeros_like(self._values)])
-            self._rows[name] = self._free.pop()
-        self._values[self._rows[name]] = values
-
-    def __delitem__(self, name: str) -> None:
-        if (row := self._rows.pop(name, None)) is not None:
-            self._free.append(row)
-
-    def of(self, names: Sequence[str]) -> np.ndarray:
-        """The numbers of requests; one that is unknown would be left unsteered, and is an error."""
-        rows = np.fromiter(map(self._rows.__getitem__, names), np.intp, len(names))
-        return self._values[rows]
 
 
 def token_strengths(
