@@ -117,7 +117,7 @@ def decide_requests() -> None:
         return Probes.of(self).answers(self, ask, prompt, sampling_params, request_id, **options)
 
     generate.decides_conditions = True  # type: ignore[attr-defined]
-    AsyncLLM.generate = generate  # type: ignore[method-assign]
+    AsyncLLM.generate = generate
 
 
 class Probes:

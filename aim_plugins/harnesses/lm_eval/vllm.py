@@ -130,7 +130,7 @@ class AimVLLM(ColumnAnswers, _Backend):
     @property
     def max_length(self) -> int:
         """Longest input in tokens."""
-        return self.engine.max_length  # type: ignore[attr-defined]
+        return self.engine.max_length
 
     # Tables -------------------------------------------------------------------------------------
 
