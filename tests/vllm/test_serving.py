@@ -172,7 +172,6 @@ def test_prompts_of_one_body_are_decided_one_by_one(
         prompt=small_prompts,
         temperature=0.0,
         max_tokens=NEW_TOKENS,
-        n=2,
         extra_body={
             "return_token_ids": True,
             "vllm_xargs": moved | {"aim_condition_sea": "harmful"},
@@ -182,7 +181,6 @@ def test_prompts_of_one_body_are_decided_one_by_one(
     assert given == [
         complete(clients.transport, prompt, **(moved if met else {}))
         for prompt, met in zip(small_prompts, small_condition.met, strict=True)
-        for _ in range(2)
     ]
 
 

@@ -175,7 +175,8 @@ class ServedRequest:
         # Replicas of the engine have not seen it, and need not be intact.
         own = [one for one in workers if one[0][0] is not None]
         check_maps_intact(own, map_sums(maps))
-        return decoded_receipt(self._column, sites, prompt=prompt, new=new, context=context)
+        found = decoded_receipt(self._column, sites, prompt=prompt, new=new, context=context)
+        return _with_decisions(found, self.parameters.extra_args.get(DECIDED_ARGUMENT, {}))
 
 
 def _with_decisions(receipt: Receipt, decided: Mapping[str, Any]) -> Receipt:
