@@ -48,7 +48,7 @@ install_import_hook(
             f"aim_plugins.transport.{module}"
             for module in (
                 *("responses", "fit", "sentences", "forward", "plan", "lockstep"),
-                *("learning", "vectors", "weights"),
+                *("learning", "vectors", "weights", "conditions.fit"),
             )
         ),
     ],

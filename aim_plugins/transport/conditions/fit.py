@@ -3,9 +3,9 @@
 Half of the prompts give the direction of each site, a quarter chooses site, threshold and side of
 it, and the last quarter, which neither has seen, tells how well that parts the sides.
 
-Source: CAST, arXiv 2409.05907, section 3.1 (PCA of pairs centred one by one) and appendix C (the
-search of layer, threshold and comparison by F1). Its code searches thresholds in steps of 0.01, and
-looks for the best of them on prompts that the direction may have come from.
+Source: CAST, arXiv 2409.05907, section 3, and its authors' code github.com/IBM/activation-steering,
+`read_representations` (PCA of pairs centred one by one) and `find_best_condition_point` (layer,
+threshold and comparison by F1), which tries thresholds in steps of 0.01 and holds nothing out.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LEAST_PROMPTS = 8
 _PARTS = ("direction", "direction", "choice", "held out")
 """What the prompts of a side are for in turn; partners are for the same."""
 
-Sides = tuple[Float[Tensor, "n neurons"], Float[Tensor, "m neurons"]]
+Sides = tuple[Float[Tensor, "_ neurons"], Float[Tensor, "_ neurons"]]
 """States of the prompts that a condition should not hold of, and of those that it should."""
 
-Similar = Float64[np.ndarray, " prompts"]
-Wanted = Bool[np.ndarray, " prompts"]
+Similar = Float64[np.ndarray, " _"]
+Wanted = Bool[np.ndarray, " _"]
 
 
 @dataclass(frozen=True)
