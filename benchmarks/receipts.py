@@ -31,7 +31,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aim_plugins.demo_model import demo_model_folder
-from aim_plugins.engines import answers, decoding_rows, generation, huggingface
+from aim_plugins.engines import answers, context_scores, decoding_rows, generation, huggingface
 from aim_plugins.engines.engine import Prompts, ScoreRequest
 from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.modulation.arguments import columns_of
@@ -72,12 +72,12 @@ def unwatched() -> Iterator[None]:
     seen = answers.ChangedScores
     with (
         patch.object(generation, "watched", blind),
-        patch.object(huggingface, "watched", blind),
+        patch.object(context_scores, "watched", blind),
         patch.object(generation, "Settlement", _Trusting),
         patch.object(decoding_rows, "Settlement", _Trusting),
-        patch.object(huggingface, "Settlement", _Trusting),
+        patch.object(context_scores, "Settlement", _Trusting),
         patch.object(decoding_rows, "check_order", lambda *_: None),
-        patch.object(huggingface, "scored_receipts", received),
+        patch.object(context_scores, "scored_receipts", received),
         patch.object(seen, "__call__", lambda self, ids, scores: scores),
         patch.object(seen, "settle", lambda *_: None),
     ):

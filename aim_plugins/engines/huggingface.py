@@ -20,12 +20,11 @@ from aim_plugins.engines.answers import (
     Answer,
     answers_from_json,
     answers_to_json,
-    scored_receipts,
 )
 from aim_plugins.engines.conditions import generate_decided, score_decided
+from aim_plugins.engines.context_scores import ContextScorer
 from aim_plugins.engines.contexts import (
     Context,
-    ScoredTokens,
     check_requests,
     context_batches,
     recalled_scores,
@@ -40,24 +39,12 @@ from aim_plugins.engines.engine import (
 )
 from aim_plugins.engines.generation import decoded_columns, generate_columns
 from aim_plugins.engines.sampling import is_sampling
-from aim_plugins.engines.scoring import (
-    BrokenModelError,
-    NotFiniteLogitsError,
-    TokenScores,
-    token_log_probabilities,
-)
 from aim_plugins.engines.splitting import Block, RowLimit, forward_is_collective
 from aim_plugins.engines.states import prompt_states
 from aim_plugins.engines.stopping import StoppingFactory
-from aim_plugins.modulation.changes import Change
-from aim_plugins.modulation.columns import Column, applied, by_forward, distinct_columns
+from aim_plugins.modulation.columns import Column, distinct_columns
 from aim_plugins.modulation.conditions import Summary
-from aim_plugins.modulation.noise import prefix_keys
 from aim_plugins.modulation.sampling import SAMPLING_VERSION
-from aim_plugins.modulation.settlement import Settlement
-from aim_plugins.modulation.token_weights import Layout
-from aim_plugins.modulation.windows import knows_prompt
-from aim_plugins.modulation.witness import watched
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +94,7 @@ class HuggingFaceEngine:
         self._context_limit = RowLimit("contexts", divisible=divisible)
         self._prompt_limit = RowLimit("prompts", divisible=divisible)
         self._state_limit = RowLimit("prompts", divisible=divisible)
+        self._scorer = ContextScorer(model, self.device, softmax_dtype, self._autocast)
 
     @property
     def fingerprint(self) -> str:
@@ -200,124 +188,11 @@ class HuggingFaceEngine:
         columns: Sequence[Column],
     ) -> dict[int, ScoreRow]:
         def score(block: Block) -> dict[int, ScoreRow]:
-            return self._score_batch(
-                requests, batch[block.prompts.start : block.prompts.stop], columns
-            )
+            part = batch[block.prompts.start : block.prompts.stop]
+            return self._scorer.score(requests, part, columns, self.max_length)
 
         parts = self._context_limit.run(len(batch), 1, score)
         return {index: row for _, answers in parts for index, row in answers.items()}
-
-    def _score_batch(
-        self,
-        requests: Sequence[ScoreRequest],
-        batch: list[Context],
-        columns: Sequence[Column],
-    ) -> dict[int, ScoreRow]:
-        inputs = [
-            torch.tensor(context.tokens[-(self.max_length + 1) :][:-1], dtype=torch.long)
-            for context in batch
-        ]
-        token_ids = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True).to(self.device)
-        lengths = [len(tokens) for tokens in inputs]
-        targets = ScoredTokens.of(requests, batch, lengths)
-        keys = prefix_keys(token_ids).reshape(-1)[targets.scored]
-        layout = Layout(
-            torch.tensor(
-                [
-                    length - len(context.continuation) + 1
-                    for length, context in zip(lengths, batch, strict=True)
-                ]
-            )
-        )
-        found: list[tuple[Tensor, ...]] = [()] * len(columns)
-        sites: list[list[dict[Change, int]]] = [[]] * len(columns)
-        for changes, members in by_forward(columns).items():
-            logits, acted = self._forward(token_ids, changes, layout)
-            try:
-                scores = self._token_scores(
-                    logits, keys, targets, [columns[index] for index in members]
-                )
-            except NotFiniteLogitsError as error:
-                raise self._explain(error, requests, targets, changes) from error
-            for place, index in enumerate(members):
-                sites[index] = acted
-                found[index] = scores.of(place)
-        first_keys = keys.cpu()[targets.position].tolist()
-        row_of = {index: row for row, context in enumerate(batch) for index in context.members}
-        return {
-            index: ScoreRow(
-                log_likelihoods=[float(scores[span].sum()) for scores, *_ in found],
-                is_greedy=[bool(hits[span].all()) for _, hits, *_ in found],
-                clean=[float(clean[span].double().sum()) for _, _, clean, _ in found],
-                context_key=first_keys[span.start],
-                tokens=list(requests[index].continuation),
-                receipts=scored_receipts(
-                    columns,
-                    [acted[row_of[index]] for acted in sites],
-                    [int(moved[span].sum()) for *_, moved in found],
-                    read=lengths[row_of[index]],
-                    scored=span.stop - span.start,
-                    label=requests[index].label,
-                ),
-            )
-            for index, span in targets.spans.items()
-        }
-
-    def _token_scores(
-        self,
-        logits: Tensor,
-        keys: Tensor,
-        targets: ScoredTokens,
-        columns: Sequence[Column],
-    ) -> TokenScores:
-        device = logits.device
-        return token_log_probabilities(
-            logits.reshape(-1, logits.shape[-1]),
-            targets.scored.to(device),
-            keys.to(device),
-            targets.position.to(device),
-            targets.token.to(device),
-            columns,
-            self.softmax_dtype,
-            by_prefix=not any(knows_prompt(change.positions) for change in columns[0].forward),
-        )
-
-    def _explain(
-        self,
-        error: NotFiniteLogitsError,
-        requests: Sequence[ScoreRequest],
-        targets: ScoredTokens,
-        changes: Sequence[Change],
-    ) -> ValueError:
-        label = next(
-            requests[index].label
-            for index, span in targets.spans.items()
-            if span.start <= error.target < span.stop
-        )
-        if not changes:
-            mend = "try dtype=float32 or another attention implementation"
-            return ValueError(f"{error} for {label}: {mend}")
-        asked = " and ".join(f"the {one.name} at strength={one.strength}" for one in changes)
-        return BrokenModelError(
-            f"{error} for {label}: {asked} breaks the model: take a smaller one"
-        )
-
-    def _forward(
-        self, token_ids: Tensor, changes: Sequence[Change] = (), layout: Layout | None = None
-    ) -> tuple[Tensor, list[dict[Change, int]]]:
-        """Logits of a batch, and for each row the sites at which changes acted."""
-        # Right padding needs no mask under causal attention, and the call stays the harness's own.
-        with (
-            torch.no_grad(),
-            self._autocast(),
-            watched(self.model) as witness,
-            applied(self.model, [changes], layout),
-        ):
-            logits = self.model(token_ids).logits
-        width = token_ids.shape[1]
-        sites = Settlement(witness).rows([changes], token_ids, passes=1, layout=layout)
-        # Prompt tuning prepends virtual tokens, which have logits but no token ids.
-        return logits[:, -width:], sites
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(
@@ -477,7 +352,7 @@ class HuggingFaceEngine:
         columns = [one.decided(dict.fromkeys(one.conditions, True)) for one in columns]
         token_ids = torch.ones((batch_size, length), dtype=torch.long, device=self.device)
         if not generation:
-            self._forward(token_ids)[0].float()
+            self._scorer.forward(token_ids)[0].float()
             return
         token_ids = token_ids[:, : max(1, length - 2)]
         with torch.no_grad(), self._autocast():

@@ -171,7 +171,7 @@ def test_a_request_that_cannot_be_scored_is_named(engine, request_, problem):
 def test_a_journalled_batch_is_not_computed_again(engine, requests, journal, monkeypatch):
     monkeypatch.setattr(engine, "journal", journal)
     first = engine.score(requests, COLUMNS, batch_size=3, progress=False)
-    monkeypatch.setattr(engine, "_forward", lambda tokens: pytest.fail("computed again"))
+    monkeypatch.setattr(engine.model, "forward", lambda *_, **__: pytest.fail("computed again"))
     again = engine.score(requests, COLUMNS, batch_size=3, progress=False)
     assert [row.log_likelihoods for row in again] == [row.log_likelihoods for row in first]
 
