@@ -30,14 +30,14 @@ BOTH = {"aim_strength_sea": 0.7, "aim_std": 0.5, "aim_seed": 3}
 
 def ask(clients: SimpleNamespace, *, stream: bool = False, **options: Any) -> Any:
     """Completions of a prompt, of exactly `NEW` tokens."""
-    arguments = options.pop("arguments", BOTH)
+    body = {"ignore_eos": True, "return_token_ids": True, **options.pop("body", {})}
     return clients.transport.completions.create(
         model=NAME,
         prompt=options.pop("prompt", PROMPT),
         max_tokens=options.pop("max_tokens", NEW),
         temperature=options.pop("temperature", 0.0),
         stream=stream,
-        extra_body={"ignore_eos": True, "return_token_ids": True, "vllm_xargs": arguments},
+        extra_body=body | {"vllm_xargs": options.pop("arguments", BOTH)},
         **options,
     )
 
@@ -152,6 +152,13 @@ def test_what_a_stop_string_cuts_short_has_its_receipt(clients) -> None:
     assert choice.finish_reason == "stop"
     read = len(PROMPT) + len(choice.token_ids)
     assert choice.aim_receipt["changes"] == receipt(new=read - len(PROMPT))
+
+
+@BOTH_RUNNERS
+def test_logits_of_which_most_are_masked_have_a_receipt(clients) -> None:
+    (choice,) = ask(clients, body={"allowed_token_ids": [5]}).choices
+    assert choice.token_ids == [5] * NEW
+    assert choice.aim_receipt["changes"] == receipt()
 
 
 def test_strength_0_has_the_receipt_of_the_plain_model(clients) -> None:

@@ -146,7 +146,8 @@ class _Plan:
         for kind, places, changes, own in self._changes:
             kind.modulate_rows(logits, keys[places], changes, rows=own, compiled=compiled)
         if before is not None:
-            moved = (logits[looked_at, ::step] != before).any(1)
+            # Where a grammar has left none of them, they tell nothing.
+            moved = (logits[looked_at, ::step] != before).any(1) | before.isinf().all(1)
             seen.look([self._numbers[place] for place in due], moved)
         for places, seeds, warpers in self._draws:
             rows = self.rows[places]
