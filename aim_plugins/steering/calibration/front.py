@@ -129,7 +129,9 @@ def _accuracy(found: Findings, one: Entry) -> str:
     if one.kind == "plain":
         return share
     drop = found.drop(one.point)
-    return f"{share}, {in_points(Interval(-drop.value, -drop.high, -drop.low))}"
+    # Less than 0, not -drop: no loss is +0.0.
+    change = Interval(0 - drop.value, 0 - drop.high, 0 - drop.low)
+    return f"{share}, {in_points(change)}"
 
 
 def _line(found: Findings, one: Entry) -> list[str]:
