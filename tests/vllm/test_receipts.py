@@ -126,7 +126,8 @@ def test_scores_say_what_was_changed(steering, columns):
 def test_caught_hook_of_a_worker_removed(steering, columns, run):
     (module,) = [one for one in runner_of(steering).get_model().modules() if hooked(one)][:1]
     hooks = dict(module._forward_hooks)
-    module._forward_hooks.clear()
+    del module._forward_hooks[module.aim_moved_by]
+    module.register_forward_hook(lambda *_: None)  # somebody else's
     try:
         with refused("model.layers.0.input_layernorm of the worker move activations no longer"):
             run(steering, columns[2:])

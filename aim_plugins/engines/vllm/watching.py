@@ -250,7 +250,8 @@ def map_bits(model: Any, sites: Sequence[str], place: int) -> dict[str, int | No
         module = find_module(model, site)
         found = [module._buffers.get(f"aim_{part}_{place}") for part in PARTS]
         vectors = [one for one in found if one is not None]
-        if module._forward_hooks and len(vectors) == len(PARTS):
+        hooked = getattr(module, "aim_moved_by", None) in module._forward_hooks
+        if hooked and len(vectors) == len(PARTS):
             there[site] = vectors
     if not there:
         return dict.fromkeys(sites)

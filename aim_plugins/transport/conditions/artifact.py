@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,7 +56,15 @@ class LearnedCondition:
 
     def save(self, folder: str | Path) -> Path:
         """Writes it into a folder, replacing one that is there; returns the folder."""
-        return artifact.save(folder, {_DIRECTION: self.condition.direction}, self.metadata)
+        one = self.condition
+        metadata = replace(
+            self.metadata,
+            sites=[one.site],
+            threshold=one.threshold,
+            above=one.above,
+            summary=one.summary,
+        )
+        return artifact.save(folder, {_DIRECTION: one.direction}, metadata)
 
     @classmethod
     def load(cls, folder: str | Path) -> LearnedCondition:
