@@ -327,6 +327,11 @@ def why_not(vllm_config: Any) -> str | None:
             "this engine takes prompts as embeddings, and keyed noise needs their token ids; start "
             "vLLM without enable_prompt_embeds (--enable-prompt-embeds)"
         )
+    if getattr(vllm_config.parallel_config, "enable_batch_sharded_sampling", False):
+        return (
+            "this engine shards the sampling of a batch, so that no worker sees all logits; start "
+            "vLLM without enable_batch_sharded_sampling (--enable-batch-sharded-sampling)"
+        )
     if (
         not vllm_config.use_v2_model_runner
         and vllm_config.scheduler_config.async_scheduling
