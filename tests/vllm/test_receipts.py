@@ -199,7 +199,7 @@ def test_caught_logits_left_as_they_were(steering, columns, monkeypatch):
 
 def test_caught_request_that_no_worker_saw(steering, columns, monkeypatch):
     monkeypatch.setattr(AnswersSeen, "add_request", lambda *_: None)
-    with refused("asked for noise 0.5, and no worker has seen the request"):
+    with refused("asked for noise 0.5, and a worker has not seen the request"):
         decode(steering, columns[1:2])
 
 
