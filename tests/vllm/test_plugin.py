@@ -24,9 +24,11 @@ def configuration(**changed: object) -> SimpleNamespace:
     }
     model |= {name: changed.pop(name) for name in list(changed) if name in model}
     asynchronous = changed.pop("async_scheduling", False)
+    sharded = changed.pop("enable_batch_sharded_sampling", None)
     return SimpleNamespace(
         model_config=SimpleNamespace(**model),
         scheduler_config=SimpleNamespace(async_scheduling=asynchronous),
+        parallel_config=SimpleNamespace(enable_batch_sharded_sampling=sharded),
         **{"speculative_config": None, "use_v2_model_runner": False} | changed,
     )
 
@@ -38,6 +40,7 @@ def configuration(**changed: object) -> SimpleNamespace:
         ({"is_encoder_decoder": True}, "encoder-decoder"),
         ({"enable_prompt_embeds": True}, "embeddings"),
         ({"async_scheduling": True}, "--no-async-scheduling"),
+        ({"enable_batch_sharded_sampling": True}, "--enable-batch-sharded-sampling"),
     ],
 )
 def test_engine_that_cannot_modulate_says_why(changed: dict, reason: str) -> None:

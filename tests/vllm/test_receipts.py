@@ -12,6 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from vllm import LLM, envs
+from vllm.entrypoints.generate.generative_scoring.serving import GenerativeScoringRequest
+from vllm.entrypoints.generate.structured_decisions.protocol import StructuredDecisionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.input_processor import InputProcessor
 
@@ -197,7 +200,7 @@ def test_caught_logits_left_as_they_were(steering, columns, monkeypatch):
 
 def test_caught_request_that_no_worker_saw(steering, columns, monkeypatch):
     monkeypatch.setattr(AnswersSeen, "add_request", lambda *_: None)
-    with refused("asked for noise 0.5, and no worker has seen the request"):
+    with refused("asked for noise 0.5, and a worker has not seen the request"):
         decode(steering, columns[1:2])
 
 
@@ -293,13 +296,29 @@ def test_caught_draft_model():
     assert "modulation would be silently off" in str(why_not(config))
 
 
+LOST = {"vllm_xargs": {"aim_std": 0.5}}
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ({"model_extra": {"aim_std": 0.5}}, "aim_std=0.5 stands at the top of the body"),
-        ({"vllm_xargs": {"aim_std": 0.5}, "use_beam_search": True}, "leaves aim_std=0.5 out"),
+        (SimpleNamespace(model_extra={"aim_std": 0.5}), "aim_std=0.5 stands at the top"),
+        (SimpleNamespace(**LOST, use_beam_search=True), "leaves aim_std=0.5 out"),
+        (
+            GenerativeScoringRequest(query="a", items=["b"], label_token_ids=[5], **LOST),
+            "aim_std=0.5 would be left out, as this endpoint",
+        ),
+        (
+            StructuredDecisionRequest(state="a", questions={}, **LOST),
+            "aim_std=0.5 would be left out, as this endpoint",
+        ),
     ],
 )
 def test_caught_body_whose_modulation_would_be_lost(body, reason):
     with pytest.raises(VLLMValidationError, match=reason):
-        refuse_lost_arguments(SimpleNamespace(**body))
+        refuse_lost_arguments(body)
+
+
+def test_bodies_that_hold_their_modulation_are_taken():
+    refuse_lost_arguments(CompletionRequest(prompt="a", **LOST))
+    refuse_lost_arguments(StructuredDecisionRequest(state="a", questions={}, vllm_xargs={"b": 1}))

@@ -24,7 +24,11 @@ SEEN = (0, len(PROMPT) + NEW - 1, NEW, True, [])
 
 
 class Core:
-    """The client of an engine's core, or of several replicas, which answers when it is told to."""
+    """The client of an engine's core, or of several replicas, which answers when it is told to.
+
+    Args:
+        *replicas: What each has seen of an answer, a list where its workers differ.
+    """
 
     def __init__(self, *replicas: Any) -> None:
         self.core_engines = list(range(len(replicas)))
@@ -41,7 +45,8 @@ class Core:
         seen = self._replicas[engine]
         if isinstance(seen, Exception):
             raise seen
-        return [[[seen for _ in numbers], [], {}]]
+        workers = seen if isinstance(seen, list) else [seen]
+        return [[[one for _ in numbers], [], {}] for one in workers]
 
 
 def parameters(**options: Any) -> SamplingParams:
@@ -117,10 +122,21 @@ def test_any_replica_may_have_run_a_request(seen_by: int) -> None:
     asyncio.run(ask())
 
 
+def test_an_answer_that_two_replicas_ran_is_refused() -> None:
+    async def ask() -> None:
+        core = Core(SEEN, SEEN)
+        core.let.set()
+        with pytest.raises(GenerationError, match="2 replicas of the engine have run one answer"):
+            await last_of(ServedAnswers(core, {}).answers(run, parameters()))
+
+    asyncio.run(ask())
+
+
 @pytest.mark.parametrize(
     ("seen", "reason"),
     [
-        (None, "choice 0: asked for noise 0.5, and no worker has seen the request"),
+        (None, "choice 0: asked for noise 0.5, and a worker has not seen the request"),
+        ([SEEN, None], "a worker has not seen the request"),
         ((0, 4, 1, True, []), "changed at 1 of 2 steps"),
         ((0, 3, 2, True, []), "3 of its 4 tokens were computed"),
         ((0, 4, 2, False, []), "its logits are what they were"),

@@ -258,7 +258,7 @@ def test_caught_strengths_of_a_server_swapped(clients) -> None:
 def test_caught_watching_left_out(clients) -> None:
     with fault(clients, "listener_gone"):
         assert_refused(
-            clients, "asked for noise 0.5, and no worker has seen the request", aim_std=0.5
+            clients, "asked for noise 0.5, and a worker has not seen the request", aim_std=0.5
         )
 
 

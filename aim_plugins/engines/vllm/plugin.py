@@ -105,8 +105,8 @@ def refuse_lost_arguments(request: Any) -> None:
         request: The body as the server has parsed it.
 
     Raises:
-        VLLMValidationError: If arguments stand outside `vllm_xargs`, or beam search is asked for,
-            whose parameters have no room for them.
+        VLLMValidationError: If arguments stand outside `vllm_xargs`, the endpoint takes none, or
+            beam search is asked for, whose parameters have no room for them.
     """
     from vllm.exceptions import VLLMValidationError
 
@@ -121,8 +121,14 @@ def refuse_lost_arguments(request: Any) -> None:
             f"{name}={value} stands at the top of the body, where vLLM ignores it: move it into "
             f'vllm_xargs, {{"vllm_xargs": {{"{name}": {value}}}}}'
         )
-    given = getattr(request, "vllm_xargs", None) or {}
+    given: Any = getattr(request, "vllm_xargs", None) or {}
     asked = sorted(name for name in given if name.startswith(PREFIX))
+    if asked and "vllm_xargs" in extra:
+        raise VLLMValidationError(
+            f"vllm_xargs: {asked[0]}={shown(given[asked[0]])} would be left out, as this endpoint "
+            f"({type(request).__name__}) hands no arguments on: ask /v1/completions or "
+            "/v1/chat/completions"
+        )
     if asked and getattr(request, "use_beam_search", False):
         raise VLLMValidationError(
             f"use_beam_search=True leaves {asked[0]}={shown(given[asked[0]])} out, as vLLM hands "
@@ -320,6 +326,11 @@ def why_not(vllm_config: Any) -> str | None:
         return (
             "this engine takes prompts as embeddings, and keyed noise needs their token ids; start "
             "vLLM without enable_prompt_embeds (--enable-prompt-embeds)"
+        )
+    if getattr(vllm_config.parallel_config, "enable_batch_sharded_sampling", False):
+        return (
+            "this engine shards the sampling of a batch, so that no worker sees all logits; start "
+            "vLLM without enable_batch_sharded_sampling (--enable-batch-sharded-sampling)"
         )
     if (
         not vllm_config.use_v2_model_runner

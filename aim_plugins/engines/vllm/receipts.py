@@ -18,25 +18,41 @@ from aim_plugins.modulation.windows import window_bounds
 from aim_plugins.transport.vectors import affine_maps
 
 
-def together(workers: Sequence[Taken]) -> tuple[list[SeenAnswer | None], list[str | None]]:
-    """What all workers have seen of some answers.
+def that_ran(engines: Sequence[Sequence[Taken]]) -> Sequence[Taken]:
+    """The workers of the replica that has run an answer.
 
     Args:
-        workers: What each has seen; those of other replicas have not seen a request.
+        engines: What the workers of each replica have seen of that answer alone.
+
+    Returns:
+        Those of the one of which any has seen it; of the first one where nobody has.
+
+    Raises:
+        ReceiptError: If several have run it.
+    """
+    ran = [workers for workers in engines if any(seen != [None] for seen, *_ in workers)]
+    if len(ran) > 1:
+        raise ReceiptError(f"{len(ran)} replicas of the engine have run one answer: start it again")
+    return ran[0] if ran else engines[0]
+
+
+def together(workers: Sequence[Taken]) -> tuple[list[SeenAnswer | None], list[str | None]]:
+    """What the workers of one engine have seen of some answers.
+
+    Args:
+        workers: What each has seen.
 
     Returns:
         Of each answer the tokens that all have computed, the steps of those that have logits, and
-        what lay on any device; and the transport of each place.
+        what lay on any device, None if one has not seen it; and the transport of each place.
     """
-    answers = [
-        _one_of([one for one in seen if one is not None])
-        for seen in zip(*(found for found, *_ in workers), strict=True)
-    ]
+    answers = [_one_of(seen) for seen in zip(*(found for found, *_ in workers), strict=True)]
     return answers, max((names for _, names, _ in workers), key=len, default=[])
 
 
-def _one_of(seen: Sequence[SeenAnswer]) -> SeenAnswer | None:
-    if not seen:
+def _one_of(workers: Sequence[SeenAnswer | None]) -> SeenAnswer | None:
+    seen = [one for one in workers if one is not None]
+    if len(seen) < len(workers):
         return None
     firsts, stops, steps, moved, strengths = zip(*seen, strict=True)
     return (
@@ -100,7 +116,7 @@ def settle(
 
     Args:
         column: The column.
-        seen: What was seen; None if nothing was.
+        seen: What all workers have seen; None if one has not seen it.
         transports: The transport of each place of the strengths, None where there is none.
         prompt: Tokens of the prompt.
         new: Tokens of the answer; 0 where the prompt alone was scored.
@@ -119,7 +135,7 @@ def settle(
     if seen is None and not changes:
         return {}
     if seen is None:
-        raise ReceiptError(f"{place}: asked for {wanted}, and no worker has seen the request")
+        raise ReceiptError(f"{place}: asked for {wanted}, and a worker has not seen the request")
     first, stop, steps, moved, strengths = seen
     read = prompt + max(new - 1, 0)
     if stop < read:

@@ -26,7 +26,13 @@ from aim_plugins.core.errors import ReceiptError
 from aim_plugins.engines.answers import decoded_receipt
 from aim_plugins.engines.vllm.conditions import DECIDED_ARGUMENT
 from aim_plugins.engines.vllm.parameters import PREFIX, RequestModulation, shown
-from aim_plugins.engines.vllm.receipts import check_maps_intact, map_sums, settle, together
+from aim_plugins.engines.vllm.receipts import (
+    check_maps_intact,
+    map_sums,
+    settle,
+    that_ran,
+    together,
+)
 from aim_plugins.engines.vllm.versions import changed_interface
 from aim_plugins.engines.vllm.watching import NUMBER_ARGUMENT, Taken
 from aim_plugins.modulation.activations import ActivationMaps
@@ -149,17 +155,18 @@ class ServedRequest:
         """Names of the transports that it asks for."""
         return set(self._asked.transports)
 
-    def receipt(self, index: int, prompt: int, workers: Sequence[Taken]) -> Receipt:
+    def receipt(self, index: int, prompt: int, engines: Sequence[Sequence[Taken]]) -> Receipt:
         """The receipt of one of its answers.
 
         Args:
             index: Which.
             prompt: Tokens of the prompt.
-            workers: What each worker has seen of it alone.
+            engines: What each worker of each replica has seen of it alone.
 
         Raises:
             ReceiptError: If it was not changed as it was asked to be.
         """
+        workers = that_ran(engines)
         (seen,), names = together(workers)
         new, context = self._decoded[index], self._asked.prompt_length
         sites = settle(
@@ -172,9 +179,7 @@ class ServedRequest:
             context=context,
         )
         maps = {name: self._maps[name] for name in self.transports}
-        # Replicas of the engine have not seen it, and need not be intact.
-        own = [one for one in workers if one[0][0] is not None]
-        check_maps_intact(own, map_sums(maps))
+        check_maps_intact(workers, map_sums(maps))
         found = decoded_receipt(self._column, sites, prompt=prompt, new=new, context=context)
         return _with_decisions(found, self.parameters.extra_args.get(DECIDED_ARGUMENT, {}))
 
@@ -208,7 +213,7 @@ class ServedAnswers:
                 raise changed_interface(f"{type(core).__name__}.{name}")
         self._core, self._maps = core, maps
         self.open: set[str] = set()
-        self._waiting: dict[str, tuple[set[str], asyncio.Future[list[Taken]]]] = {}
+        self._waiting: dict[str, tuple[set[str], asyncio.Future[list[list[Taken]]]]] = {}
         self._forgotten: list[str] = []
         self._fetching: asyncio.Task[None] | None = None
 
@@ -262,9 +267,9 @@ class ServedAnswers:
         future = asyncio.get_running_loop().create_future()
         self._waiting[number] = (request.transports, future)
         self._fetch()
-        workers = await future
+        engines = await future
         try:
-            receipt = request.receipt(output.index, prompt, workers)
+            receipt = request.receipt(output.index, prompt, engines)
         except ReceiptError as error:
             _log.error("an answer is refused: %s", error)
             raise GenerationError(str(error)) from error
@@ -285,7 +290,7 @@ class ServedAnswers:
             forgotten, self._forgotten = self._forgotten, []
             names = sorted(set().union(*(own for own, _ in waiting.values())))
             try:
-                workers = await self._call(list(waiting), forgotten, names)
+                engines = await self._call(list(waiting), forgotten, names)
             except Exception as error:
                 reason = f"what workers saw of the answer could not be fetched: {error}"
                 known = isinstance(error, EngineDeadError)
@@ -296,15 +301,19 @@ class ServedAnswers:
                 continue
             for place, (_, future) in enumerate(waiting.values()):
                 if not future.done():
-                    future.set_result([([own[place]], at, sums) for own, at, sums in workers])
+                    future.set_result(
+                        [
+                            [([own[place]], at, sums) for own, at, sums in workers]
+                            for workers in engines
+                        ]
+                    )
 
-    async def _call(self, *asked: Any) -> list[Taken]:
+    async def _call(self, *asked: Any) -> list[list[Taken]]:
         """Asks all workers of all replicas, as nothing says which of them has run a request."""
         call = functools.partial(self._core._call_utility_async, "collective_rpc")
-        replies = await asyncio.gather(
+        return await asyncio.gather(
             *(
                 call("aim_take_answers", None, asked, None, engine=engine)
                 for engine in self._core.core_engines
             )
         )
-        return [worker for engine in replies for worker in engine]
