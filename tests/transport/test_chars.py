@@ -131,7 +131,40 @@ def test_a_far_point_is_coupled_too():
     quarter = torch.full((4,), 0.25).double()
     found = entropic_coupling(costs, quarter, quarter)
     np.testing.assert_allclose(found.sum(1), quarter, atol=1e-12)
-    np.testing.assert_allclose(found.sum(0), quarter, atol=1e-9)
+    np.testing.assert_allclose(found.sum(0), quarter, atol=1e-12)
+
+
+@pytest.mark.parametrize("far", [3.0, 100.0, 1e4])
+def test_mass_goes_to_a_far_cluster_where_its_own_is_too_little(far):
+    """The least P has these marginals, and log P + C / λ is a sum of two potentials."""
+    places = torch.tensor([0.0, 1.0, 2.5, far]).double()
+    costs = (places[:, None] - places - 0.3).square()
+    masses, shares = torch.tensor([[0.3, 0.3, 0.3, 0.1], [0.25, 0.25, 0.3, 0.2]]).double()
+    found = entropic_coupling(costs, masses, shares)
+    np.testing.assert_allclose(found.sum(1), masses, atol=1e-9)
+    np.testing.assert_allclose(found.sum(0), shares, atol=1e-9)
+    level = (found.log() + costs / np.median(costs))[(found > 0).all(1)].numpy()
+    level = level - level[:, :1] - level[:1] + level[0, 0]
+    np.testing.assert_allclose(level, 0, atol=1e-6)
+
+
+def test_a_far_cluster_moves_no_less_than_the_means_do():
+    generator = np.random.default_rng(0)
+    places = np.array([0.0, 1.0, 2.5, 100.0])
+    sides = [
+        np.repeat(places, sizes)[:, None] + generator.normal(size=(100, NEURONS)) / 100
+        for sizes in ([30, 30, 30, 10], [25, 25, 30, 20])
+    ]
+    one = find_method("chars").fit(*(torch.from_numpy(side.astype(np.float32)) for side in sides))
+    expected = sides[1].mean(0) - sides[0].mean(0)
+    np.testing.assert_allclose(one.masses @ one.shifts, expected, rtol=1e-4)
+
+
+def test_costs_beyond_rounding_are_refused():
+    costs = torch.tensor([[0.0, 1.0, 1e18], [1.0, 0.0, 1e18], [1e18, 1e18, 0.0]]).double()
+    masses, shares = torch.tensor([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2]]).double()
+    with pytest.raises(ValueError, match=r"masses are off by .* give clusters=1"):
+        entropic_coupling(costs, masses, shares)
 
 
 def test_one_cluster_a_side_is_mean_transport(tiny_llama, numbers):
