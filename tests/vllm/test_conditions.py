@@ -242,9 +242,10 @@ def test_a_request_goes_on_as_one_without_a_condition(engine, text, state, left)
     assert (probe.max_tokens, probe.skip_reading_prefix_cache) == (1, True)
     assert shared == {"lora_request": "adapter"}
     assert (prompt, options["trace_headers"], decided.max_tokens) == ((5, 6), {"a": "b"}, 7)
-    told = decided.extra_args.pop("_aim_decided")["transport_sea"]
-    assert (told["strength"], told["held"]) == (1.0, bool(left))
-    assert told["similarity"] == pytest.approx(state[0])  # cos(h, tanh(h)) of one axis is 1
+    told = decided.extra_args.pop("_aim_decided")
+    assert told["asked"] == given | others
+    # cos(h, tanh(h)) of one axis is 1
+    assert told["similarities"] == {"transport_sea": pytest.approx(state[0])}
     assert decided.extra_args == others | left
     assert engine.rpc == [("aim_states", [0], [("norm", "mean")])]
 

@@ -31,8 +31,8 @@ WATCHED_KEY = "aim_watched"
 """Entry with the widths of modules whose states conditions of no folder look at, by their names."""
 
 DECIDED_ARGUMENT = "_aim_decided"
-"""Entry of a request's `extra_args` that says what was decided: by the name of a change its
-strength, the similarity to its condition, and whether that held."""
+"""Entry of a request's `extra_args` that says what was decided: the arguments that were `asked`,
+and by the names of changes the `similarities` to their conditions."""
 
 
 def configured_conditions(vllm_config: Any) -> dict[str, Condition]:
