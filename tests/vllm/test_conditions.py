@@ -348,6 +348,23 @@ def test_conditions_are_read_with_what_they_look_at(harmful, tmp_path) -> None:
         check_watched([harmful], {"norm": 3})
 
 
+@pytest.mark.parametrize(
+    ("watched", "names", "reason"),
+    [
+        ({}, ["a", "b"], "'a' looks at 2 neurons of 'norm' and 'b' at 3"),
+        ({"norm": 3}, ["a"], "'aim_watched' looks at 3 neurons of 'norm' and 'a' at 2"),
+    ],
+)
+def test_conditions_that_look_at_one_site_otherwise_are_refused(
+    harmful, watched: dict, names: list[str], reason: str
+) -> None:
+    both = {"a": harmful, "b": replace(harmful, direction=torch.ones(3))}
+    with pytest.raises(ValueError, match=reason):
+        watched_widths(
+            configuration({"aim_watched": watched}), {name: both[name] for name in names}
+        )
+
+
 def test_an_engine_for_columns_looks_where_their_conditions_do(
     small_checkpoint, small_transport, small_condition, tmp_path
 ) -> None:
