@@ -6,7 +6,7 @@ finished since the last call, and held against what it asked for. Requests that 
 vLLM's own way.
 
 Whatever else rewrites requests has to wrap `AsyncLLM.generate` after `watch_answers`, with
-`functools.wraps`.
+`functools.wraps`, see `plugin`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def watch_answers() -> None:
 
     Raises:
         ImportError: If this release of vLLM generates elsewhere.
+        RuntimeError: If conditions are decided within what would be watched.
     """
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -62,6 +63,11 @@ def watch_answers() -> None:
         raise changed_interface("AsyncLLM.generate or ParentRequest.get_child_info")
     if getattr(original, "watches_answers", False):
         return
+    if getattr(original, "decides_conditions", False):
+        raise RuntimeError(
+            "AsyncLLM.generate decides conditions, whose probes would be taken for answers: call "
+            "watch_answers before decide_requests"
+        )
 
     @functools.wraps(original)
     def generate(
