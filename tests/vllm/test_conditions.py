@@ -242,9 +242,10 @@ def test_a_request_goes_on_as_one_without_a_condition(engine, text, state, left)
     assert (probe.max_tokens, probe.skip_reading_prefix_cache) == (1, True)
     assert shared == {"lora_request": "adapter"}
     assert (prompt, options["trace_headers"], decided.max_tokens) == ((5, 6), {"a": "b"}, 7)
-    told = decided.extra_args.pop("_aim_decided")["transport_sea"]
-    assert (told["strength"], told["held"]) == (1.0, bool(left))
-    assert told["similarity"] == pytest.approx(state[0])  # cos(h, tanh(h)) of one axis is 1
+    told = decided.extra_args.pop("_aim_decided")
+    assert told["asked"] == given | others
+    # cos(h, tanh(h)) of one axis is 1
+    assert told["similarities"] == {"transport_sea": pytest.approx(state[0])}
     assert decided.extra_args == others | left
     assert engine.rpc == [("aim_states", [0], [("norm", "mean")])]
 
@@ -345,6 +346,23 @@ def test_conditions_are_read_with_what_they_look_at(harmful, tmp_path) -> None:
     check_watched([harmful], widths)
     with pytest.raises(ValueError, match="does not look at 2 neurons of 'norm'"):
         check_watched([harmful], {"norm": 3})
+
+
+@pytest.mark.parametrize(
+    ("watched", "names", "reason"),
+    [
+        ({}, ["a", "b"], "'a' looks at 2 neurons of 'norm' and 'b' at 3"),
+        ({"norm": 3}, ["a"], "'aim_watched' looks at 3 neurons of 'norm' and 'a' at 2"),
+    ],
+)
+def test_conditions_that_look_at_one_site_otherwise_are_refused(
+    harmful, watched: dict, names: list[str], reason: str
+) -> None:
+    both = {"a": harmful, "b": replace(harmful, direction=torch.ones(3))}
+    with pytest.raises(ValueError, match=reason):
+        watched_widths(
+            configuration({"aim_watched": watched}), {name: both[name] for name in names}
+        )
 
 
 def test_an_engine_for_columns_looks_where_their_conditions_do(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
+from aim_plugins.engines.vllm.probes import decide_requests
 from aim_plugins.engines.vllm.responses import Receipts
 from aim_plugins.engines.vllm.served import RECEIPT, ServedAnswers, watch_answers
 
@@ -232,6 +234,17 @@ def test_plain_requests_go_vllms_own_way(monkeypatch: pytest.MonkeyPatch) -> Non
     named = SamplingParams(extra_args={"_aim_answer": "1"})
     with pytest.raises(VLLMValidationError, match="_aim_answer='1' is no argument"):
         AsyncLLM.generate(None, PROMPT, named, "r")  # type: ignore[arg-type]
+
+
+def test_answers_are_watched_within_what_decides_conditions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As it is without the plugin, which may be loaded.
+    monkeypatch.setattr(AsyncLLM, "generate", inspect.unwrap(AsyncLLM.generate))
+    monkeypatch.setattr(ParentRequest, "get_child_info", ParentRequest.get_child_info)
+    decide_requests()
+    with pytest.raises(RuntimeError, match="watch_answers before decide_requests"):
+        watch_answers()
 
 
 def test_a_chunk_without_an_end_stays_as_it_is() -> None:

@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from aim_plugins.modulation.arguments import columns_of
+from aim_plugins.modulation.receipts import Receipt, check_receipt
 from aim_plugins.transport.artifact import LearnedTransport
 from tests.vllm.servers import NAME, ask_for_transports, call_workers
 
@@ -129,21 +130,35 @@ def test_windows_and_prompts_are_counted(clients) -> None:
 
 @BOTH_RUNNERS
 def test_a_receipt_says_what_its_condition_decided(
-    clients, small_prompts: list[list[int]], small_condition: SimpleNamespace
+    clients,
+    small_prompts: list[list[int]],
+    small_transport: Path,
+    small_condition: SimpleNamespace,
 ) -> None:
-    asked = {"aim_strength_sea": 0.7, "aim_condition_sea": "harmful"}
+    (column,) = columns_of(
+        noise_std=0.5,
+        strength_sea=0.7,
+        transport_sea=str(small_transport),
+        condition_sea=str(small_condition.folder),
+        strength_praise=0.3,
+        transport_praise=str(small_transport),
+    )
+    asked = {"aim_std": 0.5, "aim_strength_sea": 0.7, "aim_strength_praise": 0.3}
     for prompt, met, similarity in zip(
         small_prompts, small_condition.met, small_condition.similarities, strict=True
     ):
-        (choice,) = ask(clients, prompt=prompt, arguments=asked).choices
-        (change,) = choice.aim_receipt["changes"]
-        assert change.pop("similarity") == pytest.approx(similarity, abs=1e-4)
-        where = (
-            {"sites": SITES, "tokens": len(prompt) + NEW - 1}
-            if met
-            else dict.fromkeys(("sites", "tokens"), 0)
-        )
-        assert change == {"kind": "transport_sea", "strength": 0.7, "held": met, **where}
+        arguments = {"aim_condition_sea": "harmful", **asked}
+        (choice,) = ask(clients, prompt=prompt, arguments=arguments).choices
+        assert choice.aim_receipt["modulation"] == column.fingerprint
+        noise, praise, sea = choice.aim_receipt["changes"]
+        moved = {"sites": SITES, "tokens": len(prompt) + NEW - 1}
+        assert noise == {"kind": "noise", "strength": 0.5, "sites": 1, "tokens": NEW}
+        assert praise == {"kind": "transport_praise", "strength": 0.3, **moved}
+        assert sea.pop("similarity") == pytest.approx(similarity, abs=1e-4)
+        where = moved if met else dict.fromkeys(moved, 0)
+        assert sea == {"kind": "transport_sea", "strength": 0.7, "held": met, **where}
+        found = Receipt.from_json(choice.aim_receipt)
+        check_receipt(found, column, "a served answer")
 
 
 def test_what_a_stop_string_cuts_short_has_its_receipt(clients) -> None:

@@ -116,6 +116,18 @@ def test_a_request_that_was_given_up_is_not_noted_again() -> None:
     assert b[:3] == (0, 6, 1) and c[:3] == (0, 3, 1)
 
 
+def test_a_request_that_comes_after_it_was_given_up_is_not_watched() -> None:
+    """As when a client goes while its request is admitted."""
+    watching, logits = AnswersSeen(SimpleNamespace(aim_maps=Maps())), LogitsSeen()
+    assert watching.take([], ["a"], logits) == []
+    for name in ("a", "b"):
+        watching.add_request(name, {"_aim_answer": name}, [1] * 5)
+        logits.begin(name)
+    assert logits.count(["a", "b"]) == [1]
+    assert "a" not in watching._table and "b" in watching._table
+    assert watching._numbers == {"b": "b"} and list(watching._strengths) == ["b"]
+
+
 def test_logits_are_looked_at_by_each_requests_own_count() -> None:
     logits = LogitsSeen()
     logits.begin("a")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aim_plugins.core.errors import ReceiptError, did_you_mean
-from aim_plugins.engines.vllm.transports import named_folders, why_not
+from aim_plugins.engines.vllm.transports import is_one_engine, named_folders, why_not
 from aim_plugins.modulation.changes import Change
 from aim_plugins.modulation.conditions import Condition, ConditionText
 from aim_plugins.transport.conditions.artifact import LearnedCondition
@@ -31,8 +31,8 @@ WATCHED_KEY = "aim_watched"
 """Entry with the widths of modules whose states conditions of no folder look at, by their names."""
 
 DECIDED_ARGUMENT = "_aim_decided"
-"""Entry of a request's `extra_args` that says what was decided: by the name of a change its
-strength, the similarity to its condition, and whether that held."""
+"""Entry of a request's `extra_args` that says what was decided: the arguments that were `asked`,
+and by the names of changes the `similarities` to their conditions."""
 
 
 def configured_conditions(vllm_config: Any) -> dict[str, Condition]:
@@ -55,13 +55,22 @@ def watched_widths(vllm_config: Any, conditions: Mapping[str, Condition]) -> dic
         conditions: Those that it names.
 
     Raises:
-        ValueError: If the engine cannot.
+        ValueError: If the engine cannot, or two of them contradict each other.
     """
     config = vllm_config.additional_config
     others = config.get(WATCHED_KEY, {}) if isinstance(config, Mapping) else {}
     if others and (reason := _why_not(vllm_config)):
         raise ValueError(f"{WATCHED_KEY}={dict(others)}: {reason}")
-    return {**others, **widths_of(conditions.values())}
+    found = {site: (WATCHED_KEY, width) for site, width in others.items()}
+    for name, one in conditions.items():
+        width = len(one.direction)
+        other, known = found.setdefault(one.site, (name, width))
+        if known != width:
+            raise ValueError(
+                f"{CONDITIONS_KEY}: {other!r} looks at {known} neurons of {one.site!r} and "
+                f"{name!r} at {width}: leave out the one of another model"
+            )
+    return {site: width for site, (_, width) in found.items()}
 
 
 def widths_of(conditions: Iterable[Condition]) -> dict[str, int]:
@@ -88,8 +97,7 @@ def check_watched(conditions: Iterable[Condition], widths: Mapping[str, int]) ->
 
 
 def _why_not(vllm_config: Any) -> str | None:
-    parallel = vllm_config.parallel_config
-    if parallel.data_parallel_size > 1 or getattr(parallel, "_api_process_count", 1) > 1:
+    if not is_one_engine(vllm_config):
         return (
             "conditions are decided by one engine behind one API server: leave out "
             "--data-parallel-size and --api-server-count"

@@ -46,13 +46,10 @@ def _check_requests(processor_class: Any) -> None:
 
     @functools.wraps(original)
     def initialize(self: Any, vllm_config: Any, *arguments: Any, **options: Any) -> None:
-        from aim_plugins.engines.vllm import served
-
         original(self, vllm_config, *arguments, **options)
         _check_bodies()
         _add_routes()
-        served.watch_answers()
-        _decide_conditions()
+        _follow_answers()
         validate = getattr(self, "validate_logits_processors_params", None)
         if validate is None:
             raise changed_interface("InputProcessor.validate_logits_processors_params")
@@ -301,11 +298,15 @@ def _add_routes() -> None:
     serve.register_vllm_serve_api_routers = register_routers
 
 
-def _decide_conditions() -> None:
-    """Lets asynchronous engines decide the conditions of their requests, see `probes`."""
-    from aim_plugins.engines.vllm.probes import decide_requests
+def _follow_answers() -> None:
+    """Lets asynchronous engines decide conditions, see `probes`, and vouch for answers, `served`.
 
-    decide_requests()
+    What decides is outside: it hands on a request without conditions, whose answer is watched.
+    """
+    from aim_plugins.engines.vllm import probes, served
+
+    served.watch_answers()
+    probes.decide_requests()
 
 
 def why_not(vllm_config: Any) -> str | None:

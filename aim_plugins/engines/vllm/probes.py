@@ -192,8 +192,8 @@ class Probes:
         held = {one: one in found and of.holds(found[one]) for one, of in conditions.items()}
         decided.extra_args = decided_arguments(given, held)
         decided.extra_args[DECIDED_ARGUMENT] = {
-            one.name: {"strength": one.strength, "similarity": similarity, "held": held[one]}
-            for one, similarity in found.items()
+            "asked": given,
+            "similarities": {one.name: similarity for one, similarity in found.items()},
         }
         return decided
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ class Runs:
         transports: Maps of its transports, by name.
         lora_request: Adapter that all requests use.
     """
+
+    _numbers = itertools.count()
+    """Numbers of requests, none of which comes twice, as engines may keep some of a failed run."""
 
     def __init__(
         self, llm: LLM, transports: Mapping[str, ActivationMaps], lora_request: Any = None
@@ -54,7 +58,8 @@ class Runs:
         Raises:
             ReceiptError: If something was not changed as it was asked to be.
         """
-        for number, one in enumerate(parameters):
+        numbers = list(itertools.islice(self._numbers, len(prompts)))
+        for number, one in zip(numbers, parameters, strict=True):
             one.extra_args = {**(one.extra_args or {}), NUMBER_ARGUMENT: number}
         try:
             outputs = self.llm.generate(
@@ -64,7 +69,7 @@ class Runs:
                 lora_request=self._lora_request,
             )
         finally:
-            asked: Any = (list(range(len(prompts))), [], list(self._sums))
+            asked: Any = (numbers, [], list(self._sums))
             workers = self.llm.collective_rpc("aim_take_answers", args=asked)
         answers, names = together(workers)
         texts = [list(output.outputs[0].token_ids) for output in outputs]
@@ -72,16 +77,16 @@ class Runs:
             (
                 tokens,
                 settle(
-                    columns[number],
-                    answers[number],
+                    columns[row],
+                    answers[row],
                     transports=names,
-                    prompt=len(prompts[number]),
+                    prompt=len(prompts[row]),
                     new=len(tokens) if contexts is None else 0,
-                    place=f"row {number + 1} of {len(prompts)}",
-                    context=contexts[number] if contexts else None,
+                    place=f"row {row + 1} of {len(prompts)}",
+                    context=contexts[row] if contexts else None,
                 ),
             )
-            for number, tokens in enumerate(texts)
+            for row, tokens in enumerate(texts)
         ]
         check_maps_intact(workers, self._sums)
         return found

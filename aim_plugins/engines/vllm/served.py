@@ -6,7 +6,7 @@ finished since the last call, and held against what it asked for. Requests that 
 vLLM's own way.
 
 Whatever else rewrites requests has to wrap `AsyncLLM.generate` after `watch_answers`, with
-`functools.wraps`.
+`functools.wraps`, see `plugin`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from aim_plugins.core.errors import ReceiptError
 from aim_plugins.engines.answers import decoded_receipt
-from aim_plugins.engines.vllm.conditions import DECIDED_ARGUMENT
+from aim_plugins.engines.vllm.conditions import DECIDED_ARGUMENT, named_condition
 from aim_plugins.engines.vllm.parameters import PREFIX, RequestModulation, shown
 from aim_plugins.engines.vllm.receipts import (
     check_maps_intact,
@@ -37,7 +37,8 @@ from aim_plugins.engines.vllm.versions import changed_interface
 from aim_plugins.engines.vllm.watching import NUMBER_ARGUMENT, Taken
 from aim_plugins.modulation.activations import ActivationMaps
 from aim_plugins.modulation.columns import Column
-from aim_plugins.modulation.receipts import Changed, Receipt
+from aim_plugins.modulation.conditions import Condition
+from aim_plugins.modulation.receipts import Receipt
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def watch_answers() -> None:
 
     Raises:
         ImportError: If this release of vLLM generates elsewhere.
+        RuntimeError: If conditions are decided within what would be watched.
     """
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -61,6 +63,11 @@ def watch_answers() -> None:
         raise changed_interface("AsyncLLM.generate or ParentRequest.get_child_info")
     if getattr(original, "watches_answers", False):
         return
+    if getattr(original, "decides_conditions", False):
+        raise RuntimeError(
+            "AsyncLLM.generate decides conditions, whose probes would be taken for answers: call "
+            "watch_answers before decide_requests"
+        )
 
     @functools.wraps(original)
     def generate(
@@ -106,6 +113,7 @@ class ServedRequest:
     Args:
         parameters: Its sampling parameters.
         maps: Maps that it may ask for, by name.
+        conditions: Conditions that it may ask for, by name.
 
     Attributes:
         number: What its answers are told apart by.
@@ -113,12 +121,18 @@ class ServedRequest:
         left: Numbers of the answers that are not taken yet.
     """
 
-    def __init__(self, parameters: Any, maps: Mapping[str, ActivationMaps]) -> None:
+    def __init__(
+        self,
+        parameters: Any,
+        maps: Mapping[str, ActivationMaps],
+        conditions: Mapping[str, Condition],
+    ) -> None:
         from vllm.sampling_params import RequestOutputKind
 
         self.number = uuid.uuid4().hex
         self.parameters = _numbered(parameters, self.number)
         self._maps = dict(maps)  # of now: they come and go
+        self._conditions = conditions
         self._delta = parameters.output_kind == RequestOutputKind.DELTA
         self._decoded: Counter[int] = Counter()
         self.left = {self.answer(index) for index in range(parameters.n)}
@@ -140,15 +154,22 @@ class ServedRequest:
 
     @functools.cached_property
     def _column(self) -> Column:
-        """What it asks for, with the engine's maps."""
+        """What it asks for, its conditions decided, with the engine's maps."""
+        return self._bound(self._asked.column)
+
+    def _bound(self, column: Column) -> Column:
+        """A request's column with the engine's maps and conditions."""
 
         def bound(change: Any) -> Any:
             own = self._maps.get(change.label) if change.acts_on == "activations" else None
-            if own is None:
-                return change
-            return dataclasses.replace(change, fingerprint=own.fingerprint, maps=own)
+            if own is not None:
+                change = dataclasses.replace(change, fingerprint=own.fingerprint, maps=own)
+            if change.condition is not None:
+                condition = named_condition(change, self._conditions)
+                change = dataclasses.replace(change, condition=condition)
+            return change
 
-        return Column(tuple(map(bound, self._asked.column.changes)))
+        return Column(tuple(map(bound, column.changes)))
 
     @property
     def transports(self) -> set[str]:
@@ -181,16 +202,16 @@ class ServedRequest:
         maps = {name: self._maps[name] for name in self.transports}
         check_maps_intact(workers, map_sums(maps))
         found = decoded_receipt(self._column, sites, prompt=prompt, new=new, context=context)
-        return _with_decisions(found, self.parameters.extra_args.get(DECIDED_ARGUMENT, {}))
-
-
-def _with_decisions(receipt: Receipt, decided: Mapping[str, Any]) -> Receipt:
-    """A receipt that says what was decided ahead of a request, see `DECIDED_ARGUMENT`."""
-    changes = {one.kind: one for one in receipt.changes}
-    for kind, one in decided.items():
-        found = changes.get(kind, Changed(kind, one["strength"], sites=0, tokens=0))
-        changes[kind] = dataclasses.replace(found, held=one["held"], similarity=one["similarity"])
-    return Receipt(receipt.modulation, tuple(changes.values()))
+        decided = self.parameters.extra_args.get(DECIDED_ARGUMENT)
+        if decided is None:
+            return found
+        asked = self._bound(RequestModulation.read(decided["asked"]).column)
+        similarities = {
+            one.condition: decided["similarities"][one.name]
+            for one in asked.effective.changes
+            if one.condition is not None
+        }
+        return Receipt.of_decided(asked, found, similarities)
 
 
 class ServedAnswers:
@@ -199,6 +220,7 @@ class ServedAnswers:
     Args:
         core: The client of the engine's core, or of several replicas of it.
         maps: Maps that requests may ask for, by name; they may come and go.
+        conditions: Conditions that requests may ask for, by name.
 
     Attributes:
         open: Numbers of the requests whose answers are under way.
@@ -207,11 +229,16 @@ class ServedAnswers:
         ImportError: If this release of vLLM calls its workers otherwise.
     """
 
-    def __init__(self, core: Any, maps: Mapping[str, ActivationMaps]) -> None:
+    def __init__(
+        self,
+        core: Any,
+        maps: Mapping[str, ActivationMaps],
+        conditions: Mapping[str, Condition] | None = None,
+    ) -> None:
         for name in ("core_engines", "_call_utility_async"):
             if not hasattr(core, name):
                 raise changed_interface(f"{type(core).__name__}.{name}")
-        self._core, self._maps = core, maps
+        self._core, self._maps, self._conditions = core, maps, conditions or {}
         self.open: set[str] = set()
         self._waiting: dict[str, tuple[set[str], asyncio.Future[list[list[Taken]]]]] = {}
         self._forgotten: list[str] = []
@@ -222,7 +249,7 @@ class ServedAnswers:
         """Those of an `AsyncLLM`, which nothing here holds: it ends when it is let go."""
         admission = engine.input_processor.aim_admission
         if admission.answers is None:
-            admission.answers = cls(engine.engine_core, admission.maps)
+            admission.answers = cls(engine.engine_core, admission.maps, admission.conditions)
         return admission.answers
 
     async def answers(self, run: Any, parameters: Any) -> AsyncGenerator[Any, None]:
@@ -240,7 +267,7 @@ class ServedAnswers:
         """
         from vllm.exceptions import GracefulHTTPError, VLLMClientError
 
-        request = ServedRequest(parameters, self._maps)
+        request = ServedRequest(parameters, self._maps, self._conditions)
         self.open.add(request.number)
         try:
             outputs = run(sampling_params=request.parameters)

@@ -195,5 +195,11 @@ def beside(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         yield
         return
-    with torch.Stream(device):
+    with _side_stream(device):
         yield
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.Stream:
+    """One for all calls, as blocks of memory are kept for the stream that asked for them."""
+    return torch.Stream(device)

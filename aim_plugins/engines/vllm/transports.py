@@ -84,13 +84,18 @@ def configured_loading(vllm_config: Any) -> Loading | None:
         )
     if reason := why_not(vllm_config):
         raise ValueError(f"{LOADING_KEY}: {reason}")
-    parallel = vllm_config.parallel_config
-    if parallel.data_parallel_size > 1 or getattr(parallel, "_api_process_count", 1) > 1:
+    if not is_one_engine(vllm_config):
         raise ValueError(
             f"{LOADING_KEY} reaches one engine behind one API server: leave out "
             "--data-parallel-size and --api-server-count, or start with all transports"
         )
     return Loading(folder.resolve(), slots, tuple(sites))
+
+
+def is_one_engine(vllm_config: Any) -> bool:
+    """Whether a configuration is of one engine behind one API server."""
+    parallel = vllm_config.parallel_config
+    return parallel.data_parallel_size == 1 and getattr(parallel, "_api_process_count", 1) <= 1
 
 
 def configured_folders(vllm_config: Any) -> dict[str, Path]:

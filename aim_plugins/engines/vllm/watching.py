@@ -9,6 +9,7 @@ what was seen, waits for no step.
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,9 @@ Taken = tuple[list[SeenAnswer | None], list[str | None], dict[str, dict[str, int
 """What a worker has seen of some answers; the transport of each place of its strengths; and of some
 transports the sum of the bits of each site's map, None where there is no hook any more."""
 
+_GIVEN_UP = 1024
+"""Answers that nobody wants any more and that are remembered, as their requests may be to come."""
+
 _SPAN = 3
 """Columns of `AnswersSeen` before the positions: the first token, one past the last, steps."""
 
@@ -55,10 +59,11 @@ class LogitsSeen:
         self._steps: dict[Hashable, int] = {}
         self._unmoved: set[Hashable] = set()
         self._samples: list[tuple[list[Hashable], Arriving]] = []
+        self._given_up: deque[Hashable] = deque(maxlen=_GIVEN_UP)
 
     def begin(self, number: Hashable | None) -> None:
         """Watches a request, if it has a number; after a preemption again, without effect."""
-        if number is not None:
+        if number is not None and number not in self._given_up:
             self._steps.setdefault(number, 0)
 
     def count(self, numbers: Sequence[Hashable | None]) -> list[int]:
@@ -76,9 +81,17 @@ class LogitsSeen:
         """Notes whether the logits of some requests came out otherwise."""
         self._samples.append((numbers, Arriving(moved)))
 
-    def take(self, numbers: Sequence[Hashable]) -> list[tuple[int, bool]]:
-        """Forgets requests; returns the steps of each, and whether it came out otherwise."""
-        wanted, waiting = set(numbers), []
+    def take(
+        self, numbers: Sequence[Hashable], forgotten: Sequence[Hashable] = ()
+    ) -> list[tuple[int, bool]]:
+        """Forgets requests; returns the steps of each, and whether it came out otherwise.
+
+        Args:
+            numbers: Those of which that is wanted.
+            forgotten: Others of which nobody wants to know any more.
+        """
+        self._given_up.extend(forgotten)
+        wanted, waiting = {*numbers, *forgotten}, []
         for sample in self._samples:
             own, moved = sample
             if moved.has_come() or not wanted.isdisjoint(own):
@@ -88,6 +101,8 @@ class LogitsSeen:
                 waiting.append(sample)
         self._samples = waiting
         found = [(self._steps.pop(one, 0), one not in self._unmoved) for one in numbers]
+        for one in forgotten:
+            self._steps.pop(one, None)
         self._unmoved -= wanted
         return found
 
@@ -108,6 +123,7 @@ class AnswersSeen(StepListener):
         self._strengths: dict[Hashable, set[tuple[float, ...]]] = {}
         self._samples: list[tuple[list[Hashable], list[int], Arriving]] = []
         self._batch: Sequence[str] | None = None
+        self._given_up: deque[Hashable] = deque(maxlen=_GIVEN_UP)
 
     @property
     def _maps(self) -> Any:
@@ -115,7 +131,8 @@ class AnswersSeen(StepListener):
 
     def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
         """Watches a request that has a number; again after a preemption, which keeps its counts."""
-        if (number := extra_args.get(NUMBER_ARGUMENT)) is None:
+        number = extra_args.get(NUMBER_ARGUMENT)
+        if number is None or number in self._given_up:
             return
         self._numbers[name], self._batch = number, None
         if number not in self._table:
@@ -180,24 +197,24 @@ class AnswersSeen(StepListener):
         self._samples.append((numbers, positions.tolist(), Arriving(own)))
 
     def take(
-        self, numbers: Sequence[Hashable], forgotten: Iterable[Hashable], logits: LogitsSeen
+        self, numbers: Sequence[Hashable], forgotten: Sequence[Hashable], logits: LogitsSeen
     ) -> list[SeenAnswer | None]:
         """What was seen of some answers, of which nothing is kept.
 
         Args:
             numbers: Which.
-            forgotten: Others of which nobody wants to know any more.
+            forgotten: Others of which nobody wants to know any more, whose requests may be to come.
             logits: What the logits processor has seen.
         """
-        numbers, gone = list(numbers), [*numbers, *forgotten]
+        self._given_up.extend(forgotten)
         self._read(set(numbers))
-        steps = logits.take(gone)
+        steps = logits.take(numbers, forgotten)
         found: list[SeenAnswer | None] = []
-        for row, number, own in zip(self._table.rows(numbers), numbers, steps, strict=False):
+        for row, number, own in zip(self._table.rows(numbers), numbers, steps, strict=True):
             first, stop, *_ = self._table.values[row].tolist()
             strengths = sorted(map(list, self._strengths.get(number, ())))
             found.append((first, stop, *own, strengths) if row >= 0 and first >= 0 else None)
-        for number in gone:
+        for number in (*numbers, *forgotten):
             del self._table[number]
             self._strengths.pop(number, None)
         self._batch = None  # its rows may become others'
