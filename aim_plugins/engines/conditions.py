@@ -124,11 +124,12 @@ def _recalled(
     engine: Engine, prompts: list[tuple[int, ...]], conditions: Sequence[Condition]
 ) -> list[Similarities]:
     """The similarities of some prompts, from the journal where an earlier run has found them."""
+    measured = {one.measure: one for one in conditions}  # whatever they are compared with
     key = fingerprint(
         {
             "kind": "conditions",
             "model": engine.fingerprint,
-            "conditions": [one.fingerprint for one in conditions],
+            "measures": list(measured),
             "prompts": [list(prompt) for prompt in prompts],
         }
     )
@@ -137,11 +138,12 @@ def _recalled(
         watched = list(dict.fromkeys(one.watched for one in conditions))
         by_pair = zip(*engine.states(prompts, watched), strict=True)
         states = {pair: torch.stack(own) for pair, own in zip(watched, by_pair, strict=True)}
-        table = [one.similarity(states[one.watched]).tolist() for one in conditions]
+        table = [one.similarity(states[one.watched]).tolist() for one in measured.values()]
         record = {"similarities": [list(row) for row in zip(*table, strict=True)]}
         if engine.journal is not None:
             engine.journal.write_batch(key, record)
-    return [dict(zip(conditions, row, strict=True)) for row in record["similarities"]]
+    rows = [dict(zip(measured, row, strict=True)) for row in record["similarities"]]
+    return [{one: row[one.measure] for one in conditions} for row in rows]
 
 
 @dataclass(frozen=True)

@@ -114,12 +114,31 @@ class Condition:
     asked: ConditionText | None = None
     metadata: ArtifactMetadata | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses what no similarity can be told by.
+
+        Raises:
+            ValueError: If the direction is zero, or it or the threshold is no number.
+        """
+        usable = bool(self.direction.isfinite().all()) and bool(self.direction.any())
+        if not usable or math.isnan(self.threshold):
+            values = ", ".join(f"{one:.3g}" for one in self.direction.flatten()[:3].tolist())
+            raise ValueError(
+                f"condition at {self.site!r}: direction [{values}, …], threshold "
+                f"{self.threshold}: give finite numbers, and a direction that is not 0"
+            )
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all of it, as 64 hexadecimal digits."""
-        setting = f"{self.site}|{float(self.threshold)!r}|{self.above}|{self.summary}|"
+        setting = f"{self.measure}|{float(self.threshold)!r}|{self.above}"
+        return hashlib.sha256(setting.encode()).hexdigest()
+
+    @functools.cached_property
+    def measure(self) -> str:
+        """SHA-256 over what a similarity depends on, which is all but how it is compared."""
         values = self.direction.detach().cpu().float().numpy().astype("<f4").tobytes()
-        return hashlib.sha256(setting.encode() + values).hexdigest()
+        return hashlib.sha256(f"{self.site}|{self.summary}|".encode() + values).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Condition) and self.fingerprint == other.fingerprint
@@ -139,7 +158,7 @@ class Condition:
             states: The states h, one for each prompt.
 
         Raises:
-            ValueError: If they have another width than the direction.
+            ValueError: If they have another width than the direction, or are no numbers.
         """
         # In float64, since float32 rounds otherwise from batch to batch.
         exact, along = states.double(), self.direction.to(states.device).double()
@@ -149,7 +168,13 @@ class Condition:
                 f"{len(along)}: it was learned on another model"
             )
         lengths = (exact @ along) / (along @ along)
-        return torch.cosine_similarity(exact, torch.tanh(lengths[..., None] * along), dim=-1)
+        found = torch.cosine_similarity(exact, torch.tanh(lengths[..., None] * along), dim=-1)
+        if not bool(found.isfinite().all()):
+            raise ValueError(
+                f"condition: the states of a prompt at {self.site} are no finite numbers: try "
+                "dtype=float32"
+            )
+        return found
 
     def holds(self, similarity: float) -> bool:
         """Whether a prompt of a similarity meets it."""

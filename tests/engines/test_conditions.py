@@ -222,9 +222,29 @@ def test_a_run_that_is_taken_up_again_decides_nothing_anew(model, columns, journ
     seen = passes(model)
     assert score(engine_of(model, journal=journal), REQUESTS, asked) == first
     assert seen == []
-    other = replace(condition, threshold=condition.threshold + 0.01)
-    score(engine_of(model, journal=journal), REQUESTS, conditional(columns, other))
-    assert seen[0] == len(CONTEXTS)
+    for other in (replace(condition, threshold=1.0), replace(condition, above=False)):
+        score(engine_of(model, journal=journal), REQUESTS, conditional(columns, other))
+        assert len(CONTEXTS) not in seen  # another threshold or side, but the same similarities
+    score(
+        engine_of(model, journal=journal),
+        REQUESTS,
+        conditional(columns, replace(condition, direction=-DIRECTION.flip(0))),
+    )
+    assert len(CONTEXTS) in seen
+
+
+def test_conditions_that_differ_in_how_they_compare_share_one_similarity(model):
+    condition, held = median_condition(model)
+    others = [condition, replace(condition, above=False), replace(condition, threshold=1.0)]
+    asked = [
+        conditional(columns_of(transport=random_maps(model), strength=0.5), one)[-1]
+        for one in others
+    ]
+    rows = score(engine_of(model), REQUESTS, asked)
+    for row, here in zip(rows, [one for one in held for _ in range(2)], strict=True):
+        changes = [one.changes[0] for one in row.receipts]
+        assert [one.held for one in changes] == [here, not here, False]
+        assert len({one.similarity for one in changes}) == 1
 
 
 def test_a_column_is_another_one_by_its_condition(columns, model):
@@ -280,6 +300,22 @@ def test_a_site_that_the_model_lacks_is_refused(model, columns):
         condition = Condition(site, torch.ones(3), 0.0)
         with pytest.raises(ValueError, match=reason):
             score(engine_of(model), REQUESTS, conditional(columns, condition))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"direction": torch.zeros(32)}, {"direction": DIRECTION / 0}, {"threshold": float("nan")}],
+)
+def test_what_no_similarity_can_be_told_by_is_refused(broken):
+    with pytest.raises(ValueError, match="condition at 'model.layers.0': direction .*give finite"):
+        Condition(**{"site": SITE, "direction": DIRECTION, "threshold": 0.0, **broken})
+
+
+def test_states_that_are_no_numbers_decide_nothing():
+    states = torch.ones(2, 32)
+    states[1, 3] = torch.nan
+    with pytest.raises(ValueError, match="at model.layers.0 are no finite numbers: try dtype"):
+        Condition(SITE, DIRECTION, 0.0).similarity(states)
 
 
 def test_nobody_takes_a_condition_for_none(model, columns):

@@ -10,6 +10,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from aim_plugins import cli
+from aim_plugins.steering.settings.conditions import ConditionSettings
 from aim_plugins.transport.conditions.artifact import LearnedCondition
 from tests.engines.test_conditions import similarity_by_hand
 
@@ -53,7 +54,7 @@ def similarities(tiny, learned, texts):
 
 @pytest.mark.parametrize("summary", ["mean", "last"])
 def test_what_is_held_out_is_told_as_it_is(learn, tiny, capsys, summary):
-    words = ("--summary", summary, "--layers", r"model\.layers\.[01]")
+    words = ("--summary", summary, "--paired", "--layers", r"model\.layers\.[01]")
     status, folder = learn(*words)
     assert status == 0
     learned = LearnedCondition.load(folder)
@@ -87,13 +88,38 @@ def test_the_threshold_is_the_best_on_the_prompts_that_choose_it(learn, tiny):
     assert f1_score(wanted, held) == pytest.approx(best)
 
 
-def test_sides_that_are_drawn_or_uneven_have_no_partners(learn):
-    for words, source in (((), SOURCE[:-1]), (("--limit", "10"), SOURCE)):
-        status, folder = learn(*words, source=source)
-        assert status == 0
-        assert LearnedCondition.load(folder).metadata.method == "pca_all_pairs"
-        for file in folder.iterdir():
-            file.unlink()
+def test_prompts_have_no_partners_unless_that_is_said(learn, capsys):
+    status, folder = learn("--layers", r"model\.layers\.1")
+    assert status == 0 and "prompts by PCA of all pairs in" in capsys.readouterr().out
+    assert LearnedCondition.load(folder).metadata.method == "pca_all_pairs"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"source": "a", "target": "b", "limit": 10}, "--limit draws each side by itself"),
+        ({"data": {"name": "files", "n_source": 9}}, "n_source in data draws each side by itself"),
+        ({"data": {"name": "jigsaw"}}, "data of name='jigsaw' has none"),
+    ],
+)
+def test_sides_that_are_drawn_have_no_partners(tmp_path, given, problem):
+    with pytest.raises(ValueError, match=problem):
+        ConditionSettings(pretrained="m", output=tmp_path / "c", paired=True, **given)
+
+
+def test_the_seed_is_that_of_the_draw(tiny, tmp_path):
+    for name, texts in (("a", SOURCE), ("b", TARGET)):
+        (tmp_path / f"{name}.txt").write_text("\n".join(texts) + "\n")
+    config = tmp_path / "config.py"
+    config.write_text(
+        f"data = dict(name='files', root={str(tmp_path)!r}, source='a.txt', target='b.txt', seed=7,"
+        " n_source=10)\n"
+    )
+    folder = tmp_path / "condition"
+    command = ["transport", "condition", "--pretrained", str(tiny.folder), "--device", "cpu"]
+    assert cli.main([*command, "--config", str(config), "-o", str(folder)]) == 0
+    metadata = LearnedCondition.load(folder).metadata
+    assert (metadata.seed, metadata.n_source, metadata.method) == (7, 10, "pca_all_pairs")
 
 
 def test_prompts_may_go_through_the_chat_template(learn, tiny, tmp_path, capsys):
@@ -127,4 +153,7 @@ def test_prompts_may_go_through_the_chat_template(learn, tiny, tmp_path, capsys)
 def test_too_few_prompts_are_refused_in_a_line(learn, capsys):
     status, folder = learn(source=SOURCE[:7], target=TARGET[:7])
     assert (status, folder.exists()) == (2, False)
-    assert "a side has 7 prompts: give 8 or more" in capsys.readouterr().err
+    assert (
+        "source has 7 prompts that are neither the same nor tied by partners: give 8"
+        in capsys.readouterr().err
+    )

@@ -328,3 +328,4 @@ def test_the_recipe_of_a_condition_has_partners_and_prompts_of_its_own_to_try_it
         ["condition"],
     )
     assert read["data"]["name"] == "files" and read_sides(condition) == (source, target)
+    assert condition.paired

@@ -17,6 +17,7 @@ from aim_plugins.transport.conditions.artifact import ConditionMetadata, Learned
 from aim_plugins.transport.conditions.fit import (
     best_parting,
     condition_direction,
+    deal,
     fit_condition,
     told,
 )
@@ -31,6 +32,14 @@ def sides(n=24, m=24, neurons=8, apart=2.0, seed=0):
     """States of two sides that lie apart along the first neuron."""
     source, target = draw(n, neurons, seed=seed), draw(m, neurons, seed=seed + 1)
     return source.float(), (target + apart * torch.eye(neurons, dtype=torch.float64)[0]).float()
+
+
+def fit(states, **options):
+    """Learns from states of prompts that are all different, partners at the same places."""
+    texts = (
+        [f"{side} {at}" for at in range(len(own))] for side, own in enumerate([*states.values()][0])
+    )
+    return fit_condition(states, deal(*texts, paired=True), **options)
 
 
 def test_the_direction_is_the_first_component_of_pairs_centred_by_themselves():
@@ -88,11 +97,11 @@ def test_of_thresholds_that_part_alike_the_one_in_the_widest_gap_is_taken():
 
 def test_what_is_held_out_decides_nothing():
     source, target = sides(apart=6.0)
-    fitted = fit_condition({"a": (source, target)})
+    fitted = fit({"a": (source, target)})
     held = list(range(3, 24, 4))
     other_source, other_target = source.clone(), target.clone()
     other_source[held], other_target[held] = target[held], source[held]
-    swapped = fit_condition({"a": (other_source, other_target)})
+    swapped = fit({"a": (other_source, other_target)})
     assert swapped.condition == fitted.condition and swapped.chosen == fitted.chosen
     one, other = fitted.held_out, swapped.held_out
     assert other.true_positive_rate == one.false_positive_rate != one.true_positive_rate
@@ -101,23 +110,54 @@ def test_what_is_held_out_decides_nothing():
 
 def test_the_site_that_tells_the_sides_apart_is_chosen():
     states = {"noise": sides(apart=0.0), "signal": sides(apart=6.0), "less": sides(apart=1.0)}
-    fitted = fit_condition(states, summary="last")
+    fitted = fit(states, summary="last")
     assert (fitted.condition.site, fitted.condition.summary) == ("signal", "last")
     for site, own in states.items():
         assert [len(one) for one in fitted.similarities[site]] == [len(side) for side in own]
     assert draw_similarities(fitted)["png"].startswith(b"\x89PNG")
 
 
+def test_sides_of_one_state_are_refused():
+    with pytest.raises(ValueError, match="no site tells the prompts of source and target"):
+        fit({"a": (torch.ones(8, 4), torch.ones(8, 4))})
+
+
+def test_prompts_are_dealt_in_turn():
+    turn = ["direction", "direction", "choice", "held out"]
+    for paired in (True, False):
+        own, others = deal("abcdefghi", "ABCDEFGHI", paired=paired)
+        assert own.tolist() == others.tolist() == [*turn, *turn, "direction"]
+    own, others = deal("abcdefgh", "ABCDEFGHI", paired=False)
+    assert (own.tolist(), others.tolist()) == ([*turn, *turn], [*turn, *turn, "direction"])
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_held_out_stands_in_no_other_part(paired, seed):
+    rng = np.random.default_rng(seed)
+    source, target = ([f"{side}{at}" for at in rng.integers(0, 60, 60)] for side in "st")
+    parts = deal(source, target, paired=paired)
+    for side, own in zip((source, target), parts, strict=True):
+        known = {text for text, part in zip(side, own, strict=True) if part != "held out"}
+        held = {text for text, part in zip(side, own, strict=True) if part == "held out"}
+        assert held and not known & held
+    if paired:
+        assert parts[0].tolist() == parts[1].tolist()
+
+
 @pytest.mark.parametrize(
-    ("states", "problem"),
+    ("source", "target", "paired", "problem"),
     [
-        (sides(n=7), "a side has 7 prompts: give 8 or more"),
-        ((torch.ones(8, 4), torch.ones(8, 4)), "no site tells the prompts of source and target"),
+        ("abcdefg", "ABCDEFGH", False, "source has 7 prompts that .* give 8 or more"),
+        ("abcdefgabc", "ABCDEFGHIJ", False, "source has 7 prompts that .* give 8 or more"),
+        ("aaaaaaaaa", "ABCDEFGHI", True, "source has 1 prompts that"),
+        ("abcdefgh", "ABCDEFGHI", True, "paired: source has 8 prompts and target 9"),
+        ("abcdefghi", "ABCDEFGHc", False, "1 prompts stand in source and target, such as 'c'"),
     ],
 )
-def test_prompts_that_tell_nothing_are_refused(states, problem):
+def test_prompts_that_leave_nothing_to_hold_out_are_refused(source, target, paired, problem):
     with pytest.raises(ValueError, match=problem):
-        fit_condition({"a": states})
+        deal(source, target, paired=paired)
 
 
 def test_rates_and_f1_have_wilsons_intervals():

@@ -213,7 +213,7 @@ class Probes:
             self._free.put_nowait(slot)
         try:
             (states,) = states_of(workers)
-        except ReceiptError as error:  # a failure of the engine, not of the request
+            found = dict(zip(watched, states, strict=True))
+            return {one: float(of.similarity(found[of.watched])) for one, of in conditions.items()}
+        except (ReceiptError, ValueError) as error:  # a failure of the engine, not of the request
             raise GenerationError(str(error)) from error
-        found = dict(zip(watched, states, strict=True))
-        return {one: float(of.similarity(found[of.watched])) for one, of in conditions.items()}

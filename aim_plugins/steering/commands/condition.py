@@ -17,12 +17,12 @@ from aim_plugins.core.identity import fingerprint
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.modulation.hooks import choose_sites
-from aim_plugins.steering.commands.fit import read_sides
+from aim_plugins.steering.commands.fit import read_sides, seed_of
 from aim_plugins.steering.settings.conditions import ConditionSettings
 from aim_plugins.sweep.formats import interval_texts
 from aim_plugins.sweep.paired import Interval
 from aim_plugins.transport.conditions.artifact import ConditionMetadata, LearnedCondition
-from aim_plugins.transport.conditions.fit import FittedCondition, Sides, fit_condition
+from aim_plugins.transport.conditions.fit import FittedCondition, Sides, deal, fit_condition
 from aim_plugins.transport.conditions.picture import draw_similarities
 from aim_plugins.transport.sentences import tokenize
 
@@ -38,18 +38,17 @@ def condition(settings: ConditionSettings, command: Sequence[str]) -> None:
         FileNotFoundError: If a file is missing.
     """
     source, target = read_sides(settings)
+    parts = deal(source, target, paired=settings.paired)  # before a large model is loaded
     engine = load_engine(settings.pretrained, **settings.loading)
     started = time.perf_counter()
     states = _states(engine, source, target, settings)
-    # Sides that were drawn each by itself have no partners.
-    paired = len(source) == len(target) and settings.limit is None
-    fitted = fit_condition(states, summary=settings.summary, paired=paired)
+    fitted = fit_condition(states, parts, summary=settings.summary, paired=settings.paired)
     found = fitted.condition
     metadata = ConditionMetadata.of_model(
         engine.model,
-        method="pca_pairwise" if paired else "pca_all_pairs",
+        method="pca_pairwise" if settings.paired else "pca_all_pairs",
         sites=[found.site],
-        seed=settings.seed or 0,
+        seed=seed_of(settings),
         data_sha256=fingerprint([source, target]),
         threshold=found.threshold,
         above=found.above,
@@ -98,8 +97,8 @@ def _report(
     fitted: FittedCondition, metadata: ConditionMetadata, seconds: float, folder: Path
 ) -> str:
     """What was learned and how well it holds, in a few lines."""
-    told, n = fitted.held_out, (metadata.n_source // 4, metadata.n_target // 4)
-    pairs = "pairs" if metadata.method == "pca_pairwise" else "all pairs (there are no partners)"
+    told, n = fitted.held_out, fitted.n_held_out
+    pairs = "partners" if metadata.method == "pca_pairwise" else "all pairs"
     return "\n".join(
         [
             f"holds where the {fitted.condition} ({metadata.summary} of a prompt's tokens), chosen "

@@ -50,7 +50,7 @@ def fit(settings: FitSettings, command: Sequence[str]) -> None:
         source,
         target,
         modules=settings.modules,
-        seed=_seed(settings),
+        seed=seed_of(settings),
         on_site=sites.append,
         **how,
     )
@@ -73,7 +73,7 @@ def read_sides(settings: SideSettings) -> tuple[list[str], list[str]]:
     if settings.limit is None:
         return sides
     source, target = (
-        choose(one, min(settings.limit, len(one)), _seed(settings), name)
+        choose(one, min(settings.limit, len(one)), seed_of(settings), name)
         for one, name in zip(sides, ("source", "target"), strict=True)
     )
     return list(source), list(target)
@@ -99,7 +99,7 @@ def _configured_sides(settings: SideSettings) -> tuple[list[str], list[str]]:
     return list(source), list(target)
 
 
-def _seed(settings: SideSettings) -> int:
+def seed_of(settings: SideSettings) -> int:
     """The seed of whatever was drawn."""
     if settings.seed is not None:
         return settings.seed

@@ -24,19 +24,24 @@ class ConditionSettings(ModelSettings, SentenceSettings):
             by default the layers, whose outputs are the residual stream.
         summary: What is looked at: the mean over a prompt's tokens, or its last token.
         chat: Whether prompts go through the chat template first, as a user's turn.
-        seed: Of the draw of --limit.
+        paired: Whether lines at the same places of both files are partners, alike but for what the
+            condition is about; else each prompt is compared with each of the other side.
+        seed: Of that draw; by default the data's, or 0.
     """
 
     output: Path = option(short="-o", metavar="DIR")
     layers: Sequence[str] = option((r"(.*\.)?(layers|h|blocks)\.\d+",), metavar="REGEX")
     summary: Literal["mean", "last"] = "mean"
     chat: bool = False
+    paired: bool = False
     seed: int | None = None
 
     def check(self) -> None:
         super().check()
         if not self.has_sentences:
             raise ValueError("the prompts are missing: add --source FILE --target FILE")
+        if self.paired and (reason := self.why_unpaired):
+            raise ValueError(f"--paired takes partners, and {reason}: leave one of both out")
         for pattern in self.layers:
             compile_site(pattern)
 

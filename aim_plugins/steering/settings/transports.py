@@ -60,6 +60,18 @@ class SentenceSettings(Settings):
         """Whether any are named."""
         return self.source is not None or bool(self.data)
 
+    @property
+    def why_unpaired(self) -> str:
+        """Why sentences at the same places of both sides are no partners; empty if they may be."""
+        if self.limit is not None:
+            return "--limit draws each side by itself"
+        if self.source is not None:
+            return ""
+        if drawn := [name for name in ("n_source", "n_target") if self.data.get(name) is not None]:
+            return f"{' and '.join(drawn)} in data draws each side by itself"
+        name = self.data.get("name")
+        return "" if name == "files" else f"data of name={name!r} has none"
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions(Settings):
@@ -129,10 +141,10 @@ class FitSettings(ModelSettings, SentenceSettings, MethodOptions):
             raise ValueError("the sentences are missing: add --source FILE --target FILE")
         check_method(self.method)
         check_options(self.method_options, [self.method])
-        if self.limit is not None and self.method in PAIRED_METHODS:
+        if self.method in PAIRED_METHODS and (reason := self.why_unpaired):
             raise ValueError(
-                f"--limit draws each side by itself, and --method {self.method} takes pairs: "
-                "shorten both files, partners at the same lines"
+                f"{reason}, and --method {self.method} takes pairs: give two files, partners at "
+                "the same lines, and shorten both alike"
             )
         if self.pooling is not None:
             check_pooling(self.pooling)

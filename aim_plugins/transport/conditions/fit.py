@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Shaped
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import precision_recall_curve
 from torch import Tensor
 
@@ -29,10 +31,13 @@ LEAST_PROMPTS = 8
 """Prompts of a side below which there is nothing to choose by, and nothing to hold out."""
 
 _PARTS = ("direction", "direction", "choice", "held out")
-"""What the prompts of a side are for in turn; partners are for the same."""
+"""What the prompts of a side are for, in turn."""
 
 Sides = tuple[Float[Tensor, "_ neurons"], Float[Tensor, "_ neurons"]]
 """States of the prompts that a condition should not hold of, and of those that it should."""
+
+Parts = tuple[Shaped[np.ndarray, " _"], Shaped[np.ndarray, " _"]]
+"""What each prompt of either side is for: the direction, the choice, or to be held out."""
 
 Similar = Float64[np.ndarray, " _"]
 Wanted = Bool[np.ndarray, " _"]
@@ -87,39 +92,83 @@ class FittedCondition:
         condition: The condition.
         chosen: How well it parts the prompts that it was chosen on.
         held_out: How well it tells those apart that it has not seen.
+        n_held_out: How many of either side these are.
         similarities: Of each site those of all prompts of either side, by its own direction.
     """
 
     condition: Condition
     chosen: Parting
     held_out: Told
+    n_held_out: tuple[int, int]
     similarities: Mapping[str, tuple[Similar, Similar]]
 
 
+def deal(source: Sequence[str], target: Sequence[str], *, paired: bool) -> Parts:
+    """Deals the prompts of both sides out to the parts, in turn.
+
+    A prompt is for one part however often it stands there, and partners are for the same: so are
+    all that are tied to each other by either, as two partners of one prompt.
+
+    Args:
+        source: Prompts that a condition should not hold of.
+        target: Those that it should.
+        paired: Whether prompts at the same places of both sides are partners.
+
+    Raises:
+        ValueError: If sides that are paired differ in length, share a prompt, or have too few.
+    """
+    if paired and len(source) != len(target):
+        raise ValueError(
+            f"paired: source has {len(source)} prompts and target {len(target)}: give as many, "
+            "partners at the same places of both, or leave it out"
+        )
+    if both := sorted(set(source) & set(target)):
+        raise ValueError(
+            f"{len(both)} prompts stand in source and target, such as {both[0][:40]!r}: leave them "
+            "out of the side that they do not belong to"
+        )
+    number = {text: at for at, text in enumerate(dict.fromkeys([*source, *target]))}
+    own, others = ([number[text] for text in side] for side in (source, target))
+    ties = (own, others) if paired else ([], [])
+    graph = coo_array((np.ones(len(ties[0])), ties), shape=(len(number), len(number)))
+    _, group = connected_components(graph, directed=False)
+    parts: dict[int, str] = {}
+    for name, side in (("source", own), ("target", others)):
+        groups = dict.fromkeys(int(group[at]) for at in side)
+        if len(groups) < LEAST_PROMPTS:
+            raise ValueError(
+                f"{name} has {len(groups)} prompts that are neither the same nor tied by partners: "
+                f"give {LEAST_PROMPTS} or more, of which half give the direction, a quarter the "
+                "threshold, and a quarter is held out"
+            )
+        fresh = [one for one in groups if one not in parts]
+        parts |= {one: _PARTS[turn % len(_PARTS)] for turn, one in enumerate(fresh)}
+    first, second = (np.array([parts[int(group[at])] for at in side]) for side in (own, others))
+    return first, second
+
+
 def fit_condition(
-    states: Mapping[str, Sides], *, summary: Summary = "mean", paired: bool = True
+    states: Mapping[str, Sides], parts: Parts, *, summary: Summary = "mean", paired: bool = True
 ) -> FittedCondition:
     """Learns the condition that holds of prompts of the target and not of those of the source.
 
     Args:
         states: States of both sides' prompts at each site, in the order of execution.
+        parts: What each of them is for, see `deal`.
         summary: How the states of a prompt's tokens became one.
         paired: Whether prompts at the same places of both sides are partners.
 
     Raises:
-        ValueError: If there are too few prompts, or no site tells the sides apart.
+        ValueError: If no site tells the sides apart.
     """
-    fewest = min(len(side) for sides in states.values() for side in sides)
-    if fewest < LEAST_PROMPTS:
-        raise ValueError(
-            f"a side has {fewest} prompts: give {LEAST_PROMPTS} or more, of which half give the "
-            "direction, a quarter the threshold, and a quarter is held out"
-        )
     found: list[tuple[Parting, Condition]] = []
     similarities: dict[str, tuple[Similar, Similar]] = {}
     for site, (source, target) in states.items():
-        own = (_part(source, "direction"), _part(target, "direction"))
-        direction = condition_direction(*own, paired=paired)
+        own, others = (
+            side[torch.from_numpy(part == "direction")]
+            for side, part in zip((source, target), parts, strict=True)
+        )
+        direction = condition_direction(own, others, paired=paired)
         if not bool(direction.any()):
             continue
         untried = Condition(site, direction, 0.0, summary=summary)
@@ -127,7 +176,7 @@ def fit_condition(
             untried.similarity(source).numpy(),
             untried.similarity(target).numpy(),
         )
-        parting = best_parting(*_labelled(similarities[site], "choice"))
+        parting = best_parting(*_labelled(similarities[site], parts, "choice"))
         if parting is not None:
             condition = Condition(site, direction, parting.threshold, parting.above, summary)
             found.append((parting, condition))
@@ -137,9 +186,10 @@ def fit_condition(
             "similarity; give prompts that differ"
         )
     chosen, condition = max(found, key=lambda one: (one[0].f1, one[0].gap))
-    similar, wanted = _labelled(similarities[condition.site], "held out")
+    similar, wanted = _labelled(similarities[condition.site], parts, "held out")
     held = np.array([condition.holds(float(one)) for one in similar])
-    return FittedCondition(condition, chosen, told(held, wanted), similarities)
+    counts = int((~wanted).sum()), int(wanted.sum())
+    return FittedCondition(condition, chosen, told(held, wanted), counts, similarities)
 
 
 def condition_direction(
@@ -224,15 +274,8 @@ def _share(count: int, n: int) -> Interval:
     return Interval(count / n, *wilson_interval(count / n, n))
 
 
-def _part(side: Tensor, part: str) -> Tensor:
-    return side[[place for place in range(len(side)) if _PARTS[place % len(_PARTS)] == part]]
-
-
-def _labelled(sides: Sequence[Similar], part: str) -> tuple[Similar, Wanted]:
+def _labelled(sides: Sequence[Similar], parts: Parts, name: str) -> tuple[Similar, Wanted]:
     """The similarities of a part of both sides, and which of them are of the target."""
-    source, target = (
-        side[[place for place in range(len(side)) if _PARTS[place % len(_PARTS)] == part]]
-        for side in sides
-    )
+    source, target = (side[part == name] for side, part in zip(sides, parts, strict=True))
     wanted = np.arange(len(source) + len(target)) >= len(source)
     return np.concatenate([source, target]), wanted

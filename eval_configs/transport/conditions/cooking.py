@@ -15,3 +15,5 @@ data = dict(
     source="cooking_source.jsonl",
     target="cooking_target.jsonl",
 )
+
+condition = dict(paired=True)
