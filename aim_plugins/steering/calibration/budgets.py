@@ -1,4 +1,4 @@
-"""What a budget is of, and the strengths that spend it on the half that strengths are found on."""
+"""What a budget is of, and the strengths that spend it, on what no line is reported on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aim_plugins.steering.calibration.questions import TaskQuestions, allowed_lo
 from aim_plugins.steering.calibration.search import BudgetSearch, Spent
 from aim_plugins.steering.calibration.step_search import StepSearch
 from aim_plugins.steering.settings.calibration import CalibrationSettings
+from aim_plugins.task_questions.questions import Question
 
 PILOT = 8
 """Plain texts of the calibration half on which every choice of sites gets its first strength."""
@@ -33,9 +34,7 @@ class Budget(abc.ABC):
     of: str
 
     @abc.abstractmethod
-    def search(
-        self, change: Strengthened, start: float, *, fine: bool
-    ) -> BudgetSearch | StepSearch:
+    def search(self, start: float, *, fine: bool) -> BudgetSearch | StepSearch:
         """The search of a change's strength."""
 
     @abc.abstractmethod
@@ -59,13 +58,11 @@ class Budget(abc.ABC):
         Args:
             changes: The changes.
             starts: The first strength of each to measure.
-            fine: Whether as well as the calibration half tells, else well enough to choose sites.
+            fine: Whether to report them, else well enough to choose sites.
             reference: What costs are held against.
         """
-        searches = [
-            self.search(change, start, fine=fine)
-            for change, start in zip(changes, starts, strict=True)
-        ]
+        assert len(changes) == len(starts)
+        searches = [self.search(start, fine=fine) for start in starts]
         while asked := [
             (place, strength) for place, search in enumerate(searches) for strength in search.next
         ]:
@@ -88,7 +85,7 @@ class TextBudget(Budget):
         self._measures, self._texts = measures, texts
         self.of = f"{len(texts)} texts"
 
-    def search(self, change: Strengthened, start: float, *, fine: bool) -> BudgetSearch:
+    def search(self, start: float, *, fine: bool) -> BudgetSearch:
         largest = self._measures.settings.largest
         return BudgetSearch(self._measures.nats, largest, start, _FINE if fine else _ROUGH)
 
@@ -103,6 +100,9 @@ class TextBudget(Budget):
 class TaskBudget(Budget):
     """A budget of the accuracy that a task may lose.
 
+    Sites are chosen on other questions than the strengths of what is then reported: a bound on what
+    is lost holds for a change that is fixed beforehand, and not for the luckiest of several.
+
     Args:
         settings: The budget, and the largest strength.
         questions: The task's questions.
@@ -110,24 +110,18 @@ class TaskBudget(Budget):
 
     def __init__(self, settings: CalibrationSettings, questions: TaskQuestions) -> None:
         self._settings, self._questions = settings, questions
-        count = len(questions.halves.calibration)
-        self.of = f"{count} questions of {settings.task}"
-        self._allowed = allowed_loss(count, settings.budget)
-        self._searches: dict[tuple[object, ...], StepSearch] = {}
+        self.of = f"{len(questions.strengths)} questions of {settings.task}"
 
-    def search(self, change: Strengthened, start: float, *, fine: bool) -> StepSearch:
-        # Questions are the same for both, so a fine search goes on where the rough one ended; a new
-        # one might not see the crossing again.
-        new = StepSearch(self._allowed, self._settings.largest, start)
-        search = self._searches.setdefault(change(start).kind, new)
-        search.tolerance = _FINE if fine else _ROUGH
-        return search
+    def search(self, start: float, *, fine: bool) -> StepSearch:
+        allowed = allowed_loss(len(self._asked(fine)), self._settings.budget)
+        return StepSearch(allowed, self._settings.largest, start, _FINE if fine else _ROUGH)
 
     def costs(
         self, changed: Sequence[Changed], reference: Changed, *, fine: bool
     ) -> Sequence[float]:
-        questions = self._questions
-        known, *found = map(
-            statistics.fmean, questions.hits(questions.halves.calibration, [reference, *changed])
-        )
+        hits = self._questions.hits(self._asked(fine), [reference, *changed])
+        known, *found = map(statistics.fmean, hits)
         return [known - one for one in found]
+
+    def _asked(self, fine: bool) -> Sequence[Question]:
+        return self._questions.strengths if fine else self._questions.sites

@@ -59,7 +59,7 @@ class Entry:
         point: At the calibrated strength.
         curve: At other strengths, rising.
         transport: Folder of the transport, if there is one.
-        spent: What the strength costs of the budget on the half that it was found on.
+        spent: What the strength costs of the budget on what it was found on.
     """
 
     name: str

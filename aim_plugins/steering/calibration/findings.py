@@ -115,6 +115,14 @@ def shown_sites(one: Entry) -> str:
     return one.sites.removeprefix("model.")
 
 
+def shown_strength(one: Entry) -> str:
+    """Its strength, and why it spends no budget if it does not."""
+    text = f"{one.point.strength:.3g}"
+    if one.reached:
+        return text
+    return f"{text}, budget {'not reached' if one.point.strength else 'exceeded at any other'}"
+
+
 def headline(found: Findings) -> str:
     """The result in a sentence or two."""
     method, prompt, budget = found.method, found.prompt, found.settings.budget_text
@@ -159,7 +167,12 @@ def sentences(found: Findings) -> list[str]:
             f"{max(shares):.1%} of the budget, each with its interval in the table."
         )
     for one in steered:
-        if not one.reached:
+        if not one.reached and not one.point.strength:
+            lines.append(
+                f"{one.name} exceeds the budget at every strength that was tried: its line is the "
+                "plain model's."
+            )
+        elif not one.reached:
             cost = shown(spent_at(found, one.point), 3)
             if found.settings.task:
                 cost = shown_price(found, one.point)

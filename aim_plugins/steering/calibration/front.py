@@ -20,6 +20,7 @@ from aim_plugins.steering.calibration.findings import (
     sentences,
     shown,
     shown_sites,
+    shown_strength,
 )
 from aim_plugins.steering.calibration.pictures import draw_curves, draw_equal
 from aim_plugins.sweep.overview import Overview
@@ -87,13 +88,15 @@ def _note(found: Findings) -> str:
     settings, prompts = found.settings, len(found.plain.point.effects)
     measured = f"{found.texts} texts and {prompts} prompts with {settings.samples} texts each"
     spends = f"the strength that spends {settings.budget_text} on one half of the plain texts"
+    where = "at the sites where it then does most on one half of the prompts"
     if settings.task:
         measured = f"{len(found.plain.point.hits)} questions, {measured}"
         spends = (
             "the largest strength before more than "
-            f"{100 * settings.budget:g} points of accuracy are lost on one half of the questions "
+            f"{100 * settings.budget:g} points of accuracy are lost on one third of the questions "
             f"of {settings.task}, one more question counted as lost"
         )
+        where += ", at strengths that another third gives"
     behind = (
         " A method behind the prompt spends the budget on top of the prompt, held against the "
         "prompted model; the table has its cost against the plain one."
@@ -101,12 +104,12 @@ def _note(found: Findings) -> str:
         else ""
     )
     return (
-        f"Each method at {spends}, and at the sites where it then does most on one half of the "
-        f"prompts. What is shown was measured on the other half: {measured}, written from the same "
-        "seeds. In brackets 95 % intervals over texts and prompts; differences are paired by "
-        "prompt, and p is of sign flips, corrected by Holm for the lines of the table. KL is that "
-        "of next-token distributions on plain text, plain model against changed one, in nats per "
-        f"token; a prompt's is with it put before the text.{behind}"
+        f"Each method at {spends}, and {where}. What is shown was measured on the rest: "
+        f"{measured}, written from the same seeds. In brackets 95 % intervals over texts and "
+        "prompts; differences are paired by prompt, and p is of sign flips, corrected by Holm for "
+        "the lines of the table. KL is that of next-token distributions on plain text, plain model "
+        "against changed one, in nats per token; a prompt's is with it put before the "
+        f"text.{behind}"
     )
 
 
@@ -136,7 +139,7 @@ def _accuracy(found: Findings, one: Entry) -> str:
 
 def _line(found: Findings, one: Entry) -> list[str]:
     point, has_strength = one.point, one.kind in ("method", "both")
-    strength = f"{point.strength:.3g}" if has_strength else "–"
+    strength = shown_strength(one) if has_strength else "–"
     verdict = found.verdict(one, "prompt")
     growth = cost_interval(point.growth)
     ratio = "–"
@@ -146,7 +149,7 @@ def _line(found: Findings, one: Entry) -> list[str]:
     return [
         one.name,
         shown_sites(one) or "–",
-        strength if one.reached else f"{strength}, budget not reached",
+        strength,
         shown(point.effect),
         "–" if one.kind == "plain" else shown(cost_interval(point.divergence), 3),
         ratio,

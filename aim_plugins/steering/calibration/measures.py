@@ -31,7 +31,7 @@ _DECODED = 4
 
 @dataclass(frozen=True)
 class Material:
-    """What is measured on, in halves: one to choose on, one to report on.
+    """What is measured on, in parts: to choose on, and to report on.
 
     Attributes:
         prompts: Texts to continue.

@@ -14,8 +14,7 @@ from aim_plugins.engines.engine import ScoreRequest
 from aim_plugins.engines.huggingface import HuggingFaceEngine
 from aim_plugins.engines.scoring import BrokenModelError
 from aim_plugins.modulation.columns import Column
-from aim_plugins.steering.calibration.costs import UNCHANGED, Changed, behind
-from aim_plugins.steering.calibration.halves import Halves, split_matched
+from aim_plugins.steering.calibration.costs import Changed, behind, prefix_tokens
 from aim_plugins.steering.inputs import require_harness
 from aim_plugins.steering.settings.calibration import CalibrationSettings
 from aim_plugins.task_documents import Document, load_documents
@@ -24,13 +23,17 @@ from aim_plugins.task_questions.questions import Question, check_choices
 
 Hits = tuple[bool, ...]
 """Of each question, whether it is answered rightly."""
+_PARTS = 3
+"""Parts of the questions: one for sites, one for strengths, one for the report."""
 
 
 def budget_documents(settings: CalibrationSettings) -> list[Document]:
-    """The documents of the task that the budget is of, none twice; none where it is of plain text.
+    """The documents of the task that the budget is of, none twice, in random order.
+
+    There are none where it is of plain text.
 
     Raises:
-        ValueError: If there is no such task, it is none of multiple choice, or a half of its
+        ValueError: If there is no such task, it is none of multiple choice, or a third of its
             documents is too small for the budget.
     """
     if not settings.task:
@@ -40,11 +43,11 @@ def budget_documents(settings: CalibrationSettings) -> list[Document]:
     check_choices(settings.task, documents)
     distinct = list({one.options: one for one in documents}.values())
     count = min(settings.budget_limit or len(distinct), len(distinct))
-    if allowed_loss(count // 2, settings.budget) < 0:
+    if allowed_loss(count // _PARTS, settings.budget) < 0:
         raise ValueError(
-            f"budget_task={settings.budget_task!r}: strengths are found on {count // 2} of {count} "
-            f"questions, which cannot tell so small a drop: take {_fewest(settings.budget)} or "
-            "more, or a larger drop"
+            f"budget_task={settings.budget_task!r}: strengths are found on {count // _PARTS} of "
+            f"{count} questions, which cannot tell so small a drop: take "
+            f"{_fewest(settings.budget)} or more, or a larger drop"
         )
     return random.Random(f"questions {settings.seed}").sample(distinct, count)
 
@@ -68,31 +71,49 @@ def allowed_loss(count: int, budget: float) -> float:
     return ((count + 1) * budget - 1) / count if count else -1.0
 
 
+def check_room(
+    engine: HuggingFaceEngine, questions: Sequence[Question], prompts: Sequence[str]
+) -> None:
+    """Refuses prompts that leave no room for the questions behind them.
+
+    Raises:
+        ValueError: If one has more tokens together with a question than the model's window.
+    """
+    start, most = engine.tokenizer.bos_token_id, engine.max_length
+    for prompt in prompts:
+        prefix = prefix_tokens(engine, prompt)
+        for question in questions:
+            count = max(len(behind(prefix, ids, start)) for ids in question.ids)
+            if count > most + 1:
+                raise ValueError(
+                    f"{question.name} has {count} tokens behind the prompt {prompt[:40]!r}, more "
+                    f"than the model's window of {most}: give shorter instructions, or fewer shots"
+                )
+
+
 class TaskQuestions:
-    """Questions of a task in two halves that the plain model finds equally hard.
+    """Questions of a task in three parts.
 
     Args:
         engine: Runs the model.
-        questions: The questions.
+        questions: The questions, in random order: parts that are matched, such as by the plain
+            model's loss, are not exchangeable, which the bound on what others lose takes for
+            granted.
         batch_size: Questions with a choice, in a forward pass.
-        seed: Seed of the deal.
 
     Attributes:
-        halves: Those that strengths are found on, and those that report.
+        sites: Those that sites are chosen on.
+        strengths: Those that the strengths at these sites are found on.
+        held_out: Those that report.
     """
 
     def __init__(
-        self,
-        engine: HuggingFaceEngine,
-        questions: Sequence[Question],
-        *,
-        batch_size: int,
-        seed: int = 0,
+        self, engine: HuggingFaceEngine, questions: Sequence[Question], *, batch_size: int
     ) -> None:
         self._engine, self._batch_size = engine, batch_size
-        [plain] = self._answers(questions, [UNCHANGED])
-        assert plain is not None  # nothing is changed that could break it
-        self.halves: Halves[Question] = split_matched(questions, plain.losses, seed)
+        third = len(questions) // _PARTS
+        self.sites, self.strengths = questions[:third], questions[third : 2 * third]
+        self.held_out = questions[2 * third :]
 
     def hits(self, questions: Sequence[Question], changed: Sequence[Changed]) -> list[Hits]:
         """Which questions each changed model answers rightly; one that a change broke none."""
@@ -118,16 +139,11 @@ class TaskQuestions:
         self, questions: Sequence[Question], prefix: tuple[int, ...]
     ) -> list[ScoreRequest]:
         """Each choice behind its question, which stands behind the prefix."""
-        start, most = self._engine.tokenizer.bos_token_id, self._engine.max_length
+        start = self._engine.tokenizer.bos_token_id
         requests = []
         for question in questions:
             for ids, count in zip(question.ids, question.scored, strict=True):
                 tokens = behind(prefix, ids, start)
-                if prefix and len(tokens) > most + 1:
-                    raise ValueError(
-                        f"{question.name} has {len(tokens)} tokens with the prompt before it, more "
-                        f"than the model's window of {most}: shorten the prompt"
-                    )
                 label = f"a choice of {question.name}"
                 requests.append(ScoreRequest(tokens[:-count], tokens[-count:], label))
         return requests
@@ -156,5 +172,5 @@ def _answers_of(questions: Sequence[Question], values: Sequence[float]) -> Answe
 
 
 def _fewest(budget: float) -> int:
-    """Questions whose half can spend a budget."""
-    return 2 * max(1, math.ceil(1 / budget - 1 - 1e-9))
+    """Questions whose part can spend a budget."""
+    return _PARTS * max(1, math.ceil(1 / budget - 1 - 1e-9))

@@ -52,7 +52,7 @@ class Reporting:
         reference: Changed = UNCHANGED,
         rival: PromptRival | None = None,
     ) -> list[Entry]:
-        """Methods at strengths of all of the calibration half, measured on the other.
+        """Methods at the strengths that spend the budget, measured on the held-out half.
 
         Args:
             chosen: Their sites, and where to look for their strengths.
@@ -115,7 +115,7 @@ class Reporting:
         )
         answers: list[Hits] = [()] * len(changed)
         if (questions := material.questions) is not None:
-            answers = questions.hits(questions.halves.held_out, changed)
+            answers = questions.hits(questions.held_out, changed)
         return [
             CurvePoint(
                 next((change.strength for change in one.column.changes), 0.0),

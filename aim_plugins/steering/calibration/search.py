@@ -18,8 +18,8 @@ class Spent:
     Attributes:
         strength: The strength.
         cost: Its cost there.
-        reached: Whether the budget is spent; else the strength is the largest that is allowed, or
-            the last one below a budget that the cost jumps over.
+        reached: Whether the budget is spent; else the strength is the largest that is allowed, the
+            last one below a budget that the cost jumps over, or 0 where every one exceeds it.
     """
 
     strength: float
@@ -38,7 +38,7 @@ class BudgetSearch:
     Attributes:
         budget: The cost to spend, above 0.
         largest: Largest strength.
-        start: The first strength to measure.
+        start: The first strength to measure; at 0 nothing is looked for.
         tolerance: Share of the budget by which the cost found may miss it.
         costs: Costs measured, by strength; infinite where the model broke.
     """
@@ -56,7 +56,7 @@ class BudgetSearch:
     @property
     def next(self) -> tuple[float, ...]:
         """The strength to measure next; none when the search is over."""
-        if self._meeting() is not None or len(self.costs) >= _MOST:
+        if self.start <= 0 or self._meeting() is not None or len(self.costs) >= _MOST:
             return ()
         if not self.costs:
             return (min(self.start, self.largest),)

@@ -16,8 +16,8 @@ _FIRST, _FURTHER = (0.25, 0.5, 1.0, 2.0, 4.0), (2.0, 4.0, 8.0)
 """Multiples of the start that are measured first, and of the largest strength where all is well."""
 _PARTS = 4
 """Steps, equal in the logarithm, that a bracket is cut to in a round."""
-_LEAST = 2**-20
-"""Share of the start below which no strength is looked for."""
+_LEAST = 2**-8
+"""Share of the start below which no strength is looked for: one that bfloat16 rounds away."""
 
 
 @dataclass
@@ -27,9 +27,8 @@ class StepSearch:
     Attributes:
         budget: The largest loss.
         largest: Largest strength.
-        start: Where to look first.
-        tolerance: Share of the strength by which the first crossing may be above it; a search goes
-            on with a smaller one.
+        start: Where to look first, at most the largest; at 0 nothing is looked for.
+        tolerance: Share of the strength by which the first crossing may be above it.
         losses: Losses measured, by strength.
     """
 
@@ -39,6 +38,9 @@ class StepSearch:
     tolerance: float = 0.02
     losses: dict[float, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.start = min(self.start, self.largest)
+
     def record(self, strength: float, loss: float) -> None:
         """Notes a measurement."""
         self.losses[strength] = loss
@@ -46,6 +48,8 @@ class StepSearch:
     @property
     def next(self) -> tuple[float, ...]:
         """The strengths to measure next, rising; none when the search is over."""
+        if self.start <= 0:
+            return ()
         if not self.losses:
             return self._capped(self.start * one for one in _FIRST)
         low, high = self._bracket()
@@ -60,9 +64,12 @@ class StepSearch:
 
     @property
     def found(self) -> Spent:
-        """The best strength of those measured; reached if one above exceeds the budget."""
+        """The best strength of those measured; reached if one above exceeds the budget.
+
+        Where every strength exceeds it, 0 is left, which spends nothing.
+        """
         low, high = self._bracket()
-        return Spent(low, self.losses.get(low, 0.0), high is not None)
+        return Spent(low, self.losses.get(low, 0.0), low > 0 and high is not None)
 
     def _capped(self, strengths: Iterable[float]) -> tuple[float, ...]:
         return tuple(dict.fromkeys(min(one, self.largest) for one in strengths))

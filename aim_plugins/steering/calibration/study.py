@@ -9,9 +9,9 @@ OUT/
   manifest.json
   records/           finished batches, from which a killed run goes on
 
-Strengths, sites and the prompt that stands for prompts are chosen on one half of the plain texts,
-of the prompts to continue and of the questions of the budget's task; everything that is reported
-was measured on the other half.
+Strengths, sites and the prompt that stands for prompts are chosen on one half of the plain texts
+and of the prompts to continue; everything that is reported was measured on the other half. Of the
+questions of the budget's task one third chooses sites, one finds their strengths, one reports.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ from aim_plugins.steering.calibration.front import publish
 from aim_plugins.steering.calibration.halves import Halves, split_halves, split_matched
 from aim_plugins.steering.calibration.measures import Material, Measures
 from aim_plugins.steering.calibration.prompting import prompt_rivals
-from aim_plugins.steering.calibration.questions import TaskQuestions, budget_documents
+from aim_plugins.steering.calibration.questions import (
+    TaskQuestions,
+    budget_documents,
+    check_room,
+)
 from aim_plugins.steering.calibration.reporting import Reporting
 from aim_plugins.steering.calibration.sites import SiteChoice, site_choices
 from aim_plugins.steering.commands.fit import read_sides
@@ -118,6 +122,7 @@ class CalibrationStudy(FolderStudy):
         longest = max((one.prefix for one in self.rivals), key=len, default="")
         asked = (*self.prompts.calibration, *self.prompts.held_out)
         encode_prompts(self.engine, [f"{longest}{one}" for one in asked], settings)
+        check_room(self.engine, self.questions, [one.prefix for one in self.rivals])
         sites: list[SiteChoice] = []
         if settings.learned_methods:
             model = self.engine.model
@@ -149,16 +154,13 @@ class CalibrationStudy(FolderStudy):
         return publish(self.output, self.findings, store.manifest)
 
     def _material(self, measures: Measures) -> Material:
-        """Everything in halves, plain texts and questions in such that are equally hard."""
+        """Plain texts in halves that are equally hard, prompts in halves, questions in thirds."""
         settings, questions = self.settings, None
         say(f"calibrate: reading {len(self.tokens)} plain texts")
         [plain] = measures.costs(self.tokens, [UNCHANGED])
         losses = [loss / count for loss, count in zip(plain.losses, plain.tokens, strict=True)]
         if self.questions:
-            say(f"calibrate: asking {len(self.questions)} questions of {settings.task}")
-            questions = TaskQuestions(
-                self.engine, self.questions, batch_size=settings.batch_size, seed=settings.seed
-            )
+            questions = TaskQuestions(self.engine, self.questions, batch_size=settings.batch_size)
         texts: Halves[Tokens] = split_matched(self.tokens, losses, settings.seed)
         return Material(self.prompts, texts, questions)
 

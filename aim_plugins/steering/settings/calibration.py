@@ -62,7 +62,7 @@ class CalibrationSettings(ModelSettings, SentenceSettings, MethodOptions, Decodi
         budget_task: A task of multiple choice, and the accuracy that it may lose, instead:
             arc_easy=0.05 are 5 points.
         budget_limit: Questions of that task, drawn at random; by default all.
-        include_path: Folder of tasks of your own.
+        include_path: Folder of tasks of your own, for budget_task.
         largest: Strength beyond which a budget counts as not reached.
         curve: Multiples of the calibrated strength at which effect and cost are measured too.
         instructions: Prompts to hold the methods against, put before every text.
@@ -103,6 +103,11 @@ class CalibrationSettings(ModelSettings, SentenceSettings, MethodOptions, Decodi
             raise ValueError(
                 f"{' and '.join(asked)} are given together: methods are compared at one budget; "
                 "keep one"
+            )
+        if self.budget_limit is not None and self.budget_task is None:
+            raise ValueError(
+                f"budget_limit={self.budget_limit} counts questions of a task, and no budget is of "
+                "one: add --budget-task TASK=DROP, or leave it out"
             )
         if len(self.scorers) != 1:
             given = ", ".join(self.scorers) or "none is given"

@@ -13,11 +13,14 @@ import statistics
 import types
 
 import pytest
+import torch
 
+from aim_plugins.modulation.activations import ActivationMaps, AffineMap
 from aim_plugins.steering.calibration import front, reporting, study
 from aim_plugins.steering.calibration.costs import UNCHANGED
 from aim_plugins.steering.calibration.prompting import prompt_rivals
 from aim_plugins.sweep.store import SweepStore
+from aim_plugins.transport.artifact import LearnedTransport
 from tests.conftest import CHOICE, die_in_a_copy
 
 WORDS = ["the", "capital", "of", "France", "is", "Paris", "and", "Germany", "Berlin", "Answer"]
@@ -173,7 +176,7 @@ def easy_task(tiny, tmp_path_factory):
     return folder
 
 
-def test_a_budget_of_accuracy_is_spent_on_one_half_of_the_questions(
+def test_a_budget_of_accuracy_is_spent_on_one_third_of_the_questions(
     files, calibrate, easy_task, monkeypatch, capsys
 ):
     pytest.importorskip("lm_eval")
@@ -185,8 +188,8 @@ def test_a_budget_of_accuracy_is_spent_on_one_half_of_the_questions(
         questions = self.material.questions
         for one, entry in zip(chosen, found, strict=True):
             changed = [reference, one.candidate.at(entry.point.strength, reference.prefix)]
-            known, there = map(sum, questions.hits(questions.halves.calibration, changed))
-            assert entry.spent == pytest.approx((known - there) / 20)
+            known, there = map(sum, questions.hits(questions.strengths, changed))
+            assert entry.spent == pytest.approx((known - there) / 13)
             seen[entry.name] = known - there
         return found
 
@@ -195,19 +198,51 @@ def test_a_budget_of_accuracy_is_spent_on_one_half_of_the_questions(
     status, found = calibrate(*learned(files, *words, "--instructions", "Answer"), drawn=True)
     assert status == 0 and found["budget"] == "15 points of easy"
     assert len(seen) == 3
-    assert max(seen.values()) <= 2  # (20 + 1) 0.15 - 1 = 2.15
+    assert max(seen.values()) <= 1  # (13 + 1) 0.15 - 1 = 1.1
     assert all(one["reached"] for one in found["entries"])
     plain, rival, *steered = found["entries"]
-    assert plain["point"]["hits"] == "1" * 20
-    assert rival["kind"] == "prompt" and len(rival["point"]["hits"]) == 20
+    assert plain["point"]["hits"] == "1" * 14
+    assert rival["kind"] == "prompt" and len(rival["point"]["hits"]) == 14
     with open(files / "out" / "calibration.csv", newline="") as file:
         rows = {(row["name"], row["calibrated"]): row for row in csv.DictReader(file)}
     for one in steered:
         row = rows[one["name"], "True"]
-        assert float(row["lost"]) == one["point"]["hits"].count("0") / 20
+        assert float(row["lost"]) == one["point"]["hits"].count("0") / 14
         assert float(row["lost_low"]) < float(row["lost"]) < float(row["lost_high"])
     said = capsys.readouterr().out
-    assert "points [" in said and "on 20 held-out questions of easy" in said
+    assert "points [" in said and "on 14 held-out questions of easy" in said
+
+
+def test_a_transport_that_breaks_at_every_strength_stands_at_0(
+    files, calibrate, easy_task, tiny_transport, capsys
+):
+    known, draw = LearnedTransport.load(tiny_transport), torch.Generator().manual_seed(0)
+    far = {
+        site: AffineMap.everywhere(torch.ones(48), 1e12 * torch.randn(48, generator=draw))
+        for site in known.maps.maps
+    }
+    broken = LearnedTransport(ActivationMaps(far), known.metadata).save(files / "broken")
+    words = ("--budget-task", "easy=0.15", "--include-path", easy_task, "--shots", 0)
+    words += ("--transports", broken, "--lexicon", files / "words.txt")
+    status, found = calibrate(*words)
+    assert status == 0
+    plain, line = found["entries"]
+    assert (line["point"]["strength"], line["spent"], line["reached"]) == (0.0, 0.0, False)
+    assert line["point"]["hits"] == plain["point"]["hits"] == "1" * 14
+    assert line["point"]["effects"] == plain["point"]["effects"]
+
+
+def test_a_prompt_that_leaves_questions_no_room_is_refused_before_anything_is_measured(
+    files, calibrate, easy_task, monkeypatch, capsys
+):
+    monkeypatch.setattr(study.CalibrationStudy, "measure", None)
+    words = ("--budget-task", "easy=0.15", "--include-path", easy_task, "--shots", 0)
+    status, _ = calibrate(*learned(files, *words, "--instructions", "Paris " * 117))
+    assert status == 2
+    assert re.search(
+        r"error: easy#\d+ has \d+ tokens behind the prompt 'Paris .*, or fewer shots",
+        capsys.readouterr().err,
+    )
 
 
 def test_a_budget_that_is_not_reached_is_marked(files, calibrate, capsys):
@@ -325,6 +360,7 @@ def test_the_screen_looks_at_maps_with_the_methods_own_options(calibrate, files)
         ("--budget-kl 0.1 --budget-perplexity 1.2 --lexicon W", "are given together"),
         ("--budget-task easy --lexicon W", "the accuracy that it may lose"),
         ("--budget-task easy=1.5 --lexicon W", "the accuracy that it may lose"),
+        ("--budget-limit 5 --lexicon W", "budget_limit=5 .* --budget-task TASK=DROP, or leave"),
         ("--budget-task easy=0.1 --include-path /no/where --lexicon W", "include_path"),
         ("", "one measure of the effect is needed"),
         ("--lexicon W --sentiment vader", r"is needed \(lexicon, sentiment\)"),

@@ -10,7 +10,7 @@ import torch
 from aim_plugins.engines.loading import load_engine
 from aim_plugins.modulation.columns import Column
 from aim_plugins.steering.calibration.costs import UNCHANGED, Changed
-from aim_plugins.steering.calibration.questions import TaskQuestions, budget_documents
+from aim_plugins.steering.calibration.questions import TaskQuestions, budget_documents, check_room
 from aim_plugins.steering.settings.calibration import CalibrationSettings
 from aim_plugins.task_documents import load_documents
 from aim_plugins.task_questions.questions import read_questions
@@ -98,16 +98,36 @@ def test_a_model_that_a_change_broke_answers_nothing_and_harms_no_other(
     assert asked.hits(questions, [UNCHANGED, broken]) == [plain, (False,) * len(questions)]
 
 
-def test_a_prompt_that_leaves_no_room_is_refused(engine, questions):
+def test_a_prompt_leaves_the_questions_the_rest_of_the_window(engine, tiny, questions):
+    longest = max(len(ids) for one in questions for ids in one.ids)
+    for count in range(1, 140):
+        prompt = "Paris " * count
+        there = len(tiny.tokenizer(prompt).input_ids) + longest
+        if there - 1 <= engine.max_length:  # a choice's last token is no input
+            check_room(engine, questions, ["", prompt])
+            continue
+        with pytest.raises(ValueError, match=rf"#\d has {there} tokens behind the prompt 'Paris"):
+            check_room(engine, questions, ["", prompt])
+        break
+    assert count > 100
+
+
+def test_the_parts_share_no_question_lose_none_and_report_on_the_odd_ones(engine, questions):
     asked = TaskQuestions(engine, questions, batch_size=4)
-    with pytest.raises(ValueError, match=r"tiny_questions#\d has 1\d\d tokens with the prompt"):
-        asked.hits(questions, [Changed(prefix=(5,) * 127)])
+    assert [len(one) for one in (asked.sites, asked.strengths, asked.held_out)] == [2, 2, 4]
+    assert [*asked.sites, *asked.strengths, *asked.held_out] == questions
 
 
-def test_the_halves_share_no_question_and_lose_none(engine, questions):
-    halves = TaskQuestions(engine, questions, batch_size=4).halves
-    both = [*halves.calibration, *halves.held_out]
-    assert sorted(one.name for one in both) == sorted(one.name for one in questions)
+def test_questions_are_dealt_by_the_seed(task_folder):
+    orders = {
+        tuple(
+            one.number
+            for one in budget_documents(asked_for(task_folder, "tiny_questions=0.4", seed=seed))
+        )
+        for seed in range(20)
+    }
+    assert len(orders) > 10
+    assert all(sorted(one) == list(range(8)) for one in orders)
 
 
 def asked_for(task_folder, budget_task, **options):
@@ -119,9 +139,9 @@ def asked_for(task_folder, budget_task, **options):
 
 
 def test_no_question_is_taken_twice_and_no_more_than_asked_for(task_folder):
-    every = budget_documents(asked_for(task_folder, "tiny_questions=0.3"))
+    every = budget_documents(asked_for(task_folder, "tiny_questions=0.4"))
     assert len({one.options for one in every}) == len(every) == 8
-    some = budget_documents(asked_for(task_folder, "tiny_questions=0.3", budget_limit=6))
+    some = budget_documents(asked_for(task_folder, "tiny_questions=0.4", budget_limit=6))
     assert len(some) == 6 and {one.number for one in some} <= set(range(8))
     assert budget_documents(asked_for(task_folder, None)) == []
 
@@ -131,7 +151,7 @@ def test_no_question_is_taken_twice_and_no_more_than_asked_for(task_folder):
     [
         ("tiny_writing=0.3", "without choices"),
         ("tiny_nothing=0.3", "is none of the harness's"),
-        ("tiny_questions=0.05", "found on 4 of 8 questions, .* take 38 or more"),
+        ("tiny_questions=0.05", "found on 2 of 8 questions, .* take 57 or more"),
     ],
 )
 def test_a_task_that_cannot_spend_the_budget_is_refused(task_folder, asked, pattern):

@@ -32,6 +32,11 @@ def test_powers_are_met_where_they_cross(scale, power, start):
     assert len(search.costs) <= 12
 
 
+def test_from_the_plain_model_nothing_is_looked_for():
+    search = BudgetSearch(0.1, 32.0, start=0.0)
+    assert search.next == () and not search.found.reached
+
+
 def test_a_square_law_takes_three_measurements():
     assert len(run(lambda strength: 0.7 * strength**2).costs) <= 3
 
