@@ -153,6 +153,16 @@ def test_a_prompt_that_was_not_whole_has_no_state(runner) -> None:
         states_of([[first]])
 
 
+def test_a_step_without_a_slot_is_not_looked_at(runner) -> None:
+    prompts = Prompts(runner, [3])
+    prompts.run({0: (0, 3)})
+    prompts.watch.remove_request("0")
+    prompts.run({})  # clears what the step before wrote
+    assert not prompts.watch.summed.any()
+    prompts.watch.before_forward(None)  # type: ignore[arg-type]
+    assert prompts.result([0]) == [prompts.expected(0)]
+
+
 def test_a_removed_hook_is_found(runner) -> None:
     prompts = Prompts(runner, [3])
     runner.get_model().norm._forward_hooks.clear()

@@ -92,6 +92,7 @@ class WorkerMaps(StepListener):
         self._slots = list(range(len(transports), count))
         self.strengths = torch.zeros((runner.max_num_tokens, count), device=runner.device)
         self._written = np.zeros((runner.max_num_tokens, count), dtype=np.float32)
+        self._rows = 0  # of the step before
         self._requests = RequestTable((3, count))
         # What a compiler or a CUDA graph has recorded cannot ask at every step: it adds zero times
         # the displacement.
@@ -316,12 +317,16 @@ class WorkerMaps(StepListener):
 
     def before_forward(self, step: Step) -> None:
         """Writes the strengths at each token of the step that is about to run."""
-        values = np.zeros_like(self._written)
-        values[: step.rows[-1]] = token_strengths(step, self._requests.of(step.names))
+        own = token_strengths(step, self._requests.of(step.names))
+        # What the step before wrote beyond this one is cleared.
+        rows, self._rows = max(len(own), self._rows), len(own)
+        values, written = np.zeros_like(self._written[:rows]), self._written[:rows]
+        values[: len(own)] = own
         # Decoding steps are mostly like the one before.
-        if not np.array_equal(values, self._written):
-            self._written, self._busy = values, values.any(axis=0).tolist()
-            self.strengths.copy_(to_device(values, self.strengths.device), non_blocking=True)
+        if not np.array_equal(values, written):
+            written[:], self._busy = values, values.any(axis=0).tolist()
+            strengths = to_device(values, self.strengths.device)
+            self.strengths[:rows].copy_(strengths, non_blocking=True)
 
 
 @dataclass(frozen=True)

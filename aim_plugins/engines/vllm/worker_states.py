@@ -79,7 +79,7 @@ class WatchedStates(StepListener):
         # Compiled graphs are kept by a hash of the configuration.
         config.additional_config["aim_watched_sites"] = dict(sorted(widths.items()))
         self._may_skip = bool(config.model_config.enforce_eager)
-        self._watching = False
+        self._rows = 0  # that the step before wrote
         self.summed = torch.zeros(size, device=runner.device)
         self._sums: dict[str, Tensor] = {}
         self._slots: dict[str, int] = {}
@@ -105,7 +105,7 @@ class WatchedStates(StepListener):
         module.register_buffer("aim_sums", self._sums[site], persistent=False)
 
         def hook(module: Any, inputs: Any, outputs: Any) -> None:
-            if self._may_skip and not self._watching:
+            if self._may_skip and not self._rows:
                 return
             states = activations_of(outputs, in_stack=in_stack).float()
             if states.shape[1:] != (width,):
@@ -141,12 +141,16 @@ class WatchedStates(StepListener):
 
     def before_forward(self, step: Step) -> None:
         """Writes which tokens of the step that is about to run are summed where."""
+        if not self._slots and not self._rows:
+            return
         own = [
             (row, self._slots[name]) for row, name in enumerate(step.names) if name in self._slots
         ]
-        if not own and not self._watching:
+        # What the step before wrote is cleared.
+        rows, self._rows = self._rows, int(step.rows[-1]) if own else 0
+        if not (rows := max(rows, self._rows)):
             return
-        summed = np.zeros(self.summed.shape, dtype=np.float32)
+        summed = np.zeros((rows, self.summed.shape[1]), dtype=np.float32)
         for row, slot in own:
             first, (start, stop) = step.positions[row], step.rows[row : row + 2]
             if first == 0:  # also again, after a preemption
@@ -155,8 +159,7 @@ class WatchedStates(StepListener):
             summed[start : min(stop, start + max(0, length - first)), place] = 1
             if start <= (last := start + length - 1 - first) < stop:
                 summed[last, place + 1] = 1
-        self._watching = bool(own)
-        self.summed.copy_(to_device(summed, self.summed.device), non_blocking=True)
+        self.summed[:rows].copy_(to_device(summed, self.summed.device), non_blocking=True)
 
     def states(self, slots: Sequence[int], watched: Sequence[tuple[str, str]]) -> list[Any]:
         """The states of prompts.
