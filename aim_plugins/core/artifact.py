@@ -197,12 +197,15 @@ def write_metadata(folder: str | Path, metadata: ArtifactMetadata, tensors_sha25
     return metadata_file.parent
 
 
-def load(folder: str | Path, kind: type[Metadata]) -> tuple[dict[str, Tensor], Metadata]:
+def load(
+    folder: str | Path, kind: type[Metadata], name: str = ""
+) -> tuple[dict[str, Tensor], Metadata]:
     """Reads an artifact and checks that it is whole.
 
     Args:
         folder: Where it lies.
         kind: Class of its metadata.
+        name: The argument that named the folder, for errors; by default the kind's.
 
     Returns:
         The tensors, and what is known of them.
@@ -213,7 +216,7 @@ def load(folder: str | Path, kind: type[Metadata]) -> tuple[dict[str, Tensor], M
     import safetensors.torch
     from safetensors import SafetensorError
 
-    tensors_file, payload = _read_known(folder, kind)
+    tensors_file, payload = _read_known(folder, kind, name or kind.KIND)
     content = tensors_file.read_bytes()
     _check_whole(tensors_file, hashlib.sha256(content).hexdigest(), payload, kind)
     try:
@@ -237,19 +240,21 @@ def read_metadata(folder: str | Path, kind: type[Metadata]) -> tuple[Path, Metad
     Raises:
         ValueError: If a file is missing, cut short or altered, or of another kind or version.
     """
-    tensors_file, payload = _read_known(folder, kind)
+    tensors_file, payload = _read_known(folder, kind, kind.KIND)
     _check_whole(tensors_file, sha256_of(tensors_file), payload, kind)
     return tensors_file, _metadata_of(payload, kind)
 
 
-def _read_known(folder: str | Path, kind: type[ArtifactMetadata]) -> tuple[Path, Mapping[str, Any]]:
+def _read_known(
+    folder: str | Path, kind: type[ArtifactMetadata], name: str
+) -> tuple[Path, Mapping[str, Any]]:
     """The file of the tensors, which is there, and the checked JSON of what is known of them."""
     tensors_file, metadata_file = artifact_files(folder, kind)
     for path in (metadata_file, tensors_file):
         if not path.is_file():
             lacks = f"has no file {path.name!r}" if path.parent.is_dir() else "is no folder"
             raise ValueError(
-                f"{kind.KIND}={str(folder)!r} {lacks}: name the folder that {kind.MADE_BY} "
+                f"{name}={str(folder)!r} {lacks}: name the folder that {kind.MADE_BY} "
                 "wrote, or run that first"
             )
     return tensors_file, _read_payload(metadata_file, kind, f"make it again with {kind.MADE_BY}")

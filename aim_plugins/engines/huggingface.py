@@ -333,10 +333,11 @@ class HuggingFaceEngine:
         """The plain model's states of prompts; see `Engine.states` and `prompt_states`.
 
         Raises:
-            ValueError: If the model is spread over processes, or has no such sites.
+            ValueError: If a prompt is empty or longer than `max_length`; the model is spread over
+                processes, or has no such sites.
         """
         with self._autocast():
-            return prompt_states(self.model, prompts, watched, self._state_limit)
+            return prompt_states(self.model, prompts, watched, self._state_limit, self.max_length)
 
     def probe(
         self, batch_size: int, length: int, columns: Sequence[Column], *, generation: bool

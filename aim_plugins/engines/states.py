@@ -25,27 +25,36 @@ def prompt_states(
     prompts: Sequence[Sequence[int]],
     watched: Sequence[tuple[str, Summary]],
     limit: RowLimit,
+    window: int,
 ) -> list[list[Tensor]]:
     """The states of prompts, each of which is read once, beside others of its length.
 
     Args:
         model: A causal language model of transformers.
-        prompts: Token ids of each, at least one.
+        prompts: Token ids of each.
         watched: Sites, each with how the states of a prompt's tokens become one.
         limit: How many prompts fit into memory.
+        window: Tokens the model takes.
 
     Returns:
         For each prompt and pair the state [neurons], in float32 on the CPU.
 
     Raises:
-        ValueError: If the model has no such site, it does not run, or its states are no numbers; or
-            if the model is spread over processes.
+        ValueError: If a prompt has no tokens, or more than the model takes; the model has no such
+            site, it does not run, or its states are no numbers; or if the model is spread over
+            processes.
     """
     if not limit.divisible:
         raise ValueError(
             "condition: the model is spread over processes that make each pass together, and each "
             "would decide of prompts of its own: run it in one process"
         )
+    for number, tokens in enumerate(prompts):
+        if not 0 < len(tokens) <= window:
+            raise ValueError(
+                f"condition: prompt {number} has {len(tokens)} tokens, and the model takes 1 to "
+                f"{window}: {'shorten' if tokens else 'drop'} it"
+            )
     found: list[list[Tensor]] = [[] for _ in prompts]
     for members in _by_length(prompts):
 

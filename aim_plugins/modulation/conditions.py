@@ -2,7 +2,8 @@
 
 The states of a prompt at one site are held against a direction that was learned, before anything
 is changed: a change with a condition acts on the whole of a prompt and of what follows it, or on
-nothing. So a prompt's answer depends on its own tokens alone, whatever else is in its batch.
+nothing. So the decision is made of a prompt's own tokens, whatever else is in its batch, but for
+rounding, which in bfloat16 moves similarities by 1e-3 from batch to batch.
 
 Source: CAST, arXiv 2409.05907, section 3 (similarity, comparison) and its authors' code
 github.com/IBM/activation-steering, `LeashLayer._process_single_condition` (tanh, mean over the

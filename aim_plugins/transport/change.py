@@ -91,7 +91,8 @@ class Transport(Change):
         from aim_plugins.modulation.activations import ActivationMaps
         from aim_plugins.transport.artifact import LearnedTransport
 
-        met = read_condition(given[condition], condition) if condition in given else None
+        asked = given.get(condition)
+        met = None if asked is None else read_condition(asked, condition)
         if isinstance(named, ActivationMaps):
             return tuple(
                 cls(one, named.fingerprint, named, force=force, window=reached, condition=met)
@@ -218,7 +219,7 @@ def read_condition(given: Any, name: str = "condition") -> Condition:
     if isinstance(given, Condition):
         return given
     asked = ConditionText.read(given, name)
-    return asked.of(LearnedCondition.load(asked.named).condition)
+    return asked.of(LearnedCondition.load(Path(asked.named).expanduser(), name).condition)
 
 
 def read_transport(named: object) -> tuple[LearnedTransport, str]:

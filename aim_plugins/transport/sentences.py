@@ -34,6 +34,8 @@ def tokenize(
     sides: Mapping[str, Sequence[str]],
     max_length: int | None,
     window: int | None,
+    *,
+    special: bool = True,
 ) -> list[list[list[int]]]:
     """Token ids of each sentence, with the special tokens that the tokenizer adds by itself.
 
@@ -42,20 +44,27 @@ def tokenize(
         sides: The sentences by the name of their side.
         max_length: Tokens a sentence is cut to; None keeps all.
         window: Tokens the model takes; None if there is no such bound.
+        special: Whether it adds them; a chat template has written its own.
 
     Raises:
         ValueError: If a sentence has no tokens, or more than the model takes.
     """
     # Truncation is a state of fast tokenizers, and of the user's other calls with this one.
     own = copy.deepcopy(tokenizer)
-    return [_tokenize(own, side, texts, max_length, window) for side, texts in sides.items()]
+    options: dict[str, Any] = {"add_special_tokens": special}
+    if max_length is not None:
+        options |= {"truncation": True, "max_length": max_length}
+    return [_tokenize(own, side, texts, options, window) for side, texts in sides.items()]
 
 
 def _tokenize(
-    tokenizer: Any, side: str, sentences: Sequence[str], max_length: int | None, window: int | None
+    tokenizer: Any,
+    side: str,
+    sentences: Sequence[str],
+    options: Mapping[str, Any],
+    window: int | None,
 ) -> list[list[int]]:
-    cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
-    encoded = tokenizer(list(sentences), padding=False, return_attention_mask=False, **cut)
+    encoded = tokenizer(list(sentences), padding=False, return_attention_mask=False, **options)
     rows = encoded["input_ids"]
     for number, (text, row) in enumerate(zip(sentences, rows, strict=True)):
         if not text.strip() or not row:
@@ -63,7 +72,7 @@ def _tokenize(
         if window is not None and len(row) > window:
             raise ValueError(
                 f"{side} sentence {number} ({text[:40]!r}...) has {len(row)} tokens, and the "
-                f"model takes {window}: cut sentences with max_length={window}"
+                f"model takes {window}: shorten it, or cut sentences with max_length={window}"
             )
     return [list(row) for row in rows]
 

@@ -318,6 +318,18 @@ def test_states_that_are_no_numbers_decide_nothing():
         Condition(SITE, DIRECTION, 0.0).similarity(states)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "mend"),
+    [
+        ([], "1 has 0 tokens, .*: drop it"),
+        ([1] * 65, "1 has 65 tokens, and the model takes 1 to 64: shorten it"),
+    ],
+)
+def test_prompts_that_the_model_does_not_take_have_no_states(model, prompt, mend):
+    with pytest.raises(ValueError, match=f"^condition: prompt {mend}$"):
+        engine_of(model).states([[1, 5], prompt], [(SITE, "mean")])
+
+
 def test_nobody_takes_a_condition_for_none(model, columns):
     condition, _ = median_condition(model)
     (column,) = conditional(columns[-1:], condition)

@@ -131,6 +131,11 @@ def test_prompts_may_go_through_the_chat_template(learn, tiny, tmp_path, capsys)
     path = chat / "tokenizer_config.json"
     template = "{% for m in messages %}<s>{{ m['content'] }} Answer :{% endfor %}"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+    room = tiny.model.config.max_position_embeddings
+    full = " ".join(["the"] * room)  # and the template beside it
+    assert len(tiny.tokenizer(full).input_ids) == room
+    assert learn("--chat", "--pretrained", str(chat), source=[*SOURCE, full])[0] == 2
+    assert f"tokens, and the model takes {room}: shorten it" in capsys.readouterr().err
     status, folder = learn("--chat", "--pretrained", str(chat), "--layers", r"model\.layers\.1")
     assert status == 0
     learned = LearnedCondition.load(folder)

@@ -11,6 +11,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score
 
+from aim_plugins.modulation.arguments import columns_of
 from aim_plugins.modulation.conditions import Condition, ConditionText
 from aim_plugins.transport.change import read_condition
 from aim_plugins.transport.conditions.artifact import ConditionMetadata, LearnedCondition
@@ -22,6 +23,7 @@ from aim_plugins.transport.conditions.fit import (
     told,
 )
 from aim_plugins.transport.conditions.picture import draw_similarities
+from tests.engines.test_transport_columns import random_maps
 
 
 def draw(*shape, seed=0):
@@ -186,6 +188,24 @@ def test_an_interval_of_f1_holds_what_it_says_nearly_as_often_as_it_says():
     found = [told(rng.random(2 * n) < np.where(wanted, *truth), wanted).f1 for _ in range(4000)]
     covered = np.mean([one.low <= exact <= one.high for one in found])
     assert 0.93 < covered < 0.99
+
+
+def test_a_condition_is_read_by_the_argument_that_names_it(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    learned = Condition("model.layers.1", draw(32).float(), 0.25)
+    metadata = ConditionMetadata.of_model(tiny_llama, method="pca", sites=["model.layers.1"])
+    LearnedCondition(learned, metadata).save(tmp_path / "c")
+    assert read_condition("~/c>0.25") == learned
+    (tmp_path / "c" / "condition.safetensors").unlink()
+    for folder, problem in (("none", "is no folder"), ("c", "has no file 'condition.safetensors'")):
+        with pytest.raises(ValueError, match=f"^condition_sea='{tmp_path / folder}' {problem}"):
+            read_condition(f"not ~/{folder}", "condition_sea")
+
+
+def test_no_condition_is_none(tiny_llama):
+    maps = random_maps(tiny_llama)
+    (column,) = columns_of(transport=maps, strength=0.5, condition=None)
+    assert not column.conditions and column == columns_of(transport=maps, strength=0.5)[0]
 
 
 def test_a_condition_reads_back_as_it_was_learned_and_as_it_is_asked_for(tiny_llama, tmp_path):

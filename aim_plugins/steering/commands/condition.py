@@ -81,16 +81,24 @@ def _states(
 def _tokens(
     engine: HuggingFaceEngine, source: Sequence[str], target: Sequence[str], *, chat: bool
 ) -> list[list[int]]:
-    """Token ids of all prompts, those of the source first."""
+    """Token ids of all prompts, those of the source first.
+
+    Raises:
+        ValueError: If one is empty, or too long as it is or in the chat template; or there is none.
+    """
     tokenizer: Any = engine.tokenizer
+    sides = {"source": source, "target": target}
+    rows = tokenize(tokenizer, sides, None, engine.max_length)
     if not chat:
-        sides = {"source": source, "target": target}
-        return sum(tokenize(tokenizer, sides, None, engine.max_length), [])
+        return sum(rows, [])
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("--chat: the model's tokenizer has no chat template: leave it out")
-    turns = [[{"role": "user", "content": text}] for text in (*source, *target)]
-    texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]  # the template wrote them
+    for name, texts in sides.items():
+        turns = [[{"role": "user", "content": text}] for text in texts]
+        sides[name] = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True
+        )
+    return sum(tokenize(tokenizer, sides, None, engine.max_length, special=False), [])
 
 
 def _report(

@@ -67,13 +67,17 @@ class LearnedCondition:
         return artifact.save(folder, {_DIRECTION: one.direction}, metadata)
 
     @classmethod
-    def load(cls, folder: str | Path) -> LearnedCondition:
+    def load(cls, folder: str | Path, name: str = "condition") -> LearnedCondition:
         """Reads one.
+
+        Args:
+            folder: Where it lies.
+            name: The argument that named the folder, for errors.
 
         Raises:
             ValueError: If files are missing, damaged or of another kind.
         """
-        tensors, metadata = artifact.load(folder, ConditionMetadata)
+        tensors, metadata = artifact.load(folder, ConditionMetadata, name)
         summary: Any = metadata.summary
         found = Condition(
             metadata.sites[0],
