@@ -175,7 +175,7 @@ def test_use_cache_does_spare_the_second_run(tiny_checkpoint, tasks_folder, tmp_
         use_cache=str(tmp_path / "cache"),
     )
     again = build(AimHFLM, tiny_checkpoint, noise_std=1)
-    monkeypatch.setattr(again.engine, "_forward", lambda tokens: pytest.fail("computed again"))
+    monkeypatch.setattr(again.model, "forward", lambda *_, **__: pytest.fail("computed again"))
     second = evaluate(
         again,
         tasks_folder,

@@ -22,7 +22,7 @@ from lm_eval.tasks import TaskManager
 from mmengine.config import Config, ConfigDict
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
-from aim_plugins.engines.huggingface import HuggingFaceEngine
+from aim_plugins.engines.context_scores import ContextScorer
 from aim_plugins.harnesses.lm_eval import AimHFLM
 from aim_plugins.harnesses.opencompass.results.summarizer import SweepSummarizer
 from aim_plugins.harnesses.opencompass.run.evaluate import SweepOpenICLEvalTask
@@ -300,13 +300,13 @@ def test_the_table_has_the_expected_accuracy(perplexity_run, reference):
 def test_the_prompt_is_read_once_for_all_choices_and_strengths(tmp_path, checkpoint, monkeypatch):
     """Four choices differ in their last token alone: nine documents are nine forward rows."""
     rows = []
-    forward = HuggingFaceEngine._forward
+    forward = ContextScorer.forward
 
     def counted(self, ids, *rest):
         rows.append(len(ids))
         return forward(self, ids, *rest)
 
-    monkeypatch.setattr(HuggingFaceEngine, "_forward", counted)
+    monkeypatch.setattr(ContextScorer, "forward", counted)
     run = config(tmp_path / "run", entries(checkpoint), mmlu("mmlu/mmlu_ppl_ac766d.py")[:1])
     (task,) = infer_tasks(run)
     SweepOpenICLInferTask(task).run()
@@ -421,13 +421,13 @@ def test_a_killed_task_goes_on_where_it_was(tmp_path, checkpoint, perplexity_run
     done = list(records.rglob("*.jsonl"))
     assert len(done) == 1, "the task ended before it could be killed"
     rows = []
-    forward = HuggingFaceEngine._forward
+    forward = ContextScorer.forward
 
     def counted(self, ids, *rest):
         rows.append(len(ids))
         return forward(self, ids, *rest)
 
-    monkeypatch.setattr(HuggingFaceEngine, "_forward", counted)
+    monkeypatch.setattr(ContextScorer, "forward", counted)
     run_all(run)
     assert 0 < sum(rows) < 18
     for subject in SUBJECTS:
