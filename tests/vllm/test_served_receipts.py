@@ -240,7 +240,7 @@ def assert_refused(clients: SimpleNamespace, reason: str, **arguments: float) ->
     with pytest.raises(openai.APIError, match=reason):
         for chunk in ask(clients, arguments=arguments, stream=True):
             ends += [choice.finish_reason for choice in chunk.choices]
-    assert set(ends) == {None}
+    assert set(ends) <= {None}  # none where the whole answer comes at once
     assert len(ask(clients, arguments={}).choices[0].token_ids) == NEW
 
 
