@@ -293,7 +293,7 @@ class WorkerMaps(StepListener):
             moved = moved_by(module, activations_of(outputs, in_stack=in_stack))
             return ((first.float() + moved).to(first.dtype), *rest)
 
-        module.aim_moved_by = module.register_forward_hook(hook).id
+        module.aim_moved_by = module.register_forward_hook(hook).id  # type: ignore[assignment]
 
     def add_request(self, name: str, extra_args: Mapping[str, Any], prompt: Sequence[int]) -> None:
         """Notes the strengths that a request asks for, and the tokens that they reach.
