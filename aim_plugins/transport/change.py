@@ -87,7 +87,7 @@ class Transport(Change):
                 f"{transport}=DIR"
             )
         if isinstance(named, str | int | os.PathLike):
-            existing_transport(named)  # before torch is imported
+            existing_transport(named, argument=transport)  # before torch is imported
         from aim_plugins.modulation.activations import ActivationMaps
         from aim_plugins.transport.artifact import LearnedTransport
 

@@ -61,12 +61,15 @@ WRITTEN_SUFFIXES = (".gguf", ".safetensors")
 _PERCENTILES = re.compile(r"q(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)")
 
 
-def existing_transport(named: object, made_by: str = "`aim-plugins transport fit`") -> Path:
+def existing_transport(
+    named: object, made_by: str = "`aim-plugins transport fit`", argument: str = "transport"
+) -> Path:
     """The folder of a transport.
 
     Args:
         named: The folder.
         made_by: What makes such transports, for the error.
+        argument: What it was given as, for the error.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -76,7 +79,7 @@ def existing_transport(named: object, made_by: str = "`aim-plugins transport fit
     place = Path(name).expanduser().absolute()
     if not place.is_dir():
         raise FileNotFoundError(
-            f"transport={name!r} is no folder: name the one that {made_by} wrote, or "
+            f"{argument}={name!r} is no folder: name the one that {made_by} wrote, or "
             "start from the folder it is relative to"
         )
     return place

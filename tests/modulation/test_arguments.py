@@ -120,6 +120,11 @@ def test_a_named_transport_that_lacks_something_is_named(given, reason):
         read_columns(given)
 
 
+def test_a_named_transport_without_a_folder_is_called_what_it_was_called():
+    with pytest.raises(FileNotFoundError, match="^transport_sea='nowhere' is no folder"):
+        read_columns({"transport_sea": "nowhere"})
+
+
 @pytest.mark.parametrize("given", [{}, {"noise_std": 1}, {"strength": 1}])
 def test_a_transport_that_is_needed_may_not_be_missing(given):
     with pytest.raises(ValueError, match="transport= is missing"):
