@@ -7,6 +7,7 @@ would make, and derives every column from its logits. Generation lives in `gener
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -140,23 +141,17 @@ class HuggingFaceEngine:
             ReceiptError: If something was not changed as it was asked to be.
         """
         check_requests(requests, self.max_length)
-
-        def score(
-            own: Sequence[ScoreRequest],
-            left: Sequence[Column],
-            on_row: Callable[[int, ScoreRow], None] | None,
-        ) -> list[ScoreRow]:
-            return self._score(own, left, batch_size, progress, on_row)
-
+        score = functools.partial(self._score, batch_size=batch_size, progress=progress)
         return score_decided(self, requests, columns, score, on_row)
 
     def _score(
         self,
         requests: Sequence[ScoreRequest],
         columns: Sequence[Column],
+        on_row: Callable[[int, ScoreRow], None] | None,
+        *,
         batch_size: BatchSize,
         progress: bool,
-        on_row: Callable[[int, ScoreRow], None] | None,
     ) -> list[ScoreRow]:
         """As `score`, of columns without conditions."""
         shared = shared_context(columns) if self.share_contexts else _nothing_shared

@@ -147,6 +147,23 @@ def small_condition(
     )
 
 
+@pytest.fixture
+def condition_of_another_model(small_condition: SimpleNamespace, tmp_path: Path) -> Path:
+    """The folder of the condition, as if it had been learned on other weights."""
+    from dataclasses import replace
+
+    from aim_plugins.transport.conditions.artifact import LearnedCondition
+
+    learned = LearnedCondition.load(small_condition.folder)
+    signature = dict(learned.metadata.model_signature)
+    signature["weights"] = {
+        name: sample | {"values": [value + 1 for value in sample["values"]]}
+        for name, sample in signature["weights"].items()
+    }
+    metadata = replace(learned.metadata, model_signature=signature)
+    return replace(learned, metadata=metadata).save(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def reference_engine(small_model: SimpleNamespace):
     """The Hugging Face engine of the model."""

@@ -39,7 +39,6 @@ from aim_plugins.modulation.conditions import Condition
 from aim_plugins.modulation.hooks import choose_sites
 from aim_plugins.transport.artifact import LearnedTransport, TransportMetadata
 from aim_plugins.transport.change import Transport
-from aim_plugins.transport.conditions.artifact import LearnedCondition
 
 WINDOW = 160
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -455,17 +454,10 @@ def test_a_transport_of_another_model_is_refused(small_model, small_checkpoint, 
 
 
 def test_a_condition_of_another_model_is_refused(
-    small_checkpoint, small_condition, tmp_path
+    small_checkpoint, condition_of_another_model
 ) -> None:
-    learned = LearnedCondition.load(small_condition.folder)
-    signature = dict(learned.metadata.model_signature)
-    signature["weights"] = {
-        name: sample | {"values": [value + 1 for value in sample["values"]]}
-        for name, sample in signature["weights"].items()
-    }
-    other = replace(learned, metadata=replace(learned.metadata, model_signature=signature))
     with pytest.raises(ValueError, match="the condition was learned on another model"):
-        make_llm(small_checkpoint, {}, conditions={"harmful": other.save(tmp_path)})
+        make_llm(small_checkpoint, {}, conditions={"harmful": condition_of_another_model})
 
 
 def test_modules_that_vllm_fuses_are_named(small_model, small_checkpoint, tmp_path) -> None:

@@ -10,6 +10,7 @@ distinct context and derives all columns from it in the worker.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -162,23 +163,17 @@ class VLLMEngine:
         """
         self._check_columns(columns)
         check_requests(requests, self.max_length)
-
-        def score(
-            own: Sequence[ScoreRequest],
-            left: Sequence[Column],
-            on_row: Callable[[int, ScoreRow], None] | None,
-        ) -> list[ScoreRow]:
-            return self._score(own, left, batch_size, progress, on_row)
-
+        score = functools.partial(self._score, batch_size=batch_size, progress=progress)
         return score_decided(self, requests, columns, score, on_row)
 
     def _score(
         self,
         requests: Sequence[ScoreRequest],
         columns: Sequence[Column],
+        on_row: Callable[[int, ScoreRow], None] | None,
+        *,
         batch_size: BatchSize,
         progress: bool,
-        on_row: Callable[[int, ScoreRow], None] | None,
     ) -> list[ScoreRow]:
         """As `score`, of columns without conditions."""
         if batch_size == 0 and self.journal is not None:
